@@ -1,0 +1,1 @@
+"""A parallel multi-objective sweep engine: one frozen backbone forward feeds many side-networks."""

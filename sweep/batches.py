@@ -1,0 +1,70 @@
+"""Labelled stages on the way into a stack: which images make a batch, and in which order."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sweep.seeds import generator
+
+
+@dataclass(frozen=True)
+class StageData:
+    """Stages and labels of one split.
+
+    Attributes:
+        stages: `(n, S, L, D)` for `S` stages, any float type; may be memory-mapped.
+        labels: Class indices, `(n,)`.
+        n_classes: `C`.
+    """
+
+    stages: np.ndarray
+    labels: Tensor
+    n_classes: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def class_counts(self) -> Tensor:
+        """Images of each class, `(C,)`."""
+        return torch.bincount(self.labels, minlength=self.n_classes)
+
+    def batch(self, indices: Tensor, like: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Read some images.
+
+        Args:
+            indices: Which, `(B,)`.
+            like: A tensor with the dtype and device to give the stages.
+
+        Returns:
+            The stages, each `(B, L, D)`, and the labels, `(B,)`.
+        """
+        images = torch.from_numpy(self.stages[indices.numpy()])
+        stages = images.transpose(0, 1).to(like.device, like.dtype).contiguous().unbind()
+        return list(stages), self.labels[indices].to(like.device)
+
+    def pooled(self, tokens: slice) -> "StageData":
+        """The same images with every stage's tokens reduced to their mean over `tokens`: `(n, S, 1, D)`."""
+        means = [image[:, tokens].mean(1, keepdims=True, dtype=np.float32) for image in self.stages]
+        return StageData(np.stack(means), self.labels, self.n_classes)
+
+
+def training_batches(n_images: int, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:
+    """Indices of one epoch's batches, the same for every lane and every trial of a study.
+
+    Args:
+        n_images: Images of the training split.
+        batch_size: `B`; the last batch of an epoch may be smaller.
+        seed: The study's seed.
+        epoch: Counted from 1; every epoch has its own order.
+    """
+    order = torch.randperm(n_images, generator=generator(seed, "data order", epoch))
+    yield from order.split(batch_size)
+
+
+def n_batches(n_images: int, batch_size: int) -> int:
+    """Batches of an epoch."""
+    return -(-n_images // batch_size)

@@ -1,0 +1,80 @@
+"""Scaled dot-product attention for ranks of a few, whose `vmap` rule folds lanes into the batch.
+
+At rank 8 the work of attention is in the `L × L` scores, not in the products. The kernel here goes through the batch a few
+matrices at a time, so that scores are used while they are in the processor's cache, and computes them again in
+the backward pass instead of keeping `N·B·L·L` numbers. Under `torch.func.vmap` PyTorch's own attention falls
+back to a loop over lanes; the rule below makes `N` lanes of `B` images one batch of `N·B`.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MATRICES_AT_A_TIME = 64
+"""Score matrices in flight: 1 MB at 65 tokens in fp32. Measured best among 8 to 256 at 65 and at 197 tokens."""
+
+
+class _Attention(torch.autograd.Function):
+    """softmax(q kᵀ) v over the last two dimensions, `q` already scaled."""
+
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = torch.empty_like(v, memory_format=torch.contiguous_format)
+        parts = (x.split(MATRICES_AT_A_TIME) for x in (q, k, v, out))
+        for q_i, k_i, v_i, out_i in zip(*parts, strict=True):
+            torch.bmm(torch.softmax(torch.bmm(q_i, k_i.mT), -1), v_i, out=out_i)
+        return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        inputs: tuple[Tensor, Tensor, Tensor] = ctx.saved_tensors
+        outputs = tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs)
+        parts = (x.split(MATRICES_AT_A_TIME) for x in (*inputs, grads[0], *outputs))
+        for q, k, v, grad, dq, dk, dv in zip(*parts, strict=True):
+            probabilities = torch.softmax(torch.bmm(q, k.mT), -1)
+            torch.bmm(probabilities.mT, grad, out=dv)
+            d_probabilities = torch.bmm(grad, v.mT)
+            d_scores = torch._softmax_backward_data(d_probabilities, probabilities, -1, probabilities.dtype)
+            torch.bmm(d_scores, k, out=dq)
+            torch.bmm(d_scores.mT, q, out=dk)
+        return outputs[0], outputs[1], outputs[2]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> tuple[Tensor, int]:
+        lanes = info.batch_size
+        stacked = [
+            x.unsqueeze(0).expand(lanes, *x.shape) if dim is None else x.movedim(dim, 0)
+            for x, dim in zip(tensors, in_dims, strict=True)
+        ]
+        out = _folded(*(x.flatten(0, 1) for x in stacked))
+        return out.unflatten(0, (lanes, -1)), 0
+
+
+def _folded(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention over a batch with lanes folded in: the fused kernel on a GPU, ours on a CPU."""
+    if q.is_cuda:
+        heads = (x.unsqueeze(1) for x in (q, k, v))
+        return F.scaled_dot_product_attention(*heads, scale=1.0).squeeze(1)
+    out: Tensor = _Attention.apply(q, k, v)
+    return out
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention with the scale already in the queries, in any stack of lanes.
+
+    Args:
+        q: Queries times the attention scale, `(B, L, r)`.
+        k: Keys, `(B, L, r)`.
+        v: Values, `(B, L, r)`.
+
+    Returns:
+        `softmax(q kᵀ) v`, `(B, L, r)`; under `vmap`, `(N, B, L, r)` from one batch of `N·B`.
+    """
+    out: Tensor = _Attention.apply(q, k, v)
+    return out

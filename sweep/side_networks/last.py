@@ -1,0 +1,151 @@
+"""LAST, low-rank attention side-tuning (arXiv 2402.04009), written the way the paper defines it.
+
+This module is the definition and the export format. `rank_space.py` computes the same function from the same
+parameters without a residual stream per lane; that is how the engine runs it.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sweep.side_networks.attention import attention
+from sweep.side_networks.head import Head
+
+Pool = Literal["mean", "class"]
+
+
+class LowRankAttention(nn.Module):
+    """One module: `LSA(x) = x + Attention(LN(x) W_q, LN(x) W_k, LN(x) W_v) W_up`, without an FFN.
+
+    Args:
+        width: Backbone width `D`.
+        rank: `r`, the inner width of this module; the attention scale is `1/sqrt(r)`.
+        padded_rank: Rows and columns to allocate, at least `rank`. What lies beyond `rank` starts at zero, and
+            stays there: every gradient of the padding is a product with another part of the padding. So modules
+            of several ranks share one stack, each being exactly the module of its own rank.
+    """
+
+    scale: Tensor
+
+    def __init__(self, width: int, rank: int, padded_rank: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.q = _linear(width, rank, (padded_rank, width))
+        self.k = _linear(width, rank, (padded_rank, width))
+        self.v = _linear(width, rank, (padded_rank, width))
+        self.up = _linear(rank, width, (width, padded_rank))
+        self.register_buffer("scale", torch.tensor(rank**-0.5), persistent=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the module to a residual stream.
+
+        Args:
+            x: `(B, L, D)`.
+
+        Returns:
+            `(B, L, D)`.
+        """
+        h = self.norm(x)
+        out: Tensor = x + self.up(attention(self.scale * self.q(h), self.k(h), self.v(h)))
+        return out
+
+
+def _linear(inputs: int, outputs: int, padded_shape: tuple[int, int]) -> nn.Linear:
+    """A bias-free layer, drawn at its own size so that padding changes no random number, then padded with zeros."""
+    linear = nn.Linear(inputs, outputs, bias=False)
+    padded = torch.zeros(padded_shape)
+    padded[:outputs, :inputs] = linear.weight.detach()
+    linear.weight = nn.Parameter(padded)
+    linear.out_features, linear.in_features = padded_shape
+    return linear
+
+
+class LAST(nn.Module):
+    """The side-network: `m` blocks of `T` low-rank attention modules beside a frozen backbone.
+
+    With `z_0 … z_m` the stages (design section 2, the paper's section 3):
+
+        u_0 = z_0,   u_i = F_i(u_{i-1} + z_i),   F_i = LSA_T ∘ … ∘ LSA_1
+        representation = u_m − Σ_{i<m} z_i,      logits = head(LN(pool(representation)))
+
+    `W_up` starts at zero, so an untrained LAST is the linear probe.
+
+    Args:
+        width: Backbone width `D`.
+        n_stages: Number of stages, `m + 1`.
+        n_classes: `C`.
+        rank: `r` of every module.
+        modules_per_block: `T`.
+        pool: `"mean"` of the patch tokens, or the `"class"` token.
+        n_prefix_tokens: Class and register tokens in front of the patch tokens.
+        padded_rank: The stack's rank, see `LowRankAttention`; the module's own if not given.
+
+    Raises:
+        ValueError: `rank` below 1 or above `padded_rank`, fewer than two stages, or `pool="class"` without a
+            prefix token.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        n_stages: int,
+        n_classes: int,
+        rank: int,
+        *,
+        modules_per_block: int = 1,
+        pool: Pool = "mean",
+        n_prefix_tokens: int = 0,
+        padded_rank: int | None = None,
+    ):
+        super().__init__()
+        padded_rank = rank if padded_rank is None else padded_rank
+        if not 1 <= rank <= padded_rank:
+            raise ValueError(f"rank {rank} does not lie between 1 and the stack's rank {padded_rank}")
+        if n_stages < 2:
+            raise ValueError(f"LAST needs at least two stages, z_0 and z_1; got {n_stages}")
+        self.rank = rank
+        # The head is drawn first, so lanes of one seed start from one head whatever their rank.
+        self.head = Head(width, n_classes, pool=pool, n_prefix_tokens=n_prefix_tokens)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*(LowRankAttention(width, rank, padded_rank) for _ in range(modules_per_block)))
+            for _ in range(n_stages - 1)
+        )
+
+    def forward(self, stages: Sequence[Tensor]) -> Tensor:
+        """Logits from the stages of a batch.
+
+        Args:
+            stages: `z_0 … z_m`, each `(B, L, D)`.
+
+        Returns:
+            Logits, `(B, C)`.
+        """
+        u = stages[0]
+        for block, z in zip(self.blocks, stages[1:], strict=True):
+            u = block(u + z)
+        representation = u - sum(stages[1:-1], start=stages[0])
+        logits: Tensor = self.head(self.head.pool(representation))
+        return logits
+
+
+def trim_rank(state: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
+    """Cut a padded lane's weights to its own rank, for a plain `LAST(rank=rank)`.
+
+    Args:
+        state: A LAST `state_dict` whose projections are `(padded_rank, D)` and up-projections `(D, padded_rank)`.
+        rank: The lane's own `r`.
+
+    Returns:
+        The same dictionary with projections `(r, D)` and up-projections `(D, r)`, contiguous.
+    """
+    trimmed = {}
+    for name, tensor in state.items():
+        if name.endswith((".q.weight", ".k.weight", ".v.weight")):
+            tensor = tensor[:rank]
+        elif name.endswith(".up.weight"):
+            tensor = tensor[:, :rank]
+        trimmed[name] = tensor.clone(memory_format=torch.contiguous_format)
+    return trimmed

@@ -1,0 +1,186 @@
+"""The promises of exactness: a lane is the trial it stands for, whatever runs beside it."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sweep.batches import StageData, training_batches
+from sweep.engine import Stack, train
+from sweep.lanes import LaneConfig
+from sweep.side_networks import LAST, LinearProbe, RankSpaceLAST, trim_rank
+
+WIDTH, N_STAGES, N_CLASSES, TOKENS, MAX_RANK = 24, 4, 5, 10, 8
+EPOCHS, BATCH_SIZE, SEED = 5, 12, 3
+
+
+def stage_data(n_images: int, seed: int) -> StageData:
+    rng = np.random.default_rng(seed)
+    stages = rng.normal(size=(n_images, N_STAGES, TOKENS, WIDTH))
+    return StageData(stages, torch.from_numpy(rng.integers(0, N_CLASSES, n_images)), N_CLASSES)
+
+
+TRAIN, VAL = stage_data(120, 0), stage_data(40, 1)
+
+CONFIGS = [
+    LaneConfig(lr=3e-3, rank=8),
+    LaneConfig(lr=1e-2, rank=3, head_lr_ratio=5.0, schedule="constant", warmup_epochs=0),
+    LaneConfig(lr=1e-3, rank=4, loss="focal", focal_gamma=1.5, weight_decay=0.3),
+    LaneConfig(lr=5e-3, rank=1, loss="logit_adjusted", beta1=0.8, beta2=0.99, eps=1e-6),
+    LaneConfig(lr=2e-2, rank=2, loss="bce", optimizer="sgd", momentum=0.8, weight_decay=0.01),
+    LaneConfig(lr=8e-3, rank=5, label_smoothing=0.2, warmup_epochs=2.5),
+]
+
+
+def build(kind: type[LAST], config: LaneConfig, seed: int, dtype: torch.dtype, padded_rank: int) -> LAST:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        module = kind(
+            WIDTH, N_STAGES, N_CLASSES, config.rank, n_prefix_tokens=1, modules_per_block=2, padded_rank=padded_rank
+        )
+        return module.to(dtype)
+
+
+def run_stack(
+    kind: type[LAST], lanes: list[int], dtype: torch.dtype, configs: list[LaneConfig] = CONFIGS
+) -> tuple[dict[int, dict[str, Tensor]], dict[int, list[Tensor]]]:
+    """Train some of the trials together; return every trial's weights and its curve."""
+    stack = Stack([build(kind, configs[i], 100 + i, dtype, MAX_RANK) for i in lanes])
+    curves: dict[int, list[Tensor]] = {i: [] for i in lanes}
+    for result in train(
+        stack, [configs[i] for i in lanes], TRAIN, VAL, n_epochs=EPOCHS, batch_size=BATCH_SIZE, seed=SEED
+    ):
+        for lane, i in enumerate(lanes):
+            metrics = [values[lane] for values in result.val_metrics.values()]
+            curves[i].append(torch.stack([result.train_loss[lane].double(), *metrics]))
+    return {i: stack.lane_state(lane) for lane, i in enumerate(lanes)}, curves
+
+
+def plain_loss(config: LaneConfig, logits: Tensor, labels: Tensor) -> Tensor:
+    """The four losses as a PyTorch user would write them."""
+    if config.loss == "cross_entropy":
+        return F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+    if config.loss == "focal":
+        p = torch.softmax(logits, -1)[torch.arange(len(labels)), labels]
+        return (-((1 - p) ** config.focal_gamma) * p.log()).mean()
+    if config.loss == "logit_adjusted":
+        prior = TRAIN.class_counts.to(logits.dtype) / len(TRAIN)
+        return F.cross_entropy(logits + config.logit_adjustment * prior.log(), labels)
+    targets = F.one_hot(labels, N_CLASSES).to(logits.dtype)
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(-1).mean()
+
+
+def plain_loop(module: nn.Module, config: LaneConfig) -> dict[str, Tensor]:
+    """One trial alone: `nn.Module`, `torch.optim`, `LambdaLR`, no stack and no padding."""
+    head = [p for name, p in module.named_parameters() if name.startswith("head.")]
+    body = [p for name, p in module.named_parameters() if not name.startswith("head.")]
+    groups = [
+        {
+            "params": [p for p in params if (p.dim() > 1) == decayed],
+            "lr": lr,
+            "weight_decay": config.weight_decay if decayed else 0.0,
+        }
+        for params, lr in ((body, config.lr), (head, config.lr * config.head_lr_ratio))
+        for decayed in (True, False)
+    ]
+    optimizer: torch.optim.Optimizer
+    if config.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), eps=config.eps)
+    else:
+        optimizer = torch.optim.SGD(groups, momentum=config.momentum)
+    steps_per_epoch = -(-len(TRAIN) // BATCH_SIZE)
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    total = EPOCHS * steps_per_epoch
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        if config.schedule == "constant" or step >= total:
+            return 1.0
+        return float(0.5 * (1 + np.cos(np.pi * (step - warmup) / (total - warmup))))
+
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    for epoch in range(1, EPOCHS + 1):
+        for indices in training_batches(len(TRAIN), BATCH_SIZE, SEED, epoch):
+            stages = list(torch.from_numpy(TRAIN.stages[indices.numpy()]).unbind(1))
+            loss = plain_loss(config, module(stages), TRAIN.labels[indices])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+    return {name: p.detach() for name, p in module.named_parameters()}
+
+
+@pytest.mark.parametrize("kind", [LAST, RankSpaceLAST])
+def test_lane_equals_plain_loop_in_fp64_after_50_steps(kind: type[LAST]) -> None:
+    states, _ = run_stack(kind, list(range(len(CONFIGS))), torch.float64)
+    for i, config in enumerate(CONFIGS):
+        alone = build(LAST, config, 100 + i, torch.float64, config.rank)
+        start = copy.deepcopy(alone.state_dict())
+        expected = plain_loop(alone, config)
+        lane = trim_rank(states[i], config.rank)
+        for name, value in expected.items():
+            assert not torch.equal(value, start[name]), f"{name} was not trained"
+            difference = (lane[name] - value).abs().max().item()
+            assert difference < 1e-10, f"trial {i}, {name}: {difference}"
+
+
+def test_padding_beyond_a_lanes_rank_stays_zero() -> None:
+    states, _ = run_stack(RankSpaceLAST, [0, 1, 3], torch.float32)
+    for i in (1, 3):
+        rank = CONFIGS[i].rank
+        for name, value in states[i].items():
+            if name.endswith((".q.weight", ".k.weight", ".v.weight")):
+                assert value[:rank].any()
+                assert not value[rank:].any()
+            if name.endswith(".up.weight"):
+                assert value[:, :rank].any()
+                assert not value[:, rank:].any()
+
+
+@pytest.mark.parametrize("kind", [LAST, RankSpaceLAST])
+def test_lane_is_bitwise_the_same_in_any_stack(kind: type[LAST]) -> None:
+    many = [CONFIGS[i % len(CONFIGS)] for i in range(16)]
+    reference, reference_curves = run_stack(kind, list(range(16)), torch.float32, many)
+    stacks = [[0, 1], [5, 2, 9], [3, 0, 8, 15, 4], list(reversed(range(16))), [7, 1, 12, 2, 6, 11, 10, 5]]
+    for lanes in stacks:
+        states, curves = run_stack(kind, lanes, torch.float32, many)
+        for i in lanes:
+            for name, value in states[i].items():
+                assert torch.equal(value, reference[i][name]), f"trial {i} in stack {lanes}: {name}"
+            assert torch.equal(torch.stack(curves[i]), torch.stack(reference_curves[i]))
+
+
+@pytest.mark.parametrize("kind", [LAST, RankSpaceLAST])
+def test_diverging_lane_changes_no_other_lane(kind: type[LAST]) -> None:
+    lanes = [0, 1, 2, 3]
+    healthy, _ = run_stack(kind, lanes, torch.float32)
+    wild = [*CONFIGS]
+    wild[1] = LaneConfig(lr=1e30, rank=3, optimizer="sgd", weight_decay=0, warmup_epochs=0)
+    states, curves = run_stack(kind, lanes, torch.float32, wild)
+    assert not curves[1][-1].isfinite().all(), "the lane was meant to diverge"
+    for i in (0, 2, 3):
+        for name, value in states[i].items():
+            assert torch.equal(value, healthy[i][name]), f"trial {i}: {name}"
+
+
+def test_same_seed_gives_the_same_bits_and_another_does_not() -> None:
+    first, _ = run_stack(RankSpaceLAST, [0, 2], torch.float32)
+    torch.manual_seed(12345)  # global state must not matter
+    second, _ = run_stack(RankSpaceLAST, [0, 2], torch.float32)
+    for name, value in first[0].items():
+        assert torch.equal(value, second[0][name])
+    orders = [torch.cat(list(training_batches(50, 8, seed, 1))) for seed in (0, 1)]
+    assert not torch.equal(*orders)
+    assert torch.equal(orders[0].sort().values, torch.arange(50))
+
+
+def test_untrained_last_is_the_linear_probe() -> None:
+    last = build(RankSpaceLAST, CONFIGS[0], 1, torch.float64, MAX_RANK)
+    probe = LinearProbe(WIDTH, N_CLASSES, n_prefix_tokens=1).double()
+    probe.head.load_state_dict(last.head.state_dict())
+    stages = list(torch.from_numpy(VAL.stages).unbind(1))
+    torch.testing.assert_close(last(stages), probe(stages), rtol=1e-12, atol=1e-12)
