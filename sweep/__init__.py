@@ -1,1 +1,8 @@
 """A parallel multi-objective sweep engine: one frozen backbone forward feeds many side-networks."""
+
+from sweep.errors import SweepError, UsageError
+from sweep.lanes import LaneConfig
+from sweep.results import Results, load_results
+from sweep.study import Study
+
+__all__ = ["LaneConfig", "Results", "Study", "SweepError", "UsageError", "load_results"]

@@ -1,8 +1,8 @@
 """The engine: `N` side-networks trained by one vectorised step over one batch of frozen stages.
 
-A stack does not know which side-network it trains. It asks that a module take the list of stages and return logits; parameters
-and buffers are stacked with `stack_module_state`, and `vmap` runs the lanes. What a module computes from the stages
-alone has no lane dimension, so `vmap` computes it once for all lanes.
+A stack does not know which side-network it trains. It asks that a module take the list of stages and return logits;
+parameters and buffers are stacked with `stack_module_state`, and `vmap` runs the lanes. What a module computes from
+the stages alone has no lane dimension, so `vmap` computes it once for all lanes.
 """
 
 import copy
@@ -40,7 +40,8 @@ class Stack:
     @property
     def like(self) -> Tensor:
         """A tensor with the dtype and device of the lanes."""
-        return next(iter(self.params.values()))
+        first: Tensor = next(iter(self.params.values()))
+        return first
 
     def _lane_forward(self, params: dict[str, Tensor], buffers: dict[str, Tensor], stages: list[Tensor]) -> Tensor:
         logits: Tensor = functional_call(self._skeleton, (params, buffers), (stages,))

@@ -1,9 +1,9 @@
 """The feature cache: a backbone's stages for every image of a split, computed once and kept on disk.
 
 An entry is one folder named by its key. While it grows it is called `KEY.partial`; every finished batch is
-recorded with a checksum in `batches.jsonl`, so a pass that was killed goes on where it stopped. Batches start at
-multiples of the batch size, so the result does not depend on where a pass was resumed. A lock file beside the
-folder makes a second process wait and then use what the first one computed.
+recorded with a checksum in `batches.jsonl`, so a pass that was killed goes on where it stopped. Batches start
+at multiples of the batch size, so the result does not depend on where a pass was resumed. A lock file beside
+the folder makes a second process wait and then use what the first one computed.
 """
 
 import errno
@@ -176,8 +176,8 @@ def _decoded(backbone: Backbone, split: Split, batches: list[range]) -> Generato
 
 def _require_finite(values: torch.Tensor, batch: range, backbone: Backbone, split: Split) -> None:
     """Raise `SweepError` naming the first image of `values` (B, S, L, D) that has a feature of inf or NaN."""
-    finite = torch.isfinite(values).flatten(1).all(dim=1)
-    if not finite.all():
+    if not torch.isfinite(values.abs().amax()):  # amax passes NaN on; ten times faster than isfinite on it all
+        finite = torch.isfinite(values).flatten(1).all(dim=1)
         index = batch[int(finite.logical_not().nonzero()[0])]
         raise SweepError(
             f"image {index} of split {split.name!r}: backbone {backbone.name!r} gives features that are not "
@@ -240,9 +240,7 @@ class _Entry:
         content = values.astype(DTYPE, copy=False).tobytes()
         record = {"start": batch.start, "stop": batch.stop, "crc32": zlib.crc32(content)}
         try:
-            _write_durably(
-                self.partial / DATA_FILE, content, mode="r+b", offset=batch.start * self.image_bytes
-            )
+            _write_durably(self.partial / DATA_FILE, content, mode="r+b", offset=batch.start * self.image_bytes)
             _write_durably(self.partial / BATCHES_FILE, (json.dumps(record) + "\n").encode(), mode="ab")
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):

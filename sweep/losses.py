@@ -1,7 +1,7 @@
 """Lane-wise losses: several kinds live in one stack, and a kind that no lane uses costs nothing.
 
-PyTorch's CPU kernels give `exp`, `log`, `expm1` and `logsigmoid` the same bits at every position of a tensor, but not `pow` and
-`sigmoid`, so these two are avoided: a lane's result must not depend on where in the stack it lies.
+PyTorch's CPU kernels give `exp`, `log`, `expm1` and `logsigmoid` the same bits at every position of a tensor, but not
+`pow` and `sigmoid`, so these two are avoided: a lane's result must not depend on where in the stack it lies.
 """
 
 from collections.abc import Callable, Sequence

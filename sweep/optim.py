@@ -123,7 +123,7 @@ class LaneSGD:
             p.sub_(_over(lr[name], p) * velocity)
 
 
-_OPTIMIZERS = {"adamw": LaneAdamW, "sgd": LaneSGD}
+_OPTIMIZERS: dict[str, type[LaneAdamW] | type[LaneSGD]] = {"adamw": LaneAdamW, "sgd": LaneSGD}
 
 
 class LaneOptimizers:
@@ -145,7 +145,8 @@ class LaneOptimizers:
             members = [lane for lane, config in enumerate(configs) if config.optimizer == kind]
             lanes = torch.tensor(members, device=lr.device)
             subset = {name: p[lanes] for name, p in params.items()}
-            self.groups.append((lanes, _OPTIMIZERS[kind](subset, [configs[lane] for lane in members])))
+            optimizer = _OPTIMIZERS[kind](subset, [configs[lane] for lane in members])
+            self.groups.append((lanes, optimizer))
 
     @torch.no_grad()
     def step(self, grads: Mapping[str, Tensor], factor: Tensor) -> None:

@@ -32,7 +32,5 @@ def ensure_folder(folder: Path) -> Path:
             f"cannot create the cache folder {folder}: {error}. Set SWEEP_CACHE_DIR to a folder of yours"
         ) from error
     if not writable:
-        raise SweepError(
-            f"cannot write to the cache folder {folder}. Set SWEEP_CACHE_DIR to a folder of yours"
-        )
+        raise SweepError(f"cannot write to the cache folder {folder}. Set SWEEP_CACHE_DIR to a folder of yours")
     return folder

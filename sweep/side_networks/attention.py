@@ -1,7 +1,7 @@
 """Scaled dot-product attention for ranks of a few, whose `vmap` rule folds lanes into the batch.
 
-At rank 8 the work of attention is in the `L × L` scores, not in the products. The kernel here goes through the batch a few
-matrices at a time, so that scores are used while they are in the processor's cache, and computes them again in
+At rank 8 the work of attention is in the `L × L` scores, not in the products. The kernel here goes through the batch a
+few matrices at a time, so that scores are used while they are in the processor's cache, and computes them again in
 the backward pass instead of keeping `N·B·L·L` numbers. Under `torch.func.vmap` PyTorch's own attention falls
 back to a loop over lanes; the rule below makes `N` lanes of `B` images one batch of `N·B`.
 """
@@ -59,8 +59,8 @@ class _Attention(torch.autograd.Function):
 def _folded(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention over a batch with lanes folded in: the fused kernel on a GPU, ours on a CPU."""
     if q.is_cuda:
-        heads = (x.unsqueeze(1) for x in (q, k, v))
-        return F.scaled_dot_product_attention(*heads, scale=1.0).squeeze(1)
+        heads = F.scaled_dot_product_attention(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), scale=1.0)
+        return heads.squeeze(1)
     out: Tensor = _Attention.apply(q, k, v)
     return out
 

@@ -141,11 +141,12 @@ def trim_rank(state: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
     Returns:
         The same dictionary with projections `(r, D)` and up-projections `(D, r)`, contiguous.
     """
-    trimmed = {}
-    for name, tensor in state.items():
+
+    def own(name: str, tensor: Tensor) -> Tensor:
         if name.endswith((".q.weight", ".k.weight", ".v.weight")):
-            tensor = tensor[:rank]
-        elif name.endswith(".up.weight"):
-            tensor = tensor[:, :rank]
-        trimmed[name] = tensor.clone(memory_format=torch.contiguous_format)
-    return trimmed
+            return tensor[:rank]
+        if name.endswith(".up.weight"):
+            return tensor[:, :rank]
+        return tensor
+
+    return {name: own(name, tensor).clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}

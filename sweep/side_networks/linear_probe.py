@@ -19,9 +19,7 @@ class LinearProbe(nn.Module):
         n_prefix_tokens: Class and register tokens in front of the patch tokens.
     """
 
-    def __init__(
-        self, width: int, n_classes: int, *, stage: int = -1, pool: Pool = "mean", n_prefix_tokens: int = 0
-    ):
+    def __init__(self, width: int, n_classes: int, *, stage: int = -1, pool: Pool = "mean", n_prefix_tokens: int = 0):
         super().__init__()
         self.stage = stage
         self.head = Head(width, n_classes, pool=pool, n_prefix_tokens=n_prefix_tokens)

@@ -7,12 +7,12 @@ The stream that enters module `k` is a frozen part, equal for all lanes, plus a 
 LayerNorm sees `x_k` only through its centred form `x̃_k = S̃_k + Σ A_j Ũ_j`, and all that is needed of it are the
 `3r` projections that the module reads and the variance. Stack the rows that are to be multiplied with `x̃_k`:
 
-    R = [γ ⊙ W_q; γ ⊙ W_k; γ ⊙ W_v; Ũ_1; …; Ũ_{k-1}]                          ((3 + k − 1) r, D)
-    R x̃_k = R S̃_k + (R Ũᵀ) A                                     the one product of size D is with S̃_k, shared by all lanes
-    D · variance = |S̃_k|² + A · (Ũ S̃_k) + A · (Ũ x̃_k)             its two last terms are the lower rows of what was just computed
+    R = [γ ⊙ W_q; γ ⊙ W_k; γ ⊙ W_v; Ũ_1; …; Ũ_{k-1}]         ((3 + k − 1) r, D)
+    R x̃_k = R S̃_k + (R Ũᵀ) A                    the one product of size D is with S̃_k, shared by all lanes
+    D · variance = |S̃_k|² + A · (Ũ S̃_k) + A · (Ũ x̃_k)       whose last two terms need only the lower rows above
 
-Everything a lane owns is `(r, B·L)`: tokens lie along the last dimension, so that under `vmap` the shared product is one
-matrix product `(N·c, D) × (D, B·L)` and the remaining passes run over long contiguous rows.
+Everything a lane owns is `(r, B·L)`: tokens lie along the last dimension, so that under `vmap` the shared product is
+one matrix product `(N·c, D) × (D, B·L)` and the remaining passes run over long contiguous rows.
 """
 
 from collections.abc import Sequence
@@ -36,6 +36,7 @@ class RankSpaceLAST(LAST):
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
         """Logits `(B, C)` from stages `z_0 … z_m`, each `(B, L, D)`."""
         grid = stages[0].shape[:2]
+        ups: list[Tensor] = []  # U_j, each (r, D)
         centred_ups: list[Tensor] = []  # Ũ_j, each (r, D)
         attended: list[Tensor] = []  # A_j, each (r, B·L)
 
@@ -44,16 +45,15 @@ class RankSpaceLAST(LAST):
             centred = frozen - frozen.mean(-1, keepdim=True)
             shared = centred.flatten(0, 1).T  # S̃_k, (D, B·L)
             shared_square = centred.square().sum(-1).flatten()  # |S̃_k|², (B·L)
-            for module in cast("list[LowRankAttention]", block):
+            for module in cast("Sequence[LowRankAttention]", block):
                 qkv = _projections(module, shared, shared_square, centred_ups, attended)
                 q, k, v = qkv.unflatten(-1, grid).unflatten(0, (3, -1)).permute(0, 2, 3, 1)
                 attended.append(attention(q, k, v).permute(2, 0, 1).flatten(1))
-                up = module.up.weight.T
-                centred_ups.append(up - up.mean(-1, keepdim=True))
+                ups.append(module.up.weight.T)
+                centred_ups.append(ups[-1] - ups[-1].mean(-1, keepdim=True))
 
-        ups = torch.cat([module.up.weight for block in self.blocks for module in block], dim=1).T
         pooled_attention = self.head.pool(torch.cat(attended).unflatten(-1, grid).movedim(0, -1))
-        logits: Tensor = self.head(self.head.pool(stages[-1]) + pooled_attention @ ups)
+        logits: Tensor = self.head(self.head.pool(stages[-1]) + pooled_attention @ torch.cat(ups))
         return logits
 
 

@@ -39,7 +39,13 @@ def build(kind: type[LAST], config: LaneConfig, seed: int, dtype: torch.dtype, p
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         module = kind(
-            WIDTH, N_STAGES, N_CLASSES, config.rank, n_prefix_tokens=1, modules_per_block=2, padded_rank=padded_rank
+            WIDTH,
+            N_STAGES,
+            N_CLASSES,
+            config.rank,
+            n_prefix_tokens=1,
+            modules_per_block=2,
+            padded_rank=padded_rank,
         )
         return module.to(dtype)
 

@@ -1,0 +1,98 @@
+"""What the rest of sweep may ask of a backbone, whatever library it comes from."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Turns an image into a backbone's input: RGB, resized to a square (no crop), normalised.
+
+    Attributes:
+        image_size: side of the square, in pixels.
+        mean: per-channel mean subtracted from values in 0…1.
+        std: per-channel standard deviation divided by.
+        interpolation: a Pillow resampling filter, in lower case.
+    """
+
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """Return `image`, of any mode and size, as float32 of shape (3, image_size, image_size)."""
+        resampling = Image.Resampling[self.interpolation.upper()]
+        resized = to_rgb(image).resize((self.image_size, self.image_size), resampling)
+        # numpy, not torch: images are prepared in threads, and each would start torch's own threads on top
+        pixels = np.asarray(resized, dtype=np.float32) / np.float32(255)
+        values = (pixels - np.asarray(self.mean, dtype=np.float32)) / np.asarray(self.std, dtype=np.float32)
+        return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return `image` in mode RGB: 16-bit greys scaled to 8 bits, an alpha channel dropped."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16"):
+        grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode in ("P", "PA"):
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")
+
+
+class Backbone(Protocol):
+    """A frozen pretrained network cut into stages.
+
+    Attributes:
+        name: the name it was loaded by.
+        width: D, the size of a token.
+        n_blocks: n, the number of blocks.
+        group_size: g, blocks between two stages; divides `n_blocks`.
+        stage_indices: blocks run before each stage: ``(0, g, 2g, …, n)``.
+        n_prefix_tokens: class and register tokens; they come first.
+        tokens: L, all tokens including the prefix.
+        image_size: side of the square input, in pixels.
+        transform: image to input.
+        fingerprint: SHA-256 over the weights' names, types, shapes and bytes.
+    """
+
+    name: str
+    width: int
+    n_blocks: int
+    group_size: int
+    stage_indices: tuple[int, ...]
+    n_prefix_tokens: int
+    tokens: int
+    image_size: int
+    transform: Transform
+    fingerprint: str
+
+    def stages(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Run the frozen network once and return its stages.
+
+        Args:
+            images: (B, 3, image_size, image_size), on the backbone's device.
+
+        Returns:
+            One (B, L, D) tensor a stage: the tokens entering block 0, then those leaving every g-th block,
+            before any final norm. None of them requires a gradient.
+        """
+        ...
+
+
+def weights_fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
+    """Return the SHA-256 hex digest over the names, types, shapes and bytes of `weights`."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

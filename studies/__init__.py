@@ -1,0 +1,1 @@
+"""Studies that come with sweep: one file each, its docstring the exact command."""

@@ -1,0 +1,41 @@
+"""The `sweep` command: one file a subcommand, each of which parses, calls and prints."""
+
+import logging
+import sys
+
+import typer
+from rich.markup import escape
+
+from sweep.cli.console import stderr
+from sweep.cli.dashboard import dashboard
+from sweep.cli.results import results
+from sweep.cli.run import run
+from sweep.errors import SweepError
+
+app = typer.Typer(
+    name="sweep",
+    help="Find the learning rate, rank and loss for adapting a frozen backbone to your images.\n\n"
+    "One forward pass of the backbone feeds many small side-networks that train together; Optuna proposes them.\n\n"
+    "Begin with:  sweep run --study lr_rank --n-parallel 32",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.command()(run)
+app.command()(results)
+app.command()(dashboard)
+
+
+def main() -> None:
+    """Run the command line; a user's error is one message and an exit code, never a stack trace."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    for package in ("sweep", "backbones"):
+        logger = logging.getLogger(package)
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        app()
+    except SweepError as error:
+        stderr.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(error.exit_code)

@@ -1,0 +1,42 @@
+"""`sweep results`: the table of a run."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sweep.cli.console import stdout
+
+
+class Format(StrEnum):
+    """How to print a table."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+def results(
+    run: Annotated[Path, typer.Argument(help="The folder that `sweep run` named at its end.")],
+    format: Annotated[Format, typer.Option(help="For eyes, for a spreadsheet, or for a program.")] = Format.TABLE,
+) -> None:
+    """Print a run's trials, best first.
+
+    `json` prints an object with the `summary` and the list of `trials`; `csv` prints the trials. In Python:
+    `sweep.load_results(run)` gives the same as pandas tables.
+    """
+    import json
+
+    from sweep.cli.show import show_summary, show_trials
+    from sweep.results import load_results
+
+    loaded = load_results(run)
+    if format is Format.CSV:
+        typer.echo(loaded.trials.to_csv(index=False), nl=False)
+    elif format is Format.JSON:
+        trials = json.loads(loaded.trials.to_json(orient="records"))
+        typer.echo(json.dumps({"summary": loaded.summary, "trials": trials}, indent=2))
+    else:
+        show_trials(stdout, loaded.trials, limit=len(loaded.trials))
+        show_summary(stdout, loaded, run)

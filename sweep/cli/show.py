@@ -1,0 +1,93 @@
+"""A run's tables and numbers for a terminal."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sweep.results import PARAMETER_PREFIX, Results, parameter_columns
+
+TOP = 10
+COLUMNS = {
+    "trial": "trial",
+    "val_top1": "top-1",
+    "val_mean_class_accuracy": "class acc.",
+    "val_nll": "NLL",
+    "val_ece": "ECE",
+    "trainable_parameters": "size",
+}
+
+
+def show_trials(console: Console, trials: pd.DataFrame, limit: int = TOP) -> None:
+    """Print trials, best first.
+
+    Args:
+        console: Where to.
+        trials: As `sweep.Results.trials`.
+        limit: Rows to print at most.
+    """
+    table = Table(title="trials, best first by top-1 on val after the last epoch", title_justify="left")
+    for heading in COLUMNS.values():
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("configuration")
+    parameters = parameter_columns(trials)
+    for row in trials.head(limit).to_dict("records"):
+        configuration = "  ".join(
+            f"{name.removeprefix(PARAMETER_PREFIX)}={_cell(row[name])}"
+            for name in parameters
+            if not _missing(row[name])
+        )
+        failure = f"\n[red]{escape(row['failure'])}[/]" if row["failure"] else ""
+        table.add_row(*(_cell(row[name]) for name in COLUMNS), escape(configuration) + failure)
+    console.print(table)
+    if len(trials) > limit:
+        console.print(f"and {len(trials) - limit} more", highlight=False)
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _cell(value: Any) -> str:
+    if _missing(value):
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3f}" if 0.01 <= abs(value) < 1000 or value == 0 else f"{value:.1e}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def show_summary(console: Console, results: Results, run: Path) -> None:
+    """Print the winner beside the linear probe, where the time went, and where everything is."""
+    summary = results.summary
+    if summary:
+        winner, probe = summary["winner"], summary["linear_probe"]
+        n_val, n_test = summary["n_val_images"], summary["n_test_images"]
+        table = Table(title=f"top-1 (± standard error) on {n_val} val and {n_test} test images", title_justify="left")
+        for heading in ("", "val", "test"):
+            table.add_column(heading)
+        rows = (
+            (f"winner: trial {winner['trial']}, {winner['trainable_parameters']:,} parameters", winner),
+            (f"linear probe, best of {probe['n_configurations']}: stage {probe['stage']}", probe),
+        )
+        for name, row in rows:
+            table.add_row(name, _accuracy(row["val"]["top1"], n_val), _accuracy(row["test"]["top1"], n_test))
+        console.print(table)
+        seconds = summary["wall_seconds"]
+        console.print(
+            f"seconds: features {seconds['features']:.1f}, search {seconds['search']:.1f} "
+            f"(training {seconds['training']:.1f}), linear probe {seconds['linear_probe']:.1f}, "
+            f"all {seconds['total']:.1f}; {summary['configs_per_hour']:.0f} configurations per hour",
+            highlight=False,
+            soft_wrap=True,
+        )
+    console.print(f"results:   {run}", highlight=False, soft_wrap=True)
+    console.print(f"           sweep results {run}", highlight=False, soft_wrap=True)
+    console.print(f"dashboard: sweep dashboard {run}", highlight=False, soft_wrap=True)
+
+
+def _accuracy(value: float, n_images: int) -> str:
+    return f"{value:.3f} ± {math.sqrt(value * (1 - value) / n_images):.3f}"

@@ -1,0 +1,112 @@
+"""Data sets as three splits of lazily decoded images."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set.
+
+    Attributes:
+        name: what the split is called, for messages.
+        labels: (n,) int64, classes counted from 0.
+        opener: index to decoded image; safe to call from several threads.
+        fingerprinter: returns the fingerprint; called once, when it is first asked for.
+    """
+
+    name: str
+    labels: Labels
+    opener: Callable[[int], Image.Image] = field(repr=False)
+    fingerprinter: Callable[[], str] = field(repr=False)
+
+    @property
+    def n_images(self) -> int:
+        """Number of images."""
+        return len(self.labels)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 hex digest that changes whenever an image or a label does."""
+        return self.fingerprinter()
+
+    def open(self, index: int) -> Image.Image:
+        """Decode image `index` (0 ≤ index < `n_images`).
+
+        Raises:
+            IndexError: there is no such image.
+            SweepError: the file cannot be read or decoded.
+        """
+        if not 0 <= index < self.n_images:
+            raise IndexError(f"image {index} of split {self.name!r}, which has {self.n_images}")
+        return self.opener(index)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A classification task: train to fit, val to choose, test for the one final evaluation.
+
+    Attributes:
+        name: short name.
+        description: one line on what the images are and how they were split.
+        class_names: name of every class, in order of label.
+        train: images to fit on.
+        val: images to choose by.
+        test: images for the final evaluation.
+        notice: origin and licence, to be shown with results; empty for a user's own files.
+    """
+
+    name: str
+    description: str
+    class_names: tuple[str, ...]
+    train: Split
+    val: Split
+    test: Split
+    notice: str = ""
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes, C."""
+        return len(self.class_names)
+
+
+def digest_of(parts: Iterable[str | bytes]) -> str:
+    """Return the SHA-256 hex digest over `parts`, each preceded by its length."""
+    digest = hashlib.sha256()
+    for part in parts:
+        content = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
+        digest.update(f"{len(content)}:".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def stratified_split(labels: Labels, shares: tuple[float, ...], seed: int) -> tuple[npt.NDArray[np.int64], ...]:
+    """Split indices class by class into one part more than there are `shares`.
+
+    Args:
+        labels: (n,) int64.
+        shares: fraction of each class that goes into each part but the first; at least one image each.
+        seed: seed of the permutation within each class.
+
+    Returns:
+        Sorted index arrays: first what remains, then one for each share.
+    """
+    parts: list[list[int]] = [[] for _ in range(len(shares) + 1)]
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        members = np.random.default_rng([seed, int(label)]).permutation(members)
+        start = 0
+        for part, share in zip(parts[1:], shares, strict=True):
+            count = max(1, round(share * len(members)))
+            part.extend(members[start : start + count].tolist())
+            start += count
+        parts[0].extend(members[start:].tolist())
+    return tuple(np.array(sorted(part), dtype=np.int64) for part in parts)

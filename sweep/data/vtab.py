@@ -1,0 +1,120 @@
+"""VTAB-1K task folders: list files of `path LABEL` lines beside an `images` folder."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from sweep.data.base import DataSet, Split
+from sweep.data.files import file_split
+from sweep.errors import UsageError
+
+LIST_FILES = {"train": "train800.txt", "val": "val200.txt", "test": "test.txt"}
+
+CLASS_COUNTS = {
+    "cifar": 100,
+    "caltech101": 102,
+    "dtd": 47,
+    "oxford_flowers102": 102,
+    "oxford_iiit_pet": 37,
+    "svhn": 10,
+    "sun397": 397,
+    "patch_camelyon": 2,
+    "eurosat": 10,
+    "resisc45": 45,
+    "diabetic_retinopathy": 5,
+    "clevr_count": 8,
+    "clevr_dist": 6,
+    "dmlab": 6,
+    "kitti": 4,
+    "dsprites_loc": 16,
+    "dsprites_ori": 16,
+    "smallnorb_azi": 18,
+    "smallnorb_ele": 9,
+}
+ALIASES = {
+    "cifar100": "cifar",
+    "cifar_100": "cifar",
+    "pets": "oxford_iiit_pet",
+    "flowers102": "oxford_flowers102",
+}
+
+
+def vtab_task(folder: Path) -> DataSet:
+    """Load a VTAB-1K task folder: train800 to fit, val200 to choose, test for the one final evaluation.
+
+    A folder whose name is not a VTAB-1K task is taken too; its classes are then counted from the labels.
+
+    Args:
+        folder: has `train800.txt`, `val200.txt` and `test.txt`, and the images they name.
+
+    Raises:
+        UsageError: a list file is missing, empty or wrong in some line (the message says which), or names a
+            file that does not exist, lies outside of the folder, or was named before.
+        SweepError: a file is no readable image.
+    """
+    task = ALIASES.get(folder.resolve().name, folder.resolve().name)
+    known = CLASS_COUNTS.get(task)
+    lists = {name: _read_list(folder, file, known) for name, file in LIST_FILES.items()}
+    n_classes = known or 1 + max(label for _, labels in lists.values() for label in labels)
+    if n_classes < 2:
+        raise UsageError(f"every label in {folder} is 0: a task needs at least 2 classes")
+    if shared := set(lists["train"][0] + lists["val"][0]) & set(lists["test"][0]):
+        raise UsageError(f"{LIST_FILES['test']} in {folder} lists {min(shared)}, which is also fitted or chosen by")
+    splits: dict[str, Split] = {}
+    for name, (files, labels) in lists.items():
+        splits[name] = file_split(name, folder, files, np.array(labels, dtype=np.int64))
+    return DataSet(
+        name=task,
+        description=f"VTAB-1K folder {folder}: train800, val200 and test as listed",
+        class_names=tuple(str(label) for label in range(n_classes)),
+        notice="Made of third-party data; see the licence of the original data set." if known else "",
+        **splits,
+    )
+
+
+def _read_list(folder: Path, file: str, n_classes: int | None) -> tuple[list[Path], list[int]]:
+    """Return the image files and labels that a list file names, all checked."""
+    path = folder / file
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} is missing; a VTAB-1K task has {', '.join(LIST_FILES.values())}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text: {error}") from error
+    files: list[Path] = []
+    labels: list[int] = []
+    first_line: dict[Path, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        image, label = _parse(line, where, n_classes)
+        target = folder / os.path.normpath(image)
+        if Path(image).is_absolute() or Path(os.path.normpath(image)).parts[0] == "..":
+            raise UsageError(f"{where}: {image} leads out of the task's folder; give a path relative to it")
+        if not target.is_file():
+            raise UsageError(f"{where}: {target} does not exist; fetch the task's images again or drop the line")
+        if target in first_line:
+            raise UsageError(f"{where}: {image} was listed before, in line {first_line[target]}; drop one of them")
+        first_line[target] = number
+        files.append(target)
+        labels.append(label)
+    if not files:
+        raise UsageError(f"{path} lists no images; every line should be `images/train800/000000.jpg LABEL`")
+    return files, labels
+
+
+def _parse(line: str, where: str, n_classes: int | None) -> tuple[str, int]:
+    """Return the image's path and the label of one line."""
+    image, _, text = line.strip().rpartition(" ")
+    if not image:
+        raise UsageError(f"{where}: {line.strip()!r} should be a path, one space and a label")
+    if not (text.isascii() and text.isdigit()):
+        raise UsageError(f"{where}: label {text!r} should be a whole number from 0 on")
+    label = int(text)
+    if n_classes is not None and label >= n_classes:
+        raise UsageError(
+            f"{where}: label {label} is too large, the task has {n_classes} classes (0 to {n_classes - 1})"
+        )
+    return image.strip(), label

@@ -1,0 +1,108 @@
+"""The tuned linear probe on the same features: what a side-network has to beat to be worth its parameters."""
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sweep.batches import StageData
+from sweep.engine import Stack, evaluate, train
+from sweep.lanes import LaneConfig
+from sweep.seeds import derive_seed
+from sweep.side_networks.spec import SideNetworkSpec
+
+LEARNING_RATES = np.geomspace(1e-3, 1.0, 10)
+EPOCHS_FACTOR = 4
+"""A probe trains for this many times the study's epochs: it costs almost nothing, so a short
+run never holds it back."""
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """The probe chosen on val, of all stages and learning rates tried.
+
+    Attributes:
+        stage: Index of the stage it reads.
+        lr: Its learning rate.
+        n_configurations: How many were tried.
+        val: Metrics on val.
+        test: Metrics on test, computed for this one probe.
+    """
+
+    stage: int
+    lr: float
+    n_configurations: int
+    val: dict[str, float]
+    test: dict[str, float]
+
+
+def tuned_linear_probe(
+    spec: SideNetworkSpec,
+    train_data: StageData,
+    val_data: StageData,
+    test_data: StageData,
+    *,
+    n_epochs: int,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+) -> ProbeResult:
+    """Tune a linear probe over learning rate and stage, choose on val, test once.
+
+    Every stage but `z_0` is tried, not the last alone: a backbone's middle often knows more.
+
+    Args:
+        spec: Shape of the study's side-networks.
+        train_data: What to learn from.
+        val_data: What to choose on.
+        test_data: Touched once, by the chosen probe.
+        n_epochs: The study's epochs; a probe trains four times as long.
+        batch_size: Images a step.
+        seed: The study's seed.
+        device: Where to train.
+    """
+    tokens = spec.plain(1).head.tokens
+    pooled_train, pooled_val, pooled_test = (data.pooled(tokens) for data in (train_data, val_data, test_data))
+    configs = [LaneConfig(lr=float(lr), rank=1, warmup_epochs=2) for lr in LEARNING_RATES]
+    stages = range(1, spec.n_stages)
+    candidates = []
+    for stage in stages:
+        seeds = [derive_seed(seed, "linear probe", stage, i) for i in range(len(configs))]
+        stack = Stack([spec.pooled_probe(stage, lane_seed).to(device) for lane_seed in seeds])
+        results = train(
+            stack,
+            configs,
+            pooled_train,
+            pooled_val,
+            n_epochs=EPOCHS_FACTOR * n_epochs,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        val = deque(results, maxlen=1)[0].val_metrics
+        candidates += [_Candidate(stage, i, _of_lane(val, i), stack.lane_state(i)) for i in range(len(configs))]
+    best = min(candidates, key=_Candidate.order)
+    probe = spec.pooled_probe(best.stage, seed)
+    probe.load_state_dict(best.state)
+    test = evaluate(Stack([probe.to(device)]), pooled_test)
+    return ProbeResult(best.stage, configs[best.lane].lr, len(candidates), best.val, _of_lane(test, 0))
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """One trained probe."""
+
+    stage: int
+    lane: int
+    val: dict[str, float]
+    state: dict[str, Tensor]
+
+    def order(self) -> tuple[bool, float, float]:
+        """Sorts best first, by val top-1 and then NLL, as trials are; diverged probes last."""
+        return math.isnan(self.val["nll"]), -self.val["top1"], self.val["nll"]
+
+
+def _of_lane(metrics: dict[str, Tensor], lane: int) -> dict[str, float]:
+    return {name: values[lane].item() for name, values in metrics.items()}

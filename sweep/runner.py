@@ -1,0 +1,272 @@
+"""A run from names to answer: data, features, search, reference, and one look at the test images."""
+
+import importlib.metadata
+import platform
+import sys
+import time
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backbones import Backbone, load_backbone
+from sweep.batches import StageData
+from sweep.data import DataSet, load_data
+from sweep.driver import Search, Winner
+from sweep.engine import Stack, evaluate
+from sweep.errors import SweepError, UsageError
+from sweep.features import compute_features
+from sweep.reference import ProbeResult, tuned_linear_probe
+from sweep.reporter import Reporter
+from sweep.run_folder import RunFolder, read_weights
+from sweep.side_networks.spec import SideNetworkSpec
+from sweep.storage import create_optuna_study
+from sweep.study import LoadedStudy, Study
+from sweep.trial_log import TrialLog
+
+PACKAGES = ("sweep", "torch", "timm", "optuna", "numpy", "pandas")
+
+
+@dataclass
+class WallSeconds:
+    """Where a run's time went.
+
+    Attributes:
+        features: Of the feature pass over all splits.
+        training: Of training and evaluating the stacks.
+        search: Of the whole search, `training` included: proposals, reports and tables on top.
+        linear_probe: Of tuning the reference.
+        test: Of evaluating the winner.
+        total: From the first step to the summary.
+    """
+
+    features: float = 0.0
+    training: float = 0.0
+    search: float = 0.0
+    linear_probe: float = 0.0
+    test: float = 0.0
+    total: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Splits:
+    train: StageData
+    val: StageData
+    test: StageData
+    n_computed: int
+
+
+def run_study(
+    loaded: LoadedStudy,
+    *,
+    n_parallel: int,
+    out: Path,
+    storage_url: str | None,
+    device_name: str | None,
+    cache_dir: Path,
+    reporter: Reporter,
+) -> RunFolder:
+    """Run a study and leave its answer in a folder.
+
+    Trials are trained on the train split and compared on val. Test is looked at once, by the winner and by the tuned
+    linear probe.
+
+    Args:
+        loaded: The study, declarations overridden where the user asked for it.
+        n_parallel: Lanes of a stack.
+        out: Run folder to make.
+        storage_url: An Optuna storage; a journal file in the run folder if not given.
+        device_name: As PyTorch names it; the GPU if there is one, else the CPU, if not given.
+        cache_dir: Root of the feature cache.
+        reporter: Told what happens.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UsageError: A request that cannot be carried out as given.
+        SweepError: Something failed on the way; what was finished is in the run folder.
+        KeyboardInterrupt: The user stopped the run; the tables so far are in the run folder.
+    """
+    started = time.perf_counter()
+    study, seconds = loaded.study, WallSeconds()
+    if n_parallel < 1:
+        raise UsageError(f"--n-parallel must be at least 1, not {n_parallel}")
+    device = _device(device_name)
+    data = load_data(study.data, seed=study.seed, cache_dir=cache_dir)
+    backbone = load_backbone(
+        study.backbone,
+        group_size=study.group_size,
+        image_size=study.image_size,
+        cache_dir=cache_dir,
+        device=device,
+    )
+    spec = _side_network_spec(study, data, backbone)
+    folder = RunFolder.create(out)
+    optuna_study = create_optuna_study(out.name, storage_url, folder, study.seed)
+    folder.write_json(folder.config_path, _config(loaded, n_parallel, device, storage_url, data, backbone))
+    reporter.message(f"data: {data.name}, {data.description}")
+    if data.notice:
+        reporter.message(f"      {data.notice}")
+    reporter.message(f"backbone: {backbone.name}, {backbone.tokens} tokens x {backbone.width}, {spec.n_stages} stages")
+
+    splits = _features(backbone, data, cache_dir, device, reporter, seconds)
+
+    def save(log: TrialLog) -> None:
+        folder.write_table(folder.trials_path, log.trials_table())
+        folder.write_table(folder.curves_path, log.curves_table())
+
+    search = Search(optuna_study, study, spec, splits.train, splits.val, device=device, reporter=reporter, save=save)
+    search_started = time.perf_counter()
+    search.run(n_parallel)
+    seconds.search, seconds.training = time.perf_counter() - search_started, search.training_seconds
+    if search.winner is None:
+        raise SweepError(
+            f"no trial ended with finite numbers; the reasons stand in the failure column of {folder.trials_path}. "
+            f"Lower the learning rates in {loaded.path}"
+        )
+
+    reporter.message("reference: tuning a linear probe on the same features")
+    probe_started = time.perf_counter()
+    probe = tuned_linear_probe(
+        spec,
+        splits.train,
+        splits.val,
+        splits.test,
+        n_epochs=study.epochs,
+        batch_size=study.batch_size,
+        seed=study.seed,
+        device=device,
+    )
+    seconds.linear_probe = time.perf_counter() - probe_started
+
+    test_started = time.perf_counter()
+    test = _test_winner(search.winner, spec, splits.test, folder, device)
+    seconds.test = time.perf_counter() - test_started
+    seconds.total = time.perf_counter() - started
+    folder.write_json(folder.summary_path, _summary(search.winner, test, probe, splits, seconds, study.trials))
+    return folder
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--device {name} cannot be used here: {reason}. Leave it out to let sweep choose") from error
+    return device
+
+
+def _side_network_spec(study: Study, data: DataSet, backbone: Backbone) -> SideNetworkSpec:
+    if study.pool == "class" and backbone.n_prefix_tokens == 0:
+        raise UsageError(f"--pool class needs a class token, and {backbone.name} has none; use --pool mean")
+    return SideNetworkSpec(
+        width=backbone.width,
+        n_stages=len(backbone.stage_indices),
+        n_classes=data.n_classes,
+        n_prefix_tokens=backbone.n_prefix_tokens,
+        modules_per_block=study.modules_per_block,
+        pool=study.pool,
+        max_rank=study.max_rank,
+    )
+
+
+def _config(
+    loaded: LoadedStudy,
+    n_parallel: int,
+    device: torch.device,
+    storage_url: str | None,
+    data: DataSet,
+    backbone: Backbone,
+) -> dict[str, Any]:
+    splits = {"train": data.train, "val": data.val, "test": data.test}
+    return {
+        "study": loaded.name,
+        "study_file": str(loaded.path),
+        "command": sys.argv,
+        **loaded.study.declarations(),
+        "n_parallel": n_parallel,
+        "device": str(device),
+        "storage": storage_url,
+        "classes": list(data.class_names),
+        "data_notice": data.notice,
+        "splits": {name: {"images": s.n_images, "fingerprint": s.fingerprint} for name, s in splits.items()},
+        "backbone_fingerprint": backbone.fingerprint,
+        "transform": asdict(backbone.transform),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in PACKAGES},
+        },
+    }
+
+
+def _features(
+    backbone: Backbone,
+    data: DataSet,
+    cache_dir: Path,
+    device: torch.device,
+    reporter: Reporter,
+    seconds: WallSeconds,
+) -> _Splits:
+    """The stages of all splits, from the cache where they are there."""
+    splits, n_computed, n_images = {}, 0, 0
+    for name, split in (("train", data.train), ("val", data.val), ("test", data.test)):
+        features = compute_features(
+            backbone,
+            split,
+            cache_dir=cache_dir,
+            device=device,
+            on_progress=partial(reporter.features, name),
+        )
+        splits[name] = StageData(features.stages, features.labels, data.n_classes)
+        seconds.features += features.wall_seconds
+        n_computed += features.n_computed
+        n_images += split.n_images
+    if n_computed:
+        reporter.message(f"features: {n_computed} of {n_images} images computed in {seconds.features:.0f} s")
+    else:
+        reporter.message(f"features: all {n_images} images from the cache, no backbone forward")
+    return _Splits(**splits, n_computed=n_computed)
+
+
+def _test_winner(
+    winner: Winner, spec: SideNetworkSpec, test_data: StageData, folder: RunFolder, device: torch.device
+) -> dict[str, float]:
+    """Save the winner, read it back as a plain LAST, and evaluate that on test."""
+    rank = winner.config.rank
+    folder.write_weights(folder.winner_path, winner.state, spec.metadata(rank))
+    module = spec.plain(rank)
+    module.load_state_dict(read_weights(folder.winner_path))
+    metrics = evaluate(Stack([module.to(device)]), test_data)
+    return {name: values[0].item() for name, values in metrics.items()}
+
+
+def _summary(
+    winner: Winner,
+    test: dict[str, float],
+    probe: ProbeResult,
+    splits: _Splits,
+    seconds: WallSeconds,
+    n_trials: int,
+) -> dict[str, Any]:
+    record = winner.record
+    return {
+        "winner": {
+            "trial": record.trial,
+            "params": record.params,
+            "trainable_parameters": record.trainable_parameters,
+            "val": {name.removeprefix("val_"): v for name, v in record.metrics.items() if name != "train_loss"},
+            "test": test,
+        },
+        "linear_probe": asdict(probe),
+        "n_val_images": len(splits.val),
+        "n_test_images": len(splits.test),
+        "n_images_computed": splits.n_computed,
+        "configs_per_hour": 3600 * n_trials / seconds.search,
+        "wall_seconds": asdict(seconds),
+    }

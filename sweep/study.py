@@ -1,0 +1,183 @@
+"""What a study declares, and how a study is found by name or by path."""
+
+import difflib
+import importlib.util
+import pkgutil
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
+
+from sweep.errors import UsageError
+from sweep.lanes import LaneConfig
+
+if TYPE_CHECKING:
+    import optuna
+
+POSITIVE = ("max_rank", "group_size", "modules_per_block", "trials", "epochs", "batch_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """One search: a space, and what every trial of it shares.
+
+    Attributes:
+        suggest: Optuna's define-by-run: takes a trial, asks it for values, returns the lane's configuration.
+        baseline: Parameter values of trial 0, the configuration that the others are to beat.
+        max_rank: Largest rank that `suggest` may ask for; lanes are padded to it.
+        backbone: A name that `backbones.load_backbone` knows.
+        data: A data set's name, or a folder.
+        image_size: Side of the backbone's input in pixels; the backbone's own if not given.
+        group_size: `g`, blocks between two stages.
+        modules_per_block: `T`, low-rank attention modules a stage.
+        pool: The head reads the `"mean"` of the patch tokens, or the `"class"` token.
+        trials: Configurations to train.
+        epochs: Passes over the training images, for every trial.
+        batch_size: Images a step.
+        seed: Of the search, of initialisations (with the trial's number), of the data order and of a folder's split.
+
+    Raises:
+        UsageError: A value of the wrong type or out of its range.
+    """
+
+    suggest: Callable[["optuna.Trial"], LaneConfig]
+    baseline: Mapping[str, Any]
+    max_rank: int
+    backbone: str = "dinov2_small_focus"
+    data: str = "count"
+    image_size: int | None = None
+    group_size: int = 1
+    modules_per_block: int = 1
+    pool: Literal["mean", "class"] = "mean"
+    trials: int = 32
+    epochs: int = 12
+    batch_size: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not callable(self.suggest):
+            raise UsageError(f"Study.suggest must be a function of a trial, not {self.suggest!r}")
+        for name in POSITIVE:
+            self._check_whole(name, getattr(self, name), least=1)
+        self._check_whole("seed", self.seed, least=0)
+        if self.image_size is not None:
+            self._check_whole("image_size", self.image_size, least=1)
+        if self.pool not in ("mean", "class"):
+            raise UsageError(f"pool must be 'mean' or 'class', not {self.pool!r}")
+
+    @staticmethod
+    def _check_whole(name: str, value: object, least: int) -> None:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            option = name.replace("_", "-")
+            raise UsageError(
+                f"{name} must be a whole number of at least {least}, not {value!r} (--{option}, or the study file)"
+            )
+
+    def declarations(self) -> dict[str, Any]:
+        """Everything but the function, for the run's record."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "suggest"}
+
+    def override(self, **values: Any) -> "Study":
+        """The study with other declarations; values of None leave the study's own."""
+        return replace(self, **{name: value for name, value in values.items() if value is not None})
+
+    def lane_config(self, trial: "optuna.Trial") -> LaneConfig:
+        """Ask `suggest` for one configuration.
+
+        Raises:
+            UsageError: `suggest` raised, returned something else, or asked for a rank above `max_rank`.
+        """
+        try:
+            config = self.suggest(trial)
+        except UsageError:
+            raise
+        except Exception as error:
+            raise UsageError(f"the study's suggest failed: {_where(error)}") from error
+        if not isinstance(config, LaneConfig):
+            raise UsageError(f"the study's suggest must return a sweep.LaneConfig, not {config!r}")
+        if config.rank > self.max_rank:
+            raise UsageError(
+                f"the study's suggest asked for rank {config.rank}, above its max_rank {self.max_rank}; "
+                f"raise max_rank or lower the rank"
+            )
+        return config
+
+
+@dataclass(frozen=True)
+class LoadedStudy:
+    """A study and where it came from.
+
+    Attributes:
+        name: The file's name without `.py`.
+        path: The file.
+        study: What it declares.
+    """
+
+    name: str
+    path: Path
+    study: Study = field(repr=False)
+
+
+def study_names() -> list[str]:
+    """Names of the studies that come with sweep."""
+    import studies
+
+    return sorted(module.name for module in pkgutil.iter_modules(studies.__path__))
+
+
+def load_study(spec: str) -> LoadedStudy:
+    """Find a study.
+
+    Args:
+        spec: A name in the `studies` package, or the path of a Python file that assigns a `Study` to `study`.
+
+    Raises:
+        UsageError: There is no such study, or the file does not run, or declares something wrong.
+    """
+    path = _study_path(spec)
+    module = _execute(path)
+    study = getattr(module, "study", None)
+    if not isinstance(study, Study):
+        raise UsageError(f"{path} must assign a sweep.Study to the name `study`; it has {study!r}")
+    return LoadedStudy(path.stem, path, study)
+
+
+def _study_path(spec: str) -> Path:
+    names = study_names()
+    if spec in names:
+        import studies
+
+        return Path(next(iter(studies.__path__))) / f"{spec}.py"
+    path = Path(spec).expanduser()
+    if path.suffix == ".py" and path.is_file():
+        return path.resolve()
+    close = difflib.get_close_matches(spec, names, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    raise UsageError(
+        f"no study {spec!r}{hint}: it is none of {', '.join(names)}, and no Python file of that path.\n"
+        f"Give one of those names, or a path such as ./mine.py"
+    )
+
+
+def _execute(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"sweep_study_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} cannot be read as a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except UsageError as error:
+        raise UsageError(f"in {path}: {error}") from error
+    except Exception as error:
+        raise UsageError(f"the study file {path} does not run: {_where(error)}") from error
+    return module
+
+
+def _where(error: Exception) -> str:
+    """The error and the last line it passed through, as a user would look for it."""
+    if isinstance(error, SyntaxError):
+        return f"{error.msg} ({error.filename}, line {error.lineno})"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({frame.filename}, line {frame.lineno}: {frame.line})"
