@@ -1,5 +1,6 @@
 """The `sweep` command: one file a subcommand, each of which parses, calls and prints."""
 
+import errno
 import logging
 import sys
 
@@ -37,5 +38,14 @@ def main() -> None:
     try:
         app()
     except SweepError as error:
-        stderr.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = error.filename or "the Optuna storage"
+        _fail(f"no space left to write {where}; free some, and run again: the features are kept", 1)
+
+
+def _fail(message: str, exit_code: int) -> None:
+    stderr.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+    sys.exit(exit_code)

@@ -1,0 +1,159 @@
+"""Every failure a user can cause: one message, no stack trace, exit code 2 for usage and 1 for failures."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sweep.cli
+
+Cli = Callable[..., tuple[int, str]]
+OFFLINE_NAME = "vit_small_patch16_224.augreg_in21k"
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cache_dir: Path, tmp_path: Path) -> Cli:
+    """Calls the command in process; returns exit code and what stood on standard error."""
+    monkeypatch.setenv("SWEEP_CACHE_DIR", str(cache_dir))
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["sweep", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            sweep.cli.main()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return code, " ".join(capsys.readouterr().err.split())
+
+    return call
+
+
+def run_arguments(**options: object) -> list[str]:
+    given = {"study": "lr_rank", "backbone": "tiny-untrained", "group_size": 2, "trials": 2, "epochs": 1, **options}
+    return ["run", *(part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value)))]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    root = tmp_path / "photos"
+    rng = np.random.default_rng(0)
+    for name in ("cats", "dogs"):
+        (root / name).mkdir(parents=True)
+        for i in range(8):
+            Image.fromarray(rng.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"study": "lr_rang"}, "did you mean lr_rank?"),
+        ({"study": "./nowhere.py"}, "no study './nowhere.py'"),
+        ({"data": "cuont"}, "did you mean count"),
+        ({"data": "./nowhere"}, "./nowhere"),
+        ({"backbone": "vit_smal_patch16_224"}, "vit_small_patch16_224"),
+        ({"n_parallel": 0}, "--n-parallel must be at least 1, not 0"),
+        ({"trials": 0}, "trials must be a whole number of at least 1, not 0"),
+        ({"epochs": 0}, "--epochs"),
+        ({"batch_size": -3}, "--batch-size"),
+        ({"group_size": 3}, "group size 3"),
+        ({"image_size": 0}, "image_size"),
+        ({"pool": "max"}, "pool must be 'mean' or 'class', not 'max'"),
+        ({"device": "abacus"}, "--device abacus"),
+        ({"storage": "nonsense://"}, "--storage nonsense:// cannot be opened"),
+        ({"colour": "red"}, "No such option"),
+    ],
+)
+def test_usage_errors(cli: Cli, photos: Path, options: dict[str, object], message: str) -> None:
+    code, stderr = cli(*run_arguments(**{"data": photos, **options}))
+    assert code == 2
+    assert message in stderr
+    assert "Traceback" not in stderr
+
+
+def test_empty_and_single_class_folders(cli: Cli, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    code, stderr = cli(*run_arguments(data=empty))
+    assert (code, str(empty) in stderr) == (2, True)
+    (empty / "cats").mkdir()
+    Image.new("RGB", (8, 8)).save(empty / "cats" / "0.png")
+    code, stderr = cli(*run_arguments(data=empty))
+    assert code == 2
+    assert "class" in stderr
+
+
+def test_unreadable_image_is_named(cli: Cli, photos: Path) -> None:
+    broken = photos / "cats" / "3.png"
+    broken.write_bytes(b"not an image")
+    code, stderr = cli(*run_arguments(data=photos))
+    assert code in (1, 2)
+    assert str(broken) in stderr
+
+
+def test_weights_that_cannot_be_had_offline(cli: Cli, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    code, stderr = cli(*run_arguments(data=photos, backbone=OFFLINE_NAME, group_size=3))
+    assert code == 1
+    assert OFFLINE_NAME in stderr
+    assert "dinov2_small_focus" in stderr
+
+
+def test_full_disk_names_the_file(cli: Cli, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pandas.DataFrame.to_parquet", no_space)
+    code, stderr = cli(*run_arguments(data=photos, out="here"))
+    assert code == 1
+    assert "No space left on device" in stderr
+    assert "here/trials.parquet" in stderr
+    assert not list(Path("here").glob("*.partial"))
+
+    monkeypatch.setattr("optuna.storages.journal._file.os.fsync", no_space)
+    code, stderr = cli(*run_arguments(data=photos, out="there"))
+    assert code == 1
+    assert "no space left to write the Optuna storage" in stderr
+    assert "Traceback" not in stderr
+
+
+def test_run_folder_is_never_overwritten(cli: Cli, photos: Path) -> None:
+    assert cli(*run_arguments(data=photos, out="here"))[0] == 0
+    before = Path("here/trials.parquet").read_bytes()
+    code, stderr = cli(*run_arguments(data=photos, out="here"))
+    assert (code, "is not empty" in stderr) == (2, True)
+    assert Path("here/trials.parquet").read_bytes() == before
+
+
+def test_failed_request_leaves_no_run_folder(cli: Cli) -> None:
+    cli(*run_arguments(data="nowhere", out="here"))
+    assert not Path("here").exists()
+
+
+def test_results_of_what_is_no_run(cli: Cli, tmp_path: Path) -> None:
+    code, stderr = cli("results", str(tmp_path))
+    assert code == 2
+    assert "is not a run folder" in stderr
+
+
+def test_damaged_results_are_named(cli: Cli, photos: Path) -> None:
+    assert cli(*run_arguments(data=photos, out="here"))[0] == 0
+    Path("here/trials.parquet").write_bytes(b"PAR1 but not really")
+    code, stderr = cli("results", "here")
+    assert code == 1
+    assert "here/trials.parquet" in stderr
+    Path("here/trials.parquet").unlink()
+    assert "is missing" in cli("results", "here")[1]
+
+
+def test_dashboard_without_its_package(cli: Cli, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli(*run_arguments(data=photos, out="here"))[0] == 0
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, stderr = cli("dashboard", "here")
+    assert code == 1
+    assert "pip install" in stderr

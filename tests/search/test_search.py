@@ -1,0 +1,227 @@
+"""The search in process: what is asked, trained, told and written."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import pytest
+import torch
+from conftest import BASELINE, RecordingReporter, suggest
+from optuna.trial import TrialState
+from safetensors.torch import load_file
+
+import sweep.driver
+from sweep import LaneConfig, Results, Study, SweepError, UsageError
+from sweep.driver import MAX_REPORTS
+from sweep.run_folder import RunFolder
+from sweep.side_networks import LAST
+from sweep.storage import open_storage
+
+Search = Callable[..., Results]
+TIMES = ["seconds"]
+
+
+def optuna_study(run: Path) -> optuna.Study:
+    return optuna.load_study(study_name=run.name, storage=open_storage(None, RunFolder(run)))
+
+
+def test_every_trial_is_trained_told_and_ranked(small_study: Study, search: Search, tmp_path: Path) -> None:
+    reporter = RecordingReporter()
+    results = search(small_study, reporter=reporter)
+    trials = results.trials
+
+    assert sorted(trials["trial"]) == [0, 1, 2, 3, 4]
+    assert (trials["state"] == "COMPLETE").all()
+    assert list(trials["val_top1"]) == sorted(trials["val_top1"], reverse=True)
+    assert [lanes for lanes, _, _ in reporter.stacks] == [3, 2]
+    assert reporter.n_steps == sum(steps for _, _, steps in reporter.stacks)
+    assert trials.set_index("trial")["stack"].to_dict() == {0: 0, 1: 0, 2: 0, 3: 1, 4: 1}
+    assert trials["seed"].nunique() == 5
+
+    told = optuna_study(tmp_path / "run").get_trials()
+    assert [t.state for t in told] == [TrialState.COMPLETE] * 5
+    values = trials.set_index("trial")["val_top1"]
+    for t in told:
+        assert t.value == values[t.number]
+        assert sorted(t.intermediate_values) == [1, 2, 3]
+        assert t.intermediate_values[3] == t.value
+    assert told[0].params == BASELINE
+
+    curves = results.curves
+    assert set(curves["metric"]) == {
+        "train_loss",
+        "val_top1",
+        "val_mean_class_accuracy",
+        "val_nll",
+        "val_ece",
+    }
+    assert len(curves) == 5 * 3 * 5
+    last = curves[(curves["epoch"] == 3) & (curves["metric"] == "val_nll")].set_index("trial")["value"]
+    pd.testing.assert_series_equal(
+        last.sort_index(), trials.set_index("trial")["val_nll"].sort_index(), check_names=False
+    )
+
+
+def test_later_stacks_know_earlier_results(small_study: Study, search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the sampler is asked for the second stack, the first stack's trials have values."""
+    seen: list[int] = []
+    ask = optuna.Study.ask
+
+    def counting_ask(self: optuna.Study) -> optuna.Trial:
+        seen.append(sum(t.state == TrialState.COMPLETE for t in self.get_trials(deepcopy=False)))
+        return ask(self)
+
+    monkeypatch.setattr(optuna.Study, "ask", counting_ask)
+    search(small_study)
+    assert seen == [0, 0, 0, 3, 3]
+
+
+def test_same_seed_gives_the_same_tables_and_no_backbone_forward(
+    small_study: Study, search: Search, tmp_path: Path
+) -> None:
+    first = search(small_study, out=tmp_path / "first")
+    reporter = RecordingReporter()
+    torch.manual_seed(99)  # the caller's random state must not matter
+    second = search(small_study, out=tmp_path / "second", reporter=reporter)
+    pd.testing.assert_frame_equal(first.trials.drop(columns=TIMES), second.trials.drop(columns=TIMES))
+    pd.testing.assert_frame_equal(first.curves, second.curves)
+    for key in ("winner", "linear_probe"):
+        assert first.summary[key] == second.summary[key]
+    assert first.summary["n_images_computed"] == 60
+    assert second.summary["n_images_computed"] == 0
+    assert any("no backbone forward" in message for message in reporter.messages)
+
+    other = search(replace(small_study, seed=1), out=tmp_path / "other")
+    assert not other.trials["params_lr"].equals(first.trials["params_lr"])
+
+
+def test_stack_width_changes_no_result(small_study: Study, search: Search, tmp_path: Path) -> None:
+    """Proposals that do not depend on results (the sampler's random start) train to the same bits at any width."""
+    wide = search(small_study, n_parallel=5, out=tmp_path / "wide").trials.set_index("trial").sort_index()
+    narrow = search(small_study, n_parallel=3, out=tmp_path / "narrow").trials.set_index("trial").sort_index()
+    columns = [name for name in wide if name not in ("seconds", "stack")]
+    pd.testing.assert_frame_equal(wide[columns], narrow[columns], check_exact=True)
+
+
+def test_winner_is_a_plain_last_that_repeats_its_numbers(small_study: Study, search: Search, tmp_path: Path) -> None:
+    results = search(small_study)
+    winner = results.summary["winner"]
+    assert winner["trial"] == results.trials.loc[0, "trial"]
+    assert winner["val"]["top1"] == results.trials.loc[0, "val_top1"]
+    rank = winner["params"]["rank"]
+    module = LAST(32, 3, 3, rank, n_prefix_tokens=1)
+    module.load_state_dict(load_file(tmp_path / "run" / "winner.safetensors"))
+    assert sum(p.numel() for p in module.parameters()) == winner["trainable_parameters"]
+    assert 0 <= winner["test"]["top1"] <= 1
+    probe = results.summary["linear_probe"]
+    assert probe["n_configurations"] == 20
+    assert probe["stage"] in (1, 2)
+
+
+def test_config_records_what_was_run(small_study: Study, search: Search) -> None:
+    config = search(replace(small_study, seed=3)).config
+    assert (config["seed"], config["n_parallel"], config["backbone"]) == (3, 3, "tiny-untrained")
+    assert (
+        config["splits"]["train"]["images"] + config["splits"]["val"]["images"] + config["splits"]["test"]["images"]
+        == 60
+    )
+    assert len({split["fingerprint"] for split in config["splits"].values()}) == 3
+    assert {"torch", "timm", "optuna"} <= set(config["versions"])
+    json.dumps(config)
+
+
+def wild_suggest(trial: optuna.Trial) -> LaneConfig:
+    """Trial 1 diverges."""
+    config = suggest(trial)
+    return LaneConfig(lr=1e30, optimizer="sgd", rank=2) if trial.number == 1 else config
+
+
+def test_diverging_trial_fails_with_its_reason_and_disturbs_nobody(
+    small_study: Study, search: Search, tmp_path: Path
+) -> None:
+    healthy = search(small_study, n_parallel=5, out=tmp_path / "healthy").trials.set_index("trial")
+    wild = search(replace(small_study, suggest=wild_suggest), n_parallel=5, out=tmp_path / "wild")
+    trials = wild.trials.set_index("trial")
+    assert trials.loc[1, "state"] == "FAIL"
+    assert "diverged in epoch 1" in trials.loc[1, "failure"]
+    assert wild.trials["trial"].iloc[-1] == 1, "failed trials come last"
+    told = optuna_study(tmp_path / "wild").get_trials()[1]
+    assert told.state == TrialState.FAIL
+    assert told.user_attrs["failure"] == trials.loc[1, "failure"]
+    others = ["val_top1", "val_nll", "train_loss"]
+    pd.testing.assert_frame_equal(trials.loc[[0, 2, 3, 4], others], healthy.loc[[0, 2, 3, 4], others], check_exact=True)
+
+
+def test_a_study_whose_trials_all_diverge_says_so(small_study: Study, search: Search) -> None:
+    def diverge(trial: optuna.Trial) -> LaneConfig:
+        trial.suggest_float("lr", 0, 1)
+        return LaneConfig(lr=1e30, optimizer="sgd")
+
+    with pytest.raises(SweepError, match=r"no trial ended with finite numbers.*trials\.parquet"):
+        search(replace(small_study, suggest=diverge, baseline={"lr": 0.5}, max_rank=8))
+
+
+def test_interrupt_keeps_the_table_so_far(small_study: Study, search: Search, tmp_path: Path) -> None:
+    reporter = RecordingReporter()
+
+    def interrupt(epoch: int) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    reporter.on_epoch = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        search(small_study, reporter=reporter)
+    trials = sweep.load_results(tmp_path / "run").trials
+    assert list(trials["failure"]) == ["interrupted after epoch 2"] * 3
+    assert trials["val_top1"].notna().all()
+    assert [t.state for t in optuna_study(tmp_path / "run").get_trials()] == [TrialState.FAIL] * 3
+
+
+def test_out_of_memory_is_one_clear_error(
+    small_study: Study, search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def explode(*args: object, **kwargs: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(sweep.driver, "train", explode)
+    with pytest.raises(SweepError, match=r"3 lanes of batch size 16 .* lower --n-parallel"):
+        search(small_study)
+    assert [t.state for t in optuna_study(tmp_path / "run").get_trials()] == [TrialState.FAIL] * 3
+
+
+def test_long_curves_reach_optuna_thinned_out(small_study: Study, search: Search, tmp_path: Path) -> None:
+    results = search(replace(small_study, epochs=120, trials=2))
+    told = optuna_study(tmp_path / "run").get_trials()[0]
+    assert len(told.intermediate_values) <= MAX_REPORTS
+    assert max(told.intermediate_values) == 120
+    assert results.curves["epoch"].nunique() == 120
+
+
+def test_any_optuna_storage_serves(small_study: Study, search: Search, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'trials.db'}"
+    search(small_study, storage_url=url)
+    stored = optuna.load_study(study_name="run", storage=url)
+    assert len(stored.get_trials()) == 5
+    assert not (tmp_path / "run" / "optuna.journal").exists()
+    with pytest.raises(UsageError, match="already holds a study named run"):
+        search(small_study, storage_url=url, out=tmp_path / "elsewhere" / "run")
+
+
+def test_unusable_requests_name_value_and_remedy(small_study: Study, search: Search, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--n-parallel must be at least 1, not 0"):
+        search(small_study, n_parallel=0)
+    with pytest.raises(UsageError, match=r"--storage nonsense:// cannot be opened.*sqlite:///"):
+        search(small_study, storage_url="nonsense://", out=tmp_path / "a")
+    with pytest.raises(UsageError, match=r"--device abacus cannot be used here"):
+        search(small_study, device_name="abacus", out=tmp_path / "b")
+    with pytest.raises(UsageError, match="baseline names 'colour'"):
+        search(replace(small_study, baseline={"colour": 1}), out=tmp_path / "c")
+    with pytest.raises(UsageError, match="rank 4, above its max_rank 2"):
+        search(replace(small_study, max_rank=2, trials=9), out=tmp_path / "d", n_parallel=9)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(UsageError, match="is not empty"):
+        search(small_study, out=tmp_path / "full")
