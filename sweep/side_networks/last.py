@@ -27,7 +27,7 @@ class LowRankAttention(nn.Module):
             of several ranks share one stack, each being exactly the module of its own rank.
     """
 
-    scale: Tensor
+    own_rank: Tensor
 
     def __init__(self, width: int, rank: int, padded_rank: int):
         super().__init__()
@@ -36,8 +36,13 @@ class LowRankAttention(nn.Module):
         self.k = _linear(width, rank, (padded_rank, width))
         self.v = _linear(width, rank, (padded_rank, width))
         self.up = _linear(rank, width, (width, padded_rank))
-        self.register_buffer("scale", torch.tensor(rank**-0.5), persistent=False)
+        self.register_buffer("own_rank", torch.tensor(float(rank)), persistent=False)
         nn.init.zeros_(self.up.weight)
+
+    @property
+    def scale(self) -> Tensor:
+        """`1/sqrt(r)` of the module's own rank, exact in whatever dtype the module was moved to."""
+        return self.own_rank.rsqrt()
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the module to a residual stream.

@@ -68,7 +68,7 @@ def relative_difference(value: Tensor, reference: Tensor) -> float:
 def test_logits_and_gradients_are_those_of_last(
     rank: int, modules_per_block: int, n_stages: int, pool: Pool, n_prefix_tokens: int
 ) -> None:
-    for padded_rank in (rank, 8):
+    for padded_rank in sorted({rank, 8}):
         torch.manual_seed(rank)
         direct, in_rank_space = (
             kind(
@@ -85,14 +85,18 @@ def test_logits_and_gradients_are_those_of_last(
         )
         randomise(direct, seed=rank)
         in_rank_space.load_state_dict(direct.state_dict(), strict=True)
-        for dtype, limit in ((torch.float64, 1e-12), (torch.float32, 5e-6)):
+        # In fp32 either form is within 6e-7 of the fp64 gradient as a whole. A single bias, whose small gradient is
+        # what is left of a sum over all tokens, loses a digit more in both (measured between them: 9.5e-6).
+        for dtype, limit, limit_of_one in ((torch.float64, 1e-12, 1e-12), (torch.float32, 2e-6, 2e-5)):
             stages = some_stages(n_stages, dtype)
             logits, grads = logits_and_grads(direct.to(dtype), stages)
             rank_logits, rank_grads = logits_and_grads(in_rank_space.to(dtype), stages)
             assert relative_difference(rank_logits, logits) < limit
             assert rank_grads.keys() == grads.keys()
+            whole, rank_whole = (torch.cat([g.flatten() for g in all_.values()]) for all_ in (grads, rank_grads))
+            assert relative_difference(rank_whole, whole) < limit
             for name, grad in grads.items():
-                assert relative_difference(rank_grads[name], grad) < limit, f"{name} in {dtype}"
+                assert relative_difference(rank_grads[name], grad) < limit_of_one, f"{name} in {dtype}"
 
 
 @pytest.mark.parametrize("modules_per_block", [1, 2])
@@ -250,9 +254,9 @@ def test_linear_probe_reads_its_stage() -> None:
 def test_impossible_shapes_are_refused(kind: type[LAST]) -> None:
     with pytest.raises(ValueError, match="rank 0 "):
         kind(WIDTH, 3, N_CLASSES, 0)
-    with pytest.raises(ValueError, match="rank 5 .* 4"):
+    with pytest.raises(ValueError, match=r"rank 5 .* 4"):
         kind(WIDTH, 3, N_CLASSES, 5, padded_rank=4)
-    with pytest.raises(ValueError, match="two stages.*got 1"):
+    with pytest.raises(ValueError, match=r"two stages.*got 1"):
         kind(WIDTH, 1, N_CLASSES, 2)
     with pytest.raises(ValueError, match="no prefix token"):
         kind(WIDTH, 3, N_CLASSES, 2, pool="class")
