@@ -9,6 +9,7 @@ from typing import Any, Self
 import timm
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
+from timm.layers.patch_embed import PatchEmbed
 from timm.models import Eva, PretrainedCfg, VisionTransformer
 from torch import nn
 
@@ -181,9 +182,10 @@ def _require_vit(name: str) -> None:
     """Raise `UsageError` unless timm's model `name` is a Vision Transformer; no weights are made for it."""
     with torch.device("meta"):
         model = timm.create_model(name, pretrained=False, num_classes=0)
-    if not isinstance(model, VisionTransformer | Eva):
+    plain = isinstance(model, VisionTransformer | Eva) and isinstance(model.patch_embed, PatchEmbed)
+    if not plain:
         raise UsageError(
-            f"timm model {name!r} is a {type(model).__name__}, not a Vision Transformer of constant width; "
+            f"timm model {name!r} is a {type(model).__name__}, not a plain Vision Transformer; "
             f"give one of `timm.list_models('vit_*')`"
         )
 

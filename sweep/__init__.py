@@ -1,4 +1,4 @@
-"""A parallel multi-objective sweep engine: one frozen backbone forward feeds many side-networks."""
+"""A parallel sweep engine: one frozen backbone forward feeds many side-networks."""
 
 from sweep.errors import SweepError, UsageError
 from sweep.lanes import LaneConfig

@@ -1,5 +1,6 @@
 """The search: Optuna proposes configurations, a stack trains them together, the results are told back."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -58,7 +59,7 @@ class Search:
         val_data: What lanes are compared on.
         device: Where they train.
         reporter: Told what happens.
-        save: Called with the log whenever its tables should reach the disk.
+        save: Called with the search after every stack, finished or not, to bring its tables and winner to disk.
 
     Attributes:
         log: Records of all trials.
@@ -76,7 +77,7 @@ class Search:
         *,
         device: torch.device,
         reporter: Reporter,
-        save: Callable[[TrialLog], None],
+        save: Callable[["Search"], None],
     ):
         self.optuna_study = optuna_study
         self.study = study
@@ -101,31 +102,30 @@ class Search:
         self.optuna_study.enqueue_trial(dict(self.study.baseline))
         remaining = self.study.trials
         while remaining:
-            entrants = [self._ask() for _ in range(min(n_parallel, remaining))]
-            remaining -= len(entrants)
-            self.log.records.extend(entrant.record for entrant in entrants)
+            entrants: list[_Entrant] = []
             try:
+                for _ in range(min(n_parallel, remaining)):
+                    entrants.append(self._ask())
                 self._train(entrants)
-            except KeyboardInterrupt:
-                self._fail_running(entrants, "interrupted")
+            except BaseException as error:
+                self._fail_running(entrants, "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped")
+                if _is_out_of_memory(error):
+                    raise SweepError(
+                        f"{len(entrants)} lanes of batch size {self.study.batch_size} do not fit in the memory of "
+                        f"{self.device}; lower --n-parallel or --batch-size"
+                    ) from error
                 raise
-            except (torch.OutOfMemoryError, MemoryError) as error:
-                self._fail_running(entrants, "out of memory")
-                raise SweepError(
-                    f"{len(entrants)} lanes of batch size {self.study.batch_size} do not fit in the memory of "
-                    f"{self.device}; lower --n-parallel or --batch-size"
-                ) from error
             finally:
                 self.reporter.stack_ended()
-                self.save(self.log)
+                if self.log.records:
+                    self.save(self)
+            remaining -= len(entrants)
             self._n_stacks += 1
 
     def _ask(self) -> _Entrant:
         trial = self.optuna_study.ask()
         try:
             config = self.study.lane_config(trial)
-            if trial.number == 0:
-                self._check_baseline(trial)
         except UsageError:
             self.optuna_study.tell(trial, state=TrialState.FAIL)
             raise
@@ -134,17 +134,9 @@ class Search:
             trainable = sum(p.numel() for p in self.spec.plain(config.rank).parameters())
         trial.set_user_attr("seed", seed)
         trial.set_user_attr("trainable_parameters", trainable)
-        return _Entrant(trial, config, TrialRecord(trial.number, trial.params, seed, self._n_stacks, trainable))
-
-    def _check_baseline(self, trial: optuna.Trial) -> None:
-        for name, value in self.study.baseline.items():
-            if name not in trial.params:
-                raise UsageError(
-                    f"the study's baseline names {name!r}, which its suggest does not ask for; "
-                    f"it asks for {', '.join(trial.params) or 'nothing'}"
-                )
-            if trial.params[name] != value:
-                raise UsageError(f"the study's baseline has {name} = {value!r}, outside the range in its suggest")
+        record = TrialRecord(trial.number, trial.params, seed, self._n_stacks, trainable)
+        self.log.records.append(record)
+        return _Entrant(trial, config, record)
 
     def _train(self, entrants: list[_Entrant]) -> None:
         modules = [self.spec.lane(e.config.rank, e.record.seed).to(self.device) for e in entrants]
@@ -207,6 +199,15 @@ class Search:
         self.optuna_study.tell(entrant.trial, state=TrialState.FAIL)
 
     def _fail_running(self, entrants: list[_Entrant], reason: str) -> None:
+        """Fail what is still running; our own record is kept even where the storage is what broke."""
         for entrant in entrants:
             if entrant.record.state == "RUNNING":
-                self._fail(entrant, f"{reason} after epoch {entrant.record.epochs}")
+                with contextlib.suppress(optuna.exceptions.OptunaError, OSError):
+                    self._fail(entrant, f"{reason} after epoch {entrant.record.epochs}")
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the host ran out; PyTorch's allocator of the host raises a plain RuntimeError."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

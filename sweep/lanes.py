@@ -62,15 +62,15 @@ class LaneConfig:
             self._check(name, getattr(self, name) > 0, "must be above 0")
         for name in ("weight_decay", "warmup_epochs", "focal_gamma", "logit_adjustment"):
             self._check(name, getattr(self, name) >= 0, "must not be negative")
-        for name in ("beta1", "beta2", "momentum", "label_smoothing"):
-            self._check(name, 0 <= getattr(self, name) < 1, "must be at least 0 and below 1")
+        for name in ("beta1", "beta2", "momentum", "label_smoothing"):  # 0.9999999 would round to 1 in fp32
+            self._check(name, 0 <= getattr(self, name) <= 0.999999, "must be at least 0 and below 1")
         self._check("rank", self.rank >= 1, "must be at least 1")
 
     def _check_type(self, name: str, expected: Any) -> None:
         value = getattr(self, name)
         if expected is float:
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            self._check(name, number and math.isfinite(value), "must be a finite number")
+            self._check(name, number and abs(value) < math.inf, "must be a finite number")
         elif not isinstance(value, expected) or isinstance(value, bool):
             self._check(name, False, f"must be of type {expected.__name__}")
 

@@ -23,3 +23,6 @@ class Reporter(Protocol):
 
     def stack_ended(self) -> None:
         """The stack is done, or was interrupted."""
+
+    def close(self) -> None:
+        """The run is over, however it ended; nothing more is shown."""

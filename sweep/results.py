@@ -1,6 +1,5 @@
 """The answer of a run as pandas tables."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from sweep.errors import SweepError
-from sweep.run_folder import RunFolder
+from sweep.run_folder import RunFolder, read_json
 
 PARAMETER_PREFIX = "params_"
 
@@ -20,7 +19,7 @@ class Results:
     Attributes:
         trials: One row a trial, best first: `trial`, `state`, one `params_…` column a parameter, the metrics on val at
             the last epoch (`val_top1`, `val_mean_class_accuracy`, `val_nll`, `val_ece`), `train_loss`, `epochs`,
-            `trainable_parameters`, `seconds` (the trial's share of its stack's wall time), `stack`, `seed`, `failure`.
+            `trainable_parameters`, `seconds` (the trial's share of its stack's wall time), `stack_number`, `seed`, `failure`.
         curves: One row a `trial`, `epoch` and `metric`, with its `value`.
         summary: The winner on test, the tuned linear probe, and where the time went; empty if the run did not end.
         config: What was run: the study's declarations, options, versions.
@@ -46,8 +45,8 @@ def load_results(run: str | Path) -> Results:
     return Results(
         trials=_read_table(folder.trials_path),
         curves=_read_table(folder.curves_path),
-        summary=_read_json(folder.summary_path) if folder.summary_path.is_file() else {},
-        config=_read_json(folder.config_path),
+        summary=read_json(folder.summary_path) if folder.summary_path.is_file() else {},
+        config=read_json(folder.config_path),
     )
 
 
@@ -70,14 +69,6 @@ def _read_table(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
     except FileNotFoundError as error:
-        raise SweepError(f"{path} is missing: the run ended before its first stack did; run it again") from error
+        raise SweepError(f"{path} is missing: no stack of this run has ended yet") from error
     except (OSError, ValueError) as error:
         raise SweepError(f"cannot read {path}: {error}") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SweepError(f"cannot read {path}: {error}") from error
-    return value

@@ -107,11 +107,10 @@ class RunFolder:
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
             partial.replace(path)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             partial.unlink(missing_ok=True)
-            raise SweepError(
-                f"cannot write {path}: {error.strerror or error}; free some space or choose --out"
-            ) from error
+            reason = getattr(error, "strerror", None) or error
+            raise SweepError(f"cannot write {path}: {reason}; free some space or choose another --out") from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -125,3 +124,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except Exception as error:
         raise SweepError(f"cannot read the weights {path}: {error}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        SweepError: The file is missing or damaged.
+    """
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SweepError(f"cannot read {path}: {error}") from error
+    return value

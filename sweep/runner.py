@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import optuna
 import torch
 
 from backbones import Backbone, load_backbone
@@ -24,7 +25,6 @@ from sweep.run_folder import RunFolder, read_weights
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.storage import create_optuna_study
 from sweep.study import LoadedStudy, Study
-from sweep.trial_log import TrialLog
 
 PACKAGES = ("sweep", "torch", "timm", "optuna", "numpy", "pandas")
 
@@ -90,11 +90,27 @@ def run_study(
         SweepError: Something failed on the way; what was finished is in the run folder.
         KeyboardInterrupt: The user stopped the run; the tables so far are in the run folder.
     """
+    try:
+        return _run(loaded, n_parallel, out, storage_url, device_name, cache_dir, reporter)
+    finally:
+        reporter.close()
+
+
+def _run(
+    loaded: LoadedStudy,
+    n_parallel: int,
+    out: Path,
+    storage_url: str | None,
+    device_name: str | None,
+    cache_dir: Path,
+    reporter: Reporter,
+) -> RunFolder:
     started = time.perf_counter()
     study, seconds = loaded.study, WallSeconds()
     if n_parallel < 1:
         raise UsageError(f"--n-parallel must be at least 1, not {n_parallel}")
     device = _device(device_name)
+    study.check_baseline()
     data = load_data(study.data, seed=study.seed, cache_dir=cache_dir)
     backbone = load_backbone(
         study.backbone,
@@ -114,13 +130,22 @@ def run_study(
 
     splits = _features(backbone, data, cache_dir, device, reporter, seconds)
 
-    def save(log: TrialLog) -> None:
-        folder.write_table(folder.trials_path, log.trials_table())
-        folder.write_table(folder.curves_path, log.curves_table())
+    def save(search: Search) -> None:
+        folder.write_table(folder.trials_path, search.log.trials_table())
+        folder.write_table(folder.curves_path, search.log.curves_table())
+        if search.winner is not None:
+            metadata = spec.metadata(search.winner.config.rank)
+            folder.write_weights(folder.winner_path, search.winner.state, metadata)
 
     search = Search(optuna_study, study, spec, splits.train, splits.val, device=device, reporter=reporter, save=save)
     search_started = time.perf_counter()
-    search.run(n_parallel)
+    try:
+        search.run(n_parallel)
+    except optuna.exceptions.OptunaError as error:
+        where = storage_url or folder.journal_path
+        raise SweepError(
+            f"the Optuna storage {where} failed: {error}. The tables so far are in {folder.path}"
+        ) from error
     seconds.search, seconds.training = time.perf_counter() - search_started, search.training_seconds
     if search.winner is None:
         raise SweepError(
@@ -155,6 +180,8 @@ def _device(name: str | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise UsageError(f"--device {name} cannot be used here: sweep runs on cpu and cuda")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
@@ -237,10 +264,8 @@ def _features(
 def _test_winner(
     winner: Winner, spec: SideNetworkSpec, test_data: StageData, folder: RunFolder, device: torch.device
 ) -> dict[str, float]:
-    """Save the winner, read it back as a plain LAST, and evaluate that on test."""
-    rank = winner.config.rank
-    folder.write_weights(folder.winner_path, winner.state, spec.metadata(rank))
-    module = spec.plain(rank)
+    """Read the winner back as a plain LAST, and evaluate that on test."""
+    module = spec.plain(winner.config.rank)
     module.load_state_dict(read_weights(folder.winner_path))
     metrics = evaluate(Stack([module.to(device)]), test_data)
     return {name: values[0].item() for name, values in metrics.items()}

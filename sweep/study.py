@@ -4,6 +4,7 @@ import difflib
 import importlib.util
 import pkgutil
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -82,6 +83,32 @@ class Study:
     def override(self, **values: Any) -> "Study":
         """The study with other declarations; values of None leave the study's own."""
         return replace(self, **{name: value for name, value in values.items() if value is not None})
+
+    def check_baseline(self) -> None:
+        """Ask `suggest` for trial 0 before anything costs time.
+
+        Raises:
+            UsageError: The baseline lacks a parameter that `suggest` asks for, names one that it does not, or has
+                a value outside its range; or `suggest` itself fails.
+        """
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        rehearsal = optuna.create_study()
+        rehearsal.enqueue_trial(dict(self.baseline))
+        trial = rehearsal.ask()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Optuna warns of a value out of range; below it is an error
+            self.lane_config(trial)
+        if missing := sorted(set(trial.params) - set(self.baseline)):
+            raise UsageError(f"the study's baseline lacks {', '.join(missing)}, which its suggest asks for")
+        for name, value in self.baseline.items():
+            if name not in trial.params:
+                asked = ", ".join(trial.params) or "nothing"
+                raise UsageError(f"the study's baseline names {name!r}; its suggest asks for {asked}")
+            distribution = trial.distributions[name]
+            if trial.params[name] != value or not distribution._contains(distribution.to_internal_repr(value)):
+                raise UsageError(f"the study's baseline has {name} = {value!r}, outside {distribution} in its suggest")
 
     def lane_config(self, trial: "optuna.Trial") -> LaneConfig:
         """Ask `suggest` for one configuration.

@@ -69,7 +69,7 @@ class TrialLog:
                 "epochs": record.epochs,
                 "trainable_parameters": record.trainable_parameters,
                 "seconds": record.seconds,
-                "stack": record.stack,
+                "stack_number": record.stack,
                 "seed": record.seed,
                 "failure": record.failure,
             }
@@ -77,6 +77,9 @@ class TrialLog:
         ]
         table = pd.DataFrame(rows)
         parameters = parameter_columns(table)
+        for name in parameters:
+            if table[name].dropna().map(type).nunique() > 1:  # a categorical such as [1, "auto"]
+                table[name] = table[name].map(str, na_action="ignore")
         others = [name for name in table if name not in parameters]
         return rank_trials(table[[*others[:2], *parameters, *others[2:]]])
 

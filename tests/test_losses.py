@@ -185,10 +185,13 @@ def test_a_diverged_lane_spoils_no_other() -> None:
         assert torch.equal(wild_grad[lane], grad[lane])
 
 
+N_LANES = 80  # a kind of 20 lanes is longer than a vector register, one of two is shorter
+
+
 @pytest.mark.parametrize(("batch", "classes"), [(1, 2), (7, 3), (32, 10), (13, 47), (32, 100)])
 def test_bits_do_not_depend_on_the_place_in_the_stack(batch: int, classes: int) -> None:
     """Every trial of a wide stack has the same bits in narrower, shuffled and regrouped ones."""
-    configs = list(islice(cycle(MIXED), 19))
+    configs = list(islice(cycle(MIXED), N_LANES))
     labels, counts = some_labels(batch, classes), torch.ones(classes)
     logits = some_logits(len(configs), batch, classes, torch.float32)
 
@@ -198,10 +201,33 @@ def test_bits_do_not_depend_on_the_place_in_the_stack(batch: int, classes: int) 
         (grad,) = torch.autograd.grad(losses.sum(), own)
         return losses.detach(), grad
 
-    reference, reference_grad = run(list(range(19)))
-    stacks = [[a, b] for a in range(8) for b in (8, 17)] + [[3, 1, 18], [9, 17, 1, 4, 12], list(reversed(range(19)))]
-    stacks += [[i for i in range(19) if configs[i].loss == kind] for kind in LOSSES]
+    reference, reference_grad = run(list(range(N_LANES)))
+    stacks = [[a, b] for a in range(8) for b in (8, 17)] + [
+        [3, 1, 18],
+        [9, 17, 1, 4, 12],
+        list(reversed(range(N_LANES))),
+    ]
+    stacks += [[i for i in range(N_LANES) if configs[i].loss == kind] for kind in LOSSES]
     for lanes in stacks:
         losses, grad = run(lanes)
         assert torch.equal(losses, reference[lanes]), lanes
         assert torch.equal(grad, reference_grad[lanes]), lanes
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_bits_of_one_image_do_not_depend_on_the_place_in_a_wide_stack(kind: str) -> None:
+    """In a last batch of one image the lanes are what a kernel runs over: `pow` would differ in 1 lane of 60."""
+    n_lanes, classes = 400, 3
+    config = LaneConfig(lr=1, loss=kind, focal_gamma=1.5, logit_adjustment=0.7)
+    logits, label, counts = some_logits(n_lanes, 1, classes, torch.float32), torch.tensor([1]), torch.ones(classes)
+
+    def run(logits: Tensor) -> tuple[Tensor, Tensor]:
+        own = logits.detach().clone().requires_grad_()
+        losses = LaneLosses([config] * len(own), counts, torch.float32)(own, label)
+        (grad,) = torch.autograd.grad(losses.sum(), own)
+        return losses.detach(), grad
+
+    losses, grad = run(logits)
+    pairs = [run(pair) for pair in logits.split(2)]
+    assert torch.equal(torch.cat([of_pair for of_pair, _ in pairs]), losses)
+    assert torch.equal(torch.cat([of_pair for _, of_pair in pairs]), grad)

@@ -113,3 +113,21 @@ def test_the_lowest_bin_takes_many_classes() -> None:
     logits = torch.zeros(1, 8, 100)
     labels = torch.full((8,), 50)
     assert classification_metrics(logits, labels)["ece"].item() == pytest.approx(0.01, rel=1e-9)
+
+
+def test_bins_at_both_ends_are_kept_apart() -> None:
+    """Gaps of opposite sign cancel within a bin, never between bins; the right edge belongs to its bin."""
+    n_classes = 100
+
+    def of_confidence(confidence: float) -> Tensor:
+        p = torch.full((n_classes,), (1 - confidence) / (n_classes - 1), dtype=torch.float64)
+        p[0] = confidence
+        return p.log()
+
+    # Wrong at 2 %, right at 10 %: the first two bins. Wrong at 100 %, right at 97 %: the last bin alone.
+    low = torch.stack([of_confidence(0.02), of_confidence(0.10)])
+    certain = torch.full((n_classes,), -1000.0, dtype=torch.float64)
+    certain[0] = 1000
+    high = torch.stack([certain, of_confidence(0.97)])
+    ece = classification_metrics(torch.stack([low, high]), torch.tensor([1, 0]))["ece"]
+    assert ece.tolist() == pytest.approx([(0.02 + 0.90) / 2, (1 - 0.03) / 2], rel=1e-9)

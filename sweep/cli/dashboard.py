@@ -15,8 +15,7 @@ def dashboard(
     port: Annotated[int, typer.Option(help="Port on localhost.", min=1, max=65535)] = 8080,
 ) -> None:
     """Open a run in optuna-dashboard, on localhost until Ctrl-C."""
-    from sweep.results import load_results
-    from sweep.run_folder import RunFolder
+    from sweep.run_folder import RunFolder, read_json
     from sweep.storage import open_storage
 
     folder = RunFolder.open(run)
@@ -24,7 +23,7 @@ def dashboard(
         raise SweepError('optuna-dashboard is not installed; python -m pip install -e ".[dashboard]"')
     from optuna_dashboard import run_server
 
-    storage = open_storage(load_results(run).config["storage"], folder)
+    storage = open_storage(read_json(folder.config_path)["storage"], folder)
     stderr.print(f"http://localhost:{port}/  (Ctrl-C ends it)", highlight=False)
     try:
         run_server(storage, host="localhost", port=port)

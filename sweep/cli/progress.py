@@ -64,6 +64,9 @@ class TerminalReporter(Reporter):
             self._progress.remove_task(self._stack)
             self._stack = None
 
+    def close(self) -> None:
+        self._progress.stop()
+
 
 class LineReporter(Reporter):
     """A line when a part is done, and some ten lines a stack."""
@@ -90,6 +93,8 @@ class LineReporter(Reporter):
             self.message(f"epoch {epoch}/{self._n_epochs}: {_note(best_val_top1, n_failed)}")
 
     def stack_ended(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def _note(best_val_top1: float, n_failed: int) -> str:

@@ -35,7 +35,7 @@ def results(
     if format is Format.CSV:
         typer.echo(loaded.trials.to_csv(index=False), nl=False)
     elif format is Format.JSON:
-        trials = json.loads(loaded.trials.to_json(orient="records"))
+        trials = json.loads(loaded.trials.to_json(orient="records", double_precision=15))
         typer.echo(json.dumps({"summary": loaded.summary, "trials": trials}, indent=2))
     else:
         show_trials(stdout, loaded.trials, limit=len(loaded.trials))

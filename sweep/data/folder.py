@@ -33,6 +33,12 @@ def image_folder(root: Path, *, seed: int) -> DataSet:
     subfolders = {path.name for path in _subfolders(root)}
     if "train" in subfolders and subfolders <= set(SPLIT_NAMES):
         return _given_splits(root, seed, subfolders)
+    if {"train", "test"} <= subfolders:
+        odd = ", ".join(sorted(subfolders - set(SPLIT_NAMES)))
+        raise UsageError(
+            f"{root} looks like splits, but beside {', '.join(sorted(subfolders & set(SPLIT_NAMES)))} it has {odd}: "
+            f"name the splits train, val and test, and move other folders away"
+        )
     files, labels, class_names = _scan(root)
     _require_class_size(root, labels, class_names, smallest=3, splits="train, val and test")
     parts = stratified_split(labels, (VAL_SHARE, TEST_SHARE), seed)

@@ -1,6 +1,7 @@
 """VTAB-1K task folders: list files of `path LABEL` lines beside an `images` folder."""
 
 import os
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -59,8 +60,12 @@ def vtab_task(folder: Path) -> DataSet:
     n_classes = known or 1 + max(label for _, labels in lists.values() for label in labels)
     if n_classes < 2:
         raise UsageError(f"every label in {folder} is 0: a task needs at least 2 classes")
-    if shared := set(lists["train"][0] + lists["val"][0]) & set(lists["test"][0]):
-        raise UsageError(f"{LIST_FILES['test']} in {folder} lists {min(shared)}, which is also fitted or chosen by")
+    for first, second in combinations(LIST_FILES, 2):
+        if shared := set(lists[first][0]) & set(lists[second][0]):
+            raise UsageError(
+                f"{LIST_FILES[first]} and {LIST_FILES[second]} in {folder} both list {min(shared)}; "
+                f"splits must not share images"
+            )
     splits: dict[str, Split] = {}
     for name, (files, labels) in lists.items():
         splits[name] = file_split(name, folder, files, np.array(labels, dtype=np.int64))

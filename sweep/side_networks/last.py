@@ -71,7 +71,7 @@ def _linear(inputs: int, outputs: int, padded_shape: tuple[int, int]) -> nn.Line
 class LAST(nn.Module):
     """The side-network: `m` blocks of `T` low-rank attention modules beside a frozen backbone.
 
-    With `z_0 … z_m` the stages (design section 2, the paper's section 3):
+    With `z_0 … z_m` the stages:
 
         u_0 = z_0,   u_i = F_i(u_{i-1} + z_i),   F_i = LSA_T ∘ … ∘ LSA_1
         representation = u_m − Σ_{i<m} z_i,      logits = head(LN(pool(representation)))
@@ -89,8 +89,8 @@ class LAST(nn.Module):
         padded_rank: The stack's rank, see `LowRankAttention`; the module's own if not given.
 
     Raises:
-        ValueError: `rank` below 1 or above `padded_rank`, fewer than two stages, or `pool="class"` without a
-            prefix token.
+        ValueError: `rank` below 1 or above `padded_rank`, no module in a block, fewer than two stages, or
+            `pool="class"` without a prefix token.
     """
 
     def __init__(
@@ -109,9 +109,10 @@ class LAST(nn.Module):
         padded_rank = rank if padded_rank is None else padded_rank
         if not 1 <= rank <= padded_rank:
             raise ValueError(f"rank {rank} does not lie between 1 and the stack's rank {padded_rank}")
+        if modules_per_block < 1:
+            raise ValueError(f"a block needs at least one module; got {modules_per_block}")
         if n_stages < 2:
             raise ValueError(f"LAST needs at least two stages, z_0 and z_1; got {n_stages}")
-        self.rank = rank
         # The head is drawn first, so lanes of one seed start from one head whatever their rank.
         self.head = Head(width, n_classes, pool=pool, n_prefix_tokens=n_prefix_tokens)
         self.blocks = nn.ModuleList(

@@ -1,6 +1,6 @@
 """LAST in rank space: the same parameters and function as `last.py`, without a residual stream per lane.
 
-The stream that enters module `k` is a frozen part, equal for all lanes, plus a low-rank part (design section 3):
+The stream that enters module `k` is a frozen part, equal for all lanes, plus a low-rank part:
 
     x_k = S_k + Σ_{j<k} A_j U_j        S_k = Σ_{i ≤ stage(k)} z_i,  A_j the attention output of module j,  U_j its W_up
 
@@ -30,7 +30,7 @@ from sweep.side_networks.last import LAST, LowRankAttention
 class RankSpaceLAST(LAST):
     """`LAST`, computed in rank space. Same constructor, same `state_dict`, same logits up to rounding.
 
-    Work grows with `K² r` where the direct form's grows with `K D`; see the planner for which form pays.
+    Work grows with `K² r` where the direct form's grows with `K D`, so ranks in the hundreds favour the direct form.
     """
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:

@@ -34,7 +34,7 @@ class SideNetworkSpec:
     def lane(self, rank: int, seed: int) -> RankSpaceLAST:
         """A freshly initialised LAST for a lane, padded to `max_rank`; global random state stays as it is."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             return RankSpaceLAST(
                 self.width,
                 self.n_stages,
@@ -61,7 +61,7 @@ class SideNetworkSpec:
     def pooled_probe(self, stage: int, seed: int) -> LinearProbe:
         """A freshly initialised linear probe on one stage whose tokens are already pooled to one."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             return LinearProbe(self.width, self.n_classes, stage=stage)
 
     def metadata(self, rank: int) -> dict[str, str]:

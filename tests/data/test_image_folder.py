@@ -164,3 +164,13 @@ def test_decompression_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(SweepError, match=r"huge\.png.*exceeds limit"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("odd", ["valid", "labels"])
+def test_misnamed_split_is_no_class(tmp_path: Path, odd: str) -> None:
+    for split in ("train", "test", odd):
+        for name in ("cats", "dogs"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("RGB", (4, 4)).save(tmp_path / split / name / "0.png")
+    with pytest.raises(UsageError, match=rf"beside test, train it has {odd}: name the splits"):
+        load_data(str(tmp_path), seed=0, cache_dir=tmp_path)

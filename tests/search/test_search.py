@@ -38,7 +38,7 @@ def test_every_trial_is_trained_told_and_ranked(small_study: Study, search: Sear
     assert list(trials["val_top1"]) == sorted(trials["val_top1"], reverse=True)
     assert [lanes for lanes, _, _ in reporter.stacks] == [3, 2]
     assert reporter.n_steps == sum(steps for _, _, steps in reporter.stacks)
-    assert trials.set_index("trial")["stack"].to_dict() == {0: 0, 1: 0, 2: 0, 3: 1, 4: 1}
+    assert trials.set_index("trial")["stack_number"].to_dict() == {0: 0, 1: 0, 2: 0, 3: 1, 4: 1}
     assert trials["seed"].nunique() == 5
 
     told = optuna_study(tmp_path / "run").get_trials()
@@ -102,7 +102,7 @@ def test_stack_width_changes_no_result(small_study: Study, search: Search, tmp_p
     """Proposals that do not depend on results (the sampler's random start) train to the same bits at any width."""
     wide = search(small_study, n_parallel=5, out=tmp_path / "wide").trials.set_index("trial").sort_index()
     narrow = search(small_study, n_parallel=3, out=tmp_path / "narrow").trials.set_index("trial").sort_index()
-    columns = [name for name in wide if name not in ("seconds", "stack")]
+    columns = [name for name in wide if name not in ("seconds", "stack_number")]
     pd.testing.assert_frame_equal(wide[columns], narrow[columns], check_exact=True)
 
 
@@ -180,11 +180,18 @@ def test_interrupt_keeps_the_table_so_far(small_study: Study, search: Search, tm
     assert [t.state for t in optuna_study(tmp_path / "run").get_trials()] == [TrialState.FAIL] * 3
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    ],
+)
 def test_out_of_memory_is_one_clear_error(
-    small_study: Study, search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    small_study: Study, search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
 ) -> None:
     def explode(*args: object, **kwargs: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(sweep.driver, "train", explode)
     with pytest.raises(SweepError, match=r"3 lanes of batch size 16 .* lower --n-parallel"):
@@ -217,11 +224,43 @@ def test_unusable_requests_name_value_and_remedy(small_study: Study, search: Sea
         search(small_study, storage_url="nonsense://", out=tmp_path / "a")
     with pytest.raises(UsageError, match=r"--device abacus cannot be used here"):
         search(small_study, device_name="abacus", out=tmp_path / "b")
-    with pytest.raises(UsageError, match="baseline names 'colour'"):
-        search(replace(small_study, baseline={"colour": 1}), out=tmp_path / "c")
+    for wrong, message in (
+        ({**BASELINE, "colour": 1}, "baseline names 'colour'"),
+        ({"lr": 1e-2, "rank": 2}, "baseline lacks loss"),
+        ({**BASELINE, "lr": 5.0}, r"baseline has lr = 5\.0, outside FloatDistribution"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            search(replace(small_study, baseline=wrong), out=tmp_path / "c")
+        assert not (tmp_path / "c").exists(), "refused before anything was made"
     with pytest.raises(UsageError, match="rank 4, above its max_rank 2"):
         search(replace(small_study, max_rank=2, trials=9), out=tmp_path / "d", n_parallel=9)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     with pytest.raises(UsageError, match="is not empty"):
         search(small_study, out=tmp_path / "full")
+
+
+def test_parameters_of_several_types_reach_the_table(small_study: Study, search: Search) -> None:
+    def mixed(trial: optuna.Trial) -> LaneConfig:
+        trial.suggest_categorical("size", [1, "auto"])
+        return LaneConfig(lr=1e-2, rank=2)
+
+    trials = search(replace(small_study, suggest=mixed, baseline={"size": "auto"})).trials
+    assert set(trials["params_size"]) <= {"1", "auto"}
+    assert trials.set_index("trial").loc[0, "params_size"] == "auto"
+
+
+def test_interrupted_later_stack_keeps_the_winner_so_far(small_study: Study, search: Search, tmp_path: Path) -> None:
+    reporter = RecordingReporter()
+
+    def interrupt(epoch: int) -> None:
+        if len(reporter.stacks) == 2:
+            raise KeyboardInterrupt
+
+    reporter.on_epoch = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        search(small_study, reporter=reporter)
+    trials = sweep.load_results(tmp_path / "run").trials
+    assert list(trials["state"]) == ["COMPLETE"] * 3 + ["FAIL"] * 2
+    weights = load_file(tmp_path / "run" / "winner.safetensors")
+    assert sum(w.numel() for w in weights.values()) == trials.loc[0, "trainable_parameters"]
