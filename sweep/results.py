@@ -19,7 +19,8 @@ class Results:
     Attributes:
         trials: One row a trial, best first: `trial`, `state`, one `params_…` column a parameter, the metrics on val at
             the last epoch (`val_top1`, `val_mean_class_accuracy`, `val_nll`, `val_ece`), `train_loss`, `epochs`,
-            `trainable_parameters`, `seconds` (the trial's share of its stack's wall time), `stack_number`, `seed`, `failure`.
+            `trainable_parameters`, `seconds` (the trial's share of its stack's wall time), `stack_number`, `seed`,
+            `failure`.
         curves: One row a `trial`, `epoch` and `metric`, with its `value`.
         summary: The winner on test, the tuned linear probe, and where the time went; empty if the run did not end.
         config: What was run: the study's declarations, options, versions.

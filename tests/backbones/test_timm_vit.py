@@ -127,8 +127,9 @@ def test_image_size_must_be_whole_patches(tmp_path: Path, image_size: int, remed
         ("vit_tiny_patch16_225", "vit_tiny_patch16_224"),
         ("untrained:vit_tiny_patch16_225", "untrained:vit_tiny_patch16_224"),
         ("untrained:", "unknown backbone 'untrained:'"),
-        ("resnet18", "ResNet, not a Vision Transformer"),
-        ("untrained:swin_tiny_patch4_window7_224", "SwinTransformer, not a Vision Transformer"),
+        ("resnet18", "ResNet, not a plain Vision Transformer"),
+        ("vit_tiny_r_s16_p8_224", "VisionTransformer, not a plain Vision Transformer"),
+        ("untrained:swin_tiny_patch4_window7_224", "SwinTransformer, not a plain Vision Transformer"),
         ("vit_tiny_patch16_224.augreg_in21", r"did you mean vit_tiny_patch16_224\.augreg_in21k"),
     ],
 )

@@ -60,7 +60,7 @@ def test_known_tasks_bring_their_class_count(tmp_path: Path) -> None:
         ("../other/000000.jpg 1\n", r"train800\.txt:5: .*leads out of the task's folder"),
         ("images/../../x.jpg 1\n", r"train800\.txt:5: .*leads out of the task's folder"),
         ("/etc/000000.jpg 1\n", r"train800\.txt:5: .*leads out of the task's folder"),
-        ("\n\nimages/test/000000.jpg 1\n", r"test\.txt .* lists .*test/000000\.jpg"),
+        ("\n\nimages/test/000000.jpg 1\n", r"train800\.txt and test\.txt .* both list .*test/000000\.jpg"),
     ],
 )
 def test_wrong_lines(tmp_path: Path, line: str, message: str) -> None:
