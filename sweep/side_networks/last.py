@@ -113,6 +113,7 @@ class LAST(nn.Module):
             raise ValueError(f"a block needs at least one module; got {modules_per_block}")
         if n_stages < 2:
             raise ValueError(f"LAST needs at least two stages, z_0 and z_1; got {n_stages}")
+        self.rank = rank
         # The head is drawn first, so lanes of one seed start from one head whatever their rank.
         self.head = Head(width, n_classes, pool=pool, n_prefix_tokens=n_prefix_tokens)
         self.blocks = nn.ModuleList(
