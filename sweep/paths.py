@@ -1,6 +1,7 @@
 """Where sweep keeps what it downloads and computes."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from sweep.errors import SweepError
@@ -34,3 +35,23 @@ def ensure_folder(folder: Path) -> Path:
     if not writable:
         raise SweepError(f"cannot write to the cache folder {folder}. Set SWEEP_CACHE_DIR to a folder of yours")
     return folder
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Write beside, then rename: a reader finds the old file or the new one, also after a power cut.
+
+    Args:
+        path: the file to make or replace.
+        write: writes the content to the path it is given.
+
+    Raises:
+        OSError: the disk refused; nothing is left behind.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        write(partial)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -19,10 +19,10 @@ class Reporter(Protocol):
         """The stack made an optimizer step."""
 
     def epoch(self, epoch: int, best_val_top1: float, n_failed: int) -> None:
-        """Every lane has been measured after `epoch`, counted from 1; `best_val_top1` is the run's best so far."""
+        """Every lane has been measured after `epoch`, counted from 1.
+
+        `best_val_top1` is the best of all trials as last measured.
+        """
 
     def stack_ended(self) -> None:
         """The stack is done, or was interrupted."""
-
-    def close(self) -> None:
-        """The run is over, however it ended; nothing more is shown."""

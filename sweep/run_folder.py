@@ -1,7 +1,6 @@
 """The files of a run, written whole or not at all."""
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sweep.errors import SweepError, UsageError
+from sweep.paths import write_atomically
 
 
 class RunFolder:
@@ -19,40 +19,32 @@ class RunFolder:
 
     Attributes:
         path: The folder.
+        config_path: The resolved configuration and the versions it ran with.
+        summary_path: The winner, the reference, and where the time went.
+        trials_path: One row a trial.
+        curves_path: One row a trial, epoch and metric.
+        winner_path: The winner's weights, as a plain LAST of its own rank.
+        journal_path: Optuna's storage, unless another was given.
     """
 
     def __init__(self, path: Path):
         self.path = path
+        self.config_path = path / "config.json"
+        self.summary_path = path / "summary.json"
+        self.trials_path = path / "trials.parquet"
+        self.curves_path = path / "curves.parquet"
+        self.winner_path = path / "winner.safetensors"
+        self.journal_path = path / "optuna.journal"
 
-    @property
-    def config_path(self) -> Path:
-        """The resolved configuration and the versions it ran with."""
-        return self.path / "config.json"
+    @staticmethod
+    def check_free(path: Path) -> None:
+        """Refuse a folder that something is already in.
 
-    @property
-    def summary_path(self) -> Path:
-        """The winner, the reference, and where the time went."""
-        return self.path / "summary.json"
-
-    @property
-    def trials_path(self) -> Path:
-        """One row a trial."""
-        return self.path / "trials.parquet"
-
-    @property
-    def curves_path(self) -> Path:
-        """One row a trial, epoch and metric."""
-        return self.path / "curves.parquet"
-
-    @property
-    def winner_path(self) -> Path:
-        """The winner's weights, as a plain LAST of its own rank."""
-        return self.path / "winner.safetensors"
-
-    @property
-    def journal_path(self) -> Path:
-        """Optuna's storage, unless another was given."""
-        return self.path / "optuna.journal"
+        Raises:
+            UsageError: Something is already there.
+        """
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise UsageError(f"the run folder {path} is not empty; choose another with --out, or remove it")
 
     @classmethod
     def create(cls, path: Path) -> "RunFolder":
@@ -62,15 +54,13 @@ class RunFolder:
             UsageError: Something is already there.
             SweepError: The folder cannot be made.
         """
+        cls.check_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            occupied = any(path.iterdir())
         except OSError as error:
             raise SweepError(
                 f"cannot make the run folder {path}: {error.strerror}; choose another with --out"
             ) from error
-        if occupied:
-            raise UsageError(f"the run folder {path} is not empty; choose another with --out, or remove it")
         return cls(path)
 
     @classmethod
@@ -100,15 +90,9 @@ class RunFolder:
 
     @staticmethod
     def _write(path: Path, write: Callable[[Path], object]) -> None:
-        """Write beside, then rename: a reader finds the old file or the new one."""
-        partial = path.with_name(f"{path.name}.partial")
         try:
-            write(partial)
-            with partial.open("rb+") as file:
-                os.fsync(file.fileno())
-            partial.replace(path)
+            write_atomically(path, write)
         except (OSError, ValueError) as error:
-            partial.unlink(missing_ok=True)
             reason = getattr(error, "strerror", None) or error
             raise SweepError(f"cannot write {path}: {reason}; free some space or choose another --out") from error
 

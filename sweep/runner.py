@@ -90,25 +90,11 @@ def run_study(
         SweepError: Something failed on the way; what was finished is in the run folder.
         KeyboardInterrupt: The user stopped the run; the tables so far are in the run folder.
     """
-    try:
-        return _run(loaded, n_parallel, out, storage_url, device_name, cache_dir, reporter)
-    finally:
-        reporter.close()
-
-
-def _run(
-    loaded: LoadedStudy,
-    n_parallel: int,
-    out: Path,
-    storage_url: str | None,
-    device_name: str | None,
-    cache_dir: Path,
-    reporter: Reporter,
-) -> RunFolder:
     started = time.perf_counter()
     study, seconds = loaded.study, WallSeconds()
     if n_parallel < 1:
         raise UsageError(f"--n-parallel must be at least 1, not {n_parallel}")
+    RunFolder.check_free(out)
     device = _device(device_name)
     study.check_baseline()
     data = load_data(study.data, seed=study.seed, cache_dir=cache_dir)

@@ -9,13 +9,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from sweep.errors import UsageError
 from sweep.lanes import LaneConfig
 
 if TYPE_CHECKING:
     import optuna
+
+    from sweep.side_networks.head import Pool
 
 POSITIVE = ("max_rank", "group_size", "modules_per_block", "trials", "epochs", "batch_size")
 
@@ -51,7 +53,7 @@ class Study:
     image_size: int | None = None
     group_size: int = 1
     modules_per_block: int = 1
-    pool: Literal["mean", "class"] = "mean"
+    pool: "Pool" = "mean"
     trials: int = 32
     epochs: int = 12
     batch_size: int = 32

@@ -65,6 +65,7 @@ class TerminalReporter(Reporter):
             self._stack = None
 
     def close(self) -> None:
+        """Leave the terminal as it was, however the run ended."""
         self._progress.stop()
 
 
@@ -94,7 +95,8 @@ class LineReporter(Reporter):
 
     def stack_ended(self) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Nothing is left open."""
 
 
 def _note(best_val_top1: float, n_failed: int) -> str:

@@ -1,5 +1,6 @@
 """`sweep run`: a study from names to answer."""
 
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -73,15 +74,16 @@ def run(
     )
     out = out or Path("runs") / f"{loaded.name}-{datetime.now():%Y%m%d-%H%M%S}"
     try:
-        run_study(
-            LoadedStudy(loaded.name, loaded.path, overridden),
-            n_parallel=n_parallel,
-            out=out,
-            storage_url=storage,
-            device_name=device,
-            cache_dir=default_cache_dir(),
-            reporter=reporter_for(stderr),
-        )
+        with closing(reporter_for(stderr)) as reporter:
+            run_study(
+                LoadedStudy(loaded.name, loaded.path, overridden),
+                n_parallel=n_parallel,
+                out=out,
+                storage_url=storage,
+                device_name=device,
+                cache_dir=default_cache_dir(),
+                reporter=reporter,
+            )
     except KeyboardInterrupt:
         if RunFolder(out).trials_path.is_file():
             show_trials(stdout, load_results(out).trials)

@@ -4,6 +4,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+Pool = Literal["mean", "class"]
+
 
 class Head(nn.Module):
     """`Linear(LN(pooled))`, with the pooling beside it so that callers can pool first where it is linear.
@@ -18,7 +20,7 @@ class Head(nn.Module):
         ValueError: `pool="class"` without a prefix token, or an unknown pooling.
     """
 
-    def __init__(self, width: int, n_classes: int, *, pool: Literal["mean", "class"], n_prefix_tokens: int):
+    def __init__(self, width: int, n_classes: int, *, pool: Pool, n_prefix_tokens: int):
         super().__init__()
         if pool not in ("mean", "class"):
             raise ValueError(f"pool is 'mean' or 'class', not {pool!r}")

@@ -5,15 +5,12 @@ parameters without a residual stream per lane; that is how the engine runs it.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from sweep.side_networks.attention import attention
-from sweep.side_networks.head import Head
-
-Pool = Literal["mean", "class"]
+from sweep.side_networks.head import Head, Pool
 
 
 class LowRankAttention(nn.Module):

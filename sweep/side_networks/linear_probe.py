@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from sweep.side_networks.head import Head
-from sweep.side_networks.last import Pool
+from sweep.side_networks.head import Head, Pool
 
 
 class LinearProbe(nn.Module):

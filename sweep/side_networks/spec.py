@@ -1,12 +1,16 @@
 """What all side-networks of a study share, and how a lane's own is drawn from it."""
 
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 import torch
 
-from sweep.side_networks.last import LAST, Pool
+from sweep.side_networks.head import Pool
+from sweep.side_networks.last import LAST
 from sweep.side_networks.linear_probe import LinearProbe
 from sweep.side_networks.rank_space import RankSpaceLAST
+
+Form = TypeVar("Form", bound=LAST)
 
 
 @dataclass(frozen=True)
@@ -35,20 +39,14 @@ class SideNetworkSpec:
         """A freshly initialised LAST for a lane, padded to `max_rank`; global random state stays as it is."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            return RankSpaceLAST(
-                self.width,
-                self.n_stages,
-                self.n_classes,
-                rank,
-                modules_per_block=self.modules_per_block,
-                pool=self.pool,
-                n_prefix_tokens=self.n_prefix_tokens,
-                padded_rank=self.max_rank,
-            )
+            return self._last(RankSpaceLAST, rank, self.max_rank)
 
     def plain(self, rank: int) -> LAST:
         """An unpadded LAST in its direct form, to load a trained lane's weights into."""
-        return LAST(
+        return self._last(LAST, rank, rank)
+
+    def _last(self, form: type[Form], rank: int, padded_rank: int) -> Form:
+        return form(
             self.width,
             self.n_stages,
             self.n_classes,
@@ -56,6 +54,7 @@ class SideNetworkSpec:
             modules_per_block=self.modules_per_block,
             pool=self.pool,
             n_prefix_tokens=self.n_prefix_tokens,
+            padded_rank=padded_rank,
         )
 
     def pooled_probe(self, stage: int, seed: int) -> LinearProbe:

@@ -40,8 +40,6 @@ class RecordingReporter(Reporter):
 
     def stack_ended(self) -> None: ...
 
-    def close(self) -> None: ...
-
 
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from sweep.engine import Stack
 from sweep.side_networks import LAST, LinearProbe, RankSpaceLAST, trim_rank
-from sweep.side_networks.last import LowRankAttention, Pool
+from sweep.side_networks.head import Pool
+from sweep.side_networks.last import LowRankAttention
 
 WIDTH, N_CLASSES, BATCH, TOKENS = 16, 5, 6, 9
 HEADS: list[tuple[Pool, int]] = [("mean", 0), ("mean", 1), ("mean", 5), ("class", 1), ("class", 5)]
