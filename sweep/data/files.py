@@ -63,8 +63,8 @@ def _check_header(path: Path) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path):
-                pass
+            with Image.open(path) as image:
+                mode = image.mode
     except (
         OSError,
         ValueError,
@@ -73,6 +73,8 @@ def _check_header(path: Path) -> None:
         Image.DecompressionBombWarning,
     ) as error:
         raise _unreadable(path, error) from error
+    if mode in ("I", "F"):  # the range of their values is anybody's guess
+        raise SweepError(f"{path} has 32-bit values ({mode}), not an image's 8 or 16: convert it, or remove it")
 
 
 def _read(path: Path) -> bytes:

@@ -174,3 +174,14 @@ def test_misnamed_split_is_no_class(tmp_path: Path, odd: str) -> None:
             Image.new("RGB", (4, 4)).save(tmp_path / split / name / "0.png")
     with pytest.raises(UsageError, match=rf"beside test, train it has {odd}: name the splits"):
         load_data(str(tmp_path), seed=0, cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_values_of_unknown_range_are_refused(tmp_path: Path, mode: str) -> None:
+    for name in ("cats", "dogs"):
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            Image.new("L", (4, 4)).save(tmp_path / name / f"{i}.png")
+    Image.new(mode, (4, 4)).save(tmp_path / "dogs" / "4.tif")
+    with pytest.raises(SweepError, match=rf"dogs/4\.tif has 32-bit values \({mode}\)"):
+        load_data(str(tmp_path), seed=0, cache_dir=tmp_path)
