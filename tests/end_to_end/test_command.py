@@ -91,16 +91,27 @@ def test_results_in_three_formats(run: tuple[Path, str, str], environment: dict[
 
 
 @contextlib.contextmanager
+def started(environment: dict[str, str], *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A command as a terminal starts it: Ctrl-C reaches it also where the tests themselves run in the background."""
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(
+        command(*arguments), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    signal.signal(signal.SIGINT, inherited)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextlib.contextmanager
 def dashboard(environment: dict[str, str], run: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    server = subprocess.Popen(
-        command("dashboard", str(run), "--port", str(port)), env=environment, stderr=subprocess.PIPE
-    )
-    try:
+    with started(environment, "dashboard", str(run), "--port", str(port)) as server:
         yield f"http://localhost:{port}"
-    finally:
         server.send_signal(signal.SIGINT)
         server.communicate(timeout=30)
 
@@ -131,15 +142,12 @@ def test_ctrl_c_ends_with_the_table_so_far(
     run: tuple[Path, str, str], environment: dict[str, str], tmp_path: Path
 ) -> None:
     out = tmp_path / "interrupted"
-    arguments = command("run", "--study", "lr_rank", *SMALL, "--epochs", "50", "--out", str(out))
-    process = subprocess.Popen(
-        arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
-    )
-    assert process.stderr is not None
-    lines = iter(process.stderr.readline, "")
-    assert any(line.startswith("epoch 5/50") for line in lines)
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
+    with started(environment, "run", "--study", "lr_rank", *SMALL, "--epochs", "50", "--out", str(out)) as process:
+        assert process.stderr is not None
+        lines = iter(process.stderr.readline, "")
+        assert any(line.startswith("epoch 5/50") for line in lines)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted after epoch" in stdout
     assert str(out) in stderr
