@@ -52,11 +52,11 @@ class _Attention(torch.autograd.Function):
             x.unsqueeze(0).expand(lanes, *x.shape) if dim is None else x.movedim(dim, 0)
             for x, dim in zip(tensors, in_dims, strict=True)
         ]
-        out = _folded(*(x.flatten(0, 1) for x in stacked))
+        out = attention_of_matrices(*(x.flatten(0, 1) for x in stacked))
         return out.unflatten(0, (lanes, -1)), 0
 
 
-def _folded(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attention_of_matrices(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention over a batch with lanes folded in: the fused kernel on a GPU, ours on a CPU."""
     if q.is_cuda:
         heads = F.scaled_dot_product_attention(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), scale=1.0)

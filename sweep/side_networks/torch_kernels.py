@@ -1,0 +1,127 @@
+"""What rank space does besides matrix products, in plain PyTorch: for a GPU, and for double precision.
+
+Shapes: `N` lanes, `B` images, `L` tokens, rank `r`, `K` modules of which the k-th is at work, counted from 0.
+"""
+
+import torch
+from torch import Tensor
+
+from sweep.side_networks.attention import attention_of_matrices
+
+
+def _matrices(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values `(N·B, L, r)` of `(N, 3r, B, L)`."""
+    q, k, v = (x.permute(0, 2, 3, 1).flatten(0, 1) for x in qkv.chunk(3, 1))
+    return q, k, v
+
+
+def attend(qkv: Tensor, attended: Tensor, first: int, log_sum: Tensor) -> None:
+    """Write `softmax(q kᵀ) v` of every lane and image.
+
+    Args:
+        qkv: Scaled queries, keys and values, `(N, 3r, B, L)`.
+        attended: `(N, K·r, B, L)`; `r` rows from `first` on are written.
+        first: See `attended`.
+        log_sum: `(N, B, L)`; may be written for the backward pass.
+    """
+    rank, images = qkv.shape[1] // 3, qkv.shape[2]
+    out = attention_of_matrices(*_matrices(qkv))
+    attended[:, first : first + rank] = out.unflatten(0, (-1, images)).permute(0, 3, 1, 2)
+
+
+def attend_backward(qkv: Tensor, attended: Tensor, d_attended: Tensor, first: int, log_sum: Tensor) -> Tensor:
+    """Gradient of `attend` with respect to `qkv`, given `d_attended`, of which rows from `first` on are read."""
+    rank = qkv.shape[1] // 3
+    with torch.enable_grad():
+        leaf = qkv.detach().requires_grad_()
+        out = attention_of_matrices(*_matrices(leaf))
+        grad = d_attended[:, first : first + rank].permute(0, 2, 3, 1).flatten(0, 1)
+        (d_qkv,) = torch.autograd.grad(out, leaf, grad)
+    return d_qkv.contiguous()
+
+
+def _of_modules(attended: Tensor, n_modules: int, rank: int) -> Tensor:
+    """The first modules' rows of `(N, K·r, B, L)` as `(k, N, r, B, L)`."""
+    return attended[:, : n_modules * rank].unflatten(1, (n_modules, rank)).transpose(0, 1)
+
+
+def normalise(
+    qkv: Tensor,
+    attended: Tensor,
+    products: Tensor,
+    streams: Tensor,
+    quadratic: Tensor,
+    square: Tensor,
+    bias: Tensor,
+    inverse: Tensor,
+    width: int,
+    eps: float,
+) -> None:
+    """LayerNorm in rank space: the stream's variance, and the projections divided by its root.
+
+    Args:
+        qkv: `R x̃_k`, `(N, 3r, B, L)`; becomes `LN(x_k) W`.
+        attended: `A`, `(N, K·r, B, L)`; the first `k·r` rows are read.
+        products: `Ũ_j S̃_k` of the modules before, `(k, N, r, B, L)`.
+        streams: `Σ_{j<k-1} Ũ_{k-1} Ũ_jᵀ A_j + ½ Ũ_{k-1} Ũ_{k-1}ᵀ A_{k-1}`, `(N, r, B, L)`; read if `k > 0`.
+        quadratic: `|Σ_{j<k-1} Ũ_jᵀ A_j|²`, `(N, B, L)`; module `k − 1` is added to it.
+        square: `|S̃_k|²`, `(B, L)`.
+        bias: `W β`, `(N, 3r)`.
+        inverse: Written: `1/sqrt(variance + eps)`, `(N, B, L)`.
+        width: `D`.
+        eps: Of the LayerNorm.
+    """
+    k, _, r, _, _ = products.shape
+    if k:
+        quadratic += 2 * (attended[:, (k - 1) * r : k * r] * streams).sum(1)
+    variance = square + 2 * (_of_modules(attended, k, r) * products).sum((0, 2)) + quadratic
+    torch.rsqrt(variance / width + eps, out=inverse)
+    qkv.mul_(inverse.unsqueeze(1)).add_(bias[:, :, None, None])
+
+
+def normalise_backward(
+    d_qkv: Tensor,
+    qkv: Tensor,
+    attended: Tensor,
+    d_attended: Tensor,
+    products: Tensor,
+    streams: Tensor,
+    d_quadratic: Tensor,
+    bias: Tensor,
+    inverse: Tensor,
+    width: int,
+    d_products: Tensor,
+    d_streams: Tensor,
+) -> Tensor:
+    """Gradients of `normalise`.
+
+    Args:
+        d_qkv: With respect to its result, `(N, 3r, B, L)`; becomes that with respect to `R x̃_k`.
+        qkv: Its result.
+        attended: As there.
+        d_attended: `(N, K·r, B, L)`; what flows through the variance is added.
+        products: As there.
+        streams: As there.
+        d_quadratic: `(N, B, L)`, from the modules after; this module's is added.
+        bias: As there.
+        inverse: What it wrote.
+        width: `D`.
+        d_products: Written, `(k, N, r, B, L)`.
+        d_streams: Written if `k > 0`, `(N, r, B, L)`.
+
+    Returns:
+        With respect to `bias`, `(N, 3r)`.
+    """
+    k, _, r, _, _ = products.shape
+    d_bias = d_qkv.sum((2, 3))
+    d_square = (d_qkv * (qkv - bias[:, :, None, None])).sum(1) * inverse.square() * (-0.5 / width)
+    d_qkv.mul_(inverse.unsqueeze(1))
+    d_quadratic += d_square
+    if k:
+        last = slice((k - 1) * r, k * r)
+        d_added = 2 * d_square.unsqueeze(1)
+        torch.mul(_of_modules(attended, k, r), d_added, out=d_products)
+        _of_modules(d_attended, k, r).add_(d_added * products)
+        torch.mul(2 * d_quadratic.unsqueeze(1), attended[:, last], out=d_streams)
+        d_attended[:, last] += 2 * d_quadratic.unsqueeze(1) * streams
+    return d_bias
