@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-numba.config.THREADING_LAYER = "omp"
+numba.config.THREADING_LAYER = "omp"  # type: ignore[attr-defined]
 
 MAX_UNROLLED_RANK = 16
 """Above this the products in attention are large enough for matrix kernels, and unrolled loops too long."""

@@ -36,7 +36,7 @@ def attend_backward(qkv: Tensor, attended: Tensor, d_attended: Tensor, first: in
         leaf = qkv.detach().requires_grad_()
         out = attention_of_matrices(*_matrices(leaf))
         grad = d_attended[:, first : first + rank].permute(0, 2, 3, 1).flatten(0, 1)
-        (d_qkv,) = torch.autograd.grad(out, leaf, grad)
+        d_qkv: Tensor = torch.autograd.grad(out, leaf, grad)[0]
     return d_qkv.contiguous()
 
 

@@ -1,0 +1,268 @@
+"""Timing rows side by side."""
+
+import importlib.metadata
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from sweep.bench.memory import peak_memory_bytes
+from sweep.bench.rows import ON_IMAGES, ROWS, SAME_WEIGHTS, STACKED, Row, has_peft
+from sweep.bench.workload import FeaturePass, Workload, measure_feature_pass
+from sweep.errors import SweepError
+
+REPETITIONS = 5
+FEWEST_REPETITIONS = 3
+ENOUGH_SECONDS = 60
+"""Once rows have been repeated for this long, three repetitions will do."""
+
+CHECK_STEPS = 4
+CHECK_LANES = 2
+LARGEST_DIFFERENCE = 0.01
+"""Between two rows' weights, relative to how far training moved them. Adam divides by the size of a gradient, so
+rounding in a gradient near zero becomes a step; anything but rounding gives differences near 1."""
+
+DIRECT_LANES_BYTES = 4 * 2**30
+"""`vmap_direct` is measured with as many lanes as need about this much, and scaled."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and extremes of repeated measurements."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Of at least one value."""
+        return cls(statistics.median(values), min(values), max(values))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row of the table.
+
+    Attributes:
+        name: Of the row.
+        what: One line.
+        n_lanes: Configurations one measured step trained; where it is below `N`, cost and memory are scaled.
+        step_seconds: Of one step of one configuration.
+        seconds_per_config: Of all its steps, and of its share of the feature pass where the row uses the cache.
+        configs_per_hour: 3600 over that.
+        ratio_to_sequential: In configurations per hour, repetition by repetition.
+        peak_memory_bytes: Of `N` lanes if the row is stacked, of one if not.
+        floor_share: Useful FLOPs over the machine's matrix-product rate, as a share of the step's time.
+    """
+
+    name: str
+    what: str
+    n_lanes: int
+    step_seconds: Spread
+    seconds_per_config: float
+    configs_per_hour: float
+    ratio_to_sequential: Spread | None
+    peak_memory_bytes: int
+    floor_share: float
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A finished benchmark.
+
+    Attributes:
+        rows: One a way of training.
+        ratios: Configurations per hour, ours over each row's, repetition by repetition.
+        step_ratios: Seconds of a training step of one configuration, each row's over ours.
+        largest_weight_difference: Of the rows that train the same configurations, see `LARGEST_DIFFERENCE`.
+        feature_pass: Throughput.
+        gemm_flops_per_second: Of fp32 matrix products of 2048, measured in this run.
+        notes: What the table does not say by itself.
+    """
+
+    rows: list[Measured]
+    ratios: dict[str, Spread]
+    step_ratios: dict[str, Spread]
+    largest_weight_difference: float
+    feature_pass: FeaturePass
+    gemm_flops_per_second: float
+    notes: list[str]
+
+
+def run_benchmark(workload: Workload, say: Callable[[str], None]) -> Benchmark:
+    """Measure every row on one workload.
+
+    Args:
+        workload: With its backbone.
+        say: Told what happens.
+
+    Raises:
+        SweepError: Two rows that should train the same weights do not.
+    """
+    sizes, notes = workload.sizes, []
+    names = [name for name in ROWS if name != "lora" or has_peft()]
+    if "lora" not in names:
+        notes.append('no lora row: peft is not installed (python -m pip install -e ".[bench]")')
+    difference = weight_difference(workload)
+    if difference > LARGEST_DIFFERENCE:
+        raise SweepError(
+            f"the rows {', '.join(SAME_WEIGHTS)} end at different weights: by {difference:.3g} of the distance "
+            f"trained, where at most {LARGEST_DIFFERENCE} is rounding. This is a mistake in sweep; please report it"
+        )
+    say(f"the rows {', '.join(SAME_WEIGHTS)} train the same weights, to {difference:.1e} of the distance trained")
+    gemm = gemm_flops_per_second(workload.device)
+    feature_pass = measure_feature_pass(workload)
+    say(f"matrix products {gemm / 1e9:.0f} GFLOP/s; feature pass {feature_pass.images_per_second:.1f} images/s")
+
+    n_lanes = {name: sizes.n_parallel if name in STACKED else 1 for name in names}
+    n_lanes["vmap_direct"] = min(sizes.n_parallel, direct_lanes(workload))
+    if n_lanes["vmap_direct"] < sizes.n_parallel:
+        notes.append(f"vmap_direct is measured with {n_lanes['vmap_direct']} lanes and scaled to {sizes.n_parallel}")
+    notes.append(
+        f"every row is measured on single steps of {sizes.batch_size} images, and scaled to the "
+        f"{sizes.steps_per_config} steps of a configuration"
+    )
+    rows = {name: ROWS[name][1](workload, n_lanes[name]) for name in names}
+    say("timing: " + ", ".join(names))
+    seconds = time_rows(rows, workload.device)
+    flops = {name: row.useful_flops / row.n_lanes for name, row in rows.items()}
+    del rows
+
+    feature_seconds = sizes.n_images / feature_pass.images_per_second
+    share = {name: 0.0 if name in ON_IMAGES else feature_seconds / sizes.n_parallel for name in names}
+    of_config = {name: [share[name] + sizes.steps_per_config * s for s in seconds[name]] for name in names}
+    measured = []
+    for name in names:
+        say(f"memory: {name}")
+        cost = statistics.median(of_config[name])
+        step = Spread.of(seconds[name])
+        scale = sizes.n_parallel / n_lanes[name] if name in STACKED else 1
+        memory = round(scale * peak_memory_bytes(name, n_lanes[name], sizes, workload.shape))
+        measured.append(
+            Measured(
+                name,
+                ROWS[name][0],
+                n_lanes[name],
+                step,
+                cost,
+                3600 / cost,
+                None if name == "sequential" else _ratio(of_config["sequential"], of_config[name]),
+                memory,
+                flops[name] / gemm / step.median,
+            )
+        )
+    others = [name for name in names if name != "sweep"]
+    return Benchmark(
+        measured,
+        {name: _ratio(of_config[name], of_config["sweep"]) for name in others},
+        {name: _ratio(seconds[name], seconds["sweep"]) for name in others},
+        difference,
+        feature_pass,
+        gemm,
+        notes,
+    )
+
+
+def _ratio(theirs: Sequence[float], ours: Sequence[float]) -> Spread:
+    return Spread.of([a / b for a, b in zip(theirs, ours, strict=True)])
+
+
+def direct_lanes(workload: Workload) -> int:
+    """Lanes of the direct form to measure: about ten streams of `(B, L, D)` a module are alive in each."""
+    shape = workload.shape
+    stream_bytes = 4 * workload.sizes.batch_size * shape.tokens * shape.width
+    return max(2, DIRECT_LANES_BYTES // (10 * stream_bytes * (shape.n_stages - 1)))
+
+
+def time_rows(rows: Mapping[str, Row], device: torch.device) -> dict[str, list[float]]:
+    """Seconds of a step of one configuration: rows in turns, repetition by repetition, after one step to warm up."""
+    for row in rows.values():
+        row.step()
+    seconds: dict[str, list[float]] = {name: [] for name in rows}
+    began = time.perf_counter()
+    for repetition in range(REPETITIONS):
+        if repetition >= FEWEST_REPETITIONS and time.perf_counter() - began > ENOUGH_SECONDS:
+            break
+        for name, row in rows.items():
+            started = time.perf_counter()
+            row.step()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds[name].append((time.perf_counter() - started) / row.n_lanes)
+    return seconds
+
+
+def weight_difference(workload: Workload) -> float:
+    """Train two configurations by every row that should give the same weights.
+
+    Returns:
+        The largest distance between a row's weights and `sequential_cached`'s, over lanes, relative to the distance
+        that training moved them.
+    """
+    small = replace(workload, sizes=replace(workload.sizes, n_parallel=CHECK_LANES))
+    lanes = range(CHECK_LANES)
+    trained: dict[str, list[dict[str, torch.Tensor]]] = {}
+    for name in SAME_WEIGHTS:
+        build: Any = ROWS[name][1]
+        if name in STACKED:
+            rows = [build(small, CHECK_LANES)]
+        else:
+            rows = [type(build(small, 1))(small, lane) for lane in lanes]
+        for row in rows:
+            for _ in range(CHECK_STEPS):
+                row.step()
+        trained[name] = [state for row in rows for state in row.state()]
+    largest = 0.0
+    for lane in lanes:
+        start = small.spec.lane(small.sizes.rank, small.seed_of(lane)).state_dict()
+        expected = trained["sequential_cached"][lane]
+        moved = _distance(expected, start)
+        for name in SAME_WEIGHTS:
+            largest = max(largest, _distance(trained[name][lane], expected) / moved)
+    return largest
+
+
+def _distance(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> float:
+    return math.sqrt(sum((a[name].double() - b[name].double()).square().sum().item() for name in a))
+
+
+def gemm_flops_per_second(device: torch.device, n: int = 2048) -> float:
+    """This machine's rate of fp32 matrix products, the best of ten."""
+    a, b = torch.randn(n, n, device=device), torch.randn(n, n, device=device)
+    best = float("inf")
+    for _ in range(10):
+        started = time.perf_counter()
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * n**3 / best
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the figures were measured on."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = "/proc/cpuinfo"
+    if os.path.exists(cpuinfo):
+        with open(cpuinfo, encoding="utf-8") as lines:
+            name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    return {
+        "processor": name,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "system": platform.system(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what the figures depend on."""
+    packages = ("sweep", "torch", "timm", "numpy", "numba", *(["peft"] if has_peft() else []))
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}

@@ -1,0 +1,67 @@
+"""Peak memory of a row, measured in a process of its own.
+
+python -m sweep.bench.memory '{"row": "sweep", "n_lanes": 4, "sizes": {…}, "shape": {…}}'
+"""
+
+import json
+import resource
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from sweep.bench.rows import ON_IMAGES, ROWS
+from sweep.bench.workload import Shape, Sizes, Workload
+from sweep.errors import SweepError
+
+STEPS = 3
+
+
+def peak_memory_bytes(row: str, n_lanes: int, sizes: Sizes, shape: Shape) -> int:
+    """Peak memory of some training steps of a row: what they add to a process that has imported everything.
+
+    Weights of the backbone, where it runs, are part of it; the batch of features or images is too. On a GPU it is
+    PyTorch's `max_memory_allocated`, on a CPU the rise of the resident set.
+
+    Raises:
+        SweepError: The process ended without an answer, as it does when memory ends.
+    """
+    request = json.dumps({"row": row, "n_lanes": n_lanes, "sizes": asdict(sizes), "shape": asdict(shape)})
+    command = [sys.executable, "-m", "sweep.bench.memory", request]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["killed"])[-1]
+        raise SweepError(f"the row {row} with {n_lanes} lanes did not end: {last}")
+    return int(done.stdout.split()[-1])
+
+
+def _measure(request: str) -> int:
+    asked = json.loads(request)
+    sizes, shape = Sizes(**asked["sizes"]), Shape(**asked["shape"])
+    before = _resident_bytes()
+    on_images = asked["row"] in ON_IMAGES
+    workload = Workload.of_backbone(sizes) if on_images else Workload.of_random_features(sizes, shape)
+    row = ROWS[asked["row"]][1](workload, asked["n_lanes"])
+    for _ in range(STEPS):
+        row.step()
+    if sizes.device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(sizes.device)
+    return _resident_bytes() - before
+
+
+def _resident_bytes() -> int:
+    """The largest resident set so far.
+
+    Linux hands `ru_maxrss` on to a child, so a small child of a large process would not see its own.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS
+
+
+if __name__ == "__main__":
+    print(_measure(sys.argv[1]))

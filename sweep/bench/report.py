@@ -1,0 +1,128 @@
+"""A benchmark as a table, as JSON and as a plot."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from sweep.bench.measure import Benchmark, Spread, machine, versions
+from sweep.bench.scaling import Point
+from sweep.bench.workload import Sizes
+from sweep.paths import write_atomically
+
+
+def _common(sizes: Sizes) -> dict[str, Any]:
+    return {"sizes": asdict(sizes), "machine": machine(torch.device(sizes.device)), "versions": versions()}
+
+
+def benchmark_json(benchmark: Benchmark, sizes: Sizes) -> dict[str, Any]:
+    """Everything measured; `rows`, `ratios`, `machine` and `versions` keep their keys."""
+    content = asdict(benchmark)
+    content["ratios"] = {name: spread.median for name, spread in benchmark.ratios.items()}
+    content["ratio_spreads"] = {name: asdict(spread) for name, spread in benchmark.ratios.items()}
+    return {**content, **_common(sizes)}
+
+
+def scaling_json(points: list[Point], sizes: Sizes) -> dict[str, Any]:
+    """Every point of the scaling suite."""
+    return {"scaling": [asdict(point) for point in points], **_common(sizes)}
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a report."""
+    write_atomically(path, lambda partial: partial.write_text(json.dumps(content, indent=2)))
+
+
+def _spread(spread: Spread, digits: int = 1) -> str:
+    return f"{spread.median:.{digits}f} ({spread.low:.{digits}f}–{spread.high:.{digits}f})"
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
+
+
+def show_benchmark(console: Console, benchmark: Benchmark, sizes: Sizes) -> None:
+    """Print the table."""
+    size = f"{sizes.image_size} px" if sizes.image_size else "its own image size"
+    table = Table(
+        title=f"{sizes.backbone}, {size}, N={sizes.n_parallel}, r={sizes.rank}, {sizes.epochs} epochs of "
+        f"{sizes.n_images} images",
+        caption="medians (lowest–highest) of repetitions in turns",
+    )
+    columns = ("row", "what it is", "step ms", "s/config", "configs/h", "x sequential", "peak memory", "floor")
+    for column in columns:
+        table.add_column(column, justify="left" if column in columns[:2] else "right")
+    for row in benchmark.rows:
+        table.add_row(
+            row.name,
+            row.what,
+            f"{1e3 * row.step_seconds.median:.1f}",
+            f"{row.seconds_per_config:.1f}",
+            f"{row.configs_per_hour:.1f}",
+            "1" if row.ratio_to_sequential is None else _spread(row.ratio_to_sequential),
+            _size(row.peak_memory_bytes),
+            f"{row.floor_share:.0%}",
+        )
+    console.print(table)
+    for name, spread in benchmark.ratios.items():
+        step = benchmark.step_ratios[name]
+        console.print(
+            f"sweep over {name}: {_spread(spread)} x configurations per hour; {_spread(step)} x per training step",
+            highlight=False,
+        )
+    memory = {row.name: row for row in benchmark.rows}
+    for other in ("lora", "full_finetune"):
+        if other in memory:
+            ours, theirs = memory["sequential"], memory[other]
+            time_share = ours.step_seconds.median / theirs.step_seconds.median
+            memory_share = ours.peak_memory_bytes / theirs.peak_memory_bytes
+            console.print(
+                f"one LAST configuration (sequential) against {other}: {time_share:.0%} of the time, "
+                f"{memory_share:.0%} of the memory",
+                highlight=False,
+            )
+    passed = benchmark.feature_pass
+    console.print(
+        f"feature pass: {passed.images_per_second:.1f} images/s, bare forward {passed.bare_images_per_second:.1f}; "
+        f"matrix products {benchmark.gemm_flops_per_second / 1e9:.0f} GFLOP/s",
+        highlight=False,
+    )
+    for note in benchmark.notes:
+        console.print(f"note: {note}", highlight=False)
+
+
+def show_scaling(console: Console, points: list[Point]) -> None:
+    """Print a line a point."""
+    table = Table(title="sweep, one training step", caption="medians (lowest–highest) of repetitions in turns")
+    for column in ("varied", "N", "K", "r", "L", "D", "ms/lane", "MiB/lane", "x vmap_direct", "x sequential_cached"):
+        table.add_column(column, justify="right")
+    for point in points:
+        table.add_row(
+            point.varied,
+            *map(str, (point.n_parallel, point.n_modules, point.rank, point.tokens, point.width)),
+            f"{1e3 * point.step_seconds.median:.2f}",
+            f"{point.peak_memory_bytes / point.n_parallel / 2**20:.0f}",
+            _spread(point.ratio_to_vmap_direct),
+            _spread(point.ratio_to_sequential_cached),
+        )
+    console.print(table)
+
+
+def write_plot(path: Path, points: list[Point]) -> None:
+    """Configurations per hour and peak memory against `N`, as an HTML file that needs no network."""
+    from plotly.graph_objects import Figure, Scatter
+    from plotly.subplots import make_subplots
+
+    of_n = [point for point in points if point.varied == "N"]
+    lanes = [point.n_parallel for point in of_n]
+    figure: Figure = make_subplots(specs=[[{"secondary_y": True}]])
+    figure.add_trace(Scatter(x=lanes, y=[p.configs_per_hour for p in of_n], name="configurations per hour"))
+    memory = [point.peak_memory_bytes / 2**30 for point in of_n]
+    figure.add_trace(Scatter(x=lanes, y=memory, name="peak memory, GiB"), secondary_y=True)
+    figure.update_xaxes(type="log", title="lanes, N", tickvals=lanes)
+    figure.update_yaxes(rangemode="tozero")
+    write_atomically(path, lambda partial: partial.write_text(figure.to_html(include_plotlyjs=True)))

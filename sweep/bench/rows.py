@@ -1,0 +1,245 @@
+"""The ways of training that are compared. Each row is built from a workload and makes one optimizer step at a time."""
+
+import copy
+import importlib.util
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from sweep.bench.workload import N_CLASSES, Workload
+from sweep.engine import Stack
+from sweep.lanes import LaneConfig
+from sweep.losses import LaneLosses
+from sweep.optim import LaneOptimizers
+from sweep.side_networks.last import LAST
+
+
+class Row(Protocol):
+    """One way of training.
+
+    Attributes:
+        n_lanes: Configurations that one step trains.
+        useful_flops: Of one step: the direct form's arithmetic, whichever way it is computed, and the backbone's
+            where it runs.
+    """
+
+    n_lanes: int
+    useful_flops: float
+
+    def step(self) -> None:
+        """One optimizer step for all lanes."""
+
+
+def last_step_flops(workload: Workload) -> float:
+    """Useful FLOPs of one LAST training step of one lane in the direct form.
+
+    Projections are counted forward, for their weights' gradient and for their input's: the first module's too, whose
+    norm learns through it. Attention has two products forward and four backward.
+    """
+    B, L, D, r = workload.sizes.batch_size, workload.shape.tokens, workload.shape.width, workload.sizes.rank
+    K = workload.shape.n_stages - 1
+    projections = 3 * 2 * B * L * D * 4 * r * K
+    attention = K * 6 * 2 * B * L * L * r
+    head = 3 * 2 * B * D * N_CLASSES
+    return float(projections + attention + head)
+
+
+def _flops_of(function: Callable[[], object]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return float(counter.get_total_flops())
+
+
+def _adamw(module: nn.Module, config: LaneConfig) -> torch.optim.Optimizer:
+    """AdamW as lanes have it: decay on matrices, none on biases and norms."""
+    params = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in params if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in params if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    betas = (config.beta1, config.beta2)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps)
+
+
+class _PlainLoop:
+    """A module, its loss and its optimizer as a PyTorch user writes them: one configuration at a time."""
+
+    n_lanes = 1
+
+    def __init__(self, module: nn.Module, workload: Workload, config: LaneConfig):
+        self.module = module.to(workload.device)
+        self.workload = workload
+        self.optimizer = _adamw(self.module, config)
+
+    def inputs(self) -> Any:
+        """What the module takes."""
+        raise NotImplementedError
+
+    def step(self) -> None:
+        """Forward, backward, update."""
+        loss = F.cross_entropy(self.module(self.inputs()), self.workload.labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+    def state(self) -> list[dict[str, Tensor]]:
+        """The trained weights, one dictionary a lane."""
+        return [{name: p.detach().clone().cpu() for name, p in self.module.named_parameters()}]
+
+
+def _direct(workload: Workload, lane: int) -> LAST:
+    """The lane's module in the direct form, started as `sweep run` starts it."""
+    module = workload.spec.plain(workload.sizes.rank)
+    module.load_state_dict(workload.spec.lane(workload.sizes.rank, workload.seed_of(lane)).state_dict())
+    return module
+
+
+class Sequential(_PlainLoop):
+    """One configuration at a time, the backbone's forward in every step: the paper's recipe.
+
+    The backbone runs without gradients and with PyTorch's fused attention. Features are rounded to fp16 as the cache
+    rounds them, so that all rows compute one function.
+    """
+
+    def __init__(self, workload: Workload, lane: int = 0):
+        super().__init__(_direct(workload, lane), workload, workload.configs[lane])
+        backbone, images = workload.backbone, workload.images
+        assert backbone is not None
+        assert images is not None
+        self.backbone, self.images = backbone, images
+        self.useful_flops = last_step_flops(workload) + _flops_of(lambda: backbone.stages(images))
+
+    def inputs(self) -> list[Tensor]:
+        """Stages from the backbone."""
+        return [stage.half().float() for stage in self.backbone.stages(self.images)]
+
+
+class SequentialCached(_PlainLoop):
+    """One configuration at a time over the feature cache."""
+
+    def __init__(self, workload: Workload, lane: int = 0):
+        super().__init__(_direct(workload, lane), workload, workload.configs[lane])
+        self.useful_flops = last_step_flops(workload)
+
+    def inputs(self) -> list[Tensor]:
+        """Stages from the cache."""
+        like = next(self.module.parameters())
+        return self.workload.features.batch(torch.arange(len(self.workload.features)), like)[0]
+
+
+class _StackRow:
+    """Lanes in one stack, over the feature cache."""
+
+    def __init__(self, workload: Workload, modules: list[nn.Module]):
+        configs = workload.configs[: len(modules)]
+        self.n_lanes = len(modules)
+        self.data = workload.features
+        self.stack = Stack([module.to(workload.device) for module in modules])
+        like = self.stack.like
+        self.losses_of = LaneLosses(configs, self.data.class_counts.to(like.device), like.dtype)
+        self.optimizers = LaneOptimizers(self.stack.params, configs)
+        self.factor = like.new_ones(self.n_lanes)
+        self.useful_flops = self.n_lanes * last_step_flops(workload)
+
+    def step(self) -> None:
+        """What `sweep.engine.train` does for a batch."""
+        stages, labels = self.data.batch(torch.arange(len(self.data)), self.stack.like)
+        _, grads = self.stack.gradients(stages, labels, self.losses_of)
+        self.optimizers.step(grads, self.factor)
+
+    def state(self) -> list[dict[str, Tensor]]:
+        """The trained weights, one dictionary a lane."""
+        return [self.stack.lane_state(lane) for lane in range(self.n_lanes)]
+
+
+class VmapDirect(_StackRow):
+    """The torch.func recipe: `stack_module_state` and `vmap` over the direct form."""
+
+    def __init__(self, workload: Workload, n_lanes: int):
+        super().__init__(workload, [_direct(workload, lane) for lane in range(n_lanes)])
+
+
+class SweepRow(_StackRow):
+    """What `sweep run` does."""
+
+    def __init__(self, workload: Workload, n_lanes: int):
+        rank, spec = workload.sizes.rank, workload.spec
+        super().__init__(workload, [spec.lane(rank, workload.seed_of(lane)) for lane in range(n_lanes)])
+
+
+class _OnImages(_PlainLoop):
+    """A copy of the backbone, trained on images."""
+
+    def __init__(self, backbone: nn.Module, workload: Workload):
+        head = nn.Linear(workload.shape.width, N_CLASSES)
+        super().__init__(nn.Sequential(backbone, head), workload, workload.configs[0])
+        self.useful_flops = _flops_of(self.step)
+
+    def inputs(self) -> Tensor:
+        """The images."""
+        assert self.workload.images is not None
+        return self.workload.images
+
+
+def _own_vit(workload: Workload) -> nn.Module:
+    assert workload.backbone is not None
+    vit = copy.deepcopy(workload.backbone.vit)
+    for parameter in vit.parameters():
+        parameter.requires_grad = True
+    return vit.train()
+
+
+def full_finetune(workload: Workload) -> Row:
+    """All of the backbone's weights, and a head."""
+    return _OnImages(_own_vit(workload), workload)
+
+
+def lora(workload: Workload) -> Row:
+    """LoRA (peft) of the workload's rank on queries, keys and values of every block, and a head."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(r=workload.sizes.rank, lora_alpha=workload.sizes.rank, target_modules=["qkv"])
+    return _OnImages(inject_adapter_in_model(config, _own_vit(workload)), workload)
+
+
+def has_peft() -> bool:
+    """Whether the LoRA row can be measured."""
+    return importlib.util.find_spec("peft") is not None
+
+
+class LinearProbeRow(_PlainLoop):
+    """The head alone on the last stage's pooled features, one configuration at a time."""
+
+    def __init__(self, workload: Workload):
+        probe = workload.spec.pooled_probe(-1, workload.seed_of(0))
+        super().__init__(probe, workload, workload.configs[0])
+        tokens = slice(workload.shape.n_prefix_tokens, None)
+        self.data = workload.features.pooled(tokens)
+        self.useful_flops = 6.0 * workload.sizes.batch_size * workload.shape.width * N_CLASSES
+
+    def inputs(self) -> list[Tensor]:
+        """Pooled stages."""
+        return self.data.batch(torch.arange(len(self.data)), next(self.module.parameters()))[0]
+
+
+ROWS: dict[str, tuple[str, Callable[[Workload, int], Row]]] = {
+    "sequential": ("one at a time, backbone in every step", lambda workload, n_lanes: Sequential(workload)),
+    "sequential_cached": ("one at a time, cached features", lambda workload, n_lanes: SequentialCached(workload)),
+    "vmap_direct": ("stack and vmap of the direct form, cached", VmapDirect),
+    "sweep": ("what sweep run does", SweepRow),
+    "lora": ("peft LoRA, one at a time", lambda workload, n_lanes: lora(workload)),
+    "full_finetune": ("all weights, one at a time", lambda workload, n_lanes: full_finetune(workload)),
+    "linear_probe": (
+        "head alone on pooled features, one at a time",
+        lambda workload, n_lanes: LinearProbeRow(workload),
+    ),
+}
+"""By name: what a row is, and how it is built for a number of lanes."""
+
+ON_IMAGES = ("sequential", "lora", "full_finetune")
+STACKED = ("vmap_direct", "sweep")
+SAME_WEIGHTS = ("sequential", "sequential_cached", "vmap_direct", "sweep")

@@ -1,0 +1,114 @@
+"""Cost and memory of a lane against the number of lanes and against every size."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from sweep.bench.measure import Spread, direct_lanes, time_rows
+from sweep.bench.memory import peak_memory_bytes
+from sweep.bench.rows import Row, SequentialCached, SweepRow, VmapDirect
+from sweep.bench.workload import Shape, Sizes, Workload
+from sweep.errors import SweepError
+
+BASE = Shape(n_stages=13, tokens=65, width=384)
+"""A ViT-S/14 at 112 px, every block tapped."""
+
+VARIED_LANES = 8
+SLOWEST_STEP_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement.
+
+    Attributes:
+        varied: Which of `N`, `K`, `r`, `L`, `D` this point belongs to.
+        n_parallel: `N`.
+        n_modules: `K`.
+        rank: `r`.
+        tokens: `L`.
+        width: `D`.
+        step_seconds: Of one configuration, with `sweep`.
+        ratio_to_vmap_direct: Its step's seconds over ours.
+        ratio_to_sequential_cached: Its step's seconds over ours.
+        peak_memory_bytes: Of the whole stack.
+        configs_per_hour: Training steps alone.
+    """
+
+    varied: str
+    n_parallel: int
+    n_modules: int
+    rank: int
+    tokens: int
+    width: int
+    step_seconds: Spread
+    ratio_to_vmap_direct: Spread
+    ratio_to_sequential_cached: Spread
+    peak_memory_bytes: int
+    configs_per_hour: float
+
+
+def run_scaling(sizes: Sizes, say: Callable[[str], None]) -> list[Point]:
+    """Double `N` until memory ends or a step takes 20 s, then vary one size at a time with eight lanes."""
+    points: list[Point] = []
+    n_lanes = 1
+    while n_lanes <= sizes.n_parallel:
+        point = _try("N", replace(sizes, n_parallel=n_lanes), BASE, say)
+        if point is None:
+            break
+        points.append(point)
+        if point.step_seconds.median * n_lanes > SLOWEST_STEP_SECONDS:
+            break
+        n_lanes *= 2
+    for varied, rank, shape in _variations(sizes):
+        point = _try(varied, replace(sizes, n_parallel=VARIED_LANES, rank=rank), shape, say)
+        if point is not None:
+            points.append(point)
+    return points
+
+
+def _variations(sizes: Sizes) -> Iterator[tuple[str, int, Shape]]:
+    for n_modules in (4, 12, 24):
+        yield "K", sizes.rank, replace(BASE, n_stages=n_modules + 1)
+    for rank in (2, 8, 32, 128):
+        yield "r", rank, BASE
+    for tokens in (17, 65, 197):
+        yield "L", sizes.rank, replace(BASE, tokens=tokens)
+    for width in (192, 384, 768, 1024):
+        yield "D", sizes.rank, replace(BASE, width=width)
+
+
+def _try(varied: str, sizes: Sizes, shape: Shape, say: Callable[[str], None]) -> Point | None:
+    n_modules = shape.n_stages - 1
+    label = f"N={sizes.n_parallel} K={n_modules} r={sizes.rank} L={shape.tokens} D={shape.width}"
+    try:
+        memory = peak_memory_bytes("sweep", sizes.n_parallel, sizes, shape)
+    except SweepError as error:
+        say(f"{label}: {error}")
+        return None
+    workload = Workload.of_random_features(sizes, shape)
+    rows: dict[str, Row] = {
+        "sweep": SweepRow(workload, sizes.n_parallel),
+        "vmap_direct": VmapDirect(workload, min(sizes.n_parallel, VARIED_LANES, direct_lanes(workload))),
+        "sequential_cached": SequentialCached(workload),
+    }
+    seconds = time_rows(rows, workload.device)
+    ours = seconds["sweep"]
+
+    def over_ours(name: str) -> Spread:
+        return Spread.of([theirs / s for theirs, s in zip(seconds[name], ours, strict=True)])
+
+    step = Spread.of(ours)
+    say(f"{label}: {1e3 * step.median:.1f} ms a lane and step, {memory / sizes.n_parallel / 2**20:.0f} MiB a lane")
+    return Point(
+        varied,
+        sizes.n_parallel,
+        n_modules,
+        sizes.rank,
+        shape.tokens,
+        shape.width,
+        step,
+        over_ours("vmap_direct"),
+        over_ours("sequential_cached"),
+        memory,
+        3600 / (sizes.steps_per_config * step.median),
+    )

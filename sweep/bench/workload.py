@@ -1,0 +1,183 @@
+"""What a benchmark trains: a size, images, their features, and side-networks drawn alike for every row."""
+
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backbones import load_backbone
+from backbones.timm_vit import TimmViT
+from sweep.batches import StageData
+from sweep.data import load_data
+from sweep.data.base import Split
+from sweep.features import compute_features
+from sweep.lanes import LaneConfig
+from sweep.paths import default_cache_dir
+from sweep.seeds import derive_seed
+from sweep.side_networks.spec import SideNetworkSpec
+
+N_CLASSES = 8
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large a benchmark is.
+
+    Attributes:
+        backbone: A name that `backbones.load_backbone` knows.
+        image_size: Side of the backbone's input in pixels; the backbone's own if not given.
+        n_parallel: `N`, configurations that a stack trains.
+        rank: `r`.
+        epochs: Of one configuration.
+        device: As PyTorch names it.
+        batch_size: `B`.
+        group_size: `g`, blocks between two stages.
+        n_images: Training images, for the cost of a configuration; as many as a VTAB-1K task has.
+    """
+
+    backbone: str = "untrained:vit_small_patch14_dinov2"
+    image_size: int | None = 112
+    n_parallel: int = 32
+    rank: int = 8
+    epochs: int = 20
+    device: str = "cpu"
+    batch_size: int = 32
+    group_size: int = 1
+    n_images: int = 800
+
+    @property
+    def steps_per_config(self) -> int:
+        """Optimizer steps of one configuration."""
+        return self.epochs * -(-self.n_images // self.batch_size)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Shape of the stages that side-networks read: `S` stages of `L` tokens, prefix included, and width `D`."""
+
+    n_stages: int
+    tokens: int
+    width: int
+    n_prefix_tokens: int = 1
+
+
+@dataclass
+class Workload:
+    """One batch of images, its features, and the lanes to train on them.
+
+    Attributes:
+        sizes: How large.
+        shape: Of the stages.
+        features: Of the batch, fp16 as in the cache.
+        images: `(B, 3, H, W)`, on the device; None where no row runs the backbone.
+        backbone: None where no row runs it.
+    """
+
+    sizes: Sizes
+    shape: Shape
+    features: StageData
+    images: Tensor | None = None
+    backbone: TimmViT | None = None
+    configs: list[LaneConfig] = field(init=False)
+    spec: SideNetworkSpec = field(init=False)
+
+    def __post_init__(self) -> None:
+        lrs = np.geomspace(1e-4, 1e-2, max(2, self.sizes.n_parallel))[: self.sizes.n_parallel]
+        rank = self.sizes.rank
+        self.configs = [LaneConfig(lr=float(lr), rank=rank, schedule="constant", warmup_epochs=0) for lr in lrs]
+        self.spec = SideNetworkSpec(
+            width=self.shape.width,
+            n_stages=self.shape.n_stages,
+            n_classes=N_CLASSES,
+            n_prefix_tokens=self.shape.n_prefix_tokens,
+            modules_per_block=1,
+            pool="mean",
+            max_rank=rank,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where rows train."""
+        return torch.device(self.sizes.device)
+
+    @property
+    def labels(self) -> Tensor:
+        """Of the batch, `(B,)`, on the device."""
+        return self.features.labels.to(self.device)
+
+    def seed_of(self, lane: int) -> int:
+        """Of a lane's initialisation."""
+        return derive_seed(SEED, "initialisation", lane)
+
+    @classmethod
+    def of_backbone(cls, sizes: Sizes) -> "Workload":
+        """A batch of rendered images through the real backbone."""
+        backbone = load_backbone(
+            sizes.backbone,
+            group_size=sizes.group_size,
+            image_size=sizes.image_size,
+            cache_dir=default_cache_dir(),
+            device=sizes.device,
+        )
+        split = load_data("count", seed=SEED, cache_dir=default_cache_dir()).train
+        images = torch.stack([backbone.transform(split.open(i)) for i in range(sizes.batch_size)]).to(sizes.device)
+        stages = torch.stack([stage.half() for stage in backbone.stages(images)], 1).cpu().numpy()
+        labels = torch.from_numpy(split.labels[: sizes.batch_size] % N_CLASSES)
+        shape = Shape(len(backbone.stage_indices), backbone.tokens, backbone.width, backbone.n_prefix_tokens)
+        return cls(sizes, shape, StageData(stages, labels, N_CLASSES), images, backbone)
+
+    @classmethod
+    def of_random_features(cls, sizes: Sizes, shape: Shape) -> "Workload":
+        """Random features of a shape, for rows that do not run the backbone: their cost does not depend on values."""
+        rng = np.random.default_rng(SEED)
+        full = (sizes.batch_size, shape.n_stages, shape.tokens, shape.width)
+        stages = rng.standard_normal(full, dtype=np.float32).astype(np.float16)
+        labels = torch.from_numpy(rng.integers(0, N_CLASSES, sizes.batch_size))
+        return cls(sizes, shape, StageData(stages, labels, N_CLASSES))
+
+
+@dataclass(frozen=True)
+class FeaturePass:
+    """Throughput of the feature pass beside the backbone's own.
+
+    Attributes:
+        images_per_second: Of the whole pass: decoding, backbone, conversion, checks, writing.
+        bare_images_per_second: Of the backbone's forward alone, on a batch that is there.
+    """
+
+    images_per_second: float
+    bare_images_per_second: float
+
+
+def measure_feature_pass(workload: Workload, n_batches: int = 3) -> FeaturePass:
+    """Time the feature pass into an empty cache and the bare forward on the same number of images, in turns."""
+    backbone, images, sizes = workload.backbone, workload.images, workload.sizes
+    assert backbone is not None
+    assert images is not None
+    data = load_data("count", seed=SEED, cache_dir=default_cache_dir()).train
+    n_images = n_batches * sizes.batch_size
+    split = Split("bench", data.labels[:n_images], data.opener, lambda: "bench")
+    bare_seconds, pass_seconds = [], []
+    for _ in range(3):
+        started = time.perf_counter()
+        for _ in range(n_batches):
+            backbone.stages(images)
+        _synchronise(workload.device)
+        bare_seconds.append(time.perf_counter() - started)
+        with tempfile.TemporaryDirectory() as folder:
+            features = compute_features(
+                backbone, split, cache_dir=Path(folder), batch_size=sizes.batch_size, device=workload.device
+            )
+            pass_seconds.append(features.wall_seconds)
+            del features
+    return FeaturePass(n_images / sorted(pass_seconds)[1], n_images / sorted(bare_seconds)[1])
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,115 @@
+"""The benchmark's own claims: same weights, useful FLOPs as counted, memory seen, keys that stay."""
+
+import importlib.metadata
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from typer.testing import CliRunner
+
+from sweep.bench import rows as rows_module
+from sweep.bench.measure import LARGEST_DIFFERENCE, Spread, weight_difference
+from sweep.bench.memory import peak_memory_bytes
+from sweep.bench.report import write_plot
+from sweep.bench.rows import SweepRow, last_step_flops
+from sweep.bench.scaling import Point
+from sweep.bench.workload import Shape, Sizes, Workload
+from sweep.cli import app
+from sweep.errors import SweepError, UsageError
+
+SIZES = Sizes(backbone="tiny-untrained", image_size=None, n_parallel=2, batch_size=8, rank=4)
+SHAPE = Shape(n_stages=4, tokens=17, width=32)
+
+
+@pytest.fixture(scope="module")
+def workload() -> Workload:
+    return Workload.of_backbone(SIZES)
+
+
+def test_rows_train_the_same_weights(workload: Workload) -> None:
+    assert weight_difference(workload) < LARGEST_DIFFERENCE
+
+
+def test_a_row_that_trains_something_else_is_found(workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forgetful(SweepRow):
+        def step(self) -> None:
+            super().step()
+            self.optimizers.step({name: torch.zeros_like(p) for name, p in self.stack.params.items()}, self.factor)
+
+    what, _ = rows_module.ROWS["sweep"]
+    monkeypatch.setitem(rows_module.ROWS, "sweep", (what, Forgetful))
+    assert weight_difference(workload) > LARGEST_DIFFERENCE
+
+
+def test_useful_flops_are_those_of_the_direct_form() -> None:
+    workload = Workload.of_random_features(SIZES, SHAPE)
+    module = workload.spec.plain(SIZES.rank)
+    stages, labels = workload.features.batch(torch.arange(SIZES.batch_size), next(module.parameters()))
+
+    def loss() -> Tensor:
+        return torch.nn.functional.cross_entropy(module(stages), labels)
+
+    with FlopCounterMode(display=False) as counter:
+        loss().backward()
+    B, L, r = SIZES.batch_size, SHAPE.tokens, SIZES.rank
+    recomputed_scores = 3 * 2 * B * L * L * r  # by the kernel, in the backward pass: not useful
+    counted = counter.get_total_flops() - recomputed_scores
+    assert last_step_flops(workload) == pytest.approx(counted, rel=1e-6)
+
+
+def test_memory_of_a_row_grows_with_lanes() -> None:
+    sizes = replace(SIZES, batch_size=32)
+    shape = Shape(n_stages=5, tokens=65, width=64)
+    few, many = (peak_memory_bytes("sweep", n, replace(sizes, n_parallel=n), shape) for n in (2, 64))
+    assert many > few + 20 * 2**20
+
+
+def test_memory_of_a_row_that_ends_early_is_an_error() -> None:
+    with pytest.raises(SweepError, match="'nothing'"):
+        peak_memory_bytes("nothing", 1, SIZES, SHAPE)
+
+
+def test_command_writes_the_stable_keys(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    result = CliRunner().invoke(
+        app, ["bench", "--backbone", "tiny-untrained", "--n-parallel", "2", "--json", str(path)]
+    )
+    assert result.exit_code == 0, result.output
+    content = json.loads(path.read_text())
+    keys = {"name", "configs_per_hour", "seconds_per_config", "peak_memory_bytes", "floor_share"}
+    assert all(keys <= set(row) for row in content["rows"])
+    assert {row["name"] for row in content["rows"]} == set(rows_module.ROWS)
+    assert {"sequential", "sequential_cached", "vmap_direct", "lora"} <= set(content["ratios"])
+    assert content["ratios"]["sequential"] > 0
+    assert content["machine"]
+    assert content["versions"]["torch"] == importlib.metadata.version("torch")
+    by_name = {row["name"]: row for row in content["rows"]}
+    ours, theirs = by_name["sweep"]["configs_per_hour"], by_name["sequential"]["configs_per_hour"]
+    assert content["ratios"]["sequential"] == pytest.approx(ours / theirs, rel=0.5)
+
+
+def test_plot_is_one_file_that_needs_no_network(tmp_path: Path) -> None:
+    spread = Spread(1.0, 1.0, 1.0)
+    points = [Point("N", n, 4, 8, 65, 384, spread, spread, spread, n * 2**30, 10.0 * n) for n in (1, 2, 4)]
+    write_plot(tmp_path / "plot.html", points)
+    text = (tmp_path / "plot.html").read_text()
+    assert "configurations per hour" in text
+    assert 'src="http' not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--plot", "x.html"], "--suite scaling"),
+        (["--suite", "scaling", "--image-size", "64"], "random features"),
+        (["--device", "abacus"], "--device abacus"),
+    ],
+)
+def test_requests_that_make_no_sense(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, ["bench", *arguments])
+    assert isinstance(result.exception, UsageError)
+    assert message in str(result.exception)
