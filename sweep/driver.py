@@ -1,6 +1,7 @@
 """The search: Optuna proposes configurations, a stack trains them together, the results are told back."""
 
 import contextlib
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from sweep.batches import StageData, n_batches
 from sweep.engine import EpochResult, Stack, train
 from sweep.errors import SweepError, UsageError
 from sweep.lanes import LaneConfig
+from sweep.memory import is_out_of_memory
 from sweep.reporter import Reporter
 from sweep.seeds import derive_seed
 from sweep.side_networks import trim_rank
@@ -26,11 +28,19 @@ MAX_REPORTS = 50
 
 @dataclass
 class _Entrant:
-    """A trial on its way through a lane."""
+    """A trial on its way through a lane.
+
+    Attributes:
+        trial: Optuna's.
+        config: What `suggest` made of it.
+        record: Ours.
+        reported: The last epoch that Optuna was told; it takes each once, also of a trial that trains again.
+    """
 
     trial: optuna.Trial
     config: LaneConfig
     record: TrialRecord
+    reported: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,33 +104,42 @@ class Search:
     def run(self, n_parallel: int) -> None:
         """Train all of the study's trials, `n_parallel` at a time; every stack's proposals know the results before it.
 
+        A stack that does not fit in memory is halved, and its trials start again; so are all stacks after it.
+
         Raises:
             UsageError: The study proposes what cannot be trained.
-            SweepError: A stack does not fit in memory.
+            SweepError: Not even one lane fits in memory.
             KeyboardInterrupt: The user stopped the run; its running trials were told as failed and saved.
         """
         self.optuna_study.enqueue_trial(dict(self.study.baseline))
-        remaining = self.study.trials
-        while remaining:
-            entrants: list[_Entrant] = []
+        n_unasked = self.study.trials
+        waiting: list[_Entrant] = []  # asked, but neither complete nor failed
+        while waiting or n_unasked:
             try:
-                for _ in range(min(n_parallel, remaining)):
-                    entrants.append(self._ask())
-                self._train(entrants)
+                if not waiting:
+                    for _ in range(min(n_parallel, n_unasked)):
+                        waiting.append(self._ask())
+                        n_unasked -= 1
+                self._train(waiting[:n_parallel])
+                self._n_stacks += 1
             except BaseException as error:
-                self._fail_running(entrants, "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped")
-                if _is_out_of_memory(error):
-                    raise SweepError(
-                        f"{len(entrants)} lanes of batch size {self.study.batch_size} do not fit in the memory of "
-                        f"{self.device}; lower --n-parallel or --batch-size"
-                    ) from error
-                raise
+                n_lanes = min(n_parallel, len(waiting))
+                if not is_out_of_memory(error) or n_lanes <= 1:
+                    self._fail_running(waiting, "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped")
+                    if is_out_of_memory(error):
+                        raise SweepError(
+                            f"one lane of batch size {self.study.batch_size} does not fit in the memory of "
+                            f"{self.device}; lower --batch-size or --max-rank"
+                        ) from error
+                    raise
+                n_parallel = -(-n_lanes // 2)
+                self._restart(waiting[:n_lanes], n_parallel)
             finally:
                 self.reporter.stack_ended()
                 if self.log.records:
                     self.save(self)
-            remaining -= len(entrants)
-            self._n_stacks += 1
+            self._free_memory()
+            waiting = [entrant for entrant in waiting if entrant.record.state == "RUNNING"]
 
     def _ask(self) -> _Entrant:
         trial = self.optuna_study.ask()
@@ -139,6 +158,8 @@ class Search:
         return _Entrant(trial, config, record)
 
     def _train(self, entrants: list[_Entrant]) -> None:
+        for entrant in entrants:
+            entrant.record.stack = self._n_stacks
         modules = [self.spec.lane(e.config.rank, e.record.seed).to(self.device) for e in entrants]
         stack = Stack(modules)
         steps_per_epoch = n_batches(len(self.train_data), self.study.batch_size)
@@ -172,8 +193,9 @@ class Search:
             self.log.measured(entrant.record, result.epoch, metrics, result.wall_seconds / len(entrants))
             if not all(torch.tensor(list(metrics.values())).isfinite()):
                 self._fail(entrant, f"diverged in epoch {result.epoch}: training loss {metrics['train_loss']:.3g}")
-            elif reported:
+            elif reported and result.epoch > entrant.reported:
                 entrant.trial.report(metrics["val_top1"], result.epoch)
+                entrant.reported = result.epoch
         n_failed = sum(record.state == "FAIL" for record in self.log.records)
         best = max((record.metrics.get("val_top1", 0.0) for record in self._unfailed()), default=0.0)
         self.reporter.epoch(result.epoch, best, n_failed)
@@ -205,9 +227,18 @@ class Search:
                 with contextlib.suppress(optuna.exceptions.OptunaError, OSError):
                     self._fail(entrant, f"{reason} after epoch {entrant.record.epochs}")
 
+    def _restart(self, entrants: list[_Entrant], n_parallel: int) -> None:
+        """Put those still running back to their first step; one that diverged would diverge again, and stays failed."""
+        for entrant in entrants:
+            if entrant.record.state == "RUNNING":
+                self.log.restart(entrant.record)
+        self.reporter.message(
+            f"{len(entrants)} lanes of batch size {self.study.batch_size} do not fit in the memory of {self.device}; "
+            f"their trials start again, {n_parallel} at a time"
+        )
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the host ran out; PyTorch's allocator of the host raises a plain RuntimeError."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    def _free_memory(self) -> None:
+        """Give back what a stack held, lest the next one find its memory taken."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()

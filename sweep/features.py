@@ -39,6 +39,7 @@ DTYPE = np.dtype("<f2")
 DATA_FILE = "stages.f16"
 BATCHES_FILE = "batches.jsonl"
 HEADER_FILE = "header.json"
+LARGEST_FEATURE = 65504.0  # in float16; a comparison with NaN is false, so what is below it is finite too
 DECODING_THREADS = 4
 SPARE_BYTES = 16 * 2**20  # left free for the small files beside the features
 
@@ -126,6 +127,16 @@ def compute_features(
     )
 
 
+def n_images_missing(backbone: Backbone, split: Split, cache_dir: Path) -> int:
+    """Return how many images of `split` the cache lacks; a complete entry is believed, not read."""
+    folder = cache_dir / "features" / feature_key(backbone, split)
+    if folder.is_dir():
+        return 0
+    _, *image_shape = _shape(backbone, split)
+    intact = _intact_batches(folder.with_suffix(".partial"), int(np.prod(image_shape)) * DTYPE.itemsize)
+    return split.n_images - sum(len(batch) for batch in intact)
+
+
 def _shape(backbone: Backbone, split: Split) -> tuple[int, int, int, int]:
     return split.n_images, len(backbone.stage_indices), backbone.tokens, backbone.width
 
@@ -144,8 +155,11 @@ def _fill(
     with closing(_decoded(backbone, split, missing)) as decoded:
         for batch, images in decoded:
             taps = backbone.stages(images.to(device))
-            values = torch.stack([tap.to(torch.float16) for tap in taps], dim=1).cpu()
-            _require_finite(values, batch, backbone, split)
+            values = torch.empty(len(batch), *entry.shape[1:], dtype=torch.float16)
+            for stage, tap in enumerate(taps):
+                values[:, stage].copy_(tap)  # one pass: rounded on its way to its place
+            if not all(bool(tap.abs().amax() < LARGEST_FEATURE) for tap in taps):
+                _require_finite(values, batch, backbone, split)
             entry.write(batch, values.numpy())
             n_computed += len(batch)
             if on_progress is not None:
@@ -176,8 +190,8 @@ def _decoded(backbone: Backbone, split: Split, batches: list[range]) -> Generato
 
 def _require_finite(values: torch.Tensor, batch: range, backbone: Backbone, split: Split) -> None:
     """Raise `SweepError` naming the first image of `values` (B, S, L, D) that has a feature of inf or NaN."""
-    if not torch.isfinite(values.abs().amax()):  # amax passes NaN on; ten times faster than isfinite on it all
-        finite = torch.isfinite(values).flatten(1).all(dim=1)
+    finite = torch.isfinite(values).flatten(1).all(dim=1)
+    if not finite.all():
         index = batch[int(finite.logical_not().nonzero()[0])]
         raise SweepError(
             f"image {index} of split {split.name!r}: backbone {backbone.name!r} gives features that are not "

@@ -12,19 +12,21 @@ from typing import Any
 import optuna
 import torch
 
-from backbones import Backbone, load_backbone
+from backbones import Backbone
 from sweep.batches import StageData
-from sweep.data import DataSet, load_data
+from sweep.data import DataSet
 from sweep.driver import Search, Winner
 from sweep.engine import Stack, evaluate
 from sweep.errors import SweepError, UsageError
 from sweep.features import compute_features
+from sweep.planner import Plan, plan_features, plan_study
+from sweep.preparation import Prepared, prepare
 from sweep.reference import ProbeResult, tuned_linear_probe
 from sweep.reporter import Reporter
 from sweep.run_folder import RunFolder, read_weights
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.storage import create_optuna_study
-from sweep.study import LoadedStudy, Study
+from sweep.study import LoadedStudy
 
 PACKAGES = ("sweep", "torch", "timm", "optuna", "numpy", "pandas")
 
@@ -61,7 +63,7 @@ class _Splits:
 def run_study(
     loaded: LoadedStudy,
     *,
-    n_parallel: int,
+    n_parallel: int | None,
     out: Path,
     storage_url: str | None,
     device_name: str | None,
@@ -75,7 +77,7 @@ def run_study(
 
     Args:
         loaded: The study, declarations overridden where the user asked for it.
-        n_parallel: Lanes of a stack.
+        n_parallel: Lanes of a stack; None for as many as fit in memory, at most one a trial.
         out: Run folder to make.
         storage_url: An Optuna storage; a journal file in the run folder if not given.
         device_name: As PyTorch names it; the GPU if there is one, else the CPU, if not given.
@@ -92,29 +94,26 @@ def run_study(
     """
     started = time.perf_counter()
     study, seconds = loaded.study, WallSeconds()
-    if n_parallel < 1:
-        raise UsageError(f"--n-parallel must be at least 1, not {n_parallel}")
     RunFolder.check_free(out)
-    device = _device(device_name)
-    study.check_baseline()
-    data = load_data(study.data, seed=study.seed, cache_dir=cache_dir)
-    backbone = load_backbone(
-        study.backbone,
-        group_size=study.group_size,
-        image_size=study.image_size,
-        cache_dir=cache_dir,
-        device=device,
-    )
-    spec = _side_network_spec(study, data, backbone)
+    device = device_named(device_name)
+    prepared = prepare(study, n_parallel=n_parallel, device=device, cache_dir=cache_dir)
+    data, backbone, spec = prepared.data, prepared.backbone, prepared.spec
     folder = RunFolder.create(out)
     optuna_study = create_optuna_study(out.name, storage_url, folder, study.seed)
-    folder.write_json(folder.config_path, _config(loaded, n_parallel, device, storage_url, data, backbone))
+    folder.write_json(folder.config_path, _config(loaded, prepared, storage_url))
     reporter.message(f"data: {data.name}, {data.description}")
     if data.notice:
         reporter.message(f"      {data.notice}")
     reporter.message(f"backbone: {backbone.name}, {backbone.tokens} tokens x {backbone.width}, {spec.n_stages} stages")
 
+    feature_plan = plan_features(prepared, cache_dir)
     splits = _features(backbone, data, cache_dir, device, reporter, seconds)
+
+    plan = plan_study(feature_plan, prepared)
+    reporter.message(
+        f"plan: {plan.search_wall_seconds:.0f} s of search; stacks of up to {plan.n_parallel} lanes, "
+        f"{plan.lanes_that_fit} fit in memory"
+    )
 
     def save(search: Search) -> None:
         folder.write_table(folder.trials_path, search.log.trials_table())
@@ -126,7 +125,7 @@ def run_study(
     search = Search(optuna_study, study, spec, splits.train, splits.val, device=device, reporter=reporter, save=save)
     search_started = time.perf_counter()
     try:
-        search.run(n_parallel)
+        search.run(plan.n_parallel)
     except optuna.exceptions.OptunaError as error:
         where = storage_url or folder.journal_path
         raise SweepError(
@@ -157,11 +156,16 @@ def run_study(
     test = _test_winner(search.winner, spec, splits.test, folder, device)
     seconds.test = time.perf_counter() - test_started
     seconds.total = time.perf_counter() - started
-    folder.write_json(folder.summary_path, _summary(search.winner, test, probe, splits, seconds, study.trials))
+    folder.write_json(folder.summary_path, _summary(search.winner, test, probe, splits, plan, seconds, study.trials))
     return folder
 
 
-def _device(name: str | None) -> torch.device:
+def device_named(name: str | None) -> torch.device:
+    """The device of that name; the GPU if there is one, else the CPU, if not given.
+
+    Raises:
+        UsageError: It cannot be used here.
+    """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -175,36 +179,16 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def _side_network_spec(study: Study, data: DataSet, backbone: Backbone) -> SideNetworkSpec:
-    if study.pool == "class" and backbone.n_prefix_tokens == 0:
-        raise UsageError(f"--pool class needs a class token, and {backbone.name} has none; use --pool mean")
-    return SideNetworkSpec(
-        width=backbone.width,
-        n_stages=len(backbone.stage_indices),
-        n_classes=data.n_classes,
-        n_prefix_tokens=backbone.n_prefix_tokens,
-        modules_per_block=study.modules_per_block,
-        pool=study.pool,
-        max_rank=study.max_rank,
-    )
-
-
-def _config(
-    loaded: LoadedStudy,
-    n_parallel: int,
-    device: torch.device,
-    storage_url: str | None,
-    data: DataSet,
-    backbone: Backbone,
-) -> dict[str, Any]:
+def _config(loaded: LoadedStudy, prepared: Prepared, storage_url: str | None) -> dict[str, Any]:
+    data, backbone = prepared.data, prepared.backbone
     splits = {"train": data.train, "val": data.val, "test": data.test}
     return {
         "study": loaded.name,
         "study_file": str(loaded.path),
         "command": sys.argv,
         **loaded.study.declarations(),
-        "n_parallel": n_parallel,
-        "device": str(device),
+        "n_parallel": prepared.n_parallel or "auto",
+        "device": str(prepared.device),
         "storage": storage_url,
         "classes": list(data.class_names),
         "data_notice": data.notice,
@@ -262,6 +246,7 @@ def _summary(
     test: dict[str, float],
     probe: ProbeResult,
     splits: _Splits,
+    plan: Plan,
     seconds: WallSeconds,
     n_trials: int,
 ) -> dict[str, Any]:
@@ -279,5 +264,6 @@ def _summary(
         "n_test_images": len(splits.test),
         "n_images_computed": splits.n_computed,
         "configs_per_hour": 3600 * n_trials / seconds.search,
+        "plan": asdict(plan),
         "wall_seconds": asdict(seconds),
     }

@@ -57,6 +57,11 @@ class TrialLog:
         record.seconds += seconds
         self._curves.extend((record.trial, epoch, name, value) for name, value in metrics.items())
 
+    def restart(self, record: TrialRecord) -> None:
+        """Forget what was measured of a trial that trains again from its first step."""
+        record.epochs, record.metrics, record.seconds = 0, {}, 0.0
+        self._curves = [row for row in self._curves if row[0] != record.trial]
+
     def trials_table(self) -> pd.DataFrame:
         """One row a trial, best first; columns as in `sweep.Results`."""
         rows = [

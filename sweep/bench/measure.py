@@ -28,7 +28,7 @@ LARGEST_DIFFERENCE = 0.01
 """Between two rows' weights, relative to how far training moved them. Adam divides by the size of a gradient, so
 rounding in a gradient near zero becomes a step; anything but rounding gives differences near 1."""
 
-DIRECT_LANES_BYTES = 4 * 2**30
+DIRECT_LANES_BYTES = 9 * 2**30
 """`vmap_direct` is measured with as many lanes as need about this much, and scaled."""
 
 
@@ -175,10 +175,10 @@ def _ratio(theirs: Sequence[float], ours: Sequence[float]) -> Spread:
 
 
 def direct_lanes(workload: Workload) -> int:
-    """Lanes of the direct form to measure: about ten streams of `(B, L, D)` a module are alive in each."""
+    """Lanes of the direct form to measure: about five streams of `(B, L, D)` a module are alive in each."""
     shape = workload.shape
     stream_bytes = 4 * workload.sizes.batch_size * shape.tokens * shape.width
-    return max(2, DIRECT_LANES_BYTES // (10 * stream_bytes * (shape.n_stages - 1)))
+    return max(2, DIRECT_LANES_BYTES // (5 * stream_bytes * (shape.n_stages - 1)))
 
 
 def time_rows(rows: Mapping[str, Row], device: torch.device) -> dict[str, list[float]]:

@@ -7,8 +7,10 @@ import sys
 import typer
 from rich.markup import escape
 
+from sweep.cli.bench import bench
 from sweep.cli.console import stderr
 from sweep.cli.dashboard import dashboard
+from sweep.cli.plan import plan
 from sweep.cli.results import results
 from sweep.cli.run import run
 from sweep.errors import SweepError
@@ -23,8 +25,10 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command()(run)
+app.command()(plan)
 app.command()(results)
 app.command()(dashboard)
+app.command()(bench)
 
 
 def main() -> None:

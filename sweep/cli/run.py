@@ -7,34 +7,27 @@ from typing import Annotated
 
 import typer
 
+from sweep.cli import options
 from sweep.cli.console import stderr, stdout
 
 INTERRUPTED = 130
 
 
 def run(
-    study: Annotated[str, typer.Option(help="A study's name, such as `lr_rank`, or the path of your own `./mine.py`.")],
-    n_parallel: Annotated[int, typer.Option(help="Trials trained together in one stack.")] = 32,
-    trials: Annotated[int | None, typer.Option(help="Configurations to try.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training images, for every trial.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
-    backbone: Annotated[
-        str | None,
-        typer.Option(help="`dinov2_small_focus`, or any timm Vision Transformer whose weights can be had."),
-    ] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of the backbone's input, in pixels.")] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="`count`, `mnist`, `mnist-count`, a folder with one subfolder a class, or a VTAB-1K task."),
-    ] = None,
-    group_size: Annotated[int | None, typer.Option(help="g: blocks of the backbone between two side blocks.")] = None,
-    modules_per_block: Annotated[int | None, typer.Option(help="T: attention modules in a side block.")] = None,
-    pool: Annotated[
-        str | None, typer.Option(help="What the head reads: `mean` of the patch tokens, or `class`.")
-    ] = None,
-    max_rank: Annotated[int | None, typer.Option(help="Rank that lanes are padded to; the study's largest.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the search, initialisation, data order and split.")] = None,
-    device: Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`; the GPU if there is one.")] = None,
+    study: options.StudyName,
+    n_parallel: options.NParallel = "32",
+    trials: options.Trials = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    backbone: options.BackboneName = None,
+    image_size: options.ImageSize = None,
+    data: options.Data = None,
+    group_size: options.GroupSize = None,
+    modules_per_block: options.ModulesPerBlock = None,
+    pool: options.PoolName = None,
+    max_rank: options.MaxRank = None,
+    seed: options.Seed = None,
+    device: options.DeviceName = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make; `runs/STUDY-TIME` if not given.")] = None,
     storage: Annotated[
         str | None, typer.Option(help="An Optuna storage URL; a journal in the run folder if not given.")
@@ -77,7 +70,7 @@ def run(
         with closing(reporter_for(stderr)) as reporter:
             run_study(
                 LoadedStudy(loaded.name, loaded.path, overridden),
-                n_parallel=n_parallel,
+                n_parallel=options.lanes_asked_for(n_parallel),
                 out=out,
                 storage_url=storage,
                 device_name=device,

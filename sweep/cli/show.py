@@ -84,6 +84,9 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
             highlight=False,
             soft_wrap=True,
         )
+        if "plan" in summary:  # runs of before there were plans have none
+            planned = summary["plan"]["search_wall_seconds"]
+            console.print(f"planned {planned:.0f} s of search, took {seconds['search']:.0f} s", highlight=False)
     console.print(f"results:   {run}", highlight=False, soft_wrap=True)
     console.print(f"           sweep results {run}", highlight=False, soft_wrap=True)
     console.print(f"dashboard: sweep dashboard {run}", highlight=False, soft_wrap=True)

@@ -42,7 +42,8 @@ def attend_backward(qkv: Tensor, attended: Tensor, d_attended: Tensor, first: in
 
 def _of_modules(attended: Tensor, n_modules: int, rank: int) -> Tensor:
     """The first modules' rows of `(N, K·r, B, L)` as `(k, N, r, B, L)`."""
-    return attended[:, : n_modules * rank].unflatten(1, (n_modules, rank)).transpose(0, 1)
+    of_modules: Tensor = attended[:, : n_modules * rank].unflatten(1, (n_modules, rank)).transpose(0, 1)
+    return of_modules
 
 
 def normalise(

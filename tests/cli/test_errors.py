@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -38,17 +37,6 @@ def run_arguments(**options: object) -> list[str]:
     return ["run", *(part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value)))]
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    root = tmp_path / "photos"
-    rng = np.random.default_rng(0)
-    for name in ("cats", "dogs"):
-        (root / name).mkdir(parents=True)
-        for i in range(8):
-            Image.fromarray(rng.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(root / name / f"{i}.png")
-    return root
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -57,7 +45,9 @@ def photos(tmp_path: Path) -> Path:
         ({"data": "cuont"}, "did you mean count"),
         ({"data": "./nowhere"}, "./nowhere"),
         ({"backbone": "vit_smal_patch16_224"}, "vit_small_patch16_224"),
-        ({"n_parallel": 0}, "--n-parallel must be at least 1, not 0"),
+        ({"n_parallel": 0}, "--n-parallel must be at least 1, not 0; give auto"),
+        ({"n_parallel": "many"}, "--n-parallel must be a whole number or auto, not 'many'"),
+        ({"n_parallel": "2.5"}, "--n-parallel must be a whole number or auto, not '2.5'"),
         ({"trials": 0}, "trials must be a whole number of at least 1, not 0"),
         ({"epochs": 0}, "--epochs"),
         ({"batch_size": -3}, "--batch-size"),
@@ -74,6 +64,13 @@ def test_usage_errors(cli: Cli, photos: Path, options: dict[str, object], messag
     assert code == 2
     assert message in stderr
     assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize("n_parallel", ["0", "many"])
+def test_plan_refuses_what_run_refuses(cli: Cli, photos: Path, n_parallel: str) -> None:
+    code, stderr = cli("plan", *run_arguments(data=photos, n_parallel=n_parallel)[1:])
+    assert code == 2
+    assert "--n-parallel must be" in stderr
 
 
 def test_empty_and_single_class_folders(cli: Cli, tmp_path: Path) -> None:

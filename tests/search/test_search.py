@@ -1,9 +1,12 @@
 """The search in process: what is asked, trained, told and written."""
 
+import itertools
 import json
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pandas as pd
@@ -14,8 +17,10 @@ from optuna.trial import TrialState
 from safetensors.torch import load_file
 
 import sweep.driver
+import sweep.planner
 from sweep import LaneConfig, Results, Study, SweepError, UsageError
 from sweep.driver import MAX_REPORTS
+from sweep.engine import EpochResult, Stack
 from sweep.run_folder import RunFolder
 from sweep.side_networks import LAST
 from sweep.storage import open_storage
@@ -181,23 +186,131 @@ def test_interrupt_keeps_the_table_so_far(small_study: Study, search: Search, tm
     assert [t.state for t in optuna_study(tmp_path / "run").get_trials()] == [TrialState.FAIL] * 3
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory"),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
-    ],
-)
-def test_out_of_memory_is_one_clear_error(
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+]
+
+
+def fitting(monkeypatch: pytest.MonkeyPatch, n_lanes: int, error: Exception, n_epochs: int = 0) -> list[int]:
+    """Let stacks of up to `n_lanes` train, and larger ones fail after `n_epochs`; returns the sizes as they come."""
+    tried: list[int] = []
+    alive: list[weakref.ref[Stack]] = []
+    train = sweep.driver.train
+
+    def limited(stack: Stack, *args: Any, **options: Any) -> Iterator[EpochResult]:
+        assert all(former() is None for former in alive), "a former stack still holds its memory"
+        alive.append(weakref.ref(stack))
+        tried.append(stack.n_lanes)
+        results = train(stack, *args, **options)
+        if stack.n_lanes > n_lanes:
+            yield from itertools.islice(results, n_epochs)
+            raise type(error)(*error.args)  # a fresh one: a kept error would keep the stack that raised it
+        yield from results
+
+    monkeypatch.setattr(sweep.driver, "train", limited)
+    return tried
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+def test_one_lane_out_of_memory_is_one_clear_error(
     small_study: Study, search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
 ) -> None:
-    def explode(*args: object, **kwargs: object) -> None:
-        raise error
-
-    monkeypatch.setattr(sweep.driver, "train", explode)
-    with pytest.raises(SweepError, match=r"3 lanes of batch size 16 .* lower --n-parallel"):
+    tried = fitting(monkeypatch, 0, error)
+    with pytest.raises(SweepError, match=r"one lane of batch size 16 does not fit .* lower --batch-size"):
         search(small_study)
+    assert tried == [3, 2, 1]
     assert [t.state for t in optuna_study(tmp_path / "run").get_trials()] == [TrialState.FAIL] * 3
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+@pytest.mark.parametrize("n_epochs", [0, 2])
+def test_out_of_memory_halves_the_stack_and_keeps_its_trials(
+    small_study: Study,
+    search: Search,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    error: Exception,
+    n_epochs: int,
+) -> None:
+    """As a run that was started with the smaller stack, but that its first proposals knew no results."""
+    study = replace(small_study, trials=9)  # random proposals do not depend on results
+    small = search(study, n_parallel=2, out=tmp_path / "small")
+    tried = fitting(monkeypatch, 2, error, n_epochs)
+    reporter = RecordingReporter()
+    halved = search(study, n_parallel=4, out=tmp_path / "halved", reporter=reporter)
+
+    assert tried == [4, 2, 2, 2, 2, 1]
+    assert [message for message in reporter.messages if "do not fit" in message] == [
+        "4 lanes of batch size 16 do not fit in the memory of cpu; their trials start again, 2 at a time"
+    ]
+    pd.testing.assert_frame_equal(halved.trials.drop(columns=TIMES), small.trials.drop(columns=TIMES))
+    by = ["trial", "epoch", "metric"]
+    curves = [results.curves.sort_values(by).reset_index(drop=True) for results in (halved, small)]
+    pd.testing.assert_frame_equal(*curves)
+    assert halved.summary["winner"] == small.summary["winner"]
+
+    told = optuna_study(tmp_path / "halved").get_trials()
+    assert [t.state for t in told] == [TrialState.COMPLETE] * 9
+    values = halved.trials.set_index("trial")["val_top1"]
+    assert [t.value for t in told] == [values[t.number] for t in told]
+    assert all(sorted(t.intermediate_values) == [1, 2, 3] for t in told)
+
+
+def test_a_trial_that_diverged_before_its_stack_was_halved_stays_failed(
+    small_study: Study, search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tried = fitting(monkeypatch, 2, OUT_OF_MEMORY[0], n_epochs=1)
+    trials = search(replace(small_study, suggest=wild_suggest), n_parallel=4).trials.set_index("trial")
+    assert tried == [4, 2, 1, 1]
+    assert trials["state"].to_dict() == {**dict.fromkeys([0, 2, 3, 4], "COMPLETE"), 1: "FAIL"}
+    assert "diverged in epoch 1" in trials.loc[1, "failure"]
+
+
+def test_interrupt_after_halving_fails_every_trial_that_waits(
+    small_study: Study, search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fitting(monkeypatch, 2, OUT_OF_MEMORY[0])
+    reporter = RecordingReporter()
+
+    def interrupt(epoch: int) -> None:
+        raise KeyboardInterrupt
+
+    reporter.on_epoch = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        search(small_study, n_parallel=4, reporter=reporter)
+    failures = sweep.load_results(tmp_path / "run").trials.set_index("trial")["failure"].to_dict()
+    assert failures == {
+        0: "interrupted after epoch 1",
+        1: "interrupted after epoch 1",
+        2: "interrupted after epoch 0",
+        3: "interrupted after epoch 0",
+    }
+
+
+def test_the_plan_stands_beside_what_the_run_took(small_study: Study, search: Search, tmp_path: Path) -> None:
+    first = search(small_study, out=tmp_path / "first").summary
+    assert first["plan"]["n_parallel"] == 3
+    assert first["plan"]["n_stacks"] == 2
+    assert first["plan"]["n_images_missing"] == first["n_images_computed"] == 60
+    assert first["plan"]["search_wall_seconds"] > 0
+    assert first["plan"]["feature_wall_seconds"] > 0
+    stored = sum(path.stat().st_size for path in (tmp_path / "cache").glob("features/*/stages.f16"))
+    assert first["plan"]["cache_bytes"] == stored
+    second = search(small_study, out=tmp_path / "second").summary
+    assert second["plan"]["feature_wall_seconds"] == 0, "the backbone is not run for a plan of nothing"
+
+
+@pytest.mark.parametrize(("n_fitting", "stacks"), [(100, [5]), (2, [2, 2, 1]), (0, [1] * 5)])
+def test_auto_takes_the_lanes_that_fit_and_no_more_than_trials(
+    small_study: Study, search: Search, monkeypatch: pytest.MonkeyPatch, n_fitting: int, stacks: list[int]
+) -> None:
+    monkeypatch.setattr(sweep.planner, "lanes_that_fit", lambda *args: n_fitting)
+    reporter = RecordingReporter()
+    results = search(small_study, n_parallel=None, reporter=reporter)
+    assert [lanes for lanes, _, _ in reporter.stacks] == stacks
+    assert results.config["n_parallel"] == "auto"
+    assert results.summary["plan"]["lanes_that_fit"] == n_fitting
 
 
 def test_long_curves_reach_optuna_thinned_out(small_study: Study, search: Search, tmp_path: Path) -> None:

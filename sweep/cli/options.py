@@ -1,0 +1,44 @@
+"""Options that several subcommands take: what a study declares, overridden, and how many lanes train together."""
+
+from typing import Annotated
+
+import typer
+
+from sweep.errors import UsageError
+
+StudyName = Annotated[str, typer.Option(help="A study's name, such as `lr_rank`, or the path of your own `./mine.py`.")]
+NParallel = Annotated[
+    str, typer.Option(help="Trials trained together in one stack; `auto` for as many as fit in memory.")
+]
+Trials = Annotated[int | None, typer.Option(help="Configurations to try.")]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the training images, for every trial.")]
+BatchSize = Annotated[int | None, typer.Option(help="Images a step.")]
+BackboneName = Annotated[
+    str | None,
+    typer.Option(help="`dinov2_small_focus`, or any timm Vision Transformer whose weights can be had."),
+]
+ImageSize = Annotated[int | None, typer.Option(help="Side of the backbone's input, in pixels.")]
+Data = Annotated[
+    str | None,
+    typer.Option(help="`count`, `mnist`, `mnist-count`, a folder with one subfolder a class, or a VTAB-1K task."),
+]
+GroupSize = Annotated[int | None, typer.Option(help="g: blocks of the backbone between two side blocks.")]
+ModulesPerBlock = Annotated[int | None, typer.Option(help="T: attention modules in a side block.")]
+PoolName = Annotated[str | None, typer.Option(help="What the head reads: `mean` of the patch tokens, or `class`.")]
+MaxRank = Annotated[int | None, typer.Option(help="Rank that lanes are padded to; the study's largest.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the search, initialisation, data order and split.")]
+DeviceName = Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`; the GPU if there is one.")]
+
+
+def lanes_asked_for(n_parallel: str) -> int | None:
+    """The number, or None for `auto`.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if n_parallel == "auto":
+        return None
+    try:
+        return int(n_parallel)
+    except ValueError as error:
+        raise UsageError(f"--n-parallel must be a whole number or auto, not {n_parallel!r}") from error

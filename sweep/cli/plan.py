@@ -1,0 +1,85 @@
+"""`sweep plan`: what a study will cost, before anything runs."""
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from sweep.cli import options
+from sweep.cli.console import stdout
+
+if TYPE_CHECKING:  # PyTorch takes seconds to import
+    from sweep.planner import Plan
+
+
+def plan(
+    study: options.StudyName,
+    n_parallel: options.NParallel = "32",
+    trials: options.Trials = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    backbone: options.BackboneName = None,
+    image_size: options.ImageSize = None,
+    data: options.Data = None,
+    group_size: options.GroupSize = None,
+    modules_per_block: options.ModulesPerBlock = None,
+    pool: options.PoolName = None,
+    max_rank: options.MaxRank = None,
+    seed: options.Seed = None,
+    device: options.DeviceName = None,
+) -> None:
+    """Print what `sweep run` with the same options will cost: seconds, disk, and memory a lane.
+
+    Loads the backbone and the data, and times a few images and a few steps. Trains no trial and writes no run folder.
+    """
+    from sweep.paths import default_cache_dir
+    from sweep.planner import plan_features, plan_study
+    from sweep.preparation import prepare
+    from sweep.runner import device_named
+    from sweep.study import load_study
+
+    overridden = load_study(study).study.override(
+        trials=trials,
+        epochs=epochs,
+        batch_size=batch_size,
+        backbone=backbone,
+        image_size=image_size,
+        data=data,
+        group_size=group_size,
+        modules_per_block=modules_per_block,
+        pool=pool,
+        max_rank=max_rank,
+        seed=seed,
+    )
+    cache_dir = default_cache_dir()
+    prepared = prepare(
+        overridden,
+        n_parallel=options.lanes_asked_for(n_parallel),
+        device=device_named(device),
+        cache_dir=cache_dir,
+    )
+    show_plan(stdout, plan_study(plan_features(prepared, cache_dir), prepared))
+
+
+def show_plan(console: Console, plan: "Plan") -> None:
+    """Print a plan, one line a cost."""
+    n_cached = plan.n_images - plan.n_images_missing
+    table = Table(show_header=False, box=None)
+    for name, value in (
+        ("feature pass", f"{plan.feature_wall_seconds:.1f} s: {plan.n_images_missing} images, {n_cached} in the cache"),
+        ("feature cache", f"{_size(plan.cache_bytes)} on disk for {plan.n_images} images"),
+        ("memory", f"{_size(plan.available_bytes)} available"),
+        ("shared by lanes", _size(plan.shared_bytes)),
+        ("a lane", _size(plan.bytes_per_lane)),
+        ("lanes that fit", f"{plan.lanes_that_fit}"),
+        ("stacks", f"{plan.n_stacks} of up to {plan.n_parallel} lanes"),
+        ("steps a stack", f"{plan.steps_per_stack} in {plan.n_epochs} epochs"),
+        ("search", f"{plan.search_wall_seconds:.1f} s"),
+        ("form", f"{plan.form}; the direct form has {plan.direct_work_ratio:.1f} times its work (estimate)"),
+    ):
+        table.add_row(name, value)
+    console.print(table, highlight=False)
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.4g} MiB"

@@ -1,0 +1,282 @@
+"""What a study will cost, before it is run: seconds from a short calibration, bytes from formulas.
+
+Symbols: `N` lanes, `B` images of a batch, `L` tokens, `D` width, `r` the stack's rank, `S` stages, `K` modules.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from sweep.batches import StageData, n_batches
+from sweep.engine import EVALUATION_BATCH_SIZE, Stack
+from sweep.errors import SweepError
+from sweep.features import DTYPE, n_images_missing
+from sweep.lanes import LaneConfig
+from sweep.losses import LaneLosses
+from sweep.memory import available_bytes, is_out_of_memory
+from sweep.optim import LaneOptimizers
+from sweep.preparation import Prepared
+from sweep.side_networks.spec import SideNetworkSpec
+
+Form = Literal["rank space", "direct"]
+
+FP32_BYTES = 4
+MEMORY_SHARE = 0.8
+"""Of the available memory, what a stack may take; the rest is for what the formulas leave out."""
+
+PARAMETER_COPIES = 4
+"""A lane's weights, their gradient, and AdamW's two moments."""
+
+STREAM_COPIES = 4
+"""Of a batch's stages in fp32: as read, as stages, summed up, and centred."""
+
+CALIBRATION_IMAGES = 8
+CALIBRATION_LANES = (2, 4)
+CALIBRATION_STEPS = 8
+CALIBRATION_SECONDS = 1.0
+"""Steps of either stack are timed until there are `CALIBRATION_STEPS`, or two and this time is over."""
+
+EVALUATION_SHARE = 1 / 3
+"""Time of an image that is only measured, against one that is trained on: a forward pass without its backward."""
+
+ELEMENTWISE_PASSES = 1500
+"""Elementwise passes of the direct form, as multiply-adds per module and element of the stream: an estimate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturePlan:
+    """The feature pass of a study.
+
+    Attributes:
+        n_images: Of the three splits.
+        n_images_missing: Those of them that are not in the cache.
+        feature_wall_seconds: Of the pass over the missing ones.
+        cache_bytes: What the features of all images take on disk, those already there included.
+    """
+
+    n_images: int
+    n_images_missing: int
+    feature_wall_seconds: float
+    cache_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(FeaturePlan):
+    """A study's cost.
+
+    Attributes:
+        available_bytes: Memory of the device that can still be allocated.
+        shared_bytes: What the frozen streams of a batch take, whatever the number of lanes.
+        bytes_per_lane: What every lane takes on top.
+        lanes_that_fit: The largest stack within `MEMORY_SHARE` of the available memory; may be zero.
+        n_parallel: Lanes of a full stack.
+        n_stacks: Stacks that train one after another.
+        n_epochs: Of every stack.
+        steps_per_stack: Optimizer steps of every stack.
+        search_wall_seconds: Of all stacks, training and evaluation.
+        form: In which the lanes are computed.
+        direct_work_ratio: Estimated work of the direct form against that of rank space.
+    """
+
+    available_bytes: int
+    shared_bytes: int
+    bytes_per_lane: int
+    lanes_that_fit: int
+    n_parallel: int
+    n_stacks: int
+    n_epochs: int
+    steps_per_stack: int
+    search_wall_seconds: float
+    form: Form
+    direct_work_ratio: float
+
+
+def plan_features(prepared: Prepared, cache_dir: Path) -> FeaturePlan:
+    """Count the images that the cache lacks, and time the backbone on a few if there are any."""
+    backbone, data = prepared.backbone, prepared.data
+    splits = (data.train, data.val, data.test)
+    n_images = sum(split.n_images for split in splits)
+    n_missing = sum(n_images_missing(backbone, split, cache_dir) for split in splits)
+    wall_seconds = n_missing * _seconds_per_image(prepared, min(CALIBRATION_IMAGES, n_missing)) if n_missing else 0.0
+    return FeaturePlan(
+        n_images=n_images,
+        n_images_missing=n_missing,
+        feature_wall_seconds=wall_seconds,
+        cache_bytes=n_images * len(backbone.stage_indices) * backbone.tokens * backbone.width * DTYPE.itemsize,
+    )
+
+
+def plan_study(features: FeaturePlan, prepared: Prepared) -> Plan:
+    """Plan the search.
+
+    Args:
+        features: The feature pass, planned before it ran.
+        prepared: The study; `n_parallel` of None becomes as many lanes as fit, at most one a trial.
+
+    Raises:
+        SweepError: The calibration itself does not fit in memory.
+    """
+    study, spec, tokens = prepared.study, prepared.spec, prepared.backbone.tokens
+    free_bytes = available_bytes(prepared.device)
+    shared = shared_bytes(spec, tokens, study.batch_size)
+    per_lane = bytes_per_lane(spec, tokens, study.batch_size)
+    fitting = lanes_that_fit(free_bytes, shared, per_lane)
+    n_parallel = max(1, min(study.trials, fitting if prepared.n_parallel is None else prepared.n_parallel))
+    n_full, n_left_over = divmod(study.trials, n_parallel)
+    n_train, n_val = prepared.data.train.n_images, prepared.data.val.n_images
+    steps_an_epoch = (n_train + EVALUATION_SHARE * n_val) / min(study.batch_size, n_train)
+    step_seconds = _step_seconds(prepared)
+    stack_seconds = n_full * step_seconds(n_parallel) + (step_seconds(n_left_over) if n_left_over else 0.0)
+    work = work_per_token(spec.width, spec.max_rank, n_modules(spec))
+    return Plan(
+        **asdict(features),
+        available_bytes=free_bytes,
+        shared_bytes=shared,
+        bytes_per_lane=per_lane,
+        lanes_that_fit=fitting,
+        n_parallel=n_parallel,
+        n_stacks=n_batches(study.trials, n_parallel),
+        n_epochs=study.epochs,
+        steps_per_stack=study.epochs * n_batches(n_train, study.batch_size),
+        search_wall_seconds=study.epochs * steps_an_epoch * stack_seconds,
+        form="rank space",
+        direct_work_ratio=work["direct"] / work["rank space"],
+    )
+
+
+def n_modules(spec: SideNetworkSpec) -> int:
+    """`K` of a lane."""
+    return (spec.n_stages - 1) * spec.modules_per_block
+
+
+def parameter_bytes(spec: SideNetworkSpec) -> int:
+    """One copy of a lane's parameters, padded to the stack's rank."""
+    with torch.device("meta"):
+        return FP32_BYTES * sum(p.numel() for p in spec.plain(spec.max_rank).parameters())
+
+
+def kept_bytes(spec: SideNetworkSpec, n_tokens: int) -> int:
+    """What the trunk's forward pass returns for one lane: its result, and what the backward pass reads.
+
+    Per token, in the order of `_Trunk.forward`: attended `K·r`, qkvs `3K·r`, streams `K·r`, inverses `K`, log_sums `K`,
+    products `r·K(K−1)/2`.
+
+    Args:
+        spec: Shape of the lane.
+        n_tokens: `B·L`.
+    """
+    k, r = n_modules(spec), spec.max_rank
+    return FP32_BYTES * n_tokens * (5 * k * r + 2 * k + r * k * (k - 1) // 2)
+
+
+def bytes_per_lane(spec: SideNetworkSpec, tokens: int, batch_size: int) -> int:
+    """What one more lane takes: the larger of a training step and of the evaluation's batch.
+
+    A training step has what is kept, and in the backward pass the gradient of attended as it arrives and its copy
+    (`2K·r` a token), d_products (`K·r`), d_qkv (`3r`) and d_stream (`r`). The evaluation keeps one module's part:
+    attended and products (`2K·r`), and qkv, stream, inverse and log_sum (`4r + 2`).
+
+    Args:
+        spec: Shape of the lane.
+        tokens: `L`.
+        batch_size: `B` of training.
+    """
+    k, r = n_modules(spec), spec.max_rank
+    n_tokens = batch_size * tokens
+    training = kept_bytes(spec, n_tokens) + FP32_BYTES * n_tokens * (3 * k * r + 4 * r)
+    evaluation = FP32_BYTES * EVALUATION_BATCH_SIZE * tokens * (2 * k * r + 4 * r + 2)
+    return PARAMETER_COPIES * parameter_bytes(spec) + max(training, evaluation)
+
+
+def shared_bytes(spec: SideNetworkSpec, tokens: int, batch_size: int) -> int:
+    """What the frozen streams of a batch take in fp32, of training or evaluation, whichever is the larger."""
+    n_images = max(batch_size, EVALUATION_BATCH_SIZE)
+    return STREAM_COPIES * spec.n_stages * n_images * tokens * spec.width * FP32_BYTES
+
+
+def lanes_that_fit(free_bytes: int, shared: int, per_lane: int) -> int:
+    """The largest `N` within `MEMORY_SHARE` of the memory, after the shared part."""
+    return max(0, int(MEMORY_SHARE * free_bytes - shared) // per_lane)
+
+
+def work_per_token(width: int, rank: int, n_modules: int) -> dict[Form, int]:
+    """Multiply-adds of a training step per token and lane in either form, by an analytic model.
+
+    Args:
+        width: `D`.
+        rank: `r`.
+        n_modules: `K`.
+    """
+    pairs = n_modules * (n_modules - 1) // 2
+    return {
+        "rank space": 4 * width * rank * (3 * n_modules + pairs) + 24 * rank**2 * pairs,
+        "direct": 24 * width * rank * n_modules + ELEMENTWISE_PASSES * width * n_modules,
+    }
+
+
+def cheaper_form(width: int, rank: int, n_modules: int) -> Form:
+    """The form with less work by `work_per_token`; rank space if they are equal."""
+    work = work_per_token(width, rank, n_modules)
+    return "direct" if work["direct"] < work["rank space"] else "rank space"
+
+
+def _seconds_per_image(prepared: Prepared, n_images: int) -> float:
+    """Of the bare backbone forward, the faster of two passes over one batch."""
+    side = prepared.backbone.image_size
+    images = torch.zeros(n_images, 3, side, side, device=prepared.device)
+    return min(_timed(lambda: prepared.backbone.stages(images), prepared.device) for _ in range(2)) / n_images
+
+
+def _step_seconds(prepared: Prepared) -> Callable[[int], float]:
+    """Seconds of an optimizer step as a function of `N`: a straight line through two measured stacks."""
+    few, more = CALIBRATION_LANES
+    try:
+        few_seconds, more_seconds = (_measured_step_seconds(prepared, n) for n in CALIBRATION_LANES)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise SweepError(
+            f"the plan's calibration, {more} lanes of batch size {prepared.study.batch_size}, does not fit in the "
+            f"memory of {prepared.device}; lower --batch-size or --max-rank"
+        ) from error
+    per_lane = max(0.0, (more_seconds - few_seconds) / (more - few))
+    shared = max(0.0, few_seconds - few * per_lane)
+    return lambda n_lanes: shared + n_lanes * per_lane
+
+
+def _measured_step_seconds(prepared: Prepared, n_lanes: int) -> float:
+    """Of one training step on random features, the fastest of a few after a warm-up."""
+    study, spec, tokens = prepared.study, prepared.spec, prepared.backbone.tokens
+    n_images = min(study.batch_size, prepared.data.train.n_images)
+    shape = (n_images, spec.n_stages, tokens, spec.width)
+    stages = np.random.default_rng(0).standard_normal(shape, dtype=np.float32).astype(DTYPE)
+    data = StageData(stages, torch.arange(n_images) % spec.n_classes, spec.n_classes)
+    stack = Stack([spec.lane(spec.max_rank, seed).to(prepared.device) for seed in range(n_lanes)])
+    configs = [LaneConfig(lr=1e-3, rank=spec.max_rank)] * n_lanes
+    losses_of = LaneLosses(configs, data.class_counts.to(prepared.device), stack.like.dtype)
+    optimizers = LaneOptimizers(stack.params, configs)
+    factors = torch.ones(n_lanes, device=prepared.device)
+
+    def step() -> None:
+        batch, labels = data.batch(torch.arange(n_images), stack.like)
+        _, grads = stack.gradients(batch, labels, losses_of)
+        optimizers.step(grads, factors)
+
+    _timed(step, prepared.device)
+    seconds: list[float] = []
+    while len(seconds) < 2 or (len(seconds) < CALIBRATION_STEPS and sum(seconds) < CALIBRATION_SECONDS):
+        seconds.append(_timed(step, prepared.device))
+    return min(seconds)
+
+
+def _timed(work: Callable[[], object], device: torch.device) -> float:
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started

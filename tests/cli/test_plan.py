@@ -1,0 +1,59 @@
+"""`sweep plan`, and a run that takes its number of lanes from the plan."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import sweep.cli
+import sweep.planner
+
+Cli = Callable[..., str]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], photos: Path, tmp_path: Path) -> Cli:
+    """Calls a subcommand in process on a small study; returns what stood on standard output, spaces run together."""
+    monkeypatch.setenv("SWEEP_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    small = "--study lr_rank --backbone tiny-untrained --group-size 2 --trials 5 --epochs 3 --batch-size 4 --device cpu"
+
+    def call(command: str, *options: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["sweep", command, *small.split(), "--data", str(photos), *options])
+        with pytest.raises(SystemExit) as ended:
+            sweep.cli.main()
+        captured = capsys.readouterr()
+        assert ended.value.code == 0, captured.err
+        return " ".join(captured.out.split())
+
+    return call
+
+
+def test_plan_prints_every_cost_and_runs_nothing(cli: Cli, tmp_path: Path) -> None:
+    printed = cli("plan", "--n-parallel", "2")
+    n_images = 16
+    for text in (
+        f"{n_images} images, 0 in the cache",
+        f"MiB on disk for {n_images} images",
+        "available",
+        "stacks 3 of up to 2 lanes",
+        "in 3 epochs",
+        "form rank space",
+    ):
+        assert text in printed
+    assert not (tmp_path / "runs").exists()
+    assert not list((tmp_path / "cache").glob("features/*")), "no feature was computed"
+    assert "stacks 1 of up to 5 lanes" in cli("plan"), "32 lanes for 5 trials are 5"
+
+
+def test_auto_is_what_fits(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep.planner, "lanes_that_fit", lambda *args: 4)
+    assert "stacks 2 of up to 4 lanes" in cli("plan", "--n-parallel", "auto")
+    printed = cli("run", "--n-parallel", "auto", "--out", "here")
+    summary = json.loads(Path("here/summary.json").read_text())
+    planned, took = summary["plan"]["search_wall_seconds"], summary["wall_seconds"]["search"]
+    assert f"planned {planned:.0f} s of search, took {took:.0f} s" in printed
+    assert summary["plan"]["n_parallel"] == 4
+    assert "0 images, 16 in the cache" in cli("plan")
