@@ -12,14 +12,12 @@ from sweep.features import compute_features, n_images_missing
 from sweep.memory import available_bytes, is_out_of_memory
 from sweep.planner import (
     bytes_per_lane,
-    cheaper_form,
     kept_bytes,
     lanes_that_fit,
-    n_modules,
     parameter_bytes,
     shared_bytes,
-    work_per_token,
 )
+from sweep.side_networks.cost import ELEMENTWISE_WORK, cheaper_form, work_per_token
 from sweep.side_networks.rank_space_trunk import FrozenStreams, _Trunk
 from sweep.side_networks.spec import SideNetworkSpec
 
@@ -44,7 +42,7 @@ def n_bytes(tensors: list[torch.Tensor]) -> int:
 
 @pytest.mark.parametrize("spec", [spec_of(), spec_of(n_stages=2), spec_of(n_stages=3, modules_per_block=2, max_rank=2)])
 def test_formulas_count_what_one_lane_keeps(spec: SideNetworkSpec) -> None:
-    k, r, d = n_modules(spec), spec.max_rank, spec.width
+    k, r, d = spec.n_modules, spec.max_rank, spec.width
     stages = [torch.randn(BATCH, TOKENS, d) for _ in range(spec.n_stages)]
     frozen = FrozenStreams.of(stages, modules_per_block=spec.modules_per_block, eps=1e-5)
     shapes = [(1, 3 * r, d)] * k + [(1, 3 * r)] * k + [(1, r, d)] * k
@@ -88,7 +86,7 @@ def test_rank_space_wins_at_low_rank_and_the_direct_form_at_high() -> None:
 
 
 def test_work_of_one_module_by_hand() -> None:
-    assert work_per_token(10, 2, 1) == {"rank space": 4 * 10 * 2 * 3, "direct": 24 * 10 * 2 + 1500 * 10}
+    assert work_per_token(10, 2, 1) == {"rank space": 4 * 10 * 2 * 3, "direct": 24 * 10 * 2 + ELEMENTWISE_WORK * 10}
     assert work_per_token(10, 2, 3)["rank space"] == 4 * 10 * 2 * (9 + 3) + 12 * 4 * 6
 
 

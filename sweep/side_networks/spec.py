@@ -1,16 +1,14 @@
 """What all side-networks of a study share, and how a lane's own is drawn from it."""
 
 from dataclasses import asdict, dataclass
-from typing import TypeVar
 
 import torch
 
+from sweep.side_networks.cost import Form, cheaper_form
 from sweep.side_networks.head import Pool
 from sweep.side_networks.last import LAST
 from sweep.side_networks.linear_probe import LinearProbe
 from sweep.side_networks.rank_space import RankSpaceLAST
-
-Form = TypeVar("Form", bound=LAST)
 
 
 @dataclass(frozen=True)
@@ -35,18 +33,28 @@ class SideNetworkSpec:
     pool: Pool
     max_rank: int
 
-    def lane(self, rank: int, seed: int) -> RankSpaceLAST:
+    @property
+    def n_modules(self) -> int:
+        """`K`."""
+        return (self.n_stages - 1) * self.modules_per_block
+
+    @property
+    def form(self) -> Form:
+        """How a stack of these computes: all lanes padded to `max_rank`, by the form that costs less."""
+        return cheaper_form(self.width, self.max_rank, self.n_modules)
+
+    def lane(self, rank: int, seed: int) -> LAST:
         """A freshly initialised LAST for a lane, padded to `max_rank`; global random state stays as it is."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            return self._last(RankSpaceLAST, rank, self.max_rank)
+            return self._last(RankSpaceLAST if self.form == "rank space" else LAST, rank, self.max_rank)
 
     def plain(self, rank: int) -> LAST:
         """An unpadded LAST in its direct form, to load a trained lane's weights into."""
         return self._last(LAST, rank, rank)
 
-    def _last(self, form: type[Form], rank: int, padded_rank: int) -> Form:
-        return form(
+    def _last(self, kind: type[LAST], rank: int, padded_rank: int) -> LAST:
+        return kind(
             self.width,
             self.n_stages,
             self.n_classes,
