@@ -41,6 +41,18 @@ def test_large_scores_neither_overflow_nor_vanish() -> None:
     torch.testing.assert_close(attended, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_saturated_attention_gives_no_subnormal_gradients() -> None:
+    qkv = drawn(LANES, 9, IMAGES, 17)
+    qkv[:, :3] *= 60  # scores from -100 to 100: some probabilities near the smallest normal number, and below
+    attended, log_sum = torch.empty(LANES, 3, IMAGES, 17), torch.empty(LANES, IMAGES, 17)
+    cpu_kernels.attend(qkv, attended, 0, log_sum)
+    grad = 1e-6 * drawn(LANES, 3, IMAGES, 17, seed=1)
+    grads = cpu_kernels.attend_backward(qkv, attended, grad, 0, log_sum)
+    assert (grads == 0).any(), "nothing saturated"
+    subnormal = (grads != 0) & (grads.abs() < torch.finfo(torch.float32).tiny)
+    assert not subnormal.any()
+
+
 def test_nan_stays_in_its_lane_and_is_not_hidden() -> None:
     qkv = drawn(LANES, 9, IMAGES, 17)
     healthy, log_sum = torch.empty(LANES, 3, IMAGES, 17), torch.empty(LANES, IMAGES, 17)
