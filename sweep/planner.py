@@ -37,7 +37,9 @@ STREAM_COPIES = 4
 """Of a batch's stages in fp32: as read, as stages, summed up, and centred."""
 
 CALIBRATION_IMAGES = 8
-CALIBRATION_LANES = (2, 4)
+CALIBRATION_LANES = 16
+"""At most, and at most a full stack: what a lane adds is lost in the noise of a step of a few."""
+
 CALIBRATION_STEPS = 8
 CALIBRATION_SECONDS = 1.0
 """Steps of either stack are timed until there are `CALIBRATION_STEPS`, or two and this time is over."""
@@ -128,7 +130,7 @@ def plan_study(features: FeaturePlan, prepared: Prepared) -> Plan:
     n_full, n_left_over = divmod(study.trials, n_parallel)
     n_train, n_val = prepared.data.train.n_images, prepared.data.val.n_images
     steps_an_epoch = (n_train + EVALUATION_SHARE * n_val) / min(study.batch_size, n_train)
-    step_seconds = _step_seconds(prepared)
+    step_seconds = _step_seconds(prepared, min(CALIBRATION_LANES, n_parallel))
     stack_seconds = n_full * step_seconds(n_parallel) + (step_seconds(n_left_over) if n_left_over else 0.0)
     work = work_per_token(spec.width, spec.max_rank, spec.n_modules)
     return Plan(
@@ -207,11 +209,12 @@ def _seconds_per_image(prepared: Prepared, n_images: int) -> float:
     return min(_timed(lambda: prepared.backbone.stages(images), prepared.device) for _ in range(2)) / n_images
 
 
-def _step_seconds(prepared: Prepared) -> Callable[[int], float]:
-    """Seconds of an optimizer step as a function of `N`: a straight line through two measured stacks."""
-    few, more = CALIBRATION_LANES
+def _step_seconds(prepared: Prepared, n_lanes: int) -> Callable[[int], float]:
+    """Seconds of an optimizer step as a function of `N`: a straight line through stacks of `n_lanes` and half of them."""
+    more = max(4, n_lanes)
+    few = more // 2
     try:
-        few_seconds, more_seconds = (_measured_step_seconds(prepared, n) for n in CALIBRATION_LANES)
+        few_seconds, more_seconds = (_measured_step_seconds(prepared, n) for n in (few, more))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
