@@ -210,7 +210,7 @@ def _seconds_per_image(prepared: Prepared, n_images: int) -> float:
 
 
 def _step_seconds(prepared: Prepared, n_lanes: int) -> Callable[[int], float]:
-    """Seconds of an optimizer step as a function of `N`: a straight line through stacks of `n_lanes` and half of them."""
+    """Seconds of a step as a function of `N`: a straight line through stacks of `n_lanes` and of half as many."""
     more = max(4, n_lanes)
     few = more // 2
     try:
