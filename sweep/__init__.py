@@ -2,7 +2,8 @@
 
 from sweep.errors import SweepError, UsageError
 from sweep.lanes import LaneConfig
+from sweep.pruning import Halving
 from sweep.results import Results, load_results
 from sweep.study import Study
 
-__all__ = ["LaneConfig", "Results", "Study", "SweepError", "UsageError", "load_results"]
+__all__ = ["Halving", "LaneConfig", "Results", "Study", "SweepError", "UsageError", "load_results"]

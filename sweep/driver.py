@@ -1,46 +1,38 @@
-"""The search: Optuna proposes configurations, a stack trains them together, the results are told back."""
+"""The search: Optuna proposes configurations, a stack trains them together, the results are told back.
 
-import contextlib
+At the end of every epoch trials end: at a rung, after their last epoch, or because they broke. Their lanes take new
+trials before the next epoch, proposed with all that is known, while the other lanes go on.
+"""
+
 import gc
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-import optuna
 import torch
-from optuna.trial import TrialState
 from torch import Tensor
 
 from sweep.batches import StageData, n_batches
-from sweep.engine import EpochResult, Stack, train
-from sweep.errors import SweepError, UsageError
-from sweep.lanes import LaneConfig
+from sweep.budget import Budget, duration_text
+from sweep.engine import EpochResult, Lane, Training
+from sweep.errors import SweepError
+from sweep.latency import LatencyMeter
+from sweep.ledger import Entrant, Ledger
+from sweep.measurement import measure_lanes
 from sweep.memory import is_out_of_memory
+from sweep.metrics import correct_answers
+from sweep.paired import paired_difference
+from sweep.proposals import Proposals
+from sweep.pruning import Arrival, RungTable
 from sweep.reporter import Reporter
-from sweep.seeds import derive_seed
 from sweep.side_networks import trim_rank
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study import Study
-from sweep.trial_log import TrialLog, TrialRecord
+from sweep.trial_log import TrialRecord
 
-MAX_REPORTS = 50
-"""Intermediate values a trial that Optuna gets to see; its dashboard ships each of them. Our curves have all."""
-
-
-@dataclass
-class _Entrant:
-    """A trial on its way through a lane.
-
-    Attributes:
-        trial: Optuna's.
-        config: What `suggest` made of it.
-        record: Ours.
-        reported: The last epoch that Optuna was told; it takes each once, also of a trial that trains again.
-    """
-
-    trial: optuna.Trial
-    config: LaneConfig
-    record: TrialRecord
-    reported: int = 0
+SAVING_SHARE = 0.02
+"""Of the wall time, what bringing tables to disk may take while trials train."""
 
 
 @dataclass(frozen=True)
@@ -49,196 +41,292 @@ class Winner:
 
     Attributes:
         record: Its numbers.
-        config: What it was trained with.
-        state: Its weights as a `state_dict` of a plain LAST of its own rank.
+        rank: Of its side-network.
+        state: Weights of its first replicate, as a `state_dict` of a plain LAST of its own rank.
     """
 
     record: TrialRecord
-    config: LaneConfig
+    rank: int
     state: dict[str, Tensor]
 
 
 class Search:
-    """One study's trials, stack by stack.
+    """One study's trials.
 
     Args:
-        optuna_study: Where trials are asked and told.
+        proposals: Where trials come from.
         study: What is searched.
         spec: Shape of the side-networks.
         train_data: What lanes learn from.
         val_data: What lanes are compared on.
         device: Where they train.
+        budget: When to end, beside the study's number of trials.
         reporter: Told what happens.
-        save: Called with the search after every stack, finished or not, to bring its tables and winner to disk.
+        save: Called with the search from time to time and at its end, to bring its tables and winner to disk.
 
     Attributes:
-        log: Records of all trials.
+        ledger: Records of all trials.
         winner: The best complete trial so far.
+        ended: Why the search ended, as a sentence's end.
         training_seconds: Wall time inside training and evaluation.
+        occupied_share: Of the lanes over that time, those that had a trial.
     """
 
     def __init__(
         self,
-        optuna_study: optuna.Study,
+        proposals: Proposals,
         study: Study,
         spec: SideNetworkSpec,
         train_data: StageData,
         val_data: StageData,
         *,
         device: torch.device,
+        budget: Budget,
         reporter: Reporter,
         save: Callable[["Search"], None],
     ):
-        self.optuna_study = optuna_study
+        self.proposals = proposals
         self.study = study
+        self.ledger = Ledger(proposals.optuna_study, study)
         self.spec = spec
         self.train_data, self.val_data = train_data, val_data
         self.device = device
+        self.budget = budget
         self.reporter = reporter
         self.save = save
-        self.log = TrialLog()
         self.winner: Winner | None = None
+        self.ended = ""
         self.training_seconds = 0.0
-        self._n_stacks = 0
+        self._lane_seconds = 0.0
+        self._n_parallel = 0
+        self._rungs = RungTable(study.halving) if study.halving else None
+        self._latency = LatencyMeter(spec, val_data, device) if "inference_seconds" in study.objectives else None
+        self._baseline_answers: dict[int, Tensor] = {}  # by epoch
+        self._running: list[Entrant] = []
+        self._waiting: list[Entrant] = []  # asked, and to be trained from their first epoch
+        self._training: Training | None = None
+        self._order = 0  # the data order that the stack followed last
+        self._free_slots: list[int] = []
+
+    @property
+    def occupied_share(self) -> float:
+        """See the class."""
+        return self._lane_seconds / (self.training_seconds * self._n_parallel) if self.training_seconds else 0.0
 
     def run(self, n_parallel: int) -> None:
-        """Train all of the study's trials, `n_parallel` at a time; every stack's proposals know the results before it.
+        """Train trials, as many lanes at a time as `n_parallel`, until the budget ends or nothing new is proposed.
 
         A stack that does not fit in memory is halved, and its trials start again; so are all stacks after it.
 
         Raises:
             UsageError: The study proposes what cannot be trained.
-            SweepError: Not even one lane fits in memory.
+            SweepError: Not even one trial fits in memory.
             KeyboardInterrupt: The user stopped the run; its running trials were told as failed and saved.
         """
-        self.optuna_study.enqueue_trial(dict(self.study.baseline))
-        n_unasked = self.study.trials
-        waiting: list[_Entrant] = []  # asked, but neither complete nor failed
-        while waiting or n_unasked:
-            try:
-                if not waiting:
-                    for _ in range(min(n_parallel, n_unasked)):
-                        waiting.append(self._ask())
-                        n_unasked -= 1
-                self._train(waiting[:n_parallel])
-                self._n_stacks += 1
-            except BaseException as error:
-                n_lanes = min(n_parallel, len(waiting))
-                if not is_out_of_memory(error) or n_lanes <= 1:
-                    self._fail_running(waiting, "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped")
-                    if is_out_of_memory(error):
-                        raise SweepError(
-                            f"one lane of batch size {self.study.batch_size} does not fit in the memory of "
-                            f"{self.device}; lower --batch-size or --max-rank"
-                        ) from error
-                    raise
-                n_parallel = -(-n_lanes // 2)
-                self._restart(waiting[:n_lanes], n_parallel)
-            finally:
-                self.reporter.stack_ended()
-                if self.log.records:
-                    self.save(self)
-            self._free_memory()
-            waiting = [entrant for entrant in waiting if entrant.record.state == "RUNNING"]
-
-    def _ask(self) -> _Entrant:
-        trial = self.optuna_study.ask()
+        self._n_parallel = n_parallel
+        self._free_slots = list(range(n_parallel))
+        self._started = self._saved = time.perf_counter()
+        self._saving_seconds = 0.0
+        self.reporter.search_started(self.study.trials, self.study.epochs)
         try:
-            config = self.study.lane_config(trial)
-        except UsageError:
-            self.optuna_study.tell(trial, state=TrialState.FAIL)
+            while not self.ended:
+                try:
+                    self._advance()
+                except BaseException as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    self._halve(error)
+                self._free_memory()
+        except BaseException as error:
+            reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped"
+            self.ledger.fail_all([*self._running, *self._waiting], reason)
             raise
-        seed = derive_seed(self.study.seed, "initialisation", trial.number)
-        with torch.device("meta"):
-            trainable = sum(p.numel() for p in self.spec.plain(config.rank).parameters())
-        trial.set_user_attr("seed", seed)
-        trial.set_user_attr("trainable_parameters", trainable)
-        record = TrialRecord(trial.number, trial.params, seed, self._n_stacks, trainable)
-        self.log.records.append(record)
-        return _Entrant(trial, config, record)
+        finally:
+            self.reporter.search_ended()
+            if self.ledger.log.records:
+                self.save(self)
 
-    def _train(self, entrants: list[_Entrant]) -> None:
-        for entrant in entrants:
-            entrant.record.stack = self._n_stacks
-        modules = [self.spec.lane(e.config.rank, e.record.seed).to(self.device) for e in entrants]
-        stack = Stack(modules)
-        steps_per_epoch = n_batches(len(self.train_data), self.study.batch_size)
-        n_epochs = self.study.epochs
-        self.reporter.stack_started(len(entrants), n_epochs, n_epochs * steps_per_epoch)
-        results = train(
-            stack,
-            [entrant.config for entrant in entrants],
-            self.train_data,
-            self.val_data,
-            n_epochs=n_epochs,
-            batch_size=self.study.batch_size,
-            seed=self.study.seed,
-            on_step=self.reporter.step,
-        )
-        for result in results:
-            self._measure(entrants, result)
-        for lane, entrant in enumerate(entrants):
-            self._complete(entrant, stack, lane)
-
-    def _measure(self, entrants: list[_Entrant], result: EpochResult) -> None:
-        """Log an epoch of every lane, report it to Optuna, and fail the lanes that diverged."""
-        self.training_seconds += result.wall_seconds
-        stride = -(-self.study.epochs // MAX_REPORTS)
-        reported = result.epoch % stride == 0 or result.epoch == self.study.epochs
-        for lane, entrant in enumerate(entrants):
-            if entrant.record.state != "RUNNING":
-                continue
-            metrics = {f"val_{name}": values[lane].item() for name, values in result.val_metrics.items()}
-            metrics["train_loss"] = result.train_loss[lane].item()
-            self.log.measured(entrant.record, result.epoch, metrics, result.wall_seconds / len(entrants))
-            if not all(torch.tensor(list(metrics.values())).isfinite()):
-                self._fail(entrant, f"diverged in epoch {result.epoch}: training loss {metrics['train_loss']:.3g}")
-            elif reported and result.epoch > entrant.reported:
-                entrant.trial.report(metrics["val_top1"], result.epoch)
-                entrant.reported = result.epoch
-        n_failed = sum(record.state == "FAIL" for record in self.log.records)
-        best = max((record.metrics.get("val_top1", 0.0) for record in self._unfailed()), default=0.0)
-        self.reporter.epoch(result.epoch, best, n_failed)
-
-    def _unfailed(self) -> list[TrialRecord]:
-        return [record for record in self.log.records if record.state != "FAIL"]
-
-    def _complete(self, entrant: _Entrant, stack: Stack, lane: int) -> None:
-        record = entrant.record
-        if record.state != "RUNNING":
+    def _advance(self) -> None:
+        """Fill the free lanes and train all of them for an epoch, unless the search is over."""
+        if self._over():
+            for entrant in (*self._running, *self._waiting):
+                self.ledger.prune(entrant, self.ended)
             return
-        record.state = "COMPLETE"
-        for name, value in record.metrics.items():
-            entrant.trial.set_user_attr(name, value)
-        self.optuna_study.tell(entrant.trial, record.metrics["val_top1"])
-        if self.winner is None or record.order() < self.winner.record.order():
-            state = trim_rank(stack.lane_state(lane), entrant.config.rank)
-            self.winner = Winner(record, entrant.config, state)
+        self._fill()
+        if self._running:
+            self._train_epoch()
+            self._save_sometimes()
+            return
+        n_trials = len(self.ledger.log.records)
+        if self.proposals.exhausted:
+            self.ended = f"nothing new was left to propose after {n_trials} trials"
+        else:
+            self.ended = f"all {n_trials} trials have been trained"
 
-    def _fail(self, entrant: _Entrant, reason: str) -> None:
-        entrant.record.state, entrant.record.failure = "FAIL", reason
-        entrant.trial.set_user_attr("failure", reason)
-        self.optuna_study.tell(entrant.trial, state=TrialState.FAIL)
+    def _over(self) -> bool:
+        """Whether the budget ends the search now."""
+        seconds, target = self.budget.wall_seconds, self.budget.target
+        if target is not None and self.winner is not None:
+            first, record = self.ledger.objectives.first, self.winner.record
+            value = record.measured()[first]
+            if self.ledger.objectives.reaches(value, target):
+                self.ended = f"trial {record.trial} reached the target of {target:g} with {first} {value:.4g}"
+        elif seconds is not None and time.perf_counter() - self._started >= seconds:
+            self.ended = f"the time of {duration_text(seconds)} was over"
+        return bool(self.ended)
 
-    def _fail_running(self, entrants: list[_Entrant], reason: str) -> None:
-        """Fail what is still running; our own record is kept even where the storage is what broke."""
-        for entrant in entrants:
-            if entrant.record.state == "RUNNING":
-                with contextlib.suppress(optuna.exceptions.OptunaError, OSError):
-                    self._fail(entrant, f"{reason} after epoch {entrant.record.epochs}")
+    def _fill(self) -> None:
+        """Give free lanes to trials that wait, and to new ones."""
+        if not self._running:
+            self._order = 0  # a new stack: its trials see the data as those of the first did
+        n_lanes = self.study.seeds
+        while len(self._free_slots) >= n_lanes and (entrant := self._next()):
+            self._take_apart()
+            self._running.append(entrant)
+            entrant.slots, self._free_slots = self._free_slots[:n_lanes], self._free_slots[n_lanes:]
+            entrant.record.lane, entrant.record.first_order = entrant.slots[0], self._order + 1
+            config = entrant.proposal.config
+            entrant.lanes = [
+                Lane(config, self.spec.lane(config.rank, seed).to(self.device)) for seed in entrant.record.seeds
+            ]
 
-    def _restart(self, entrants: list[_Entrant], n_parallel: int) -> None:
-        """Put those still running back to their first step; one that diverged would diverge again, and stays failed."""
-        for entrant in entrants:
-            if entrant.record.state == "RUNNING":
-                self.log.restart(entrant.record)
+    def _next(self) -> Entrant | None:
+        """The next trial to train."""
+        if self._waiting:
+            return self._waiting.pop(0)
+        if len(self.ledger.log.records) == self.study.trials or self.proposals.exhausted:
+            return None
+        proposal = self.proposals.next()
+        if proposal is None:
+            return None
+        entrant = self.ledger.enter(proposal, self.spec)
+        if self._latency is not None:
+            entrant.record.inference_seconds = self._latency.seconds(proposal.config.rank)
+        return entrant
+
+    def _take_apart(self) -> None:
+        """Bring the lanes of the stack up to date; the next epoch stacks those that run then."""
+        if self._training is not None:
+            self._training.unstack()
+            self._training = None
+
+    def _train_epoch(self) -> None:
+        study = self.study
+        lanes = [lane for entrant in self._running for lane in entrant.lanes]
+        if self._training is None:
+            self._training = Training(
+                lanes,
+                self.train_data,
+                self.val_data,
+                n_epochs=study.epochs,
+                batch_size=study.batch_size,
+                seed=study.seed,
+            )
+        self._order += 1
+        n_steps = n_batches(len(self.train_data), study.batch_size)
+        self.reporter.epoch_started(len(lanes), len(self._running) / study.epochs / n_steps)
+        result = self._training.epoch(self._order, self.reporter.step)
+        self.training_seconds += result.wall_seconds
+        self._lane_seconds += result.wall_seconds * len(lanes)
+        self._measure(result)
+        self._end_trials()
+        self.reporter.epoch_ended(self.ledger.progress())
+
+    def _measure(self, result: EpochResult) -> None:
+        """Log the epoch of every trial, compare it with the baseline, report it, and fail the trials that broke."""
+        measured = measure_lanes(result, self.val_data.labels, self.study.metrics)
+        answers = correct_answers(result.val_logits, self.val_data.labels)
+        n_lanes = self.study.seeds
+        for i, entrant in enumerate(self._running):
+            own = slice(i * n_lanes, (i + 1) * n_lanes)
+            record, epoch = entrant.record, entrant.lanes[0].epochs
+            seconds = result.wall_seconds / len(self._running)
+            self.ledger.log.measured(record, epoch, [lane.metrics for lane in measured[own]], seconds)
+            if failure := next((lane.failure for lane in measured[own] if lane.failure), ""):
+                self.ledger.fail(entrant, f"epoch {epoch}: {failure}")
+                continue
+            if record.trial == 0:
+                self._baseline_answers[epoch] = answers[own]
+            if epoch in self._baseline_answers:
+                record.vs_baseline = paired_difference(answers[own], self._baseline_answers[epoch])
+            self.ledger.report(entrant)
+
+    def _end_trials(self) -> None:
+        """Complete the trials that are through, and stop those that a rung stops; their lanes are free again."""
+        stopped = self._stopped_at_rungs()
+        complete = [e for e in self._running if e.alive and e.record.epochs == self.study.epochs]
+        pruned = [e for e in self._running if e.record.trial in stopped]
+        broken = [e for e in self._running if not e.alive]
+        if not (complete or pruned or broken):
+            return
+        self._take_apart()
+        for entrant in complete:
+            self.ledger.complete(entrant)
+            self._compare_with_winner(entrant)
+        for entrant in pruned:
+            self.ledger.prune(entrant, f"at the rung of epoch {entrant.record.epochs}")
+        freed = [slot for entrant in self._running if not entrant.alive for slot in entrant.slots]
+        self._free_slots = sorted([*self._free_slots, *freed])
+        self._running = [entrant for entrant in self._running if entrant.alive]
+
+    def _stopped_at_rungs(self) -> set[int]:
+        """Numbers of the trials that go no further; the baseline always does, since all are compared with it."""
+        if self._rungs is None:
+            return set()
+        arrivals: dict[int, list[Arrival]] = {}
+        for entrant in self._running:
+            record = entrant.record
+            if entrant.alive and record.epochs in self.ledger.rungs:
+                costs = self.ledger.objectives.costs(record.measured())
+                arrivals.setdefault(record.epochs, []).append(Arrival(record.trial, costs, record.metrics["val_nll"]))
+        return self._rungs.stopped(arrivals) - {0}
+
+    def _compare_with_winner(self, entrant: Entrant) -> None:
+        record, rank = entrant.record, entrant.proposal.config.rank
+        if self.winner is None or self._order_of(record) < self._order_of(self.winner.record):
+            state = {name: tensor.cpu() for name, tensor in entrant.lanes[0].module.state_dict().items()}
+            self.winner = Winner(record, rank, trim_rank(state, rank))
+
+    def _order_of(self, record: TrialRecord) -> tuple[Any, ...]:
+        """Sorts complete trials as `rank_trials` does."""
+        costs = self.ledger.objectives.costs(record.measured())
+        return (not record.feasible, *costs, record.metrics["val_nll"], record.trial)
+
+    def _halve(self, error: BaseException) -> None:
+        """Go on with half the lanes after memory ran out; trials in training start again from their first epoch.
+
+        Raises:
+            SweepError: Not even one trial fits.
+        """
+        n_lanes = self.study.seeds * len(self._running)
+        if len(self._running) <= 1:
+            raise SweepError(
+                f"one trial ({self.study.seeds} lane{'s' * (self.study.seeds > 1)} of batch size "
+                f"{self.study.batch_size}) does not fit in the memory of {self.device}; "
+                f"lower --batch-size or --max-rank"
+            ) from error
+        trials = [entrant for entrant in (*self._running, *self._waiting) if entrant.alive]
+        self._running, self._waiting, self._training = [], trials, None
+        self._n_parallel = max(self.study.seeds, -(-n_lanes // 2))
+        self._free_slots = list(range(self._n_parallel))
+        for entrant in trials:
+            self.ledger.restart(entrant)
         self.reporter.message(
-            f"{len(entrants)} lanes of batch size {self.study.batch_size} do not fit in the memory of {self.device}; "
-            f"their trials start again, {n_parallel} at a time"
+            f"{n_lanes} lanes of batch size {self.study.batch_size} do not fit in the memory of {self.device}; "
+            f"their trials start again, {self._n_parallel} at a time"
         )
 
     def _free_memory(self) -> None:
         """Give back what a stack held, lest the next one find its memory taken."""
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        if self._training is None:
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _save_sometimes(self) -> None:
+        """After trials ended, unless saving takes more than its share."""
+        began = time.perf_counter()
+        if self._training is None and began - self._saved >= self._saving_seconds / SAVING_SHARE:
+            self.save(self)
+            self._saved = time.perf_counter()
+            self._saving_seconds = self._saved - began

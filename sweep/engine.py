@@ -3,12 +3,16 @@
 A stack does not know which side-network it trains. It asks that a module take the list of stages and return logits;
 parameters and buffers are stacked with `stack_module_state`, and `vmap` runs the lanes. What a module computes from
 the stages alone has no lane dimension, so `vmap` computes it once for all lanes.
+
+A `Training` advances a stack by an epoch at a time. Between two epochs its lanes can be taken apart, some of them
+ended, others added, and stacked again: a lane's numbers depend on its configuration, its seed and the data order it
+saw, and not on what trains beside it.
 """
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +21,6 @@ from torch.func import functional_call, stack_module_state, vmap
 from sweep.batches import StageData, n_batches, training_batches
 from sweep.lanes import LaneConfig
 from sweep.losses import LaneLosses
-from sweep.metrics import classification_metrics
 from sweep.optim import LaneOptimizers, schedule_factors
 
 EVALUATION_BATCH_SIZE = 64
@@ -76,25 +79,110 @@ class Stack:
         return {name: p[lane].detach().clone().cpu() for name, p in self.params.items()}
 
 
+@dataclass
+class Lane:
+    """A side-network in training, between two epochs: all that it needs to go on, whatever trains beside it.
+
+    Attributes:
+        config: Its hyperparameters.
+        module: The side-network, with its weights as they are now.
+        optimizer_state: See `LaneOptimizers.lane_states`; empty before the first step.
+        epochs: Epochs it has trained for.
+    """
+
+    config: LaneConfig
+    module: nn.Module
+    optimizer_state: dict[str, Tensor] = field(default_factory=dict)
+    epochs: int = 0
+
+
 @dataclass(frozen=True)
 class EpochResult:
     """What became of every lane in one epoch.
 
     Attributes:
-        epoch: Counted from 1.
         train_loss: Mean over the epoch's images, each lane under its own loss, `(N,)`.
-        val_metrics: By name, each `(N,)`, see `sweep.metrics`.
+        val_logits: Of every lane after the epoch, `(N, n, C)`, on the CPU.
         wall_seconds: Of training and evaluation.
     """
 
-    epoch: int
     train_loss: Tensor
-    val_metrics: dict[str, Tensor]
+    val_logits: Tensor
     wall_seconds: float
 
 
+class Training:
+    """Lanes of any age that train together.
+
+    Args:
+        lanes: `N` of them; their modules are copied. One alone trains beside a copy of itself, because a lane's bits
+            are the same in all stacks but those of one.
+        train_data: What to learn from.
+        val_data: What every epoch is measured on.
+        n_epochs: Length of every lane's schedule.
+        batch_size: `B`.
+        seed: The study's seed, for the data order.
+    """
+
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        train_data: StageData,
+        val_data: StageData,
+        *,
+        n_epochs: int,
+        batch_size: int,
+        seed: int,
+    ):
+        self.n_lanes = len(lanes)
+        self.lanes = list(lanes) if len(lanes) > 1 else [lanes[0], copy.copy(lanes[0])]
+        self.train_data, self.val_data = train_data, val_data
+        self.batch_size, self.seed = batch_size, seed
+        self.steps_per_epoch = n_batches(len(train_data), batch_size)
+        configs = [lane.config for lane in self.lanes]
+        self.stack = Stack([lane.module for lane in self.lanes])
+        like = self.stack.like
+        self.losses_of = LaneLosses(configs, train_data.class_counts.to(like.device), like.dtype)
+        self.optimizers = LaneOptimizers(self.stack.params, configs)
+        self.optimizers.load([lane.optimizer_state for lane in self.lanes])
+        factors = schedule_factors(configs, n_epochs * self.steps_per_epoch, self.steps_per_epoch)
+        self.factors = factors.unflatten(0, (n_epochs, self.steps_per_epoch)).to(like)
+
+    def epoch(self, order: int, on_step: Callable[[], None] = lambda: None) -> EpochResult:
+        """Train every lane for one epoch, and measure it.
+
+        Args:
+            order: Which of the study's data orders to follow, counted from 1.
+            on_step: Called after every optimizer step.
+        """
+        started = time.perf_counter()
+        like, data = self.stack.like, self.train_data
+        factors = torch.stack([self.factors[lane.epochs, :, i] for i, lane in enumerate(self.lanes)], 1)
+        loss_sum = like.new_zeros(len(self.lanes))
+        for step, indices in enumerate(training_batches(len(data), self.batch_size, self.seed, order)):
+            stages, labels = data.batch(indices, like)
+            losses, grads = self.stack.gradients(stages, labels, self.losses_of)
+            self.optimizers.step(grads, factors[step])
+            loss_sum += losses * len(labels)
+            on_step()
+        for lane in self.lanes:
+            lane.epochs += 1
+        val_logits = split_logits(self.stack, self.val_data)[: self.n_lanes]
+        train_loss = (loss_sum / len(data)).cpu()[: self.n_lanes]
+        return EpochResult(train_loss, val_logits, time.perf_counter() - started)
+
+    def unstack(self) -> list[Lane]:
+        """The lanes as they are now, to be stacked again with others."""
+        states = self.optimizers.lane_states()
+        lanes = self.lanes[: self.n_lanes]
+        for i, lane in enumerate(lanes):
+            lane.module.load_state_dict(self.stack.lane_state(i))
+            lane.optimizer_state = states[i]
+        return lanes
+
+
 def train(
-    stack: Stack,
+    modules: Sequence[nn.Module],
     configs: Sequence[LaneConfig],
     train_data: StageData,
     val_data: StageData,
@@ -102,47 +190,29 @@ def train(
     n_epochs: int,
     batch_size: int,
     seed: int,
-    on_step: Callable[[], None] = lambda: None,
-) -> Iterator[EpochResult]:
-    """Train a stack, yielding after every epoch.
+) -> tuple[list[dict[str, Tensor]], list[EpochResult]]:
+    """Train side-networks together from their first epoch to their last.
 
     Args:
-        stack: `N` lanes; their parameters are updated in place.
-        configs: One a lane.
+        modules: `N` of them; they are trained in place.
+        configs: One a module.
         train_data: What to learn from.
         val_data: What every epoch is measured on.
         n_epochs: Passes over `train_data`.
         batch_size: `B`.
         seed: The study's seed, for the data order.
-        on_step: Called after every optimizer step.
 
-    Yields:
-        One `EpochResult` an epoch.
+    Returns:
+        The trained weights, one `state_dict` a lane, and one `EpochResult` an epoch.
     """
-    losses_of = LaneLosses(configs, train_data.class_counts.to(stack.like.device), stack.like.dtype)
-    optimizers = LaneOptimizers(stack.params, configs)
-    steps_per_epoch = n_batches(len(train_data), batch_size)
-    factors = schedule_factors(configs, n_epochs * steps_per_epoch, steps_per_epoch).to(stack.like)
-
-    step = 0
-    for epoch in range(1, n_epochs + 1):
-        started = time.perf_counter()
-        loss_sum = stack.like.new_zeros(stack.n_lanes)
-        for indices in training_batches(len(train_data), batch_size, seed, epoch):
-            stages, labels = train_data.batch(indices, stack.like)
-            losses, grads = stack.gradients(stages, labels, losses_of)
-            optimizers.step(grads, factors[step])
-            loss_sum += losses * len(labels)
-            step += 1
-            on_step()
-        val_metrics = evaluate(stack, val_data)
-        wall_seconds = time.perf_counter() - started
-        yield EpochResult(epoch, (loss_sum / len(train_data)).cpu(), val_metrics, wall_seconds)
+    lanes = [Lane(config, module) for config, module in zip(configs, modules, strict=True)]
+    training = Training(lanes, train_data, val_data, n_epochs=n_epochs, batch_size=batch_size, seed=seed)
+    results = [training.epoch(order) for order in range(1, n_epochs + 1)]
+    return [training.stack.lane_state(i) for i in range(len(lanes))], results
 
 
 @torch.no_grad()
-def evaluate(stack: Stack, data: StageData) -> dict[str, Tensor]:
-    """Metrics of every lane on a split, each `(N,)`, on the CPU."""
+def split_logits(stack: Stack, data: StageData) -> Tensor:
+    """Logits of every lane on a whole split, `(N, n, C)`, on the CPU."""
     batches = torch.arange(len(data)).split(EVALUATION_BATCH_SIZE)
-    logits = torch.cat([stack.logits(data.batch(indices, stack.like)[0]) for indices in batches], dim=1)
-    return classification_metrics(logits.cpu(), data.labels)
+    return torch.cat([stack.logits(data.batch(indices, stack.like)[0]) for indices in batches], dim=1).cpu()

@@ -1,10 +1,9 @@
-"""Lane-wise metrics: every lane, whatever loss trained it, is measured by the same four numbers."""
+"""Lane-wise metrics: every lane, whatever loss trained it, is measured by the same numbers."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-METRICS = ("top1", "mean_class_accuracy", "nll", "ece")
 N_CALIBRATION_BINS = 15
 
 
@@ -19,18 +18,20 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         labels: `(n,)`.
 
     Returns:
-        Each `(N,)`, fp64: `top1` accuracy; `mean_class_accuracy` over the classes present; `nll`, the mean negative
-        log-likelihood in nats; `ece`, the expected calibration error over 15 bins of equal width (Guo et al. 2017).
-        A lane with a logit that is not finite has NaN in all of them.
+        Each `(N,)`, fp64: `top1` accuracy; `mean_class_accuracy` and `worst_class_accuracy` over the classes present;
+        `nll`, the mean negative log-likelihood in nats; `ece`, the expected calibration error over 15 bins of equal
+        width (Guo et al. 2017). A lane with a logit that is not finite has NaN in all of them.
     """
     logits = logits.double()
     log_p = F.log_softmax(logits, -1)
     confidence, predicted = log_p.exp().max(-1)
     correct = (predicted == labels).double()
     nll = -log_p.gather(-1, labels.expand(log_p.shape[:-1]).unsqueeze(-1)).squeeze(-1).mean(-1)
+    of_class = _class_accuracies(correct, labels, logits.shape[-1])
     metrics = {
         "top1": correct.mean(-1),
-        "mean_class_accuracy": _mean_class_accuracy(correct, labels, logits.shape[-1]),
+        "mean_class_accuracy": of_class.mean(-1),
+        "worst_class_accuracy": of_class.min(-1).values,
         "nll": nll,
         "ece": _expected_calibration_error(confidence, correct),
     }
@@ -38,11 +39,17 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     return {name: values.masked_fill(broken, torch.nan) for name, values in metrics.items()}
 
 
-def _mean_class_accuracy(correct: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+def correct_answers(logits: Tensor, labels: Tensor) -> Tensor:
+    """Which images each lane gets right, `(N, n)` of bool, from logits `(N, n, C)` and labels `(n,)`."""
+    return logits.argmax(-1) == labels
+
+
+def _class_accuracies(correct: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+    """Accuracy on each class that is present: `(N, n)` to `(N, classes)`."""
     of_class = F.one_hot(labels, n_classes).to(correct.dtype)  # (n, C)
     counts = of_class.sum(0)
     present = counts > 0
-    return ((correct @ of_class)[:, present] / counts[present]).mean(-1)
+    return (correct @ of_class)[:, present] / counts[present]
 
 
 def _expected_calibration_error(confidence: Tensor, correct: Tensor) -> Tensor:

@@ -83,6 +83,15 @@ class LaneAdamW:
         self.mean = {name: torch.zeros_like(p) for name, p in params.items()}
         self.square = {name: torch.zeros_like(p) for name, p in params.items()}
 
+    def state(self) -> dict[str, Tensor]:
+        """All that the next step needs to know of those before, each `(N, ...)` and live."""
+        return {
+            "beta1_power": self.beta1_power,
+            "beta2_power": self.beta2_power,
+            **{f"mean.{name}": tensor for name, tensor in self.mean.items()},
+            **{f"square.{name}": tensor for name, tensor in self.square.items()},
+        }
+
     @torch.no_grad()
     def step(self, params: Params, grads: Mapping[str, Tensor], lr: Mapping[str, Tensor]) -> None:
         """One update.
@@ -111,6 +120,10 @@ class LaneSGD:
         of = _LaneHyperparameters(configs, next(iter(params.values())))
         self.momentum, self.weight_decay = of("momentum"), of("weight_decay")
         self.velocity = {name: torch.zeros_like(p) for name, p in params.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """As `LaneAdamW.state`."""
+        return {f"velocity.{name}": tensor for name, tensor in self.velocity.items()}
 
     @torch.no_grad()
     def step(self, params: Params, grads: Mapping[str, Tensor], lr: Mapping[str, Tensor]) -> None:
@@ -147,6 +160,23 @@ class LaneOptimizers:
             subset = {name: p[lanes] for name, p in params.items()}
             optimizer = _OPTIMIZERS[kind](subset, [configs[lane] for lane in members])
             self.groups.append((lanes, optimizer))
+
+    def lane_states(self) -> list[dict[str, Tensor]]:
+        """A copy of every lane's state, by name, for `load`; lanes of one kind have the same names."""
+        states: dict[int, dict[str, Tensor]] = {}
+        for lanes, optimizer in self.groups:
+            live = optimizer.state()
+            for i, lane in enumerate(lanes.tolist()):
+                states[lane] = {name: tensor[i].clone() for name, tensor in live.items()}
+        return [states[lane] for lane in sorted(states)]
+
+    def load(self, states: Sequence[Mapping[str, Tensor]]) -> None:
+        """Go on where lanes stopped: one state a lane, empty for a lane that starts."""
+        for lanes, optimizer in self.groups:
+            for name, tensor in optimizer.state().items():
+                for i, lane in enumerate(lanes.tolist()):
+                    if states[lane]:
+                        tensor[i] = states[lane][name]
 
     @torch.no_grad()
     def step(self, grads: Mapping[str, Tensor], factor: Tensor) -> None:

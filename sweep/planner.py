@@ -75,10 +75,10 @@ class Plan(FeaturePlan):
         bytes_per_lane: What every lane takes on top.
         lanes_that_fit: The largest stack within `MEMORY_SHARE` of the available memory; may be zero.
         n_parallel: Lanes of a full stack.
-        n_stacks: Stacks that train one after another.
-        n_epochs: Of every stack.
-        steps_per_stack: Optimizer steps of every stack.
-        search_wall_seconds: Of all stacks, training and evaluation.
+        n_epochs: Of a trial that no rung stops.
+        steps_per_epoch: Optimizer steps.
+        lane_epochs: Of all trials and replicates; with rungs, if one trial in `eta` passes each.
+        search_wall_seconds: Training and evaluation, freed lanes filled at once.
         form: In which the lanes are computed.
         direct_work_ratio: Estimated work of the direct form against that of rank space.
     """
@@ -88,9 +88,9 @@ class Plan(FeaturePlan):
     bytes_per_lane: int
     lanes_that_fit: int
     n_parallel: int
-    n_stacks: int
     n_epochs: int
-    steps_per_stack: int
+    steps_per_epoch: int
+    lane_epochs: float
     search_wall_seconds: float
     form: Form
     direct_work_ratio: float
@@ -126,12 +126,17 @@ def plan_study(features: FeaturePlan, prepared: Prepared) -> Plan:
     shared = shared_bytes(spec, tokens, study.batch_size)
     per_lane = bytes_per_lane(spec, tokens, study.batch_size)
     fitting = lanes_that_fit(free_bytes, shared, per_lane)
-    n_parallel = max(1, min(study.trials, fitting if prepared.n_parallel is None else prepared.n_parallel))
-    n_full, n_left_over = divmod(study.trials, n_parallel)
+    n_lanes = study.trials * study.seeds
+    n_parallel = max(study.seeds, min(n_lanes, fitting if prepared.n_parallel is None else prepared.n_parallel))
+    n_epochs = float(study.epochs) if study.halving is None else study.halving.expected_epochs(study.epochs)
     n_train, n_val = prepared.data.train.n_images, prepared.data.val.n_images
-    steps_an_epoch = (n_train + EVALUATION_SHARE * n_val) / min(study.batch_size, n_train)
+    costly_steps = (n_train + EVALUATION_SHARE * n_val) / min(study.batch_size, n_train)
     step_seconds = _step_seconds(prepared, min(CALIBRATION_LANES, n_parallel))
-    stack_seconds = n_full * step_seconds(n_parallel) + (step_seconds(n_left_over) if n_left_over else 0.0)
+    if study.halving is None:  # all lanes of a stack end together
+        n_full, n_left_over = divmod(n_lanes, n_parallel)
+        stack_seconds = n_full * step_seconds(n_parallel) + (step_seconds(n_left_over) if n_left_over else 0.0)
+    else:  # freed lanes are filled at once
+        stack_seconds = n_lanes / n_parallel * step_seconds(n_parallel)
     work = work_per_token(spec.width, spec.max_rank, spec.n_modules)
     return Plan(
         **asdict(features),
@@ -140,10 +145,10 @@ def plan_study(features: FeaturePlan, prepared: Prepared) -> Plan:
         bytes_per_lane=per_lane,
         lanes_that_fit=fitting,
         n_parallel=n_parallel,
-        n_stacks=n_batches(study.trials, n_parallel),
         n_epochs=study.epochs,
-        steps_per_stack=study.epochs * n_batches(n_train, study.batch_size),
-        search_wall_seconds=study.epochs * steps_an_epoch * stack_seconds,
+        steps_per_epoch=n_batches(n_train, study.batch_size),
+        lane_epochs=n_lanes * n_epochs,
+        search_wall_seconds=n_epochs * costly_steps * stack_seconds,
         form=spec.form,
         direct_work_ratio=work["direct"] / work["rank space"],
     )

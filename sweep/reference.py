@@ -1,7 +1,6 @@
 """The tuned linear probe on the same features: what a side-network has to beat to be worth its parameters."""
 
 import math
-from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +8,9 @@ import torch
 from torch import Tensor
 
 from sweep.batches import StageData
-from sweep.engine import Stack, evaluate, train
+from sweep.engine import Stack, split_logits, train
 from sweep.lanes import LaneConfig
+from sweep.metrics import classification_metrics
 from sweep.seeds import derive_seed
 from sweep.side_networks.spec import SideNetworkSpec
 
@@ -71,9 +71,8 @@ def tuned_linear_probe(
     candidates = []
     for stage in stages:
         seeds = [derive_seed(seed, "linear probe", stage, i) for i in range(len(configs))]
-        stack = Stack([spec.pooled_probe(stage, lane_seed).to(device) for lane_seed in seeds])
-        results = train(
-            stack,
+        states, results = train(
+            [spec.pooled_probe(stage, lane_seed).to(device) for lane_seed in seeds],
             configs,
             pooled_train,
             pooled_val,
@@ -81,12 +80,12 @@ def tuned_linear_probe(
             batch_size=batch_size,
             seed=seed,
         )
-        val = deque(results, maxlen=1)[0].val_metrics
-        candidates += [_Candidate(stage, i, _of_lane(val, i), stack.lane_state(i)) for i in range(len(configs))]
+        val = classification_metrics(results[-1].val_logits, val_data.labels)
+        candidates += [_Candidate(stage, i, _of_lane(val, i), state) for i, state in enumerate(states)]
     best = min(candidates, key=_Candidate.order)
     probe = spec.pooled_probe(best.stage, seed)
     probe.load_state_dict(best.state)
-    test = evaluate(Stack([probe.to(device)]), pooled_test)
+    test = classification_metrics(split_logits(Stack([probe.to(device)]), pooled_test), test_data.labels)
     return ProbeResult(best.stage, configs[best.lane].lr, len(candidates), best.val, _of_lane(test, 0))
 
 

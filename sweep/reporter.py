@@ -1,6 +1,32 @@
 """What a run says while it goes on, to whoever shows it."""
 
+from dataclasses import dataclass
 from typing import Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchProgress:
+    """How far a search is, at the end of an epoch.
+
+    Attributes:
+        n_trials: To be trained at most.
+        n_complete: Trained to their last epoch.
+        n_pruned: Stopped before it.
+        n_failed: Diverged or broken.
+        n_running: In training.
+        trials_done: Of `n_trials`, those in training counted by the share of their epochs.
+        objective: Name of the first objective.
+        best: Its best value among complete trials, or as last measured among those in training if none is complete.
+    """
+
+    n_trials: int
+    n_complete: int
+    n_pruned: int
+    n_failed: int
+    n_running: int
+    trials_done: float
+    objective: str
+    best: float | None
 
 
 class Reporter(Protocol):
@@ -12,17 +38,17 @@ class Reporter(Protocol):
     def features(self, split: str, n_done: int, n_images: int) -> None:
         """Images of a split whose features are there."""
 
-    def stack_started(self, n_lanes: int, n_epochs: int, n_steps: int) -> None:
-        """A stack of lanes starts to train for `n_steps` optimizer steps."""
+    def search_started(self, n_trials: int, n_epochs: int) -> None:
+        """A search of up to `n_trials` starts, each of `n_epochs`."""
+
+    def epoch_started(self, n_lanes: int, trials_a_step: float) -> None:
+        """A stack of lanes starts an epoch; each of its steps is worth so many trials."""
 
     def step(self) -> None:
         """The stack made an optimizer step."""
 
-    def epoch(self, epoch: int, best_val_top1: float, n_failed: int) -> None:
-        """Every lane has been measured after `epoch`, counted from 1.
+    def epoch_ended(self, progress: SearchProgress) -> None:
+        """Every lane of the stack has been measured."""
 
-        `best_val_top1` is the best of all trials as last measured.
-        """
-
-    def stack_ended(self) -> None:
-        """The stack is done, or was interrupted."""
+    def search_ended(self) -> None:
+        """The search is done, or was interrupted."""

@@ -4,12 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from sweep.errors import SweepError
+from sweep.objectives import Costs, Objectives, non_dominated_fronts
 from sweep.run_folder import RunFolder, read_json
 
 PARAMETER_PREFIX = "params_"
+ATTRIBUTE_PREFIX = "user_attrs_"
 
 
 @dataclass(frozen=True)
@@ -17,11 +20,15 @@ class Results:
     """What a run found.
 
     Attributes:
-        trials: One row a trial, best first: `trial`, `state`, one `params_…` column a parameter, the metrics on val at
-            the last epoch (`val_top1`, `val_mean_class_accuracy`, `val_nll`, `val_ece`), `train_loss`, `epochs`,
-            `trainable_parameters`, `seconds` (the trial's share of its stack's wall time), `stack_number`, `seed`,
-            `failure`.
-        curves: One row a `trial`, `epoch` and `metric`, with its `value`.
+        trials: One row a trial, best first: `trial`, `state`, one `params_…` column a parameter and one `user_attrs_…`
+            a user attribute; the metrics on val at the last epoch, means over replicates (`val_top1`,
+            `val_mean_class_accuracy`, `val_worst_class_accuracy`, `val_nll`, `val_ece`, the study's own) and
+            `val_top1_std` over replicates; the paired difference in top-1 to the baseline with its 95% interval
+            (`top1_vs_baseline`, `…_low`, `…_high`); `train_loss`, `epochs`, `trainable_parameters`,
+            `inference_seconds`, `seconds` (the trial's share of its stacks' wall time); `lane` and `first_order` (slot
+            and first data order), `seeds` (replicates), `seed` (of the first), `feasible`, `stopped`, `failure`. With
+            several objectives `front`: 0 for the Pareto front.
+        curves: One row a `trial`, `replicate`, `epoch` and `metric`, with its `value`.
         summary: The winner on test, the tuned linear probe, and where the time went; empty if the run did not end.
         config: What was run: the study's declarations, options, versions.
     """
@@ -56,14 +63,40 @@ def parameter_columns(trials: pd.DataFrame) -> list[str]:
     return [name for name in map(str, trials.columns) if name.startswith(PARAMETER_PREFIX)]
 
 
-def rank_trials(trials: pd.DataFrame) -> pd.DataFrame:
-    """Sort trials best first: complete ones by val top-1, ties by val NLL, then by number; then all others.
+def rank_trials(trials: pd.DataFrame, objectives: Objectives) -> pd.DataFrame:
+    """Sort trials best first, by the last of their epochs; no trial is ranked by the best of them.
 
-    The order is that of the last epoch. No trial is ranked by the best of its epochs.
+    Complete trials come first, feasible before infeasible, then pruned ones, the longest trained first, then all
+    others. Within each: by Pareto front where there are several objectives (column `front`), then by the first
+    objective and the ones after it, ties by val NLL, then by number.
     """
-    unfinished = trials["state"] != "COMPLETE"
-    keys = trials.assign(unfinished=unfinished, error=-trials["val_top1"])
-    return trials.loc[keys.sort_values(["unfinished", "error", "val_nll", "trial"]).index].reset_index(drop=True)
+    keys = pd.DataFrame(
+        {
+            "state": trials["state"].map({"COMPLETE": 0, "PRUNED": 1}).fillna(2),
+            "infeasible": ~trials["feasible"],
+            "epochs": -trials["epochs"],
+        }
+    )
+    if len(objectives.names) > 1:
+        trials = trials.assign(front=_fronts(trials, objectives))
+        keys["front"] = trials["front"]
+    costs = pd.DataFrame(_costs(trials, objectives), index=keys.index)
+    keys = pd.concat([keys, costs, trials[["val_nll", "trial"]]], axis=1)
+    return trials.loc[keys.sort_values(list(keys.columns)).index].reset_index(drop=True)
+
+
+def _fronts(trials: pd.DataFrame, objectives: Objectives) -> pd.Series:
+    """The front of every complete, feasible trial; missing for all others."""
+    fronts = pd.Series(pd.NA, index=trials.index, dtype="Int64")
+    ranked = trials[(trials["state"] == "COMPLETE") & trials["feasible"]]
+    if len(ranked):
+        fronts[ranked.index] = non_dominated_fronts(_costs(ranked, objectives))
+    return fronts
+
+
+def _costs(trials: pd.DataFrame, objectives: Objectives) -> Costs:
+    rows = zip(*(trials[name] for name in objectives.names), strict=True)
+    return np.array([objectives.costs(dict(zip(objectives.names, row, strict=True))) for row in rows], dtype=np.float64)
 
 
 def _read_table(path: Path) -> pd.DataFrame:

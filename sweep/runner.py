@@ -4,6 +4,8 @@ import importlib.metadata
 import platform
 import sys
 import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -14,16 +16,22 @@ import torch
 
 from backbones import Backbone
 from sweep.batches import StageData
+from sweep.budget import Budget
 from sweep.data import DataSet
 from sweep.driver import Search, Winner
-from sweep.engine import Stack, evaluate
+from sweep.engine import Stack, split_logits
 from sweep.errors import SweepError, UsageError
 from sweep.features import compute_features
+from sweep.hypervolume import hypervolume
+from sweep.metrics import classification_metrics
 from sweep.planner import Plan, plan_features, plan_study
 from sweep.preparation import Prepared, prepare
+from sweep.proposals import Proposals
 from sweep.reference import ProbeResult, tuned_linear_probe
 from sweep.reporter import Reporter
 from sweep.run_folder import RunFolder, read_weights
+from sweep.samplers import make_sampler
+from sweep.seeds import derive_seed
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.storage import create_optuna_study
 from sweep.study import LoadedStudy
@@ -69,6 +77,8 @@ def run_study(
     device_name: str | None,
     cache_dir: Path,
     reporter: Reporter,
+    budget: Budget | None = None,
+    enqueued: Sequence[Mapping[str, Any]] = (),
 ) -> RunFolder:
     """Run a study and leave its answer in a folder.
 
@@ -83,6 +93,8 @@ def run_study(
         device_name: As PyTorch names it; the GPU if there is one, else the CPU, if not given.
         cache_dir: Root of the feature cache.
         reporter: Told what happens.
+        budget: When to end before all trials are trained; never if not given.
+        enqueued: Parameters of trials to train after the baseline; what one leaves out, the sampler chooses.
 
     Returns:
         The run folder.
@@ -94,13 +106,22 @@ def run_study(
     """
     started = time.perf_counter()
     study, seconds = loaded.study, WallSeconds()
+    budget = budget or Budget()
     RunFolder.check_free(out)
+    sampler = make_sampler(
+        study.sampler,
+        seed=derive_seed(study.seed, "sampler"),
+        grid=study.grid,
+        n_objectives=len(study.objectives),
+    )
+    for number, params in enumerate(enqueued, start=1):
+        study.check_fixed(params, f"enqueued trial {number}", partial=study.sampler != "grid")
     device = device_named(device_name)
     prepared = prepare(study, n_parallel=n_parallel, device=device, cache_dir=cache_dir)
     data, backbone, spec = prepared.data, prepared.backbone, prepared.spec
     folder = RunFolder.create(out)
-    optuna_study = create_optuna_study(out.name, storage_url, folder, study.seed)
-    folder.write_json(folder.config_path, _config(loaded, prepared, storage_url))
+    optuna_study = create_optuna_study(out.name, storage_url, folder, objectives=study.ranking, sampler=sampler)
+    folder.write_json(folder.config_path, _config(loaded, prepared, storage_url, budget))
     reporter.message(f"data: {data.name}, {data.description}")
     if data.notice:
         reporter.message(f"      {data.notice}")
@@ -116,13 +137,23 @@ def run_study(
     )
 
     def save(search: Search) -> None:
-        folder.write_table(folder.trials_path, search.log.trials_table())
-        folder.write_table(folder.curves_path, search.log.curves_table())
+        folder.write_table(folder.trials_path, search.ledger.log.trials_table())
+        folder.write_table(folder.curves_path, search.ledger.log.curves_table())
         if search.winner is not None:
-            metadata = spec.metadata(search.winner.config.rank)
+            metadata = spec.metadata(search.winner.rank)
             folder.write_weights(folder.winner_path, search.winner.state, metadata)
 
-    search = Search(optuna_study, study, spec, splits.train, splits.val, device=device, reporter=reporter, save=save)
+    search = Search(
+        Proposals(optuna_study, study, sampler, enqueued),
+        study,
+        spec,
+        splits.train,
+        splits.val,
+        device=device,
+        budget=budget,
+        reporter=reporter,
+        save=save,
+    )
     search_started = time.perf_counter()
     try:
         search.run(plan.n_parallel)
@@ -132,6 +163,12 @@ def run_study(
             f"the Optuna storage {where} failed: {error}. The tables so far are in {folder.path}"
         ) from error
     seconds.search, seconds.training = time.perf_counter() - search_started, search.training_seconds
+    reporter.message(f"the search ended because {search.ended}")
+    if search.winner is None and any(record.state == "PRUNED" for record in search.ledger.log.records):
+        raise SweepError(
+            f"the search ended because {search.ended}, before any trial had trained for its {study.epochs} epochs; the "
+            f"table so far is in {folder.path}. Give more --time, or fewer --epochs"
+        )
     if search.winner is None:
         raise SweepError(
             f"no trial ended with finite numbers; the reasons stand in the failure column of {folder.trials_path}. "
@@ -156,7 +193,7 @@ def run_study(
     test = _test_winner(search.winner, spec, splits.test, folder, device)
     seconds.test = time.perf_counter() - test_started
     seconds.total = time.perf_counter() - started
-    folder.write_json(folder.summary_path, _summary(search.winner, test, probe, splits, plan, seconds, study.trials))
+    folder.write_json(folder.summary_path, _summary(search, test, probe, splits, plan, seconds))
     return folder
 
 
@@ -179,7 +216,7 @@ def device_named(name: str | None) -> torch.device:
     return device
 
 
-def _config(loaded: LoadedStudy, prepared: Prepared, storage_url: str | None) -> dict[str, Any]:
+def _config(loaded: LoadedStudy, prepared: Prepared, storage_url: str | None, budget: Budget) -> dict[str, Any]:
     data, backbone = prepared.data, prepared.backbone
     splits = {"train": data.train, "val": data.val, "test": data.test}
     return {
@@ -190,6 +227,7 @@ def _config(loaded: LoadedStudy, prepared: Prepared, storage_url: str | None) ->
         "n_parallel": prepared.n_parallel or "auto",
         "device": str(prepared.device),
         "storage": storage_url,
+        "budget": asdict(budget),
         "classes": list(data.class_names),
         "data_notice": data.notice,
         "splits": {name: {"images": s.n_images, "fingerprint": s.fingerprint} for name, s in splits.items()},
@@ -235,22 +273,23 @@ def _test_winner(
     winner: Winner, spec: SideNetworkSpec, test_data: StageData, folder: RunFolder, device: torch.device
 ) -> dict[str, float]:
     """Read the winner back as a plain LAST, and evaluate that on test."""
-    module = spec.plain(winner.config.rank)
+    module = spec.plain(winner.rank)
     module.load_state_dict(read_weights(folder.winner_path))
-    metrics = evaluate(Stack([module.to(device)]), test_data)
+    metrics = classification_metrics(split_logits(Stack([module.to(device)]), test_data), test_data.labels)
     return {name: values[0].item() for name, values in metrics.items()}
 
 
 def _summary(
-    winner: Winner,
+    search: Search,
     test: dict[str, float],
     probe: ProbeResult,
     splits: _Splits,
     plan: Plan,
     seconds: WallSeconds,
-    n_trials: int,
 ) -> dict[str, Any]:
-    record = winner.record
+    assert search.winner is not None
+    record, records = search.winner.record, search.ledger.log.records
+    states = Counter(r.state for r in records)
     return {
         "winner": {
             "trial": record.trial,
@@ -260,10 +299,15 @@ def _summary(
             "test": test,
         },
         "linear_probe": asdict(probe),
+        "ended": search.ended,
+        "n_trials": {state.lower(): states[state] for state in ("COMPLETE", "PRUNED", "FAIL")},
+        "n_repeats_dropped": search.proposals.n_dropped,
+        "occupied_share": search.occupied_share,
+        "hypervolume": hypervolume(search.proposals.optuna_study),
         "n_val_images": len(splits.val),
         "n_test_images": len(splits.test),
         "n_images_computed": splits.n_computed,
-        "configs_per_hour": 3600 * n_trials / seconds.search,
+        "configs_per_hour": 3600 * len(records) / seconds.search,
         "plan": asdict(plan),
         "wall_seconds": asdict(seconds),
     }

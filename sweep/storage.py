@@ -1,12 +1,15 @@
 """Optuna's side of a run: its storage and its study."""
 
+import warnings
+
 import optuna
+from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from sweep.errors import UsageError
+from sweep.objectives import Objectives
 from sweep.run_folder import RunFolder
-from sweep.seeds import derive_seed
 
 
 def open_storage(url: str | None, folder: RunFolder) -> str | BaseStorage:
@@ -14,24 +17,31 @@ def open_storage(url: str | None, folder: RunFolder) -> str | BaseStorage:
     return url or JournalStorage(JournalFileBackend(str(folder.journal_path)))
 
 
-def create_optuna_study(name: str, url: str | None, folder: RunFolder, seed: int) -> optuna.Study:
+def create_optuna_study(
+    name: str, url: str | None, folder: RunFolder, *, objectives: Objectives, sampler: BaseSampler
+) -> optuna.Study:
     """Make the Optuna study of a run.
 
     Args:
         name: Its name in the storage.
         url: An Optuna storage; the run's own journal if not given.
         folder: The run folder.
-        seed: The study's seed.
+        objectives: What trials are told with; the dashboard shows their names.
+        sampler: Proposes trials.
 
     Raises:
         UsageError: The storage cannot be opened, or already holds a study of that name.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(seed=derive_seed(seed, "sampler") % 2**32)
+    directions = list(objectives.directions.values())
     try:
-        return optuna.create_study(
-            study_name=name, storage=open_storage(url, folder), sampler=sampler, direction="maximize"
+        study = optuna.create_study(
+            study_name=name, storage=open_storage(url, folder), sampler=sampler, directions=directions
         )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(objectives.names)
+        return study
     except optuna.exceptions.DuplicatedStudyError as error:
         raise UsageError(f"--storage {url} already holds a study named {name}; choose another --out") from error
     except Exception as error:

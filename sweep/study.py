@@ -5,21 +5,24 @@ import importlib.util
 import pkgutil
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from sweep.errors import UsageError
 from sweep.lanes import LaneConfig
+from sweep.objectives import METRICS, OTHER_OBJECTIVES, Direction, Objectives
+from sweep.pruning import Halving
 
 if TYPE_CHECKING:
     import optuna
+    from torch import Tensor
 
     from sweep.side_networks.head import Pool
 
-POSITIVE = ("max_rank", "group_size", "modules_per_block", "trials", "epochs", "batch_size")
+POSITIVE = ("max_rank", "group_size", "modules_per_block", "trials", "epochs", "batch_size", "seeds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,14 @@ class Study:
         epochs: Passes over the training images, for every trial.
         batch_size: Images a step.
         seed: Of the search, of initialisations (with the trial's number), of the data order and of a folder's split.
+        seeds: Replicates of every configuration, lanes that differ in their initialisation; ranked by their mean.
+        objectives: Measured names, each with `"maximize"` or `"minimize"`: `val_top1`, `val_mean_class_accuracy`,
+            `val_worst_class_accuracy`, `val_nll`, `val_ece`, `val_NAME` of your own metrics, `train_loss`,
+            `trainable_parameters`, `inference_seconds` (of the side-network, one image). The first one names a winner.
+        metrics: Your own by name: each takes one lane's val logits `(n, C)` and labels `(n,)`, and returns a number.
+        halving: Rungs at which the weaker trials are stopped; None to train all to the end.
+        sampler: A name in `sweep.samplers.SAMPLERS`, or an Optuna (or OptunaHub) sampler.
+        grid: Values by parameter, for the sampler `"grid"`.
 
     Raises:
         UsageError: A value of the wrong type or out of its range.
@@ -58,6 +69,12 @@ class Study:
     epochs: int = 12
     batch_size: int = 32
     seed: int = 0
+    seeds: int = 1
+    objectives: Mapping[str, Direction] = field(default_factory=lambda: {"val_top1": "maximize"})
+    metrics: Mapping[str, Callable[["Tensor", "Tensor"], float]] = field(default_factory=dict)
+    halving: Halving | None = None
+    sampler: "str | optuna.samplers.BaseSampler" = "tpe"
+    grid: Mapping[str, Sequence[Any]] | None = None
 
     def __post_init__(self) -> None:
         if not callable(self.suggest):
@@ -69,6 +86,29 @@ class Study:
             self._check_whole("image_size", self.image_size, least=1)
         if self.pool not in ("mean", "class"):
             raise UsageError(f"pool must be 'mean' or 'class', not {self.pool!r}")
+        if self.halving is not None and not isinstance(self.halving, Halving):
+            raise UsageError(f"Study.halving must be a sweep.Halving or None, not {self.halving!r}")
+        self._check_objectives()
+
+    def _check_objectives(self) -> None:
+        for name, metric in self.metrics.items():
+            if not callable(metric) or not str(name).isidentifier() or name in METRICS:
+                raise UsageError(
+                    f"Study.metrics has {name!r}: {metric!r}; give a function of logits and labels under a new name"
+                )
+        known = [*(f"val_{name}" for name in (*METRICS, *self.metrics)), *OTHER_OBJECTIVES]
+        if not self.objectives:
+            raise UsageError("Study.objectives is empty; leave it out for {'val_top1': 'maximize'}")
+        for name, direction in self.objectives.items():
+            if name not in known:
+                raise UsageError(f"Study.objectives has {name!r}; give one of {', '.join(known)}")
+            if direction not in ("maximize", "minimize"):
+                raise UsageError(f"Study.objectives[{name!r}] must be 'maximize' or 'minimize', not {direction!r}")
+
+    @property
+    def ranking(self) -> Objectives:
+        """The order that the objectives give trials."""
+        return Objectives(self.objectives)
 
     @staticmethod
     def _check_whole(name: str, value: object, least: int) -> None:
@@ -79,8 +119,16 @@ class Study:
             )
 
     def declarations(self) -> dict[str, Any]:
-        """Everything but the function, for the run's record."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "suggest"}
+        """Everything but the functions, as JSON can hold it, for the run's record."""
+        declared = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "suggest"}
+        return {
+            **declared,
+            "objectives": dict(self.objectives),
+            "metrics": list(self.metrics),
+            "halving": None if self.halving is None else asdict(self.halving),
+            "sampler": self.sampler if isinstance(self.sampler, str) else type(self.sampler).__name__,
+            "grid": None if self.grid is None else {name: list(values) for name, values in self.grid.items()},
+        }
 
     def override(self, **values: Any) -> "Study":
         """The study with other declarations; values of None leave the study's own."""
@@ -90,27 +138,40 @@ class Study:
         """Ask `suggest` for trial 0 before anything costs time.
 
         Raises:
-            UsageError: The baseline lacks a parameter that `suggest` asks for, names one that it does not, or has
-                a value outside its range; or `suggest` itself fails.
+            UsageError: See `check_fixed`.
+        """
+        self.check_fixed(self.baseline, "the study's baseline", partial=False)
+
+    def check_fixed(self, params: Mapping[str, Any], whose: str, *, partial: bool) -> None:
+        """Ask `suggest` for a trial whose parameters are given.
+
+        Args:
+            params: Values by name.
+            whose: How a message begins.
+            partial: Whether parameters may be missing.
+
+        Raises:
+            UsageError: A parameter that `suggest` asks for is missing, one is named that it does not ask for, or a
+                value lies outside its range; or `suggest` itself fails.
         """
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        rehearsal = optuna.create_study()
-        rehearsal.enqueue_trial(dict(self.baseline))
+        rehearsal = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        rehearsal.enqueue_trial(dict(params))
         trial = rehearsal.ask()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna warns of a value out of range; below it is an error
             self.lane_config(trial)
-        if missing := sorted(set(trial.params) - set(self.baseline)):
-            raise UsageError(f"the study's baseline lacks {', '.join(missing)}, which its suggest asks for")
-        for name, value in self.baseline.items():
+        if not partial and (missing := sorted(set(trial.params) - set(params))):
+            raise UsageError(f"{whose} lacks {', '.join(missing)}, which its suggest asks for")
+        for name, value in params.items():
             if name not in trial.params:
                 asked = ", ".join(trial.params) or "nothing"
-                raise UsageError(f"the study's baseline names {name!r}; its suggest asks for {asked}")
+                raise UsageError(f"{whose} names {name!r}; its suggest asks for {asked}")
             distribution = trial.distributions[name]
             if trial.params[name] != value or not distribution._contains(distribution.to_internal_repr(value)):
-                raise UsageError(f"the study's baseline has {name} = {value!r}, outside {distribution} in its suggest")
+                raise UsageError(f"{whose} has {name} = {value!r}, outside {distribution} in its suggest")
 
     def lane_config(self, trial: "optuna.Trial") -> LaneConfig:
         """Ask `suggest` for one configuration.
@@ -123,7 +184,7 @@ class Study:
         except UsageError:
             raise
         except Exception as error:
-            raise UsageError(f"the study's suggest failed: {_where(error)}") from error
+            raise UsageError(f"the study's suggest failed: {describe_error(error)}") from error
         if not isinstance(config, LaneConfig):
             raise UsageError(f"the study's suggest must return a sweep.LaneConfig, not {config!r}")
         if config.rank > self.max_rank:
@@ -200,11 +261,11 @@ def _execute(path: Path) -> ModuleType:
     except UsageError as error:
         raise UsageError(f"in {path}: {error}") from error
     except Exception as error:
-        raise UsageError(f"the study file {path} does not run: {_where(error)}") from error
+        raise UsageError(f"the study file {path} does not run: {describe_error(error)}") from error
     return module
 
 
-def _where(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """The error and the last line it passed through, as a user would look for it."""
     if isinstance(error, SyntaxError):
         return f"{error.msg} ({error.filename}, line {error.lineno})"

@@ -1,13 +1,16 @@
 """Our own record of every trial: full curves and final numbers, from which the tables are written."""
 
-from collections.abc import Mapping
+import math
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from sweep.metrics import METRICS
-from sweep.results import PARAMETER_PREFIX, parameter_columns, rank_trials
+from sweep.objectives import METRICS, Objectives
+from sweep.paired import Difference
+from sweep.results import ATTRIBUTE_PREFIX, PARAMETER_PREFIX, parameter_columns, rank_trials
 
 
 @dataclass
@@ -17,77 +20,124 @@ class TrialRecord:
     Attributes:
         trial: Optuna's number.
         params: Optuna's parameters.
-        seed: Of the lane's initialisation.
-        stack: Number of the stack it was trained in, from 0.
+        user_attrs: What the study's `suggest` set.
+        feasible: Whether it keeps the constraints that `suggest` set.
+        seeds: Of its lanes' initialisations, one a replicate.
         trainable_parameters: Of the module at its own rank, padding not counted.
-        state: `RUNNING`, `COMPLETE` or `FAIL`.
+        inference_seconds: Of the side-network for one image; NaN where the study does not ask for it.
+        lane: Slot of its first replicate.
+        first_order: The data order that its first epoch followed; its later ones follow the next.
+        state: `RUNNING`, `COMPLETE`, `PRUNED` or `FAIL`.
         failure: Why it failed; empty if it did not.
+        stopped: Why it was pruned; empty if it was not.
         epochs: Epochs it was measured after.
-        metrics: Of the last of these epochs: `train_loss` and one `val_…` a metric.
-        seconds: Its share of its stack's wall time.
+        metrics: Of the last of these epochs, means over replicates: `train_loss` and one `val_…` a metric.
+        top1_std: Standard deviation of top-1 over replicates; NaN for one.
+        vs_baseline: Paired difference in top-1 to the baseline after as many epochs.
+        seconds: Its share of its stacks' wall time.
     """
 
     trial: int
     params: dict[str, Any]
-    seed: int
-    stack: int
+    seeds: list[int]
     trainable_parameters: int
+    user_attrs: dict[str, Any] = field(default_factory=dict)
+    feasible: bool = True
+    inference_seconds: float = math.nan
+    lane: int = 0
+    first_order: int = 1
     state: str = "RUNNING"
     failure: str = ""
+    stopped: str = ""
     epochs: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
+    top1_std: float = math.nan
+    vs_baseline: Difference | None = None
     seconds: float = 0.0
 
-    def order(self) -> tuple[float, float, int]:
-        """Sorts complete trials best first: val top-1, then val NLL, then number."""
-        return -self.metrics["val_top1"], self.metrics["val_nll"], self.trial
+    def measured(self) -> dict[str, float]:
+        """Everything that an objective can name."""
+        return {
+            **self.metrics,
+            "trainable_parameters": self.trainable_parameters,
+            "inference_seconds": self.inference_seconds,
+        }
 
 
 class TrialLog:
-    """The records of a run."""
+    """The records of a run.
 
-    def __init__(self) -> None:
+    Args:
+        objectives: What ranks trials.
+    """
+
+    def __init__(self, objectives: Objectives) -> None:
+        self.objectives = objectives
         self.records: list[TrialRecord] = []
-        self._curves: list[tuple[int, int, str, float]] = []
+        self._curves: list[tuple[int, int, int, str, float]] = []
 
-    def measured(self, record: TrialRecord, epoch: int, metrics: Mapping[str, float], seconds: float) -> None:
-        """Add an epoch's measurements, by metric, and its share of wall time to a trial."""
+    def measured(
+        self, record: TrialRecord, epoch: int, replicates: Sequence[Mapping[str, float]], seconds: float
+    ) -> None:
+        """Add an epoch's measurements, by metric and one mapping a replicate, and its share of wall time to a trial."""
         record.epochs = epoch
-        record.metrics = dict(metrics)
+        record.metrics = {name: statistics.fmean(m[name] for m in replicates) for name in replicates[0]}
+        if len(replicates) > 1:
+            record.top1_std = statistics.stdev(m["val_top1"] for m in replicates)
         record.seconds += seconds
-        self._curves.extend((record.trial, epoch, name, value) for name, value in metrics.items())
+        for replicate, metrics in enumerate(replicates):
+            self._curves.extend((record.trial, replicate, epoch, name, value) for name, value in metrics.items())
 
     def restart(self, record: TrialRecord) -> None:
         """Forget what was measured of a trial that trains again from its first step."""
         record.epochs, record.metrics, record.seconds = 0, {}, 0.0
+        record.top1_std, record.vs_baseline = math.nan, None
         self._curves = [row for row in self._curves if row[0] != record.trial]
 
     def trials_table(self) -> pd.DataFrame:
         """One row a trial, best first; columns as in `sweep.Results`."""
-        rows = [
-            {
-                "trial": record.trial,
-                "state": record.state,
-                **{PARAMETER_PREFIX + name: value for name, value in record.params.items()},
-                **{f"val_{name}": record.metrics.get(f"val_{name}", float("nan")) for name in METRICS},
-                "train_loss": record.metrics.get("train_loss", float("nan")),
-                "epochs": record.epochs,
-                "trainable_parameters": record.trainable_parameters,
-                "seconds": record.seconds,
-                "stack_number": record.stack,
-                "seed": record.seed,
-                "failure": record.failure,
-            }
-            for record in self.records
-        ]
-        table = pd.DataFrame(rows)
+        own_metrics = dict.fromkeys(name for record in self.records for name in record.metrics)
+        metrics = [*(f"val_{name}" for name in METRICS), *(name for name in own_metrics if name.startswith("val_"))]
+        table = pd.DataFrame([_row(record, list(dict.fromkeys(metrics))) for record in self.records])
         parameters = parameter_columns(table)
         for name in parameters:
             if table[name].dropna().map(type).nunique() > 1:  # a categorical such as [1, "auto"]
                 table[name] = table[name].map(str, na_action="ignore")
         others = [name for name in table if name not in parameters]
-        return rank_trials(table[[*others[:2], *parameters, *others[2:]]])
+        return rank_trials(table[[*others[:2], *parameters, *others[2:]]], self.objectives)
 
     def curves_table(self) -> pd.DataFrame:
-        """One row a trial, epoch and metric."""
-        return pd.DataFrame(self._curves, columns=["trial", "epoch", "metric", "value"])
+        """One row a trial, replicate, epoch and metric."""
+        return pd.DataFrame(self._curves, columns=["trial", "replicate", "epoch", "metric", "value"])
+
+
+def _row(record: TrialRecord, metrics: Sequence[str]) -> dict[str, Any]:
+    difference = record.vs_baseline or Difference(math.nan, math.nan, math.nan)
+    return {
+        "trial": record.trial,
+        "state": record.state,
+        **{PARAMETER_PREFIX + name: value for name, value in record.params.items()},
+        **{ATTRIBUTE_PREFIX + name: _plain(value) for name, value in record.user_attrs.items()},
+        **{name: record.metrics.get(name, math.nan) for name in metrics},
+        "val_top1_std": record.top1_std,
+        "top1_vs_baseline": difference.mean,
+        "top1_vs_baseline_low": difference.low,
+        "top1_vs_baseline_high": difference.high,
+        "train_loss": record.metrics.get("train_loss", math.nan),
+        "epochs": record.epochs,
+        "trainable_parameters": record.trainable_parameters,
+        "inference_seconds": record.inference_seconds,
+        "seconds": record.seconds,
+        "lane": record.lane,
+        "first_order": record.first_order,
+        "seeds": len(record.seeds),
+        "seed": record.seeds[0],
+        "feasible": record.feasible,
+        "stopped": record.stopped,
+        "failure": record.failure,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A user attribute as a table can hold it."""
+    return value if isinstance(value, str | int | float | None) else str(value)

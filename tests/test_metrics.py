@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sweep.metrics import METRICS, N_CALIBRATION_BINS, classification_metrics
+from sweep.metrics import N_CALIBRATION_BINS, classification_metrics
+from sweep.objectives import METRICS
 
 
 def by_hand(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -35,6 +36,7 @@ def by_hand(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return {
         "top1": sum(sum(own) for own in hits.values()) / n,
         "mean_class_accuracy": sum(sum(own) / len(own) for own in hits.values()) / len(hits),
+        "worst_class_accuracy": min(sum(own) / len(own) for own in hits.values()),
         "nll": nll / n,
         "ece": ece,
     }

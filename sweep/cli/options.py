@@ -26,6 +26,13 @@ GroupSize = Annotated[int | None, typer.Option(help="g: blocks of the backbone b
 ModulesPerBlock = Annotated[int | None, typer.Option(help="T: attention modules in a side block.")]
 PoolName = Annotated[str | None, typer.Option(help="What the head reads: `mean` of the patch tokens, or `class`.")]
 MaxRank = Annotated[int | None, typer.Option(help="Rank that lanes are padded to; the study's largest.")]
+Seeds = Annotated[
+    int | None,
+    typer.Option(help="Replicates of every configuration that differ in initialisation; ranked by their mean."),
+]
+Sampler = Annotated[
+    str | None, typer.Option(help="`tpe`, `gp`, `random`, `grid` (values from the study), `nsga2`, `qmc` or `cmaes`.")
+]
 Seed = Annotated[int | None, typer.Option(help="Seed of the search, initialisation, data order and split.")]
 DeviceName = Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`; the GPU if there is one.")]
 

@@ -25,6 +25,8 @@ def plan(
     modules_per_block: options.ModulesPerBlock = None,
     pool: options.PoolName = None,
     max_rank: options.MaxRank = None,
+    seeds: options.Seeds = None,
+    sampler: options.Sampler = None,
     seed: options.Seed = None,
     device: options.DeviceName = None,
 ) -> None:
@@ -49,6 +51,8 @@ def plan(
         modules_per_block=modules_per_block,
         pool=pool,
         max_rank=max_rank,
+        seeds=seeds,
+        sampler=sampler,
         seed=seed,
     )
     cache_dir = default_cache_dir()
@@ -72,8 +76,8 @@ def show_plan(console: Console, plan: "Plan") -> None:
         ("shared by lanes", _size(plan.shared_bytes)),
         ("a lane", _size(plan.bytes_per_lane)),
         ("lanes that fit", f"{plan.lanes_that_fit}"),
-        ("stacks", f"{plan.n_stacks} of up to {plan.n_parallel} lanes"),
-        ("steps a stack", f"{plan.steps_per_stack} in {plan.n_epochs} epochs"),
+        ("stack", f"up to {plan.n_parallel} lanes"),
+        ("epochs", f"{plan.n_epochs} of {plan.steps_per_epoch} steps; {plan.lane_epochs:.0f} for all lanes together"),
         ("search", f"{plan.search_wall_seconds:.1f} s"),
         ("form", f"{plan.form}; the direct form has {plan.direct_work_ratio:.1f} times its work (estimate)"),
     ):

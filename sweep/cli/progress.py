@@ -1,11 +1,11 @@
 """A run's progress: bars in a terminal, a few lines where the output is piped."""
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from sweep.reporter import Reporter
+from sweep.reporter import Reporter, SearchProgress
 
-LINES_A_STACK = 10
+LINES_A_SEARCH = 10
 
 
 def reporter_for(console: Console) -> "TerminalReporter | LineReporter":
@@ -14,14 +14,14 @@ def reporter_for(console: Console) -> "TerminalReporter | LineReporter":
 
 
 class TerminalReporter(Reporter):
-    """Bars for the feature pass and for the stack in training."""
+    """Bars for the feature pass and for the search."""
 
     def __init__(self, console: Console):
         self.console = console
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
-            MofNCompleteColumn(),
+            TextColumn("{task.completed:.0f}/{task.total}"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=console,
@@ -29,7 +29,8 @@ class TerminalReporter(Reporter):
             expand=True,
         )
         self._splits: dict[str, TaskID] = {}
-        self._stack: TaskID | None = None
+        self._search: TaskID | None = None
+        self._trials_a_step = 0.0
 
     def message(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False)
@@ -43,26 +44,28 @@ class TerminalReporter(Reporter):
             self._progress.stop()
             self._progress.remove_task(self._splits.pop(split))
 
-    def stack_started(self, n_lanes: int, n_epochs: int, n_steps: int) -> None:
-        self._description = f"{n_lanes} lanes, epoch {{}}/{n_epochs}"
-        self._stack = self._progress.add_task(self._description.format(1), total=n_steps, note="")
-        self._n_epochs = n_epochs
+    def search_started(self, n_trials: int, n_epochs: int) -> None:
+        self._search = self._progress.add_task("trials", total=n_trials, note="")
         self._progress.start()
 
+    def epoch_started(self, n_lanes: int, trials_a_step: float) -> None:
+        self._trials_a_step = trials_a_step
+        if self._search is not None:
+            self._progress.update(self._search, description=f"trials, {n_lanes} lanes")
+
     def step(self) -> None:
-        if self._stack is not None:
-            self._progress.advance(self._stack)
+        if self._search is not None:
+            self._progress.advance(self._search, self._trials_a_step)
 
-    def epoch(self, epoch: int, best_val_top1: float, n_failed: int) -> None:
-        if self._stack is not None:
-            description = self._description.format(min(epoch + 1, self._n_epochs))
-            self._progress.update(self._stack, description=description, note=_note(best_val_top1, n_failed))
+    def epoch_ended(self, progress: SearchProgress) -> None:
+        if self._search is not None:
+            self._progress.update(self._search, completed=progress.trials_done, note=_note(progress))
 
-    def stack_ended(self) -> None:
+    def search_ended(self) -> None:
         self._progress.stop()
-        if self._stack is not None:
-            self._progress.remove_task(self._stack)
-            self._stack = None
+        if self._search is not None:
+            self._progress.remove_task(self._search)
+            self._search = None
 
     def close(self) -> None:
         """Leave the terminal as it was, however the run ended."""
@@ -70,11 +73,11 @@ class TerminalReporter(Reporter):
 
 
 class LineReporter(Reporter):
-    """A line when a part is done, and some ten lines a stack."""
+    """A line when a part is done, and some ten lines a search."""
 
     def __init__(self, console: Console):
         self.console = console
-        self._n_epochs = 0
+        self._lines = 0
 
     def message(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -83,22 +86,27 @@ class LineReporter(Reporter):
         if n_done == n_images:
             self.message(f"features of {split}: {n_images} images")
 
-    def stack_started(self, n_lanes: int, n_epochs: int, n_steps: int) -> None:
-        self._n_epochs = n_epochs
-        self.message(f"training {n_lanes} lanes for {n_epochs} epochs")
+    def search_started(self, n_trials: int, n_epochs: int) -> None:
+        self._lines = 0
+        self.message(f"training {n_trials} trials of {n_epochs} epochs")
+
+    def epoch_started(self, n_lanes: int, trials_a_step: float) -> None: ...
 
     def step(self) -> None: ...
 
-    def epoch(self, epoch: int, best_val_top1: float, n_failed: int) -> None:
-        if epoch % -(-self._n_epochs // LINES_A_STACK) == 0 or epoch == self._n_epochs:
-            self.message(f"epoch {epoch}/{self._n_epochs}: {_note(best_val_top1, n_failed)}")
+    def epoch_ended(self, progress: SearchProgress) -> None:
+        lines = int(LINES_A_SEARCH * progress.trials_done / progress.n_trials + 1e-9)
+        if lines > self._lines:
+            self._lines = lines
+            self.message(f"{progress.trials_done:.1f} of {progress.n_trials} trials: {_note(progress)}")
 
-    def stack_ended(self) -> None: ...
+    def search_ended(self) -> None: ...
 
     def close(self) -> None:
         """Nothing is left open."""
 
 
-def _note(best_val_top1: float, n_failed: int) -> str:
-    failed = f", {n_failed} failed" if n_failed else ""
-    return f"best val top-1 {best_val_top1:.3f}{failed}"
+def _note(progress: SearchProgress) -> str:
+    best = "" if progress.best is None else f"best {progress.objective} {progress.best:.3f}"
+    ended = ((progress.n_pruned, "pruned"), (progress.n_failed, "failed"))
+    return ", ".join([*([best] if best else []), *(f"{number} {word}" for number, word in ended if number)])

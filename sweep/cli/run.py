@@ -26,8 +26,17 @@ def run(
     modules_per_block: options.ModulesPerBlock = None,
     pool: options.PoolName = None,
     max_rank: options.MaxRank = None,
+    seeds: options.Seeds = None,
+    sampler: options.Sampler = None,
     seed: options.Seed = None,
     device: options.DeviceName = None,
+    time: Annotated[str | None, typer.Option(help="End the search after this long: `90s`, `10m`, `1h30m`.")] = None,
+    target: Annotated[
+        float | None, typer.Option(help="End the search when a trial's last epoch reaches this first objective.")
+    ] = None,
+    enqueue: Annotated[
+        Path | None, typer.Option(help="CSV of trials to train first: a column a parameter, a row a trial.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make; `runs/STUDY-TIME` if not given.")] = None,
     storage: Annotated[
         str | None, typer.Option(help="An Optuna storage URL; a journal in the run folder if not given.")
@@ -35,16 +44,21 @@ def run(
 ) -> None:
     """Train a study's trials together and rank them.
 
-    Trials learn from the train split and are ranked by top-1 accuracy on val after their last epoch. The winner,
-    and a linear probe tuned on the same features, are evaluated once on test. Features of the images are computed
-    once and kept in the cache (`$SWEEP_CACHE_DIR`, or `~/.cache/sweep`).
+    Trials learn from the train split and are ranked by the study's objectives on val after their last epoch; the first
+    is top-1 accuracy unless the study says otherwise. The winner, and a linear probe tuned on the same features, are
+    evaluated once on test. The search ends with `--trials`, `--time` or `--target`, whichever comes first. Features of
+    the images are computed once and kept in the cache (`$SWEEP_CACHE_DIR`, or `~/.cache/sweep`).
 
         sweep run --study lr_rank --n-parallel 32
 
         sweep run --study lr_rank --data ./photos --trials 64 --epochs 20
+
+        sweep run --study lr_rank_halving --trials 200 --time 10m
     """
+    from sweep.budget import Budget, parse_duration
     from sweep.cli.progress import reporter_for
     from sweep.cli.show import show_summary, show_trials
+    from sweep.enqueued import read_enqueued
     from sweep.paths import default_cache_dir
     from sweep.results import load_results
     from sweep.run_folder import RunFolder
@@ -63,8 +77,11 @@ def run(
         modules_per_block=modules_per_block,
         pool=pool,
         max_rank=max_rank,
+        seeds=seeds,
+        sampler=sampler,
         seed=seed,
     )
+    budget = Budget(wall_seconds=None if time is None else parse_duration(time), target=target)
     out = out or Path("runs") / f"{loaded.name}-{datetime.now():%Y%m%d-%H%M%S}"
     try:
         with closing(reporter_for(stderr)) as reporter:
@@ -76,6 +93,8 @@ def run(
                 device_name=device,
                 cache_dir=default_cache_dir(),
                 reporter=reporter,
+                budget=budget,
+                enqueued=[] if enqueue is None else read_enqueued(enqueue),
             )
     except KeyboardInterrupt:
         if RunFolder(out).trials_path.is_file():

@@ -38,19 +38,19 @@ def test_plan_prints_every_cost_and_runs_nothing(cli: Cli, tmp_path: Path) -> No
         f"{n_images} images, 0 in the cache",
         f"MiB on disk for {n_images} images",
         "available",
-        "stacks 3 of up to 2 lanes",
+        "stack up to 2 lanes",
         "in 3 epochs",
         "form rank space",
     ):
         assert text in printed
     assert not (tmp_path / "runs").exists()
     assert not list((tmp_path / "cache").glob("features/*")), "no feature was computed"
-    assert "stacks 1 of up to 5 lanes" in cli("plan"), "32 lanes for 5 trials are 5"
+    assert "stack up to 5 lanes" in cli("plan"), "32 lanes for 5 trials are 5"
 
 
 def test_auto_is_what_fits(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep.planner, "lanes_that_fit", lambda *args: 4)
-    assert "stacks 2 of up to 4 lanes" in cli("plan", "--n-parallel", "auto")
+    assert "stack up to 4 lanes" in cli("plan", "--n-parallel", "auto")
     printed = cli("run", "--n-parallel", "auto", "--out", "here")
     summary = json.loads(Path("here/summary.json").read_text())
     planned, took = summary["plan"]["search_wall_seconds"], summary["wall_seconds"]["search"]

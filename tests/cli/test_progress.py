@@ -5,20 +5,31 @@ import io
 from rich.console import Console
 
 from sweep.cli.progress import LineReporter, TerminalReporter, reporter_for
-from sweep.reporter import Reporter
+from sweep.reporter import Reporter, SearchProgress
 
 
 def drive(reporter: Reporter) -> None:
-    """A run of 20 epochs of two steps, one lane of which fails."""
+    """A search of 8 trials and 20 epochs of two steps; one trial fails at once."""
     reporter.message("data: [photos]")
     for done in (32, 40):
         reporter.features("train", done, 40)
-    reporter.stack_started(8, 20, 40)
+    reporter.search_started(8, 20)
     for epoch in range(1, 21):
+        reporter.epoch_started(8, 8 / 40)
         reporter.step()
         reporter.step()
-        reporter.epoch(epoch, 0.5 + epoch / 100, n_failed=1)
-    reporter.stack_ended()
+        progress = SearchProgress(
+            n_trials=8,
+            n_complete=7 if epoch == 20 else 0,
+            n_pruned=0,
+            n_failed=1,
+            n_running=0 if epoch == 20 else 7,
+            trials_done=1 + 7 * epoch / 20,
+            objective="val_top1",
+            best=0.5 + epoch / 100,
+        )
+        reporter.epoch_ended(progress)
+    reporter.search_ended()
 
 
 def test_bars_show_lanes_epoch_best_and_failures() -> None:
@@ -31,9 +42,9 @@ def test_bars_show_lanes_epoch_best_and_failures() -> None:
     for part in (
         "data: [photos]",
         "features of train",
-        "8 lanes, epoch 20/20",
-        "best val top-1 0.700, 1 failed",
-        "40/40",
+        "trials, 8 lanes",
+        "best val_top1 0.700, 1 failed",
+        "8/8",
     ):
         assert part in shown
 
@@ -45,6 +56,6 @@ def test_lines_are_few_and_plain() -> None:
     drive(reporter)
     assert isinstance(pipe.file, io.StringIO)
     lines = pipe.file.getvalue().splitlines()
-    assert lines[:3] == ["data: [photos]", "features of train: 40 images", "training 8 lanes for 20 epochs"]
-    assert lines[-1] == "epoch 20/20: best val top-1 0.700, 1 failed"
-    assert len(lines) == 3 + 10
+    assert lines[:3] == ["data: [photos]", "features of train: 40 images", "training 8 trials of 20 epochs"]
+    assert lines[-1] == "8.0 of 8 trials: best val_top1 0.700, 1 failed"
+    assert len(lines) <= 3 + 10

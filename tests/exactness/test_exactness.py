@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sweep.batches import StageData, training_batches
-from sweep.engine import Stack, train
+from sweep.engine import Lane, Training, train
 from sweep.lanes import LaneConfig
+from sweep.metrics import classification_metrics
 from sweep.side_networks import LAST, LinearProbe, RankSpaceLAST, trim_rank
 
 WIDTH, N_STAGES, N_CLASSES, TOKENS, MAX_RANK = 24, 4, 5, 10, 8
@@ -54,15 +55,16 @@ def run_stack(
     kind: type[LAST], lanes: list[int], dtype: torch.dtype, configs: list[LaneConfig] = CONFIGS
 ) -> tuple[dict[int, dict[str, Tensor]], dict[int, list[Tensor]]]:
     """Train some of the trials together; return every trial's weights and its curve."""
-    stack = Stack([build(kind, configs[i], 100 + i, dtype, MAX_RANK) for i in lanes])
+    modules = [build(kind, configs[i], 100 + i, dtype, MAX_RANK) for i in lanes]
+    own = [configs[i] for i in lanes]
+    states, results = train(modules, own, TRAIN, VAL, n_epochs=EPOCHS, batch_size=BATCH_SIZE, seed=SEED)
     curves: dict[int, list[Tensor]] = {i: [] for i in lanes}
-    for result in train(
-        stack, [configs[i] for i in lanes], TRAIN, VAL, n_epochs=EPOCHS, batch_size=BATCH_SIZE, seed=SEED
-    ):
+    for result in results:
+        metrics = classification_metrics(result.val_logits, VAL.labels)
         for lane, i in enumerate(lanes):
-            metrics = [values[lane] for values in result.val_metrics.values()]
-            curves[i].append(torch.stack([result.train_loss[lane].double(), *metrics]))
-    return {i: stack.lane_state(lane) for lane, i in enumerate(lanes)}, curves
+            numbers = [result.train_loss[lane].double(), *(values[lane] for values in metrics.values())]
+            curves[i].append(torch.stack(numbers))
+    return dict(zip(lanes, states, strict=True)), curves
 
 
 def plain_loss(config: LaneConfig, logits: Tensor, labels: Tensor) -> Tensor:
@@ -151,13 +153,44 @@ def test_padding_beyond_a_lanes_rank_stays_zero() -> None:
 def test_lane_is_bitwise_the_same_in_any_stack(kind: type[LAST]) -> None:
     many = [CONFIGS[i % len(CONFIGS)] for i in range(16)]
     reference, reference_curves = run_stack(kind, list(range(16)), torch.float32, many)
-    stacks = [[0, 1], [5, 2, 9], [3, 0, 8, 15, 4], list(reversed(range(16))), [7, 1, 12, 2, 6, 11, 10, 5]]
+    stacks = [[4], [0, 1], [5, 2, 9], [3, 0, 8, 15, 4], list(reversed(range(16))), [7, 1, 12, 2, 6, 11, 10, 5]]
     for lanes in stacks:
         states, curves = run_stack(kind, lanes, torch.float32, many)
         for i in lanes:
             for name, value in states[i].items():
                 assert torch.equal(value, reference[i][name]), f"trial {i} in stack {lanes}: {name}"
             assert torch.equal(torch.stack(curves[i]), torch.stack(reference_curves[i]))
+
+
+@pytest.mark.parametrize("kind", [LAST, RankSpaceLAST])
+def test_lane_that_enters_late_is_the_same_trial_alone_on_its_data_order(kind: type[LAST]) -> None:
+    """Lanes enter and leave between epochs, down to one, and nobody's bits show it."""
+
+    def lane(i: int) -> Lane:
+        return Lane(CONFIGS[i], build(kind, CONFIGS[i], 100 + i, torch.float32, MAX_RANK))
+
+    def training(lanes: list[Lane]) -> Training:
+        return Training(lanes, TRAIN, VAL, n_epochs=EPOCHS, batch_size=BATCH_SIZE, seed=SEED)
+
+    enters = {0: 1, 1: 1, 2: 1, 3: 2, 4: 3, 5: 4}  # trial: first data order
+    leaves = {1: 2, 2: 3}  # trial: last data order; the others train to their end
+    running: dict[int, Lane] = {}
+    logits: dict[int, Tensor] = {}
+    for order in range(1, max(enters.values()) + EPOCHS):
+        running |= {i: lane(i) for i, first in enters.items() if first == order}
+        together = training(list(running.values()))
+        result = together.epoch(order)
+        logits |= dict(zip(running, result.val_logits, strict=True))
+        running = {
+            i: own
+            for i, own in zip(running, together.unstack(), strict=True)
+            if own.epochs < EPOCHS and leaves.get(i) != order
+        }
+    for i, first in enters.items():
+        alone = training([lane(i)])
+        for order in range(first, leaves.get(i, first + EPOCHS - 1) + 1):
+            result = alone.epoch(order)
+        assert torch.equal(result.val_logits[0], logits[i]), f"trial {i}"
 
 
 @pytest.mark.parametrize("kind", [LAST, RankSpaceLAST])

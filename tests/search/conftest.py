@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from sweep import LaneConfig, Results, Study, load_results
-from sweep.reporter import Reporter
+from sweep.reporter import Reporter, SearchProgress
 from sweep.runner import run_study
 from sweep.study import LoadedStudy
 
@@ -20,7 +20,8 @@ class RecordingReporter(Reporter):
 
     def __init__(self) -> None:
         self.messages: list[str] = []
-        self.stacks: list[tuple[int, int, int]] = []
+        self.epochs: list[int] = []  # lanes of every epoch
+        self.progress: list[SearchProgress] = []
         self.n_steps = 0
         self.on_epoch: Callable[[int], None] = lambda epoch: None
 
@@ -29,16 +30,19 @@ class RecordingReporter(Reporter):
 
     def features(self, split: str, n_done: int, n_images: int) -> None: ...
 
-    def stack_started(self, n_lanes: int, n_epochs: int, n_steps: int) -> None:
-        self.stacks.append((n_lanes, n_epochs, n_steps))
+    def search_started(self, n_trials: int, n_epochs: int) -> None: ...
+
+    def epoch_started(self, n_lanes: int, trials_a_step: float) -> None:
+        self.epochs.append(n_lanes)
 
     def step(self) -> None:
         self.n_steps += 1
 
-    def epoch(self, epoch: int, best_val_top1: float, n_failed: int) -> None:
-        self.on_epoch(epoch)
+    def epoch_ended(self, progress: SearchProgress) -> None:
+        self.progress.append(progress)
+        self.on_epoch(len(self.epochs))
 
-    def stack_ended(self) -> None: ...
+    def search_ended(self) -> None: ...
 
 
 @pytest.fixture(scope="session")

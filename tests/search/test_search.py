@@ -1,9 +1,8 @@
 """The search in process: what is asked, trained, told and written."""
 
-import itertools
 import json
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,8 @@ from safetensors.torch import load_file
 import sweep.driver
 import sweep.planner
 from sweep import LaneConfig, Results, Study, SweepError, UsageError
-from sweep.driver import MAX_REPORTS
-from sweep.engine import EpochResult, Stack
+from sweep.engine import EpochResult, Lane, Stack, Training
+from sweep.ledger import MAX_REPORTS
 from sweep.run_folder import RunFolder
 from sweep.side_networks import LAST
 from sweep.storage import open_storage
@@ -41,9 +40,12 @@ def test_every_trial_is_trained_told_and_ranked(small_study: Study, search: Sear
     assert sorted(trials["trial"]) == [0, 1, 2, 3, 4]
     assert (trials["state"] == "COMPLETE").all()
     assert list(trials["val_top1"]) == sorted(trials["val_top1"], reverse=True)
-    assert [lanes for lanes, _, _ in reporter.stacks] == [3, 2]
-    assert reporter.n_steps == sum(steps for _, _, steps in reporter.stacks)
-    assert trials.set_index("trial")["stack_number"].to_dict() == {0: 0, 1: 0, 2: 0, 3: 1, 4: 1}
+    assert reporter.epochs == [3, 3, 3, 2, 2, 2]
+    assert reporter.n_steps == 6 * 3, "38 images in batches of 16"
+    assert trials.set_index("trial")["lane"].sort_index().to_list() == [0, 1, 2, 0, 1]
+    assert (trials["first_order"] == 1).all(), "a stack that begins anew sees the data as the first did"
+    assert results.summary["ended"] == "all 5 trials have been trained"
+    assert results.summary["n_trials"] == {"complete": 5, "pruned": 0, "fail": 0}
     assert trials["seed"].nunique() == 5
 
     told = optuna_study(tmp_path / "run").get_trials()
@@ -60,10 +62,11 @@ def test_every_trial_is_trained_told_and_ranked(small_study: Study, search: Sear
         "train_loss",
         "val_top1",
         "val_mean_class_accuracy",
+        "val_worst_class_accuracy",
         "val_nll",
         "val_ece",
     }
-    assert len(curves) == 5 * 3 * 5
+    assert len(curves) == 5 * 3 * 6
     last = curves[(curves["epoch"] == 3) & (curves["metric"] == "val_nll")].set_index("trial")["value"]
     pd.testing.assert_series_equal(
         last.sort_index(), trials.set_index("trial")["val_nll"].sort_index(), check_names=False
@@ -108,7 +111,7 @@ def test_stack_width_changes_no_result(small_study: Study, search: Search, tmp_p
     """Proposals that do not depend on results (the sampler's random start) train to the same bits at any width."""
     wide = search(small_study, n_parallel=5, out=tmp_path / "wide").trials.set_index("trial").sort_index()
     narrow = search(small_study, n_parallel=3, out=tmp_path / "narrow").trials.set_index("trial").sort_index()
-    columns = [name for name in wide if name not in ("seconds", "stack_number")]
+    columns = [name for name in wide if name not in ("seconds", "lane")]
     pd.testing.assert_frame_equal(wide[columns], narrow[columns], check_exact=True)
 
 
@@ -152,7 +155,7 @@ def test_diverging_trial_fails_with_its_reason_and_disturbs_nobody(
     wild = search(replace(small_study, suggest=wild_suggest), n_parallel=5, out=tmp_path / "wild")
     trials = wild.trials.set_index("trial")
     assert trials.loc[1, "state"] == "FAIL"
-    assert "diverged in epoch 1" in trials.loc[1, "failure"]
+    assert "epoch 1: diverged" in trials.loc[1, "failure"]
     assert wild.trials["trial"].iloc[-1] == 1, "failed trials come last"
     told = optuna_study(tmp_path / "wild").get_trials()[1]
     assert told.state == TrialState.FAIL
@@ -196,19 +199,20 @@ def fitting(monkeypatch: pytest.MonkeyPatch, n_lanes: int, error: Exception, n_e
     """Let stacks of up to `n_lanes` train, and larger ones fail after `n_epochs`; returns the sizes as they come."""
     tried: list[int] = []
     alive: list[weakref.ref[Stack]] = []
-    train = sweep.driver.train
 
-    def limited(stack: Stack, *args: Any, **options: Any) -> Iterator[EpochResult]:
-        assert all(former() is None for former in alive), "a former stack still holds its memory"
-        alive.append(weakref.ref(stack))
-        tried.append(stack.n_lanes)
-        results = train(stack, *args, **options)
-        if stack.n_lanes > n_lanes:
-            yield from itertools.islice(results, n_epochs)
-            raise type(error)(*error.args)  # a fresh one: a kept error would keep the stack that raised it
-        yield from results
+    class Limited(Training):
+        def __init__(self, lanes: Sequence[Lane], *args: Any, **options: Any):
+            assert all(former() is None for former in alive), "a former stack still holds its memory"
+            super().__init__(lanes, *args, **options)
+            alive.append(weakref.ref(self.stack))
+            tried.append(len(lanes))
 
-    monkeypatch.setattr(sweep.driver, "train", limited)
+        def epoch(self, order: int, on_step: Callable[[], None] = lambda: None) -> EpochResult:
+            if self.n_lanes > n_lanes and self.lanes[0].epochs == n_epochs:
+                raise type(error)(*error.args)  # a fresh one: a kept error would keep the stack that raised it
+            return super().epoch(order, on_step)
+
+    monkeypatch.setattr(sweep.driver, "Training", Limited)
     return tried
 
 
@@ -217,7 +221,7 @@ def test_one_lane_out_of_memory_is_one_clear_error(
     small_study: Study, search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
 ) -> None:
     tried = fitting(monkeypatch, 0, error)
-    with pytest.raises(SweepError, match=r"one lane of batch size 16 does not fit .* lower --batch-size"):
+    with pytest.raises(SweepError, match=r"one trial \(1 lane of batch size 16\) does not fit .* lower --batch-size"):
         search(small_study)
     assert tried == [3, 2, 1]
     assert [t.state for t in optuna_study(tmp_path / "run").get_trials()] == [TrialState.FAIL] * 3
@@ -262,9 +266,9 @@ def test_a_trial_that_diverged_before_its_stack_was_halved_stays_failed(
 ) -> None:
     tried = fitting(monkeypatch, 2, OUT_OF_MEMORY[0], n_epochs=1)
     trials = search(replace(small_study, suggest=wild_suggest), n_parallel=4).trials.set_index("trial")
-    assert tried == [4, 2, 1, 1]
+    assert tried == [4, 4, 2, 2], "the lane of trial 1 went to trial 4, and all but trial 1 train again"
     assert trials["state"].to_dict() == {**dict.fromkeys([0, 2, 3, 4], "COMPLETE"), 1: "FAIL"}
-    assert "diverged in epoch 1" in trials.loc[1, "failure"]
+    assert "epoch 1: diverged" in trials.loc[1, "failure"]
 
 
 def test_interrupt_after_halving_fails_every_trial_that_waits(
@@ -291,7 +295,7 @@ def test_interrupt_after_halving_fails_every_trial_that_waits(
 def test_the_plan_stands_beside_what_the_run_took(small_study: Study, search: Search, tmp_path: Path) -> None:
     first = search(small_study, out=tmp_path / "first").summary
     assert first["plan"]["n_parallel"] == 3
-    assert first["plan"]["n_stacks"] == 2
+    assert first["plan"]["lane_epochs"] == 15
     assert first["plan"]["n_images_missing"] == first["n_images_computed"] == 60
     assert first["plan"]["search_wall_seconds"] > 0
     assert first["plan"]["feature_wall_seconds"] > 0
@@ -301,14 +305,14 @@ def test_the_plan_stands_beside_what_the_run_took(small_study: Study, search: Se
     assert second["plan"]["feature_wall_seconds"] == 0, "the backbone is not run for a plan of nothing"
 
 
-@pytest.mark.parametrize(("n_fitting", "stacks"), [(100, [5]), (2, [2, 2, 1]), (0, [1] * 5)])
+@pytest.mark.parametrize(("n_fitting", "epochs"), [(100, [5] * 3), (2, [2] * 6 + [1] * 3), (0, [1] * 15)])
 def test_auto_takes_the_lanes_that_fit_and_no_more_than_trials(
-    small_study: Study, search: Search, monkeypatch: pytest.MonkeyPatch, n_fitting: int, stacks: list[int]
+    small_study: Study, search: Search, monkeypatch: pytest.MonkeyPatch, n_fitting: int, epochs: list[int]
 ) -> None:
     monkeypatch.setattr(sweep.planner, "lanes_that_fit", lambda *args: n_fitting)
     reporter = RecordingReporter()
     results = search(small_study, n_parallel=None, reporter=reporter)
-    assert [lanes for lanes, _, _ in reporter.stacks] == stacks
+    assert reporter.epochs == epochs
     assert results.config["n_parallel"] == "auto"
     assert results.summary["plan"]["lanes_that_fit"] == n_fitting
 
@@ -368,7 +372,7 @@ def test_interrupted_later_stack_keeps_the_winner_so_far(small_study: Study, sea
     reporter = RecordingReporter()
 
     def interrupt(epoch: int) -> None:
-        if len(reporter.stacks) == 2:
+        if epoch == 4:
             raise KeyboardInterrupt
 
     reporter.on_epoch = interrupt

@@ -1,0 +1,13 @@
+"""The search of `lr_rank` over more trials, of which only the better third goes on past every rung.
+
+    sweep run --study lr_rank_halving --n-parallel 32
+
+Trials are compared after 1, 3 and 9 of 12 epochs; a lane that a rung frees takes a new trial at once.
+"""
+
+from dataclasses import replace
+
+from studies.lr_rank import study as lr_rank
+from sweep import Halving
+
+study = replace(lr_rank, trials=96, halving=Halving(eta=3, first_rung=1))

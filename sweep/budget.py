@@ -1,0 +1,47 @@
+"""When a search ends: after so many trials, so much time, or at a target, whichever comes first."""
+
+import re
+from dataclasses import dataclass
+
+from sweep.errors import UsageError
+
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a search may take.
+
+    Attributes:
+        wall_seconds: Of the search, from its first proposal; None for no limit.
+        target: Of the first objective, to be reached by a trial after its last epoch; None for none.
+    """
+
+    wall_seconds: float | None = None
+    target: float | None = None
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration such as `90s`, `10m` or `1h30m`; a number alone is seconds.
+
+    Raises:
+        UsageError: It is no duration, or none above zero.
+    """
+    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    seconds = 0.0
+    if match:
+        seconds = sum(float(part) * unit for part, unit in zip(match.groups(), _UNITS.values(), strict=True) if part)
+    if seconds <= 0:
+        raise UsageError(f"--time must be a duration such as 90s, 10m or 1h30m, not {text!r}")
+    return seconds
+
+
+def duration_text(seconds: float) -> str:
+    """Seconds in the form that `parse_duration` reads."""
+    whole = round(seconds)
+    if abs(seconds - whole) > 1e-6 or whole == 0:
+        return f"{seconds:g}s"
+    hours, rest = divmod(whole, 3600)
+    minutes, rest = divmod(rest, 60)
+    parts = ((hours, "h"), (minutes, "m"), (rest, "s"))
+    return "".join(f"{number}{unit}" for number, unit in parts if number)

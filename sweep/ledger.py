@@ -1,0 +1,156 @@
+"""What becomes of trials, written down twice: in our own log, and in Optuna's study."""
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import optuna
+import torch
+from optuna.trial import TrialState
+
+from sweep.engine import Lane
+from sweep.objectives import Objectives
+from sweep.proposals import Proposal
+from sweep.reporter import SearchProgress
+from sweep.seeds import derive_seed
+from sweep.side_networks.spec import SideNetworkSpec
+from sweep.study import Study
+from sweep.trial_log import TrialLog, TrialRecord
+
+MAX_REPORTS = 50
+"""Intermediate values a trial that Optuna gets to see; its dashboard ships each of them. Our curves have all."""
+
+
+@dataclass
+class Entrant:
+    """A trial on its way through its lanes, one a replicate.
+
+    Attributes:
+        proposal: Optuna's trial and its configuration.
+        record: Ours.
+        lanes: As the engine has them; empty while it waits for some.
+        slots: Their numbers.
+        reported: The last epoch that Optuna was told; it takes each once, also of a trial that trains again.
+        curve: Values of the objectives by epoch, for studies of several, which Optuna lets report nothing.
+    """
+
+    proposal: Proposal
+    record: TrialRecord
+    lanes: list[Lane] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
+    reported: int = 0
+    curve: dict[int, list[float]] = field(default_factory=dict)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+        return self.record.state == "RUNNING"
+
+
+class Ledger:
+    """The trials of a search.
+
+    Args:
+        optuna_study: Told everything.
+        study: What is searched.
+
+    Attributes:
+        log: Our records.
+        objectives: What ranks trials.
+        rungs: Epochs at which trials are compared.
+    """
+
+    def __init__(self, optuna_study: optuna.Study, study: Study):
+        self.optuna_study = optuna_study
+        self.study = study
+        self.objectives: Objectives = study.ranking
+        self.log = TrialLog(self.objectives)
+        self.rungs = study.halving.rungs(study.epochs) if study.halving else []
+
+    def enter(self, proposal: Proposal, spec: SideNetworkSpec) -> Entrant:
+        """Open the record of a trial that was just proposed."""
+        trial, rank = proposal.trial, proposal.config.rank
+        user_attrs = dict(trial.user_attrs)
+        replicates = range(1, self.study.seeds)  # after the first, whose seed does not depend on their number
+        seeds = [derive_seed(self.study.seed, "initialisation", trial.number)]
+        seeds += [derive_seed(self.study.seed, "initialisation", trial.number, i) for i in replicates]
+        with torch.device("meta"):
+            trainable = sum(p.numel() for p in spec.plain(rank).parameters())
+        trial.set_user_attr("seed", seeds[0])
+        trial.set_user_attr("trainable_parameters", trainable)
+        feasible = all(value <= 0 for value in trial.constraints.values())
+        record = TrialRecord(trial.number, trial.params, seeds, trainable, user_attrs, feasible)
+        self.log.records.append(record)
+        return Entrant(proposal, record)
+
+    def report(self, entrant: Entrant) -> None:
+        """Let Optuna see the last epoch, of long trials only some."""
+        epoch, n_epochs = entrant.record.epochs, self.study.epochs
+        stride = -(-n_epochs // MAX_REPORTS)
+        shown = epoch % stride == 0 or epoch == n_epochs or epoch in self.rungs
+        if epoch <= entrant.reported or not shown:
+            return
+        entrant.reported = epoch
+        values = self.objectives.values(entrant.record.measured())
+        if len(values) == 1:
+            entrant.proposal.trial.report(values[0], epoch)
+        else:
+            entrant.curve[epoch] = values
+
+    def complete(self, entrant: Entrant) -> None:
+        """A trial is through."""
+        entrant.record.state = "COMPLETE"
+        self._attach_numbers(entrant)
+        self.optuna_study.tell(entrant.proposal.trial, self.objectives.values(entrant.record.measured()))
+
+    def prune(self, entrant: Entrant, reason: str) -> None:
+        """A trial goes no further."""
+        entrant.record.state, entrant.record.stopped = "PRUNED", reason
+        entrant.proposal.trial.set_user_attr("stopped", reason)
+        self._attach_numbers(entrant)
+        self.optuna_study.tell(entrant.proposal.trial, state=TrialState.PRUNED)
+
+    def fail(self, entrant: Entrant, reason: str) -> None:
+        """A trial broke."""
+        entrant.record.state, entrant.record.failure = "FAIL", reason
+        entrant.proposal.trial.set_user_attr("failure", reason)
+        self.optuna_study.tell(entrant.proposal.trial, state=TrialState.FAIL)
+
+    def fail_all(self, entrants: Iterable[Entrant], reason: str) -> None:
+        """The search broke; our own record is kept even where the storage is what did."""
+        for entrant in entrants:
+            if entrant.alive:
+                with contextlib.suppress(optuna.exceptions.OptunaError, OSError):
+                    self.fail(entrant, f"{reason} after epoch {entrant.record.epochs}")
+
+    def restart(self, entrant: Entrant) -> None:
+        """A trial trains again from its first epoch."""
+        entrant.lanes, entrant.slots = [], []
+        self.log.restart(entrant.record)
+
+    def _attach_numbers(self, entrant: Entrant) -> None:
+        """Give Optuna's trial what was measured; with several objectives also the curve that it cannot report."""
+        for name, value in entrant.record.metrics.items():
+            entrant.proposal.trial.set_user_attr(name, value)
+        if entrant.curve:
+            columns = map(list, zip(*entrant.curve.values(), strict=True))
+            curve = dict(zip(self.objectives.names, columns, strict=True))
+            entrant.proposal.trial.set_user_attr("curve", {"epoch": list(entrant.curve), **curve})
+
+    def progress(self) -> SearchProgress:
+        """How far the search is."""
+        records = self.log.records
+        n_of = {state: sum(r.state == state for r in records) for state in ("COMPLETE", "PRUNED", "FAIL", "RUNNING")}
+        running = sum(r.epochs / self.study.epochs for r in records if r.state == "RUNNING")
+        measured = [r for r in records if r.metrics and r.state == ("COMPLETE" if n_of["COMPLETE"] else "RUNNING")]
+        best = min(measured, key=lambda r: self.objectives.costs(r.measured())[0], default=None)
+        return SearchProgress(
+            n_trials=self.study.trials,
+            n_complete=n_of["COMPLETE"],
+            n_pruned=n_of["PRUNED"],
+            n_failed=n_of["FAIL"],
+            n_running=n_of["RUNNING"],
+            trials_done=len(records) - n_of["RUNNING"] + running,
+            objective=self.objectives.first,
+            best=None if best is None else best.measured()[self.objectives.first],
+        )

@@ -1,0 +1,58 @@
+"""Every lane's numbers after an epoch: our metrics and the study's own; one that breaks breaks its own trial only."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sweep.engine import EpochResult
+from sweep.metrics import classification_metrics
+from sweep.study import describe_error
+
+Metric = Callable[[Tensor, Tensor], float]
+
+
+@dataclass(frozen=True)
+class LaneMeasurement:
+    """One lane after one epoch.
+
+    Attributes:
+        metrics: `val_…` by name, and `train_loss`.
+        failure: What is wrong with them; empty if nothing is.
+    """
+
+    metrics: dict[str, float]
+    failure: str
+
+
+def measure_lanes(result: EpochResult, labels: Tensor, own_metrics: Mapping[str, Metric]) -> list[LaneMeasurement]:
+    """Measure every lane.
+
+    Args:
+        result: Of the epoch.
+        labels: Of the val images, `(n,)`.
+        own_metrics: The study's, of logits `(n, C)` and labels `(n,)`.
+    """
+    of_stack = classification_metrics(result.val_logits, labels)
+    lanes = []
+    for i, logits in enumerate(result.val_logits):
+        metrics = {f"val_{name}": values[i].item() for name, values in of_stack.items()}
+        train_loss = result.train_loss[i].item()
+        finite = all(map(math.isfinite, [*metrics.values(), train_loss]))
+        failure = "" if finite else f"diverged, training loss {train_loss:.3g}"
+        for name, metric in own_metrics.items():
+            metrics[f"val_{name}"] = math.nan
+            if not failure:
+                metrics[f"val_{name}"], failure = _own(name, metric, logits, labels)
+        lanes.append(LaneMeasurement({**metrics, "train_loss": train_loss}, failure))
+    return lanes
+
+
+def _own(name: str, metric: Metric, logits: Tensor, labels: Tensor) -> tuple[float, str]:
+    """The value of a metric of the study's, and what is wrong with it."""
+    try:
+        value = float(metric(logits.clone(), labels.clone()))
+    except Exception as error:  # the user's code: whatever it raises is this lane's failure and nobody else's
+        return math.nan, f"the study's metric {name} failed: {describe_error(error)}"
+    return value, "" if math.isfinite(value) else f"the study's metric {name} gave {value}"
