@@ -5,6 +5,8 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
+from sweep.samplers import experiments_allowed
+
 
 def reference_point(study: optuna.Study) -> list[float]:
     """The worst value of every objective among complete trials, against which hypervolumes are measured."""
@@ -28,7 +30,8 @@ def hypervolume(study: optuna.Study) -> dict[str, Any] | None:
     if len(study.directions) < 2 or not study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
         return None
     reference = reference_point(study)
-    figure = optuna.visualization.plot_hypervolume_history(study, reference)
+    with experiments_allowed():
+        figure = optuna.visualization.plot_hypervolume_history(study, reference)
     history = figure.data[0]
     return {
         "reference_point": reference,

@@ -48,6 +48,11 @@ def prepare(study: Study, *, n_parallel: int | None, device: torch.device, cache
     """
     if n_parallel is not None and n_parallel < 1:
         raise UsageError(f"--n-parallel must be at least 1, not {n_parallel}; give auto for as many as fit in memory")
+    if n_parallel is not None and n_parallel < study.seeds:
+        raise UsageError(
+            f"--n-parallel {n_parallel} is fewer than the {study.seeds} lanes of one trial (--seeds); "
+            f"raise the one or lower the other"
+        )
     study.check_baseline()
     data = load_data(study.data, seed=study.seed, cache_dir=cache_dir)
     backbone = load_backbone(

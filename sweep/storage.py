@@ -1,7 +1,5 @@
 """Optuna's side of a run: its storage and its study."""
 
-import warnings
-
 import optuna
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage
@@ -10,6 +8,7 @@ from optuna.storages.journal import JournalFileBackend
 from sweep.errors import UsageError
 from sweep.objectives import Objectives
 from sweep.run_folder import RunFolder
+from sweep.samplers import experiments_allowed
 
 
 def open_storage(url: str | None, folder: RunFolder) -> str | BaseStorage:
@@ -38,8 +37,7 @@ def create_optuna_study(
         study = optuna.create_study(
             study_name=name, storage=open_storage(url, folder), sampler=sampler, directions=directions
         )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        with experiments_allowed():
             study.set_metric_names(objectives.names)
         return study
     except optuna.exceptions.DuplicatedStudyError as error:

@@ -11,8 +11,17 @@ from PIL import Image
 
 from sweep import LaneConfig, Results, Study, load_results
 from sweep.reporter import Reporter, SearchProgress
+from sweep.run_folder import RunFolder
 from sweep.runner import run_study
+from sweep.storage import open_storage
 from sweep.study import LoadedStudy
+
+Search = Callable[..., Results]
+
+
+def optuna_study(run: Path) -> optuna.Study:
+    """What a run's own storage holds."""
+    return optuna.load_study(study_name=run.name, storage=open_storage(None, RunFolder(run)))
 
 
 class RecordingReporter(Reporter):
@@ -86,7 +95,7 @@ def small_study(image_folder: Path) -> Study:
 
 
 @pytest.fixture
-def search(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Results]:
+def search(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Search:
     """Runs a study in process and reads its folder: `search(study, n_parallel=…, out=…)`."""
 
     def run(study: Study, **options: Any) -> Results:

@@ -11,25 +11,18 @@ import optuna
 import pandas as pd
 import pytest
 import torch
-from conftest import BASELINE, RecordingReporter, suggest
+from conftest import BASELINE, RecordingReporter, Search, optuna_study, suggest
 from optuna.trial import TrialState
 from safetensors.torch import load_file
 
 import sweep.driver
 import sweep.planner
-from sweep import LaneConfig, Results, Study, SweepError, UsageError
+from sweep import LaneConfig, Study, SweepError, UsageError
 from sweep.engine import EpochResult, Lane, Stack, Training
 from sweep.ledger import MAX_REPORTS
-from sweep.run_folder import RunFolder
 from sweep.side_networks import LAST
-from sweep.storage import open_storage
 
-Search = Callable[..., Results]
 TIMES = ["seconds"]
-
-
-def optuna_study(run: Path) -> optuna.Study:
-    return optuna.load_study(study_name=run.name, storage=open_storage(None, RunFolder(run)))
 
 
 def test_every_trial_is_trained_told_and_ranked(small_study: Study, search: Search, tmp_path: Path) -> None:
