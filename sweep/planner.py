@@ -254,6 +254,8 @@ def _measured_step_seconds(prepared: Prepared, n_lanes: int) -> float:
 
 
 def _timed(work: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     started = time.perf_counter()
     work()
     if device.type == "cuda":

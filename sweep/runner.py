@@ -23,10 +23,14 @@ from sweep.planner import Plan, plan_features, plan_study
 from sweep.preparation import Prepared, prepare
 from sweep.reference import ProbeResult, tuned_linear_probe
 from sweep.reporter import Reporter
+from sweep.resident import resident_where_it_fits
 from sweep.run_folder import RunFolder, read_weights
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.storage import create_optuna_study
 from sweep.study import LoadedStudy
+
+RESIDENT_SHARE = 0.5
+"""Of the memory that a GPU has left beside a stack, what features kept there may take."""
 
 PACKAGES = ("sweep", "torch", "timm", "optuna", "numpy", "pandas")
 
@@ -122,7 +126,11 @@ def run_study(
             metadata = spec.metadata(search.winner.config.rank)
             folder.write_weights(folder.winner_path, search.winner.state, metadata)
 
-    search = Search(optuna_study, study, spec, splits.train, splits.val, device=device, reporter=reporter, save=save)
+    left_bytes = plan.available_bytes - plan.shared_bytes - plan.n_parallel * plan.bytes_per_lane
+    train_data, val_data = resident_where_it_fits(
+        [splits.train, splits.val], device, round(RESIDENT_SHARE * max(0, left_bytes))
+    )
+    search = Search(optuna_study, study, spec, train_data, val_data, device=device, reporter=reporter, save=save)
     search_started = time.perf_counter()
     try:
         search.run(plan.n_parallel)

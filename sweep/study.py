@@ -17,6 +17,7 @@ from sweep.lanes import LaneConfig
 if TYPE_CHECKING:
     import optuna
 
+    from sweep.precision import Precision
     from sweep.side_networks.head import Pool
 
 POSITIVE = ("max_rank", "group_size", "modules_per_block", "trials", "epochs", "batch_size")
@@ -36,6 +37,7 @@ class Study:
         group_size: `g`, blocks between two stages.
         modules_per_block: `T`, low-rank attention modules a stage.
         pool: The head reads the `"mean"` of the patch tokens, or the `"class"` token.
+        precision: Of products with frozen features, `"fp32"` or, on a GPU, `"bf16"`; everything else is fp32.
         trials: Configurations to train.
         epochs: Passes over the training images, for every trial.
         batch_size: Images a step.
@@ -54,6 +56,7 @@ class Study:
     group_size: int = 1
     modules_per_block: int = 1
     pool: "Pool" = "mean"
+    precision: "Precision" = "fp32"
     trials: int = 32
     epochs: int = 12
     batch_size: int = 32
@@ -69,6 +72,8 @@ class Study:
             self._check_whole("image_size", self.image_size, least=1)
         if self.pool not in ("mean", "class"):
             raise UsageError(f"pool must be 'mean' or 'class', not {self.pool!r}")
+        if self.precision not in ("fp32", "bf16"):
+            raise UsageError(f"precision must be 'fp32' or 'bf16', not {self.precision!r}")
 
     @staticmethod
     def _check_whole(name: str, value: object, least: int) -> None:

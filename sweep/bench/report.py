@@ -87,7 +87,8 @@ def show_benchmark(console: Console, benchmark: Benchmark, sizes: Sizes) -> None
             )
     passed = benchmark.feature_pass
     console.print(
-        f"feature pass: {passed.images_per_second:.1f} images/s, bare forward {passed.bare_images_per_second:.1f}; "
+        f"feature pass: {passed.images_per_second:.1f} images/s, bare forward {passed.bare_images_per_second:.1f}, "
+        f"share {_spread(Spread.of(passed.shares), 2)}; "
         f"matrix products {benchmark.gemm_flops_per_second / 1e9:.0f} GFLOP/s",
         highlight=False,
     )

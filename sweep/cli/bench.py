@@ -36,6 +36,7 @@ def bench(
     rank: Annotated[int | None, typer.Option(help="r; 8.", min=1)] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over 800 images, of one configuration; 20.", min=1)] = None,
     device: Annotated[str | None, typer.Option(help="`cpu` or `cuda`; the CPU.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Of `sweep`'s row: `fp32`, or `bf16` on a GPU.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="With `--suite scaling`: write a plot against N, HTML.")] = None,
 ) -> None:
@@ -59,6 +60,7 @@ def bench(
     )
     from sweep.bench.scaling import run_scaling
     from sweep.bench.workload import Sizes, Workload
+    from sweep.preparation import check_precision
     from sweep.runner import device_named
 
     if plot is not None and suite is not Suite.scaling:
@@ -71,7 +73,9 @@ def bench(
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if backbone is not None and image_size is None:
         given["image_size"] = None  # the backbone's own
-    sizes = Sizes(**{**SUITES[suite], **given, "device": str(device_named(device or "cpu"))})
+    where = device_named(device or "cpu")
+    check_precision(precision or "fp32", where)
+    sizes = Sizes(**{**SUITES[suite], **given, "device": str(where), "precision": precision or "fp32"})
 
     def say(line: str) -> None:
         stderr.print(line, highlight=False, markup=False)

@@ -25,6 +25,7 @@ def run(
     group_size: options.GroupSize = None,
     modules_per_block: options.ModulesPerBlock = None,
     pool: options.PoolName = None,
+    precision: options.PrecisionName = None,
     max_rank: options.MaxRank = None,
     seed: options.Seed = None,
     device: options.DeviceName = None,
@@ -62,6 +63,7 @@ def run(
         group_size=group_size,
         modules_per_block=modules_per_block,
         pool=pool,
+        precision=precision,
         max_rank=max_rank,
         seed=seed,
     )
