@@ -16,7 +16,8 @@ def _attention(qkv: Tensor, dtype: torch.dtype | None) -> Tensor:
         heads: Tensor = attention_of_heads(q, k, v).to(qkv.dtype)
         return heads.permute(1, 3, 0, 2)
     q, k, v = (x.permute(0, 2, 3, 1).flatten(0, 1) for x in qkv.chunk(3, 1))
-    return attention_of_matrices(q, k, v).unflatten(0, (len(qkv), -1)).permute(0, 3, 1, 2)
+    out: Tensor = attention_of_matrices(q, k, v).unflatten(0, (len(qkv), -1))
+    return out.permute(0, 3, 1, 2)
 
 
 def attend(qkv: Tensor, attended: Tensor, first: int, log_sum: Tensor, dtype: torch.dtype | None = None) -> None:
