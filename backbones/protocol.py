@@ -31,9 +31,12 @@ class Transform:
         resampling = Image.Resampling[self.interpolation.upper()]
         resized = to_rgb(image).resize((self.image_size, self.image_size), resampling)
         # numpy, not torch: images are prepared in threads, and each would start torch's own threads on top
-        pixels = np.asarray(resized, dtype=np.float32) / np.float32(255)
-        values = (pixels - np.asarray(self.mean, dtype=np.float32)) / np.asarray(self.std, dtype=np.float32)
-        return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
+        pixels = np.asarray(resized).transpose(2, 0, 1)
+        values = pixels.astype(np.float32, order="C")  # channel by channel, then in place: a third of the time
+        values /= np.float32(255)
+        values -= np.asarray(self.mean, dtype=np.float32)[:, None, None]
+        values /= np.asarray(self.std, dtype=np.float32)[:, None, None]
+        return torch.from_numpy(values)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

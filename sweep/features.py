@@ -1,26 +1,22 @@
 """The feature cache: a backbone's stages for every image of a split, computed once and kept on disk.
 
-An entry is one folder named by its key. While it grows it is called `KEY.partial`; every finished batch is
-recorded with a checksum in `batches.jsonl`, so a pass that was killed goes on where it stopped. Batches start
-at multiples of the batch size, so the result does not depend on where a pass was resumed. A lock file beside
-the folder makes a second process wait and then use what the first one computed.
+An entry is one folder named by its key; `feature_store.py` has its format. A lock file beside the folder makes a second
+process wait and then use what the first one computed.
+
+While the backbone computes a batch, threads decode the images of the next and one thread writes the features of the
+last. A batch counts as done once it is on disk.
 """
 
-import errno
 import hashlib
 import json
 import logging
-import os
-import shutil
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,18 +26,13 @@ from filelock import FileLock, Timeout
 from backbones.protocol import Backbone
 from sweep.data.base import Split
 from sweep.errors import SweepError
+from sweep.feature_store import DATA_FILE, DTYPE, FORMAT_VERSION, Entry, intact_batches
 from sweep.paths import ensure_folder
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
-DTYPE = np.dtype("<f2")
-DATA_FILE = "stages.f16"
-BATCHES_FILE = "batches.jsonl"
-HEADER_FILE = "header.json"
 LARGEST_FEATURE = 65504.0  # in float16; a comparison with NaN is false, so what is below it is finite too
 DECODING_THREADS = 4
-SPARE_BYTES = 16 * 2**20  # left free for the small files beside the features
 
 
 @dataclass(frozen=True)
@@ -111,7 +102,7 @@ def compute_features(
         logger.info("another process computes the same features of %s; waiting for it", split.name)
         lock.acquire()
     try:
-        entry = _Entry(folder, _shape(backbone, split), batch_size)
+        entry = Entry(folder, _shape(backbone, split), batch_size)
         from_cache = entry.is_complete()
         n_computed = 0 if from_cache else _fill(entry, backbone, split, device, on_progress)
         stages = np.memmap(folder / DATA_FILE, dtype=DTYPE, mode="c", shape=entry.shape)
@@ -133,7 +124,7 @@ def n_images_missing(backbone: Backbone, split: Split, cache_dir: Path) -> int:
     if folder.is_dir():
         return 0
     _, *image_shape = _shape(backbone, split)
-    intact = _intact_batches(folder.with_suffix(".partial"), int(np.prod(image_shape)) * DTYPE.itemsize)
+    intact = intact_batches(folder.with_suffix(".partial"), int(np.prod(image_shape)) * DTYPE.itemsize)
     return split.n_images - sum(len(batch) for batch in intact)
 
 
@@ -142,7 +133,7 @@ def _shape(backbone: Backbone, split: Split) -> tuple[int, int, int, int]:
 
 
 def _fill(
-    entry: "_Entry",
+    entry: Entry,
     backbone: Backbone,
     split: Split,
     device: torch.device | str,
@@ -152,20 +143,75 @@ def _fill(
     missing = entry.resume()
     n_computed = 0
     n_done = split.n_images - sum(len(batch) for batch in missing)
-    with closing(_decoded(backbone, split, missing)) as decoded:
-        for batch, images in decoded:
-            taps = backbone.stages(images.to(device))
-            values = torch.empty(len(batch), *entry.shape[1:], dtype=torch.float16)
-            for stage, tap in enumerate(taps):
-                values[:, stage].copy_(tap)  # one pass: rounded on its way to its place
-            if not all(bool(tap.abs().amax() < LARGEST_FEATURE) for tap in taps):
-                _require_finite(values, batch, backbone, split)
-            entry.write(batch, values.numpy())
+
+    def written(batch: range, writing: Future[None]) -> None:
+        nonlocal n_done
+        writing.result()
+        n_done += len(batch)
+        if on_progress is not None:
+            on_progress(n_done, split.n_images)
+
+    last: tuple[range, Future[None]] | None = None
+    with (
+        ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
+        closing(_decoded(backbone, split, missing)) as ready,
+    ):
+        for batch, images in ready:
+            rounded = _Rounded.of(backbone.stages(_sent(images, torch.device(device))))
+            if last is not None:
+                written(*last)
+            last = batch, writer.submit(_store, entry, batch, rounded, backbone, split)
             n_computed += len(batch)
-            if on_progress is not None:
-                on_progress(n_done + n_computed, split.n_images)
+        if last is not None:
+            written(*last)
     entry.finish()
     return n_computed
+
+
+def _sent(images: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`images` on `device`; the host does not wait for a GPU to have them."""
+    return images.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else images
+
+
+@dataclass(frozen=True)
+class _Rounded:
+    """A batch's features on their way to the host.
+
+    Attributes:
+        values: (B, S, L, D) float16, on the host; pinned if they come from a GPU.
+        extremes: (S, 2) least and greatest of the features before rounding, on the host.
+        arrived: what to wait for before either is read; None where they are there.
+    """
+
+    values: torch.Tensor
+    extremes: torch.Tensor
+    arrived: torch.cuda.Event | None
+
+    @classmethod
+    def of(cls, taps: list[torch.Tensor]) -> "_Rounded":
+        """Round S stages, each (B, L, D), without waiting for a GPU to have computed them."""
+        batch, *shape = taps[0].shape
+        values = torch.empty(batch, len(taps), *shape, dtype=torch.float16, device=taps[0].device)
+        for stage, tap in enumerate(taps):
+            values[:, stage].copy_(tap)  # one pass: rounded on its way to its place
+        extremes = torch.stack([torch.stack(tap.aminmax()) for tap in taps])
+        if values.device.type == "cpu":
+            return cls(values, extremes, None)
+        values, extremes = (
+            torch.empty_like(x, device="cpu", pin_memory=True).copy_(x, non_blocking=True) for x in (values, extremes)
+        )
+        arrived = torch.cuda.Event()
+        arrived.record()
+        return cls(values, extremes, arrived)
+
+
+def _store(entry: Entry, batch: range, rounded: _Rounded, backbone: Backbone, split: Split) -> None:
+    """Check and write one batch, in a thread of its own."""
+    if rounded.arrived is not None:
+        rounded.arrived.synchronize()
+    if not bool((rounded.extremes.abs() < LARGEST_FEATURE).all()):
+        _require_finite(rounded.values, batch, backbone, split)
+    entry.write(batch, rounded.values.numpy())
 
 
 def _decoded(backbone: Backbone, split: Split, batches: list[range]) -> Generator[tuple[range, torch.Tensor]]:
@@ -197,115 +243,3 @@ def _require_finite(values: torch.Tensor, batch: range, backbone: Backbone, spli
             f"image {index} of split {split.name!r}: backbone {backbone.name!r} gives features that are not "
             f"finite or exceed the largest float16 (65504). Use another backbone or remove the image"
         )
-
-
-class _Entry:
-    """One entry of the cache on disk: `folder` when complete, ``folder.partial`` while it grows.
-
-    The caller holds the entry's lock.
-    """
-
-    def __init__(self, folder: Path, shape: tuple[int, int, int, int], batch_size: int) -> None:
-        self.folder = folder
-        self.partial = folder.with_suffix(".partial")
-        self.shape = shape
-        self.image_bytes = int(np.prod(shape[1:])) * DTYPE.itemsize
-        self.header = {"format": FORMAT_VERSION, "shape": list(shape), "batch_size": batch_size}
-        self.batches = [range(i, min(i + batch_size, shape[0])) for i in range(0, shape[0], batch_size)]
-
-    def is_complete(self) -> bool:
-        """Whether the entry is there and its checksums hold; a damaged one becomes partial again."""
-        if not self.folder.is_dir():
-            return False
-        intact = sum(len(batch) for batch in _intact_batches(self.folder, self.image_bytes))
-        if intact == self.shape[0]:
-            return True
-        logger.warning(
-            "feature cache entry %s is damaged (%d of %d images are intact); computing the rest again",
-            self.folder,
-            intact,
-            self.shape[0],
-        )
-        shutil.rmtree(self.partial, ignore_errors=True)
-        os.replace(self.folder, self.partial)
-        return False
-
-    def resume(self) -> list[range]:
-        """Return the batches still to be computed, after checking those that a former pass left.
-
-        Raises:
-            SweepError: the disk has no room for the rest.
-        """
-        if _read_header(self.partial) != self.header:
-            shutil.rmtree(self.partial, ignore_errors=True)
-            self.partial.mkdir()
-            _write_durably(self.partial / HEADER_FILE, json.dumps(self.header).encode(), mode="wb")
-        (self.partial / DATA_FILE).touch()
-        intact = _intact_batches(self.partial, self.image_bytes)
-        missing = [batch for batch in self.batches if batch not in intact]
-        needed_bytes = self.shape[0] * self.image_bytes - (self.partial / DATA_FILE).stat().st_size
-        free_bytes = shutil.disk_usage(self.partial).free
-        if needed_bytes > 0 and free_bytes < needed_bytes + SPARE_BYTES:
-            raise self._disk_full(needed_bytes, f"{free_bytes:,} bytes are free")
-        return missing
-
-    def write(self, batch: range, values: npt.NDArray[np.float16]) -> None:
-        """Store the features (B, S, L, D) of one batch, then record that they are there."""
-        content = values.astype(DTYPE, copy=False).tobytes()
-        record = {"start": batch.start, "stop": batch.stop, "crc32": zlib.crc32(content)}
-        try:
-            _write_durably(self.partial / DATA_FILE, content, mode="r+b", offset=batch.start * self.image_bytes)
-            _write_durably(self.partial / BATCHES_FILE, (json.dumps(record) + "\n").encode(), mode="ab")
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                remaining = (self.shape[0] - batch.start) * self.image_bytes
-                raise self._disk_full(remaining, str(error)) from error
-            raise
-
-    def finish(self) -> None:
-        """Give the completed entry its final name."""
-        os.replace(self.partial, self.folder)
-
-    def _disk_full(self, needed_bytes: int, reason: str) -> SweepError:
-        return SweepError(
-            f"no room for features in {self.folder.parent}: {needed_bytes:,} bytes are needed ({reason}).\n"
-            f"Free some space, or set SWEEP_CACHE_DIR to a folder on another disk; what is computed is kept"
-        )
-
-
-def _read_header(folder: Path) -> object:
-    try:
-        return json.loads((folder / HEADER_FILE).read_bytes())
-    except (OSError, ValueError):
-        return None
-
-
-def _intact_batches(folder: Path, image_bytes: int) -> set[range]:
-    """Return the recorded batches whose bytes still have the recorded checksum."""
-    checksums: dict[range, int] = {}
-    try:
-        lines = (folder / BATCHES_FILE).read_bytes().splitlines()
-        for line in lines:
-            try:
-                record = json.loads(line)
-                checksums[range(record["start"], record["stop"])] = record["crc32"]
-            except (ValueError, KeyError, TypeError):
-                continue  # a line cut short by a kill, or damaged: its batch counts as missing
-        intact = set()
-        with (folder / DATA_FILE).open("rb") as file:
-            for batch, checksum in checksums.items():
-                file.seek(batch.start * image_bytes)
-                if zlib.crc32(file.read(len(batch) * image_bytes)) == checksum:
-                    intact.add(batch)
-    except OSError:
-        return set()
-    return intact
-
-
-def _write_durably(path: Path, content: bytes, *, mode: Literal["wb", "ab", "r+b"], offset: int = 0) -> None:
-    with path.open(mode) as file:
-        if offset:
-            file.seek(offset)
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

@@ -14,7 +14,8 @@ import torch
 from sweep.batches import StageData, n_batches
 from sweep.engine import EVALUATION_BATCH_SIZE, Stack
 from sweep.errors import SweepError
-from sweep.features import DTYPE, n_images_missing
+from sweep.feature_store import DTYPE
+from sweep.features import n_images_missing
 from sweep.lanes import LaneConfig
 from sweep.losses import LaneLosses
 from sweep.memory import available_bytes, is_out_of_memory
@@ -258,6 +259,8 @@ def _measured_step_seconds(prepared: Prepared, n_lanes: int) -> float:
 
 
 def _timed(work: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     started = time.perf_counter()
     work()
     if device.type == "cuda":

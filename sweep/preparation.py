@@ -8,6 +8,7 @@ import torch
 from backbones import Backbone, load_backbone
 from sweep.data import DataSet, load_data
 from sweep.errors import UsageError
+from sweep.precision import require_fp32_sums
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study import Study
 
@@ -54,6 +55,7 @@ def prepare(study: Study, *, n_parallel: int | None, device: torch.device, cache
             f"raise the one or lower the other"
         )
     study.check_baseline()
+    check_precision(study.precision, device)
     data = load_data(study.data, seed=study.seed, cache_dir=cache_dir)
     backbone = load_backbone(
         study.backbone,
@@ -62,7 +64,30 @@ def prepare(study: Study, *, n_parallel: int | None, device: torch.device, cache
         cache_dir=cache_dir,
         device=device,
     )
-    return Prepared(study, n_parallel, device, data, backbone, _side_network_spec(study, data, backbone))
+    spec = _side_network_spec(study, data, backbone)
+    if study.precision == "bf16" and spec.form == "direct":
+        raise UsageError(
+            f"--precision bf16 is for side-networks in rank space, and at --max-rank {study.max_rank} the direct form "
+            f"costs less, which computes in fp32; leave --precision out, or lower --max-rank"
+        )
+    return Prepared(study, n_parallel, device, data, backbone, spec)
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuse a precision that there is not, or that `device` gains nothing from.
+
+    On a CPU a product in bf16 is slower than in fp32, a hundred times without instructions for it: a run that did not
+    find its GPU should say so, not crawl.
+
+    Raises:
+        UsageError: The precision cannot be had on `device`.
+    """
+    if precision not in ("fp32", "bf16"):
+        raise UsageError(f"--precision must be fp32 or bf16, not {precision!r}")
+    if precision == "bf16":
+        if device.type != "cuda":
+            raise UsageError(f"--precision bf16 is for a GPU, and slower than fp32 on {device}; leave it out")
+        require_fp32_sums()
 
 
 def _side_network_spec(study: Study, data: DataSet, backbone: Backbone) -> SideNetworkSpec:
@@ -76,4 +101,5 @@ def _side_network_spec(study: Study, data: DataSet, backbone: Backbone) -> SideN
         modules_per_block=study.modules_per_block,
         pool=study.pool,
         max_rank=study.max_rank,
+        precision=study.precision,
     )

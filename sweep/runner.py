@@ -29,12 +29,16 @@ from sweep.preparation import Prepared, prepare
 from sweep.proposals import Proposals
 from sweep.reference import ProbeResult, tuned_linear_probe
 from sweep.reporter import Reporter
+from sweep.resident import resident_where_it_fits
 from sweep.run_folder import RunFolder, read_weights
 from sweep.samplers import make_sampler
 from sweep.seeds import derive_seed
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.storage import create_optuna_study
 from sweep.study import LoadedStudy
+
+RESIDENT_SHARE = 0.5
+"""Of the memory that a GPU has left beside a stack, what features kept there may take."""
 
 PACKAGES = ("sweep", "torch", "timm", "optuna", "numpy", "pandas")
 
@@ -114,8 +118,7 @@ def run_study(
         grid=study.grid,
         n_objectives=len(study.objectives),
     )
-    for number, params in enumerate(enqueued, start=1):
-        study.check_fixed(params, f"enqueued trial {number}", partial=study.sampler != "grid")
+    study.check_enqueued(enqueued)
     device = device_named(device_name)
     prepared = prepare(study, n_parallel=n_parallel, device=device, cache_dir=cache_dir)
     data, backbone, spec = prepared.data, prepared.backbone, prepared.spec
@@ -143,12 +146,16 @@ def run_study(
             metadata = spec.metadata(search.winner.rank)
             folder.write_weights(folder.winner_path, search.winner.state, metadata)
 
+    left_bytes = plan.available_bytes - plan.shared_bytes - plan.n_parallel * plan.bytes_per_lane
+    train_data, val_data = resident_where_it_fits(
+        [splits.train, splits.val], device, round(RESIDENT_SHARE * max(0, left_bytes))
+    )
     search = Search(
         Proposals(optuna_study, study, sampler, enqueued),
         study,
         spec,
-        splits.train,
-        splits.val,
+        train_data,
+        val_data,
         device=device,
         budget=budget,
         reporter=reporter,
@@ -164,16 +171,7 @@ def run_study(
         ) from error
     seconds.search, seconds.training = time.perf_counter() - search_started, search.training_seconds
     reporter.message(f"the search ended because {search.ended}")
-    if search.winner is None and any(record.state == "PRUNED" for record in search.ledger.log.records):
-        raise SweepError(
-            f"the search ended because {search.ended}, before any trial had trained for its {study.epochs} epochs; the "
-            f"table so far is in {folder.path}. Give more --time, or fewer --epochs"
-        )
-    if search.winner is None:
-        raise SweepError(
-            f"no trial ended with finite numbers; the reasons stand in the failure column of {folder.trials_path}. "
-            f"Lower the learning rates in {loaded.path}"
-        )
+    winner = _winner_of(search, folder, loaded)
 
     reporter.message("reference: tuning a linear probe on the same features")
     probe_started = time.perf_counter()
@@ -190,11 +188,26 @@ def run_study(
     seconds.linear_probe = time.perf_counter() - probe_started
 
     test_started = time.perf_counter()
-    test = _test_winner(search.winner, spec, splits.test, folder, device)
+    test = _test_winner(winner, spec, splits.test, folder, device)
     seconds.test = time.perf_counter() - test_started
     seconds.total = time.perf_counter() - started
-    folder.write_json(folder.summary_path, _summary(search, test, probe, splits, plan, seconds))
+    folder.write_json(folder.summary_path, _summary(search, winner, test, probe, splits, plan, seconds))
     return folder
+
+
+def _winner_of(search: Search, folder: RunFolder, loaded: LoadedStudy) -> Winner:
+    """The winner; or `SweepError` where no trial is complete, with the reason and the remedy."""
+    if search.winner is not None:
+        return search.winner
+    if any(record.state == "PRUNED" for record in search.ledger.log.records):
+        raise SweepError(
+            f"the search ended because {search.ended}, before any trial had trained for its {loaded.study.epochs} "
+            f"epochs; the table so far is in {folder.path}. Give more --time, or fewer --epochs"
+        )
+    raise SweepError(
+        f"no trial ended with finite numbers; the reasons stand in the failure column of {folder.trials_path}. "
+        f"Lower the learning rates in {loaded.path}"
+    )
 
 
 def device_named(name: str | None) -> torch.device:
@@ -281,14 +294,14 @@ def _test_winner(
 
 def _summary(
     search: Search,
+    winner: Winner,
     test: dict[str, float],
     probe: ProbeResult,
     splits: _Splits,
     plan: Plan,
     seconds: WallSeconds,
 ) -> dict[str, Any]:
-    assert search.winner is not None
-    record, records = search.winner.record, search.ledger.log.records
+    record, records = winner.record, search.ledger.log.records
     states = Counter(r.state for r in records)
     return {
         "winner": {

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import optuna
     from torch import Tensor
 
+    from sweep.precision import Precision
     from sweep.side_networks.head import Pool
 
 POSITIVE = ("max_rank", "group_size", "modules_per_block", "trials", "epochs", "batch_size", "seeds")
@@ -39,6 +40,7 @@ class Study:
         group_size: `g`, blocks between two stages.
         modules_per_block: `T`, low-rank attention modules a stage.
         pool: The head reads the `"mean"` of the patch tokens, or the `"class"` token.
+        precision: Of products with frozen features, `"fp32"` or, on a GPU, `"bf16"`; everything else is fp32.
         trials: Configurations to train.
         epochs: Passes over the training images, for every trial.
         batch_size: Images a step.
@@ -65,6 +67,7 @@ class Study:
     group_size: int = 1
     modules_per_block: int = 1
     pool: "Pool" = "mean"
+    precision: "Precision" = "fp32"
     trials: int = 32
     epochs: int = 12
     batch_size: int = 32
@@ -86,6 +89,8 @@ class Study:
             self._check_whole("image_size", self.image_size, least=1)
         if self.pool not in ("mean", "class"):
             raise UsageError(f"pool must be 'mean' or 'class', not {self.pool!r}")
+        if self.precision not in ("fp32", "bf16"):
+            raise UsageError(f"precision must be 'fp32' or 'bf16', not {self.precision!r}")
         if self.halving is not None and not isinstance(self.halving, Halving):
             raise UsageError(f"Study.halving must be a sweep.Halving or None, not {self.halving!r}")
         self._check_objectives()
@@ -141,6 +146,15 @@ class Study:
             UsageError: See `check_fixed`.
         """
         self.check_fixed(self.baseline, "the study's baseline", partial=False)
+
+    def check_enqueued(self, enqueued: Sequence[Mapping[str, Any]]) -> None:
+        """Ask `suggest` for trials that the user has fixed, in part or, for a grid, in whole.
+
+        Raises:
+            UsageError: See `check_fixed`.
+        """
+        for number, params in enumerate(enqueued, start=1):
+            self.check_fixed(params, f"enqueued trial {number}", partial=self.sampler != "grid")
 
     def check_fixed(self, params: Mapping[str, Any], whose: str, *, partial: bool) -> None:
         """Ask `suggest` for a trial whose parameters are given.

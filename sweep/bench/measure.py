@@ -14,8 +14,9 @@ import torch
 
 from sweep.bench.memory import peak_memory_bytes
 from sweep.bench.rows import ON_IMAGES, ROWS, SAME_WEIGHTS, STACKED, Row, has_peft
-from sweep.bench.workload import FeaturePass, Workload, measure_feature_pass
+from sweep.bench.workload import FeaturePass, Workload, measure_feature_pass, synchronise
 from sweep.errors import SweepError
+from sweep.precision import product_dtype
 
 REPETITIONS = 5
 FEWEST_REPETITIONS = 3
@@ -118,6 +119,8 @@ def run_benchmark(workload: Workload, say: Callable[[str], None]) -> Benchmark:
         )
     say(f"the rows {', '.join(SAME_WEIGHTS)} train the same weights, to {difference:.1e} of the distance trained")
     gemm = gemm_flops_per_second(workload.device)
+    rounded = product_dtype(sizes.precision)
+    own_gemm = gemm if rounded is None else gemm_flops_per_second(workload.device, rounded)
     feature_pass = measure_feature_pass(workload)
     say(f"matrix products {gemm / 1e9:.0f} GFLOP/s; feature pass {feature_pass.images_per_second:.1f} images/s")
 
@@ -155,7 +158,7 @@ def run_benchmark(workload: Workload, say: Callable[[str], None]) -> Benchmark:
                 3600 / cost,
                 None if name == "sequential" else _ratio(of_config["sequential"], of_config[name]),
                 memory,
-                flops[name] / gemm / step.median,
+                flops[name] / (own_gemm if name == "sweep" else gemm) / step.median,
             )
         )
     others = [name for name in names if name != "sweep"]
@@ -185,6 +188,7 @@ def time_rows(rows: Mapping[str, Row], device: torch.device) -> dict[str, list[f
     """Seconds of a step of one configuration: rows in turns, repetition by repetition, after one step to warm up."""
     for row in rows.values():
         row.step()
+    synchronise(device)
     seconds: dict[str, list[float]] = {name: [] for name in rows}
     began = time.perf_counter()
     for repetition in range(REPETITIONS):
@@ -193,8 +197,7 @@ def time_rows(rows: Mapping[str, Row], device: torch.device) -> dict[str, list[f
         for name, row in rows.items():
             started = time.perf_counter()
             row.step()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            synchronise(device)
             seconds[name].append((time.perf_counter() - started) / row.n_lanes)
     return seconds
 
@@ -206,7 +209,8 @@ def weight_difference(workload: Workload) -> float:
         The largest distance between a row's weights and `sequential_cached`'s, over lanes, relative to the distance
         that training moved them.
     """
-    small = replace(workload, sizes=replace(workload.sizes, n_parallel=CHECK_LANES))
+    sizes = replace(workload.sizes, n_parallel=CHECK_LANES, precision="fp32")  # rounding is no difference in method
+    small = replace(workload, sizes=sizes)
     lanes = range(CHECK_LANES)
     trained: dict[str, list[dict[str, torch.Tensor]]] = {}
     for name in SAME_WEIGHTS:
@@ -233,15 +237,15 @@ def _distance(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> f
     return math.sqrt(sum((a[name].double() - b[name].double()).square().sum().item() for name in a))
 
 
-def gemm_flops_per_second(device: torch.device, n: int = 2048) -> float:
-    """This machine's rate of fp32 matrix products, the best of ten."""
-    a, b = torch.randn(n, n, device=device), torch.randn(n, n, device=device)
+def gemm_flops_per_second(device: torch.device, dtype: torch.dtype = torch.float32, n: int = 2048) -> float:
+    """This machine's rate of matrix products, the best of ten."""
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(10):
+        synchronise(device)
         started = time.perf_counter()
         a @ b
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronise(device)
         best = min(best, time.perf_counter() - started)
     return 2 * n**3 / best
 

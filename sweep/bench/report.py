@@ -11,11 +11,14 @@ from rich.table import Table
 
 from sweep.bench.measure import Benchmark, Spread, machine, versions
 from sweep.bench.scaling import Point
+from sweep.bench.search import SearchBenchmark, SearchSizes
 from sweep.bench.workload import Sizes
 from sweep.paths import write_atomically
 
+PLOT_COLOURS = ("#d62728", "#ff9896", "#1f77b4", "#7f7f7f")
 
-def _common(sizes: Sizes) -> dict[str, Any]:
+
+def _common(sizes: Sizes | SearchSizes) -> dict[str, Any]:
     return {"sizes": asdict(sizes), "machine": machine(torch.device(sizes.device)), "versions": versions()}
 
 
@@ -87,7 +90,8 @@ def show_benchmark(console: Console, benchmark: Benchmark, sizes: Sizes) -> None
             )
     passed = benchmark.feature_pass
     console.print(
-        f"feature pass: {passed.images_per_second:.1f} images/s, bare forward {passed.bare_images_per_second:.1f}; "
+        f"feature pass: {passed.images_per_second:.1f} images/s, bare forward {passed.bare_images_per_second:.1f}, "
+        f"share {_spread(Spread.of(passed.shares), 2)}; "
         f"matrix products {benchmark.gemm_flops_per_second / 1e9:.0f} GFLOP/s",
         highlight=False,
     )
@@ -110,6 +114,54 @@ def show_scaling(console: Console, points: list[Point]) -> None:
             _spread(point.ratio_to_sequential_cached),
         )
     console.print(table)
+
+
+def search_json(benchmark: SearchBenchmark, sizes: SearchSizes) -> dict[str, Any]:
+    """Every run of every arm of the search suite."""
+    return {**asdict(benchmark), **_common(sizes)}
+
+
+def show_search(console: Console, benchmark: SearchBenchmark, sizes: SearchSizes) -> None:
+    """Print a line an arm."""
+    table = Table(title=f"best val top-1 of complete trials after {sizes.wall_seconds:g} s, medians (lowest–highest)")
+    shares = (0.1, 0.25, 0.5, 1)
+    headings = [f"{share * sizes.wall_seconds:g} s" for share in shares]
+    for column in ("arm", *headings, "complete", "pruned", "lanes occupied"):
+        table.add_column(column, justify="right")
+    for name, runs in benchmark.arms.items():
+        best = [_spread(Spread.of([run.at(share * sizes.wall_seconds) for run in runs]), 3) for share in shares]
+        complete, pruned = (Spread.of([getattr(run, n) for run in runs]).median for n in ("n_complete", "n_pruned"))
+        occupied = min(run.occupied_share for run in runs)
+        table.add_row(name, *best, f"{complete:g}", f"{pruned:g}", f"at least {occupied:.1%}")
+    console.print(table)
+    console.print(
+        f"sweep with rungs reached the final accuracy of Optuna one at a time {_spread(benchmark.speedup_over_optuna)} "
+        f"times faster",
+        highlight=False,
+    )
+
+
+def write_search_plot(path: Path, benchmark: SearchBenchmark, sizes: SearchSizes) -> None:
+    """Best val top-1 against seconds, the median over seeds with lowest and highest, as HTML without a network."""
+    from plotly.graph_objects import Figure, Scatter
+
+    figure = Figure()
+    grid = [sizes.wall_seconds * i / 300 for i in range(301)]
+    for (name, runs), colour in zip(benchmark.arms.items(), PLOT_COLOURS, strict=True):
+        spreads = [Spread.of([run.at(seconds) for run in runs]) for seconds in grid]
+        band = {"x": grid + grid[::-1], "y": [s.low for s in spreads] + [s.high for s in spreads[::-1]]}
+        figure.add_trace(
+            Scatter(**band, fill="toself", line={"width": 0}, fillcolor=colour, opacity=0.15, showlegend=False)
+        )
+        figure.add_trace(
+            Scatter(x=grid, y=[s.median for s in spreads], name=name, line={"color": colour, "shape": "hv"})
+        )
+    figure.update_xaxes(title="seconds")
+    figure.update_yaxes(title="best val top-1 of complete trials", rangemode="tozero")
+    figure.update_layout(
+        template="plotly_white", legend={"x": 0.98, "y": 0.02, "xanchor": "right", "yanchor": "bottom"}
+    )
+    write_atomically(path, lambda partial: partial.write_text(figure.to_html(include_plotlyjs=True)))
 
 
 def write_plot(path: Path, points: list[Point]) -> None:

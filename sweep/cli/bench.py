@@ -1,13 +1,17 @@
 """`sweep bench`: what a configuration costs on this machine."""
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sweep.cli.console import stderr, stdout
 from sweep.errors import UsageError
+
+if TYPE_CHECKING:  # PyTorch takes seconds to import
+    from sweep.bench.workload import Sizes
 
 
 class Suite(StrEnum):
@@ -16,19 +20,24 @@ class Suite(StrEnum):
     quick = "quick"
     paper = "paper"
     scaling = "scaling"
+    search = "search"
 
 
 SUITES: dict[Suite, dict[str, Any]] = {
     Suite.quick: {},
     Suite.paper: {"backbone": "untrained:vit_base_patch16_224", "image_size": 224},
     Suite.scaling: {"n_parallel": 1024},
+    Suite.search: {},
 }
 
 
 def bench(
     suite: Annotated[
         Suite,
-        typer.Option(help="quick: ViT-S/14 at 112 px. paper: ViT-B/16 at 224 px. scaling: against N, K, r, L, D."),
+        typer.Option(
+            help="quick: ViT-S/14 at 112 px. paper: ViT-B/16 at 224 px. scaling: against N, K, r, L, D. "
+            "search: accuracy against time."
+        ),
     ] = Suite.quick,
     backbone: Annotated[str | None, typer.Option(help="As for `sweep run`; `untrained:NAME` costs the same.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the backbone's input, in pixels.", min=1)] = None,
@@ -36,55 +45,93 @@ def bench(
     rank: Annotated[int | None, typer.Option(help="r; 8.", min=1)] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over 800 images, of one configuration; 20.", min=1)] = None,
     device: Annotated[str | None, typer.Option(help="`cpu` or `cuda`; the CPU.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Of `sweep`'s row: `fp32`, or `bf16` on a GPU.")] = None,
+    time: Annotated[str | None, typer.Option(help="With `--suite search`: of every arm and seed; 75s.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="With `--suite search`: repetitions; 5.", min=1)] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="With `--suite scaling`: write a plot against N, HTML.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Of the suites scaling and search: a plot, HTML.")] = None,
 ) -> None:
     """Time every way of training the same configurations, in one process, in turns.
 
     Training steps are measured and scaled to a configuration of 800 images; evaluation and search are left out of every
-    row. Keep the machine quiet meanwhile.
+    row. `--suite search` instead runs whole searches and compares what they find in the same time. Keep the machine
+    quiet meanwhile.
 
         sweep bench --suite quick --json bench.json
 
         sweep bench --suite paper --backbone untrained:vit_large_patch16_224
+
+        sweep bench --suite search --plot search.html
     """
-    from sweep.bench.measure import run_benchmark
-    from sweep.bench.report import (
-        benchmark_json,
-        scaling_json,
-        show_benchmark,
-        show_scaling,
-        write_json,
-        write_plot,
-    )
-    from sweep.bench.scaling import run_scaling
-    from sweep.bench.workload import Sizes, Workload
+    from sweep.bench import report
+    from sweep.bench.workload import Sizes
+    from sweep.preparation import check_precision
     from sweep.runner import device_named
 
-    if plot is not None and suite is not Suite.scaling:
-        raise UsageError("--plot draws the scaling suite; add --suite scaling, or leave it out")
+    if plot is not None and suite not in (Suite.scaling, Suite.search):
+        raise UsageError("--plot draws the suites scaling and search; add --suite, or leave it out")
     if suite is Suite.scaling and (backbone or image_size):
         raise UsageError(
             "--suite scaling trains on random features of many shapes; leave --backbone and --image-size out"
         )
-    asked = {"backbone": backbone, "image_size": image_size, "n_parallel": n_parallel, "rank": rank, "epochs": epochs}
-    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    if backbone is not None and image_size is None:
-        given["image_size"] = None  # the backbone's own
-    sizes = Sizes(**{**SUITES[suite], **given, "device": str(device_named(device or "cpu"))})
+    if suite is not Suite.search and (time or seeds):
+        raise UsageError("--time and --seeds belong to --suite search; leave them out")
+    where = device_named(device or "cpu")
+    check_precision(precision or "fp32", where)
 
     def say(line: str) -> None:
         stderr.print(line, highlight=False, markup=False)
 
-    if suite is Suite.scaling:
-        points = run_scaling(sizes, say)
-        show_scaling(stdout, points)
-        content = scaling_json(points, sizes)
-        if plot is not None:
-            write_plot(plot, points)
+    asked: dict[str, Any] = {"image_size": image_size, "n_parallel": n_parallel, "epochs": epochs}
+    if suite is Suite.search:
+        if backbone or rank or precision:
+            raise UsageError("--suite search runs the study lr_rank; leave --backbone, --rank and --precision out")
+        content = _search({**asked, "n_seeds": seeds}, time, str(where), plot, say)
     else:
-        benchmark = run_benchmark(Workload.of_backbone(sizes), say)
-        show_benchmark(stdout, benchmark, sizes)
-        content = benchmark_json(benchmark, sizes)
+        asked |= {"backbone": backbone, "rank": rank}
+        given = {name: value for name, value in asked.items() if value is not None}
+        if backbone is not None and image_size is None:
+            given["image_size"] = None  # the backbone's own
+        sizes = Sizes(**{**SUITES[suite], **given, "device": str(where), "precision": precision or "fp32"})
+        content = _scaling(sizes, plot, say) if suite is Suite.scaling else _rows(sizes, say)
     if json_file is not None:
-        write_json(json_file, content)
+        report.write_json(json_file, content)
+
+
+def _rows(sizes: "Sizes", say: Callable[[str], None]) -> dict[str, Any]:
+    from sweep.bench.measure import run_benchmark
+    from sweep.bench.report import benchmark_json, show_benchmark
+    from sweep.bench.workload import Workload
+
+    benchmark = run_benchmark(Workload.of_backbone(sizes), say)
+    show_benchmark(stdout, benchmark, sizes)
+    return benchmark_json(benchmark, sizes)
+
+
+def _scaling(sizes: "Sizes", plot: Path | None, say: Callable[[str], None]) -> dict[str, Any]:
+    from sweep.bench.report import scaling_json, show_scaling, write_plot
+    from sweep.bench.scaling import run_scaling
+
+    points = run_scaling(sizes, say)
+    show_scaling(stdout, points)
+    if plot is not None:
+        write_plot(plot, points)
+    return scaling_json(points, sizes)
+
+
+def _search(
+    asked: dict[str, Any], time: str | None, device: str, plot: Path | None, say: Callable[[str], None]
+) -> dict[str, Any]:
+    from sweep.bench.report import search_json, show_search, write_search_plot
+    from sweep.bench.search import SearchSizes, run_search_benchmark
+    from sweep.budget import parse_duration
+
+    given = {name: value for name, value in asked.items() if value is not None}
+    if time is not None:
+        given["wall_seconds"] = parse_duration(time)
+    sizes = SearchSizes(**given, device=device)
+    benchmark = run_search_benchmark(sizes, say)
+    show_search(stdout, benchmark, sizes)
+    if plot is not None:
+        write_search_plot(plot, benchmark, sizes)
+    return search_json(benchmark, sizes)

@@ -25,6 +25,9 @@ Data = Annotated[
 GroupSize = Annotated[int | None, typer.Option(help="g: blocks of the backbone between two side blocks.")]
 ModulesPerBlock = Annotated[int | None, typer.Option(help="T: attention modules in a side block.")]
 PoolName = Annotated[str | None, typer.Option(help="What the head reads: `mean` of the patch tokens, or `class`.")]
+PrecisionName = Annotated[
+    str | None, typer.Option(help="Of products with frozen features: `fp32`, or `bf16` on a GPU.")
+]
 MaxRank = Annotated[int | None, typer.Option(help="Rank that lanes are padded to; the study's largest.")]
 Seeds = Annotated[
     int | None,

@@ -20,6 +20,9 @@ class Format(StrEnum):
 def results(
     run: Annotated[Path, typer.Argument(help="The folder that `sweep run` named at its end.")],
     format: Annotated[Format, typer.Option(help="For eyes, for a spreadsheet, or for a program.")] = Format.TABLE,
+    plot: Annotated[
+        Path | None, typer.Option(help="Also draw the trials: the Pareto front, or the best so far. An HTML file.")
+    ] = None,
 ) -> None:
     """Print a run's trials, best first.
 
@@ -32,11 +35,15 @@ def results(
     from sweep.results import load_results
 
     loaded = load_results(run)
+    if plot is not None:
+        from sweep.plots import trials_figure, write_figure
+
+        write_figure(plot, trials_figure(loaded))
     if format is Format.CSV:
         typer.echo(loaded.trials.to_csv(index=False), nl=False)
     elif format is Format.JSON:
         trials = json.loads(loaded.trials.to_json(orient="records", double_precision=15))
         typer.echo(json.dumps({"summary": loaded.summary, "trials": trials}, indent=2))
     else:
-        show_trials(stdout, loaded.trials, limit=len(loaded.trials))
+        show_trials(stdout, loaded, limit=len(loaded.trials))
         show_summary(stdout, loaded, run)

@@ -25,6 +25,7 @@ def run(
     group_size: options.GroupSize = None,
     modules_per_block: options.ModulesPerBlock = None,
     pool: options.PoolName = None,
+    precision: options.PrecisionName = None,
     max_rank: options.MaxRank = None,
     seeds: options.Seeds = None,
     sampler: options.Sampler = None,
@@ -76,6 +77,7 @@ def run(
         group_size=group_size,
         modules_per_block=modules_per_block,
         pool=pool,
+        precision=precision,
         max_rank=max_rank,
         seeds=seeds,
         sampler=sampler,
@@ -98,11 +100,11 @@ def run(
             )
     except KeyboardInterrupt:
         if RunFolder(out).trials_path.is_file():
-            show_trials(stdout, load_results(out).trials)
+            show_trials(stdout, load_results(out))
             stderr.print(f"interrupted; the table so far is in {out}", soft_wrap=True)
         else:
             stderr.print("interrupted before the first epoch; the features computed so far are kept")
         raise typer.Exit(INTERRUPTED) from None
     results = load_results(out)
-    show_trials(stdout, results.trials)
+    show_trials(stdout, results)
     show_summary(stdout, results, out)

@@ -22,17 +22,23 @@ COLUMNS = {
 }
 
 
-def show_trials(console: Console, trials: pd.DataFrame, limit: int = TOP) -> None:
+def show_trials(console: Console, results: Results, limit: int = TOP) -> None:
     """Print trials, best first.
 
     Args:
         console: Where to.
-        trials: As `sweep.Results.trials`.
+        results: Of a run.
         limit: Rows to print at most.
     """
-    table = Table(title="trials, best first by top-1 on val after the last epoch", title_justify="left")
-    for heading in COLUMNS.values():
+    trials, objectives = results.trials, list(results.config["objectives"])
+    by = f"Pareto front over {', '.join(objectives)}" if len(objectives) > 1 else objectives[0]
+    table = Table(title=f"trials, best first by {by} after the last epoch", title_justify="left")
+    columns = {**COLUMNS, **{name: name for name in objectives if name not in COLUMNS}}
+    if "front" in trials:
+        columns = {"trial": "trial", "front": "front", **columns}
+    for heading in columns.values():
         table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("vs baseline (95%)", justify="right", no_wrap=True)
     table.add_column("configuration")
     parameters = parameter_columns(trials)
     for row in trials.head(limit).to_dict("records"):
@@ -42,14 +48,25 @@ def show_trials(console: Console, trials: pd.DataFrame, limit: int = TOP) -> Non
             if not _missing(row[name])
         )
         failure = f"\n[red]{escape(row['failure'])}[/]" if row["failure"] else ""
-        table.add_row(*(_cell(row[name]) for name in COLUMNS), escape(configuration) + failure)
+        stopped = f"\n[dim]stopped {escape(row['stopped'])}[/]" if row["stopped"] else ""
+        cells = {name: _cell(row[name]) for name in columns}
+        if not _missing(row["val_top1_std"]):
+            cells["val_top1"] += f" ± {row['val_top1_std']:.3f}"
+        table.add_row(*cells.values(), _difference(row), escape(configuration) + failure + stopped)
     console.print(table)
     if len(trials) > limit:
         console.print(f"and {len(trials) - limit} more", highlight=False)
 
 
+def _difference(row: dict[Any, Any]) -> str:
+    """Of a trial and the baseline in top-1, with its interval."""
+    if row["trial"] == 0 or _missing(row["top1_vs_baseline"]):
+        return "-"
+    return "{:+.3f} ({:+.3f}, {:+.3f})".format(*(row[f"top1_vs_baseline{end}"] for end in ("", "_low", "_high")))
+
+
 def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
 
 
 def _cell(value: Any) -> str:
@@ -77,6 +94,8 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
             table.add_row(name, _accuracy(row["val"]["top1"], n_val), _accuracy(row["test"]["top1"], n_test))
         console.print(table)
         seconds = summary["wall_seconds"]
+        ended = ", ".join(f"{number} {state}" for state, number in summary["n_trials"].items() if number)
+        console.print(f"the search ended because {summary['ended']} ({ended})", highlight=False, soft_wrap=True)
         console.print(
             f"seconds: features {seconds['features']:.1f}, search {seconds['search']:.1f} "
             f"(training {seconds['training']:.1f}), linear probe {seconds['linear_probe']:.1f}, "

@@ -28,7 +28,12 @@ class RankSpaceLAST(LAST):
     """`LAST`, computed in rank space. Same constructor, same `state_dict`, same logits up to rounding.
 
     Work grows with `K² r` where the direct form's grows with `K D`, so ranks in the hundreds favour the direct form.
+
+    Attributes:
+        product_dtype: What the frozen streams are rounded to for products; None for not at all. See `sweep.precision`.
     """
+
+    product_dtype: torch.dtype | None = None
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
         """Logits `(B, C)` from stages `z_0 … z_m`, each `(B, L, D)`."""
@@ -41,7 +46,12 @@ class RankSpaceLAST(LAST):
         ups = [m.up.weight.T for m in modules]  # U, (r, D)
         centred_ups = [up - up.mean(-1, keepdim=True) for up in ups]
 
-        frozen = FrozenStreams.of(stages, modules_per_block=len(modules) // len(self.blocks), eps=modules[0].norm.eps)
+        frozen = FrozenStreams.of(
+            stages,
+            modules_per_block=len(modules) // len(self.blocks),
+            eps=modules[0].norm.eps,
+            dtype=self.product_dtype,
+        )
         attended = trunk(frozen, projections, biases, centred_ups)  # (K·r, B, L)
         pooled = self.head.pool(attended.movedim(0, -1))
         logits: Tensor = self.head(self.head.pool(stages[-1]) + pooled @ torch.cat(ups))

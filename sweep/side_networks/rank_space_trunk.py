@@ -14,7 +14,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from sweep.side_networks import cpu_kernels, torch_kernels
+from sweep.precision import add_product, write_product
+from sweep.side_networks import bf16_kernels, cpu_kernels, torch_kernels
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class FrozenStreams:
     """What all lanes share.
 
     Attributes:
-        centred: `S̃`, one a block, each `(B·L, D)`.
+        centred: `S̃`, one a block, each `(B·L, D)`, in the products' precision.
         squares: `|S̃|²` of every token, one a block, each `(B, L)`.
         modules_per_block: `T`.
         eps: Of every LayerNorm.
@@ -34,12 +35,16 @@ class FrozenStreams:
     eps: float
 
     @classmethod
-    def of(cls, stages: Sequence[Tensor], *, modules_per_block: int, eps: float) -> Self:
-        """From stages `z_0 … z_m`, each `(B, L, D)`."""
+    def of(
+        cls, stages: Sequence[Tensor], *, modules_per_block: int, eps: float, dtype: torch.dtype | None = None
+    ) -> Self:
+        """From stages `z_0 … z_m`, each `(B, L, D)`; `S̃` is rounded to `dtype`, if given, after all else is done."""
         sums = list(accumulate(stages, add))[1:]
         centred = [stream - stream.mean(-1, keepdim=True) for stream in sums]
         squares = [stream.square().sum(-1) for stream in centred]
-        return cls([stream.flatten(0, 1) for stream in centred], squares, modules_per_block, eps)
+        return cls(
+            [stream.flatten(0, 1).to(dtype or stream.dtype) for stream in centred], squares, modules_per_block, eps
+        )
 
     def entering(self, module: int) -> tuple[Tensor, Tensor]:
         """`S̃ᵀ`, `(D, B·L)`, and `|S̃|²`, `(B, L)`, in front of a module."""
@@ -87,6 +92,8 @@ class _Lanes:
         like = self.ups
         on_cpu = like.device.type == "cpu" and like.dtype == torch.float32
         self.kernels: ModuleType = cpu_kernels if on_cpu else torch_kernels
+        if frozen.centred[0].dtype == torch.bfloat16:
+            self.kernels = bf16_kernels
 
     def empty(self, *shape: int) -> Tensor:
         """An uninitialised buffer for `(…, B, L)`."""
@@ -125,9 +132,9 @@ class _Trunk(torch.autograd.Function):
             shared, square = frozen.entering(k)
             slot, pairs = (k, _pairs(k)) if keep else (0, slice(k))
             qkv, stream, product = qkvs[slot], streams[slot], products[pairs]
-            torch.mm(lanes.projections[k].flatten(0, 1), shared, out=_rows(qkv, 2))
+            write_product(_rows(qkv, 2), lanes.projections[k].flatten(0, 1), shared)
             if k:
-                torch.mm(lanes.ups[:k].flatten(0, 2), shared, out=_rows(product, 3))
+                write_product(_rows(product, 3), lanes.ups[:k].flatten(0, 2), shared)
                 mixing, squares = lanes.mixing(k)
                 before = attended[:, : k * r].flatten(2)
                 qkv.flatten(2).baddbmm_(mixing, before)
@@ -184,9 +191,10 @@ class _Trunk(torch.autograd.Function):
                 d_product,
                 d_stream,
             )
-            d_projection = torch.mm(_rows(d_qkv, 2), shared.T).view_as(lanes.projections[k])
+            d_projection = torch.empty_like(lanes.projections[k])
+            write_product(d_projection.flatten(0, 1), _rows(d_qkv, 2), shared.T)
             if k:
-                d_ups[:k].flatten(0, 2).addmm_(_rows(d_product, 3), shared.T)
+                add_product(d_ups[:k].flatten(0, 2), _rows(d_product, 3), shared.T)
                 before, d_before = attended[:, : k * r].flatten(2), d_attended[:, : k * r].flatten(2)
                 ups, d_ups_before = lanes.ups_of_lanes[:, : k * r], d_ups_of_lanes[:, : k * r]
                 mixing, squares = lanes.mixing(k)

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from sweep.precision import Precision, product_dtype
 from sweep.side_networks.cost import Form, cheaper_form
 from sweep.side_networks.head import Pool
 from sweep.side_networks.last import LAST
@@ -23,6 +24,7 @@ class SideNetworkSpec:
         modules_per_block: `T`.
         pool: The head reads the `"mean"` of the patch tokens, or the `"class"` token.
         max_rank: Rank that lanes are padded to.
+        precision: Of products with frozen streams; the direct form knows fp32 only.
     """
 
     width: int
@@ -32,6 +34,7 @@ class SideNetworkSpec:
     modules_per_block: int
     pool: Pool
     max_rank: int
+    precision: Precision = "fp32"
 
     @property
     def n_modules(self) -> int:
@@ -47,7 +50,10 @@ class SideNetworkSpec:
         """A freshly initialised LAST for a lane, padded to `max_rank`; global random state stays as it is."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            return self._last(RankSpaceLAST if self.form == "rank space" else LAST, rank, self.max_rank)
+            module = self._last(RankSpaceLAST if self.form == "rank space" else LAST, rank, self.max_rank)
+        if isinstance(module, RankSpaceLAST):
+            module.product_dtype = product_dtype(self.precision)
+        return module
 
     def plain(self, rank: int) -> LAST:
         """An unpadded LAST in its direct form, to load a trained lane's weights into."""

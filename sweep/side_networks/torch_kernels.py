@@ -6,16 +6,21 @@ Shapes: `N` lanes, `B` images, `L` tokens, rank `r`, `K` modules of which the k-
 import torch
 from torch import Tensor
 
-from sweep.side_networks.attention import attention_of_matrices
+from sweep.side_networks.attention import attention_of_heads, attention_of_matrices
 
 
-def _matrices(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values `(N·B, L, r)` of `(N, 3r, B, L)`."""
+def _attention(qkv: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """`softmax(q kᵀ) v`, `(N, r, B, L)`, from `(N, 3r, B, L)`: on a GPU, or in another dtype, with lanes as heads."""
+    if qkv.is_cuda or dtype is not None:
+        q, k, v = (x.permute(2, 0, 3, 1).to(dtype or x.dtype) for x in qkv.chunk(3, 1))
+        heads: Tensor = attention_of_heads(q, k, v).to(qkv.dtype)
+        return heads.permute(1, 3, 0, 2)
     q, k, v = (x.permute(0, 2, 3, 1).flatten(0, 1) for x in qkv.chunk(3, 1))
-    return q, k, v
+    out: Tensor = attention_of_matrices(q, k, v).unflatten(0, (len(qkv), -1))
+    return out.permute(0, 3, 1, 2)
 
 
-def attend(qkv: Tensor, attended: Tensor, first: int, log_sum: Tensor) -> None:
+def attend(qkv: Tensor, attended: Tensor, first: int, log_sum: Tensor, dtype: torch.dtype | None = None) -> None:
     """Write `softmax(q kᵀ) v` of every lane and image.
 
     Args:
@@ -23,20 +28,26 @@ def attend(qkv: Tensor, attended: Tensor, first: int, log_sum: Tensor) -> None:
         attended: `(N, K·r, B, L)`; `r` rows from `first` on are written.
         first: See `attended`.
         log_sum: `(N, B, L)`; may be written for the backward pass.
+        dtype: What `qkv` is rounded to for the products; its own if not given.
     """
-    rank, images = qkv.shape[1] // 3, qkv.shape[2]
-    out = attention_of_matrices(*_matrices(qkv))
-    attended[:, first : first + rank] = out.unflatten(0, (-1, images)).permute(0, 3, 1, 2)
+    rank = qkv.shape[1] // 3
+    attended[:, first : first + rank] = _attention(qkv, dtype)
 
 
-def attend_backward(qkv: Tensor, attended: Tensor, d_attended: Tensor, first: int, log_sum: Tensor) -> Tensor:
+def attend_backward(
+    qkv: Tensor,
+    attended: Tensor,
+    d_attended: Tensor,
+    first: int,
+    log_sum: Tensor,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     """Gradient of `attend` with respect to `qkv`, given `d_attended`, of which rows from `first` on are read."""
     rank = qkv.shape[1] // 3
     with torch.enable_grad():
         leaf = qkv.detach().requires_grad_()
-        out = attention_of_matrices(*_matrices(leaf))
-        grad = d_attended[:, first : first + rank].permute(0, 2, 3, 1).flatten(0, 1)
-        d_qkv: Tensor = torch.autograd.grad(out, leaf, grad)[0]
+        out = _attention(leaf, dtype)
+        d_qkv: Tensor = torch.autograd.grad(out, leaf, d_attended[:, first : first + rank])[0]
     return d_qkv.contiguous()
 
 

@@ -54,6 +54,8 @@ def run_arguments(**options: object) -> list[str]:
         ({"group_size": 3}, "group size 3"),
         ({"image_size": 0}, "image_size"),
         ({"pool": "max"}, "pool must be 'mean' or 'class', not 'max'"),
+        ({"precision": "fp8"}, "precision must be 'fp32' or 'bf16', not 'fp8'"),
+        ({"precision": "bf16", "device": "cpu"}, "--precision bf16 is for a GPU"),
         ({"device": "abacus"}, "--device abacus"),
         ({"storage": "nonsense://"}, "--storage nonsense:// cannot be opened"),
         ({"colour": "red"}, "No such option"),

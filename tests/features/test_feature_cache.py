@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 
 from backbones import Transform, load_backbone
-from sweep import features as module
+from sweep import feature_store as module
 from sweep.data import Split
 from sweep.errors import SweepError
-from sweep.features import compute_features, feature_key
+from sweep.features import Features, compute_features, feature_key
 
 N_IMAGES = 10
 
@@ -57,7 +57,7 @@ def grey_split(opener: Callable[[int], Image.Image] | None = None, fingerprint: 
 EXPECTED = np.broadcast_to((np.arange(N_IMAGES)[:, None] * np.array([1, 2, 3]))[:, :, None, None], (N_IMAGES, 3, 5, 3))
 
 
-def run(cache: Path, backbone: CountingBackbone, split: Split | None = None, **options: Any) -> module.Features:
+def run(cache: Path, backbone: CountingBackbone, split: Split | None = None, **options: Any) -> Features:
     return compute_features(backbone, split or grey_split(), cache_dir=cache, batch_size=4, **options)
 
 

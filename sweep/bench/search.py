@@ -1,0 +1,277 @@
+"""Best accuracy against seconds: sweep with and without rungs, and one trial after the other as Optuna users do it.
+
+All arms search the space of `studies/lr_rank.py` on the same cached features, for the same wall time, in turns.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import optuna
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from sweep.batches import StageData, n_batches, training_batches
+from sweep.bench.measure import Spread
+from sweep.budget import Budget
+from sweep.driver import Search
+from sweep.features import compute_features
+from sweep.lanes import LaneConfig
+from sweep.losses import LaneLosses
+from sweep.optim import schedule_factors
+from sweep.paths import default_cache_dir
+from sweep.preparation import prepare
+from sweep.proposals import Proposals
+from sweep.pruning import Halving
+from sweep.reporter import SearchProgress, SilentReporter
+from sweep.samplers import make_sampler
+from sweep.seeds import derive_seed
+from sweep.side_networks.spec import SideNetworkSpec
+from sweep.study import Study, load_study
+
+MANY_TRIALS = 10_000
+"""More than any arm trains in its time."""
+
+EVALUATION_BATCH_SIZE = 64
+RUNGS = Halving(eta=3, first_rung=1)
+WITH_RUNGS, OPTUNA = "sweep, rungs and refill", "Optuna, TPE and median pruner, one at a time"
+
+
+@dataclass(frozen=True)
+class SearchSizes:
+    """How much is searched.
+
+    Attributes:
+        image_size: Side of the backbone's input in pixels.
+        n_parallel: Lanes of sweep's arms.
+        epochs: Of every trial.
+        wall_seconds: Of every arm and seed.
+        n_seeds: Repetitions.
+        device: As PyTorch names it.
+    """
+
+    image_size: int = 56
+    n_parallel: int = 32
+    epochs: int = 6
+    wall_seconds: float = 75.0
+    n_seeds: int = 5
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class ArmRun:
+    """One arm with one seed.
+
+    Attributes:
+        best: Seconds and the best val top-1 among trials complete by then, whenever it rose.
+        n_complete: Trials trained to their last epoch.
+        n_pruned: Trials stopped before.
+        occupied_share: Of the lanes, those that had a trial; 1 for one at a time.
+    """
+
+    best: list[tuple[float, float]]
+    n_complete: int
+    n_pruned: int
+    occupied_share: float
+
+    def at(self, seconds: float) -> float:
+        """Best val top-1 by then; 0 before a trial is complete."""
+        return max((value for when, value in self.best if when <= seconds), default=0.0)
+
+    def seconds_to(self, value: float) -> float:
+        """When the best reached a value; infinite if it did not."""
+        return min((when for when, best in self.best if best >= value), default=float("inf"))
+
+
+@dataclass(frozen=True)
+class SearchBenchmark:
+    """What came of it.
+
+    Attributes:
+        arms: By name, one run a seed.
+        speedup_over_optuna: Seed by seed: the time of the sequential Optuna arm, over the seconds in which `sweep` with
+            rungs reached that arm's final accuracy; 0 where it never did.
+    """
+
+    arms: dict[str, list[ArmRun]]
+    speedup_over_optuna: Spread
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What every arm gets."""
+
+    sizes: SearchSizes
+    study: Study
+    spec: SideNetworkSpec
+    train_data: StageData
+    val_data: StageData
+    device: torch.device
+
+
+class _Stopwatch(SilentReporter):
+    """Notes the best complete trial as it changes."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.best: list[tuple[float, float]] = []
+        self.last: SearchProgress | None = None
+
+    def note(self, value: float) -> None:
+        """A trial is complete."""
+        if not self.best or value > self.best[-1][1]:
+            self.best.append((time.perf_counter() - self.started, value))
+
+    def epoch_ended(self, progress: SearchProgress) -> None:
+        """See `Reporter`."""
+        self.last = progress
+        if progress.n_complete and progress.best is not None:
+            self.note(progress.best)
+
+
+def run_search_benchmark(sizes: SearchSizes, say: Callable[[str], None]) -> SearchBenchmark:
+    """Run every arm with every seed, arms in turns.
+
+    Args:
+        sizes: How much.
+        say: Told what happens.
+    """
+    study = load_study("lr_rank").study.override(image_size=sizes.image_size, epochs=sizes.epochs)
+    device = torch.device(sizes.device)
+    prepared = prepare(study, n_parallel=sizes.n_parallel, device=device, cache_dir=default_cache_dir())
+    splits = []
+    for split in (prepared.data.train, prepared.data.val):
+        features = compute_features(prepared.backbone, split, cache_dir=default_cache_dir(), device=device)
+        in_memory = np.array(features.stages)  # all arms read from memory
+        splits.append(StageData(in_memory, features.labels, prepared.data.n_classes))
+    train_data, val_data = splits
+    arms: dict[str, Callable[[_Task], ArmRun]] = {
+        WITH_RUNGS: partial(_sweep, halving=RUNGS),
+        "sweep, no rungs": partial(_sweep, halving=None),
+        OPTUNA: partial(_sequential, prunes=True),
+        "random search, one at a time": partial(_sequential, prunes=False),
+    }
+    runs: dict[str, list[ArmRun]] = {name: [] for name in arms}
+    for seed in range(sizes.n_seeds):
+        task = _Task(sizes, replace(study, seed=seed, trials=MANY_TRIALS), prepared.spec, train_data, val_data, device)
+        for name, arm in arms.items():
+            run = arm(task)
+            runs[name].append(run)
+            say(
+                f"seed {seed}, {name}: val top-1 {run.at(sizes.wall_seconds):.3f} after {sizes.wall_seconds:g} s; "
+                f"{run.n_complete} trials complete, {run.n_pruned} pruned, lanes occupied {run.occupied_share:.1%}"
+            )
+    speedups = [
+        sizes.wall_seconds / mine.seconds_to(other.at(sizes.wall_seconds))
+        for mine, other in zip(runs[WITH_RUNGS], runs[OPTUNA], strict=True)
+    ]
+    return SearchBenchmark(runs, Spread.of(speedups))
+
+
+def _sweep(task: _Task, *, halving: Halving | None) -> ArmRun:
+    """What `sweep run` does between its features and its reference."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = replace(task.study, halving=halving)
+    sampler = make_sampler(study.sampler, seed=derive_seed(study.seed, "sampler"), grid=None, n_objectives=1)
+    proposals = Proposals(optuna.create_study(direction="maximize", sampler=sampler), study, sampler)
+    stopwatch = _Stopwatch()
+    search = Search(
+        proposals,
+        study,
+        task.spec,
+        task.train_data,
+        task.val_data,
+        device=task.device,
+        budget=Budget(wall_seconds=task.sizes.wall_seconds),
+        reporter=stopwatch,
+        save=lambda search: None,
+    )
+    search.run(task.sizes.n_parallel)
+    last = stopwatch.last
+    n_complete, n_pruned = (last.n_complete, last.n_pruned) if last else (0, 0)
+    return ArmRun(stopwatch.best, n_complete, n_pruned, search.occupied_share)
+
+
+def _sequential(task: _Task, *, prunes: bool) -> ArmRun:
+    """Ask, train, report, tell: a plain PyTorch loop over the cached features; the trial under way at the end is lost.
+
+    Args:
+        task: What is searched.
+        prunes: TPE with Optuna's own pruner, measured on val after every epoch; else random search, measured once.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    seed = derive_seed(task.study.seed, "sampler") % 2**32
+    sampler = optuna.samplers.TPESampler(seed=seed) if prunes else optuna.samplers.RandomSampler(seed=seed)
+    pruner = optuna.pruners.MedianPruner() if prunes else optuna.pruners.NopPruner()
+    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
+    study.enqueue_trial(dict(task.study.baseline))
+    stopwatch, n_complete, n_pruned = _Stopwatch(), 0, 0
+    while True:
+        trial = study.ask()
+        config = task.study.lane_config(trial)
+        module = task.spec.plain(config.rank)
+        module.load_state_dict(_start_of(task, config, trial.number))
+        value, pruned = 0.0, False
+        for epoch in _epochs(module.to(task.device), config, task):
+            if time.perf_counter() - stopwatch.started > task.sizes.wall_seconds:
+                return ArmRun(stopwatch.best, n_complete, n_pruned, 1.0)
+            if prunes or epoch == task.study.epochs:
+                value = _top1(module, task.val_data)
+            if prunes:
+                trial.report(value, epoch)
+                pruned = epoch < task.study.epochs and trial.should_prune()
+            if pruned:
+                break
+        if pruned:
+            n_pruned += 1
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            continue
+        n_complete += 1
+        study.tell(trial, value)
+        stopwatch.note(value)
+
+
+def _start_of(task: _Task, config: LaneConfig, number: int) -> dict[str, Tensor]:
+    """Initial weights, as a lane of sweep has them."""
+    lane = replace(task.spec, max_rank=config.rank).lane(
+        config.rank, derive_seed(task.study.seed, "initialisation", number)
+    )
+    return lane.state_dict()
+
+
+def _epochs(module: nn.Module, config: LaneConfig, task: _Task) -> Iterator[int]:
+    """Train a module, yielding after every epoch."""
+    data, batch_size, n_epochs = task.train_data, task.study.batch_size, task.study.epochs
+    steps_per_epoch = n_batches(len(data), batch_size)
+    factors = schedule_factors([config], n_epochs * steps_per_epoch, steps_per_epoch)[:, 0].tolist()
+    like = next(module.parameters())
+    groups = []
+    for name, parameter in module.named_parameters():
+        decay = config.weight_decay if parameter.dim() > 1 else 0.0
+        lr = config.lr * (config.head_lr_ratio if name.startswith("head.") else 1)
+        groups.append({"params": [parameter], "lr": lr, "weight_decay": decay})
+    optimizer = torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), eps=config.eps)
+    scheduler = LambdaLR(optimizer, lambda step: factors[min(step, len(factors) - 1)])
+    losses_of = LaneLosses([config], data.class_counts.to(task.device), like.dtype)
+    for epoch in range(1, n_epochs + 1):
+        for indices in training_batches(len(data), batch_size, task.study.seed, epoch):
+            stages, labels = data.batch(indices, like)
+            loss = losses_of(module(stages)[None], labels).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+        yield epoch
+
+
+@torch.no_grad()
+def _top1(module: nn.Module, data: StageData) -> float:
+    like = next(module.parameters())
+    n_correct = 0
+    for indices in torch.arange(len(data)).split(EVALUATION_BATCH_SIZE):
+        stages, labels = data.batch(indices, like)
+        n_correct += int((module(stages).argmax(-1) == labels).sum())
+    return n_correct / len(data)

@@ -1,0 +1,55 @@
+"""Features kept on a GPU: a batch is gathered there instead of being read, converted and copied by the host."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sweep.batches import StageData
+
+COPIED_IMAGES = 64
+"""Images on their way to the device at a time, so that a split on disk need not fit in the host's memory."""
+
+
+@dataclass(frozen=True)
+class ResidentStageData(StageData):
+    """A split whose stages lie on a device too, as they are stored.
+
+    Attributes:
+        on_device: `stages`, `(n, S, L, D)`.
+        labels_on_device: `labels`, `(n,)`.
+    """
+
+    on_device: Tensor
+    labels_on_device: Tensor
+
+    @classmethod
+    def of(cls, data: StageData, device: torch.device) -> "ResidentStageData":
+        """Copy a split's stages to `device`."""
+        dtype = torch.from_numpy(np.empty(0, data.stages.dtype)).dtype
+        on_device = torch.empty(data.stages.shape, dtype=dtype, device=device)
+        for start in range(0, len(data), COPIED_IMAGES):
+            part = slice(start, start + COPIED_IMAGES)
+            on_device[part].copy_(torch.from_numpy(np.array(data.stages[part])))
+        return cls(data.stages, data.labels, data.n_classes, on_device, data.labels.to(device))
+
+    def batch(self, indices: Tensor, like: Tensor) -> tuple[list[Tensor], Tensor]:
+        """As `StageData.batch`; the host waits for nothing, so it can prepare a step while another runs."""
+        device = self.on_device.device
+        wanted = indices.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else indices
+        images = self.on_device.index_select(0, wanted)
+        stages = images.transpose(0, 1).to(like.device, like.dtype).contiguous().unbind()
+        return list(stages), self.labels_on_device.index_select(0, wanted)
+
+
+def resident_where_it_fits(splits: list[StageData], device: torch.device, budget_bytes: int) -> list[StageData]:
+    """The splits, those that fit in the budget, in order, copied to a GPU; on a CPU they stay as they are."""
+    if device.type != "cuda":
+        return splits
+    placed: list[StageData] = []
+    for data in splits:
+        fits = data.stages.nbytes <= budget_bytes
+        budget_bytes -= data.stages.nbytes if fits else 0
+        placed.append(ResidentStageData.of(data, device) if fits else data)
+    return placed
