@@ -94,8 +94,6 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
             table.add_row(name, _accuracy(row["val"]["top1"], n_val), _accuracy(row["test"]["top1"], n_test))
         console.print(table)
         seconds = summary["wall_seconds"]
-        ended = ", ".join(f"{number} {state}" for state, number in summary["n_trials"].items() if number)
-        console.print(f"the search ended because {summary['ended']} ({ended})", highlight=False, soft_wrap=True)
         console.print(
             f"seconds: features {seconds['features']:.1f}, search {seconds['search']:.1f} "
             f"(training {seconds['training']:.1f}), linear probe {seconds['linear_probe']:.1f}, "
@@ -109,6 +107,9 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
     console.print(f"results:   {run}", highlight=False, soft_wrap=True)
     console.print(f"           sweep results {run}", highlight=False, soft_wrap=True)
     console.print(f"dashboard: sweep dashboard {run}", highlight=False, soft_wrap=True)
+    if summary:
+        ended = ", ".join(f"{number} {state}" for state, number in summary["n_trials"].items() if number)
+        console.print(f"the search ended because {summary['ended']} ({ended})", highlight=False, soft_wrap=True)
 
 
 def _accuracy(value: float, n_images: int) -> str:
