@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from backbones import Backbone, load_backbone
-from sweep.data import DataSet, load_data
+from sweep.data import DataSet, OnBadImage, load_data
 from sweep.errors import UsageError
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study import Study
@@ -33,7 +33,14 @@ class Prepared:
     spec: SideNetworkSpec
 
 
-def prepare(study: Study, *, n_parallel: int | None, device: torch.device, cache_dir: Path) -> Prepared:
+def prepare(
+    study: Study,
+    *,
+    n_parallel: int | None,
+    device: torch.device,
+    cache_dir: Path,
+    on_bad_image: OnBadImage = "error",
+) -> Prepared:
     """Check a request and load what it names.
 
     Args:
@@ -41,6 +48,7 @@ def prepare(study: Study, *, n_parallel: int | None, device: torch.device, cache
         n_parallel: Lanes of a stack; None for as many as fit in memory.
         device: Where backbone and lanes run.
         cache_dir: Root of sweep's cache.
+        on_bad_image: What to do with an image file that cannot be read: stop, or leave it out and say so.
 
     Raises:
         UsageError: A request that cannot be carried out as given.
@@ -49,7 +57,7 @@ def prepare(study: Study, *, n_parallel: int | None, device: torch.device, cache
     if n_parallel is not None and n_parallel < 1:
         raise UsageError(f"--n-parallel must be at least 1, not {n_parallel}; give auto for as many as fit in memory")
     study.check_baseline()
-    data = load_data(study.data, seed=study.seed, cache_dir=cache_dir)
+    data = load_data(study.data, seed=study.seed, cache_dir=cache_dir, on_bad_image=on_bad_image)
     backbone = load_backbone(
         study.backbone,
         group_size=study.group_size,

@@ -14,7 +14,7 @@ import torch
 
 from backbones import Backbone
 from sweep.batches import StageData
-from sweep.data import DataSet
+from sweep.data import DataSet, OnBadImage
 from sweep.driver import Search, Winner
 from sweep.engine import Stack, evaluate
 from sweep.errors import SweepError, UsageError
@@ -69,6 +69,7 @@ def run_study(
     device_name: str | None,
     cache_dir: Path,
     reporter: Reporter,
+    on_bad_image: OnBadImage = "error",
 ) -> RunFolder:
     """Run a study and leave its answer in a folder.
 
@@ -83,6 +84,7 @@ def run_study(
         device_name: As PyTorch names it; the GPU if there is one, else the CPU, if not given.
         cache_dir: Root of the feature cache.
         reporter: Told what happens.
+        on_bad_image: What to do with an image file that cannot be read: stop, or leave it out and record it.
 
     Returns:
         The run folder.
@@ -96,12 +98,14 @@ def run_study(
     study, seconds = loaded.study, WallSeconds()
     RunFolder.check_free(out)
     device = device_named(device_name)
-    prepared = prepare(study, n_parallel=n_parallel, device=device, cache_dir=cache_dir)
+    prepared = prepare(study, n_parallel=n_parallel, device=device, cache_dir=cache_dir, on_bad_image=on_bad_image)
     data, backbone, spec = prepared.data, prepared.backbone, prepared.spec
     folder = RunFolder.create(out)
     optuna_study = create_optuna_study(out.name, storage_url, folder, study.seed)
     folder.write_json(folder.config_path, _config(loaded, prepared, storage_url))
     reporter.message(f"data: {data.name}, {data.description}")
+    if data.skipped:
+        reporter.message(f"      {len(data.skipped)} unreadable images left out; {folder.config_path} lists them")
     if data.notice:
         reporter.message(f"      {data.notice}")
     reporter.message(f"backbone: {backbone.name}, {backbone.tokens} tokens x {backbone.width}, {spec.n_stages} stages")
@@ -192,6 +196,8 @@ def _config(loaded: LoadedStudy, prepared: Prepared, storage_url: str | None) ->
         "storage": storage_url,
         "classes": list(data.class_names),
         "data_notice": data.notice,
+        "skipped_images": [asdict(skipped) for skipped in data.skipped],
+        "files_left_aside": dict(data.left_aside),
         "splits": {name: {"images": s.n_images, "fingerprint": s.fingerprint} for name, s in splits.items()},
         "backbone_fingerprint": backbone.fingerprint,
         "transform": asdict(backbone.transform),

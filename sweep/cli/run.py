@@ -27,6 +27,7 @@ def run(
     pool: options.PoolName = None,
     max_rank: options.MaxRank = None,
     seed: options.Seed = None,
+    on_bad_image: options.OnBadImageChoice = options.OnBadImage.ERROR,
     device: options.DeviceName = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make; `runs/STUDY-TIME` if not given.")] = None,
     storage: Annotated[
@@ -75,6 +76,7 @@ def run(
                 storage_url=storage,
                 device_name=device,
                 cache_dir=default_cache_dir(),
+                on_bad_image=on_bad_image.value,
                 reporter=reporter,
             )
     except KeyboardInterrupt:
