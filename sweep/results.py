@@ -6,10 +6,14 @@ from typing import Any
 
 import pandas as pd
 
-from sweep.errors import SweepError
-from sweep.run_folder import RunFolder, read_json
+from sweep.run_folder import RunFolder, read_json, read_table
 
 PARAMETER_PREFIX = "params_"
+VAL_METRICS = ("val_top1", "val_mean_class_accuracy", "val_nll", "val_ece")
+TRIAL_COLUMNS = {"trial": float, "state": str, "failure": str, "trainable_parameters": float} | dict.fromkeys(
+    VAL_METRICS, float
+)
+CURVE_COLUMNS = {"trial": float, "epoch": float, "metric": str, "value": float}
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,8 @@ def load_results(run: str | Path) -> Results:
     """
     folder = RunFolder.open(Path(run))
     return Results(
-        trials=_read_table(folder.trials_path),
-        curves=_read_table(folder.curves_path),
+        trials=read_table(folder.trials_path, TRIAL_COLUMNS),
+        curves=read_table(folder.curves_path, CURVE_COLUMNS),
         summary=read_json(folder.summary_path) if folder.summary_path.is_file() else {},
         config=read_json(folder.config_path),
     )
@@ -64,12 +68,3 @@ def rank_trials(trials: pd.DataFrame) -> pd.DataFrame:
     unfinished = trials["state"] != "COMPLETE"
     keys = trials.assign(unfinished=unfinished, error=-trials["val_top1"])
     return trials.loc[keys.sort_values(["unfinished", "error", "val_nll", "trial"]).index].reset_index(drop=True)
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except FileNotFoundError as error:
-        raise SweepError(f"{path} is missing: no stack of this run has ended yet") from error
-    except (OSError, ValueError) as error:
-        raise SweepError(f"cannot read {path}: {error}") from error

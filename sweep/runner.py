@@ -25,7 +25,7 @@ from sweep.reference import ProbeResult, tuned_linear_probe
 from sweep.reporter import Reporter
 from sweep.run_folder import RunFolder, read_weights
 from sweep.side_networks.spec import SideNetworkSpec
-from sweep.storage import create_optuna_study
+from sweep.storage import create_optuna_study, shown_url
 from sweep.study import LoadedStudy
 
 PACKAGES = ("sweep", "torch", "timm", "optuna", "numpy", "pandas")
@@ -131,7 +131,7 @@ def run_study(
     try:
         search.run(plan.n_parallel)
     except optuna.exceptions.OptunaError as error:
-        where = storage_url or folder.journal_path
+        where = shown_url(storage_url) if storage_url else folder.journal_path
         raise SweepError(
             f"the Optuna storage {where} failed: {error}. The tables so far are in {folder.path}"
         ) from error
@@ -189,11 +189,13 @@ def _config(loaded: LoadedStudy, prepared: Prepared, storage_url: str | None) ->
     return {
         "study": loaded.name,
         "study_file": str(loaded.path),
-        "command": sys.argv,
+        "command": [part.replace(storage_url, shown_url(storage_url)) for part in sys.argv]
+        if storage_url
+        else sys.argv,
         **loaded.study.declarations(),
         "n_parallel": prepared.n_parallel or "auto",
         "device": str(prepared.device),
-        "storage": storage_url,
+        "storage": shown_url(storage_url) if storage_url else None,
         "classes": list(data.class_names),
         "data_notice": data.notice,
         "skipped_images": [asdict(skipped) for skipped in data.skipped],

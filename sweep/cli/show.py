@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import pandas as pd
@@ -10,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sweep.results import PARAMETER_PREFIX, Results, parameter_columns
+from sweep.run_folder import RunFolder, require_entries
 
 TOP = 10
 COLUMNS = {
@@ -19,6 +21,21 @@ COLUMNS = {
     "val_nll": "NLL",
     "val_ece": "ECE",
     "trainable_parameters": "size",
+}
+NUMBER = int | float
+SUMMARY_ENTRIES: dict[str, type | UnionType] = {
+    "winner.trial": int,
+    "winner.trainable_parameters": int,
+    "winner.val.top1": NUMBER,
+    "winner.test.top1": NUMBER,
+    "linear_probe.n_configurations": int,
+    "linear_probe.stage": int,
+    "linear_probe.val.top1": NUMBER,
+    "linear_probe.test.top1": NUMBER,
+    "n_val_images": int,
+    "n_test_images": int,
+    "configs_per_hour": NUMBER,
+    **{f"wall_seconds.{part}": NUMBER for part in ("features", "search", "training", "linear_probe", "total")},
 }
 
 
@@ -64,6 +81,7 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
     """Print the winner beside the linear probe, where the time went, and where everything is."""
     summary = results.summary
     if summary:
+        require_entries(RunFolder(run).summary_path, summary, SUMMARY_ENTRIES)
         winner, probe = summary["winner"], summary["linear_probe"]
         n_val, n_test = summary["n_val_images"], summary["n_test_images"]
         table = Table(title=f"top-1 (± standard error) on {n_val} val and {n_test} test images", title_justify="left")
@@ -85,6 +103,7 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
             soft_wrap=True,
         )
         if "plan" in summary:  # runs of before there were plans have none
+            require_entries(RunFolder(run).summary_path, summary, {"plan.search_wall_seconds": NUMBER})
             planned = summary["plan"]["search_wall_seconds"]
             console.print(f"planned {planned:.0f} s of search, took {seconds['search']:.0f} s", highlight=False)
     console.print(f"results:   {run}", highlight=False, soft_wrap=True)
@@ -93,4 +112,5 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
 
 
 def _accuracy(value: float, n_images: int) -> str:
-    return f"{value:.3f} ± {math.sqrt(value * (1 - value) / n_images):.3f}"
+    spread = math.sqrt(value * (1 - value) / n_images) if 0 <= value <= 1 and n_images > 0 else math.nan
+    return f"{value:.3f} ± {spread:.3f}"
