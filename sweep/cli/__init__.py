@@ -3,6 +3,7 @@
 import errno
 import logging
 import sys
+import warnings
 
 import typer
 from rich.markup import escape
@@ -39,6 +40,8 @@ def main() -> None:
         logger = logging.getLogger(package)
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
+    # Pillow remarks on damaged metadata without naming the file; what it cannot decode is an error of ours.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:
         app()
     except SweepError as error:
