@@ -269,8 +269,20 @@ def read_cache(folder: Path, damage: tuple[float, bool, bytes]) -> None:
     np.testing.assert_allclose(features(folder).stages, expected, atol=1e-2)
 
 
-RECORDS = b"".join(json.dumps({"start": i, "stop": i + 2, "crc32": 7 * i}).encode() + b"\n" for i in (0, 2, 4))
-HEADER = json.dumps({"format": 1, "shape": [6, 3, 5, 3], "batch_size": 2}).encode()
+HEADER = {"format": 1, "shape": [6, 3, 5, 3], "batch_size": 2}
+NUMBERS = st.integers(-3, 8) | st.sampled_from(
+    [10**5, 10**10, 10**12, 10**20, 10**30, 2**63, -(10**20), 0.5, None, "1", [0]]
+)
+RECORDS = st.lists(st.fixed_dictionaries({"start": NUMBERS, "stop": NUMBERS, "crc32": NUMBERS}), max_size=4).map(
+    lambda records: b"".join(json.dumps(record).encode() + b"\n" for record in records)
+)
+CACHE_FILES = st.one_of(
+    RECORDS,
+    RECORDS.flatmap(lambda content: damaged([content])),
+    damaged([json.dumps(HEADER).encode()]),
+    st.binary(max_size=200),
+    st.sampled_from(TOKENS),
+)
 
 
 def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -381,14 +393,13 @@ def read_journal(folder: Path, content: bytes) -> None:
 
 @pytest.fixture(scope="module")
 def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
-    cached = st.tuples(st.floats(0, 1), st.booleans(), st.one_of(damaged([RECORDS, HEADER]), st.binary(max_size=200)))
     return {
         "images": Reader(damaged(images()), read_image, 500, 30_000),
         "lists": Reader(
             damaged([LISTS["train800"], b"\xef\xbb\xbfimages/train800/out.png 0\r\n"]), read_lists, 300, 25_000
         ),
         "folders": Reader(LAYOUTS, read_layout, 150, 8_000),
-        "cache": Reader(cached, read_cache, 100, 5_000),
+        "cache": Reader(st.tuples(st.floats(0, 1), st.booleans(), CACHE_FILES), read_cache, 100, 5_000),
         "json": Reader(
             run_files(["config.json", "summary.json"], damaged([json.dumps(SUMMARY).encode()]) | wrong_entries()),
             read_run,
