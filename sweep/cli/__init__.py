@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from sweep.cli.bench import bench
-from sweep.cli.console import stderr
+from sweep.cli.console import printable, stderr
 from sweep.cli.dashboard import dashboard
 from sweep.cli.plan import plan
 from sweep.cli.results import results
@@ -54,5 +54,5 @@ def main() -> None:
 
 
 def _fail(message: str, exit_code: int) -> None:
-    stderr.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+    stderr.print(f"[bold red]error:[/] {escape(printable(message))}", soft_wrap=True, highlight=False)
     sys.exit(exit_code)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sweep.cli.console import printable
 from sweep.results import PARAMETER_PREFIX, Results, parameter_columns
 from sweep.run_folder import RunFolder, require_entries
 
@@ -58,8 +59,8 @@ def show_trials(console: Console, trials: pd.DataFrame, limit: int = TOP) -> Non
             for name in parameters
             if not _missing(row[name])
         )
-        failure = f"\n[red]{escape(row['failure'])}[/]" if row["failure"] else ""
-        table.add_row(*(_cell(row[name]) for name in COLUMNS), escape(configuration) + failure)
+        failure = f"\n[red]{escape(printable(row['failure']))}[/]" if row["failure"] else ""
+        table.add_row(*(_cell(row[name]) for name in COLUMNS), escape(printable(configuration)) + failure)
     console.print(table)
     if len(trials) > limit:
         console.print(f"and {len(trials) - limit} more", highlight=False)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,10 +16,13 @@ import torch
 from huggingface_hub import constants
 from optuna.storages import JournalStorage
 from optuna.storages.journal._base import BaseJournalSnapshot
+from rich.console import Console
 
 import backbones.timm_vit
 from backbones import load_backbone
 from sweep import SweepError
+from sweep.cli.show import show_trials
+from sweep.results import VAL_METRICS
 from sweep.run_folder import RunFolder, read_table
 from sweep.storage import open_storage
 
@@ -141,3 +145,13 @@ def test_weights_from_the_hub_execute_nothing(trace: Path, tmp_path: Path, monke
     monkeypatch.setattr(backbones.timm_vit, "HUB_FILES", ("pytorch_model.bin",))
     with pytest.raises(SweepError, match="no weights for 'vit_tiny_patch16_224"):
         load_backbone("vit_tiny_patch16_224.augreg_in21k", group_size=3, cache_dir=tmp_path)
+
+
+def test_a_table_does_not_steer_the_terminal() -> None:
+    row = {"trial": 0, "params_x": "\x1b[2J", "failure": "\x1b]0;title\x07 [bold]why[/bold]", "trainable_parameters": 1}
+    table = pd.DataFrame([row | {name: 0.5 for name in VAL_METRICS}])
+    output = io.StringIO()
+    show_trials(Console(file=output, width=140), table)
+    assert "\x1b" not in output.getvalue()
+    assert "\x07" not in output.getvalue()
+    assert "[bold]why[/bold]" in output.getvalue()
