@@ -1,9 +1,10 @@
 """Adapter for timm's Vision Transformers, standing on their `forward_intermediates`."""
 
+import contextlib
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import timm
@@ -17,6 +18,7 @@ from backbones.protocol import Transform, weights_fingerprint
 from sweep.errors import SweepError, UsageError
 
 HUB_PROBE_SECONDS = 5.0
+WEIGHTS_ONLY_VARIABLE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -126,10 +128,25 @@ def pretrained_vit(name: str, *, group_size: int, image_size: int | None) -> Tim
     overlay = _hub_overlay(name, config) if config.hf_hub_id else None
     options: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
     try:
-        vit = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **options)
+        with _weights_only():
+            vit = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **options)
     except (OSError, RuntimeError) as error:
         raise SweepError(_no_weights(name, f"{type(error).__name__}: {error}")) from error
     return _adapt(name, vit, group_size=group_size, image_size=image_size)
+
+
+@contextlib.contextmanager
+def _weights_only() -> Iterator[None]:
+    """Make `torch.load` refuse a file that brings code, also where a version of timm would have let it."""
+    before = os.environ.get(WEIGHTS_ONLY_VARIABLE)
+    os.environ[WEIGHTS_ONLY_VARIABLE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[WEIGHTS_ONLY_VARIABLE]
+        else:
+            os.environ[WEIGHTS_ONLY_VARIABLE] = before
 
 
 def untrained_vit(

@@ -115,7 +115,7 @@ class Entry:
 def _read_header(folder: Path) -> object:
     try:
         return json.loads((folder / HEADER_FILE).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -124,12 +124,15 @@ def intact_batches(folder: Path, image_bytes: int) -> set[range]:
     checksums: dict[range, int] = {}
     try:
         lines = (folder / BATCHES_FILE).read_bytes().splitlines()
+        n_stored = (folder / DATA_FILE).stat().st_size // image_bytes
         for line in lines:
             try:
                 record = json.loads(line)
-                checksums[range(record["start"], record["stop"])] = record["crc32"]
-            except (ValueError, KeyError, TypeError):
+                batch, checksum = range(record["start"], record["stop"]), record["crc32"]
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue  # a line cut short by a kill, or damaged: its batch counts as missing
+            if 0 <= batch.start < batch.stop <= n_stored:
+                checksums[batch] = checksum
         intact = set()
         with (folder / DATA_FILE).open("rb") as file:
             for batch, checksum in checksums.items():

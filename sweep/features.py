@@ -240,6 +240,6 @@ def _require_finite(values: torch.Tensor, batch: range, backbone: Backbone, spli
     if not finite.all():
         index = batch[int(finite.logical_not().nonzero()[0])]
         raise SweepError(
-            f"image {index} of split {split.name!r}: backbone {backbone.name!r} gives features that are not "
+            f"{split.describe(index)}: backbone {backbone.name!r} gives features that are not "
             f"finite or exceed the largest float16 (65504). Use another backbone or remove the image"
         )

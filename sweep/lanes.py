@@ -1,6 +1,6 @@
 """One lane's configuration: everything that may differ between the side-networks of a stack."""
 
-import math
+import sys
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -70,7 +70,7 @@ class LaneConfig:
         value = getattr(self, name)
         if expected is float:
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            self._check(name, number and abs(value) < math.inf, "must be a finite number")
+            self._check(name, number and abs(value) <= sys.float_info.max, "must be a finite number")
         elif not isinstance(value, expected) or isinstance(value, bool):
             self._check(name, False, f"must be of type {expected.__name__}")
 

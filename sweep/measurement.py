@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sweep.engine import EpochResult
 from sweep.metrics import classification_metrics
-from sweep.study import describe_error
+from sweep.study import line_of
 
 Metric = Callable[[Tensor, Tensor], float]
 
@@ -54,5 +54,6 @@ def _own(name: str, metric: Metric, logits: Tensor, labels: Tensor) -> tuple[flo
     try:
         value = float(metric(logits.clone(), labels.clone()))
     except Exception as error:  # the user's code: whatever it raises is this lane's failure and nobody else's
-        return math.nan, f"the study's metric {name} failed: {describe_error(error)}"
+        reason = f"{type(error).__name__}: {error} ({line_of(metric, error)})"
+        return math.nan, f"the study's metric {name} failed: {reason}"
     return value, "" if math.isfinite(value) else f"the study's metric {name} gave {value}"

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from backbones import Backbone, load_backbone
-from sweep.data import DataSet, load_data
+from sweep.data import DataSet, OnBadImage, load_data
 from sweep.errors import UsageError
 from sweep.precision import require_fp32_sums
 from sweep.side_networks.spec import SideNetworkSpec
@@ -34,7 +34,14 @@ class Prepared:
     spec: SideNetworkSpec
 
 
-def prepare(study: Study, *, n_parallel: int | None, device: torch.device, cache_dir: Path) -> Prepared:
+def prepare(
+    study: Study,
+    *,
+    n_parallel: int | None,
+    device: torch.device,
+    cache_dir: Path,
+    on_bad_image: OnBadImage = "error",
+) -> Prepared:
     """Check a request and load what it names.
 
     Args:
@@ -42,6 +49,7 @@ def prepare(study: Study, *, n_parallel: int | None, device: torch.device, cache
         n_parallel: Lanes of a stack; None for as many as fit in memory.
         device: Where backbone and lanes run.
         cache_dir: Root of sweep's cache.
+        on_bad_image: What to do with an image file that cannot be read: stop, or leave it out and say so.
 
     Raises:
         UsageError: A request that cannot be carried out as given.
@@ -56,7 +64,7 @@ def prepare(study: Study, *, n_parallel: int | None, device: torch.device, cache
         )
     study.check_baseline()
     check_precision(study.precision, device)
-    data = load_data(study.data, seed=study.seed, cache_dir=cache_dir)
+    data = load_data(study.data, seed=study.seed, cache_dir=cache_dir, on_bad_image=on_bad_image)
     backbone = load_backbone(
         study.backbone,
         group_size=study.group_size,

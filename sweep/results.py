@@ -7,12 +7,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sweep.errors import SweepError
-from sweep.objectives import Costs, Objectives, non_dominated_fronts
-from sweep.run_folder import RunFolder, read_json
+from sweep.objectives import METRICS, Costs, Objectives, non_dominated_fronts
+from sweep.run_folder import RunFolder, read_json, read_table
 
 PARAMETER_PREFIX = "params_"
 ATTRIBUTE_PREFIX = "user_attrs_"
+
+NUMBERS = (
+    "trial",
+    "trainable_parameters",
+    "val_top1_std",
+    *(f"top1_vs_baseline{end}" for end in ("", "_low", "_high")),
+    *(f"val_{name}" for name in METRICS),
+)
+TRIAL_COLUMNS = {**dict.fromkeys(NUMBERS, float), **dict.fromkeys(("state", "failure", "stopped"), str)}
+CURVE_COLUMNS = {"trial": float, "replicate": float, "epoch": float, "metric": str, "value": float}
 
 
 @dataclass(frozen=True)
@@ -51,8 +60,8 @@ def load_results(run: str | Path) -> Results:
     """
     folder = RunFolder.open(Path(run))
     return Results(
-        trials=_read_table(folder.trials_path),
-        curves=_read_table(folder.curves_path),
+        trials=read_table(folder.trials_path, TRIAL_COLUMNS),
+        curves=read_table(folder.curves_path, CURVE_COLUMNS),
         summary=read_json(folder.summary_path) if folder.summary_path.is_file() else {},
         config=read_json(folder.config_path),
     )
@@ -87,7 +96,7 @@ def rank_trials(trials: pd.DataFrame, objectives: Objectives) -> pd.DataFrame:
 
 def _fronts(trials: pd.DataFrame, objectives: Objectives) -> pd.Series:
     """The front of every complete, feasible trial; missing for all others."""
-    fronts = pd.Series(pd.NA, index=trials.index, dtype="Int64")
+    fronts = pd.Series(np.nan, index=trials.index)
     ranked = trials[(trials["state"] == "COMPLETE") & trials["feasible"]]
     if len(ranked):
         fronts[ranked.index] = non_dominated_fronts(_costs(ranked, objectives))
@@ -97,12 +106,3 @@ def _fronts(trials: pd.DataFrame, objectives: Objectives) -> pd.Series:
 def _costs(trials: pd.DataFrame, objectives: Objectives) -> Costs:
     rows = zip(*(trials[name] for name in objectives.names), strict=True)
     return np.array([objectives.costs(dict(zip(objectives.names, row, strict=True))) for row in rows], dtype=np.float64)
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except FileNotFoundError as error:
-        raise SweepError(f"{path} is missing: no stack of this run has ended yet") from error
-    except (OSError, ValueError) as error:
-        raise SweepError(f"cannot read {path}: {error}") from error

@@ -1,12 +1,8 @@
 """A run from names to answer: data, features, search, reference, and one look at the test images."""
 
-import importlib.metadata
-import platform
-import sys
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,51 +13,28 @@ import torch
 from backbones import Backbone
 from sweep.batches import StageData
 from sweep.budget import Budget
-from sweep.data import DataSet
+from sweep.data import DataSet, OnBadImage
 from sweep.driver import Search, Winner
 from sweep.engine import Stack, split_logits
 from sweep.errors import SweepError, UsageError
 from sweep.features import compute_features
-from sweep.hypervolume import hypervolume
 from sweep.metrics import classification_metrics
-from sweep.planner import Plan, plan_features, plan_study
-from sweep.preparation import Prepared, prepare
+from sweep.planner import plan_features, plan_study
+from sweep.preparation import prepare
 from sweep.proposals import Proposals
-from sweep.reference import ProbeResult, tuned_linear_probe
+from sweep.reference import tuned_linear_probe
 from sweep.reporter import Reporter
 from sweep.resident import resident_where_it_fits
 from sweep.run_folder import RunFolder, read_weights
+from sweep.run_record import WallSeconds, run_config, run_summary
 from sweep.samplers import make_sampler
 from sweep.seeds import derive_seed
 from sweep.side_networks.spec import SideNetworkSpec
-from sweep.storage import create_optuna_study
+from sweep.storage import create_optuna_study, shown_url
 from sweep.study import LoadedStudy
 
 RESIDENT_SHARE = 0.5
 """Of the memory that a GPU has left beside a stack, what features kept there may take."""
-
-PACKAGES = ("sweep", "torch", "timm", "optuna", "numpy", "pandas")
-
-
-@dataclass
-class WallSeconds:
-    """Where a run's time went.
-
-    Attributes:
-        features: Of the feature pass over all splits.
-        training: Of training and evaluating the stacks.
-        search: Of the whole search, `training` included: proposals, reports and tables on top.
-        linear_probe: Of tuning the reference.
-        test: Of evaluating the winner.
-        total: From the first step to the summary.
-    """
-
-    features: float = 0.0
-    training: float = 0.0
-    search: float = 0.0
-    linear_probe: float = 0.0
-    test: float = 0.0
-    total: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +54,7 @@ def run_study(
     device_name: str | None,
     cache_dir: Path,
     reporter: Reporter,
+    on_bad_image: OnBadImage = "error",
     budget: Budget | None = None,
     enqueued: Sequence[Mapping[str, Any]] = (),
 ) -> RunFolder:
@@ -97,6 +71,7 @@ def run_study(
         device_name: As PyTorch names it; the GPU if there is one, else the CPU, if not given.
         cache_dir: Root of the feature cache.
         reporter: Told what happens.
+        on_bad_image: What to do with an image file that cannot be read: stop, or leave it out and record it.
         budget: When to end before all trials are trained; never if not given.
         enqueued: Parameters of trials to train after the baseline; what one leaves out, the sampler chooses.
 
@@ -120,12 +95,14 @@ def run_study(
     )
     study.check_enqueued(enqueued)
     device = device_named(device_name)
-    prepared = prepare(study, n_parallel=n_parallel, device=device, cache_dir=cache_dir)
+    prepared = prepare(study, n_parallel=n_parallel, device=device, cache_dir=cache_dir, on_bad_image=on_bad_image)
     data, backbone, spec = prepared.data, prepared.backbone, prepared.spec
     folder = RunFolder.create(out)
     optuna_study = create_optuna_study(out.name, storage_url, folder, objectives=study.ranking, sampler=sampler)
-    folder.write_json(folder.config_path, _config(loaded, prepared, storage_url, budget))
+    folder.write_json(folder.config_path, run_config(loaded, prepared, storage_url, budget))
     reporter.message(f"data: {data.name}, {data.description}")
+    if data.skipped:
+        reporter.message(f"      {len(data.skipped)} unreadable images left out; {folder.config_path} lists them")
     if data.notice:
         reporter.message(f"      {data.notice}")
     reporter.message(f"backbone: {backbone.name}, {backbone.tokens} tokens x {backbone.width}, {spec.n_stages} stages")
@@ -165,7 +142,7 @@ def run_study(
     try:
         search.run(plan.n_parallel)
     except optuna.exceptions.OptunaError as error:
-        where = storage_url or folder.journal_path
+        where = shown_url(storage_url) if storage_url else folder.journal_path
         raise SweepError(
             f"the Optuna storage {where} failed: {error}. The tables so far are in {folder.path}"
         ) from error
@@ -191,7 +168,17 @@ def run_study(
     test = _test_winner(winner, spec, splits.test, folder, device)
     seconds.test = time.perf_counter() - test_started
     seconds.total = time.perf_counter() - started
-    folder.write_json(folder.summary_path, _summary(search, winner, test, probe, splits, plan, seconds))
+    summary = run_summary(
+        search,
+        winner,
+        test,
+        probe,
+        plan,
+        seconds,
+        n_test_images=len(splits.test),
+        n_images_computed=splits.n_computed,
+    )
+    folder.write_json(folder.summary_path, summary)
     return folder
 
 
@@ -227,30 +214,6 @@ def device_named(name: str | None) -> torch.device:
         reason = str(error).splitlines()[0]
         raise UsageError(f"--device {name} cannot be used here: {reason}. Leave it out to let sweep choose") from error
     return device
-
-
-def _config(loaded: LoadedStudy, prepared: Prepared, storage_url: str | None, budget: Budget) -> dict[str, Any]:
-    data, backbone = prepared.data, prepared.backbone
-    splits = {"train": data.train, "val": data.val, "test": data.test}
-    return {
-        "study": loaded.name,
-        "study_file": str(loaded.path),
-        "command": sys.argv,
-        **loaded.study.declarations(),
-        "n_parallel": prepared.n_parallel or "auto",
-        "device": str(prepared.device),
-        "storage": storage_url,
-        "budget": asdict(budget),
-        "classes": list(data.class_names),
-        "data_notice": data.notice,
-        "splits": {name: {"images": s.n_images, "fingerprint": s.fingerprint} for name, s in splits.items()},
-        "backbone_fingerprint": backbone.fingerprint,
-        "transform": asdict(backbone.transform),
-        "versions": {
-            "python": platform.python_version(),
-            **{package: importlib.metadata.version(package) for package in PACKAGES},
-        },
-    }
 
 
 def _features(
@@ -290,37 +253,3 @@ def _test_winner(
     module.load_state_dict(read_weights(folder.winner_path))
     metrics = classification_metrics(split_logits(Stack([module.to(device)]), test_data), test_data.labels)
     return {name: values[0].item() for name, values in metrics.items()}
-
-
-def _summary(
-    search: Search,
-    winner: Winner,
-    test: dict[str, float],
-    probe: ProbeResult,
-    splits: _Splits,
-    plan: Plan,
-    seconds: WallSeconds,
-) -> dict[str, Any]:
-    record, records = winner.record, search.ledger.log.records
-    states = Counter(r.state for r in records)
-    return {
-        "winner": {
-            "trial": record.trial,
-            "params": record.params,
-            "trainable_parameters": record.trainable_parameters,
-            "val": {name.removeprefix("val_"): v for name, v in record.metrics.items() if name != "train_loss"},
-            "test": test,
-        },
-        "linear_probe": asdict(probe),
-        "ended": search.ended,
-        "n_trials": {state.lower(): states[state] for state in ("COMPLETE", "PRUNED", "FAIL")},
-        "n_repeats_dropped": search.proposals.n_dropped,
-        "occupied_share": search.occupied_share,
-        "hypervolume": hypervolume(search.proposals.optuna_study),
-        "n_val_images": len(splits.val),
-        "n_test_images": len(splits.test),
-        "n_images_computed": splits.n_computed,
-        "configs_per_hour": 3600 * len(records) / seconds.search,
-        "plan": asdict(plan),
-        "wall_seconds": asdict(seconds),
-    }

@@ -82,6 +82,11 @@ class Study:
     def __post_init__(self) -> None:
         if not callable(self.suggest):
             raise UsageError(f"Study.suggest must be a function of a trial, not {self.suggest!r}")
+        if not isinstance(self.baseline, Mapping) or not all(isinstance(name, str) for name in self.baseline):
+            raise UsageError(f"Study.baseline must map names of parameters to values, not be {self.baseline!r}")
+        for name in ("backbone", "data"):
+            if not isinstance(getattr(self, name), str):
+                raise UsageError(f"Study.{name} must be a str, not {getattr(self, name)!r}")
         for name in POSITIVE:
             self._check_whole(name, getattr(self, name), least=1)
         self._check_whole("seed", self.seed, least=0)
@@ -176,7 +181,10 @@ class Study:
         trial = rehearsal.ask()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna warns of a value out of range; below it is an error
-            self.lane_config(trial)
+            try:
+                self.lane_config(trial)
+            except UsageError as error:
+                raise UsageError(f"with the values of {whose}, {error}") from error
         if not partial and (missing := sorted(set(trial.params) - set(params))):
             raise UsageError(f"{whose} lacks {', '.join(missing)}, which its suggest asks for")
         for name, value in params.items():
@@ -195,10 +203,12 @@ class Study:
         """
         try:
             config = self.suggest(trial)
-        except UsageError:
-            raise
+        except UsageError as error:
+            raise UsageError(f"{error} ({line_of(self.suggest, error)})") from error
         except Exception as error:
-            raise UsageError(f"the study's suggest failed: {describe_error(error)}") from error
+            raise UsageError(
+                f"the study's suggest failed: {type(error).__name__}: {error} ({line_of(self.suggest, error)})"
+            ) from error
         if not isinstance(config, LaneConfig):
             raise UsageError(f"the study's suggest must return a sweep.LaneConfig, not {config!r}")
         if config.rank > self.max_rank:
@@ -272,16 +282,28 @@ def _execute(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+    except SyntaxError as error:
+        where = f"{error.filename or path}, line {error.lineno}" if error.lineno else str(path)
+        raise UsageError(f"the study file {path} does not run: {error.msg} ({where})") from error
     except UsageError as error:
-        raise UsageError(f"in {path}: {error}") from error
-    except Exception as error:
-        raise UsageError(f"the study file {path} does not run: {describe_error(error)}") from error
+        raise UsageError(f"{error} ({_line(error, str(path))})") from error
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UsageError(f"the study file {path} does not run: {reason} ({_line(error, str(path))})") from error
     return module
 
 
-def describe_error(error: Exception) -> str:
-    """The error and the last line it passed through, as a user would look for it."""
-    if isinstance(error, SyntaxError):
-        return f"{error.msg} ({error.filename}, line {error.lineno})"
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({frame.filename}, line {frame.lineno}: {frame.line})"
+def line_of(function: Callable[..., object], error: BaseException) -> str:
+    """Where in the user's file a function of the study failed, called by the function that caught `error`."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if len(frames) > 1:
+        return _line(error, frames[1].filename)
+    code = getattr(function, "__code__", None)  # the call itself failed
+    return f"{code.co_filename}, line {code.co_firstlineno}" if code else repr(function)
+
+
+def _line(error: BaseException, file: str) -> str:
+    """The last line of `file` that the error passed through, as a user would look for it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = next((frame for frame in reversed(frames) if frame.filename == file), frames[-1])
+    return f"{frame.filename}, line {frame.lineno}: {frame.line}"

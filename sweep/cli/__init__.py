@@ -3,12 +3,13 @@
 import errno
 import logging
 import sys
+import warnings
 
 import typer
 from rich.markup import escape
 
 from sweep.cli.bench import bench
-from sweep.cli.console import stderr
+from sweep.cli.console import printable, stderr
 from sweep.cli.dashboard import dashboard
 from sweep.cli.plan import plan
 from sweep.cli.results import results
@@ -39,6 +40,8 @@ def main() -> None:
         logger = logging.getLogger(package)
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
+    # Pillow remarks on damaged metadata without naming the file; what it cannot decode is an error of ours.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:
         app()
     except SweepError as error:
@@ -51,5 +54,5 @@ def main() -> None:
 
 
 def _fail(message: str, exit_code: int) -> None:
-    stderr.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+    stderr.print(f"[bold red]error:[/] {escape(printable(message))}", soft_wrap=True, highlight=False)
     sys.exit(exit_code)

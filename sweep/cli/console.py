@@ -10,3 +10,8 @@ stderr = Console(stderr=True)
 for console in (stdout, stderr):
     if not console.is_terminal:
         console.width = PIPED_WIDTH
+
+
+def printable(text: str) -> str:
+    """`text` without control characters: a file's name or a stranger's table must not steer the terminal."""
+    return "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)

@@ -1,10 +1,19 @@
 """Options that several subcommands take: what a study declares, overridden, and how many lanes train together."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from sweep.errors import UsageError
+
+
+class OnBadImage(StrEnum):
+    """What to do with an image file that cannot be read."""
+
+    ERROR = "error"
+    SKIP = "skip"
+
 
 StudyName = Annotated[str, typer.Option(help="A study's name, such as `lr_rank`, or the path of your own `./mine.py`.")]
 NParallel = Annotated[
@@ -37,6 +46,13 @@ Sampler = Annotated[
     str | None, typer.Option(help="`tpe`, `gp`, `random`, `grid` (values from the study), `nsga2`, `qmc` or `cmaes`.")
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of the search, initialisation, data order and split.")]
+OnBadImageChoice = Annotated[
+    OnBadImage,
+    typer.Option(
+        help="An unreadable image: `error` stops and names it; `skip` decodes every file once more, before the "
+        "split, and leaves the unreadable ones out, each said and recorded."
+    ),
+]
 DeviceName = Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`; the GPU if there is one.")]
 
 

@@ -29,6 +29,7 @@ def plan(
     seeds: options.Seeds = None,
     sampler: options.Sampler = None,
     seed: options.Seed = None,
+    on_bad_image: options.OnBadImageChoice = options.OnBadImage.ERROR,
     device: options.DeviceName = None,
 ) -> None:
     """Print what `sweep run` with the same options will cost: seconds, disk, and memory a lane.
@@ -63,6 +64,7 @@ def plan(
         n_parallel=options.lanes_asked_for(n_parallel),
         device=device_named(device),
         cache_dir=cache_dir,
+        on_bad_image=on_bad_image.value,
     )
     show_plan(stdout, plan_study(plan_features(prepared, cache_dir), prepared))
 

@@ -30,6 +30,7 @@ def run(
     seeds: options.Seeds = None,
     sampler: options.Sampler = None,
     seed: options.Seed = None,
+    on_bad_image: options.OnBadImageChoice = options.OnBadImage.ERROR,
     device: options.DeviceName = None,
     time: Annotated[str | None, typer.Option(help="End the search after this long: `90s`, `10m`, `1h30m`.")] = None,
     target: Annotated[
@@ -94,6 +95,7 @@ def run(
                 storage_url=storage,
                 device_name=device,
                 cache_dir=default_cache_dir(),
+                on_bad_image=on_bad_image.value,
                 reporter=reporter,
                 budget=budget,
                 enqueued=[] if enqueue is None else read_enqueued(enqueue),

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import pandas as pd
@@ -9,7 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sweep.cli.console import printable
 from sweep.results import PARAMETER_PREFIX, Results, parameter_columns
+from sweep.run_folder import RunFolder, require_entries
 
 TOP = 10
 COLUMNS = {
@@ -19,6 +22,21 @@ COLUMNS = {
     "val_nll": "NLL",
     "val_ece": "ECE",
     "trainable_parameters": "size",
+}
+NUMBER = int | float
+SUMMARY_ENTRIES: dict[str, type | UnionType] = {
+    "winner.trial": int,
+    "winner.trainable_parameters": int,
+    "winner.val.top1": NUMBER,
+    "winner.test.top1": NUMBER,
+    "linear_probe.n_configurations": int,
+    "linear_probe.stage": int,
+    "linear_probe.val.top1": NUMBER,
+    "linear_probe.test.top1": NUMBER,
+    "n_val_images": int,
+    "n_test_images": int,
+    "configs_per_hour": NUMBER,
+    **{f"wall_seconds.{part}": NUMBER for part in ("features", "search", "training", "linear_probe", "total")},
 }
 
 
@@ -47,12 +65,13 @@ def show_trials(console: Console, results: Results, limit: int = TOP) -> None:
             for name in parameters
             if not _missing(row[name])
         )
-        failure = f"\n[red]{escape(row['failure'])}[/]" if row["failure"] else ""
-        stopped = f"\n[dim]stopped {escape(row['stopped'])}[/]" if row["stopped"] else ""
+        failure = f"\n[red]{escape(printable(row['failure']))}[/]" if row["failure"] else ""
+        stopped = f"\n[dim]stopped {escape(printable(row['stopped']))}[/]" if row["stopped"] else ""
         cells = {name: _cell(row[name]) for name in columns}
         if not _missing(row["val_top1_std"]):
             cells["val_top1"] += f" ± {row['val_top1_std']:.3f}"
-        table.add_row(*cells.values(), _difference(row), escape(configuration) + failure + stopped)
+        shown = escape(printable(configuration)) + failure + stopped
+        table.add_row(*cells.values(), _difference(row), shown)
     console.print(table)
     if len(trials) > limit:
         console.print(f"and {len(trials) - limit} more", highlight=False)
@@ -81,6 +100,7 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
     """Print the winner beside the linear probe, where the time went, and where everything is."""
     summary = results.summary
     if summary:
+        require_entries(RunFolder(run).summary_path, summary, SUMMARY_ENTRIES)
         winner, probe = summary["winner"], summary["linear_probe"]
         n_val, n_test = summary["n_val_images"], summary["n_test_images"]
         table = Table(title=f"top-1 (± standard error) on {n_val} val and {n_test} test images", title_justify="left")
@@ -102,6 +122,7 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
             soft_wrap=True,
         )
         if "plan" in summary:  # runs of before there were plans have none
+            require_entries(RunFolder(run).summary_path, summary, {"plan.search_wall_seconds": NUMBER})
             planned = summary["plan"]["search_wall_seconds"]
             console.print(f"planned {planned:.0f} s of search, took {seconds['search']:.0f} s", highlight=False)
     console.print(f"results:   {run}", highlight=False, soft_wrap=True)
@@ -113,4 +134,5 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
 
 
 def _accuracy(value: float, n_images: int) -> str:
-    return f"{value:.3f} ± {math.sqrt(value * (1 - value) / n_images):.3f}"
+    spread = math.sqrt(value * (1 - value) / n_images) if 0 <= value <= 1 and n_images > 0 else math.nan
+    return f"{value:.3f} ± {spread:.3f}"

@@ -1,7 +1,7 @@
 """Data sets as three splits of lazily decoded images."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -21,12 +21,14 @@ class Split:
         labels: (n,) int64, classes counted from 0.
         opener: index to decoded image; safe to call from several threads.
         fingerprinter: returns the fingerprint; called once, when it is first asked for.
+        source: index to the file that the image comes from; None where images are made, not read.
     """
 
     name: str
     labels: Labels
     opener: Callable[[int], Image.Image] = field(repr=False)
     fingerprinter: Callable[[], str] = field(repr=False)
+    source: Callable[[int], str] | None = field(default=None, repr=False)
 
     @property
     def n_images(self) -> int:
@@ -49,6 +51,24 @@ class Split:
             raise IndexError(f"image {index} of split {self.name!r}, which has {self.n_images}")
         return self.opener(index)
 
+    def describe(self, index: int) -> str:
+        """Say which image `index` is, for messages: its number, and its file where there is one."""
+        file = f" ({self.source(index)})" if self.source else ""
+        return f"image {index} of split {self.name!r}{file}"
+
+
+@dataclass(frozen=True)
+class SkippedImage:
+    """A file that was left out.
+
+    Attributes:
+        path: the file.
+        reason: why it cannot be used.
+    """
+
+    path: str
+    reason: str
+
 
 @dataclass(frozen=True)
 class DataSet:
@@ -62,6 +82,8 @@ class DataSet:
         val: images to choose by.
         test: images for the final evaluation.
         notice: origin and licence, to be shown with results; empty for a user's own files.
+        skipped: unreadable images that were left out because the user said so.
+        left_aside: number of files that are no images by their extension, by extension.
     """
 
     name: str
@@ -71,6 +93,8 @@ class DataSet:
     val: Split
     test: Split
     notice: str = ""
+    skipped: tuple[SkippedImage, ...] = ()
+    left_aside: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def n_classes(self) -> int:

@@ -81,7 +81,9 @@ def mnist_count(cache_dir: Path) -> DataSet:
         description=f"1 to {MOST_DIGITS} scanned digits at random places and sizes; the class is how many",
         class_names=tuple(str(number) for number in range(1, MOST_DIGITS + 1)),
         notice=NOTICE + " Pasted together by sweep; not VTAB.",
-        **splits,
+        train=splits["train"],
+        val=splits["val"],
+        test=splits["test"],
     )
 
 

@@ -38,7 +38,9 @@ def count() -> DataSet:
         description=f"rendered: {FEWEST} to {MOST} shaded objects on a floor; the class is how many",
         class_names=tuple(str(number) for number in range(FEWEST, MOST + 1)),
         notice="Rendered by sweep itself; synthetic, not CLEVR and not VTAB.",
-        **splits,
+        train=splits["train"],
+        val=splits["val"],
+        test=splits["test"],
     )
 
 

@@ -1,5 +1,6 @@
 """VTAB-1K task folders: list files of `path LABEL` lines beside an `images` folder."""
 
+import logging
 import os
 from itertools import combinations
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from sweep.data.base import DataSet, Split
-from sweep.data.files import file_split
-from sweep.errors import UsageError
+from sweep.data.files import ImageChecker, file_split
+from sweep.errors import SweepError, UsageError
+
+logger = logging.getLogger(__name__)
 
 LIST_FILES = {"train": "train800.txt", "val": "val200.txt", "test": "test.txt"}
 
@@ -33,6 +36,7 @@ CLASS_COUNTS = {
     "smallnorb_azi": 18,
     "smallnorb_ele": 9,
 }
+MOST_LABEL_DIGITS = 6
 ALIASES = {
     "cifar100": "cifar",
     "cifar_100": "cifar",
@@ -41,25 +45,24 @@ ALIASES = {
 }
 
 
-def vtab_task(folder: Path) -> DataSet:
+def vtab_task(folder: Path, checker: ImageChecker) -> DataSet:
     """Load a VTAB-1K task folder: train800 to fit, val200 to choose, test for the one final evaluation.
 
-    A folder whose name is not a VTAB-1K task is taken too; its classes are then counted from the labels.
+    A folder whose name is not a VTAB-1K task is taken too; its classes are then counted from the labels. A list
+    may come from a stranger: no path in it leaves the folder, links resolved.
 
     Args:
         folder: has `train800.txt`, `val200.txt` and `test.txt`, and the images they name.
+        checker: tries the images.
 
     Raises:
         UsageError: a list file is missing, empty or wrong in some line (the message says which), or names a
-            file that does not exist, lies outside of the folder, or was named before.
-        SweepError: a file is no readable image.
+            file that does not exist, lies outside of the folder, or was named before; or labels leave gaps.
+        SweepError: a file is no readable image, and bad images are errors.
     """
     task = ALIASES.get(folder.resolve().name, folder.resolve().name)
     known = CLASS_COUNTS.get(task)
     lists = {name: _read_list(folder, file, known) for name, file in LIST_FILES.items()}
-    n_classes = known or 1 + max(label for _, labels in lists.values() for label in labels)
-    if n_classes < 2:
-        raise UsageError(f"every label in {folder} is 0: a task needs at least 2 classes")
     for first, second in combinations(LIST_FILES, 2):
         if shared := set(lists[first][0]) & set(lists[second][0]):
             raise UsageError(
@@ -68,25 +71,61 @@ def vtab_task(folder: Path) -> DataSet:
             )
     splits: dict[str, Split] = {}
     for name, (files, labels) in lists.items():
-        splits[name] = file_split(name, folder, files, np.array(labels, dtype=np.int64))
+        readable = checker.readable(files)
+        if not readable.any():
+            raise UsageError(f"no image in {folder / LIST_FILES[name]} can be read{checker.remark()}")
+        kept = [path for path, usable in zip(files, readable.tolist(), strict=True) if usable]
+        splits[name] = file_split(name, folder, kept, np.array(labels, dtype=np.int64)[readable])
+    n_classes = _count_classes(folder, splits, known, checker)
     return DataSet(
         name=task,
         description=f"VTAB-1K folder {folder}: train800, val200 and test as listed",
         class_names=tuple(str(label) for label in range(n_classes)),
         notice="Made of third-party data; see the licence of the original data set." if known else "",
-        **splits,
+        skipped=tuple(checker.skipped),
+        train=splits["train"],
+        val=splits["val"],
+        test=splits["test"],
     )
+
+
+def _count_classes(folder: Path, splits: dict[str, Split], known: int | None, checker: ImageChecker) -> int:
+    """Return the number of classes; a task of VTAB-1K may have some without images, any other may not."""
+    labels = {name: set(split.labels.tolist()) for name, split in splits.items()}
+    largest = max(max(of_split) for of_split in labels.values())
+    n_classes = known or 1 + largest
+    for name in ("val", "test"):
+        if unknown := labels[name] - labels["train"]:
+            lacking = (
+                f"{LIST_FILES['train']} in {folder} has no image of label {min(unknown)}, "
+                f"which {LIST_FILES[name]} has{checker.remark()}"
+            )
+            if known is None:
+                raise UsageError(f"{lacking}; a class needs images to learn from. Add some, or drop its lines")
+            logger.warning("%s; %d classes there cannot be learned", lacking, len(unknown))
+    if known is None and len(labels["train"]) < n_classes:
+        gap = next(label for label in range(n_classes) if label not in labels["train"])
+        raise UsageError(
+            f"labels in {folder} go up to {largest}, but no line has label {gap}{checker.remark()}; "
+            f"number the classes from 0 without gaps"
+        )
+    if n_classes < 2:
+        raise UsageError(f"every label in {folder} is 0: a task needs at least 2 classes")
+    return n_classes
 
 
 def _read_list(folder: Path, file: str, n_classes: int | None) -> tuple[list[Path], list[int]]:
     """Return the image files and labels that a list file names, all checked."""
     path = folder / file
+    if not path.is_file():
+        raise UsageError(f"{path} is missing; a VTAB-1K task has {', '.join(LIST_FILES.values())}")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError as error:
-        raise UsageError(f"{path} is missing; a VTAB-1K task has {', '.join(LIST_FILES.values())}") from error
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text: {error}") from error
+        raise UsageError(f"{path} is not UTF-8 text: {error}; save it as UTF-8") from error
+    except OSError as error:
+        raise SweepError(f"cannot read {path}: {error.strerror}") from error
+    root = folder.resolve()
     files: list[Path] = []
     labels: list[int] = []
     first_line: dict[Path, int] = {}
@@ -95,11 +134,7 @@ def _read_list(folder: Path, file: str, n_classes: int | None) -> tuple[list[Pat
             continue
         where = f"{path}:{number}"
         image, label = _parse(line, where, n_classes)
-        target = folder / os.path.normpath(image)
-        if Path(image).is_absolute() or Path(os.path.normpath(image)).parts[0] == "..":
-            raise UsageError(f"{where}: {image} leads out of the task's folder; give a path relative to it")
-        if not target.is_file():
-            raise UsageError(f"{where}: {target} does not exist; fetch the task's images again or drop the line")
+        target = _inside(folder, root, image, where)
         if target in first_line:
             raise UsageError(f"{where}: {image} was listed before, in line {first_line[target]}; drop one of them")
         first_line[target] = number
@@ -110,13 +145,33 @@ def _read_list(folder: Path, file: str, n_classes: int | None) -> tuple[list[Pat
     return files, labels
 
 
+def _inside(folder: Path, root: Path, image: str, where: str) -> Path:
+    """Return the file that a line names, once it is known to exist and, links resolved, to lie below `root`."""
+    inside = os.path.normpath(image)
+    if os.path.isabs(image) or Path(inside).parts[:1] == ("..",):
+        raise UsageError(f"{where}: {image} leads out of the task's folder; give a path relative to it")
+    target = folder / inside
+    if not os.path.isfile(target):
+        raise UsageError(f"{where}: {target} does not exist; fetch the task's images again or drop the line")
+    real = Path(os.path.realpath(target))
+    if not real.is_relative_to(root):
+        raise UsageError(
+            f"{where}: {image} is behind a link that leads out of the task's folder, to {real}. "
+            f"Put the images into the folder; a link to the whole folder is fine"
+        )
+    return target
+
+
 def _parse(line: str, where: str, n_classes: int | None) -> tuple[str, int]:
     """Return the image's path and the label of one line."""
     image, _, text = line.strip().rpartition(" ")
     if not image:
         raise UsageError(f"{where}: {line.strip()!r} should be a path, one space and a label")
-    if not (text.isascii() and text.isdigit()):
-        raise UsageError(f"{where}: label {text!r} should be a whole number from 0 on")
+    if not (text.isascii() and text.isdigit() and len(text) <= MOST_LABEL_DIGITS):
+        shown = text if len(text) <= 2 * MOST_LABEL_DIGITS else f"{text[:MOST_LABEL_DIGITS]}…"
+        raise UsageError(
+            f"{where}: label {shown!r} should be a whole number from 0 on, of at most {MOST_LABEL_DIGITS} digits"
+        )
     label = int(text)
     if n_classes is not None and label >= n_classes:
         raise UsageError(

@@ -1,7 +1,9 @@
 """Every failure a user can cause: one message, no stack trace, exit code 2 for usage and 1 for failures."""
 
 import errno
+import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +60,7 @@ def run_arguments(**options: object) -> list[str]:
         ({"precision": "bf16", "device": "cpu"}, "--precision bf16 is for a GPU"),
         ({"device": "abacus"}, "--device abacus"),
         ({"storage": "nonsense://"}, "--storage nonsense:// cannot be opened"),
+        ({"on_bad_image": "ignore"}, "Invalid value for '--on-bad-image'"),
         ({"colour": "red"}, "No such option"),
     ],
 )
@@ -93,6 +96,31 @@ def test_unreadable_image_is_named(cli: Cli, photos: Path) -> None:
     code, stderr = cli(*run_arguments(data=photos))
     assert code in (1, 2)
     assert str(broken) in stderr
+
+
+def test_image_cut_short_is_named_or_left_out_and_recorded(cli: Cli, photos: Path) -> None:
+    """Its header is fine, so that an error comes with the feature pass."""
+    for name in ("cats", "dogs"):
+        for i in range(8, 20):
+            shutil.copy(photos / name / f"{i % 8}.png", photos / name / f"{i}.png")
+    broken = photos / "dogs" / "3.png"
+    os.truncate(broken, broken.stat().st_size // 2)
+    code, stderr = cli(*run_arguments(data=photos, out="stopped"))
+    assert code == 1
+    assert f"cannot read the image {broken}: " in stderr
+    assert "Replace or remove the file, or leave it out with --on-bad-image skip" in stderr
+
+    code, stderr = cli("plan", *run_arguments(data=photos, on_bad_image="skip")[1:])
+    assert (code, f"skipped: cannot read the image {broken}" in stderr) == (0, True)
+    code, stderr = cli(*run_arguments(data=photos, on_bad_image="skip", out="here"))
+    assert code == 0
+    assert f"skipped: cannot read the image {broken}" in stderr
+    assert "1 unreadable images left out; here/config.json lists them" in stderr
+    config = json.loads(Path("here/config.json").read_text())
+    (skipped,) = config["skipped_images"]
+    assert skipped["path"] == str(broken)
+    assert "truncated" in skipped["reason"]
+    assert sum(split["images"] for split in config["splits"].values()) == 39
 
 
 def test_weights_that_cannot_be_had_offline(cli: Cli, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from sweep.data import DataSet, load_data
+from backbones import Transform
+from sweep.data import DataSet, OnBadImage, load_data
 from sweep.errors import SweepError, UsageError
 
 
@@ -25,8 +27,8 @@ def fill(root: Path, sizes: dict[str, int]) -> Path:
     return root
 
 
-def load(root: Path, seed: int = 0) -> DataSet:
-    return load_data(str(root), seed=seed, cache_dir=root / "unused")
+def load(root: Path, seed: int = 0, on_bad_image: OnBadImage = "error") -> DataSet:
+    return load_data(str(root), seed=seed, cache_dir=root / "unused", on_bad_image=on_bad_image)
 
 
 def contents(data: DataSet) -> list[set[tuple[int, int]]]:
@@ -185,3 +187,128 @@ def test_values_of_unknown_range_are_refused(tmp_path: Path, mode: str) -> None:
     Image.new(mode, (4, 4)).save(tmp_path / "dogs" / "4.tif")
     with pytest.raises(SweepError, match=rf"dogs/4\.tif has 32-bit values \({mode}\)"):
         load_data(str(tmp_path), seed=0, cache_dir=tmp_path)
+
+
+def test_colours_without_a_way_to_rgb_are_refused(tmp_path: Path) -> None:
+    fill(tmp_path, {"cats": 3, "dogs": 3})
+    Image.new("LAB", (4, 4)).save(tmp_path / "dogs" / "4.tif")
+    with pytest.raises(SweepError, match=r"dogs/4\.tif has colours of mode LAB"):
+        load(tmp_path)
+
+
+def test_other_formats_under_an_images_name_are_not_opened(tmp_path: Path) -> None:
+    """Pillow goes by content: an EPS file called .png would start Ghostscript."""
+    fill(tmp_path, {"cats": 3, "dogs": 3})
+    path = tmp_path / "dogs" / "4.png"
+    Image.new("RGB", (4, 4)).save(path, format="EPS")
+    with Image.open(path) as image:
+        assert image.format == "EPS"
+    with pytest.raises(SweepError, match=r"dogs/4\.png: cannot identify image file"):
+        load(tmp_path)
+
+
+def test_every_supported_kind_of_file_is_read(tmp_path: Path) -> None:
+    """Palette, CMYK, 16-bit, greys, transparency and the first picture of an animation, all to a backbone's input."""
+    fill(tmp_path, {"cats": 3, "dogs": 3})
+    red, blue = Image.new("RGB", (9, 7), (255, 0, 0)), Image.new("RGB", (9, 7), (0, 0, 255))
+    folder = tmp_path / "dogs"
+    red.convert("CMYK").save(folder / "cmyk.jpg", quality=100, subsampling=0)
+    red.convert("CMYK").save(folder / "cmyk.tif")
+    red.convert("YCbCr").save(folder / "ycbcr.tif")
+    red.quantize(4).save(folder / "palette.png")
+    red.quantize(4).save(folder / "palette.bmp")
+    red.convert("RGBA").save(folder / "alpha.webp", lossless=True)
+    for name in ("moving.gif", "moving.png", "moving.webp", "pages.tiff"):
+        options = {"lossless": True} if name.endswith("webp") else {}
+        red.save(folder / name, save_all=True, append_images=[blue], **options)
+    data = load(tmp_path)
+    transform = Transform(4, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    seen = 0
+    for split in (data.train, data.val, data.test):
+        for index in range(split.n_images):
+            if Path(split.describe(index).split("(")[1]).stem.isalpha():
+                torch.testing.assert_close(
+                    transform(split.open(index)),
+                    torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1).expand(3, 4, 4),
+                    rtol=0,
+                    atol=0.02,
+                )
+                seen += 1
+    assert seen == 10
+
+
+def test_a_link_to_nothing_is_named_and_links_to_files_are_read(tmp_path: Path) -> None:
+    picture(tmp_path / "shelf" / "one.png", 9)
+    root = fill(tmp_path / "data", {"cats": 3, "dogs": 3})
+    (root / "cats" / "link.png").symlink_to(tmp_path / "shelf" / "one.png")
+    (root / "linked").symlink_to(root / "dogs")
+    assert load(root).n_classes == 3
+    (tmp_path / "shelf" / "one.png").unlink()
+    with pytest.raises(SweepError, match=r"cats/link\.png: .*No such file"):
+        load(root)
+
+
+def test_unreadable_images_are_left_out_on_demand(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Damage behind the header too; splits and fingerprints are those of a folder that never had the files."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    fill(tmp_path / "data", {"cats": 8, "dogs": 8})
+    reference = load(tmp_path / "data")
+    broken = {
+        tmp_path / "data" / "cats" / "cut.jpg": "truncated",
+        tmp_path / "data" / "cats" / "empty.gif": "cannot identify",
+        tmp_path / "data" / "dogs" / "text.png": "cannot identify",
+        tmp_path / "data" / "dogs" / "wide.tif": "32-bit values",
+        tmp_path / "data" / "dogs" / "link.webp": "No such file",
+    }
+    cut, empty, text, wide, link = broken
+    Image.fromarray(noise).save(cut)
+    os.truncate(cut, cut.stat().st_size // 2)
+    empty.touch()
+    text.write_text("an apology for a missing image")
+    Image.new("F", (4, 4)).save(wide)
+    link.symlink_to(tmp_path / "nowhere")
+
+    data = load(tmp_path / "data", on_bad_image="skip")
+    assert {Path(skipped.path) for skipped in data.skipped} == broken.keys()
+    for skipped in data.skipped:
+        assert broken[Path(skipped.path)] in skipped.reason
+        assert f"skipped: {skipped.reason}" in caplog.text
+    assert [split.fingerprint for split in (data.train, data.val, data.test)] == [
+        split.fingerprint for split in (reference.train, reference.val, reference.test)
+    ]
+    with pytest.raises(SweepError, match="Replace or remove the file, or leave it out with --on-bad-image skip"):
+        load(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "n_bad", "message"),
+    [
+        ({"a": 3, "b": 4}, 4, r"class folder .*b has no images .*4 unreadable images were skipped"),
+        ({"a": 3, "b": 4}, 2, r"class 'b' .* has 2 images \(2 unreadable images were skipped\); 3 are needed"),
+    ],
+)
+def test_too_few_images_after_skipping(tmp_path: Path, sizes: dict[str, int], n_bad: int, message: str) -> None:
+    fill(tmp_path, sizes)
+    for index in range(n_bad):
+        (tmp_path / "b" / f"{index:03}.png").write_bytes(b"no image")
+    with pytest.raises(UsageError, match=message):
+        load(tmp_path, on_bad_image="skip")
+
+
+def test_files_that_are_no_images_by_name_are_counted_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fill(tmp_path, {"a": 3, "b": 3})
+    for name in ("a/photo.HEIC", "b/photo.heic", "b/notes", "b/.DS_Store"):
+        (tmp_path / name).touch()
+    assert load(tmp_path).left_aside == {".heic": 2, "": 1}
+    assert "no images by their extension: 1 without extension, 2 .heic" in caplog.text
+
+
+def test_unknown_choice_for_bad_images(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--on-bad-image must be error or skip, not 'ignore'"):
+        load(tmp_path, on_bad_image="ignore")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/photos", "x" * 300, "a\0b"])
+def test_names_that_no_file_system_takes(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        load_data(name, seed=0, cache_dir=tmp_path)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,15 @@ def test_values_that_float16_cannot_hold_are_refused(tmp_path: Path, value: floa
     with pytest.raises(SweepError, match=r"image 6 of split 'val': backbone 'counting'"):
         run(tmp_path, backbone)
     assert run(tmp_path, CountingBackbone()).n_computed == 6  # the first batch was kept, the bad one was not
+
+
+def test_a_file_with_such_features_is_named(tmp_path: Path) -> None:
+    backbone = CountingBackbone()
+    backbone.change = lambda values: values + float("nan")
+    split = replace(grey_split(), source=lambda index: f"photos/{index}.png")
+    message = r"image 0 of split 'val' \(photos/0\.png\): backbone 'counting' .* another backbone or remove the image"
+    with pytest.raises(SweepError, match=message):
+        run(tmp_path, backbone, split)
 
 
 def test_image_that_cannot_be_decoded_stops_the_pass(tmp_path: Path) -> None:

@@ -105,3 +105,46 @@ def test_broken_suggest_is_explained(suggest: object, message: str) -> None:
     study = Study(suggest=suggest, baseline={}, max_rank=4)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=message):
         study.lane_config(optuna.create_study().ask())
+
+
+LANE = "def suggest(trial):\n    return "
+
+
+@pytest.mark.parametrize(
+    ("content", "message", "line"),
+    [
+        ("study = Study(suggest=print, baseline={}, max_rank=4, colour=3)\n", "argument 'colour'", 2),
+        ("study = Study(suggest=print, baseline={}, max_rank='4')\n", "max_rank must be .* not '4'", 2),
+        ("study = Study(suggest=print, baseline={}, max_rank=4, data=3)\n", "data must be a str, not 3", 2),
+        ("study = Study(suggest=print, baseline=[1], max_rank=4)\n", r"baseline must map .* not be \[1\]", 2),
+        ("import sys\nsys.exit(3)\n", "SystemExit: 3", 3),
+        (LANE + "LaneConfig(lr=1e-3, learning=3)\n", "argument 'learning'", 3),
+        (LANE + "LaneConfig(lr='fast')\n", r"LaneConfig\.lr must be .* gave 'fast'", 3),
+        (LANE + "LaneConfig(lr=10**400)\n", r"LaneConfig\.lr must be a finite number", 3),
+        (LANE + "LaneConfig(lr=trial.suggest_float('lr', 1e-2, 1e-4))\n", "low <= high.*low=0.01, high=0.0001", 3),
+        (LANE + "LaneConfig(lr=trial.suggest_float('lr', 1, 2, step=0))\n", "step > 0", 3),
+        (LANE + "LaneConfig(lr=trial.suggest_categorical('lr', []))\n", "one or more elements", 3),
+        (LANE + "LaneConfig(lr={}['x'])\n", "KeyError: 'x'", 3),
+        (LANE + "suggest(trial)\n", "RecursionError", 3),
+        ("def suggest():\n    return 1\n", "takes 0 positional arguments", 2),
+    ],
+)
+def test_a_mistake_is_one_message_with_file_and_line(tmp_path: Path, content: str, message: str, line: int) -> None:
+    path = tmp_path / "mine.py"
+    tail = "" if "study = " in content else "\nstudy = Study(suggest=suggest, baseline={}, max_rank=8)\n"
+    path.write_text(HEAD + content + tail)
+    with pytest.raises(UsageError, match=rf"(?s){message}.*\({path}, line {line}\b"):
+        load_study(str(path)).study.check_baseline()
+
+
+def test_a_baseline_of_the_wrong_type_is_blamed() -> None:
+    study = Study(suggest=fine, baseline={"lr": "fast"}, max_rank=8)
+    with pytest.raises(UsageError, match=r"with the values of the study's baseline, .*'fast' is not a valid type"):
+        study.check_baseline()
+
+
+def test_a_study_file_with_null_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_bytes(b"x\0=1\n")
+    with pytest.raises(UsageError, match=rf"does not run: .*null bytes \({path}"):
+        load_study(str(path))

@@ -1,0 +1,106 @@
+"""What a run writes about itself: its configuration before, its summary after."""
+
+import importlib.metadata
+import platform
+import sys
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sweep.budget import Budget
+from sweep.driver import Search, Winner
+from sweep.hypervolume import hypervolume
+from sweep.planner import Plan
+from sweep.preparation import Prepared
+from sweep.reference import ProbeResult
+from sweep.storage import shown_url
+from sweep.study import LoadedStudy
+
+PACKAGES = ("sweep", "torch", "timm", "optuna", "numpy", "pandas")
+
+
+@dataclass
+class WallSeconds:
+    """Where a run's time went.
+
+    Attributes:
+        features: Of the feature pass over all splits.
+        training: Of training and evaluating the stacks.
+        search: Of the whole search, `training` included: proposals, reports and tables on top.
+        linear_probe: Of tuning the reference.
+        test: Of evaluating the winner.
+        total: From the first step to the summary.
+    """
+
+    features: float = 0.0
+    training: float = 0.0
+    search: float = 0.0
+    linear_probe: float = 0.0
+    test: float = 0.0
+    total: float = 0.0
+
+
+def run_config(loaded: LoadedStudy, prepared: Prepared, storage_url: str | None, budget: Budget) -> dict[str, Any]:
+    """What was asked for, what it was asked of, and with which versions."""
+    data, backbone = prepared.data, prepared.backbone
+    splits = {"train": data.train, "val": data.val, "test": data.test}
+    return {
+        "study": loaded.name,
+        "study_file": str(loaded.path),
+        "command": [part.replace(storage_url, shown_url(storage_url)) for part in sys.argv]
+        if storage_url
+        else sys.argv,
+        **loaded.study.declarations(),
+        "n_parallel": prepared.n_parallel or "auto",
+        "device": str(prepared.device),
+        "storage": shown_url(storage_url) if storage_url else None,
+        "budget": asdict(budget),
+        "classes": list(data.class_names),
+        "data_notice": data.notice,
+        "skipped_images": [asdict(skipped) for skipped in data.skipped],
+        "files_left_aside": dict(data.left_aside),
+        "splits": {name: {"images": s.n_images, "fingerprint": s.fingerprint} for name, s in splits.items()},
+        "backbone_fingerprint": backbone.fingerprint,
+        "transform": asdict(backbone.transform),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in PACKAGES},
+        },
+    }
+
+
+def run_summary(
+    search: Search,
+    winner: Winner,
+    test: dict[str, float],
+    probe: ProbeResult,
+    plan: Plan,
+    seconds: WallSeconds,
+    *,
+    n_test_images: int,
+    n_images_computed: int,
+) -> dict[str, Any]:
+    """The answer: the winner beside the reference, how the search went, and where the time went."""
+    record, records = winner.record, search.ledger.log.records
+    states = Counter(r.state for r in records)
+    return {
+        "winner": {
+            "trial": record.trial,
+            "params": record.params,
+            "trainable_parameters": record.trainable_parameters,
+            "val": {name.removeprefix("val_"): v for name, v in record.metrics.items() if name != "train_loss"},
+            "test": test,
+        },
+        "linear_probe": asdict(probe),
+        "ended": search.ended,
+        "n_trials": {state.lower(): states[state] for state in ("COMPLETE", "PRUNED", "FAIL")},
+        "n_repeats_dropped": search.proposals.n_dropped,
+        "occupied_share": search.occupied_share,
+        "hypervolume": hypervolume(search.proposals.optuna_study),
+        "n_val_images": len(search.val_data),
+        "n_test_images": n_test_images,
+        "n_images_computed": n_images_computed,
+        "configs_per_hour": 3600 * len(records) / seconds.search,
+        "plan": asdict(plan),
+        "wall_seconds": asdict(seconds),
+    }

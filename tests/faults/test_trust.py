@@ -1,0 +1,157 @@
+"""Nothing that a stranger's file holds is executed, and no list leads out of its folder (for lists: tests/data)."""
+
+import ast
+import io
+import json
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from huggingface_hub import constants
+from optuna.storages import JournalStorage
+from optuna.storages.journal._base import BaseJournalSnapshot
+from rich.console import Console
+
+import backbones.timm_vit
+from backbones import load_backbone
+from sweep import SweepError
+from sweep.cli.show import show_trials
+from sweep.results import VAL_METRICS
+from sweep.run_folder import RunFolder, read_table
+from sweep.storage import open_storage
+
+ROOT = Path(__file__).parents[2]
+MODULES = sorted(path for package in ("sweep", "backbones", "studies") for path in (ROOT / package).rglob("*.py"))
+CODE_IN_DATA = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml", "pty"}
+BUILTINS = {"eval", "exec", "compile", "__import__"}
+METHODS = {"read_pickle", "to_pickle", "exec_module", "run_path"}
+
+
+def dangers(source: str) -> Iterator[str]:
+    """What in a program could run code out of data: imports of such formats, loaders without a guard, eval and such."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            yield from (name for name in names if CODE_IN_DATA & set(name.split(".")))
+        elif isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            unguarded = called == "torch.load" and keywords.get("weights_only") != "True"
+            if called in BUILTINS or called == "os.system" or called.split(".")[-1] in METHODS or unguarded:
+                yield called
+            if keywords.get("allow_pickle", "False") != "False" or keywords.get("shell", "False") != "False":
+                yield f"{called}({keywords})"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from joblib import load",
+        "import torch\ntorch.load('x')",
+        "torch.load('x', weights_only=False)",
+        "np.load('x', allow_pickle=True)",
+        "eval('1')",
+        "pd.read_pickle('x')",
+        "import yaml",
+        "spec.loader.exec_module(module)",
+        "subprocess.run('x', shell=True)",
+    ],
+)
+def test_a_danger_is_seen(source: str) -> None:
+    assert list(dangers(source))
+
+
+def test_the_product_has_none() -> None:
+    """But one: the study file, which the user names on the command line."""
+    assert len(MODULES) > 50
+    found = {str(path.relative_to(ROOT)): list(dangers(path.read_text(encoding="utf-8"))) for path in MODULES}
+    assert {name: calls for name, calls in found.items() if calls} == {"sweep/study.py": ["spec.loader.exec_module"]}
+
+
+class Bomb:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.trace,)
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Iterator[Path]:
+    """The file that a bomb makes; it must be able to, and must not have."""
+    trace = tmp_path / "executed"
+    pickle.loads(pickle.dumps(Bomb(trace)))
+    trace.unlink()
+    yield trace
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("how", ["extension type", "pandas notes", "binary column", "nested column"])
+def test_a_table_executes_nothing(trace: Path, tmp_path: Path, how: str) -> None:
+    bomb = pickle.dumps(Bomb(trace))
+    columns: dict[str, Any] = {"trial": pa.array([0.0]), "state": pa.array(["COMPLETE"])}
+    fields = {name: pa.field(name, column.type) for name, column in columns.items()}
+    notes: dict[bytes, bytes] = {}
+    if how == "extension type":
+        extension = {b"ARROW:extension:name": b"arrow.py_extension_type", b"ARROW:extension:metadata": bomb}
+        columns["evil"], fields["evil"] = pa.array([bomb]), pa.field("evil", pa.binary(), metadata=extension)
+    elif how == "pandas notes":
+        column = {"name": "trial", "field_name": "trial", "pandas_type": "object", "numpy_type": "object"}
+        notes[b"pandas"] = json.dumps(
+            {"index_columns": ["state"], "columns": [column | {"metadata": bomb.hex()}]}
+        ).encode()
+    elif how == "binary column":
+        columns["evil"], fields["evil"] = pa.array([bomb]), pa.field("evil", pa.binary())
+    else:
+        columns["evil"] = pa.array([[bomb]])
+        fields["evil"] = pa.field("evil", columns["evil"].type)
+    path = tmp_path / "trials.parquet"
+    pq.write_table(pa.table(list(columns.values()), schema=pa.schema(list(fields.values()), metadata=notes)), path)
+    expected = {"trial": float, "state": str}
+    if how == "pandas notes":
+        assert list(read_table(path, expected)) == ["trial", "state"], "the notes would have made `state` the index"
+    else:
+        with pytest.raises(SweepError, match="column evil is of type"):
+            read_table(path, expected)
+
+
+def test_a_journal_is_not_unpickled(trace: Path, tmp_path: Path) -> None:
+    """Optuna unpickles snapshots, which its backend for files does not have."""
+    storage = open_storage(None, RunFolder(tmp_path))
+    assert isinstance(storage, JournalStorage)
+    assert not isinstance(storage._backend, BaseJournalSnapshot)
+    RunFolder(tmp_path).journal_path.write_bytes(pickle.dumps(Bomb(trace)) + b"\n{}\n")
+    with pytest.raises(SweepError, match=r"optuna\.journal is damaged.*sweep results"):
+        open_storage(None, RunFolder(tmp_path))
+
+
+def test_weights_from_the_hub_execute_nothing(trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a repository has no safetensors, timm reads a pickle; PyTorch must refuse what is not weights."""
+    weights = tmp_path / "pytorch_model.bin"
+    torch.save({"head.weight": Bomb(trace)}, weights)
+    torch.load(io.BytesIO(weights.read_bytes()), weights_only=False)
+    trace.unlink()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(backbones.timm_vit, "try_to_load_from_cache", lambda repository, file: str(weights))
+    monkeypatch.setattr(backbones.timm_vit, "HUB_FILES", ("pytorch_model.bin",))
+    with pytest.raises(SweepError, match="no weights for 'vit_tiny_patch16_224"):
+        load_backbone("vit_tiny_patch16_224.augreg_in21k", group_size=3, cache_dir=tmp_path)
+
+
+def test_a_table_does_not_steer_the_terminal() -> None:
+    row = {"trial": 0, "params_x": "\x1b[2J", "failure": "\x1b]0;title\x07 [bold]why[/bold]", "trainable_parameters": 1}
+    table = pd.DataFrame([row | {name: 0.5 for name in VAL_METRICS}])
+    output = io.StringIO()
+    show_trials(Console(file=output, width=140), table)
+    assert "\x1b" not in output.getvalue()
+    assert "\x07" not in output.getvalue()
+    assert "[bold]why[/bold]" in output.getvalue()
