@@ -16,14 +16,14 @@ def trials_figure(results: Results) -> go.Figure:
 
     With one objective: its value by trial, and the best so far. Bars are one standard deviation over replicates.
     """
-    objectives = list(results.config["objectives"])
+    objectives = list(results.objectives)
     complete = results.trials[results.trials["state"] == "COMPLETE"].sort_values("trial")
     texts = [
         "<br>".join(f"{name}: {row[name]}" for name in ["trial", *objectives, *parameter_columns(complete)])
         for row in complete.to_dict("records")
     ]
     if len(objectives) == 1:
-        return _history(complete, objectives[0], results.config["objectives"][objectives[0]], texts)
+        return _history(complete, objectives[0], results.objectives[objectives[0]], texts)
     figure = make_subplots(rows=1, cols=2, column_widths=[0.65, 0.35], subplot_titles=("trials", "hypervolume"))
     x, y = objectives[:2]
     front = (complete["front"] == 0).to_list()

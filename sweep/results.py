@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sweep.objectives import METRICS, Costs, Objectives, non_dominated_fronts
-from sweep.run_folder import RunFolder, read_json, read_table
+from sweep.errors import SweepError
+from sweep.objectives import METRICS, Costs, Direction, Objectives, non_dominated_fronts
+from sweep.run_folder import RESTORE, RunFolder, read_json, read_table
 
 PARAMETER_PREFIX = "params_"
 ATTRIBUTE_PREFIX = "user_attrs_"
@@ -47,6 +48,12 @@ class Results:
     summary: dict[str, Any]
     config: dict[str, Any]
 
+    @property
+    def objectives(self) -> dict[str, Direction]:
+        """The study's, in its order: names of columns of `trials`, each with the direction that is better."""
+        objectives: dict[str, Direction] = self.config["objectives"]
+        return objectives
+
 
 def load_results(run: str | Path) -> Results:
     """Read a run folder.
@@ -59,11 +66,20 @@ def load_results(run: str | Path) -> Results:
         SweepError: One of its files is missing or damaged.
     """
     folder = RunFolder.open(Path(run))
+    config = read_json(folder.config_path)
+    objectives = config.get("objectives")
+    if (
+        not isinstance(objectives, dict)
+        or not objectives
+        or not all(direction in ("maximize", "minimize") for direction in objectives.values())
+    ):
+        raise SweepError(f"{folder.config_path} is damaged: its objectives are {objectives!r}{RESTORE}")
+    fronts = {"front": float} if len(objectives) > 1 else {}
     return Results(
-        trials=read_table(folder.trials_path, TRIAL_COLUMNS),
+        trials=read_table(folder.trials_path, {**TRIAL_COLUMNS, **dict.fromkeys(objectives, float), **fronts}),
         curves=read_table(folder.curves_path, CURVE_COLUMNS),
         summary=read_json(folder.summary_path) if folder.summary_path.is_file() else {},
-        config=read_json(folder.config_path),
+        config=config,
     )
 
 

@@ -20,7 +20,7 @@ from sweep.errors import SweepError, UsageError
 from sweep.features import compute_features
 from sweep.metrics import classification_metrics
 from sweep.planner import plan_features, plan_study
-from sweep.preparation import prepare
+from sweep.preparation import Prepared, prepare
 from sweep.proposals import Proposals
 from sweep.reference import tuned_linear_probe
 from sweep.reporter import Reporter
@@ -100,12 +100,7 @@ def run_study(
     folder = RunFolder.create(out)
     optuna_study = create_optuna_study(out.name, storage_url, folder, objectives=study.ranking, sampler=sampler)
     folder.write_json(folder.config_path, run_config(loaded, prepared, storage_url, budget))
-    reporter.message(f"data: {data.name}, {data.description}")
-    if data.skipped:
-        reporter.message(f"      {len(data.skipped)} unreadable images left out; {folder.config_path} lists them")
-    if data.notice:
-        reporter.message(f"      {data.notice}")
-    reporter.message(f"backbone: {backbone.name}, {backbone.tokens} tokens x {backbone.width}, {spec.n_stages} stages")
+    _announce(prepared, folder, reporter)
 
     feature_plan = plan_features(prepared, cache_dir)
     splits = _features(backbone, data, cache_dir, device, reporter, seconds)
@@ -180,6 +175,17 @@ def run_study(
     )
     folder.write_json(folder.summary_path, summary)
     return folder
+
+
+def _announce(prepared: Prepared, folder: RunFolder, reporter: Reporter) -> None:
+    """Say what the study runs on."""
+    data, backbone, spec = prepared.data, prepared.backbone, prepared.spec
+    reporter.message(f"data: {data.name}, {data.description}")
+    if data.skipped:
+        reporter.message(f"      {len(data.skipped)} unreadable images left out; {folder.config_path} lists them")
+    if data.notice:
+        reporter.message(f"      {data.notice}")
+    reporter.message(f"backbone: {backbone.name}, {backbone.tokens} tokens x {backbone.width}, {spec.n_stages} stages")
 
 
 def _winner_of(search: Search, folder: RunFolder, loaded: LoadedStudy) -> Winner:

@@ -5,7 +5,6 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
-import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -36,6 +35,9 @@ SUMMARY_ENTRIES: dict[str, type | UnionType] = {
     "n_val_images": int,
     "n_test_images": int,
     "configs_per_hour": NUMBER,
+    "ended": str,
+    **{f"n_trials.{state}": int for state in ("complete", "pruned", "fail")},
+    "plan.search_wall_seconds": NUMBER,
     **{f"wall_seconds.{part}": NUMBER for part in ("features", "search", "training", "linear_probe", "total")},
 }
 
@@ -48,9 +50,9 @@ def show_trials(console: Console, results: Results, limit: int = TOP) -> None:
         results: Of a run.
         limit: Rows to print at most.
     """
-    trials, objectives = results.trials, list(results.config["objectives"])
+    trials, objectives = results.trials, list(results.objectives)
     by = f"Pareto front over {', '.join(objectives)}" if len(objectives) > 1 else objectives[0]
-    table = Table(title=f"trials, best first by {by} after the last epoch", title_justify="left")
+    table = Table(title=f"trials, best first by {printable(by)} after the last epoch", title_justify="left")
     columns = {**COLUMNS, **{name: name for name in objectives if name not in COLUMNS}}
     if "front" in trials:
         columns = {"trial": "trial", "front": "front", **columns}
@@ -68,6 +70,8 @@ def show_trials(console: Console, results: Results, limit: int = TOP) -> None:
         failure = f"\n[red]{escape(printable(row['failure']))}[/]" if row["failure"] else ""
         stopped = f"\n[dim]stopped {escape(printable(row['stopped']))}[/]" if row["stopped"] else ""
         cells = {name: _cell(row[name]) for name in columns}
+        if not _missing(row.get("front")):
+            cells["front"] = f"{row['front']:.0f}"
         if not _missing(row["val_top1_std"]):
             cells["val_top1"] += f" ± {row['val_top1_std']:.3f}"
         shown = escape(printable(configuration)) + failure + stopped
@@ -85,7 +89,7 @@ def _difference(row: dict[Any, Any]) -> str:
 
 
 def _missing(value: Any) -> bool:
-    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _cell(value: Any) -> str:
@@ -121,16 +125,17 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
             highlight=False,
             soft_wrap=True,
         )
-        if "plan" in summary:  # runs of before there were plans have none
-            require_entries(RunFolder(run).summary_path, summary, {"plan.search_wall_seconds": NUMBER})
-            planned = summary["plan"]["search_wall_seconds"]
-            console.print(f"planned {planned:.0f} s of search, took {seconds['search']:.0f} s", highlight=False)
+        planned = summary["plan"]["search_wall_seconds"]
+        console.print(f"planned {planned:.0f} s of search, took {seconds['search']:.0f} s", highlight=False)
     console.print(f"results:   {run}", highlight=False, soft_wrap=True)
     console.print(f"           sweep results {run}", highlight=False, soft_wrap=True)
     console.print(f"dashboard: sweep dashboard {run}", highlight=False, soft_wrap=True)
     if summary:
-        ended = ", ".join(f"{number} {state}" for state, number in summary["n_trials"].items() if number)
-        console.print(f"the search ended because {summary['ended']} ({ended})", highlight=False, soft_wrap=True)
+        ended = ", ".join(
+            f"{number} {state}" for state in ("complete", "pruned", "fail") if (number := summary["n_trials"][state])
+        )
+        line = printable(f"the search ended because {summary['ended']} ({ended})")
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _accuracy(value: float, n_images: int) -> str:

@@ -104,7 +104,9 @@ def test_plot_is_one_file_that_needs_no_network(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--plot", "x.html"], "--suite scaling"),
+        (["--plot", "x.html"], "the suites scaling and search"),
+        (["--suite", "search", "--rank", "4"], "runs the study lr_rank"),
+        (["--time", "3s"], "belong to --suite search"),
         (["--suite", "scaling", "--image-size", "64"], "random features"),
         (["--device", "abacus"], "--device abacus"),
     ],

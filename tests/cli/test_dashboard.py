@@ -8,6 +8,7 @@ import optuna
 import pytest
 
 import sweep.cli
+from sweep.objectives import Objectives
 from sweep.run_folder import RunFolder
 from sweep.storage import create_optuna_study, shown_url
 
@@ -45,7 +46,10 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 
 def made_run(path: Path, storage: str | None) -> RunFolder:
     folder = RunFolder.create(path)
-    create_optuna_study(path.name, storage, folder, seed=0)
+    objectives = Objectives({"val_top1": "maximize"})
+    create_optuna_study(
+        path.name, storage, folder, objectives=objectives, sampler=optuna.samplers.RandomSampler(seed=0)
+    )
     folder.write_json(folder.config_path, {"storage": shown_url(storage) if storage else None})
     return folder
 

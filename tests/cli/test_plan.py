@@ -39,7 +39,7 @@ def test_plan_prints_every_cost_and_runs_nothing(cli: Cli, tmp_path: Path) -> No
         f"MiB on disk for {n_images} images",
         "available",
         "stack up to 2 lanes",
-        "in 3 epochs",
+        "epochs 3 of",
         "form rank space",
     ):
         assert text in printed

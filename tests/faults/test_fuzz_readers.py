@@ -30,6 +30,8 @@ from sweep.data import DataSet, Split, load_data
 from sweep.data.files import ImageChecker, decode
 from sweep.data.vtab import vtab_task
 from sweep.features import compute_features
+from sweep.objectives import METRICS as VAL_METRICS
+from sweep.objectives import Objectives
 from sweep.run_folder import RunFolder, read_weights
 from sweep.storage import open_storage
 from sweep.trial_log import TrialLog, TrialRecord
@@ -286,23 +288,25 @@ CACHE_FILES = st.one_of(
 
 
 def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
-    log = TrialLog()
+    log = TrialLog(Objectives({"val_top1": "maximize"}))
     for number, loss in enumerate(("cross_entropy", "bce", "focal")):
-        record = TrialRecord(number, {"lr": 0.1 * number, "rank": 4, "loss": loss}, 7, 0, 1234)
+        record = TrialRecord(number, {"lr": 0.1 * number, "rank": 4, "loss": loss}, [7], 1234)
         log.records.append(record)
-        names = ("top1", "mean_class_accuracy", "nll", "ece")
-        log.measured(record, 1, {"train_loss": 0.5, **{f"val_{name}": 0.5 for name in names}}, 1.0)
+        log.measured(record, 1, [{"train_loss": 0.5, **{f"val_{name}": 0.5 for name in VAL_METRICS}}], 1.0)
         record.state = "COMPLETE"
     return log.trials_table(), log.curves_table()
 
 
 METRICS = {"top1": 0.5, "nll": 1.0}
+CONFIG = {"storage": None, "objectives": {"val_top1": "maximize"}}
 SUMMARY = {
     "winner": {"trial": 1, "params": {"lr": 0.1}, "trainable_parameters": 1234, "val": METRICS, "test": METRICS},
     "linear_probe": {"stage": 1, "lr": 0.1, "n_configurations": 20, "val": METRICS, "test": METRICS},
     "n_val_images": 20,
     "n_test_images": 30,
     "configs_per_hour": 100.0,
+    "ended": "all 3 trials have been trained",
+    "n_trials": {"complete": 3, "pruned": 0, "fail": 0},
     "plan": {"search_wall_seconds": 3.0},
     "wall_seconds": dict.fromkeys(("features", "training", "search", "linear_probe", "test", "total"), 1.0),
 }
@@ -347,7 +351,7 @@ def read_run(folder: Path, damage: tuple[str, bytes, Format]) -> None:
     """`sweep results` on a run folder of which one file is damaged."""
     name, content, format = damage
     run = RunFolder(folder)
-    run.config_path.write_text("{}")
+    run.config_path.write_text(json.dumps(CONFIG))
     run.summary_path.write_text(json.dumps(SUMMARY))
     run.trials_path.write_bytes(TRIALS)
     run.curves_path.write_bytes(CURVES)

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,9 +21,11 @@ import backbones.timm_vit
 from backbones import load_backbone
 from sweep import SweepError
 from sweep.cli.show import show_trials
-from sweep.results import VAL_METRICS
+from sweep.objectives import Objectives
+from sweep.results import Results
 from sweep.run_folder import RunFolder, read_table
 from sweep.storage import open_storage
+from sweep.trial_log import TrialLog, TrialRecord
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(path for package in ("sweep", "backbones", "studies") for path in (ROOT / package).rglob("*.py"))
@@ -148,10 +149,12 @@ def test_weights_from_the_hub_execute_nothing(trace: Path, tmp_path: Path, monke
 
 
 def test_a_table_does_not_steer_the_terminal() -> None:
-    row = {"trial": 0, "params_x": "\x1b[2J", "failure": "\x1b]0;title\x07 [bold]why[/bold]", "trainable_parameters": 1}
-    table = pd.DataFrame([row | {name: 0.5 for name in VAL_METRICS}])
+    log = TrialLog(Objectives({"val_top1": "maximize"}))
+    log.records.append(TrialRecord(0, {"x": "\x1b[2J"}, [7], 1, failure="\x1b]0;title\x07 [bold]why[/bold]"))
+    log.measured(log.records[0], 1, [{"train_loss": 0.5, "val_top1": 0.5, "val_nll": 1.0}], 1.0)
+    results = Results(log.trials_table(), log.curves_table(), {}, {"objectives": {"val_top1": "maximize"}})
     output = io.StringIO()
-    show_trials(Console(file=output, width=140), table)
+    show_trials(Console(file=output, width=140), results)
     assert "\x1b" not in output.getvalue()
     assert "\x07" not in output.getvalue()
     assert "[bold]why[/bold]" in output.getvalue()

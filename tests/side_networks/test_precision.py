@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sweep.batches import StageData
-from sweep.engine import Stack, train
+from sweep.engine import train
 from sweep.lanes import LaneConfig
 from sweep.side_networks import RankSpaceLAST, torch_kernels
 from sweep.side_networks.attention import attention_of_heads, attention_of_matrices
@@ -74,6 +74,11 @@ def test_statistics_are_fp32_whatever_all_tokens_have_in_common() -> None:
     assert ((bf16 - fp32).norm() / fp32.norm()).item() < ROUNDING
 
 
+def _distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """Squared, between two lanes' weights."""
+    return sum(float((p - b[name]).square().sum()) for name, p in a.items())
+
+
 def test_training_ends_near_fp32() -> None:
     generator = torch.Generator().manual_seed(1)
     labels = torch.arange(48) % N_CLASSES
@@ -83,15 +88,14 @@ def test_training_ends_near_fp32() -> None:
     losses, states = {}, {}
     for precision in ("fp32", "bf16"):
         spec = SideNetworkSpec(24, 4, N_CLASSES, 0, 1, "mean", 4, precision=precision)
-        stack = Stack([spec.lane(config.rank, seed) for seed, config in enumerate(configs)])
-        start = {name: p.detach().clone() for name, p in stack.params.items()}
-        *_, last = train(stack, configs, data, data, n_epochs=8, batch_size=16, seed=0)
-        losses[precision] = last.train_loss
-        states[precision] = {name: p.detach() for name, p in stack.params.items()}
+        modules = [spec.lane(config.rank, seed) for seed, config in enumerate(configs)]
+        start = [{name: p.detach().clone() for name, p in module.named_parameters()} for module in modules]
+        states[precision], results = train(modules, configs, data, data, n_epochs=8, batch_size=16, seed=0)
+        losses[precision] = results[-1].train_loss
     assert (losses["fp32"] < 0.5).all(), "the lanes were meant to learn"
     torch.testing.assert_close(losses["bf16"], losses["fp32"], rtol=4 * ROUNDING, atol=ROUNDING)
-    moved = sum(float((p - start[name]).square().sum()) for name, p in states["fp32"].items())
-    apart = sum(float((p - states["bf16"][name]).square().sum()) for name, p in states["fp32"].items())
+    moved = sum(_distance(lane, begun) for lane, begun in zip(states["fp32"], start, strict=True))
+    apart = sum(_distance(lane, other) for lane, other in zip(states["fp32"], states["bf16"], strict=True))
     assert 0 < apart < 0.1**2 * moved
 
 
