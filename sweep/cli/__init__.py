@@ -10,7 +10,9 @@ from rich.markup import escape
 from sweep.cli.bench import bench
 from sweep.cli.console import stderr
 from sweep.cli.dashboard import dashboard
+from sweep.cli.export import export
 from sweep.cli.plan import plan
+from sweep.cli.predict import predict
 from sweep.cli.results import results
 from sweep.cli.run import run
 from sweep.errors import SweepError
@@ -27,6 +29,8 @@ app = typer.Typer(
 app.command()(run)
 app.command()(plan)
 app.command()(results)
+app.command()(export)
+app.command()(predict)
 app.command()(dashboard)
 app.command()(bench)
 
