@@ -34,9 +34,6 @@ def photos(tmp_path: Path) -> Path:
     return root
 
 
-HARMFUL_NAME = "<img src=x onerror=console.error(1)>"
-
-
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of four trials on three classes of drawn images, one of which has a name to beware of."""
@@ -48,7 +45,11 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     root = tmp_path_factory.mktemp("finished")
     rng = np.random.default_rng(0)
-    for name, rows in (("above", slice(0, 16)), ("below", slice(16, 32)), (HARMFUL_NAME, slice(0, 32))):
+    for name, rows in (
+        ("above", slice(0, 16)),
+        ("below", slice(16, 32)),
+        ("<img src=x onerror=console.error(1)>", slice(0, 32)),
+    ):
         (root / "images" / name).mkdir(parents=True)
         for i in range(20):
             pixels = rng.integers(0, 190, (32, 32, 3))

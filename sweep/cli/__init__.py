@@ -13,6 +13,7 @@ from sweep.cli.dashboard import dashboard
 from sweep.cli.export import export
 from sweep.cli.plan import plan
 from sweep.cli.predict import predict
+from sweep.cli.report import report
 from sweep.cli.results import results
 from sweep.cli.run import run
 from sweep.errors import SweepError
@@ -31,6 +32,7 @@ app.command()(plan)
 app.command()(results)
 app.command()(export)
 app.command()(predict)
+app.command()(report)
 app.command()(dashboard)
 app.command()(bench)
 
