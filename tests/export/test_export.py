@@ -160,13 +160,20 @@ def test_another_trial(run_with_weights: tuple[Path, dict[int, LaneWeights]], tm
     assert f"trial {trial}, " in card
 
 
-def test_weights_that_were_not_kept(finished_run: Path, run_with_weights: object, tmp_path: Path, cache: Path) -> None:
-    last = int(load_results(finished_run).trials["trial"].iloc[-1])
-    for run in (finished_run, tmp_path / "run"):
-        with pytest.raises(UsageError, match=f"the weights of trial {last} were not kept in .*; those of trial"):
-            export_run(run, tmp_path / "other", trial=last, cache_dir=cache)
+def test_weights_that_were_not_kept(
+    run_with_weights: tuple[Path, dict[int, LaneWeights]], tmp_path: Path, cache: Path
+) -> None:
+    run, weights = run_with_weights
+    last = int(load_results(run).trials["trial"].iloc[-1])
+    kept = ", ".join(map(str, sorted(weights)))
+    with pytest.raises(UsageError, match=f"the weights of trial {last} were not kept in .*; those of trials {kept}"):
+        export_run(run, tmp_path / "other", trial=last, cache_dir=cache)
+    RunFolder(run).weights_path.unlink()
+    winner = load_results(run).summary["winner"]["trial"]
+    with pytest.raises(UsageError, match=f"those of trial {winner} were"):
+        export_run(run, tmp_path / "other", trial=last, cache_dir=cache)
     with pytest.raises(UsageError, match="has no trial 99"):
-        export_run(finished_run, tmp_path / "other", trial=99, cache_dir=cache)
+        export_run(run, tmp_path / "other", trial=99, cache_dir=cache)
 
 
 def test_ensemble_is_the_mean_of_probabilities_after_one_backbone_forward(
