@@ -8,7 +8,6 @@ import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from sweep.batches import StageData, n_batches
 from sweep.budget import Budget, duration_text
 from sweep.engine import EpochResult, Lane, Training
 from sweep.errors import SweepError
+from sweep.lane_weights import KEPT_TRIALS, KeptWeights, LaneWeights
 from sweep.latency import LatencyMeter
 from sweep.ledger import Entrant, Ledger
 from sweep.measurement import measure_lanes
@@ -67,6 +67,7 @@ class Search:
     Attributes:
         ledger: Records of all trials.
         winner: The best complete trial so far.
+        kept: Weights of the best few.
         ended: Why the search ended, as a sentence's end.
         training_seconds: Wall time inside training and evaluation.
         occupied_share: Of the lanes over that time, those that had a trial.
@@ -95,6 +96,7 @@ class Search:
         self.reporter = reporter
         self.save = save
         self.winner: Winner | None = None
+        self.kept = KeptWeights()
         self.ended = ""
         self.training_seconds = 0.0
         self._lane_seconds = 0.0
@@ -262,7 +264,7 @@ class Search:
         self._take_apart()
         for entrant in complete:
             self.ledger.complete(entrant)
-            self._compare_with_winner(entrant)
+            self._keep_weights(entrant)
         for entrant in pruned:
             self.ledger.prune(entrant, f"at the rung of epoch {entrant.record.epochs}")
         freed = [slot for entrant in self._running if not entrant.alive for slot in entrant.slots]
@@ -281,16 +283,18 @@ class Search:
                 arrivals.setdefault(record.epochs, []).append(Arrival(record.trial, costs, record.metrics["val_nll"]))
         return self._rungs.stopped(arrivals) - {0}
 
-    def _compare_with_winner(self, entrant: Entrant) -> None:
+    def _keep_weights(self, entrant: Entrant) -> None:
+        """Of a trial that is among the best complete ones so far; the very best is the winner."""
         record, rank = entrant.record, entrant.proposal.config.rank
-        if self.winner is None or self._order_of(record) < self._order_of(self.winner.record):
-            state = {name: tensor.cpu() for name, tensor in entrant.lanes[0].module.state_dict().items()}
-            self.winner = Winner(record, rank, trim_rank(state, rank))
-
-    def _order_of(self, record: TrialRecord) -> tuple[Any, ...]:
-        """Sorts complete trials as `rank_trials` does."""
-        costs = self.ledger.objectives.costs(record.measured())
-        return (not record.feasible, *costs, record.metrics["val_nll"], record.trial)
+        best = [r.trial for r in self.ledger.best_complete(KEPT_TRIALS)]
+        if record.trial not in best:
+            return
+        state = {name: tensor.cpu() for name, tensor in entrant.lanes[0].module.state_dict().items()}
+        weights = LaneWeights(record.trial, rank, trim_rank(state, rank))
+        self.kept.add(weights)
+        self.kept.retain(best)
+        if record.trial == best[0]:
+            self.winner = Winner(record, rank, weights.state)
 
     def _halve(self, error: BaseException) -> None:
         """Go on with half the lanes after memory ran out; trials in training start again from their first epoch.

@@ -3,13 +3,15 @@
 import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import optuna
 import torch
 from optuna.trial import TrialState
 
 from sweep.engine import Lane
-from sweep.objectives import Objectives
+from sweep.objectives import Objectives, non_dominated_fronts
 from sweep.proposals import Proposal
 from sweep.reporter import SearchProgress
 from sweep.seeds import derive_seed
@@ -122,6 +124,19 @@ class Ledger:
             if entrant.alive:
                 with contextlib.suppress(optuna.exceptions.OptunaError, OSError):
                     self.fail(entrant, f"{reason} after epoch {entrant.record.epochs}")
+
+    def best_complete(self, n_trials: int) -> list[TrialRecord]:
+        """The best complete trials, best first, in the order of `rank_trials`."""
+        complete = [record for record in self.log.records if record.state == "COMPLETE"]
+        costs = [self.objectives.costs(record.measured()) for record in complete]
+        several = len(self.objectives.names) > 1
+        fronts = non_dominated_fronts(np.array(costs)) if several else np.zeros(len(complete))
+
+        def order(i: int) -> tuple[Any, ...]:
+            record = complete[i]
+            return (not record.feasible, fronts[i], *costs[i], record.metrics["val_nll"], record.trial)
+
+        return [complete[i] for i in sorted(range(len(complete)), key=order)[:n_trials]]
 
     def restart(self, entrant: Entrant) -> None:
         """A trial trains again from its first epoch."""

@@ -38,6 +38,7 @@ class RunFolder:
         trials_path: One row a trial.
         curves_path: One row a trial, epoch and metric.
         winner_path: The winner's weights, as a plain LAST of its own rank.
+        weights_path: The weights of the best few trials, see `sweep.lane_weights`.
         journal_path: Optuna's storage, unless another was given.
     """
 
@@ -48,6 +49,7 @@ class RunFolder:
         self.trials_path = path / "trials.parquet"
         self.curves_path = path / "curves.parquet"
         self.winner_path = path / "winner.safetensors"
+        self.weights_path = path / "weights.safetensors"
         self.journal_path = path / "optuna.journal"
 
     @staticmethod

@@ -117,6 +117,7 @@ def run_study(
         if search.winner is not None:
             metadata = spec.metadata(search.winner.rank)
             folder.write_weights(folder.winner_path, search.winner.state, metadata)
+            search.kept.write(folder, spec)
 
     left_bytes = plan.available_bytes - plan.shared_bytes - plan.n_parallel * plan.bytes_per_lane
     train_data, val_data = resident_where_it_fits(

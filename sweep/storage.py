@@ -7,7 +7,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from sweep.errors import SweepError, UsageError
 from sweep.objectives import Objectives
-from sweep.run_folder import RESTORE, RunFolder
+from sweep.run_folder import RESTORE, RunFolder, read_json
 from sweep.samplers import experiments_allowed
 
 
@@ -49,6 +49,46 @@ def shown_url(url: str) -> str:
         return make_url(url).render_as_string(hide_password=True)
     except (ArgumentError, ValueError):
         return url
+
+
+def open_recorded(folder: RunFolder, url: str | None, command: str) -> BaseStorage:
+    """The storage of a run that was made before.
+
+    Args:
+        folder: The run folder.
+        url: Given by the user, who must if the run's record names one: a run folder may come from anybody.
+        command: What to type, for the message, but for the option.
+
+    Raises:
+        UsageError: The record names a URL and none is given, or it cannot be opened.
+        SweepError: The journal is missing or damaged.
+    """
+    if url is None:
+        if (recorded := read_json(folder.config_path).get("storage")) is not None:
+            raise UsageError(
+                f"{folder.config_path} says that the trials are in the Optuna storage {recorded}. Run folders may come "
+                f"from anybody, so it is opened only if you give it: {command} --storage URL"
+            )
+        if not folder.journal_path.is_file():
+            raise SweepError(f"{folder.journal_path} is missing; without it there is nothing to show")
+    return open_storage(url, folder)
+
+
+def load_optuna_study(folder: RunFolder, url: str | None, command: str) -> optuna.Study:
+    """The Optuna study of a run that was made before; arguments as `open_recorded`.
+
+    Raises:
+        UsageError: As `open_recorded`.
+        SweepError: The storage cannot be opened, or no longer holds the study.
+    """
+    storage = open_recorded(folder, url, command)
+    try:
+        names = optuna.study.get_all_study_names(storage)
+        name = folder.path.resolve().name if url else names[0]
+        return optuna.load_study(study_name=name, storage=storage)
+    except Exception as error:
+        where = shown_url(url) if url else folder.journal_path
+        raise SweepError(f"the Optuna storage {where} cannot be read: {error or type(error).__name__}") from error
 
 
 def create_optuna_study(

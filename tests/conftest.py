@@ -4,8 +4,15 @@ import os
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 from PIL import Image
+
+from sweep import LaneConfig, Study
+from sweep.cli.console import stderr
+from sweep.cli.progress import LineReporter
+from sweep.runner import run_study
+from sweep.study import LoadedStudy
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +32,47 @@ def photos(tmp_path: Path) -> Path:
         for i in range(8):
             Image.fromarray(rng.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(root / name / f"{i}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four trials on three classes of drawn images, one of which has a name to beware of."""
+
+    def suggest(trial: optuna.Trial) -> LaneConfig:
+        return LaneConfig(
+            lr=trial.suggest_float("lr", 1e-3, 1e-1, log=True), rank=trial.suggest_categorical("rank", [1, 2])
+        )
+
+    root = tmp_path_factory.mktemp("finished")
+    rng = np.random.default_rng(0)
+    for name, rows in (
+        ("above", slice(0, 16)),
+        ("below", slice(16, 32)),
+        ("<img src=x onerror=console.error(1)>", slice(0, 32)),
+    ):
+        (root / "images" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = rng.integers(0, 190, (32, 32, 3))
+            pixels[rows] += 40
+            Image.fromarray(pixels.astype(np.uint8)).save(root / "images" / name / f"{i}.png")
+    study = Study(
+        suggest=suggest,
+        baseline={"lr": 1e-2, "rank": 2},
+        max_rank=2,
+        backbone="tiny-untrained",
+        data=str(root / "images"),
+        group_size=2,
+        trials=4,
+        epochs=3,
+        batch_size=16,
+    )
+    folder = run_study(
+        LoadedStudy("drawn", Path("drawn.py"), study),
+        n_parallel=2,
+        out=root / "run",
+        storage_url=None,
+        device_name="cpu",
+        cache_dir=root / "cache",
+        reporter=LineReporter(stderr),
+    )
+    return folder.path

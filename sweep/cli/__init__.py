@@ -11,7 +11,10 @@ from rich.markup import escape
 from sweep.cli.bench import bench
 from sweep.cli.console import printable, stderr
 from sweep.cli.dashboard import dashboard
+from sweep.cli.export import export
 from sweep.cli.plan import plan
+from sweep.cli.predict import predict
+from sweep.cli.report import report
 from sweep.cli.results import results
 from sweep.cli.run import run
 from sweep.errors import SweepError
@@ -28,6 +31,9 @@ app = typer.Typer(
 app.command()(run)
 app.command()(plan)
 app.command()(results)
+app.command()(export)
+app.command()(predict)
+app.command()(report)
 app.command()(dashboard)
 app.command()(bench)
 

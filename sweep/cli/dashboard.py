@@ -22,23 +22,15 @@ def dashboard(
     ] = None,
 ) -> None:
     """Open a run in optuna-dashboard, on localhost until Ctrl-C."""
-    from sweep.run_folder import RunFolder, read_json
-    from sweep.storage import open_storage
+    from sweep.run_folder import RunFolder
+    from sweep.storage import open_recorded
 
     folder = RunFolder.open(run)
     if importlib.util.find_spec("optuna_dashboard") is None:
         raise SweepError('optuna-dashboard is not installed; python -m pip install -e ".[dashboard]"')
     from optuna_dashboard import run_server
 
-    if storage is None:
-        if (recorded := read_json(folder.config_path).get("storage")) is not None:
-            raise UsageError(
-                f"{folder.config_path} says that the trials are in the Optuna storage {recorded}. Run folders may come "
-                f"from anybody, so it is opened only if you give it: sweep dashboard {run} --storage URL"
-            )
-        if not folder.journal_path.is_file():
-            raise SweepError(f"{folder.journal_path} is missing; without it there is nothing to show")
-    opened = open_storage(storage, folder)
+    opened = open_recorded(folder, storage, f"sweep dashboard {run}")
     if not _is_loopback(host):
         stderr.print(
             f"[bold yellow]warning:[/] whoever can reach {host or 'this machine'} can read and change this study; "

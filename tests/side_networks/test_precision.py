@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sweep.batches import StageData
-from sweep.engine import train
+from sweep.engine import Stack, train
 from sweep.lanes import LaneConfig
 from sweep.side_networks import RankSpaceLAST, torch_kernels
 from sweep.side_networks.attention import attention_of_heads, attention_of_matrices

@@ -1,0 +1,33 @@
+"""Where a backbone's weights come from, and how the same network is built without them."""
+
+from backbones import UNTRAINED_PREFIX
+from backbones.packaged import ARCHITECTURE, NAME, PACKAGE, VERSION
+
+UNTRAINED_NAMES = ("tiny-untrained",)
+
+
+def architecture_of(name: str) -> str:
+    """The name under which `load_backbone` builds the same network with random weights, from no file and no network."""
+    if name in UNTRAINED_NAMES or name.startswith(UNTRAINED_PREFIX):
+        return name
+    return UNTRAINED_PREFIX + (ARCHITECTURE if name == NAME else name)
+
+
+def origin_of(name: str) -> str:
+    """Where the weights of the backbone `name` come from, and under which licence; Markdown, one paragraph."""
+    import timm
+
+    if architecture_of(name) == name:
+        return "Seeded random weights: this backbone was never trained. It is for trying things out."
+    if name == NAME:
+        return (
+            f"Weights out of the Python package {PACKAGE} {VERSION} (declared MIT), an encoder that was DINOv2-S "
+            f"(Apache-2.0) before that package's authors tuned it for saliency. It is not the pristine DINOv2-S."
+        )
+    config = timm.get_pretrained_cfg(name)
+    if config is None:
+        return "Weights published for timm; their licence is not known to sweep."
+    source = f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else str(config.url)
+    licence = f"licence {config.license}" if config.license else "their licence stands there"
+    origin = f", first published at {config.origin_url}" if config.origin_url else ""
+    return f"Weights of timm's {name}, from {source}{origin}; {licence}."

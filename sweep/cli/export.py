@@ -1,0 +1,59 @@
+"""`sweep export`: a run's answer as a model that loads anywhere."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sweep.cli.console import stderr, stdout
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    to: Annotated[Path, typer.Option(help="Folder to make.")],
+    trial: Annotated[int | None, typer.Option(help="A trial's number; the winner if not given.", min=0)] = None,
+    ensemble: Annotated[
+        str | None, typer.Option(help="`top5`: the five best trials behind one forward pass of the backbone.")
+    ] = None,
+    with_backbone: Annotated[
+        bool,
+        typer.Option(
+            "--with-backbone/--without-backbone",
+            help="Put the backbone's weights inside, or have `load_model` fetch and check them.",
+        ),
+    ] = True,
+    torch_export: Annotated[
+        bool, typer.Option("--torch-export", help="Also write model.pt2, a `torch.export` program.")
+    ] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also write model.onnx (extra: export).")] = False,
+) -> None:
+    """Write the winner, or another trial, as weights, configuration and model card.
+
+    `sweep.load_model(DIR)` is an ordinary PyTorch module from transformed images to logits; `sweep predict DIR` labels
+    images from the command line.
+
+        sweep export runs/lr_rank-… --to shipped
+
+        sweep export runs/lr_rank-… --trial 7 --onnx --to shipped
+    """
+    from sweep.export.graph import TOLERANCE
+    from sweep.export.write import export_run
+    from sweep.paths import default_cache_dir
+
+    exported = export_run(
+        run,
+        to,
+        trial=trial,
+        ensemble=ensemble,
+        with_backbone=with_backbone,
+        torch_export=torch_export,
+        onnx=onnx,
+        cache_dir=default_cache_dir(),
+    )
+    for name, difference in exported.differences.items():
+        stderr.print(
+            f"{name}: largest difference of a logit {difference:.1e}, tolerance {TOLERANCE:.0e}", highlight=False
+        )
+    trials = ", ".join(map(str, exported.trials))
+    stdout.print(f"trial {trials}: {to}", highlight=False, soft_wrap=True, markup=False)
+    stdout.print(f"label images: sweep predict {to} IMAGES", highlight=False, soft_wrap=True, markup=False)

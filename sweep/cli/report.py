@@ -1,0 +1,35 @@
+"""`sweep report`: a run as one HTML page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sweep.cli.console import stderr, stdout
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    out: Annotated[Path | None, typer.Option(help="File to write; `report.html` in the run folder.")] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="The Optuna storage URL of a run that was given one; never taken from its files.")
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option(help="Also write each figure as PNG into this folder (extra: report, and Chromium).")
+    ] = None,
+) -> None:
+    """Write a run's report: table, learning curves, parameter importances, the winner's errors, cost.
+
+    One file that opens without a network. What the winner does image by image comes from the feature cache.
+    """
+    from sweep.paths import default_cache_dir
+    from sweep.report.write import write_png, write_report
+
+    def say(line: str) -> None:
+        stderr.print(line, soft_wrap=True, highlight=False, markup=False)
+
+    target = out or run / "report.html"
+    figures = write_report(run, target, cache_dir=default_cache_dir(), storage_url=storage, say=say)
+    if png is not None:
+        write_png(figures, png)
+    stdout.print(str(target), soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,206 @@
+"""The model card: what a stranger needs to know before using an exported model."""
+
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from backbones.origin import origin_of
+from sweep.export.config import BACKBONE_FILE, ONNX_FILE, TORCH_EXPORT_FILE, ModelConfig
+from sweep.export.graph import TOLERANCE
+from sweep.export.selection import Chosen
+from sweep.results import Results
+
+METRICS = {"top1": "top-1", "mean_class_accuracy": "mean class accuracy", "nll": "NLL (nats)", "ece": "ECE"}
+GRAPHS = {
+    TORCH_EXPORT_FILE: "`torch.export.load(path).module()` is the model without sweep",
+    ONNX_FILE: "for ONNX Runtime, `images` (N, 3, H, W) to `logits` (N, C)",
+}
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """The command of a run as it was typed, from its recorded `sys.argv`."""
+    return shlex.join(["sweep", *arguments[1:]])
+
+
+def model_card(
+    config: ModelConfig,
+    results: Results,
+    chosen: Sequence[Chosen],
+    *,
+    with_backbone: bool,
+    differences: Mapping[str, float],
+) -> str:
+    """The card as Markdown.
+
+    Args:
+        config: What the model is.
+        results: The run it comes from.
+        chosen: Its members, best first.
+        with_backbone: Whether the backbone's weights lie beside the card.
+        differences: Largest difference of a logit from the model's, by graph file.
+    """
+    names = " + ".join(f"trial {c.weights.trial}" for c in chosen)
+    sections = [
+        f"# {_text(config.training['study'])}: {names}",
+        _what_it_is(config, with_backbone, differences),
+        _data(config),
+        f"## Backbone\n\n{_text(config.backbone.name)}, frozen. {origin_of(config.backbone.name)}\n"
+        f"SHA-256 over its weights: `{config.backbone.fingerprint}`. Its licence goes with it, wherever it goes.",
+        _metrics(config, results, chosen),
+        _how_chosen(results, chosen),
+        _hyperparameters(config, chosen),
+        _made_with(config),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _what_it_is(config: ModelConfig, with_backbone: bool, differences: Mapping[str, float]) -> str:
+    side, n_members = config.side_network, len(config.members)
+    kind = "A LAST side-network" if n_members == 1 else f"{n_members} LAST side-networks behind one forward pass"
+    ranks = ", ".join(str(member.rank) for member in config.members)
+    lines = [
+        f"{kind} (low-rank attention side-tuning, arXiv 2402.04009; rank {ranks}, {side.n_modules} modules) "
+        f"of a frozen {_text(config.backbone.name)} at {config.transform.image_size} px: "
+        f"images to {len(config.class_names)} classes.",
+        "",
+        "```python",
+        "import sweep",
+        "from PIL import Image",
+        "",
+        'model = sweep.load_model(".")  # this folder',
+        'logits = model(model.transform(Image.open("photo.jpg")).unsqueeze(0))',
+        "model.class_names[logits.argmax()]",
+        "```",
+    ]
+    transform = config.transform
+    lines += [
+        "",
+        f"Input: RGB, resized to {transform.image_size} x {transform.image_size} ({transform.interpolation}, no crop), "
+        f"values in 0…1, minus {transform.mean}, divided by {transform.std}; that is what `model.transform` does.",
+    ]
+    if n_members > 1:
+        lines += [
+            "",
+            "The logits are log-probabilities: the logarithm of the mean of the members' probabilities.",
+        ]
+    lines += [
+        "",
+        f"The backbone's weights are inside (`{BACKBONE_FILE}`): the model loads without a network."
+        if with_backbone
+        else "The backbone's weights are not inside: loading fetches them by name and checks them.",
+    ]
+    for name, difference in differences.items():
+        lines += [
+            "",
+            f"`{name}`: {GRAPHS[name]}. On random images its logits differ from the model's by at most "
+            f"{difference:.1e} (tolerance {TOLERANCE:.0e}).",
+        ]
+    return "\n".join(lines)
+
+
+def _data(config: ModelConfig) -> str:
+    training = config.training
+    sizes = ", ".join(f"{split['images']} {name}" for name, split in training["splits"].items())
+    names = ", ".join(map(_text, config.class_names))
+    notice = f"\n\n{_text(training['data_notice'])}" if training["data_notice"] else ""
+    return (
+        f"## Data\n\n{_text(training['data'])}: {sizes} images. Trained on train.{notice}\n\n"
+        f"{len(config.class_names)} classes: {names}."
+    )
+
+
+def _metrics(config: ModelConfig, results: Results, chosen: Sequence[Chosen]) -> str:
+    splits = config.training["splits"]
+    n_val, n_test = splits["val"]["images"], splits["test"]["images"]
+    rows = [
+        f"| | {' | '.join(METRICS.values())} |",
+        f"|---{'|---' * len(METRICS)}|",
+    ]
+    for c in chosen:
+        val = {name: c.row[f"val_{name}"] for name in METRICS}
+        rows.append(_row(f"trial {c.weights.trial}, {n_val} val images", val, n_val))
+        if test := _test_metrics(results, c):
+            rows.append(_row(f"trial {c.weights.trial}, {n_test} test images", test, n_test))
+    if results.summary:
+        probe = results.summary["linear_probe"]
+        rows.append(_row(f"linear probe for comparison, {n_val} val images", probe["val"], n_val))
+        rows.append(_row(f"linear probe for comparison, {n_test} test images", probe["test"], n_test))
+    notes = ["± is the standard error over images; another seed is not in it."]
+    if len(chosen) > 1:
+        notes.append("The ensemble as a whole was not evaluated; these are the numbers of its members.")
+    return "\n".join(["## Metrics", "", *rows, "", *notes])
+
+
+def _test_metrics(results: Results, chosen: Chosen) -> dict[str, float] | None:
+    if not results.summary or results.summary["winner"]["trial"] != chosen.weights.trial:
+        return None
+    test: dict[str, float] = results.summary["winner"]["test"]
+    return test
+
+
+def _row(name: str, metrics: Mapping[str, float], n_images: int) -> str:
+    top1 = metrics["top1"]
+    error = math.sqrt(top1 * (1 - top1) / n_images)
+    cells = [f"{top1:.3f} ± {error:.3f}", *(f"{metrics[key]:.3f}" for key in METRICS if key != "top1")]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def _how_chosen(results: Results, chosen: Sequence[Chosen]) -> str:
+    complete = int((results.trials["state"] == "COMPLETE").sum())
+    best = int(results.trials.iloc[0]["trial"])
+    rank = "the run ranks its trials by top-1 on val after the last epoch, ties by negative log-likelihood"
+    if len(chosen) > 1:
+        text = f"The {len(chosen)} best of {complete} complete trials: {rank}."
+    elif chosen[0].weights.trial == best:
+        text = f"The best of {complete} complete trials: {rank}."
+    else:
+        text = f"Asked for by number; of {complete} complete trials the run ranks trial {best} first: {rank}."
+    text += " The val numbers were chosen among, so they flatter; the more trials, the more."
+    if any(_test_metrics(results, c) for c in chosen):
+        text += " The test images were looked at once, by the winner and by the linear probe, and chose nothing."
+    else:
+        text += " The test images were not looked at for this model."
+    return f"## How it was chosen\n\n{text}"
+
+
+def _hyperparameters(config: ModelConfig, chosen: Sequence[Chosen]) -> str:
+    shared = {
+        "epochs": config.training["epochs"],
+        "batch_size": config.training["batch_size"],
+        "group_size": config.backbone.group_size,
+        "modules_per_block": config.side_network.modules_per_block,
+        "pool": config.side_network.pool,
+        "seed": config.training["seed"],
+    }
+    lines = ["## Hyperparameters", "", f"All: {_settings(shared)}.", ""]
+    lines += [
+        f"- trial {c.weights.trial}: {_settings(c.hyperparameters)}; {int(c.row['trainable_parameters']):,} trained "
+        f"parameters, initialised with seed {int(c.row['seed'])}"
+        for c in chosen
+    ]
+    return "\n".join(lines)
+
+
+def _settings(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{_text(name)} = {_text(_number(value))}" for name, value in values.items())
+
+
+def _number(value: Any) -> Any:
+    return f"{value:.4g}" if isinstance(value, float) else value
+
+
+def _made_with(config: ModelConfig) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in config.training["versions"].items())
+    splits = json.dumps({name: split["fingerprint"] for name, split in config.training["splits"].items()}, indent=2)
+    return (
+        f"## Made with\n\n    {command_line(config.training['command'])}\n\n{versions}\n\n"
+        f"SHA-256 over images and labels:\n\n```json\n{splits}\n```"
+    )
+
+
+def _text(value: object) -> str:
+    """A user's text, harmless in Markdown."""
+    text = " ".join(str(value).split())
+    return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>#|!" else letter for letter in text)

@@ -1,0 +1,106 @@
+"""`config.json` of an exported model: everything needed to build it again."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from backbones.protocol import Transform
+from sweep.errors import SweepError, UsageError
+from sweep.run_folder import read_json
+from sweep.side_networks.spec import SideNetworkSpec
+
+FORMAT = "sweep model"
+FORMAT_VERSION = 1
+
+CONFIG_FILE = "config.json"
+CARD_FILE = "README.md"
+WEIGHTS_FILE = "model.safetensors"
+BACKBONE_FILE = "backbone.safetensors"
+TORCH_EXPORT_FILE = "model.pt2"
+ONNX_FILE = "model.onnx"
+
+
+@dataclass(frozen=True)
+class BackboneReference:
+    """Which backbone the side-networks were trained beside.
+
+    Attributes:
+        name: As `load_backbone` knows it.
+        fingerprint: SHA-256 over its weights.
+        group_size: `g`, blocks between two stages.
+    """
+
+    name: str
+    fingerprint: str
+    group_size: int
+
+
+@dataclass(frozen=True)
+class Member:
+    """One side-network of the model.
+
+    Attributes:
+        trial: Which it was.
+        rank: `r` of its modules.
+        hyperparameters: What it was trained with; for the record.
+    """
+
+    trial: int
+    rank: int
+    hyperparameters: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What an exported model is.
+
+    Attributes:
+        backbone: What feeds the side-networks.
+        transform: Turns an image into its input.
+        side_network: The shape of all members.
+        members: One side-network each.
+        class_names: `C` names, in the order of the logits.
+        training: How the model came to be: study, data, command and versions; for the record.
+    """
+
+    backbone: BackboneReference
+    transform: Transform
+    side_network: SideNetworkSpec
+    members: tuple[Member, ...]
+    class_names: tuple[str, ...]
+    training: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """The contents of `config.json`."""
+        return {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+
+    @classmethod
+    def read(cls, folder: Path) -> "ModelConfig":
+        """Read an exported model's configuration.
+
+        Raises:
+            UsageError: The folder holds no exported model, or one of a later format.
+            SweepError: The file is damaged.
+        """
+        path = folder / CONFIG_FILE
+        value = read_json(path) if path.is_file() else {}
+        if value.get("format") != FORMAT:
+            raise UsageError(f"{folder} holds no exported model; make one: sweep export RUN --to {folder}")
+        if value["format_version"] != FORMAT_VERSION:
+            raise UsageError(
+                f"{path} has format version {value['format_version']}, and this sweep reads {FORMAT_VERSION}; "
+                f"load it with a newer sweep"
+            )
+        try:
+            transform = {**value["transform"], "mean": tuple(value["transform"]["mean"])}
+            transform["std"] = tuple(transform["std"])
+            return cls(
+                backbone=BackboneReference(**value["backbone"]),
+                transform=Transform(**transform),
+                side_network=SideNetworkSpec(**value["side_network"]),
+                members=tuple(Member(**member) for member in value["members"]),
+                class_names=tuple(value["class_names"]),
+                training=value["training"],
+            )
+        except (KeyError, TypeError) as error:
+            raise SweepError(f"{path} is damaged: {error}; export the model again") from error

@@ -1,0 +1,81 @@
+"""An exported model, read back."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from sweep.errors import SweepError
+from sweep.run_folder import read_weights
+
+if TYPE_CHECKING:  # timm takes seconds to import
+    from backbones.timm_vit import TimmViT
+    from sweep.export.config import ModelConfig
+    from sweep.export.model import AdaptedModel
+
+
+def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> "AdaptedModel":
+    """Load a model that `sweep export` wrote.
+
+    Args:
+        folder: What was given to `--to`.
+        device: Where the model is to run.
+
+    Returns:
+        A module in eval mode, from images `(B, 3, H, W)` to logits `(B, C)`, with `class_names` and `transform`:
+
+            model = sweep.load_model("shipped")
+            logits = model(model.transform(image).unsqueeze(0))
+
+    Raises:
+        UsageError: The folder holds no exported model, or one of a later format.
+        SweepError: A file is missing or damaged, or the backbone is not the one that the model was trained beside.
+    """
+    from sweep.export.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
+    from sweep.export.model import assemble
+
+    folder = Path(folder)
+    config = ModelConfig.read(folder)
+    backbone = _backbone(folder, config)
+    path = folder / WEIGHTS_FILE
+    weights = read_weights(path)
+    states: list[dict[str, torch.Tensor]] = [{} for _ in config.members]
+    try:
+        for name, tensor in weights.items():
+            _, number, own_name = name.split(".", maxsplit=2)
+            states[int(number)][own_name] = tensor
+        return assemble(backbone, config, states).to(device)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise SweepError(f"{path} does not fit the {CONFIG_FILE} beside it; export the model again") from error
+
+
+def _backbone(folder: Path, config: "ModelConfig") -> "TimmViT":
+    """The backbone, from the export where its weights are inside, else by its name."""
+    from backbones import load_backbone
+    from backbones.origin import architecture_of
+    from backbones.timm_vit import TimmViT
+    from sweep.export.config import BACKBONE_FILE
+    from sweep.paths import default_cache_dir
+
+    reference, path = config.backbone, folder / BACKBONE_FILE
+    inside = path.is_file()
+    backbone = load_backbone(
+        architecture_of(reference.name) if inside else reference.name,
+        group_size=reference.group_size,
+        image_size=config.transform.image_size,
+        cache_dir=default_cache_dir(),
+    )
+    if inside:
+        try:
+            backbone.vit.load_state_dict(read_weights(path))
+        except RuntimeError as error:
+            raise SweepError(f"{path} is not a {reference.name}; export the model again") from error
+    backbone = TimmViT(reference.name, backbone.vit, config.transform, group_size=reference.group_size)
+    if backbone.fingerprint != reference.fingerprint:
+        where = path if inside else f"{reference.name}, as it can be had here,"
+        raise SweepError(
+            f"{where} has the fingerprint {backbone.fingerprint[:12]}…, and the model in {folder} was trained beside "
+            f"{reference.fingerprint[:12]}…: its logits would be wrong. "
+            + ("Export the model again" if inside else "Export it with its backbone inside, where the run was made")
+        )
+    return backbone

@@ -1,0 +1,100 @@
+"""Which trials of a run are exported, and what is known of them."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from sweep.errors import SweepError, UsageError
+from sweep.lane_weights import LaneWeights, weights_of
+from sweep.results import PARAMETER_PREFIX, Results, parameter_columns
+from sweep.run_folder import RunFolder
+from sweep.side_networks.spec import SideNetworkSpec
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One trial to export.
+
+    Attributes:
+        weights: What it learned.
+        row: Its row of the trials table.
+        hyperparameters: Optuna's parameters, those it has.
+    """
+
+    weights: LaneWeights
+    row: dict[str, Any]
+    hyperparameters: dict[str, Any]
+
+
+def winner_of(results: Results, folder: RunFolder) -> int:
+    """The number of the trial that the run's ranking puts first.
+
+    Raises:
+        SweepError: No trial is complete.
+    """
+    if results.summary:
+        return int(results.summary["winner"]["trial"])
+    complete = results.trials[results.trials["state"] == "COMPLETE"]
+    if complete.empty:
+        raise SweepError(f"no trial of {folder.path} is complete yet; there is nothing to export")
+    return int(complete.iloc[0]["trial"])
+
+
+def choose(
+    results: Results, folder: RunFolder, *, trial: int | None, ensemble: str | None
+) -> tuple[SideNetworkSpec, list[Chosen]]:
+    """Find the trials to export.
+
+    Args:
+        results: The run's tables.
+        folder: The run's folder.
+        trial: A trial's number; the winner if not given.
+        ensemble: `"topK"` for the K best complete trials together.
+
+    Returns:
+        The shape of the side-networks, and the trials, best first.
+
+    Raises:
+        UsageError: There is no such trial, it is not complete, or its weights were not kept.
+        SweepError: No trial is complete, or a file is damaged.
+    """
+    if trial is not None and ensemble is not None:
+        raise UsageError("--trial names one model and --ensemble several; give one of them")
+    winner = winner_of(results, folder)
+    numbers = [winner if trial is None else trial] if ensemble is None else _best(results.trials, ensemble)
+    chosen = []
+    for number in numbers:
+        row = _row(results.trials, number, folder)
+        spec, weights = weights_of(folder, number, winner)
+        chosen.append(Chosen(weights, row, hyperparameters_of(row, results.trials)))
+    return spec, chosen
+
+
+def hyperparameters_of(row: dict[str, Any], trials: pd.DataFrame) -> dict[str, Any]:
+    """Optuna's parameters of one row, without those that its trial was not asked for."""
+    values = {name.removeprefix(PARAMETER_PREFIX): row[name] for name in parameter_columns(trials)}
+    return {name: getattr(value, "item", lambda v=value: v)() for name, value in values.items() if not pd.isna(value)}
+
+
+def _best(trials: pd.DataFrame, ensemble: str) -> list[int]:
+    match = re.fullmatch(r"top([1-9]\d*)", ensemble)
+    if match is None or int(match[1]) < 2:
+        raise UsageError(f"--ensemble must be top2, top3, … for that many of the best trials, not {ensemble!r}")
+    complete = trials.loc[trials["state"] == "COMPLETE", "trial"]
+    count = int(match[1])
+    if len(complete) < count:
+        raise UsageError(f"--ensemble {ensemble} needs {count} complete trials, and the run has {len(complete)}")
+    return [int(number) for number in complete.head(count)]
+
+
+def _row(trials: pd.DataFrame, trial: int, folder: RunFolder) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = trials[trials["trial"] == trial].to_dict("records")  # type: ignore[assignment]
+    if not rows:
+        raise UsageError(f"{folder.path} has no trial {trial}: its {len(trials)} are numbered from 0")
+    (row,) = rows
+    if row["state"] != "COMPLETE":
+        reason = f": {row['failure']}" if row["failure"] else ""
+        raise UsageError(f"trial {trial} is {row['state']}{reason}; only a complete trial can be exported")
+    return row

@@ -1,0 +1,164 @@
+"""A run's answer written as a model: weights, configuration, model card."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from backbones import load_backbone
+from backbones.protocol import Transform
+from backbones.timm_vit import TimmViT
+from sweep.errors import SweepError, UsageError
+from sweep.export.card import model_card
+from sweep.export.config import (
+    BACKBONE_FILE,
+    CARD_FILE,
+    CONFIG_FILE,
+    ONNX_FILE,
+    TORCH_EXPORT_FILE,
+    WEIGHTS_FILE,
+    BackboneReference,
+    Member,
+    ModelConfig,
+)
+from sweep.export.graph import require_onnx, write_onnx, write_torch_export
+from sweep.export.model import assemble
+from sweep.export.selection import choose
+from sweep.results import load_results
+from sweep.run_folder import RunFolder
+
+RECORDED = ("study", "command", "data", "data_notice", "splits", "epochs", "batch_size", "seed", "versions")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export left behind.
+
+    Attributes:
+        folder: The model's.
+        trials: Which trials it is made of.
+        differences: Largest difference of a logit from the model's, by graph file.
+    """
+
+    folder: Path
+    trials: tuple[int, ...]
+    differences: dict[str, float]
+
+
+def export_run(
+    run: Path,
+    to: Path,
+    *,
+    trial: int | None = None,
+    ensemble: str | None = None,
+    with_backbone: bool = True,
+    torch_export: bool = False,
+    onnx: bool = False,
+    cache_dir: Path,
+) -> Exported:
+    """Write a run's winner, another of its trials, or several together, as a model that `load_model` reads.
+
+    Args:
+        run: A run folder.
+        to: The folder to make; it appears whole or not at all.
+        trial: A trial's number; the winner if not given.
+        ensemble: `"topK"` for the K best trials behind one backbone.
+        with_backbone: Whether the backbone's weights go inside. Without them loading fetches them again.
+        torch_export: Whether to write a `torch.export` program as well.
+        onnx: Whether to write ONNX as well.
+        cache_dir: Root of sweep's cache.
+
+    Raises:
+        UsageError: Something is already in `to`, or there is no such trial, or its weights were not kept.
+        SweepError: The backbone is not the one of the run, a graph does not compute the same, or a file is damaged.
+    """
+    if to.exists() and not (to.is_dir() and not any(to.iterdir())):
+        raise UsageError(f"{to} is not empty; choose another folder with --to, or remove it")
+    if onnx:
+        require_onnx()
+    folder = RunFolder.open(run)
+    results = load_results(run)
+    spec, chosen = choose(results, folder, trial=trial, ensemble=ensemble)
+    config = ModelConfig(
+        backbone=BackboneReference(
+            results.config["backbone"], results.config["backbone_fingerprint"], results.config["group_size"]
+        ),
+        transform=_transform(results.config["transform"]),
+        side_network=spec,
+        members=tuple(Member(c.weights.trial, c.weights.rank, c.hyperparameters) for c in chosen),
+        class_names=tuple(results.config["classes"]),
+        training={name: results.config[name] for name in RECORDED},
+    )
+    needs_backbone = with_backbone or torch_export or onnx
+    backbone = _backbone(config, folder, cache_dir) if needs_backbone else None
+    weights = {
+        f"side_networks.{number}.{name}": tensor
+        for number, c in enumerate(chosen)
+        for name, tensor in c.weights.state.items()
+    }
+    differences: dict[str, float] = {}
+
+    def fill(partial: Path) -> None:
+        (partial / CONFIG_FILE).write_text(json.dumps(config.as_json(), indent=2) + "\n", encoding="utf-8")
+        save_file(weights, partial / WEIGHTS_FILE)
+        if backbone is not None:
+            if with_backbone:
+                save_file(_own(backbone.vit.state_dict()), partial / BACKBONE_FILE)
+            model = assemble(backbone, config, [c.weights.state for c in chosen])
+            if torch_export:
+                differences[TORCH_EXPORT_FILE] = write_torch_export(model, partial / TORCH_EXPORT_FILE)
+            if onnx:
+                differences[ONNX_FILE] = write_onnx(model, partial / ONNX_FILE)
+        card = model_card(config, results, chosen, with_backbone=with_backbone, differences=differences)
+        (partial / CARD_FILE).write_text(card, encoding="utf-8")
+
+    _make_folder(to, fill)
+    return Exported(to, tuple(member.trial for member in config.members), differences)
+
+
+def _transform(recorded: dict[str, Any]) -> Transform:
+    return Transform(**{**recorded, "mean": tuple(recorded["mean"]), "std": tuple(recorded["std"])})
+
+
+def _backbone(config: ModelConfig, folder: RunFolder, cache_dir: Path) -> TimmViT:
+    backbone = load_backbone(
+        config.backbone.name,
+        group_size=config.backbone.group_size,
+        image_size=config.transform.image_size,
+        cache_dir=cache_dir,
+    )
+    if backbone.fingerprint != config.backbone.fingerprint:
+        raise SweepError(
+            f"the backbone {config.backbone.name} that can be had here is not the one that {folder.path} was made "
+            f"with: fingerprint {backbone.fingerprint[:12]}…, not {config.backbone.fingerprint[:12]}…"
+        )
+    return backbone
+
+
+def _own(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that share no memory, as safetensors wants them."""
+    return {name: tensor.clone().contiguous() for name, tensor in state.items()}
+
+
+def _make_folder(to: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a folder beside, then rename it."""
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))
+        try:
+            fill(partial)
+            partial.chmod(0o755)
+            for file in partial.iterdir():  # safetensors writes for the owner alone, and this is to be shared
+                file.chmod(0o644)
+            os.replace(partial, to)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise SweepError(f"cannot write {to}: {error.strerror or error}; choose another folder with --to") from error

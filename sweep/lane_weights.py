@@ -1,0 +1,108 @@
+"""Weights of more trials than the winner: the best few of a run in one file of the run folder."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from sweep.errors import SweepError, UsageError
+from sweep.run_folder import RunFolder
+from sweep.side_networks.spec import SideNetworkSpec
+
+KEPT_TRIALS = 10
+"""Trials whose weights a run keeps, unless told otherwise: a few MB, whatever the number of trials."""
+
+
+@dataclass(frozen=True)
+class LaneWeights:
+    """What one trial learned.
+
+    Attributes:
+        trial: Optuna's number.
+        rank: `r` of its modules.
+        state: The `state_dict` of a plain LAST of that rank.
+    """
+
+    trial: int
+    rank: int
+    state: dict[str, Tensor]
+
+
+class KeptWeights:
+    """The weights a run holds on to while it goes on; who deserves to be kept is the caller's to say."""
+
+    def __init__(self) -> None:
+        self._by_trial: dict[int, LaneWeights] = {}
+
+    def add(self, weights: LaneWeights) -> None:
+        """Keep a trial's weights, for now."""
+        self._by_trial[weights.trial] = weights
+
+    def retain(self, trials: Iterable[int]) -> None:
+        """Drop the weights of all trials but these."""
+        kept = set(trials)
+        self._by_trial = {trial: weights for trial, weights in self._by_trial.items() if trial in kept}
+
+    def write(self, folder: RunFolder, spec: SideNetworkSpec) -> None:
+        """Write them to the run folder, replacing what stood there; nothing where nothing is kept."""
+        if not self._by_trial:
+            return
+        tensors = {_key(w.trial, name): x for w in self._by_trial.values() for name, x in w.state.items()}
+        ranks = json.dumps({str(w.trial): w.rank for w in self._by_trial.values()})
+        metadata = {**{name: str(value) for name, value in asdict(spec).items()}, "ranks": ranks}
+        folder.write_weights(folder.weights_path, tensors, metadata)
+
+
+def weights_of(folder: RunFolder, trial: int, winner: int) -> tuple[SideNetworkSpec, LaneWeights]:
+    """The weights of a trial, and the shape of the side-networks of its run.
+
+    Args:
+        folder: A run's.
+        trial: Optuna's number.
+        winner: The trial whose weights stand in `winner.safetensors`.
+
+    Raises:
+        UsageError: The trial's weights were not kept.
+        SweepError: The file is missing or damaged.
+    """
+    if trial == winner:
+        metadata, state = _read(folder.winner_path, prefix="")
+        return _spec(folder.winner_path, metadata), LaneWeights(trial, int(metadata["rank"]), state)
+    kept: dict[str, int] = {}
+    if folder.weights_path.is_file():
+        metadata, state = _read(folder.weights_path, prefix=_key(trial, ""))
+        kept = json.loads(metadata.get("ranks", "{}"))
+        if str(trial) in kept:
+            return _spec(folder.weights_path, metadata), LaneWeights(trial, kept[str(trial)], state)
+    others = sorted({winner, *map(int, kept)})
+    raise UsageError(
+        f"the weights of trial {trial} were not kept in {folder.path}; "
+        f"those of trial{'s' if len(others) > 1 else ''} {', '.join(map(str, others))} were"
+    )
+
+
+def _key(trial: int, name: str) -> str:
+    return f"trial {trial}/{name}"
+
+
+def _read(path: Path, prefix: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """A file's metadata, and its tensors whose names begin with `prefix`, without it."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = filter(lambda name: name.startswith(prefix), file.keys())
+            return file.metadata() or {}, {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError) as error:
+        raise SweepError(f"cannot read the weights {path}: {error}") from error
+
+
+def _spec(path: Path, metadata: dict[str, str]) -> SideNetworkSpec:
+    try:
+        values = {f.name: metadata[f.name] for f in fields(SideNetworkSpec)}
+    except KeyError as error:
+        raise SweepError(f"{path} does not say its {error}: it was not written by this version of sweep") from error
+    numbers: dict[str, Any] = {name: int(value) if value.isdigit() else value for name, value in values.items()}
+    return SideNetworkSpec(**numbers)

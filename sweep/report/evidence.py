@@ -1,0 +1,81 @@
+"""What the winner does on val, image by image: computed from the feature cache, for the report."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from backbones import load_backbone
+from sweep.batches import StageData
+from sweep.data import Split, load_data
+from sweep.engine import EVALUATION_BATCH_SIZE
+from sweep.errors import SweepError
+from sweep.features import compute_features
+from sweep.lane_weights import weights_of
+from sweep.results import Results
+from sweep.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The winner on the val images.
+
+    Attributes:
+        probabilities: `(n, C)`.
+        labels: `(n,)`.
+        val: The images.
+    """
+
+    probabilities: npt.NDArray[np.float64]
+    labels: npt.NDArray[np.int64]
+    val: Split
+
+    @property
+    def predicted(self) -> npt.NDArray[np.int64]:
+        """`(n,)`."""
+        predicted: npt.NDArray[np.int64] = self.probabilities.argmax(-1)
+        return predicted
+
+    def most_confused(self, limit: int) -> list[int]:
+        """Indices of misclassified images, those first that the winner is surest of."""
+        wrong = np.flatnonzero(self.predicted != self.labels)
+        order = np.argsort(-self.probabilities[wrong].max(-1), kind="stable")
+        return [int(index) for index in wrong[order][:limit]]
+
+
+def winner_on_val(results: Results, folder: RunFolder, winner: int, cache_dir: Path) -> Evidence:
+    """Evaluate the winner on val, over the features that the run left in the cache.
+
+    Args:
+        results: The run's tables.
+        folder: The run's folder.
+        winner: Its trial.
+        cache_dir: Root of sweep's cache; features that are no longer there are computed again.
+
+    Raises:
+        SweepError: The val images, the backbone or the weights are gone, or are not those of the run.
+    """
+    config = results.config
+    val = load_data(config["data"], seed=config["seed"], cache_dir=cache_dir).val
+    if val.fingerprint != config["splits"]["val"]["fingerprint"]:
+        raise SweepError(f"the val images of {config['data']} are not those that the run saw")
+    backbone = load_backbone(
+        config["backbone"],
+        group_size=config["group_size"],
+        image_size=config["transform"]["image_size"],
+        cache_dir=cache_dir,
+    )
+    if backbone.fingerprint != config["backbone_fingerprint"]:
+        raise SweepError(f"the backbone {config['backbone']} is not the one that the run had")
+    spec, weights = weights_of(folder, winner, winner)
+    module = spec.plain(weights.rank)
+    module.load_state_dict(weights.state)
+    features = compute_features(backbone, val, cache_dir=cache_dir)
+    data = StageData(features.stages, features.labels, spec.n_classes)
+    like = next(module.parameters())
+    with torch.no_grad():
+        batches = torch.arange(len(data)).split(EVALUATION_BATCH_SIZE)
+        logits = torch.cat([module(data.batch(indices, like)[0]) for indices in batches])
+    return Evidence(logits.double().softmax(-1).numpy(), features.labels.numpy(), val)

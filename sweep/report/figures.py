@@ -1,0 +1,206 @@
+"""The report's figures. Text of the user's is escaped: plotly takes a little HTML in labels."""
+
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from html import escape
+
+import numpy as np
+import numpy.typing as npt
+import optuna
+import pandas as pd
+from plotly.graph_objects import Bar, Figure, Heatmap, Scatter
+
+from sweep.metrics import N_CALIBRATION_BINS
+from sweep.report.evidence import Evidence
+
+CURVES = {"val_top1": "top-1 on val", "val_nll": "NLL on val", "val_ece": "ECE on val", "train_loss": "training loss"}
+BASELINE = 0
+OTHERS_COLOUR, WINNER_COLOUR, BASELINE_COLOUR = "rgba(110,120,135,0.35)", "#d1495b", "#00798c"
+FIGURE_HEIGHT = 480
+SLICE_WIDTH, LEAST_SLICE_WIDTH = 230, 600
+LARGEST_NUMBERED_MATRIX = 20
+"""Classes up to which the cells of the confusion matrix hold their counts."""
+
+logger = logging.getLogger(__name__)
+
+
+def learning_curves(curves: pd.DataFrame, winner: int) -> Figure:
+    """Every trial over the epochs, one metric at a time, winner and baseline in colour."""
+    figure = Figure()
+    curves = curves.groupby(["trial", "epoch", "metric"])["value"].mean().reset_index()  # over replicates
+    shown = [metric for metric in CURVES if (curves["metric"] == metric).any()]
+    for number, metric in enumerate(shown):
+        of_metric = curves[curves["metric"] == metric].sort_values(["trial", "epoch"])
+        others = of_metric[~of_metric["trial"].isin([winner, BASELINE])]
+        x, y, trials = _broken_line(others)
+        visible = number == 0
+        figure.add_trace(
+            Scatter(
+                x=x,
+                y=y,
+                customdata=trials,
+                mode="lines+markers",
+                marker={"size": 3},
+                line={"color": OTHERS_COLOUR, "width": 1},
+                name="other trials",
+                visible=visible,
+                hovertemplate="trial %{customdata}, epoch %{x}: %{y:.4f}<extra></extra>",
+            )
+        )
+        for trial, name, colour in (
+            (BASELINE, f"baseline, trial {BASELINE}", BASELINE_COLOUR),
+            (winner, f"winner, trial {winner}", WINNER_COLOUR),
+        ):
+            own = of_metric[of_metric["trial"] == trial]
+            figure.add_trace(
+                Scatter(
+                    x=own["epoch"].tolist(),
+                    y=own["value"].tolist(),
+                    mode="lines+markers",
+                    line={"color": colour, "width": 3},
+                    name=name,
+                    visible=visible,
+                    hovertemplate=f"trial {trial}, epoch %{{x}}: %{{y:.4f}}<extra></extra>",
+                )
+            )
+    buttons = [
+        {
+            "label": CURVES[metric],
+            "method": "update",
+            "args": [
+                {"visible": [i // 3 == number for i in range(3 * len(shown))]},
+                {"yaxis.title.text": CURVES[metric]},
+            ],
+        }
+        for number, metric in enumerate(shown)
+    ]
+    menu = {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.15, "yanchor": "top", "direction": "right"}
+    figure.update_layout(
+        updatemenus=[{**menu, "type": "buttons"}],
+        xaxis={"title": {"text": "epoch"}, "dtick": max(1, int(curves["epoch"].max()) // 10) if len(curves) else 1},
+        yaxis={"title": {"text": CURVES[shown[0]] if shown else ""}},
+        height=FIGURE_HEIGHT,
+    )
+    return figure
+
+
+def _broken_line(curves: pd.DataFrame) -> tuple[list[float | None], list[float | None], list[int | None]]:
+    """Many lines as one, broken between trials: thousands of them stay one trace."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    trials: list[int | None] = []
+    for trial, own in curves.groupby("trial"):
+        x += [*own["epoch"].tolist(), None]
+        y += [*own["value"].tolist(), None]
+        trials += [*([int(str(trial))] * len(own)), None]
+    return x, y, trials
+
+
+def search_figures(study: optuna.Study) -> dict[str, Figure]:
+    """Optuna's own figures of a study, by title; those that its trials do not suffice for are left out."""
+    several = len(study.directions) > 1
+    names = study.metric_names or []
+    name = names[0] if names else "val top-1"
+    target: Callable[[optuna.trial.FrozenTrial], float] | None = (lambda t: t.values[0]) if several else None
+    plots: dict[str, Callable[..., Figure]] = {
+        "Which parameters matter": optuna.visualization.plot_param_importances,
+        "All configurations": optuna.visualization.plot_parallel_coordinate,
+        "One parameter at a time": optuna.visualization.plot_slice,
+    }
+    figures = {}
+    for title, plot in plots.items():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Optuna's, of trials it skips and of features to come
+                figure = plot(study, target=target, target_name=name)
+        except (ValueError, RuntimeError) as error:  # fewer than two complete trials, or all of one value
+            logger.info("left out of the report: %s (%s)", title, error)
+            continue
+        figure.update_layout(title=None, height=FIGURE_HEIGHT)
+        if plot is optuna.visualization.plot_slice:  # one panel a parameter, all in one row
+            n_parameters = len({name for trial in study.get_trials(deepcopy=False) for name in trial.params})
+            figure.update_layout(width=max(SLICE_WIDTH * n_parameters, LEAST_SLICE_WIDTH))
+        if figure.data:
+            figures[title] = figure
+    return figures
+
+
+def confusion_matrix(evidence: Evidence, class_names: Sequence[str]) -> Figure:
+    """Images of each class (rows) by the class they were given (columns)."""
+    n_classes = len(class_names)
+    counts = np.zeros((n_classes, n_classes), dtype=np.int64)
+    np.add.at(counts, (evidence.labels, evidence.predicted), 1)
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    names = [escape(name) for name in class_names]
+    in_cells = n_classes <= LARGEST_NUMBERED_MATRIX
+    figure = Figure(
+        Heatmap(
+            z=share.tolist(),
+            x=names,
+            y=names,
+            customdata=counts.tolist(),
+            text=counts.tolist() if in_cells else None,
+            texttemplate="%{text}" if in_cells else None,
+            colorscale="Blues",
+            zmin=0,
+            zmax=1,
+            colorbar={"title": {"text": "share of<br>the class"}},
+            hovertemplate="is %{y}, said %{x}: %{customdata} images<extra></extra>",
+        )
+    )
+    figure.update_layout(
+        xaxis={"title": {"text": "predicted"}, "type": "category", "constrain": "domain"},
+        yaxis={
+            "title": {"text": "true"},
+            "type": "category",
+            "autorange": "reversed",
+            "scaleanchor": "x",
+            "constrain": "domain",
+        },
+        height=520,
+    )
+    return figure
+
+
+def reliability_diagram(evidence: Evidence) -> Figure:
+    """Accuracy against confidence over the bins of the calibration error; on the diagonal confidence is honest."""
+    confidence = evidence.probabilities.max(-1)
+    correct = evidence.predicted == evidence.labels
+    bins = np.clip(np.ceil(confidence * N_CALIBRATION_BINS).astype(int), 1, N_CALIBRATION_BINS) - 1
+    n_images = np.bincount(bins, minlength=N_CALIBRATION_BINS)
+    accuracy = _mean(bins, correct)
+    mean_confidence = _mean(bins, confidence)
+    centres = (np.arange(N_CALIBRATION_BINS) + 0.5) / N_CALIBRATION_BINS
+    filled = n_images > 0
+    figure = Figure()
+    figure.add_trace(
+        Bar(
+            x=centres[filled].tolist(),
+            y=accuracy[filled].tolist(),
+            width=0.9 / N_CALIBRATION_BINS,
+            customdata=np.stack([n_images, mean_confidence], -1)[filled].tolist(),
+            marker={"color": BASELINE_COLOUR, "opacity": 0.75},
+            name="accuracy",
+            hovertemplate="accuracy %{y:.2f}, confidence %{customdata[1]:.2f}, %{customdata[0]} images<extra></extra>",
+        )
+    )
+    figure.add_trace(
+        Scatter(x=[0, 1], y=[0, 1], mode="lines", line={"color": "#888", "dash": "dash"}, name="honest confidence")
+    )
+    figure.update_layout(
+        xaxis={"title": {"text": "confidence"}, "range": [0, 1], "constrain": "domain"},
+        yaxis={"title": {"text": "accuracy"}, "range": [0, 1], "scaleanchor": "x", "constrain": "domain"},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
+        height=520,
+    )
+    return figure
+
+
+def _mean(
+    bins: npt.NDArray[np.int64], values: npt.NDArray[np.float64] | npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
+    """Mean of the values in each bin, 0 where there is none."""
+    counts = np.bincount(bins, minlength=N_CALIBRATION_BINS)
+    sums = np.bincount(bins, weights=values.astype(np.float64), minlength=N_CALIBRATION_BINS)
+    return sums / np.maximum(counts, 1)

@@ -1,0 +1,167 @@
+"""The report's page: one HTML file that needs no network. Everything out of a run folder is escaped."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+from plotly.graph_objects import Figure
+from plotly.offline import get_plotlyjs
+
+STYLE = """
+:root { color-scheme: light; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1d2430; background: #f6f7f9; margin: 0; }
+main { max-width: 1280px; margin: 0 auto; padding: 24px 24px 64px; }
+h1 { font-size: 26px; margin: 8px 0 4px; } h2 { font-size: 19px; margin: 0 0 8px; }
+section { background: #fff; border: 1px solid #e2e5ea; border-radius: 8px; padding: 20px 24px; margin: 16px 0; }
+.two { display: grid; grid-template-columns: 1fr 1fr; gap: 16px; } .two section { margin: 0; min-width: 0; }
+p { margin: 6px 0; } .quiet { color: #5d6778; } code, pre { font: 13px ui-monospace, monospace; }
+pre { background: #f1f3f6; padding: 10px 12px; border-radius: 6px; white-space: pre-wrap; overflow-wrap: anywhere; }
+.scroll { overflow: auto; max-height: 520px; } .wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: 4px 12px 4px 0; text-align: left; border-bottom: 1px solid #edf0f3; white-space: nowrap; }
+td.long { white-space: normal; min-width: 220px; }
+th { color: #5d6778; font-weight: 600; position: sticky; top: 0; background: #fff; }
+table.sortable th { cursor: pointer; user-select: none; }
+th[aria-sort=ascending]::after { content: " ▲"; } th[aria-sort=descending]::after { content: " ▼"; }
+td.number, th.number { text-align: right; }
+.images { display: flex; flex-wrap: wrap; gap: 14px; } figure.image { margin: 0; width: 132px; font-size: 13px; }
+figure.image img { width: 132px; height: 132px; object-fit: contain; background: #eef0f3; image-rendering: auto; }
+figcaption { overflow-wrap: anywhere; }
+@media (max-width: 900px) { .two { grid-template-columns: 1fr; } }
+"""
+
+SORTING = """
+for (const table of document.querySelectorAll("table.sortable")) {
+  const headings = [...table.tHead.rows[0].cells];
+  headings.forEach((heading, column) => heading.addEventListener("click", () => {
+    const up = heading.getAttribute("aria-sort") !== "ascending";
+    headings.forEach(other => other.removeAttribute("aria-sort"));
+    heading.setAttribute("aria-sort", up ? "ascending" : "descending");
+    const key = row => row.cells[column].dataset.value ?? row.cells[column].textContent;
+    const rows = [...table.tBodies[0].rows].sort((a, b) => {
+      const [x, y] = [key(a), key(b)];
+      if (x === "" || y === "") return (x === "") - (y === "");
+      const order = isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y;
+      return up ? order : -order;
+    });
+    table.tBodies[0].append(...rows);
+  }));
+}
+"""
+
+FONT = {"family": "system-ui, sans-serif", "size": 13, "color": "#1d2430"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table.
+
+    Attributes:
+        text: To show; any text.
+        value: To sort by; the text where it is None. A number where the column holds numbers.
+    """
+
+    text: str
+    value: float | str | None = None
+
+
+@dataclass
+class Page:
+    """A page in the making: sections in order, each already HTML.
+
+    Attributes:
+        title: Any text.
+    """
+
+    title: str
+    _sections: list[str] = field(default_factory=list)
+
+    def add(self, *sections: str) -> None:
+        """Add a section, or two side by side."""
+        body = "".join(f"<section>{section}</section>" for section in sections)
+        self._sections.append(f'<div class="two">{body}</div>' if len(sections) > 1 else body)
+
+    def html(self) -> str:
+        """The whole page."""
+        title = escape(self.title)
+        return (
+            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n<title>{title}</title>\n'
+            f'<link rel="icon" href="data:,">\n<style>{STYLE}</style>\n<script>{get_plotlyjs()}</script></head>\n'
+            f"<body><main><h1>{title}</h1>\n" + "\n".join(self._sections) + f"\n</main><script>{SORTING}</script>"
+            "</body></html>\n"
+        )
+
+
+def heading(text: str) -> str:
+    """A section's title."""
+    return f"<h2>{escape(text)}</h2>"
+
+
+def paragraph(text: str, *, quiet: bool = False) -> str:
+    """A paragraph of plain text."""
+    return f'<p class="quiet">{escape(text)}</p>' if quiet else f"<p>{escape(text)}</p>"
+
+
+def preformatted(text: str) -> str:
+    """A command, or other text to copy."""
+    return f"<pre>{escape(text)}</pre>"
+
+
+def pairs(values: Mapping[str, str]) -> str:
+    """Names and values, one a line."""
+    rows = "".join(
+        f'<tr><td class="quiet">{escape(name)}</td><td class="long">{escape(value)}</td></tr>'
+        for name, value in values.items()
+    )
+    return f"<table>{rows}</table>"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, sortable: bool = False) -> str:
+    """A table; `sortable` by a click on a heading."""
+    kept = list(rows)
+    numeric = [
+        any(isinstance(row[i].value, float) for row in kept) and not any(isinstance(row[i].value, str) for row in kept)
+        for i in range(len(columns))
+    ]
+    classes = [' class="number"' if is_number else "" for is_number in numeric]
+    head = "".join(f"<th{c}>{escape(name)}</th>" for name, c in zip(columns, classes, strict=True))
+    body = "".join(
+        "<tr>" + "".join(_cell(cell, c) for cell, c in zip(row, classes, strict=True)) + "</tr>" for row in kept
+    )
+    kind = ' class="sortable"' if sortable else ""
+    return f'<div class="scroll"><table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _cell(cell: Cell, attributes: str) -> str:
+    value = "" if cell.value is None else f' data-value="{escape(str(cell.value))}"'
+    return f"<td{attributes}{value}>{escape(cell.text)}</td>"
+
+
+def plot(figure: Figure, identity: str) -> str:
+    """A plotly figure, as wide as the page or scrolled where it has a width of its own."""
+    figure.update_layout(template="plotly_white", font=FONT, margin={"l": 64, "r": 24, "t": 56, "b": 56})
+    html: str = figure.to_html(
+        full_html=False,
+        include_plotlyjs=False,  # it stands in the page's head, once
+        div_id=identity,
+        config={
+            "displaylogo": False,
+            "responsive": figure.layout.width is None,
+            "showSendToCloud": False,  # a button that uploads the figure: a report stays where it is
+        },
+    )
+    return f'<div class="wide">{html}</div>'
+
+
+def image(png_base64: str, lines: Sequence[str]) -> str:
+    """A small image with its caption."""
+    caption = "<br>".join(map(escape, lines))
+    return (
+        f'<figure class="image"><img alt="" src="data:image/png;base64,{png_base64}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def images(figures: Iterable[str]) -> str:
+    """Several images in rows."""
+    return f'<div class="images">{"".join(figures)}</div>'

@@ -1,0 +1,270 @@
+"""From a run to a model: what it computes, what it says of itself, and what it refuses."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import sweep
+from backbones import BACKBONES
+from backbones.origin import architecture_of, origin_of
+from sweep.data import load_data
+from sweep.errors import SweepError, UsageError
+from sweep.export import graph
+from sweep.export.config import FORMAT_VERSION
+from sweep.export.write import export_run
+from sweep.lane_weights import KeptWeights, LaneWeights, weights_of
+from sweep.metrics import classification_metrics
+from sweep.results import load_results
+from sweep.run_folder import RunFolder
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SWEEP_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def shipped(finished_run: Path, tmp_path: Path, cache: Path) -> Path:
+    export_run(finished_run, tmp_path / "shipped", cache_dir=cache)
+    return tmp_path / "shipped"
+
+
+@pytest.fixture
+def run_with_weights(finished_run: Path, tmp_path: Path) -> tuple[Path, dict[int, LaneWeights]]:
+    """The run, with weights drawn at random for its three best trials."""
+    path = tmp_path / "run"
+    shutil.copytree(finished_run, path)
+    folder = RunFolder.open(path)
+    results = load_results(path)
+    winner = results.summary["winner"]["trial"]
+    spec, _ = weights_of(folder, winner, winner)
+    kept, weights = KeptWeights(), {}
+    for row in results.trials.to_dict("records"):
+        module = spec.plain(rank := int(row["params_rank"]))
+        for parameter in module.parameters():
+            nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(row["trial"]))
+        weights[row["trial"]] = LaneWeights(row["trial"], rank, module.state_dict())
+        kept.add(weights[row["trial"]])
+    best = [int(trial) for trial in results.trials["trial"][:3]]
+    kept.retain(best)
+    kept.write(folder, spec)
+    return path, {trial: weights[trial] for trial in best}
+
+
+def images(count: int = 4) -> Tensor:
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def test_exported_winner_repeats_the_numbers_of_the_table(finished_run: Path, shipped: Path) -> None:
+    model = sweep.load_model(shipped)
+    results = load_results(finished_run)
+    val = load_data(results.config["data"], seed=0, cache_dir=shipped).val
+    with torch.no_grad():
+        logits = model(torch.stack([model.transform(val.open(i)) for i in range(val.n_images)]))
+    assert logits.shape == (val.n_images, 3)
+    metrics = classification_metrics(logits.unsqueeze(0), torch.from_numpy(val.labels))
+    for name, value in metrics.items():  # the search saw the stages rounded to half precision
+        assert value.item() == pytest.approx(results.summary["winner"]["val"][name], abs=2e-3)
+
+
+def test_model_is_an_ordinary_module_in_eval_mode(finished_run: Path, shipped: Path) -> None:
+    model = sweep.load_model(shipped)
+    assert list(model.class_names) == load_results(finished_run).config["classes"]
+    assert not any(module.training for part in (model.side_networks, model.backbone.vit) for module in part.modules())
+    assert model.transform.image_size == 32
+    model.train()
+    model(images()).square().sum().backward()
+    assert all(p.grad is not None for p in model.side_networks.parameters())
+    assert all(p.grad is None for p in model.backbone.parameters())
+    other = sweep.load_model(shipped)
+    other.load_state_dict(model.state_dict())
+
+
+def test_model_loads_where_the_backbone_cannot_be_had(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights in the export win over what the name gives, here those of another seed."""
+    path = shipped / "backbone.safetensors"
+    expected = sweep.load_model(shipped)(images())
+    weights = load_file(path)
+    monkeypatch.setattr("backbones.origin.UNTRAINED_NAMES", ())
+    monkeypatch.setattr("backbones._is_timm_name", lambda name: False)
+    with pytest.raises(UsageError, match="unknown backbone"):
+        sweep.load_model(shipped)
+    monkeypatch.undo()
+    save_file({name: tensor + (name == "norm.bias") for name, tensor in weights.items()}, path)
+    with pytest.raises(SweepError, match=r"backbone.safetensors has the fingerprint \w+…, and the model in .* \w+…"):
+        sweep.load_model(shipped)
+    save_file(weights, path)
+    torch.testing.assert_close(sweep.load_model(shipped)(images()), expected, rtol=0, atol=0)
+
+
+def test_without_backbone_it_is_loaded_by_name_and_checked(finished_run: Path, tmp_path: Path, cache: Path) -> None:
+    to = tmp_path / "small"
+    export_run(finished_run, to, with_backbone=False, cache_dir=cache)
+    assert sorted(path.name for path in to.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert sweep.load_model(to)(images()).shape == (4, 3)
+    config = json.loads((to / "config.json").read_text())
+    config["backbone"]["fingerprint"] = "0" * 64
+    (to / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SweepError, match="its logits would be wrong"):
+        sweep.load_model(to)
+
+
+def test_export_refuses_another_backbone_than_the_run_had(finished_run: Path, tmp_path: Path, cache: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "backbone_fingerprint": "0" * 64}))
+    with pytest.raises(SweepError, match="is not the one that"):
+        export_run(run, tmp_path / "shipped", cache_dir=cache)
+    assert sorted(path.name for path in tmp_path.iterdir() if "shipped" in path.name) == []
+
+
+def test_card_names_what_matters(finished_run: Path, shipped: Path) -> None:
+    card = (shipped / "README.md").read_text()
+    summary = load_results(finished_run).summary
+    assert f"| trial {summary['winner']['trial']}, {summary['n_test_images']} test images |" in card
+    assert f"{summary['winner']['test']['top1']:.3f} ±" in card
+    assert "The best of 4 complete trials" in card
+    assert "never trained" in card
+    assert r"\<img src=x onerror=console.error(1)\>" in card
+    assert "    sweep " in card
+
+
+@pytest.mark.parametrize("name", ["dinov2_small_focus", "vit_small_patch16_224.augreg_in21k", "vit_base_patch16_224"])
+def test_origin_of_pretrained_weights(name: str) -> None:
+    assert architecture_of(name).startswith("untrained:")
+    assert "licen" in origin_of(name) or "MIT" in origin_of(name)
+
+
+def test_every_untrained_name_is_its_own_architecture() -> None:
+    for name in (*(name for name in BACKBONES if "untrained" in name), "untrained:vit_tiny_patch16_224"):
+        assert architecture_of(name) == name
+
+
+def test_another_trial(run_with_weights: tuple[Path, dict[int, LaneWeights]], tmp_path: Path, cache: Path) -> None:
+    run, weights = run_with_weights
+    trial = list(weights)[1]
+    export_run(run, tmp_path / "other", trial=trial, cache_dir=cache)
+    model = sweep.load_model(tmp_path / "other")
+    for name, tensor in weights[trial].state.items():
+        assert torch.equal(model.side_networks[0].state_dict()[name], tensor)
+    card = (tmp_path / "other" / "README.md").read_text()
+    assert "The test images were not looked at for this model." in card
+    assert f"trial {trial}, " in card
+
+
+def test_weights_that_were_not_kept(
+    run_with_weights: tuple[Path, dict[int, LaneWeights]], tmp_path: Path, cache: Path
+) -> None:
+    run, weights = run_with_weights
+    last = int(load_results(run).trials["trial"].iloc[-1])
+    kept = ", ".join(map(str, sorted(weights)))
+    with pytest.raises(UsageError, match=f"the weights of trial {last} were not kept in .*; those of trials {kept}"):
+        export_run(run, tmp_path / "other", trial=last, cache_dir=cache)
+    RunFolder(run).weights_path.unlink()
+    winner = load_results(run).summary["winner"]["trial"]
+    with pytest.raises(UsageError, match=f"those of trial {winner} were"):
+        export_run(run, tmp_path / "other", trial=last, cache_dir=cache)
+    with pytest.raises(UsageError, match="has no trial 99"):
+        export_run(run, tmp_path / "other", trial=99, cache_dir=cache)
+
+
+def test_ensemble_is_the_mean_of_probabilities_after_one_backbone_forward(
+    run_with_weights: tuple[Path, dict[int, LaneWeights]],
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, weights = run_with_weights
+    winner = load_results(run).summary["winner"]["trial"]
+    exported = export_run(run, tmp_path / "three", ensemble="top3", cache_dir=cache)
+    assert exported.trials == tuple(weights)
+    mean = torch.zeros(4, 3)
+    for trial in weights:
+        export_run(run, tmp_path / f"{trial}", trial=trial, cache_dir=cache)
+        mean += sweep.load_model(tmp_path / f"{trial}")(images()).softmax(-1) / 3
+    model = sweep.load_model(tmp_path / "three")
+    passes = []
+    forward = model.backbone.vit.patch_embed.register_forward_hook(lambda *args: passes.append(1))
+    torch.testing.assert_close(model(images()).exp(), mean)
+    forward.remove()
+    assert len(passes) == 1
+    card = (tmp_path / "three" / "README.md").read_text()
+    assert "The ensemble as a whole was not evaluated" in card
+    assert f"trial {winner}, " in card
+
+
+@pytest.mark.parametrize("ensemble", ["top", "top1", "best", "top0"])
+def test_ensembles_that_are_none(finished_run: Path, tmp_path: Path, cache: Path, ensemble: str) -> None:
+    with pytest.raises(UsageError, match="--ensemble must be top2"):
+        export_run(finished_run, tmp_path / "out", ensemble=ensemble, cache_dir=cache)
+
+
+def test_requests_that_contradict(finished_run: Path, tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(UsageError, match="give one of them"):
+        export_run(finished_run, tmp_path / "out", trial=0, ensemble="top2", cache_dir=cache)
+    with pytest.raises(UsageError, match="needs 9 complete trials, and the run has 4"):
+        export_run(finished_run, tmp_path / "out", ensemble="top9", cache_dir=cache)
+    with pytest.raises(UsageError, match="is not empty"):
+        export_run(finished_run, finished_run, cache_dir=cache)
+
+
+def test_folders_that_hold_no_model(shipped: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no exported model"):
+        sweep.load_model(tmp_path)
+    path = shipped / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "format_version": FORMAT_VERSION + 1}))
+    with pytest.raises(UsageError, match="with a newer sweep"):
+        sweep.load_model(shipped)
+    path.write_text(json.dumps({**config, "members": [*config["members"], config["members"][0]]}))
+    with pytest.raises(SweepError, match="does not fit"):
+        sweep.load_model(shipped)
+
+
+def test_torch_export_computes_the_same(finished_run: Path, tmp_path: Path, cache: Path) -> None:
+    to = tmp_path / "graph"
+    exported = export_run(finished_run, to, torch_export=True, cache_dir=cache)
+    assert exported.differences["model.pt2"] <= graph.TOLERANCE
+    program = torch.export.load(to / "model.pt2").module()
+    for count in (1, 5):
+        torch.testing.assert_close(program(images(count)), sweep.load_model(to)(images(count)), rtol=0, atol=1e-5)
+
+
+def test_graph_that_differs_is_not_exported(
+    finished_run: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "TOLERANCE", -1.0)
+    with pytest.raises(SweepError, match=r"model.pt2 gives logits that differ by"):
+        export_run(finished_run, tmp_path / "graph", torch_export=True, cache_dir=cache)
+    assert not (tmp_path / "graph").exists()
+
+
+def test_onnx_computes_the_same(finished_run: Path, tmp_path: Path, cache: Path) -> None:
+    if any(importlib.util.find_spec(name) is None for name in ("onnxscript", "onnxruntime")):
+        pytest.skip("onnxscript and onnxruntime (extra: export) are not installed")
+    import onnxruntime
+
+    to = tmp_path / "graph"
+    exported = export_run(finished_run, to, onnx=True, cache_dir=cache)
+    assert exported.differences["model.onnx"] <= graph.TOLERANCE
+    session = onnxruntime.InferenceSession(to / "model.onnx")
+    for count in (1, 5):
+        (logits,) = session.run(["logits"], {"images": images(count).numpy()})
+        expected = sweep.load_model(to)(images(count))
+        torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=0, atol=1e-4)
+
+
+def test_onnx_without_its_packages(
+    finished_run: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SweepError, match="pip install"):
+        export_run(finished_run, tmp_path / "graph", onnx=True, cache_dir=cache)

@@ -1,0 +1,95 @@
+"""`sweep predict`: a table of labels, whatever images there are."""
+
+import io
+import shutil
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import sweep
+import sweep.cli
+from sweep.export.write import export_run
+
+
+@pytest.fixture(scope="module")
+def shipped(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("predict")
+    export_run(finished_run, folder / "model", cache_dir=folder / "cache")
+    return folder / "model"
+
+
+@pytest.fixture
+def pictures(finished_run: Path, tmp_path: Path) -> Path:
+    """Five of the run's images in a tree, a file that is no image, and one that is none of ours to read."""
+    root = tmp_path / "pictures"
+    (root / "deep").mkdir(parents=True)
+    for number in range(5):
+        source = finished_run.parent / "images" / "above" / f"{number}.png"
+        shutil.copy(source, root / ("deep" if number > 2 else ".") / f"{number}.png")
+    (root / "deep" / "broken.jpg").write_bytes(b"not an image")
+    (root / "notes.txt").write_text("not an image either")
+    return root
+
+
+def call(*arguments: str) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["sweep", "predict", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            sweep.cli.main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_table_has_every_readable_image(
+    shipped: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "labels.csv"
+    assert call(str(shipped), str(pictures), "--csv", str(target), "--batch-size", "2") == 0
+    table = pd.read_csv(target)
+    model = sweep.load_model(shipped)
+    assert list(table.columns) == ["path", "label", "probability", *(f"p_{name}" for name in model.class_names)]
+    assert [Path(path).name for path in table["path"]] == ["0.png", "1.png", "2.png", "3.png", "4.png"]
+    with torch.no_grad():
+        logits = model(torch.stack([model.transform(Image.open(path)) for path in table["path"]]))
+    expected = logits.softmax(-1)
+    torch.testing.assert_close(torch.from_numpy(table.iloc[:, 3:].to_numpy()).float(), expected, rtol=0, atol=1e-5)
+    assert list(table["label"]) == [model.class_names[i] for i in expected.argmax(-1)]
+    assert list(table["probability"]) == pytest.approx(expected.amax(-1).tolist(), abs=1e-5)
+    stderr = capsys.readouterr().err
+    assert f"left out: cannot read the image {pictures / 'deep' / 'broken.jpg'}" in stderr
+    assert "5 images labelled" in stderr
+    assert "1 left out" in stderr
+
+
+def test_single_files_to_standard_output(shipped: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(str(shipped), str(pictures / "1.png"), str(pictures / "0.png")) == 0
+    table = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert [Path(path).name for path in table["path"]] == ["1.png", "0.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["nowhere"], 2, "nowhere does not exist"),
+        (["empty"], 2, "empty holds no image"),
+        (["pictures/notes.txt"], 1, "none of the images could be read"),
+        (["pictures", "--csv", "nowhere/out.csv"], 1, "cannot write nowhere/out.csv"),
+    ],
+)
+def test_what_cannot_be_done(
+    shipped: Path,
+    pictures: Path,
+    arguments: list[str],
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(pictures.parent)
+    (pictures.parent / "empty").mkdir()
+    assert call(str(shipped), *arguments) == code
+    assert message in capsys.readouterr().err

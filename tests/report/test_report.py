@@ -1,0 +1,175 @@
+"""`sweep report`: one page that opens anywhere, says what the run found, and runs nothing of what it quotes."""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from html import unescape
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sweep.errors import SweepError, UsageError
+from sweep.report.evidence import winner_on_val
+from sweep.report.figures import confusion_matrix, reliability_diagram
+from sweep.report.write import write_png, write_report
+from sweep.results import load_results
+from sweep.run_folder import RunFolder
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+SILENT = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--enable-logging=stderr",
+    "--virtual-time-budget=10000",
+]
+
+Report = Callable[[Path], tuple[str, list[str]]]
+
+
+@pytest.fixture
+def report(finished_run: Path, tmp_path: Path) -> Report:
+    """Writes a run's report beside the run's cache; returns the page and what was said."""
+
+    def write(run: Path) -> tuple[str, list[str]]:
+        said: list[str] = []
+        target = tmp_path / "report.html"
+        write_report(run, target, cache_dir=finished_run.parent / "cache", say=said.append)
+        return target.read_text(), said
+
+    return write
+
+
+@pytest.fixture
+def copy(finished_run: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished_run, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def text_of(html: str) -> str:
+    """What a reader sees of the page's own text."""
+    body = re.sub(r"<(script|style)\b.*?</\1>", " ", html, flags=re.DOTALL)
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
+
+
+def test_page_says_what_the_run_found(finished_run: Path, report: Report) -> None:
+    html, said = report(finished_run)
+    results = load_results(finished_run)
+    text = text_of(html)
+    assert said == []
+    for row in results.trials.to_dict("records"):
+        assert f"{row['val_nll']:.3f}" in text
+    winner = results.summary["winner"]
+    assert f"winner, trial {winner['trial']} {winner['val']['top1']:.3f} ±" in text
+    assert f"{winner['test']['top1']:.3f} ±" in text
+    titles = ["Learning curves", "Which parameters matter", "All configurations", "One parameter at a time"]
+    for title in (*titles, "Confusion of", "Calibration of", "Most confused images", "Cost", "Made with"):
+        assert title in text
+    evidence = winner_on_val(results, RunFolder(finished_run), winner["trial"], finished_run.parent / "cache")
+    n_wrong = int((evidence.predicted != evidence.labels).sum())
+    assert f"{n_wrong} of {len(evidence.labels)} val images are misclassified" in text
+    assert html.count('<img alt="" src="data:image/png;base64,') == min(n_wrong, 24)
+
+
+def test_page_fetches_nothing_and_sends_nothing(finished_run: Path, report: Report) -> None:
+    html, _ = report(finished_run)
+    assert not re.findall(r'<(?:script|link|img|iframe)[^>]+(?:src|href)="(?!data:)', html)
+    assert html.count('"showSendToCloud": false') == html.count('class="plotly-graph-div"') == 6
+
+
+def test_names_out_of_the_run_are_text(finished_run: Path, report: Report) -> None:
+    html, _ = report(finished_run)
+    (harmful,) = (name for name in load_results(finished_run).config["classes"] if "<" in name)
+    assert harmful not in html
+    assert harmful in text_of(html)
+
+
+def test_evidence_is_what_the_table_says(finished_run: Path) -> None:
+    results = load_results(finished_run)
+    winner = results.summary["winner"]
+    evidence = winner_on_val(results, RunFolder(finished_run), winner["trial"], finished_run.parent / "cache")
+    correct = evidence.predicted == evidence.labels
+    assert correct.mean() == pytest.approx(winner["val"]["top1"], abs=1e-12)
+    counts = np.array(confusion_matrix(evidence, results.config["classes"]).data[0].customdata)
+    assert counts.sum() == len(evidence.labels)
+    assert np.trace(counts) == correct.sum()
+    bars = reliability_diagram(evidence).data[0]
+    n_images, confidence = np.array(bars.customdata).T
+    ece = (n_images * np.abs(np.array(bars.y) - confidence)).sum() / n_images.sum()
+    assert ece == pytest.approx(winner["val"]["ece"], abs=1e-6)
+    surest = evidence.probabilities.max(-1)[evidence.most_confused(5)]
+    assert (np.diff(surest) <= 0).all()
+
+
+def test_report_without_the_val_images(copy: Path, finished_run: Path, report: Report) -> None:
+    images = str(finished_run.parent / "images")
+    config = (copy / "config.json").read_text()
+    (copy / "config.json").write_text(config.replace(images, "/nowhere"))
+    html, said = report(copy)
+    assert "no data set '/nowhere'" in said[0]
+    assert "Left out: no data set '/nowhere'" in text_of(html)
+    assert "Learning curves" in text_of(html)
+
+
+def test_report_of_an_interrupted_run(copy: Path, report: Report) -> None:
+    (copy / "summary.json").unlink()
+    html, _ = report(copy)
+    assert "The run did not end: test was not looked at." in text_of(html)
+
+
+def test_what_cannot_be_reported(copy: Path, report: Report, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is not a run folder"):
+        report(tmp_path)
+    (copy / "optuna.journal").write_text("nonsense\n")
+    with pytest.raises(SweepError, match=r"the Optuna storage .*optuna.journal cannot be read"):
+        report(copy)
+
+
+def test_png_without_kaleido(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kaleido", None)
+    with pytest.raises(SweepError, match="--png needs kaleido"):
+        write_png({}, tmp_path / "png")
+
+
+def test_figures_as_png(finished_run: Path, tmp_path: Path) -> None:
+    if CHROMIUM is None or importlib.util.find_spec("kaleido") is None:
+        pytest.skip("kaleido (extra: report) or Chromium is not installed")
+    results = load_results(finished_run)
+    trial = results.summary["winner"]["trial"]
+    evidence = winner_on_val(results, RunFolder(finished_run), trial, finished_run.parent / "cache")
+    write_png({"calibration": reliability_diagram(evidence)}, tmp_path / "png")
+    with Image.open(tmp_path / "png" / "calibration.png") as image:
+        assert len(image.convert("RGB").getcolors(2**24) or []) > 10
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_page_in_a_browser(finished_run: Path, report: Report, tmp_path: Path) -> None:
+    report(finished_run)
+    assert CHROMIUM is not None
+    screenshot = tmp_path / "page.png"
+    options = [*SILENT, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1300,4600"]
+    page = (tmp_path / "report.html").as_uri()
+    done = subprocess.run(
+        [CHROMIUM, *options, f"--screenshot={screenshot}", page],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert "CONSOLE" not in done.stderr
+    with Image.open(screenshot) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    for third in np.array_split(pixels[:3600], 3):  # figures all the way down, not a blank page
+        coloured = np.ptp(third, axis=-1) > 60
+        assert coloured.sum() > 500
