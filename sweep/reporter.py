@@ -1,7 +1,6 @@
 """What a run says while it goes on, to whoever shows it."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,33 +28,8 @@ class SearchProgress:
     best: float | None
 
 
-class SilentReporter:
-    """Says nothing."""
-
-    def message(self, text: str) -> None:
-        """See `Reporter`."""
-
-    def features(self, split: str, n_done: int, n_images: int) -> None:
-        """See `Reporter`."""
-
-    def search_started(self, n_trials: int, n_epochs: int) -> None:
-        """See `Reporter`."""
-
-    def epoch_started(self, n_lanes: int, trials_a_step: float) -> None:
-        """See `Reporter`."""
-
-    def step(self) -> None:
-        """See `Reporter`."""
-
-    def epoch_ended(self, progress: SearchProgress) -> None:
-        """See `Reporter`."""
-
-    def search_ended(self) -> None:
-        """See `Reporter`."""
-
-
-class Reporter(Protocol):
-    """Receives the progress of a run. The CLI's draws it; a caller of the Python functions may ignore it."""
+class Reporter:
+    """Receives the progress of a run. The CLI's draws it; this one says nothing."""
 
     def message(self, text: str) -> None:
         """One line worth reading, now and later."""

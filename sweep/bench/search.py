@@ -26,7 +26,7 @@ from sweep.paths import default_cache_dir
 from sweep.preparation import prepare
 from sweep.proposals import Proposals
 from sweep.pruning import Halving
-from sweep.reporter import SearchProgress, SilentReporter
+from sweep.reporter import Reporter, SearchProgress
 from sweep.samplers import make_sampler
 from sweep.seeds import derive_seed
 from sweep.side_networks.spec import SideNetworkSpec
@@ -112,7 +112,7 @@ class _Task:
     device: torch.device
 
 
-class _Stopwatch(SilentReporter):
+class _Stopwatch(Reporter):
     """Notes the best complete trial as it changes."""
 
     def __init__(self) -> None:
