@@ -6,15 +6,12 @@ product with a frozen stream is one matrix product; tokens lie along the last di
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from operator import add
-from types import ModuleType
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from sweep.side_networks import cpu_kernels, torch_kernels
+from sweep.side_networks import torch_kernels
 
 
 @dataclass(frozen=True)
@@ -22,24 +19,28 @@ class FrozenStreams:
     """What all lanes share.
 
     Attributes:
-        centred: `S̃`, one a block, each `(B·L, D)`.
-        squares: `|S̃|²` of every token, one a block, each `(B, L)`.
+        centred: `S̃` of every block, `(m, B·L, D)`.
+        squares: `|S̃|²` of every token, `(m, B, L)`.
         modules_per_block: `T`.
         eps: Of every LayerNorm.
     """
 
-    centred: list[Tensor]
-    squares: list[Tensor]
+    centred: Tensor
+    squares: Tensor
     modules_per_block: int
     eps: float
 
     @classmethod
     def of(cls, stages: Sequence[Tensor], *, modules_per_block: int, eps: float) -> Self:
         """From stages `z_0 … z_m`, each `(B, L, D)`."""
-        sums = list(accumulate(stages, add))[1:]
-        centred = [stream - stream.mean(-1, keepdim=True) for stream in sums]
-        squares = [stream.square().sum(-1) for stream in centred]
-        return cls([stream.flatten(0, 1) for stream in centred], squares, modules_per_block, eps)
+        stream = stages[0]
+        centred = stream.new_empty(len(stages) - 1, *stream.shape)
+        squares = stream.new_empty(centred.shape[:-1])
+        for i, stage in enumerate(stages[1:]):
+            stream = stream + stage
+            torch.sub(stream, stream.mean(-1, keepdim=True), out=centred[i])
+            torch.linalg.vector_norm(centred[i], dim=-1, out=squares[i])
+        return cls(centred.flatten(1, 2), squares.square_(), modules_per_block, eps)
 
     def entering(self, module: int) -> tuple[Tensor, Tensor]:
         """`S̃ᵀ`, `(D, B·L)`, and `|S̃|²`, `(B, L)`, in front of a module."""
@@ -84,9 +85,6 @@ class _Lanes:
         self.grid = frozen.squares[0].shape
         self.ups = torch.stack(list(ups))  # (K, N, r, D): under one another for products with S̃
         self.ups_of_lanes = torch.cat(list(ups), 1)  # (N, K·r, D): lane by lane for products with A
-        like = self.ups
-        on_cpu = like.device.type == "cpu" and like.dtype == torch.float32
-        self.kernels: ModuleType = cpu_kernels if on_cpu else torch_kernels
 
     def empty(self, *shape: int) -> Tensor:
         """An uninitialised buffer for `(…, B, L)`."""
@@ -132,7 +130,7 @@ class _Trunk(torch.autograd.Function):
                 before = attended[:, : k * r].flatten(2)
                 qkv.flatten(2).baddbmm_(mixing, before)
                 torch.bmm(squares, before, out=stream.flatten(2))
-            lanes.kernels.normalise(
+            torch_kernels.normalise(
                 qkv,
                 attended,
                 product,
@@ -144,7 +142,7 @@ class _Trunk(torch.autograd.Function):
                 lanes.width,
                 frozen.eps,
             )
-            lanes.kernels.attend(qkv, attended, k * r, log_sums[slot])
+            torch_kernels.attend(qkv, attended, k * r, log_sums[slot])
         return attended, qkvs, streams, inverses, log_sums, products
 
     @staticmethod
@@ -169,8 +167,8 @@ class _Trunk(torch.autograd.Function):
         for k in reversed(range(K)):
             shared, _ = ctx.frozen.entering(k)
             qkv, stream, product, d_product = qkvs[k], streams[k], products[_pairs(k)], d_products[:k]
-            d_qkv = lanes.kernels.attend_backward(qkv, attended, d_attended, k * r, log_sums[k])
-            d_bias = lanes.kernels.normalise_backward(
+            d_qkv = torch_kernels.attend_backward(qkv, attended, d_attended, k * r, log_sums[k])
+            d_bias = torch_kernels.normalise_backward(
                 d_qkv,
                 qkv,
                 attended,
