@@ -43,7 +43,7 @@ KEYS_AT_ONCE = 4
 BLOCK = 2
 """Vectors of queries in a tile of the backward pass."""
 
-OPTIONS: dict[str, Any] = {"error_model": "numpy", "cache": True, "boundscheck": False}
+OPTIONS: dict[str, Any] = {"error_model": "numpy", "cache": True, "boundscheck": False, "nogil": True}
 
 _ZERO, _ONE, _LOWEST = np.float32(0), np.float32(1), np.float32(-3e38)
 

@@ -26,7 +26,7 @@ from sweep.side_networks.cpu_vectors import (
     zeros,
 )
 
-OPTIONS: dict[str, Any] = {"error_model": "numpy", "cache": True, "boundscheck": False}
+OPTIONS: dict[str, Any] = {"error_model": "numpy", "cache": True, "boundscheck": False, "nogil": True}
 
 ALIGNMENT = 2 * VECTOR
 """Widths are padded to a multiple of it."""

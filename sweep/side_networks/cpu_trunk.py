@@ -4,7 +4,8 @@ The same function as `rank_space_trunk.py` with the pooling behind it, in compil
 `cpu_trunk_kernels.py`. Here are the products that all lanes share, before and after the tasks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,9 @@ GROUPS = 4
 
 A constant: how a sum is split decides its last bits.
 """
+
+SHARES_OF_A_THREAD = 8
+"""Into which a thread's part of the tasks is cut, so that threads that are held up leave some to the others."""
 
 
 def takes(up: Tensor) -> bool:
@@ -97,7 +101,7 @@ class _PooledTrunk(torch.autograd.Function):
             )
             start, stop, _ = tokens.indices(L)
             sizes = (_float(D), _float(frozen.eps), start, stop)
-            trunk_forward(r)(*(x.numpy() for x in arrays), *sizes, of_images.numpy())
+            _run(trunk_forward(r), N * shape[0], *(x.numpy() for x in arrays), *sizes, of_images.numpy())
             pooled[:, :, images] = of_images
         return pooled, attended, qkv, inverse, log_sum
 
@@ -125,7 +129,9 @@ class _PooledTrunk(torch.autograd.Function):
         start, stop, _ = ctx.tokens.indices(L)
         after = (grads[0].contiguous(), d_biases, d_ups, d_mixing, d_gram)
         torch.autograd.graph.increment_version(qkv)  # the gradients overwrite it: a second backward pass fails
-        trunk_backward(r)(*(x.numpy() for x in before), _float(D), start, stop, *(x.numpy() for x in after))
+        arguments = (*(x.numpy() for x in before), _float(D), start, stop, *(x.numpy() for x in after))
+        for step in range(-(-B // groups)):  # a group's images one after another: their gradients are one sum
+            _run(trunk_backward(r), groups * N, step, *arguments)
 
         d_projections = torch.empty_like(projections)
         for k in range(K):
@@ -134,7 +140,7 @@ class _PooledTrunk(torch.autograd.Function):
         d_mix, d_squares = d_mixing.sum(0), d_gram.sum(0)
         d_projections.flatten(1, 2).baddbmm_(d_mix, ups_of_lanes)
         total = d_ups.sum(0)[..., :D].flatten(1, 2)
-        total = total.baddbmm(d_squares + d_squares.mT - _block_diagonal(d_squares, r), ups_of_lanes)
+        total = total.baddbmm(d_squares + d_squares.mT * _off_diagonal(K, r, ups), ups_of_lanes)
         total.baddbmm_(d_mix.mT, rows)
         return None, None, None, d_projections, d_biases.sum(0), total.view_as(ups)
 
@@ -150,6 +156,19 @@ class _PooledTrunk(torch.autograd.Function):
         return (pooled.unflatten(0, (lanes, -1)), *kept), (0, *(None for _ in kept))
 
 
+def _run(kernel: Callable[..., None], n_tasks: int, *arguments: Any) -> None:
+    """Tasks on as many threads as PyTorch uses, a few at a time: a core with other work to do takes fewer of them."""
+    n_threads = torch.get_num_threads()
+    at_once = max(1, n_tasks // (SHARES_OF_A_THREAD * n_threads))
+
+    def run(first: int) -> None:
+        kernel(first, min(first + at_once, n_tasks), *arguments)
+
+    with ThreadPoolExecutor(n_threads) as pool:
+        for _ in pool.map(run, range(0, n_tasks, at_once)):
+            pass
+
+
 def _float(x: float) -> Any:
     """As compiled kernels take it."""
     return torch.tensor(x, dtype=torch.float32).numpy()[()]
@@ -161,7 +180,7 @@ def _padded(x: Tensor) -> Tensor:
     return F.pad(x, (0, missing)) if missing else x
 
 
-def _block_diagonal(x: Tensor, size: int) -> Tensor:
-    """`(N, K·size, K·size)` with zeros off its diagonal blocks."""
-    blocks = x.unflatten(-1, (-1, size)).unflatten(1, (-1, size))  # (N, K, size, K, size)
-    return torch.diag_embed(blocks.diagonal(dim1=1, dim2=3).movedim(-1, 1).movedim(1, -1), dim1=1, dim2=3).flatten(3).flatten(1, 2)
+
+def _off_diagonal(n_blocks: int, size: int, like: Tensor) -> Tensor:
+    """A matrix of ones, and blocks of zeros on its diagonal."""
+    return 1 - torch.kron(torch.eye(n_blocks), torch.ones(size, size)).to(like)

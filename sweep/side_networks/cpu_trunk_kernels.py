@@ -22,9 +22,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import torch  # noqa: F401  before numba starts its threads: both then use the OpenMP library that came with torch
-import numba
-from numba import njit, prange
+from numba import njit
 
 from sweep.side_networks.cpu_attention import attention_backward, attention_forward
 from sweep.side_networks.cpu_products import (
@@ -36,8 +34,6 @@ from sweep.side_networks.cpu_products import (
     largest_divisor,
 )
 from sweep.side_networks.cpu_vectors import VECTOR
-
-numba.config.THREADING_LAYER = "omp"  # type: ignore[attr-defined]
 
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 
@@ -60,9 +56,9 @@ def trunk_forward(R: int) -> Callable[..., None]:
     attend, mix, advance = attention_forward(R), add_product(largest_divisor(3 * R, 4)), add_to_stream(R)
 
     @njit(**OPTIONS)  # type: ignore[untyped-decorator]
-    def task(
-        n: int,
-        b: int,
+    def kernel(
+        first_task: int,
+        last_task: int,
         qkv: Any,
         attended: Any,
         inverse: Any,
@@ -78,7 +74,7 @@ def trunk_forward(R: int) -> Callable[..., None]:
         stop: int,
         pooled: Any,
     ) -> None:
-        K, _, _, B, L = qkv.shape
+        K, N, _, B, L = qkv.shape
         D = ups.shape[3]
         modules_per_block = K // streams.shape[0]
         stride = (L + VECTOR - 1) // VECTOR * VECTOR
@@ -87,73 +83,39 @@ def trunk_forward(R: int) -> Callable[..., None]:
         P = np.zeros(L * D, np.float32)
         sums = np.zeros(2 * stride, np.float32)
         logs = np.empty(stride, np.float32)
-        for k in range(K):
-            block = k // modules_per_block
-            for c in range(3 * R):
+        for task in range(first_task, last_task):
+            n, b = task % N, task // N  # image by image: all lanes read its streams while they are in the cache
+            P[:] = _ZERO
+            sums[:] = _ZERO
+            for k in range(K):
+                block = k // modules_per_block
+                for c in range(3 * R):
+                    for i in range(L):
+                        own[c * stride + i] = qkv[k, n, c, b, i]
+                mix(own, 0, 3 * R, mixing, (n * K + k) * 3 * R * K * R, K * R, 1, A, k * R, stride)
                 for i in range(L):
-                    own[c * stride + i] = qkv[k, n, c, b, i]
-            mix(own, 0, 3 * R, mixing, (n * K + k) * 3 * R * K * R, K * R, 1, A, k * R, stride)
-            for i in range(L):
-                square = squares[block, b, i] + _TWO * sums[i] + sums[stride + i]
-                inverse[k, n, b, i] = _ONE / np.sqrt(square / width + eps)
-            for c in range(3 * R):
+                    square = squares[block, b, i] + _TWO * sums[i] + sums[stride + i]
+                    inverse[k, n, b, i] = _ONE / np.sqrt(square / width + eps)
+                for c in range(3 * R):
+                    for i in range(L):
+                        value = own[c * stride + i] * inverse[k, n, b, i] + biases[n, k, c]
+                        own[c * stride + i] = value
+                        qkv[k, n, c, b, i] = value
+                attend(own, stride, L, A, k * R * stride, logs)
                 for i in range(L):
-                    value = own[c * stride + i] * inverse[k, n, b, i] + biases[n, k, c]
-                    own[c * stride + i] = value
-                    qkv[k, n, c, b, i] = value
-            attend(own, stride, L, A, k * R * stride, logs)
-            for i in range(L):
-                log_sum[k, n, b, i] = logs[i]
-            for c in range(R):
-                total = _ZERO
-                for i in range(start, stop):
-                    total += A[(k * R + c) * stride + i]
-                pooled[n, k * R + c, b] = total / np.float32(stop - start)
-                for i in range(L):
-                    attended[k, n, c, b, i] = A[(k * R + c) * stride + i]
-                for i in range(L, stride):
-                    A[(k * R + c) * stride + i] = _ZERO
-            if k + 1 < K:
-                s = (((k + 1) // modules_per_block) * B + b) * L * D
-                advance(P, D, ups, (n * K + k) * R * D, A, k * R * stride, stride, L, streams, s, sums)
-
-    @njit(parallel=True, **OPTIONS)  # type: ignore[untyped-decorator]
-    def kernel(
-        qkv: Any,
-        attended: Any,
-        inverse: Any,
-        log_sum: Any,
-        streams: Any,
-        squares: Any,
-        biases: Any,
-        ups: Any,
-        mixing: Any,
-        width: Any,
-        eps: Any,
-        start: int,
-        stop: int,
-        pooled: Any,
-    ) -> None:
-        N, B = qkv.shape[1], qkv.shape[3]
-        for i in prange(B * N):  # image by image: all lanes read its streams while they are in the cache
-            task(
-                i % N,
-                i // N,
-                qkv,
-                attended,
-                inverse,
-                log_sum,
-                streams,
-                squares,
-                biases,
-                ups,
-                mixing,
-                width,
-                eps,
-                start,
-                stop,
-                pooled,
-            )
+                    log_sum[k, n, b, i] = logs[i]
+                for c in range(R):
+                    total = _ZERO
+                    for i in range(start, stop):
+                        total += A[(k * R + c) * stride + i]
+                    pooled[n, k * R + c, b] = total / np.float32(stop - start)
+                    for i in range(L):
+                        attended[k, n, c, b, i] = A[(k * R + c) * stride + i]
+                    for i in range(L, stride):
+                        A[(k * R + c) * stride + i] = _ZERO
+                if k + 1 < K:
+                    s = (((k + 1) // modules_per_block) * B + b) * L * D
+                    advance(P, D, ups, (n * K + k) * R * D, A, k * R * stride, stride, L, streams, s, sums)
 
     return kernel  # type: ignore[no-any-return]
 
@@ -175,10 +137,10 @@ def trunk_backward(R: int) -> Callable[..., None]:
     product, outer = add_product(largest_divisor(R, 4)), add_outer(largest_divisor(R, 4))
 
     @njit(**OPTIONS)  # type: ignore[untyped-decorator]
-    def task(
-        n: int,
-        g: int,
-        b: int,
+    def kernel(
+        first_task: int,
+        last_task: int,
+        step: int,
         qkv: Any,
         attended: Any,
         inverse: Any,
@@ -198,7 +160,7 @@ def trunk_backward(R: int) -> Callable[..., None]:
         d_gram: Any,
     ) -> None:
         K, N, _, B, L = qkv.shape
-        D, KR = ups.shape[3], K * R
+        G, D, KR = d_ups.shape[0], ups.shape[3], K * R
         modules_per_block = K // streams.shape[0]
         stride = (L + VECTOR - 1) // VECTOR * VECTOR
         A = np.zeros(KR * stride, np.float32)
@@ -209,116 +171,74 @@ def trunk_backward(R: int) -> Callable[..., None]:
         mixed = np.zeros(R * stride, np.float32)
         logs = np.zeros(stride, np.float32)
         H = np.zeros(L * D, np.float32)
-        w = np.zeros(stride, np.float32)
-        omega = np.zeros(stride, np.float32)
-        for k in range(K):
-            for c in range(R):
-                grad = d_pooled[n, k * R + c, b] / np.float32(stop - start)
-                for i in range(L):
-                    A[(k * R + c) * stride + i] = attended[k, n, c, b, i]
-                for i in range(start, stop):
-                    d_A[(k * R + c) * stride + i] = grad
-        lane = g * N + n
-        for k in range(K - 1, -1, -1):
-            first = k * R * stride
-            if k + 1 < K:
-                s = (((k + 1) // modules_per_block) * B + b) * L * D
-                up, d_up = (n * K + k) * R * D, (lane * K + k) * R * D
-                descend(H, D, w, streams, s, ups, up, A, d_A, first, stride, L, d_ups, d_up)
-                mixed[:] = _ZERO
-                product(mixed, 0, R, gram, (n * KR + k * R) * KR, KR, 1, A, (k + 1) * R, stride)
+        w, omega = np.zeros(stride, np.float32), np.zeros(stride, np.float32)
+        for task in range(first_task, last_task):
+            g, n = task // N, task % N
+            b = g * B // G + step
+            if b == (g + 1) * B // G:
+                continue
+            lane = g * N + n
+            d_A[:] = _ZERO
+            weighted[:] = _ZERO
+            H[:] = _ZERO
+            omega[:] = _ZERO
+            for k in range(K):
                 for c in range(R):
-                    for i in range(stride):
-                        d_A[first + c * stride + i] += omega[i] * mixed[c * stride + i]
-                        weighted[first + c * stride + i] = omega[i] * A[first + c * stride + i]
-                # The modules after this one: `weighted` is still zero in front of it.
-                after = (k + 1) * R
-                product(
-                    d_A,
-                    first,
-                    R,
-                    gram,
-                    (n * KR + k * R) * KR + after,
-                    KR,
-                    1,
-                    weighted[after * stride :],
-                    KR - after,
-                    stride,
-                )
-                outer(d_gram, (lane * KR + k * R) * KR, KR, weighted, first, R, A, (k + 1) * R, stride)
-            for c in range(3 * R):
-                for i in range(L):
-                    own[c * stride + i] = qkv[k, n, c, b, i]
-            for i in range(L):
-                logs[i] = log_sum[k, n, b, i]
-            attend_backward(own, stride, L, A, d_A, first, logs, d_own)
-            w[:] = _ZERO
-            for c in range(3 * R):
-                total = _ZERO
-                bias = biases[n, k, c]
-                for i in range(L):
-                    grad = d_own[c * stride + i]
-                    total += grad
-                    w[i] += grad * (own[c * stride + i] - bias)
-                    grad *= inverse[k, n, b, i]
-                    d_own[c * stride + i] = grad
-                    qkv[k, n, c, b, i] = grad
-                d_biases[g, n, k, c] += total
-            for i in range(L):
-                w[i] *= -inverse[k, n, b, i] * inverse[k, n, b, i] / width
-                omega[i] += w[i]
-            row = (n * K + k) * 3 * R * KR
-            product(d_A, 0, k * R, mixing, row, 1, KR, d_own, 3 * R, stride)
-            outer(d_mixing, (lane * K + k) * 3 * R * KR, KR, d_own, 0, 3 * R, A, k * R, stride)
-
-    @njit(parallel=True, **OPTIONS)  # type: ignore[untyped-decorator]
-    def kernel(
-        qkv: Any,
-        attended: Any,
-        inverse: Any,
-        log_sum: Any,
-        streams: Any,
-        biases: Any,
-        ups: Any,
-        mixing: Any,
-        gram: Any,
-        width: Any,
-        start: int,
-        stop: int,
-        d_pooled: Any,
-        d_biases: Any,
-        d_ups: Any,
-        d_mixing: Any,
-        d_gram: Any,
-    ) -> None:
-        N, B = qkv.shape[1], qkv.shape[3]
-        G = d_ups.shape[0]
-        for step in range((B + G - 1) // G):  # a group's images one after another: their gradients are one sum
-            for i in prange(G * N):
-                g, n = i // N, i % N
-                b = g * B // G + step
-                if b < (g + 1) * B // G:
-                    task(
-                        n,
-                        g,
-                        b,
-                        qkv,
-                        attended,
-                        inverse,
-                        log_sum,
-                        streams,
-                        biases,
-                        ups,
-                        mixing,
+                    grad = d_pooled[n, k * R + c, b] / np.float32(stop - start)
+                    for i in range(L):
+                        A[(k * R + c) * stride + i] = attended[k, n, c, b, i]
+                    for i in range(start, stop):
+                        d_A[(k * R + c) * stride + i] = grad
+            for k in range(K - 1, -1, -1):
+                first = k * R * stride
+                if k + 1 < K:
+                    s = (((k + 1) // modules_per_block) * B + b) * L * D
+                    up, d_up = (n * K + k) * R * D, (lane * K + k) * R * D
+                    descend(H, D, w, streams, s, ups, up, A, d_A, first, stride, L, d_ups, d_up)
+                    mixed[:] = _ZERO
+                    product(mixed, 0, R, gram, (n * KR + k * R) * KR, KR, 1, A, (k + 1) * R, stride)
+                    for c in range(R):
+                        for i in range(stride):
+                            d_A[first + c * stride + i] += omega[i] * mixed[c * stride + i]
+                            weighted[first + c * stride + i] = omega[i] * A[first + c * stride + i]
+                    # The modules after this one: `weighted` is still zero in front of it.
+                    after = (k + 1) * R
+                    product(
+                        d_A,
+                        first,
+                        R,
                         gram,
-                        width,
-                        start,
-                        stop,
-                        d_pooled,
-                        d_biases,
-                        d_ups,
-                        d_mixing,
-                        d_gram,
+                        (n * KR + k * R) * KR + after,
+                        KR,
+                        1,
+                        weighted[after * stride :],
+                        KR - after,
+                        stride,
                     )
+                    outer(d_gram, (lane * KR + k * R) * KR, KR, weighted, first, R, A, (k + 1) * R, stride)
+                for c in range(3 * R):
+                    for i in range(L):
+                        own[c * stride + i] = qkv[k, n, c, b, i]
+                for i in range(L):
+                    logs[i] = log_sum[k, n, b, i]
+                attend_backward(own, stride, L, A, d_A, first, logs, d_own)
+                w[:] = _ZERO
+                for c in range(3 * R):
+                    total = _ZERO
+                    bias = biases[n, k, c]
+                    for i in range(L):
+                        grad = d_own[c * stride + i]
+                        total += grad
+                        w[i] += grad * (own[c * stride + i] - bias)
+                        grad *= inverse[k, n, b, i]
+                        d_own[c * stride + i] = grad
+                        qkv[k, n, c, b, i] = grad
+                    d_biases[g, n, k, c] += total
+                for i in range(L):
+                    w[i] *= -inverse[k, n, b, i] * inverse[k, n, b, i] / width
+                    omega[i] += w[i]
+                row = (n * K + k) * 3 * R * KR
+                product(d_A, 0, k * R, mixing, row, 1, KR, d_own, 3 * R, stride)
+                outer(d_mixing, (lane * K + k) * 3 * R * KR, KR, d_own, 0, 3 * R, A, k * R, stride)
 
     return kernel  # type: ignore[no-any-return]
