@@ -7,8 +7,6 @@ Rows of queries, keys and values lie `stride` floats apart, tokens along them: `
 """
 
 import math
-from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,6 +21,7 @@ from sweep.side_networks.cpu_vectors import (
     load_wide,
     loads,
     maximum,
+    places,
     scale_rows,
     splat,
     splats,
@@ -48,117 +47,104 @@ OPTIONS: dict[str, Any] = {"error_model": "numpy", "cache": True, "boundscheck":
 _ZERO, _ONE, _LOWEST = np.float32(0), np.float32(1), np.float32(-3e38)
 
 
-def rank_width(rank: int) -> int:
-    """Places of a vector that holds one token's `rank` numbers."""
-    return max(4, 1 << (rank - 1).bit_length())
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def attend(rank: Any, qkv: Any, stride: int, L: int, out: Any, first: int, log_sum: Any) -> None:
+    """`softmax(q kᵀ) v`, and `log Σ exp(score)` of every query, for a rank as a tuple."""
+    R = len(rank)
+    keys = np.empty(L * 2 * R, np.float32)  # k and v of a token side by side
+    for c in range(2 * R):
+        for j in range(L):
+            keys[j * 2 * R + c] = qkv[(R + c) * stride + j]
+    tile = np.empty(KEYS * VECTOR, np.float32)
+    sums = np.empty(stride, np.float32)
+    for start in range(0, stride, VECTOR):
+        q = loads(qkv, start, stride, rank, VECTOR)
+        attended = zeros(rank, VECTOR)
+        p_sum = splat(_ZERO)
+        largest = splat(_LOWEST)
+        for j0 in range(0, L, KEYS):
+            n_keys = min(KEYS, L - j0)
+            before = largest
+            for j in range(n_keys):
+                score = add_dot(splat(_ZERO), q, splats(keys, (j0 + j) * 2 * R, 1, rank, VECTOR))
+                store(tile, j * VECTOR, score)
+                largest = maximum(largest, score)
+            factor = exp(before - largest)
+            attended = scale_rows(attended, factor)
+            p_sum = p_sum * factor
+            for j in range(n_keys):
+                p = exp(load(tile, j * VECTOR) - largest)
+                attended = add_scaled(attended, splats(keys, (j0 + j) * 2 * R + R, 1, rank, VECTOR), p)
+                p_sum = p_sum + p
+        store_rows(out, first + start, stride, scale_rows(attended, splat(_ONE) / p_sum))
+        store(log_sum, start, largest)
+        store(sums, start, p_sum)
+    for i in range(stride):
+        log_sum[i] += math.log(sums[i])
 
 
-@cache
-def attention_forward(R: int) -> Callable[..., None]:
-    """Compile `softmax(q kᵀ) v` for rank `R`."""
-
-    @njit(**OPTIONS)  # type: ignore[untyped-decorator]
-    def kernel(qkv: Any, stride: int, L: int, out: Any, first: int, log_sum: Any) -> None:
-        keys = np.empty(L * 2 * R, np.float32)  # k and v of a token side by side
-        for c in range(2 * R):
-            for j in range(L):
-                keys[j * 2 * R + c] = qkv[(R + c) * stride + j]
-        tile = np.empty(KEYS * VECTOR, np.float32)
-        sums = np.empty(stride, np.float32)
-        for start in range(0, stride, VECTOR):
-            q = loads(qkv, start, stride, R, VECTOR)
-            attended = zeros(R, VECTOR)
-            p_sum = splat(_ZERO)
-            largest = splat(_LOWEST)
-            for j0 in range(0, L, KEYS):
-                n_keys = min(KEYS, L - j0)
-                before = largest
-                for j in range(n_keys):
-                    score = add_dot(splat(_ZERO), q, splats(keys, (j0 + j) * 2 * R, 1, R, VECTOR))
-                    store(tile, j * VECTOR, score)
-                    largest = maximum(largest, score)
-                factor = exp(before - largest)
-                attended = scale_rows(attended, factor)
-                p_sum = p_sum * factor
-                for j in range(n_keys):
-                    p = exp(load(tile, j * VECTOR) - largest)
-                    attended = add_scaled(attended, splats(keys, (j0 + j) * 2 * R + R, 1, R, VECTOR), p)
-                    p_sum = p_sum + p
-            store_rows(out, first + start, stride, scale_rows(attended, splat(_ONE) / p_sum))
-            store(log_sum, start, largest)
-            store(sums, start, p_sum)
-        for i in range(stride):
-            log_sum[i] += math.log(sums[i])
-
-    return kernel  # type: ignore[no-any-return]
-
-
-@cache
-def attention_backward(R: int) -> Callable[..., None]:
-    """Compile the gradient of attention for rank `R`.
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def attend_backward(
+    rank: Any, qkv: Any, stride: int, L: int, out: Any, d_out: Any, first: int, log_sum: Any, d_qkv: Any
+) -> None:
+    """The gradient of attention.
 
     A tile of probabilities and of the scores' gradients is read twice: with a vector along queries for theirs, with a
     vector along the rank for those of keys and values, so that nothing is added across a vector.
     """
-    W = rank_width(R)
-
-    @njit(**OPTIONS)  # type: ignore[untyped-decorator]
-    def kernel(
-        qkv: Any, stride: int, L: int, out: Any, d_out: Any, first: int, log_sum: Any, d_qkv: Any
-    ) -> None:
-        n_padded = (L + KEYS_AT_ONCE - 1) // KEYS_AT_ONCE * KEYS_AT_ONCE
-        keys = np.empty(L * 2 * R, np.float32)
-        queries = np.zeros(stride * 2 * W, np.float32)  # q and the gradient g of the output side by side
-        inner = np.zeros(stride, np.float32)  # g · output
-        for c in range(R):
-            for j in range(L):
-                keys[j * 2 * R + c] = qkv[(R + c) * stride + j]
-                keys[j * 2 * R + R + c] = qkv[(2 * R + c) * stride + j]
-                g = d_out[first + c * stride + j]
-                queries[j * 2 * W + c] = qkv[c * stride + j]
-                queries[j * 2 * W + W + c] = g
-                inner[j] += g * out[first + c * stride + j]
-        d_keys = np.zeros(n_padded * 2 * W, np.float32)
-        rows = BLOCK * VECTOR
-        ps, d_scores = np.zeros(KEYS * rows, np.float32), np.zeros(KEYS * rows, np.float32)
-        for c in range(R):
-            for i in range(stride):
-                d_qkv[c * stride + i] = _ZERO
-        for start in range(0, stride, rows):
-            n_queries = min(rows, stride - start)
-            for j0 in range(0, L, KEYS):
-                n_keys = min(KEYS, L - j0)
-                for i in range(0, n_queries, VECTOR):
-                    q = loads(qkv, start + i, stride, R, VECTOR)
-                    shift = splat(_ZERO) - load(log_sum, start + i)
-                    for j in range(n_keys):
-                        score = add_dot(shift, q, splats(keys, (j0 + j) * 2 * R, 1, R, VECTOR))
-                        store(ps, j * rows + i, exp(score))
-                    g = loads(d_out, first + start + i, stride, R, VECTOR)
-                    shift = splat(_ZERO) - load(inner, start + i)
-                    for j in range(n_keys):
-                        d_p = add_dot(shift, g, splats(keys, (j0 + j) * 2 * R + R, 1, R, VECTOR))
-                        store(d_scores, j * rows + i, load(ps, j * rows + i) * d_p)
-                    d_q = loads(d_qkv, start + i, stride, R, VECTOR)
-                    for j in range(n_keys):
-                        d_score = load(d_scores, j * rows + i)
-                        d_q = add_scaled(d_q, splats(keys, (j0 + j) * 2 * R, 1, R, VECTOR), d_score)
-                    store_rows(d_qkv, start + i, stride, d_q)
-                for j in range(0, n_keys, KEYS_AT_ONCE):
-                    at = (j0 + j) * 2 * W
-                    d_k = loads(d_keys, at, 2 * W, KEYS_AT_ONCE, W)
-                    d_v = loads(d_keys, at + W, 2 * W, KEYS_AT_ONCE, W)
-                    for i in range(n_queries):
-                        of_query = (start + i) * 2 * W
-                        d_score = splats(d_scores, j * rows + i, rows, KEYS_AT_ONCE, W)
-                        p = splats(ps, j * rows + i, rows, KEYS_AT_ONCE, W)
-                        d_k = add_scaled(d_k, d_score, load_wide(queries, of_query, W))
-                        d_v = add_scaled(d_v, p, load_wide(queries, of_query + W, W))
-                    store_rows(d_keys, at, 2 * W, d_k)
-                    store_rows(d_keys, at + W, 2 * W, d_v)
-        for c in range(R):
-            for j in range(L):
-                d_qkv[(R + c) * stride + j] = d_keys[j * 2 * W + c]
-                d_qkv[(2 * R + c) * stride + j] = d_keys[j * 2 * W + W + c]
-
-    return kernel  # type: ignore[no-any-return]
+    R, width = len(rank), places(rank)
+    W = len(width)
+    n_padded = (L + KEYS_AT_ONCE - 1) // KEYS_AT_ONCE * KEYS_AT_ONCE
+    keys = np.empty(L * 2 * R, np.float32)
+    queries = np.zeros(stride * 2 * W, np.float32)  # q and the gradient g of the output side by side
+    inner = np.zeros(stride, np.float32)  # g · output
+    for c in range(R):
+        for j in range(L):
+            keys[j * 2 * R + c] = qkv[(R + c) * stride + j]
+            keys[j * 2 * R + R + c] = qkv[(2 * R + c) * stride + j]
+            g = d_out[first + c * stride + j]
+            queries[j * 2 * W + c] = qkv[c * stride + j]
+            queries[j * 2 * W + W + c] = g
+            inner[j] += g * out[first + c * stride + j]
+    d_keys = np.zeros(n_padded * 2 * W, np.float32)
+    rows = BLOCK * VECTOR
+    ps, d_scores = np.zeros(KEYS * rows, np.float32), np.zeros(KEYS * rows, np.float32)
+    for c in range(R):
+        for i in range(stride):
+            d_qkv[c * stride + i] = _ZERO
+    for start in range(0, stride, rows):
+        n_queries = min(rows, stride - start)
+        for j0 in range(0, L, KEYS):
+            n_keys = min(KEYS, L - j0)
+            for i in range(0, n_queries, VECTOR):
+                q = loads(qkv, start + i, stride, rank, VECTOR)
+                shift = splat(_ZERO) - load(log_sum, start + i)
+                for j in range(n_keys):
+                    score = add_dot(shift, q, splats(keys, (j0 + j) * 2 * R, 1, rank, VECTOR))
+                    store(ps, j * rows + i, exp(score))
+                g = loads(d_out, first + start + i, stride, rank, VECTOR)
+                shift = splat(_ZERO) - load(inner, start + i)
+                for j in range(n_keys):
+                    d_p = add_dot(shift, g, splats(keys, (j0 + j) * 2 * R + R, 1, rank, VECTOR))
+                    store(d_scores, j * rows + i, load(ps, j * rows + i) * d_p)
+                d_q = loads(d_qkv, start + i, stride, rank, VECTOR)
+                for j in range(n_keys):
+                    d_score = load(d_scores, j * rows + i)
+                    d_q = add_scaled(d_q, splats(keys, (j0 + j) * 2 * R, 1, rank, VECTOR), d_score)
+                store_rows(d_qkv, start + i, stride, d_q)
+            for j in range(0, n_keys, KEYS_AT_ONCE):
+                at = (j0 + j) * 2 * W
+                d_k = loads(d_keys, at, 2 * W, KEYS_AT_ONCE, width)
+                d_v = loads(d_keys, at + W, 2 * W, KEYS_AT_ONCE, width)
+                for i in range(n_queries):
+                    of_query = (start + i) * 2 * W
+                    d_score = splats(d_scores, j * rows + i, rows, KEYS_AT_ONCE, width)
+                    p = splats(ps, j * rows + i, rows, KEYS_AT_ONCE, width)
+                    d_k = add_scaled(d_k, d_score, load_wide(queries, of_query, width))
+                    d_v = add_scaled(d_v, p, load_wide(queries, of_query + W, width))
+                store_rows(d_keys, at, 2 * W, d_k)
+                store_rows(d_keys, at + W, 2 * W, d_v)
+    for c in range(R):
+        for j in range(L):
+            d_qkv[(R + c) * stride + j] = d_keys[j * 2 * W + c]
+            d_qkv[(2 * R + c) * stride + j] = d_keys[j * 2 * W + W + c]

@@ -101,7 +101,7 @@ class _PooledTrunk(torch.autograd.Function):
             )
             start, stop, _ = tokens.indices(L)
             sizes = (_float(D), _float(frozen.eps), start, stop)
-            _run(trunk_forward(r), N * shape[0], *(x.numpy() for x in arrays), *sizes, of_images.numpy())
+            _run(trunk_forward, r, N * shape[0], *(x.numpy() for x in arrays), *sizes, of_images.numpy())
             pooled[:, :, images] = of_images
         return pooled, attended, qkv, inverse, log_sum
 
@@ -131,7 +131,7 @@ class _PooledTrunk(torch.autograd.Function):
         torch.autograd.graph.increment_version(qkv)  # the gradients overwrite it: a second backward pass fails
         arguments = (*(x.numpy() for x in before), _float(D), start, stop, *(x.numpy() for x in after))
         for step in range(-(-B // groups)):  # a group's images one after another: their gradients are one sum
-            _run(trunk_backward(r), groups * N, step, *arguments)
+            _run(trunk_backward, r, groups * N, step, *arguments)
 
         d_projections = torch.empty_like(projections)
         for k in range(K):
@@ -156,13 +156,13 @@ class _PooledTrunk(torch.autograd.Function):
         return (pooled.unflatten(0, (lanes, -1)), *kept), (0, *(None for _ in kept))
 
 
-def _run(kernel: Callable[..., None], n_tasks: int, *arguments: Any) -> None:
+def _run(kernel: Callable[..., None], rank: int, n_tasks: int, *arguments: Any) -> None:
     """Tasks on as many threads as PyTorch uses, a few at a time: a core with other work to do takes fewer of them."""
     n_threads = torch.get_num_threads()
     at_once = max(1, n_tasks // (SHARES_OF_A_THREAD * n_threads))
 
     def run(first: int) -> None:
-        kernel(first, min(first + at_once, n_tasks), *arguments)
+        kernel((0,) * rank, first, min(first + at_once, n_tasks), *arguments)
 
     with ThreadPoolExecutor(n_threads) as pool:
         for _ in pool.map(run, range(0, n_tasks, at_once)):
@@ -178,7 +178,6 @@ def _padded(x: Tensor) -> Tensor:
     """With zeros up to a width that compiled products take; itself if it has such a width."""
     missing = -x.shape[-1] % ALIGNMENT
     return F.pad(x, (0, missing)) if missing else x
-
 
 
 def _off_diagonal(n_blocks: int, size: int, like: Tensor) -> Tensor:

@@ -17,32 +17,49 @@ where the tasks return the small matrices `B_j A_iᵀ`. A task reads and writes 
 on shapes alone; so a lane's result has the same bits in any stack.
 """
 
-from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
 from numba import njit
 
-from sweep.side_networks.cpu_attention import attention_backward, attention_forward
+from sweep.side_networks.cpu_attention import attend, attend_backward
 from sweep.side_networks.cpu_products import (
     OPTIONS,
     add_outer,
     add_product,
     add_stream_gradients,
     add_to_stream,
-    largest_divisor,
 )
-from sweep.side_networks.cpu_vectors import VECTOR
+from sweep.side_networks.cpu_vectors import VECTOR, divisor
 
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 
 
-@cache
-def trunk_forward(R: int) -> Callable[..., None]:
-    """Compile the forward pass for rank `R`.
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def trunk_forward(
+    rank: Any,
+    first_task: int,
+    last_task: int,
+    qkv: Any,
+    attended: Any,
+    inverse: Any,
+    log_sum: Any,
+    streams: Any,
+    squares: Any,
+    biases: Any,
+    ups: Any,
+    mixing: Any,
+    width: Any,
+    eps: Any,
+    start: int,
+    stop: int,
+    pooled: Any,
+) -> None:
+    """Forward pass of some tasks.
 
-    The kernel's arguments, all float32 and contiguous unless said otherwise:
+    Args, the arrays float32 and contiguous:
+        rank: `r` numbers.
+        first_task, last_task: Task `i` is lane `i % N` and image `i // N`.
         qkv: `W_γ S̃`, `(K, N, 3r, B, L)`; becomes `LN(x) W`.
         attended, inverse, log_sum: Written: `A`, `(K, N, r, B, L)`, and `1/sqrt(variance + eps)` and `log Σ exp(score)`,
             `(K, N, B, L)`.
@@ -53,78 +70,81 @@ def trunk_forward(R: int) -> Callable[..., None]:
         start, stop: Tokens to pool.
         pooled: Written: the mean of `A` over them, `(N, K·r, B)`.
     """
-    attend, mix, advance = attention_forward(R), add_product(largest_divisor(3 * R, 4)), add_to_stream(R)
-
-    @njit(**OPTIONS)  # type: ignore[untyped-decorator]
-    def kernel(
-        first_task: int,
-        last_task: int,
-        qkv: Any,
-        attended: Any,
-        inverse: Any,
-        log_sum: Any,
-        streams: Any,
-        squares: Any,
-        biases: Any,
-        ups: Any,
-        mixing: Any,
-        width: Any,
-        eps: Any,
-        start: int,
-        stop: int,
-        pooled: Any,
-    ) -> None:
-        K, N, _, B, L = qkv.shape
-        D = ups.shape[3]
-        modules_per_block = K // streams.shape[0]
-        stride = (L + VECTOR - 1) // VECTOR * VECTOR
-        A = np.zeros(K * R * stride, np.float32)
-        own = np.zeros(3 * R * stride, np.float32)
-        P = np.zeros(L * D, np.float32)
-        sums = np.zeros(2 * stride, np.float32)
-        logs = np.empty(stride, np.float32)
-        for task in range(first_task, last_task):
-            n, b = task % N, task // N  # image by image: all lanes read its streams while they are in the cache
-            P[:] = _ZERO
-            sums[:] = _ZERO
-            for k in range(K):
-                block = k // modules_per_block
-                for c in range(3 * R):
-                    for i in range(L):
-                        own[c * stride + i] = qkv[k, n, c, b, i]
-                mix(own, 0, 3 * R, mixing, (n * K + k) * 3 * R * K * R, K * R, 1, A, k * R, stride)
+    R, group = len(rank), divisor(rank, 3, 4)
+    K, N, _, B, L = qkv.shape
+    D = ups.shape[3]
+    modules_per_block = K // streams.shape[0]
+    stride = (L + VECTOR - 1) // VECTOR * VECTOR
+    A = np.zeros(K * R * stride, np.float32)
+    own = np.zeros(3 * R * stride, np.float32)
+    P = np.zeros(L * D, np.float32)
+    sums = np.zeros(2 * stride, np.float32)
+    logs = np.empty(stride, np.float32)
+    for task in range(first_task, last_task):
+        n, b = task % N, task // N  # image by image: all lanes read its streams while they are in the cache
+        P[:] = _ZERO
+        sums[:] = _ZERO
+        for k in range(K):
+            block = k // modules_per_block
+            for c in range(3 * R):
                 for i in range(L):
-                    square = squares[block, b, i] + _TWO * sums[i] + sums[stride + i]
-                    inverse[k, n, b, i] = _ONE / np.sqrt(square / width + eps)
-                for c in range(3 * R):
-                    for i in range(L):
-                        value = own[c * stride + i] * inverse[k, n, b, i] + biases[n, k, c]
-                        own[c * stride + i] = value
-                        qkv[k, n, c, b, i] = value
-                attend(own, stride, L, A, k * R * stride, logs)
+                    own[c * stride + i] = qkv[k, n, c, b, i]
+            add_product(group, own, 0, 3 * R, mixing, (n * K + k) * 3 * R * K * R, K * R, 1, A, k * R, stride)
+            for i in range(L):
+                square = squares[block, b, i] + _TWO * sums[i] + sums[stride + i]
+                inverse[k, n, b, i] = _ONE / np.sqrt(square / width + eps)
+            for c in range(3 * R):
                 for i in range(L):
-                    log_sum[k, n, b, i] = logs[i]
-                for c in range(R):
-                    total = _ZERO
-                    for i in range(start, stop):
-                        total += A[(k * R + c) * stride + i]
-                    pooled[n, k * R + c, b] = total / np.float32(stop - start)
-                    for i in range(L):
-                        attended[k, n, c, b, i] = A[(k * R + c) * stride + i]
-                    for i in range(L, stride):
-                        A[(k * R + c) * stride + i] = _ZERO
-                if k + 1 < K:
-                    s = (((k + 1) // modules_per_block) * B + b) * L * D
-                    advance(P, D, ups, (n * K + k) * R * D, A, k * R * stride, stride, L, streams, s, sums)
+                    value = own[c * stride + i] * inverse[k, n, b, i] + biases[n, k, c]
+                    own[c * stride + i] = value
+                    qkv[k, n, c, b, i] = value
+            attend(rank, own, stride, L, A, k * R * stride, logs)
+            for i in range(L):
+                log_sum[k, n, b, i] = logs[i]
+            for c in range(R):
+                total = _ZERO
+                for i in range(start, stop):
+                    total += A[(k * R + c) * stride + i]
+                pooled[n, k * R + c, b] = total / np.float32(stop - start)
+                for i in range(L):
+                    attended[k, n, c, b, i] = A[(k * R + c) * stride + i]
+                for i in range(L, stride):
+                    A[(k * R + c) * stride + i] = _ZERO
+            if k + 1 < K:
+                s = (((k + 1) // modules_per_block) * B + b) * L * D
+                add_to_stream(rank, P, D, ups, (n * K + k) * R * D, A, k * R * stride, stride, L, streams, s, sums)
 
-    return kernel  # type: ignore[no-any-return]
 
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def trunk_backward(
+    rank: Any,
+    first_task: int,
+    last_task: int,
+    step: int,
+    qkv: Any,
+    attended: Any,
+    inverse: Any,
+    log_sum: Any,
+    streams: Any,
+    biases: Any,
+    ups: Any,
+    mixing: Any,
+    gram: Any,
+    width: Any,
+    start: int,
+    stop: int,
+    d_pooled: Any,
+    d_biases: Any,
+    d_ups: Any,
+    d_mixing: Any,
+    d_gram: Any,
+) -> None:
+    """Backward pass of some tasks, where `G` groups of images have partial sums of their own.
 
-@cache
-def trunk_backward(R: int) -> Callable[..., None]:
-    """Compile the backward pass for rank `R`.
-
-    The kernel's arguments beside those of the forward pass, where `G` groups of images have partial sums of their own:
+    Args, beside those of the forward pass:
+        rank: `r` numbers.
+        first_task, last_task: Task `i` is lane `i % N` and group `i // N`.
+        step: Which of a group's images, counted from 0; nothing is done if it has not so many.
         qkv: What the forward pass wrote; becomes the gradient with respect to what it read.
         gram: `Ũ Ũᵀ`, `(N, K·r, K·r)`.
         d_pooled: `(N, K·r, B)`.
@@ -133,112 +153,86 @@ def trunk_backward(R: int) -> Callable[..., None]:
         d_mixing: Added to: as `mixing`, `(G, N, …)`.
         d_gram: Added to, `B_j A_iᵀ` for `i ≤ j`: `(G, N, K·r, K·r)`.
     """
-    attend_backward, descend = attention_backward(R), add_stream_gradients(R)
-    product, outer = add_product(largest_divisor(R, 4)), add_outer(largest_divisor(R, 4))
-
-    @njit(**OPTIONS)  # type: ignore[untyped-decorator]
-    def kernel(
-        first_task: int,
-        last_task: int,
-        step: int,
-        qkv: Any,
-        attended: Any,
-        inverse: Any,
-        log_sum: Any,
-        streams: Any,
-        biases: Any,
-        ups: Any,
-        mixing: Any,
-        gram: Any,
-        width: Any,
-        start: int,
-        stop: int,
-        d_pooled: Any,
-        d_biases: Any,
-        d_ups: Any,
-        d_mixing: Any,
-        d_gram: Any,
-    ) -> None:
-        K, N, _, B, L = qkv.shape
-        G, D, KR = d_ups.shape[0], ups.shape[3], K * R
-        modules_per_block = K // streams.shape[0]
-        stride = (L + VECTOR - 1) // VECTOR * VECTOR
-        A = np.zeros(KR * stride, np.float32)
-        d_A = np.zeros(KR * stride, np.float32)
-        weighted = np.zeros(KR * stride, np.float32)  # B
-        own = np.zeros(3 * R * stride, np.float32)
-        d_own = np.zeros(3 * R * stride, np.float32)
-        mixed = np.zeros(R * stride, np.float32)
-        logs = np.zeros(stride, np.float32)
-        H = np.zeros(L * D, np.float32)
-        w, omega = np.zeros(stride, np.float32), np.zeros(stride, np.float32)
-        for task in range(first_task, last_task):
-            g, n = task // N, task % N
-            b = g * B // G + step
-            if b == (g + 1) * B // G:
-                continue
-            lane = g * N + n
-            d_A[:] = _ZERO
-            weighted[:] = _ZERO
-            H[:] = _ZERO
-            omega[:] = _ZERO
-            for k in range(K):
+    R, group = len(rank), divisor(rank, 1, 4)
+    K, N, _, B, L = qkv.shape
+    G, D, KR = d_ups.shape[0], ups.shape[3], K * R
+    modules_per_block = K // streams.shape[0]
+    stride = (L + VECTOR - 1) // VECTOR * VECTOR
+    A = np.zeros(KR * stride, np.float32)
+    d_A = np.zeros(KR * stride, np.float32)
+    weighted = np.zeros(KR * stride, np.float32)  # B
+    own = np.zeros(3 * R * stride, np.float32)
+    d_own = np.zeros(3 * R * stride, np.float32)
+    mixed = np.zeros(R * stride, np.float32)
+    logs = np.zeros(stride, np.float32)
+    H = np.zeros(L * D, np.float32)
+    w, omega = np.zeros(stride, np.float32), np.zeros(stride, np.float32)
+    for task in range(first_task, last_task):
+        g, n = task // N, task % N
+        b = g * B // G + step
+        if b == (g + 1) * B // G:
+            continue
+        lane = g * N + n
+        d_A[:] = _ZERO
+        weighted[:] = _ZERO
+        H[:] = _ZERO
+        omega[:] = _ZERO
+        for k in range(K):
+            for c in range(R):
+                grad = d_pooled[n, k * R + c, b] / np.float32(stop - start)
+                for i in range(L):
+                    A[(k * R + c) * stride + i] = attended[k, n, c, b, i]
+                for i in range(start, stop):
+                    d_A[(k * R + c) * stride + i] = grad
+        for k in range(K - 1, -1, -1):
+            first = k * R * stride
+            if k + 1 < K:
+                s = (((k + 1) // modules_per_block) * B + b) * L * D
+                up, d_up = (n * K + k) * R * D, (lane * K + k) * R * D
+                add_stream_gradients(rank, H, D, w, streams, s, ups, up, A, d_A, first, stride, L, d_ups, d_up)
+                mixed[:] = _ZERO
+                add_product(group, mixed, 0, R, gram, (n * KR + k * R) * KR, KR, 1, A, (k + 1) * R, stride)
                 for c in range(R):
-                    grad = d_pooled[n, k * R + c, b] / np.float32(stop - start)
-                    for i in range(L):
-                        A[(k * R + c) * stride + i] = attended[k, n, c, b, i]
-                    for i in range(start, stop):
-                        d_A[(k * R + c) * stride + i] = grad
-            for k in range(K - 1, -1, -1):
-                first = k * R * stride
-                if k + 1 < K:
-                    s = (((k + 1) // modules_per_block) * B + b) * L * D
-                    up, d_up = (n * K + k) * R * D, (lane * K + k) * R * D
-                    descend(H, D, w, streams, s, ups, up, A, d_A, first, stride, L, d_ups, d_up)
-                    mixed[:] = _ZERO
-                    product(mixed, 0, R, gram, (n * KR + k * R) * KR, KR, 1, A, (k + 1) * R, stride)
-                    for c in range(R):
-                        for i in range(stride):
-                            d_A[first + c * stride + i] += omega[i] * mixed[c * stride + i]
-                            weighted[first + c * stride + i] = omega[i] * A[first + c * stride + i]
-                    # The modules after this one: `weighted` is still zero in front of it.
-                    after = (k + 1) * R
-                    product(
-                        d_A,
-                        first,
-                        R,
-                        gram,
-                        (n * KR + k * R) * KR + after,
-                        KR,
-                        1,
-                        weighted[after * stride :],
-                        KR - after,
-                        stride,
-                    )
-                    outer(d_gram, (lane * KR + k * R) * KR, KR, weighted, first, R, A, (k + 1) * R, stride)
-                for c in range(3 * R):
-                    for i in range(L):
-                        own[c * stride + i] = qkv[k, n, c, b, i]
+                    for i in range(stride):
+                        d_A[first + c * stride + i] += omega[i] * mixed[c * stride + i]
+                        weighted[first + c * stride + i] = omega[i] * A[first + c * stride + i]
+                # The modules after this one: `weighted` is still zero in front of it.
+                after = (k + 1) * R
+                add_product(
+                    group,
+                    d_A,
+                    first,
+                    R,
+                    gram,
+                    (n * KR + k * R) * KR + after,
+                    KR,
+                    1,
+                    weighted[after * stride :],
+                    KR - after,
+                    stride,
+                )
+                add_outer(group, d_gram, (lane * KR + k * R) * KR, KR, weighted, first, R, A, (k + 1) * R, stride)
+            for c in range(3 * R):
                 for i in range(L):
-                    logs[i] = log_sum[k, n, b, i]
-                attend_backward(own, stride, L, A, d_A, first, logs, d_own)
-                w[:] = _ZERO
-                for c in range(3 * R):
-                    total = _ZERO
-                    bias = biases[n, k, c]
-                    for i in range(L):
-                        grad = d_own[c * stride + i]
-                        total += grad
-                        w[i] += grad * (own[c * stride + i] - bias)
-                        grad *= inverse[k, n, b, i]
-                        d_own[c * stride + i] = grad
-                        qkv[k, n, c, b, i] = grad
-                    d_biases[g, n, k, c] += total
+                    own[c * stride + i] = qkv[k, n, c, b, i]
+            for i in range(L):
+                logs[i] = log_sum[k, n, b, i]
+            attend_backward(rank, own, stride, L, A, d_A, first, logs, d_own)
+            w[:] = _ZERO
+            for c in range(3 * R):
+                total = _ZERO
+                bias = biases[n, k, c]
                 for i in range(L):
-                    w[i] *= -inverse[k, n, b, i] * inverse[k, n, b, i] / width
-                    omega[i] += w[i]
-                row = (n * K + k) * 3 * R * KR
-                product(d_A, 0, k * R, mixing, row, 1, KR, d_own, 3 * R, stride)
-                outer(d_mixing, (lane * K + k) * 3 * R * KR, KR, d_own, 0, 3 * R, A, k * R, stride)
-
-    return kernel  # type: ignore[no-any-return]
+                    grad = d_own[c * stride + i]
+                    total += grad
+                    w[i] += grad * (own[c * stride + i] - bias)
+                    grad *= inverse[k, n, b, i]
+                    d_own[c * stride + i] = grad
+                    qkv[k, n, c, b, i] = grad
+                d_biases[g, n, k, c] += total
+            for i in range(L):
+                w[i] *= -inverse[k, n, b, i] * inverse[k, n, b, i] / width
+                omega[i] += w[i]
+            row = (n * K + k) * 3 * R * KR
+            add_product(group, d_A, 0, k * R, mixing, row, 1, KR, d_own, 3 * R, stride)
+            add_outer(group, d_mixing, (lane * K + k) * 3 * R * KR, KR, d_own, 0, 3 * R, A, k * R, stride)

@@ -2,14 +2,18 @@
 
 Numba vectorises a loop only where it can prove that nothing overlaps, and keeps no array in registers. Here a kernel
 says itself what is a vector and what stays in registers: tuples of vectors are the tiles of its matrix products.
-Arrays are one-dimensional and contiguous; indices count floats. Numba's cache does not see edits of this file.
+Arrays are contiguous, and indices count floats from their start.
+
+How many vectors a tuple has must be known when compiling. A number of the source is; a rank `r` comes as a tuple of `r`
+numbers, of which nothing but the length is used: kernels are compiled once for each, and numba can keep them on disk.
+Numba does not see, when it reads them again, that another file than the kernel's own was edited.
 
     v = load(a, i)                       a[i : i + VECTOR]
     store(a, i, v)
     splat(x)                             x in every place
-    zeros(n)                             a tuple of n vectors
-    splats(a, i, step, n)                n vectors: a[i], a[i + step], … in every place of one
-    loads(a, i, step, n)                 n vectors: load(a, i), load(a, i + step), …
+    zeros(n, width)                      a tuple of n vectors
+    splats(a, i, step, n, width)         n vectors: a[i], a[i + step], … in every place of one
+    loads(a, i, step, n, width)          n vectors: a[i : i + width], a[i + step : i + step + width], …
     fma(u, v, w)                         u · v + w
     add_dot(v, xs, ys)                   v + Σ_c xs[c] · ys[c]
     add_scaled(tiles, xs, v)             tiles[c] + xs[c] · v for every c
@@ -53,6 +57,12 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, kind, ir.VectorType(_FLOAT, kind.width))
 
 
+def _number(kind: Any) -> int:
+    """What is known when compiling: the value of a literal, or the length of a tuple."""
+    number: int = kind.count if isinstance(kind, types.UniTuple) else kind.literal_value
+    return number
+
+
 def _constant(vector: ir.VectorType, value: float | int) -> ir.Constant:
     return ir.Constant(vector, [value] * vector.count)
 
@@ -81,9 +91,24 @@ def _parts(b: ir.IRBuilder, tiles: ir.Value, n: int) -> list[ir.Value]:
 
 
 @intrinsic(prefer_literal=True)
+def divisor(typing: Any, rank: Any, times: Any, limit: Any) -> Any:
+    """The largest divisor of `times · rank` that is at most `limit`, as a tuple of so many numbers."""
+    n = _number(times) * _number(rank)
+    kind = types.UniTuple(types.intp, max(d for d in range(1, _number(limit) + 1) if n % d == 0))
+    return kind(rank, times, limit), lambda context, b, signature, args: context.get_constant_null(kind)
+
+
+@intrinsic
+def places(typing: Any, rank: Any) -> Any:
+    """The width of a vector that holds one token's `rank` numbers, as a tuple of so many numbers."""
+    kind = types.UniTuple(types.intp, max(4, 1 << (_number(rank) - 1).bit_length()))
+    return kind(rank), lambda context, b, signature, args: context.get_constant_null(kind)
+
+
+@intrinsic(prefer_literal=True)
 def load_wide(typing: Any, a: Any, i: Any, width: Any) -> Any:
     """`width` floats of an array from `i` on."""
-    kind = Vector(width.literal_value)
+    kind = Vector(_number(width))
 
     def emit(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
         return _load(b, _address(context, b, signature.args[0], args[0], args[1]), context.get_value_type(kind))
@@ -129,7 +154,7 @@ def _rows(name: str, row: Callable[[ir.IRBuilder, ir.Value, ir.VectorType], ir.V
     """An intrinsic `(a, i, step, n[, width])` for a tuple of `n` vectors, one for each of `a[i], a[i + step], …`."""
 
     def typed(typing: Any, a: Any, i: Any, step: Any, n: Any, width: Any) -> Any:
-        kind = types.UniTuple(Vector(width.literal_value), n.literal_value)
+        kind = types.UniTuple(Vector(_number(width)), _number(n))
 
         def emit(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
             index, values = args[1], []
@@ -152,7 +177,7 @@ loads = _rows("loads", _load, "Vectors of an array.")
 @intrinsic(prefer_literal=True)
 def zeros(typing: Any, n: Any, width: Any) -> Any:
     """A tuple of `n` vectors."""
-    kind = types.UniTuple(Vector(width.literal_value), n.literal_value)
+    kind = types.UniTuple(Vector(_number(width)), _number(n))
 
     def emit(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
         return cgutils.pack_array(b, [_constant(context.get_value_type(kind.dtype), 0.0)] * kind.count)
@@ -220,7 +245,12 @@ def _folded(b: ir.IRBuilder, u: ir.Value, v: ir.Value, groups: int) -> ir.Value:
     width = u.type.count
     size = width // groups
     places = [
-        [of * width + group * size + part * size // 2 + i for of in range(2) for group in range(groups) for i in range(size // 2)]
+        [
+            of * width + group * size + part * size // 2 + i
+            for of in range(2)
+            for group in range(groups)
+            for i in range(size // 2)
+        ]
         for part in range(2)
     ]
     mask = ir.VectorType(_INT, width)
@@ -269,14 +299,21 @@ def _operator(function: Any, instruction: str) -> None:
         return of_vectors if isinstance(u, Vector) and isinstance(v, Vector) else None
 
 
-for _function, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"), (operator.truediv, "fdiv")):
+for _function, _instruction in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
     _operator(_function, _instruction)
 
 
 @intrinsic
 def maximum(typing: Any, u: Any, v: Any) -> Any:
     """The larger of two; `u` where `v` is NaN."""
-    return u(u, u), lambda context, b, signature, args: b.select(b.fcmp_ordered(">", args[1], args[0]), args[1], args[0])
+    return u(u, u), lambda context, b, signature, args: b.select(
+        b.fcmp_ordered(">", args[1], args[0]), args[1], args[0]
+    )
 
 
 _LOG2_E = math.log2(math.e)
