@@ -42,9 +42,9 @@ class StageData:
         Returns:
             The stages, each `(B, L, D)`, and the labels, `(B,)`.
         """
-        images = torch.from_numpy(self.stages[indices.numpy()])
-        stages = images.transpose(0, 1).to(like.device, like.dtype).contiguous().unbind()
-        return list(stages), self.labels[indices].to(like.device)
+        images = torch.from_numpy(self.stages[indices.numpy()]).to(like.device).transpose(0, 1)
+        stages = torch.empty(images.shape, dtype=like.dtype, device=like.device).copy_(images)
+        return list(stages.unbind()), self.labels[indices].to(like.device)
 
     def pooled(self, tokens: slice) -> "StageData":
         """The same images with every stage's tokens reduced to their mean over `tokens`: `(n, S, 1, D)`, fp32."""

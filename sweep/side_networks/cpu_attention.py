@@ -1,178 +1,150 @@
-"""Attention at a rank of a few, compiled for a CPU: scores live in registers, never in memory.
+"""Attention at a rank of a few on a CPU, of one lane and image: scores live in the nearest cache, tile by tile.
 
-A stock kernel spends its time on `L × L` scores: at rank 8 a score costs more to store and load than to compute. Here
-queries are worked on in blocks, all keys for each, with the loops over the rank unrolled and those over the block
-vectorised.
+A stock kernel spends its time on `L × L` scores: at rank 8 a score costs more to store and load than to compute. Here a
+vector holds the scores of `VECTOR` queries with one key, and the loops over the rank are unrolled.
+
+Rows of queries, keys and values lie `stride` floats apart, tokens along them: `L` tokens and zeros up to whole vectors.
 """
 
 import math
-from collections.abc import Callable
-from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
-numba.config.THREADING_LAYER = "omp"  # type: ignore[attr-defined]
+from sweep.side_networks.cpu_vectors import (
+    VECTOR,
+    add_dot,
+    add_scaled,
+    exp,
+    load,
+    load_wide,
+    loads,
+    maximum,
+    places,
+    scale_rows,
+    splat,
+    splats,
+    store,
+    store_rows,
+    zeros,
+)
 
 MAX_UNROLLED_RANK = 16
 """Above this the products in attention are large enough for matrix kernels, and unrolled loops too long."""
 
-VECTOR = 16
-LARGEST_BLOCK = 256
+KEYS = 256
+"""Keys of a tile; a multiple of `KEYS_AT_ONCE`."""
 
-# Sums may be reordered, which vectorising them takes; NaN and infinity keep their meaning.
-_FAST = {"contract", "reassoc", "nsz"}
-OPTIONS: dict[str, Any] = {"fastmath": _FAST, "error_model": "numpy", "cache": True, "parallel": True}
+KEYS_AT_ONCE = 4
+"""Whose gradients are in registers together."""
 
-_ZERO, _ONE, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
-_LOWEST = np.float32(-3e38)
-_SMALLEST_EXPONENT = np.float32(-60)
-"""A probability below e^-60 changes no sum in single precision; kept, its products with small gradients would be
-subnormal numbers, on which a processor is a hundred times slower."""
+BLOCK = 2
+"""Vectors of queries in a tile of the backward pass."""
 
-_LOG2_E = np.float32(math.log2(math.e))
-_LN2_HIGH = np.float32(0.693359375)
-_LN2_LOW = np.float32(math.log(2) - 0.693359375)
-_E2, _E3, _E4, _E5, _E6, _E7 = (np.float32(1 / math.factorial(n)) for n in range(2, 8))
+OPTIONS: dict[str, Any] = {"error_model": "numpy", "cache": True, "boundscheck": False, "nogil": True}
+
+_ZERO, _ONE, _LOWEST = np.float32(0), np.float32(1), np.float32(-3e38)
 
 
-@njit(fastmath={"contract"}, error_model="numpy", cache=True)
-def _exp(x: Any) -> Any:
-    """e^x for x ≤ 0 to 2e-7 relative, 0 below e^-60: `2^n · e^f`, a Taylor polynomial for |f| ≤ ln(2)/2; vectorises."""
-    vanishes = x < _SMALLEST_EXPONENT
-    x = _SMALLEST_EXPONENT if vanishes else x
-    n = np.floor(x * _LOG2_E + _HALF)
-    f = x - n * _LN2_HIGH - n * _LN2_LOW
-    e_f = (((((_E7 * f + _E6) * f + _E5) * f + _E4) * f + _E3) * f + _E2) * f * f + f + _ONE
-    power = np.int32(np.int32(np.int32(n) + np.int32(127)) << np.int32(23))
-    return _ZERO if vanishes else e_f * power.view(np.float32)
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def attend(rank: Any, qkv: Any, stride: int, L: int, out: Any, first: int, log_sum: Any) -> None:
+    """`softmax(q kᵀ) v`, and `log Σ exp(score)` of every query, for a rank as a tuple."""
+    R = len(rank)
+    keys = np.empty(L * 2 * R, np.float32)  # k and v of a token side by side
+    for c in range(2 * R):
+        for j in range(L):
+            keys[j * 2 * R + c] = qkv[(R + c) * stride + j]
+    tile = np.empty(KEYS * VECTOR, np.float32)
+    sums = np.empty(stride, np.float32)
+    for start in range(0, stride, VECTOR):
+        q = loads(qkv, start, stride, rank, VECTOR)
+        attended = zeros(rank, VECTOR)
+        p_sum = splat(_ZERO)
+        largest = splat(_LOWEST)
+        for j0 in range(0, L, KEYS):
+            n_keys = min(KEYS, L - j0)
+            before = largest
+            for j in range(n_keys):
+                score = add_dot(splat(_ZERO), q, splats(keys, (j0 + j) * 2 * R, 1, rank, VECTOR))
+                store(tile, j * VECTOR, score)
+                largest = maximum(largest, score)
+            factor = exp(before - largest)
+            attended = scale_rows(attended, factor)
+            p_sum = p_sum * factor
+            for j in range(n_keys):
+                p = exp(load(tile, j * VECTOR) - largest)
+                attended = add_scaled(attended, splats(keys, (j0 + j) * 2 * R + R, 1, rank, VECTOR), p)
+                p_sum = p_sum + p
+        store_rows(out, first + start, stride, scale_rows(attended, splat(_ONE) / p_sum))
+        store(log_sum, start, largest)
+        store(sums, start, p_sum)
+    for i in range(stride):
+        log_sum[i] += math.log(sums[i])
 
 
-def block_size(tokens: int) -> int:
-    """Queries to work on at a time: all of them if they are few, else equal parts; whole vectors either way."""
-    n_blocks = -(-tokens // LARGEST_BLOCK)
-    return -(-tokens // (n_blocks * VECTOR)) * VECTOR
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def attend_backward(
+    rank: Any, qkv: Any, stride: int, L: int, out: Any, d_out: Any, first: int, log_sum: Any, d_qkv: Any
+) -> None:
+    """The gradient of attention.
 
-
-@cache
-def attention_forward(R: int, T: int) -> Callable[..., None]:
-    """Attention for rank `R`, `T` queries at a time.
-
-    Rows of a block lie `T` apart: a distance known when compiling is what lets the inner loops be vectorised.
+    A tile of probabilities and of the scores' gradients is read twice: with a vector along queries for theirs, with a
+    vector along the rank for those of keys and values, so that nothing is added across a vector.
     """
-
-    @njit(**OPTIONS)  # type: ignore[untyped-decorator]
-    def kernel(qkv: Any, out: Any, first: int, log_sum: Any) -> None:
-        N, _, B, L = qkv.shape
-        for task in prange(N * B):
-            n, b = task // B, task % B
-            keys = np.empty(L * 2 * R, np.float32)  # k and v of a token side by side
-            for j in range(L):
-                for c in range(2 * R):
-                    keys[j * 2 * R + c] = qkv[n, R + c, b, j]
-            queries = np.zeros((R + 1) * T, np.float32)  # the last row: each query's largest score
-            sums = np.empty((R + 1) * T, np.float32)  # Σ p v; the last row: Σ p
-            for start in range(0, L, T):
-                width = min(T, L - start)
-                for c in range(R):
-                    for i in range(width):
-                        queries[c * T + i] = qkv[n, c, b, start + i]
-                    for i in range(width, T):
-                        queries[c * T + i] = _ZERO
-                queries[R * T :] = _LOWEST
-                sums[:] = _ZERO
-                for j in range(L):
-                    for i in range(T):
-                        score = _ZERO
-                        for c in range(R):
-                            score += queries[c * T + i] * keys[j * 2 * R + c]
-                        queries[R * T + i] = max(queries[R * T + i], score)
-                for j in range(L):
-                    for i in range(T):
-                        score = -queries[R * T + i]
-                        for c in range(R):
-                            score += queries[c * T + i] * keys[j * 2 * R + c]
-                        p = _exp(score)
-                        for c in range(R):
-                            sums[c * T + i] += p * keys[j * 2 * R + R + c]
-                        sums[R * T + i] += p
-                for i in range(width):
-                    log_sum[n, b, start + i] = queries[R * T + i] + math.log(sums[R * T + i])
-                for c in range(R):
-                    for i in range(width):
-                        out[n, first + c, b, start + i] = sums[c * T + i] / sums[R * T + i]
-
-    return kernel  # type: ignore[no-any-return]
-
-
-@cache
-def attention_backward(R: int, T: int) -> Callable[..., None]:
-    """Gradient of attention: once over keys for blocks of queries, once over queries for blocks of keys.
-
-    Probabilities are computed again in each, which costs less than keeping them or adding across a vector.
-    """
-
-    @njit(**OPTIONS)  # type: ignore[untyped-decorator]
-    def kernel(qkv: Any, out: Any, d_out: Any, first: int, log_sum: Any, d_qkv: Any) -> None:
-        N, _, B, L = qkv.shape
-        S = 2 * R + 2  # of a query: q, the gradient g of its output, log Σ exp(score), g · output
-        for task in prange(N * B):
-            n, b = task // B, task % B
-            keys = np.empty(L * 2 * R, np.float32)
-            queries = np.zeros(L * S, np.float32)
-            for j in range(L):
-                for c in range(2 * R):
-                    keys[j * 2 * R + c] = qkv[n, R + c, b, j]
-                for c in range(R):
-                    g = d_out[n, first + c, b, j]
-                    queries[j * S + c] = qkv[n, c, b, j]
-                    queries[j * S + R + c] = g
-                    queries[j * S + 2 * R + 1] += g * out[n, first + c, b, j]
-                queries[j * S + 2 * R] = log_sum[n, b, j]
-            block = np.empty(S * T, np.float32)
-            sums = np.empty(2 * R * T, np.float32)
-            for start in range(0, L, T):
-                width = min(T, L - start)
-                block[:] = _ZERO
-                for i in range(width):
-                    for c in range(S):
-                        block[c * T + i] = queries[(start + i) * S + c]
-                sums[:] = _ZERO
-                for j in range(L):
-                    for i in range(T):
-                        score = -block[2 * R * T + i]
-                        d_p = -block[(2 * R + 1) * T + i]
-                        for c in range(R):
-                            score += block[c * T + i] * keys[j * 2 * R + c]
-                            d_p += block[(R + c) * T + i] * keys[j * 2 * R + R + c]
-                        d_score = _exp(score) * d_p
-                        for c in range(R):
-                            sums[c * T + i] += d_score * keys[j * 2 * R + c]
-                for c in range(R):
-                    for i in range(width):
-                        d_qkv[n, c, b, start + i] = sums[c * T + i]
-
-                block[:] = _ZERO
-                for i in range(width):
-                    for c in range(2 * R):
-                        block[c * T + i] = keys[(start + i) * 2 * R + c]
-                sums[:] = _ZERO
-                for j in range(L):
-                    for i in range(T):
-                        score = -queries[j * S + 2 * R]
-                        d_p = -queries[j * S + 2 * R + 1]
-                        for c in range(R):
-                            score += block[c * T + i] * queries[j * S + c]
-                            d_p += block[(R + c) * T + i] * queries[j * S + R + c]
-                        p = _exp(score)
-                        d_score = p * d_p
-                        for c in range(R):
-                            sums[c * T + i] += d_score * queries[j * S + c]
-                            sums[(R + c) * T + i] += p * queries[j * S + R + c]
-                for c in range(2 * R):
-                    for i in range(width):
-                        d_qkv[n, R + c, b, start + i] = sums[c * T + i]
-
-    return kernel  # type: ignore[no-any-return]
+    R, width = len(rank), places(rank)
+    W = len(width)
+    n_padded = (L + KEYS_AT_ONCE - 1) // KEYS_AT_ONCE * KEYS_AT_ONCE
+    keys = np.empty(L * 2 * R, np.float32)
+    queries = np.zeros(stride * 2 * W, np.float32)  # q and the gradient g of the output side by side
+    inner = np.zeros(stride, np.float32)  # g · output
+    for c in range(R):
+        for j in range(L):
+            keys[j * 2 * R + c] = qkv[(R + c) * stride + j]
+            keys[j * 2 * R + R + c] = qkv[(2 * R + c) * stride + j]
+            g = d_out[first + c * stride + j]
+            queries[j * 2 * W + c] = qkv[c * stride + j]
+            queries[j * 2 * W + W + c] = g
+            inner[j] += g * out[first + c * stride + j]
+    d_keys = np.zeros(n_padded * 2 * W, np.float32)
+    rows = BLOCK * VECTOR
+    ps, d_scores = np.zeros(KEYS * rows, np.float32), np.zeros(KEYS * rows, np.float32)
+    for c in range(R):
+        for i in range(stride):
+            d_qkv[c * stride + i] = _ZERO
+    for start in range(0, stride, rows):
+        n_queries = min(rows, stride - start)
+        for j0 in range(0, L, KEYS):
+            n_keys = min(KEYS, L - j0)
+            for i in range(0, n_queries, VECTOR):
+                q = loads(qkv, start + i, stride, rank, VECTOR)
+                shift = splat(_ZERO) - load(log_sum, start + i)
+                for j in range(n_keys):
+                    score = add_dot(shift, q, splats(keys, (j0 + j) * 2 * R, 1, rank, VECTOR))
+                    store(ps, j * rows + i, exp(score))
+                g = loads(d_out, first + start + i, stride, rank, VECTOR)
+                shift = splat(_ZERO) - load(inner, start + i)
+                for j in range(n_keys):
+                    d_p = add_dot(shift, g, splats(keys, (j0 + j) * 2 * R + R, 1, rank, VECTOR))
+                    store(d_scores, j * rows + i, load(ps, j * rows + i) * d_p)
+                d_q = loads(d_qkv, start + i, stride, rank, VECTOR)
+                for j in range(n_keys):
+                    d_score = load(d_scores, j * rows + i)
+                    d_q = add_scaled(d_q, splats(keys, (j0 + j) * 2 * R, 1, rank, VECTOR), d_score)
+                store_rows(d_qkv, start + i, stride, d_q)
+            for j in range(0, n_keys, KEYS_AT_ONCE):
+                at = (j0 + j) * 2 * W
+                d_k = loads(d_keys, at, 2 * W, KEYS_AT_ONCE, width)
+                d_v = loads(d_keys, at + W, 2 * W, KEYS_AT_ONCE, width)
+                for i in range(n_queries):
+                    of_query = (start + i) * 2 * W
+                    d_score = splats(d_scores, j * rows + i, rows, KEYS_AT_ONCE, width)
+                    p = splats(ps, j * rows + i, rows, KEYS_AT_ONCE, width)
+                    d_k = add_scaled(d_k, d_score, load_wide(queries, of_query, width))
+                    d_v = add_scaled(d_v, p, load_wide(queries, of_query + W, width))
+                store_rows(d_keys, at, 2 * W, d_k)
+                store_rows(d_keys, at + W, 2 * W, d_v)
+    for c in range(R):
+        for j in range(L):
+            d_qkv[(R + c) * stride + j] = d_keys[j * 2 * W + c]
+            d_qkv[(2 * R + c) * stride + j] = d_keys[j * 2 * W + W + c]

@@ -20,6 +20,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from sweep.side_networks import cpu_trunk
 from sweep.side_networks.last import LAST, LowRankAttention
 from sweep.side_networks.rank_space_trunk import FrozenStreams, trunk
 
@@ -52,7 +53,9 @@ class RankSpaceLAST(LAST):
             eps=modules[0].norm.eps,
             dtype=self.product_dtype,
         )
-        attended = trunk(frozen, projections, biases, centred_ups)  # (K·r, B, L)
-        pooled = self.head.pool(attended.movedim(0, -1))
-        logits: Tensor = self.head(self.head.pool(stages[-1]) + pooled @ torch.cat(ups))
+        if self.product_dtype is None and cpu_trunk.takes(ups[0]):
+            pooled = cpu_trunk.pooled_trunk(frozen, projections, biases, centred_ups, self.head.tokens)  # (K·r, B)
+        else:
+            pooled = self.head.pool(trunk(frozen, projections, biases, centred_ups).movedim(0, -1)).T
+        logits: Tensor = self.head(self.head.pool(stages[-1]) + pooled.T @ torch.cat(ups))
         return logits

@@ -6,8 +6,6 @@ product with a frozen stream is one matrix product; tokens lie along the last di
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from operator import add
 from types import ModuleType
 from typing import Any, Self
 
@@ -15,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sweep.precision import add_product, write_product
-from sweep.side_networks import bf16_kernels, cpu_kernels, torch_kernels
+from sweep.side_networks import bf16_kernels, torch_kernels
 
 
 @dataclass(frozen=True)
@@ -23,14 +21,14 @@ class FrozenStreams:
     """What all lanes share.
 
     Attributes:
-        centred: `S̃`, one a block, each `(B·L, D)`, in the products' precision.
-        squares: `|S̃|²` of every token, one a block, each `(B, L)`.
+        centred: `S̃` of every block, `(m, B·L, D)`, in the products' precision.
+        squares: `|S̃|²` of every token, `(m, B, L)`.
         modules_per_block: `T`.
         eps: Of every LayerNorm.
     """
 
-    centred: list[Tensor]
-    squares: list[Tensor]
+    centred: Tensor
+    squares: Tensor
     modules_per_block: int
     eps: float
 
@@ -39,12 +37,14 @@ class FrozenStreams:
         cls, stages: Sequence[Tensor], *, modules_per_block: int, eps: float, dtype: torch.dtype | None = None
     ) -> Self:
         """From stages `z_0 … z_m`, each `(B, L, D)`; `S̃` is rounded to `dtype`, if given, after all else is done."""
-        sums = list(accumulate(stages, add))[1:]
-        centred = [stream - stream.mean(-1, keepdim=True) for stream in sums]
-        squares = [stream.square().sum(-1) for stream in centred]
-        return cls(
-            [stream.flatten(0, 1).to(dtype or stream.dtype) for stream in centred], squares, modules_per_block, eps
-        )
+        stream = stages[0]
+        centred = stream.new_empty(len(stages) - 1, *stream.shape)
+        squares = stream.new_empty(centred.shape[:-1])
+        for i, stage in enumerate(stages[1:]):
+            stream = stream + stage
+            torch.sub(stream, stream.mean(-1, keepdim=True), out=centred[i])
+            torch.linalg.vector_norm(centred[i], dim=-1, out=squares[i])
+        return cls(centred.flatten(1, 2).to(dtype or stream.dtype), squares.square_(), modules_per_block, eps)
 
     def entering(self, module: int) -> tuple[Tensor, Tensor]:
         """`S̃ᵀ`, `(D, B·L)`, and `|S̃|²`, `(B, L)`, in front of a module."""
@@ -89,11 +89,8 @@ class _Lanes:
         self.grid = frozen.squares[0].shape
         self.ups = torch.stack(list(ups))  # (K, N, r, D): under one another for products with S̃
         self.ups_of_lanes = torch.cat(list(ups), 1)  # (N, K·r, D): lane by lane for products with A
-        like = self.ups
-        on_cpu = like.device.type == "cpu" and like.dtype == torch.float32
-        self.kernels: ModuleType = cpu_kernels if on_cpu else torch_kernels
-        if frozen.centred[0].dtype == torch.bfloat16:
-            self.kernels = bf16_kernels
+        rounded = frozen.centred.dtype == torch.bfloat16
+        self.kernels: ModuleType = bf16_kernels if rounded else torch_kernels
 
     def empty(self, *shape: int) -> Tensor:
         """An uninitialised buffer for `(…, B, L)`."""

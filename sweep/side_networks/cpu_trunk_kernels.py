@@ -1,0 +1,238 @@
+"""The modules of one lane and image, one after another, in one compiled task: forward, and backward.
+
+`rank_space.py` has the names. The products `Ũ_j S̃_k` are wanted only summed over modules and the rank, so that they are
+never formed. With the lane's own stream of one image, kept in the processor's cache,
+
+    P_k = Σ_{j<k} Ũ_jᵀ A_j          |x̃_k|² = |S̃_k|² + 2 <P_k, S̃_k> + <P_k, P_k>
+
+and a module adds to `P` and takes both products in one pass over it. Backward, `|x̃_k|²` hands a number `w_k / 2` a token
+to what it is made of, and with
+
+    H_j = Σ_{k>j} w_k S̃_k           ω_j = Σ_{k>j} w_k           B_j = ω_j A_j
+
+    dA_j += Ũ_j H_j + ω_j Σ_{i≤j} Ũ_j Ũ_iᵀ A_i + Σ_{i>j} Ũ_j Ũ_iᵀ B_i
+    dŨ_j += A_j H_jᵀ + Σ_{i≤j} (B_j A_iᵀ) Ũ_i + Σ_{i>j} (A_j B_iᵀ) Ũ_i
+
+where the tasks return the small matrices `B_j A_iᵀ`. A task reads and writes numbers of its own lane only, in an order that depends
+on shapes alone; so a lane's result has the same bits in any stack.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from sweep.side_networks.cpu_attention import attend, attend_backward
+from sweep.side_networks.cpu_products import (
+    OPTIONS,
+    add_outer,
+    add_product,
+    add_stream_gradients,
+    add_to_stream,
+)
+from sweep.side_networks.cpu_vectors import VECTOR, divisor
+
+_ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
+
+
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def trunk_forward(
+    rank: Any,
+    first_task: int,
+    last_task: int,
+    qkv: Any,
+    attended: Any,
+    inverse: Any,
+    log_sum: Any,
+    streams: Any,
+    squares: Any,
+    biases: Any,
+    ups: Any,
+    mixing: Any,
+    width: Any,
+    eps: Any,
+    start: int,
+    stop: int,
+    pooled: Any,
+) -> None:
+    """Forward pass of some tasks.
+
+    Args, the arrays float32 and contiguous:
+        rank: `r` numbers.
+        first_task, last_task: Task `i` is lane `i % N` and image `i // N`.
+        qkv: `W_γ S̃`, `(K, N, 3r, B, L)`; becomes `LN(x) W`.
+        attended, inverse, log_sum: Written: `A`, `(K, N, r, B, L)`, and `1/sqrt(variance + eps)` and `log Σ exp(score)`,
+            `(K, N, B, L)`.
+        streams, squares: `S̃`, `(m, B, L, D)`, and `|S̃|²`, `(m, B, L)`.
+        biases, ups: `W β`, `(N, K, 3r)`, and `Ũ`, `(N, K, r, D)`.
+        mixing: `W_γ Ũᵀ`, `(N, K, 3r, K·r)`, of which `k·r` columns are read.
+        width, eps: `D` before padding, and the LayerNorms' eps.
+        start, stop: Tokens to pool.
+        pooled: Written: the mean of `A` over them, `(N, K·r, B)`.
+    """
+    R, group = len(rank), divisor(rank, 3, 4)
+    K, N, _, B, L = qkv.shape
+    D = ups.shape[3]
+    modules_per_block = K // streams.shape[0]
+    stride = (L + VECTOR - 1) // VECTOR * VECTOR
+    A = np.zeros(K * R * stride, np.float32)
+    own = np.zeros(3 * R * stride, np.float32)
+    P = np.zeros(L * D, np.float32)
+    sums = np.zeros(2 * stride, np.float32)
+    logs = np.empty(stride, np.float32)
+    for task in range(first_task, last_task):
+        n, b = task % N, task // N  # image by image: all lanes read its streams while they are in the cache
+        P[:] = _ZERO
+        sums[:] = _ZERO
+        for k in range(K):
+            block = k // modules_per_block
+            for c in range(3 * R):
+                for i in range(L):
+                    own[c * stride + i] = qkv[k, n, c, b, i]
+            add_product(group, own, 0, 3 * R, mixing, (n * K + k) * 3 * R * K * R, K * R, 1, A, k * R, stride)
+            for i in range(L):
+                square = squares[block, b, i] + _TWO * sums[i] + sums[stride + i]
+                inverse[k, n, b, i] = _ONE / np.sqrt(square / width + eps)
+            for c in range(3 * R):
+                for i in range(L):
+                    value = own[c * stride + i] * inverse[k, n, b, i] + biases[n, k, c]
+                    own[c * stride + i] = value
+                    qkv[k, n, c, b, i] = value
+            attend(rank, own, stride, L, A, k * R * stride, logs)
+            for i in range(L):
+                log_sum[k, n, b, i] = logs[i]
+            for c in range(R):
+                total = _ZERO
+                for i in range(start, stop):
+                    total += A[(k * R + c) * stride + i]
+                pooled[n, k * R + c, b] = total / np.float32(stop - start)
+                for i in range(L):
+                    attended[k, n, c, b, i] = A[(k * R + c) * stride + i]
+                for i in range(L, stride):
+                    A[(k * R + c) * stride + i] = _ZERO
+            if k + 1 < K:
+                s = (((k + 1) // modules_per_block) * B + b) * L * D
+                add_to_stream(rank, P, D, ups, (n * K + k) * R * D, A, k * R * stride, stride, L, streams, s, sums)
+
+
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def trunk_backward(
+    rank: Any,
+    first_task: int,
+    last_task: int,
+    step: int,
+    qkv: Any,
+    attended: Any,
+    inverse: Any,
+    log_sum: Any,
+    streams: Any,
+    biases: Any,
+    ups: Any,
+    mixing: Any,
+    gram: Any,
+    width: Any,
+    start: int,
+    stop: int,
+    d_pooled: Any,
+    d_biases: Any,
+    d_ups: Any,
+    d_mixing: Any,
+    d_gram: Any,
+) -> None:
+    """Backward pass of some tasks, where `G` groups of images have partial sums of their own.
+
+    Args, beside those of the forward pass:
+        rank: `r` numbers.
+        first_task, last_task: Task `i` is lane `i % N` and group `i // N`.
+        step: Which of a group's images, counted from 0; nothing is done if it has not so many.
+        qkv: What the forward pass wrote; becomes the gradient with respect to what it read.
+        gram: `Ũ Ũᵀ`, `(N, K·r, K·r)`.
+        d_pooled: `(N, K·r, B)`.
+        d_biases: Added to: `(G, N, K, 3r)`.
+        d_ups: Added to, `A_j H_jᵀ`: `(G, N, K, r, D)`.
+        d_mixing: Added to: as `mixing`, `(G, N, …)`.
+        d_gram: Added to, `B_j A_iᵀ` for `i ≤ j`: `(G, N, K·r, K·r)`.
+    """
+    R, group = len(rank), divisor(rank, 1, 4)
+    K, N, _, B, L = qkv.shape
+    G, D, KR = d_ups.shape[0], ups.shape[3], K * R
+    modules_per_block = K // streams.shape[0]
+    stride = (L + VECTOR - 1) // VECTOR * VECTOR
+    A = np.zeros(KR * stride, np.float32)
+    d_A = np.zeros(KR * stride, np.float32)
+    weighted = np.zeros(KR * stride, np.float32)  # B
+    own = np.zeros(3 * R * stride, np.float32)
+    d_own = np.zeros(3 * R * stride, np.float32)
+    mixed = np.zeros(R * stride, np.float32)
+    logs = np.zeros(stride, np.float32)
+    H = np.zeros(L * D, np.float32)
+    w, omega = np.zeros(stride, np.float32), np.zeros(stride, np.float32)
+    for task in range(first_task, last_task):
+        g, n = task // N, task % N
+        b = g * B // G + step
+        if b == (g + 1) * B // G:
+            continue
+        lane = g * N + n
+        d_A[:] = _ZERO
+        weighted[:] = _ZERO
+        H[:] = _ZERO
+        omega[:] = _ZERO
+        for k in range(K):
+            for c in range(R):
+                grad = d_pooled[n, k * R + c, b] / np.float32(stop - start)
+                for i in range(L):
+                    A[(k * R + c) * stride + i] = attended[k, n, c, b, i]
+                for i in range(start, stop):
+                    d_A[(k * R + c) * stride + i] = grad
+        for k in range(K - 1, -1, -1):
+            first = k * R * stride
+            if k + 1 < K:
+                s = (((k + 1) // modules_per_block) * B + b) * L * D
+                up, d_up = (n * K + k) * R * D, (lane * K + k) * R * D
+                add_stream_gradients(rank, H, D, w, streams, s, ups, up, A, d_A, first, stride, L, d_ups, d_up)
+                mixed[:] = _ZERO
+                add_product(group, mixed, 0, R, gram, (n * KR + k * R) * KR, KR, 1, A, (k + 1) * R, stride)
+                for c in range(R):
+                    for i in range(stride):
+                        d_A[first + c * stride + i] += omega[i] * mixed[c * stride + i]
+                        weighted[first + c * stride + i] = omega[i] * A[first + c * stride + i]
+                # The modules after this one: `weighted` is still zero in front of it.
+                after = (k + 1) * R
+                add_product(
+                    group,
+                    d_A,
+                    first,
+                    R,
+                    gram,
+                    (n * KR + k * R) * KR + after,
+                    KR,
+                    1,
+                    weighted[after * stride :],
+                    KR - after,
+                    stride,
+                )
+                add_outer(group, d_gram, (lane * KR + k * R) * KR, KR, weighted, first, R, A, (k + 1) * R, stride)
+            for c in range(3 * R):
+                for i in range(L):
+                    own[c * stride + i] = qkv[k, n, c, b, i]
+            for i in range(L):
+                logs[i] = log_sum[k, n, b, i]
+            attend_backward(rank, own, stride, L, A, d_A, first, logs, d_own)
+            w[:] = _ZERO
+            for c in range(3 * R):
+                total = _ZERO
+                bias = biases[n, k, c]
+                for i in range(L):
+                    grad = d_own[c * stride + i]
+                    total += grad
+                    w[i] += grad * (own[c * stride + i] - bias)
+                    grad *= inverse[k, n, b, i]
+                    d_own[c * stride + i] = grad
+                    qkv[k, n, c, b, i] = grad
+                d_biases[g, n, k, c] += total
+            for i in range(L):
+                w[i] *= -inverse[k, n, b, i] * inverse[k, n, b, i] / width
+                omega[i] += w[i]
+            row = (n * K + k) * 3 * R * KR
+            add_product(group, d_A, 0, k * R, mixing, row, 1, KR, d_own, 3 * R, stride)
+            add_outer(group, d_mixing, (lane * K + k) * 3 * R * KR, KR, d_own, 0, 3 * R, A, k * R, stride)
