@@ -22,6 +22,7 @@ from sweep.memory import available_bytes, is_out_of_memory
 from sweep.optim import LaneOptimizers
 from sweep.preparation import Prepared
 from sweep.side_networks.cost import Form, work_per_token
+from sweep.side_networks.cpu_attention import MAX_UNROLLED_RANK
 from sweep.side_networks.spec import SideNetworkSpec
 
 FP32_BYTES = 4
@@ -30,6 +31,9 @@ MEMORY_SHARE = 0.8
 
 PARAMETER_COPIES = 4
 """A lane's weights, their gradient, and AdamW's two moments."""
+
+FUSED_PARAMETER_COPIES = 6
+"""Of a lane's parameters, what the fused backward pass holds beside: scaled and stacked weights, and four partial sums."""
 
 DIRECT_STREAMS = 5
 """Of `(B, L, D)` that a module of the direct form keeps for its backward pass; measured at 768 x 12 modules: 4.85."""
@@ -125,7 +129,7 @@ def plan_study(features: FeaturePlan, prepared: Prepared) -> Plan:
     study, spec, tokens = prepared.study, prepared.spec, prepared.backbone.tokens
     free_bytes = available_bytes(prepared.device)
     shared = shared_bytes(spec, tokens, study.batch_size)
-    per_lane = bytes_per_lane(spec, tokens, study.batch_size)
+    per_lane = bytes_per_lane(spec, tokens, study.batch_size, prepared.device)
     fitting = lanes_that_fit(free_bytes, shared, per_lane)
     n_lanes = study.trials * study.seeds
     n_parallel = max(study.seeds, min(n_lanes, fitting if prepared.n_parallel is None else prepared.n_parallel))
@@ -161,40 +165,54 @@ def parameter_bytes(spec: SideNetworkSpec) -> int:
         return FP32_BYTES * sum(p.numel() for p in spec.plain(spec.max_rank).parameters())
 
 
-def kept_bytes(spec: SideNetworkSpec, n_tokens: int) -> int:
-    """What the trunk's forward pass returns for one lane: its result, and what the backward pass reads.
+def runs_fused(spec: SideNetworkSpec, device: torch.device) -> bool:
+    """Whether a stack computes in the compiled tasks of `cpu_trunk.py`."""
+    return spec.form == "rank space" and device.type == "cpu" and spec.max_rank <= MAX_UNROLLED_RANK
 
-    Per token, in the order of `_Trunk.forward`: attended `K·r`, qkvs `3K·r`, streams `K·r`, inverses `K`, log_sums `K`,
-    products `r·K(K−1)/2`.
+
+def kept_bytes(spec: SideNetworkSpec, n_tokens: int, *, fused: bool) -> int:
+    """What the trunk's forward pass keeps of one lane for the backward pass.
+
+    Per token attended `K·r`, qkv `3K·r`, inverse `K` and log_sum `K`; in the general form also streams `K·r` and products
+    `r·K(K−1)/2`.
 
     Args:
         spec: Shape of the lane.
         n_tokens: `B·L`.
+        fused: See `runs_fused`.
     """
     k, r = spec.n_modules, spec.max_rank
-    return FP32_BYTES * n_tokens * (5 * k * r + 2 * k + r * k * (k - 1) // 2)
+    general = 0 if fused else k * r + r * k * (k - 1) // 2
+    return FP32_BYTES * n_tokens * (4 * k * r + 2 * k + general)
 
 
-def bytes_per_lane(spec: SideNetworkSpec, tokens: int, batch_size: int) -> int:
+def bytes_per_lane(spec: SideNetworkSpec, tokens: int, batch_size: int, device: torch.device) -> int:
     """What one more lane takes: the larger of a training step and of the evaluation's batch.
 
-    A training step has what is kept, and in the backward pass the gradient of attended as it arrives and its copy
-    (`2K·r` a token), d_products (`K·r`), d_qkv (`3r`) and d_stream (`r`). The evaluation keeps one module's part:
-    attended and products (`2K·r`), and qkv, stream, inverse and log_sum (`4r + 2`).
+    A training step has what is kept. In the backward pass the fused form adds a few copies of its parameters' size, the
+    general form the gradient of attended as it arrives and its copy (`2K·r` a token), d_products (`K·r`), d_qkv
+    (`3r`) and d_stream (`r`). The evaluation takes the `K`-th part of its images at a time in the fused form, or
+    keeps one module's part in the general one.
 
     Args:
         spec: Shape of the lane.
         tokens: `L`.
         batch_size: `B` of training.
+        device: Where it trains.
     """
     k, r = spec.n_modules, spec.max_rank
-    n_tokens = batch_size * tokens
+    n_tokens, n_evaluated = batch_size * tokens, EVALUATION_BATCH_SIZE * tokens
+    parameters = parameter_bytes(spec)
     if spec.form == "direct":
-        streams = max(DIRECT_STREAMS * k * n_tokens, DIRECT_STREAMS * EVALUATION_BATCH_SIZE * tokens)
-        return PARAMETER_COPIES * parameter_bytes(spec) + FP32_BYTES * streams * spec.width
-    training = kept_bytes(spec, n_tokens) + FP32_BYTES * n_tokens * (3 * k * r + 4 * r)
-    evaluation = FP32_BYTES * EVALUATION_BATCH_SIZE * tokens * (2 * k * r + 4 * r + 2)
-    return PARAMETER_COPIES * parameter_bytes(spec) + max(training, evaluation)
+        streams = max(DIRECT_STREAMS * k * n_tokens, DIRECT_STREAMS * n_evaluated)
+        return PARAMETER_COPIES * parameters + FP32_BYTES * streams * spec.width
+    if runs_fused(spec, device):
+        training = kept_bytes(spec, n_tokens, fused=True)
+        evaluation = kept_bytes(spec, -(-EVALUATION_BATCH_SIZE // k) * tokens, fused=True)
+        return (PARAMETER_COPIES + FUSED_PARAMETER_COPIES) * parameters + max(training, evaluation)
+    training = kept_bytes(spec, n_tokens, fused=False) + FP32_BYTES * n_tokens * (3 * k * r + 4 * r)
+    evaluation = FP32_BYTES * n_evaluated * (2 * k * r + 4 * r + 2)
+    return PARAMETER_COPIES * parameters + max(training, evaluation)
 
 
 def shared_bytes(spec: SideNetworkSpec, tokens: int, batch_size: int) -> int:

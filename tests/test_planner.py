@@ -18,10 +18,12 @@ from sweep.planner import (
     shared_bytes,
 )
 from sweep.side_networks.cost import ELEMENTWISE_WORK, cheaper_form, work_per_token
+from sweep.side_networks.cpu_trunk import _PooledTrunk
 from sweep.side_networks.rank_space_trunk import FrozenStreams, _Trunk
 from sweep.side_networks.spec import SideNetworkSpec
 
 BATCH, TOKENS = 3, 7
+CPU = torch.device("cpu")
 
 
 def spec_of(n_stages: int = 4, modules_per_block: int = 1, max_rank: int = 4, width: int = 16) -> SideNetworkSpec:
@@ -47,24 +49,27 @@ def test_formulas_count_what_one_lane_keeps(spec: SideNetworkSpec) -> None:
     frozen = FrozenStreams.of(stages, modules_per_block=spec.modules_per_block, eps=1e-5)
     shapes = [(1, 3 * r, d)] * k + [(1, 3 * r)] * k + [(1, r, d)] * k
     kept = _Trunk.forward(frozen, True, *(torch.randn(shape) for shape in shapes))
-    assert kept_bytes(spec, BATCH * TOKENS) == n_bytes(list(kept))
+    assert kept_bytes(spec, BATCH * TOKENS, fused=False) == n_bytes(list(kept))
+    stacked = (torch.randn(1, k, *shape) for shape in ((3 * r, d), (3 * r,), (r, d)))
+    pooled, *kept = _PooledTrunk.forward(frozen, slice(1, None), True, *stacked)
+    assert kept_bytes(spec, BATCH * TOKENS, fused=True) == n_bytes(kept)
     assert parameter_bytes(spec) == n_bytes(list(spec.lane(1, seed=0).parameters()))
 
 
 def test_a_lane_takes_more_with_every_size() -> None:
-    small = bytes_per_lane(spec_of(), 65, 64)
+    small = bytes_per_lane(spec_of(), 65, 64, CPU)
     for larger in (
-        bytes_per_lane(spec_of(n_stages=5), 65, 64),
-        bytes_per_lane(spec_of(max_rank=5), 65, 64),
-        bytes_per_lane(spec_of(width=17), 65, 64),
-        bytes_per_lane(spec_of(), 66, 64),
-        bytes_per_lane(spec_of(), 65, 65),
+        bytes_per_lane(spec_of(n_stages=5), 65, 64, CPU),
+        bytes_per_lane(spec_of(max_rank=5), 65, 64, CPU),
+        bytes_per_lane(spec_of(width=17), 65, 64, CPU),
+        bytes_per_lane(spec_of(), 66, 64, CPU),
+        bytes_per_lane(spec_of(), 65, 65, CPU),
     ):
         assert larger > small
 
 
 def test_a_small_training_batch_leaves_the_evaluation_its_memory() -> None:
-    assert bytes_per_lane(spec_of(), 65, 1) == bytes_per_lane(spec_of(), 65, 2)
+    assert bytes_per_lane(spec_of(), 65, 1, CPU) == bytes_per_lane(spec_of(), 65, 2, CPU)
     assert shared_bytes(spec_of(), 65, 1) == shared_bytes(spec_of(), 65, 64) < shared_bytes(spec_of(), 65, 65)
 
 

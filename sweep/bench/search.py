@@ -54,7 +54,7 @@ class SearchSizes:
     """
 
     image_size: int = 56
-    n_parallel: int = 32
+    n_parallel: int = 16
     epochs: int = 6
     wall_seconds: float = 75.0
     n_seeds: int = 5
