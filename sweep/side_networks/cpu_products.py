@@ -30,9 +30,6 @@ OPTIONS: dict[str, Any] = {"error_model": "numpy", "cache": True, "boundscheck":
 ALIGNMENT = 2 * VECTOR
 """Widths are padded to a multiple of it."""
 
-CHUNK = 256
-"""Columns of a stream to work on at a time, so that the rows of `Ũ` stay in the nearest cache."""
-
 TOKENS = 8
 """Whose rows of a stream are added to the gradient of `Ũ` at once."""
 
@@ -89,37 +86,35 @@ def add_outer(
 
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
-def _chunk(width: int) -> int:
-    """Columns of a chunk: equal parts of the width, whole pairs of vectors."""
-    parts = (width + CHUNK - 1) // CHUNK
-    return (width + parts * ALIGNMENT - 1) // (parts * ALIGNMENT) * ALIGNMENT
-
-
-@njit(**OPTIONS)  # type: ignore[untyped-decorator]
 def add_to_stream(
     rank: Any, P: Any, width: int, ups: Any, up: int, A: Any, first: int, stride: int, L: int, S: Any, s: int, sums: Any
 ) -> None:
     """Over all tokens: `P += Uᵀ A`, then `<P, S>` and `<P, P>`, which become the two rows of `sums`."""
-    R, group = len(rank), divisor(rank, 1, 8)
+    R, group = len(rank), divisor(rank, 1, 4)
     G = len(group)
     sums[:] = _ZERO
-    chunk = _chunk(width)
-    for d0 in range(0, width, chunk):
-        d1 = min(d0 + chunk, width)
-        for i in range(L):
-            for g in range(0, R - G, G):
-                factors = splats(A, first + g * stride + i, stride, group, VECTOR)
-                for d in range(d0, d1, VECTOR):
-                    rows = loads(ups, up + g * width + d, width, group, VECTOR)
-                    store(P, i * width + d, add_dot(load(P, i * width + d), factors, rows))
-            factors = splats(A, first + (R - G) * stride + i, stride, group, VECTOR)
-            totals = zeros(2, VECTOR)
-            for d in range(d0, d1, VECTOR):
-                rows = loads(ups, up + (R - G) * width + d, width, group, VECTOR)
-                p = add_dot(load(P, i * width + d), factors, rows)
-                store(P, i * width + d, p)
-                totals = add_scaled(totals, (load(S, s + i * width + d), p), p)
-            add_totals(sums, i, stride, totals)
+    for i in range(0, L, 2):
+        p, p2, s_1, s_2 = i * width, (i + 1) * width, s + i * width, s + min(i + 1, L - 1) * width
+        for g in range(0, R - G, G):
+            at = first + g * stride + i
+            factors, factors2 = splats(A, at, stride, group, VECTOR), splats(A, at + 1, stride, group, VECTOR)
+            for d in range(0, width, VECTOR):
+                rows = loads(ups, up + g * width + d, width, group, VECTOR)
+                store(P, p + d, add_dot(load(P, p + d), factors, rows))
+                store(P, p2 + d, add_dot(load(P, p2 + d), factors2, rows))
+        at = first + (R - G) * stride + i
+        factors, factors2 = splats(A, at, stride, group, VECTOR), splats(A, at + 1, stride, group, VECTOR)
+        totals, totals2 = zeros(2, VECTOR), zeros(2, VECTOR)
+        for d in range(0, width, VECTOR):
+            rows = loads(ups, up + (R - G) * width + d, width, group, VECTOR)
+            value = add_dot(load(P, p + d), factors, rows)
+            store(P, p + d, value)
+            totals = add_scaled(totals, (load(S, s_1 + d), value), value)
+            value = add_dot(load(P, p2 + d), factors2, rows)
+            store(P, p2 + d, value)
+            totals2 = add_scaled(totals2, (load(S, s_2 + d), value), value)
+        add_totals(sums, i, stride, totals)
+        add_totals(sums, i + 1, stride, totals2)
 
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
@@ -141,37 +136,42 @@ def add_stream_gradients(
     d_up: int,
 ) -> None:
     """Over all tokens: `H += w S`, then `dA += U H` and `dU += A Hᵀ`."""
-    R, group, small = len(rank), divisor(rank, 1, 8), divisor(rank, 1, 4)
-    G, C = len(group), len(small)
-    chunk = _chunk(width)
-    for d0 in range(0, width, chunk):
-        d1 = min(d0 + chunk, width)
-        for i0 in range(0, L, TOKENS):
-            i1 = min(i0 + TOKENS, L)
-            for i in range(i0, i1):
-                weight = splat(w[i])
-                totals = zeros(group, VECTOR)
-                for d in range(d0, d1, VECTOR):
-                    h = fma(weight, load(S, s + i * width + d), load(H, i * width + d))
-                    store(H, i * width + d, h)
-                    totals = add_scaled(totals, loads(ups, up + d, width, group, VECTOR), h)
-                add_totals(d_A, first + i, stride, totals)
-                for g in range(G, R, G):
-                    totals = zeros(group, VECTOR)
-                    for d in range(d0, d1, VECTOR):
-                        rows = loads(ups, up + g * width + d, width, group, VECTOR)
-                        totals = add_scaled(totals, rows, load(H, i * width + d))
-                    add_totals(d_A, first + g * stride + i, stride, totals)
-            for c in range(0, R, C):
-                for d in range(d0, d1, 2 * VECTOR):
-                    to = d_up + c * width + d
-                    tile, tile2 = (
-                        loads(d_ups, to, width, small, VECTOR),
-                        loads(d_ups, to + VECTOR, width, small, VECTOR),
-                    )
-                    for i in range(i0, i1):
-                        factors = splats(A, first + c * stride + i, stride, small, VECTOR)
-                        tile = add_scaled(tile, factors, load(H, i * width + d))
-                        tile2 = add_scaled(tile2, factors, load(H, i * width + d + VECTOR))
-                    store_rows(d_ups, to, width, tile)
-                    store_rows(d_ups, to + VECTOR, width, tile2)
+    R, group = len(rank), divisor(rank, 1, 4)
+    G = len(group)
+    for i0 in range(0, L, TOKENS):
+        i1 = min(i0 + TOKENS, L)
+        for i in range(i0, i1, 2):
+            h, h2, s_1, s_2 = i * width, (i + 1) * width, s + i * width, s + min(i + 1, L - 1) * width
+            weight, weight2 = splat(w[i]), splat(w[i + 1])
+            totals, totals2 = zeros(group, VECTOR), zeros(group, VECTOR)
+            for d in range(0, width, VECTOR):
+                rows = loads(ups, up + d, width, group, VECTOR)
+                value = fma(weight, load(S, s_1 + d), load(H, h + d))
+                store(H, h + d, value)
+                totals = add_scaled(totals, rows, value)
+                value = fma(weight2, load(S, s_2 + d), load(H, h2 + d))
+                store(H, h2 + d, value)
+                totals2 = add_scaled(totals2, rows, value)
+            add_totals(d_A, first + i, stride, totals)
+            add_totals(d_A, first + i + 1, stride, totals2)
+            for g in range(G, R, G):
+                totals, totals2 = zeros(group, VECTOR), zeros(group, VECTOR)
+                for d in range(0, width, VECTOR):
+                    rows = loads(ups, up + g * width + d, width, group, VECTOR)
+                    totals = add_scaled(totals, rows, load(H, h + d))
+                    totals2 = add_scaled(totals2, rows, load(H, h2 + d))
+                add_totals(d_A, first + g * stride + i, stride, totals)
+                add_totals(d_A, first + g * stride + i + 1, stride, totals2)
+        for c in range(0, R, G):
+            for d in range(0, width, 2 * VECTOR):
+                to = d_up + c * width + d
+                tile, tile2 = (
+                    loads(d_ups, to, width, group, VECTOR),
+                    loads(d_ups, to + VECTOR, width, group, VECTOR),
+                )
+                for i in range(i0, i1):
+                    factors = splats(A, first + c * stride + i, stride, group, VECTOR)
+                    tile = add_scaled(tile, factors, load(H, i * width + d))
+                    tile2 = add_scaled(tile2, factors, load(H, i * width + d + VECTOR))
+                store_rows(d_ups, to, width, tile)
+                store_rows(d_ups, to + VECTOR, width, tile2)

@@ -77,7 +77,7 @@ def trunk_forward(
     stride = (L + VECTOR - 1) // VECTOR * VECTOR
     A = np.zeros(K * R * stride, np.float32)
     own = np.zeros(3 * R * stride, np.float32)
-    P = np.zeros(L * D, np.float32)
+    P = np.zeros((L + 1) * D, np.float32)
     sums = np.zeros(2 * stride, np.float32)
     logs = np.empty(stride, np.float32)
     for task in range(first_task, last_task):
@@ -165,7 +165,7 @@ def trunk_backward(
     d_own = np.zeros(3 * R * stride, np.float32)
     mixed = np.zeros(R * stride, np.float32)
     logs = np.zeros(stride, np.float32)
-    H = np.zeros(L * D, np.float32)
+    H = np.zeros((L + 1) * D, np.float32)
     w, omega = np.zeros(stride, np.float32), np.zeros(stride, np.float32)
     for task in range(first_task, last_task):
         g, n = task // N, task % N

@@ -196,9 +196,15 @@ def add_dot(typing: Any, v: Any, xs: Any, ys: Any) -> Any:
     """`v + Σ_c xs[c] · ys[c]`."""
 
     def emit(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-        value, *tiles = args
-        for x, y in zip(*(_parts(b, tile, xs.count) for tile in tiles), strict=True):
+        pairs = list(zip(_parts(b, args[1], xs.count), _parts(b, args[2], xs.count), strict=True))
+        value = args[0]
+        for x, y in pairs[::2]:
             value = _fma(b, x, y, value)
+        if len(pairs) > 1:  # two sums: each product waits for the one before it
+            other = b.fmul(*pairs[1], flags=_FLAGS)
+            for x, y in pairs[3::2]:
+                other = _fma(b, x, y, other)
+            value = b.fadd(value, other, flags=_FLAGS)
         return value
 
     return v(v, xs, ys), emit
