@@ -33,7 +33,7 @@ PARAMETER_COPIES = 4
 """A lane's weights, their gradient, and AdamW's two moments."""
 
 FUSED_PARAMETER_COPIES = 6
-"""Of a lane's parameters, what the fused backward pass holds beside: scaled and stacked weights, and four partial sums."""
+"""Of a lane's parameters, what the fused backward pass holds beside: scaled and stacked weights, four partial sums."""
 
 DIRECT_STREAMS = 5
 """Of `(B, L, D)` that a module of the direct form keeps for its backward pass; measured at 768 x 12 modules: 4.85."""
@@ -173,8 +173,8 @@ def runs_fused(spec: SideNetworkSpec, device: torch.device) -> bool:
 def kept_bytes(spec: SideNetworkSpec, n_tokens: int, *, fused: bool) -> int:
     """What the trunk's forward pass keeps of one lane for the backward pass.
 
-    Per token attended `K·r`, qkv `3K·r`, inverse `K` and log_sum `K`; in the general form also streams `K·r` and products
-    `r·K(K−1)/2`.
+    Per token attended `K·r`, qkv `3K·r`, inverse `K` and log_sum `K`; in the general form also streams `K·r` and
+    products `r·K(K−1)/2`.
 
     Args:
         spec: Shape of the lane.

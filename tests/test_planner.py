@@ -51,7 +51,7 @@ def test_formulas_count_what_one_lane_keeps(spec: SideNetworkSpec) -> None:
     kept = _Trunk.forward(frozen, True, *(torch.randn(shape) for shape in shapes))
     assert kept_bytes(spec, BATCH * TOKENS, fused=False) == n_bytes(list(kept))
     stacked = (torch.randn(1, k, *shape) for shape in ((3 * r, d), (3 * r,), (r, d)))
-    pooled, *kept = _PooledTrunk.forward(frozen, slice(1, None), True, *stacked)
+    _, *kept = _PooledTrunk.forward(frozen, slice(1, None), True, *stacked)
     assert kept_bytes(spec, BATCH * TOKENS, fused=True) == n_bytes(kept)
     assert parameter_bytes(spec) == n_bytes(list(spec.lane(1, seed=0).parameters()))
 

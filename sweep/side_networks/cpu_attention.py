@@ -47,7 +47,7 @@ OPTIONS: dict[str, Any] = {"error_model": "numpy", "cache": True, "boundscheck":
 _ZERO, _ONE, _LOWEST = np.float32(0), np.float32(1), np.float32(-3e38)
 
 
-@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+@njit(**OPTIONS)
 def attend(rank: Any, qkv: Any, stride: int, L: int, out: Any, first: int, log_sum: Any) -> None:
     """`softmax(q kᵀ) v`, and `log Σ exp(score)` of every query, for a rank as a tuple."""
     R = len(rank)
@@ -83,7 +83,7 @@ def attend(rank: Any, qkv: Any, stride: int, L: int, out: Any, first: int, log_s
         log_sum[i] += math.log(sums[i])
 
 
-@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+@njit(**OPTIONS)
 def attend_backward(
     rank: Any, qkv: Any, stride: int, L: int, out: Any, d_out: Any, first: int, log_sum: Any, d_qkv: Any
 ) -> None:

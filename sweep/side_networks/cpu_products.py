@@ -36,7 +36,7 @@ TOKENS = 8
 _ZERO = np.float32(0)
 
 
-@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+@njit(**OPTIONS)
 def add_product(
     group: Any,
     out: Any,
@@ -66,7 +66,7 @@ def add_product(
                 store_rows(out, to + t2, stride, tile2)
 
 
-@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+@njit(**OPTIONS)
 def add_outer(
     group: Any, out: Any, first: int, row_step: int, x: Any, x_first: int, rows: int, y: Any, columns: int, stride: int
 ) -> None:
@@ -85,7 +85,7 @@ def add_outer(
                 add_totals(out, first + c * row_step + i2, row_step, tile2)
 
 
-@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+@njit(**OPTIONS)
 def add_to_stream(
     rank: Any, P: Any, width: int, ups: Any, up: int, A: Any, first: int, stride: int, L: int, S: Any, s: int, sums: Any
 ) -> None:
@@ -117,7 +117,7 @@ def add_to_stream(
         add_totals(sums, i + 1, stride, totals2)
 
 
-@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+@njit(**OPTIONS)
 def add_stream_gradients(
     rank: Any,
     H: Any,

@@ -59,11 +59,13 @@ def pooled_trunk(
 
 
 class _PooledTrunk(torch.autograd.Function):
-    """Inputs: the frozen streams, tokens to pool, whether a backward pass will follow, and of all lanes `W_γ`
+    """The pooled trunk of all lanes.
+
+    Inputs: the frozen streams, tokens to pool, whether a backward pass will follow, and of all lanes `W_γ`
     `(N, K, 3r, D)`, `W β` `(N, K, 3r)` and `Ũ` `(N, K, r, D)`.
 
-    Outputs: the pooled `A`, `(N, K·r, B)`, and what the backward pass reads: `A`, `LN(x) W`, `1/sqrt(variance + eps)` and
-    `log Σ exp(score)`.
+    Outputs: the pooled `A`, `(N, K·r, B)`, and what the backward pass reads: `A`, `LN(x) W`,
+    `1/sqrt(variance + eps)` and `log Σ exp(score)`.
     """
 
     @staticmethod

@@ -5,16 +5,16 @@ never formed. With the lane's own stream of one image, kept in the processor's c
 
     P_k = Σ_{j<k} Ũ_jᵀ A_j          |x̃_k|² = |S̃_k|² + 2 <P_k, S̃_k> + <P_k, P_k>
 
-and a module adds to `P` and takes both products in one pass over it. Backward, `|x̃_k|²` hands a number `w_k / 2` a token
-to what it is made of, and with
+and a module adds to `P` and takes both products in one pass over it. Backward, `|x̃_k|²` hands a number `w_k / 2` a
+token to what it is made of, and with
 
     H_j = Σ_{k>j} w_k S̃_k           ω_j = Σ_{k>j} w_k           B_j = ω_j A_j
 
     dA_j += Ũ_j H_j + ω_j Σ_{i≤j} Ũ_j Ũ_iᵀ A_i + Σ_{i>j} Ũ_j Ũ_iᵀ B_i
     dŨ_j += A_j H_jᵀ + Σ_{i≤j} (B_j A_iᵀ) Ũ_i + Σ_{i>j} (A_j B_iᵀ) Ũ_i
 
-where the tasks return the small matrices `B_j A_iᵀ`. A task reads and writes numbers of its own lane only, in an order that depends
-on shapes alone; so a lane's result has the same bits in any stack.
+where the tasks return the small matrices `B_j A_iᵀ`. A task reads and writes numbers of its own lane only, in an order
+that depends on shapes alone; so a lane's result has the same bits in any stack.
 """
 
 from typing import Any
@@ -35,7 +35,7 @@ from sweep.side_networks.cpu_vectors import VECTOR, divisor
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 
 
-@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+@njit(**OPTIONS)
 def trunk_forward(
     rank: Any,
     first_task: int,
@@ -61,8 +61,8 @@ def trunk_forward(
         rank: `r` numbers.
         first_task, last_task: Task `i` is lane `i % N` and image `i // N`.
         qkv: `W_γ S̃`, `(K, N, 3r, B, L)`; becomes `LN(x) W`.
-        attended, inverse, log_sum: Written: `A`, `(K, N, r, B, L)`, and `1/sqrt(variance + eps)` and `log Σ exp(score)`,
-            `(K, N, B, L)`.
+        attended, inverse, log_sum: Written: `A`, `(K, N, r, B, L)`, and `1/sqrt(variance + eps)` and
+            `log Σ exp(score)`, `(K, N, B, L)`.
         streams, squares: `S̃`, `(m, B, L, D)`, and `|S̃|²`, `(m, B, L)`.
         biases, ups: `W β`, `(N, K, 3r)`, and `Ũ`, `(N, K, r, D)`.
         mixing: `W_γ Ũᵀ`, `(N, K, 3r, K·r)`, of which `k·r` columns are read.
@@ -115,7 +115,7 @@ def trunk_forward(
                 add_to_stream(rank, P, D, ups, (n * K + k) * R * D, A, k * R * stride, stride, L, streams, s, sums)
 
 
-@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+@njit(**OPTIONS)
 def trunk_backward(
     rank: Any,
     first_task: int,

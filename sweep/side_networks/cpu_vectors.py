@@ -279,7 +279,7 @@ def _sums(b: ir.IRBuilder, values: list[ir.Value]) -> list[ir.Value]:
 
 @intrinsic
 def add_totals(typing: Any, a: Any, i: Any, step: Any, tiles: Any) -> Any:
-    """Add each vector's sum to `a[i]`, `a[i + step]`, …"""
+    """Add each vector's sum to `a[i]`, `a[i + step]` and so on."""
 
     def emit(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
         index = args[1]
