@@ -22,7 +22,7 @@ from sweep.memory import available_bytes, is_out_of_memory
 from sweep.optim import LaneOptimizers
 from sweep.preparation import Prepared
 from sweep.side_networks.cost import Form, work_per_token
-from sweep.side_networks.cpu_attention import MAX_UNROLLED_RANK
+from sweep.side_networks.cpu_trunk import GROUPS, is_compiled
 from sweep.side_networks.spec import SideNetworkSpec
 
 FP32_BYTES = 4
@@ -32,14 +32,18 @@ MEMORY_SHARE = 0.8
 PARAMETER_COPIES = 4
 """A lane's weights, their gradient, and AdamW's two moments."""
 
-FUSED_PARAMETER_COPIES = 6
-"""Of a lane's parameters, what the fused backward pass holds beside: scaled and stacked weights, four partial sums."""
+RANK_SPACE_COPIES = 8
+"""Of a lane's weights in rank space: those, and what its products take instead, scaled and centred, with gradients.
+Measured at 384 and 768 x 12 modules: 7.3."""
 
 DIRECT_STREAMS = 5
 """Of `(B, L, D)` that a module of the direct form keeps for its backward pass; measured at 768 x 12 modules: 4.85."""
 
-STREAM_COPIES = 4
-"""Of a batch's stages in fp32: as read, as stages, summed up, and centred."""
+STREAM_COPIES = 2.5
+"""Of a batch's stages in fp32: as read, in half precision, as stages, and centred."""
+
+RUNTIME_BYTES = 96 * 2**20
+"""Threads, compiled code and the matrix library's own buffers; measured: 60 to 90 MiB."""
 
 CALIBRATION_IMAGES = 8
 CALIBRATION_LANES = 16
@@ -76,7 +80,7 @@ class Plan(FeaturePlan):
 
     Attributes:
         available_bytes: Memory of the device that can still be allocated.
-        shared_bytes: What the frozen streams of a batch take, whatever the number of lanes.
+        shared_bytes: What is taken whatever the number of lanes, most of it by the frozen streams of a batch.
         bytes_per_lane: What every lane takes on top.
         lanes_that_fit: The largest stack within `MEMORY_SHARE` of the available memory; may be zero.
         n_parallel: Lanes of a full stack.
@@ -129,7 +133,8 @@ def plan_study(features: FeaturePlan, prepared: Prepared) -> Plan:
     study, spec, tokens = prepared.study, prepared.spec, prepared.backbone.tokens
     free_bytes = available_bytes(prepared.device)
     shared = shared_bytes(spec, tokens, study.batch_size)
-    per_lane = bytes_per_lane(spec, tokens, study.batch_size, prepared.device)
+    compiled = is_compiled(spec.max_rank, prepared.device, torch.float32)
+    per_lane = bytes_per_lane(spec, tokens, study.batch_size, compiled=compiled)
     fitting = lanes_that_fit(free_bytes, shared, per_lane)
     n_lanes = study.trials * study.seeds
     n_parallel = max(study.seeds, min(n_lanes, fitting if prepared.n_parallel is None else prepared.n_parallel))
@@ -165,60 +170,56 @@ def parameter_bytes(spec: SideNetworkSpec) -> int:
         return FP32_BYTES * sum(p.numel() for p in spec.plain(spec.max_rank).parameters())
 
 
-def runs_fused(spec: SideNetworkSpec, device: torch.device) -> bool:
-    """Whether a stack computes in the compiled tasks of `cpu_trunk.py`."""
-    return spec.form == "rank space" and device.type == "cpu" and spec.max_rank <= MAX_UNROLLED_RANK
+def kept_bytes(spec: SideNetworkSpec, n_tokens: int, *, compiled: bool) -> int:
+    """What the trunk's forward pass returns for one lane to be kept: what the backward pass reads.
 
-
-def kept_bytes(spec: SideNetworkSpec, n_tokens: int, *, fused: bool) -> int:
-    """What the trunk's forward pass keeps of one lane for the backward pass.
-
-    Per token attended `K·r`, qkv `3K·r`, inverse `K` and log_sum `K`; in the general form also streams `K·r` and
-    products `r·K(K−1)/2`.
+    Per token, in `_PooledTrunk.forward`: attended `K·r`, qkv `3K·r`, inverse `K`, log_sum `K`. In `_Trunk.forward` the
+    same, and streams `K·r` and products `r·K(K−1)/2`.
 
     Args:
         spec: Shape of the lane.
         n_tokens: `B·L`.
-        fused: See `runs_fused`.
+        compiled: Whether `cpu_trunk.py` computes it, and not `rank_space_trunk.py`.
     """
     k, r = spec.n_modules, spec.max_rank
-    general = 0 if fused else k * r + r * k * (k - 1) // 2
-    return FP32_BYTES * n_tokens * (4 * k * r + 2 * k + general)
+    return FP32_BYTES * n_tokens * (4 * k * r + 2 * k + (0 if compiled else k * r + r * k * (k - 1) // 2))
 
 
-def bytes_per_lane(spec: SideNetworkSpec, tokens: int, batch_size: int, device: torch.device) -> int:
+def bytes_per_lane(spec: SideNetworkSpec, tokens: int, batch_size: int, *, compiled: bool) -> int:
     """What one more lane takes: the larger of a training step and of the evaluation's batch.
 
-    A training step has what is kept. In the backward pass the fused form adds a few copies of its parameters' size, the
-    general form the gradient of attended as it arrives and its copy (`2K·r` a token), d_products (`K·r`), d_qkv
-    (`3r`) and d_stream (`r`). The evaluation takes the `K`-th part of its images at a time in the fused form, or
-    keeps one module's part in the general one.
+    A training step has what is kept. In the backward pass the compiled kernels have, for each of `GROUPS` groups of
+    images and for their sum, the gradients of `W_γ Ũᵀ`, `Ũ Ũᵀ` and `Ũ`. Plain PyTorch has the gradient of attended as
+    it arrives and its copy (`2K·r` a token), d_products (`K·r`), d_qkv (`3r`) and d_stream (`r`).
+
+    The evaluation keeps one module's part. Compiled, that is of a `K`th of the images all modules'; else attended and
+    products (`2K·r`), and qkv, stream, inverse and log_sum (`4r + 2`).
 
     Args:
         spec: Shape of the lane.
         tokens: `L`.
         batch_size: `B` of training.
-        device: Where it trains.
+        compiled: As of `kept_bytes`.
     """
     k, r = spec.n_modules, spec.max_rank
     n_tokens, n_evaluated = batch_size * tokens, EVALUATION_BATCH_SIZE * tokens
-    parameters = parameter_bytes(spec)
     if spec.form == "direct":
         streams = max(DIRECT_STREAMS * k * n_tokens, DIRECT_STREAMS * n_evaluated)
-        return PARAMETER_COPIES * parameters + FP32_BYTES * streams * spec.width
-    if runs_fused(spec, device):
-        training = kept_bytes(spec, n_tokens, fused=True)
-        evaluation = kept_bytes(spec, -(-EVALUATION_BATCH_SIZE // k) * tokens, fused=True)
-        return (PARAMETER_COPIES + FUSED_PARAMETER_COPIES) * parameters + max(training, evaluation)
-    training = kept_bytes(spec, n_tokens, fused=False) + FP32_BYTES * n_tokens * (3 * k * r + 4 * r)
-    evaluation = FP32_BYTES * n_evaluated * (2 * k * r + 4 * r + 2)
-    return PARAMETER_COPIES * parameters + max(training, evaluation)
+        return PARAMETER_COPIES * parameter_bytes(spec) + FP32_BYTES * streams * spec.width
+    training = kept_bytes(spec, n_tokens, compiled=compiled)
+    if compiled:
+        training += FP32_BYTES * (GROUPS + 1) * k * r * (4 * k * r + spec.width)
+        evaluation = kept_bytes(spec, -(-EVALUATION_BATCH_SIZE // k) * tokens, compiled=True)
+    else:
+        training += FP32_BYTES * n_tokens * (3 * k * r + 4 * r)
+        evaluation = FP32_BYTES * n_evaluated * (2 * k * r + 4 * r + 2)
+    return RANK_SPACE_COPIES * parameter_bytes(spec) + max(training, evaluation)
 
 
 def shared_bytes(spec: SideNetworkSpec, tokens: int, batch_size: int) -> int:
-    """What the frozen streams of a batch take in fp32, of training or evaluation, whichever is the larger."""
+    """The frozen streams of a batch, of training or evaluation, whichever is the larger, and `RUNTIME_BYTES`."""
     n_images = max(batch_size, EVALUATION_BATCH_SIZE)
-    return STREAM_COPIES * spec.n_stages * n_images * tokens * spec.width * FP32_BYTES
+    return RUNTIME_BYTES + int(STREAM_COPIES * spec.n_stages * n_images * tokens * spec.width * FP32_BYTES)
 
 
 def lanes_that_fit(free_bytes: int, shared: int, per_lane: int) -> int:

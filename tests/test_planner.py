@@ -18,6 +18,7 @@ from sweep.planner import (
     shared_bytes,
 )
 from sweep.side_networks.cost import ELEMENTWISE_WORK, cheaper_form, work_per_token
+from sweep.side_networks.cpu_attention import MAX_UNROLLED_RANK
 from sweep.side_networks.cpu_trunk import _PooledTrunk
 from sweep.side_networks.rank_space_trunk import FrozenStreams, _Trunk
 from sweep.side_networks.spec import SideNetworkSpec
@@ -49,27 +50,29 @@ def test_formulas_count_what_one_lane_keeps(spec: SideNetworkSpec) -> None:
     frozen = FrozenStreams.of(stages, modules_per_block=spec.modules_per_block, eps=1e-5)
     shapes = [(1, 3 * r, d)] * k + [(1, 3 * r)] * k + [(1, r, d)] * k
     kept = _Trunk.forward(frozen, True, *(torch.randn(shape) for shape in shapes))
-    assert kept_bytes(spec, BATCH * TOKENS, fused=False) == n_bytes(list(kept))
-    stacked = (torch.randn(1, k, *shape) for shape in ((3 * r, d), (3 * r,), (r, d)))
-    _, *kept = _PooledTrunk.forward(frozen, slice(1, None), True, *stacked)
-    assert kept_bytes(spec, BATCH * TOKENS, fused=True) == n_bytes(kept)
+    assert kept_bytes(spec, BATCH * TOKENS, compiled=False) == n_bytes(list(kept))
+    lanes = (torch.randn(1, k, *shape) for shape in ((3 * r, d), (3 * r,), (r, d)))
+    _, *kept = _PooledTrunk.forward(frozen, slice(1, None), True, *lanes)
+    assert kept_bytes(spec, BATCH * TOKENS, compiled=True) == n_bytes(kept)
     assert parameter_bytes(spec) == n_bytes(list(spec.lane(1, seed=0).parameters()))
 
 
-def test_a_lane_takes_more_with_every_size() -> None:
-    small = bytes_per_lane(spec_of(), 65, 64, CPU)
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_lane_takes_more_with_every_size(compiled: bool) -> None:
+    small = bytes_per_lane(spec_of(), 65, 64, compiled=compiled)
     for larger in (
-        bytes_per_lane(spec_of(n_stages=5), 65, 64, CPU),
-        bytes_per_lane(spec_of(max_rank=5), 65, 64, CPU),
-        bytes_per_lane(spec_of(width=17), 65, 64, CPU),
-        bytes_per_lane(spec_of(), 66, 64, CPU),
-        bytes_per_lane(spec_of(), 65, 65, CPU),
+        bytes_per_lane(spec_of(n_stages=5), 65, 64, compiled=compiled),
+        bytes_per_lane(spec_of(max_rank=5), 65, 64, compiled=compiled),
+        bytes_per_lane(spec_of(width=17), 65, 64, compiled=compiled),
+        bytes_per_lane(spec_of(), 66, 64, compiled=compiled),
+        bytes_per_lane(spec_of(), 65, 65, compiled=compiled),
     ):
         assert larger > small
 
 
 def test_a_small_training_batch_leaves_the_evaluation_its_memory() -> None:
-    assert bytes_per_lane(spec_of(), 65, 1, CPU) == bytes_per_lane(spec_of(), 65, 2, CPU)
+    assert bytes_per_lane(spec_of(), 65, 1, compiled=False) == bytes_per_lane(spec_of(), 65, 2, compiled=False)
+    assert bytes_per_lane(spec_of(), 65, 2, compiled=False) > bytes_per_lane(spec_of(), 65, 2, compiled=True)
     assert shared_bytes(spec_of(), 65, 1) == shared_bytes(spec_of(), 65, 64) < shared_bytes(spec_of(), 65, 65)
 
 
@@ -88,11 +91,13 @@ def test_rank_space_wins_at_low_rank_and_the_direct_form_at_high() -> None:
     assert cheaper_form(384, 256, 12) == "direct"
     forms = [cheaper_form(384, rank, 12) for rank in range(1, 257)]
     assert forms == sorted(forms, reverse=True), "one crossing"
+    assert cheaper_form(384, MAX_UNROLLED_RANK, 48) == "rank space", "compiled, its work grows with K and not K²"
 
 
-def test_work_of_one_module_by_hand() -> None:
-    assert work_per_token(10, 2, 1) == {"rank space": 4 * 10 * 2 * 3, "direct": 24 * 10 * 2 + ELEMENTWISE_WORK * 10}
-    assert work_per_token(10, 2, 3)["rank space"] == 4 * 10 * 2 * (9 + 3) + 12 * 4 * 6
+def test_work_of_a_few_modules_by_hand() -> None:
+    assert work_per_token(10, 2, 1) == {"rank space": 10 * (4 * 12 + 12), "direct": 24 * 10 * 2 + ELEMENTWISE_WORK * 10}
+    assert work_per_token(10, 2, 3)["rank space"] == 3 * 10 * (4 * 12 + 12) + 24 * 4 * 3
+    assert work_per_token(10, 20, 3)["rank space"] == 4 * 10 * 20 * (9 + 3) + 24 * 400 * 3
 
 
 def test_available_memory_is_positive_and_no_more_than_the_machine_has() -> None:

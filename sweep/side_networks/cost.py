@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from sweep.side_networks.cpu_attention import MAX_UNROLLED_RANK
+
 Form = Literal["rank space", "direct"]
 
 ELEMENTWISE_WORK = 1000
@@ -13,11 +15,11 @@ flatters rank space, by up to half at rank 64.
 
 
 def work_per_token(width: int, rank: int, n_modules: int) -> dict[Form, int]:
-    """Multiply-adds of a training step per token and lane in either form, by an analytic model.
+    """Multiply-adds of a training step per token and lane in either form, by an analytic model of a CPU.
 
-    Rank space multiplies `3r` rows and the `r` of every module before with the frozen stream, forward and for the
-    weights' gradient, and mixes `4r` rows of the modules before; its attention leaves the compiled kernels above rank
-    16, which the model does not know.
+    Up to rank `MAX_UNROLLED_RANK` a module multiplies `3r` rows with the frozen stream, forward and for the weights'
+    gradient, and its compiled kernels `r + 2` and `2r + 1` rows, which cost twice as much. Above it the `r` rows of
+    every module before are multiplied with the stream instead. Either mixes `4r` rows of the modules before.
 
     Args:
         width: `D`.
@@ -25,8 +27,12 @@ def work_per_token(width: int, rank: int, n_modules: int) -> dict[Form, int]:
         n_modules: `K`.
     """
     pairs = n_modules * (n_modules - 1) // 2
+    if rank <= MAX_UNROLLED_RANK:
+        products = width * n_modules * (24 * rank + 12)
+    else:
+        products = 4 * width * rank * (3 * n_modules + pairs)
     return {
-        "rank space": 4 * width * rank * (3 * n_modules + pairs) + 24 * rank**2 * pairs,
+        "rank space": products + 24 * rank**2 * pairs,
         "direct": 24 * width * rank * n_modules + ELEMENTWISE_WORK * width * n_modules,
     }
 

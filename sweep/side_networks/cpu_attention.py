@@ -10,19 +10,15 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from sweep.side_networks.cpu_compile import compiled
+from sweep.side_networks.cpu_vector_math import add_dot, add_scaled, exp, maximum, scale_rows
 from sweep.side_networks.cpu_vectors import (
     VECTOR,
-    add_dot,
-    add_scaled,
-    exp,
     load,
     load_wide,
     loads,
-    maximum,
     places,
-    scale_rows,
     splat,
     splats,
     store,
@@ -42,12 +38,10 @@ KEYS_AT_ONCE = 4
 BLOCK = 2
 """Vectors of queries in a tile of the backward pass."""
 
-OPTIONS: dict[str, Any] = {"error_model": "numpy", "cache": True, "boundscheck": False, "nogil": True}
-
 _ZERO, _ONE, _LOWEST = np.float32(0), np.float32(1), np.float32(-3e38)
 
 
-@njit(**OPTIONS)
+@compiled
 def attend(rank: Any, qkv: Any, stride: int, L: int, out: Any, first: int, log_sum: Any) -> None:
     """`softmax(q kᵀ) v`, and `log Σ exp(score)` of every query, for a rank as a tuple."""
     R = len(rank)
@@ -83,7 +77,7 @@ def attend(rank: Any, qkv: Any, stride: int, L: int, out: Any, first: int, log_s
         log_sum[i] += math.log(sums[i])
 
 
-@njit(**OPTIONS)
+@compiled
 def attend_backward(
     rank: Any, qkv: Any, stride: int, L: int, out: Any, d_out: Any, first: int, log_sum: Any, d_qkv: Any
 ) -> None:

@@ -7,15 +7,12 @@ multiple of `2 · VECTOR`. Ranks are compile-time numbers.
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from sweep.side_networks.cpu_compile import compiled
+from sweep.side_networks.cpu_vector_math import add_dot, add_scaled, add_totals, fma
 from sweep.side_networks.cpu_vectors import (
     VECTOR,
-    add_dot,
-    add_scaled,
-    add_totals,
     divisor,
-    fma,
     load,
     loads,
     splat,
@@ -24,8 +21,6 @@ from sweep.side_networks.cpu_vectors import (
     store_rows,
     zeros,
 )
-
-OPTIONS: dict[str, Any] = {"error_model": "numpy", "cache": True, "boundscheck": False, "nogil": True}
 
 ALIGNMENT = 2 * VECTOR
 """Widths are padded to a multiple of it."""
@@ -36,7 +31,7 @@ TOKENS = 8
 _ZERO = np.float32(0)
 
 
-@njit(**OPTIONS)
+@compiled
 def add_product(
     group: Any,
     out: Any,
@@ -66,7 +61,7 @@ def add_product(
                 store_rows(out, to + t2, stride, tile2)
 
 
-@njit(**OPTIONS)
+@compiled
 def add_outer(
     group: Any, out: Any, first: int, row_step: int, x: Any, x_first: int, rows: int, y: Any, columns: int, stride: int
 ) -> None:
@@ -85,7 +80,7 @@ def add_outer(
                 add_totals(out, first + c * row_step + i2, row_step, tile2)
 
 
-@njit(**OPTIONS)
+@compiled
 def add_to_stream(
     rank: Any, P: Any, width: int, ups: Any, up: int, A: Any, first: int, stride: int, L: int, S: Any, s: int, sums: Any
 ) -> None:
@@ -117,7 +112,7 @@ def add_to_stream(
         add_totals(sums, i + 1, stride, totals2)
 
 
-@njit(**OPTIONS)
+@compiled
 def add_stream_gradients(
     rank: Any,
     H: Any,

@@ -29,9 +29,9 @@ SHARES_OF_A_THREAD = 8
 """Into which a thread's part of the tasks is cut, so that threads that are held up leave some to the others."""
 
 
-def takes(up: Tensor) -> bool:
-    """Whether up-projections like this one, `(…, r, D)` or its transpose, are computed here."""
-    return up.device.type == "cpu" and up.dtype == torch.float32 and min(up.shape[-2:]) <= MAX_UNROLLED_RANK
+def is_compiled(rank: int, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether lanes of a rank are computed here, and not by `rank_space_trunk.py`."""
+    return device.type == "cpu" and dtype == torch.float32 and rank <= MAX_UNROLLED_RANK
 
 
 def pooled_trunk(
@@ -59,7 +59,7 @@ def pooled_trunk(
 
 
 class _PooledTrunk(torch.autograd.Function):
-    """The pooled trunk of all lanes.
+    """All lanes at once.
 
     Inputs: the frozen streams, tokens to pool, whether a backward pass will follow, and of all lanes `W_γ`
     `(N, K, 3r, D)`, `W β` `(N, K, 3r)` and `Ũ` `(N, K, r, D)`.
@@ -142,7 +142,8 @@ class _PooledTrunk(torch.autograd.Function):
         d_mix, d_squares = d_mixing.sum(0), d_gram.sum(0)
         d_projections.flatten(1, 2).baddbmm_(d_mix, ups_of_lanes)
         total = d_ups.sum(0)[..., :D].flatten(1, 2)
-        total = total.baddbmm(d_squares + d_squares.mT * _off_diagonal(K, r, ups), ups_of_lanes)
+        # The squares of both halves of a pair, but of a module with itself once.
+        total = total.baddbmm(d_squares + d_squares.mT * (1 - torch.kron(torch.eye(K), torch.ones(r, r))), ups_of_lanes)
         total.baddbmm_(d_mix.mT, rows)
         return None, None, None, d_projections, d_biases.sum(0), total.view_as(ups)
 
@@ -180,8 +181,3 @@ def _padded(x: Tensor) -> Tensor:
     """With zeros up to a width that compiled products take; itself if it has such a width."""
     missing = -x.shape[-1] % ALIGNMENT
     return F.pad(x, (0, missing)) if missing else x
-
-
-def _off_diagonal(n_blocks: int, size: int, like: Tensor) -> Tensor:
-    """A matrix of ones, and blocks of zeros on its diagonal."""
-    return 1 - torch.kron(torch.eye(n_blocks), torch.ones(size, size)).to(like)

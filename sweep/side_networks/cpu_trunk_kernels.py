@@ -5,8 +5,8 @@ never formed. With the lane's own stream of one image, kept in the processor's c
 
     P_k = Σ_{j<k} Ũ_jᵀ A_j          |x̃_k|² = |S̃_k|² + 2 <P_k, S̃_k> + <P_k, P_k>
 
-and a module adds to `P` and takes both products in one pass over it. Backward, `|x̃_k|²` hands a number `w_k / 2` a
-token to what it is made of, and with
+and a module adds to `P` and takes both products in one pass over it. Backward, the gradient of `|x̃_k|²` is a number a
+token, `w_k / 2`, and with
 
     H_j = Σ_{k>j} w_k S̃_k           ω_j = Σ_{k>j} w_k           B_j = ω_j A_j
 
@@ -20,11 +20,10 @@ that depends on shapes alone; so a lane's result has the same bits in any stack.
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from sweep.side_networks.cpu_attention import attend, attend_backward
+from sweep.side_networks.cpu_compile import compiled
 from sweep.side_networks.cpu_products import (
-    OPTIONS,
     add_outer,
     add_product,
     add_stream_gradients,
@@ -35,7 +34,47 @@ from sweep.side_networks.cpu_vectors import VECTOR, divisor
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 
 
-@njit(**OPTIONS)
+@compiled
+def _read(source: Any, k: int, n: int, b: int, rows: Any, first: int, stride: int) -> None:
+    """Copy one module, lane and image of `(K, N, rows, B, L)` to rows that lie `stride` apart."""
+    for c in range(source.shape[2]):
+        for i in range(source.shape[4]):
+            rows[first + c * stride + i] = source[k, n, c, b, i]
+
+
+@compiled
+def _normalise_backward(
+    qkv: Any,
+    own: Any,
+    d_own: Any,
+    stride: int,
+    k: int,
+    n: int,
+    b: int,
+    biases: Any,
+    inverse: Any,
+    width: Any,
+    d_biases: Any,
+    w: Any,
+) -> None:
+    """From the gradient of `LN(x) W`, which `own` is, to that of `W_γ x̃`, in `d_own` and `qkv`; `w` is written."""
+    w[:] = _ZERO
+    for c in range(qkv.shape[2]):
+        total = _ZERO
+        bias = biases[n, k, c]
+        for i in range(qkv.shape[4]):
+            grad = d_own[c * stride + i]
+            total += grad
+            w[i] += grad * (own[c * stride + i] - bias)
+            grad *= inverse[k, n, b, i]
+            d_own[c * stride + i] = grad
+            qkv[k, n, c, b, i] = grad
+        d_biases[n, k, c] += total
+    for i in range(qkv.shape[4]):
+        w[i] *= -inverse[k, n, b, i] * inverse[k, n, b, i] / width
+
+
+@compiled
 def trunk_forward(
     rank: Any,
     first_task: int,
@@ -61,8 +100,8 @@ def trunk_forward(
         rank: `r` numbers.
         first_task, last_task: Task `i` is lane `i % N` and image `i // N`.
         qkv: `W_γ S̃`, `(K, N, 3r, B, L)`; becomes `LN(x) W`.
-        attended, inverse, log_sum: Written: `A`, `(K, N, r, B, L)`, and `1/sqrt(variance + eps)` and
-            `log Σ exp(score)`, `(K, N, B, L)`.
+        attended: Written: `A`, `(K, N, r, B, L)`.
+        inverse, log_sum: Written: `1/sqrt(variance + eps)` and `log Σ exp(score)`, `(K, N, B, L)`.
         streams, squares: `S̃`, `(m, B, L, D)`, and `|S̃|²`, `(m, B, L)`.
         biases, ups: `W β`, `(N, K, 3r)`, and `Ũ`, `(N, K, r, D)`.
         mixing: `W_γ Ũᵀ`, `(N, K, 3r, K·r)`, of which `k·r` columns are read.
@@ -86,9 +125,7 @@ def trunk_forward(
         sums[:] = _ZERO
         for k in range(K):
             block = k // modules_per_block
-            for c in range(3 * R):
-                for i in range(L):
-                    own[c * stride + i] = qkv[k, n, c, b, i]
+            _read(qkv, k, n, b, own, 0, stride)
             add_product(group, own, 0, 3 * R, mixing, (n * K + k) * 3 * R * K * R, K * R, 1, A, k * R, stride)
             for i in range(L):
                 square = squares[block, b, i] + _TWO * sums[i] + sums[stride + i]
@@ -115,7 +152,7 @@ def trunk_forward(
                 add_to_stream(rank, P, D, ups, (n * K + k) * R * D, A, k * R * stride, stride, L, streams, s, sums)
 
 
-@njit(**OPTIONS)
+@compiled
 def trunk_backward(
     rank: Any,
     first_task: int,
@@ -178,10 +215,9 @@ def trunk_backward(
         H[:] = _ZERO
         omega[:] = _ZERO
         for k in range(K):
+            _read(attended, k, n, b, A, k * R * stride, stride)
             for c in range(R):
                 grad = d_pooled[n, k * R + c, b] / np.float32(stop - start)
-                for i in range(L):
-                    A[(k * R + c) * stride + i] = attended[k, n, c, b, i]
                 for i in range(start, stop):
                     d_A[(k * R + c) * stride + i] = grad
         for k in range(K - 1, -1, -1):
@@ -212,26 +248,12 @@ def trunk_backward(
                     stride,
                 )
                 add_outer(group, d_gram, (lane * KR + k * R) * KR, KR, weighted, first, R, A, (k + 1) * R, stride)
-            for c in range(3 * R):
-                for i in range(L):
-                    own[c * stride + i] = qkv[k, n, c, b, i]
+            _read(qkv, k, n, b, own, 0, stride)
             for i in range(L):
                 logs[i] = log_sum[k, n, b, i]
             attend_backward(rank, own, stride, L, A, d_A, first, logs, d_own)
-            w[:] = _ZERO
-            for c in range(3 * R):
-                total = _ZERO
-                bias = biases[n, k, c]
-                for i in range(L):
-                    grad = d_own[c * stride + i]
-                    total += grad
-                    w[i] += grad * (own[c * stride + i] - bias)
-                    grad *= inverse[k, n, b, i]
-                    d_own[c * stride + i] = grad
-                    qkv[k, n, c, b, i] = grad
-                d_biases[g, n, k, c] += total
+            _normalise_backward(qkv, own, d_own, stride, k, n, b, biases, inverse, width, d_biases[g], w)
             for i in range(L):
-                w[i] *= -inverse[k, n, b, i] * inverse[k, n, b, i] / width
                 omega[i] += w[i]
             row = (n * K + k) * 3 * R * KR
             add_product(group, d_A, 0, k * R, mixing, row, 1, KR, d_own, 3 * R, stride)

@@ -10,7 +10,8 @@ projections that the module reads and the squared length. With `W_γ` the rows `
     W_γ x̃_k = W_γ S̃_k + (W_γ Ũᵀ) A
     |x̃_k|²  = |S̃_k|² + 2 Σ_{j<k} A_j · (Ũ_j S̃_k) + |Σ_{j<k} Ũ_jᵀ A_j|²
 
-The products of size `D` are with `S̃_k`: frozen, and one for all lanes. `rank_space_trunk.py` runs the modules.
+The products of size `D` are with `S̃_k`: frozen, and one for all lanes. `rank_space_trunk.py` runs the modules that way;
+`cpu_trunk.py`, in single precision on a CPU, gets the squared length without its `K²/2` products.
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from sweep.side_networks.rank_space_trunk import FrozenStreams, trunk
 class RankSpaceLAST(LAST):
     """`LAST`, computed in rank space. Same constructor, same `state_dict`, same logits up to rounding.
 
-    Work grows with `K² r` where the direct form's grows with `K D`, so ranks in the hundreds favour the direct form.
+    In the general form work grows with `K² r` where the direct form's grows with `K D`: see `cost.py`.
 
     Attributes:
         product_dtype: What the frozen streams are rounded to for products; None for not at all. See `sweep.precision`.
@@ -53,7 +54,8 @@ class RankSpaceLAST(LAST):
             eps=modules[0].norm.eps,
             dtype=self.product_dtype,
         )
-        if self.product_dtype is None and cpu_trunk.takes(ups[0]):
+        up = ups[0]
+        if self.product_dtype is None and cpu_trunk.is_compiled(up.shape[0], up.device, up.dtype):
             pooled = cpu_trunk.pooled_trunk(frozen, projections, biases, centred_ups, self.head.tokens)  # (K·r, B)
         else:
             pooled = self.head.pool(trunk(frozen, projections, biases, centred_ups).movedim(0, -1)).T

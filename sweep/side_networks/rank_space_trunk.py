@@ -37,11 +37,11 @@ class FrozenStreams:
         cls, stages: Sequence[Tensor], *, modules_per_block: int, eps: float, dtype: torch.dtype | None = None
     ) -> Self:
         """From stages `z_0 … z_m`, each `(B, L, D)`; `S̃` is rounded to `dtype`, if given, after all else is done."""
-        stream = stages[0]
+        stream = stages[0].clone()
         centred = stream.new_empty(len(stages) - 1, *stream.shape)
         squares = stream.new_empty(centred.shape[:-1])
         for i, stage in enumerate(stages[1:]):
-            stream = stream + stage
+            stream += stage
             torch.sub(stream, stream.mean(-1, keepdim=True), out=centred[i])
             torch.linalg.vector_norm(centred[i], dim=-1, out=squares[i])
         return cls(centred.flatten(1, 2).to(dtype or stream.dtype), squares.square_(), modules_per_block, eps)

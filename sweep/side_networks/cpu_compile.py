@@ -1,0 +1,32 @@
+"""How kernels for a CPU are compiled, and where the machine code is kept."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+
+
+def _folder() -> Path:
+    """Where this version of the kernels is kept.
+
+    Numba looks whether a kernel's own file was edited, but not the files of what it calls: so each state of them all
+    has a folder of its own.
+    """
+    here = Path(__file__).parent
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(here.glob("cpu_*.py"))))
+    return Path(numba.config.CACHE_DIR or here / "__pycache__") / f"kernels-{digest.hexdigest()[:16]}"  # type: ignore[attr-defined]
+
+
+_FOLDER = str(_folder())
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Compile a function when it is first called, and keep it on disk; it runs without Python's lock."""
+    everywhere = numba.config.CACHE_DIR  # type: ignore[attr-defined]
+    numba.config.CACHE_DIR = _FOLDER  # type: ignore[attr-defined]
+    try:
+        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    finally:
+        numba.config.CACHE_DIR = everywhere  # type: ignore[attr-defined]
