@@ -1,22 +1,26 @@
 """How kernels for a CPU are compiled, and where the machine code is kept."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numba
 
+from sweep.paths import default_cache_dir
+
 
 def _folder() -> Path:
     """Where this version of the kernels is kept.
 
     Numba looks whether a kernel's own file was edited, but not the files of what it calls: so each state of them all
-    has a folder of its own.
+    has a folder of its own: beside them, or in sweep's cache where they are installed for reading only.
     """
     here = Path(__file__).parent
+    kept = here / "__pycache__" if os.access(here, os.W_OK) else default_cache_dir()
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(here.glob("cpu_*.py"))))
-    return Path(numba.config.CACHE_DIR or here / "__pycache__") / f"kernels-{digest.hexdigest()[:16]}"  # type: ignore[attr-defined]
+    return Path(numba.config.CACHE_DIR or kept) / f"kernels-{digest.hexdigest()[:16]}"  # type: ignore[attr-defined]
 
 
 _FOLDER = str(_folder())
