@@ -134,7 +134,7 @@ def test_card_names_what_matters(finished_run: Path, shipped: Path) -> None:
     assert "The best of 4 complete trials" in card
     assert "never trained" in card
     assert r"\<img src=x onerror=console.error(1)\>" in card
-    assert "    sweep " in card
+    assert "\n    sweep" in card
 
 
 @pytest.mark.parametrize("name", ["dinov2_small_focus", "vit_small_patch16_224.augreg_in21k", "vit_base_patch16_224"])
