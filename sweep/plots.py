@@ -88,6 +88,7 @@ def write_figure(path: Path, figure: go.Figure) -> None:
         SweepError: The file cannot be written.
     """
     try:
-        write_atomically(path, lambda partial: partial.write_text(figure.to_html(include_plotlyjs=True)))
+        html = figure.to_html(include_plotlyjs=True, config={"showSendToCloud": False})  # a figure stays where it is
+        write_atomically(path, lambda partial: partial.write_text(html))
     except OSError as error:
         raise SweepError(f"cannot write {path}: {error.strerror}; choose another place") from error

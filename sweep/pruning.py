@@ -77,18 +77,18 @@ class RungTable:
 
     Attributes:
         halving: Where rungs are.
-        arrivals: By rung, in epochs.
+        arrivals: By rung, in epochs, and trial.
     """
 
     halving: Halving
-    arrivals: dict[int, list[Arrival]] = field(default_factory=dict)
+    arrivals: dict[int, dict[int, Arrival]] = field(default_factory=dict)
 
     def stopped(self, arrivals: Mapping[int, Sequence[Arrival]]) -> set[int]:
         """Add the trials that arrive together, and say which of them go no further.
 
         A trial goes on if it is among the best `1/eta` (rounded up) of all that have reached its rung, these
         included; so the first `N` lanes are halved as in Jamieson & Talwalkar (2016), and one that arrives alone is
-        measured against those before it.
+        measured against those before it. A trial that had to train again counts once.
 
         Args:
             arrivals: By rung.
@@ -98,8 +98,9 @@ class RungTable:
         """
         stopped: set[int] = set()
         for rung, together in arrivals.items():
-            table = self.arrivals.setdefault(rung, [])
-            table.extend(together)
+            of_rung = self.arrivals.setdefault(rung, {})
+            of_rung.update({arrival.trial: arrival for arrival in together})
+            table = list(of_rung.values())
             order = best_first([a.costs for a in table], [(a.tie, a.trial) for a in table])
             passing = {table[i].trial for i in order[: math.ceil(len(table) / self.halving.eta)]}
             stopped |= {arrival.trial for arrival in together} - passing

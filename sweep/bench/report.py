@@ -14,6 +14,7 @@ from sweep.bench.scaling import Point
 from sweep.bench.search import SearchBenchmark, SearchSizes
 from sweep.bench.workload import Sizes
 from sweep.paths import write_atomically
+from sweep.plots import write_figure
 
 PLOT_COLOURS = ("#d62728", "#ff9896", "#1f77b4", "#7f7f7f")
 
@@ -161,7 +162,7 @@ def write_search_plot(path: Path, benchmark: SearchBenchmark, sizes: SearchSizes
     figure.update_layout(
         template="plotly_white", legend={"x": 0.98, "y": 0.02, "xanchor": "right", "yanchor": "bottom"}
     )
-    write_atomically(path, lambda partial: partial.write_text(figure.to_html(include_plotlyjs=True)))
+    write_figure(path, figure)
 
 
 def write_plot(path: Path, points: list[Point]) -> None:
@@ -177,4 +178,4 @@ def write_plot(path: Path, points: list[Point]) -> None:
     figure.add_trace(Scatter(x=lanes, y=memory, name="peak memory, GiB"), secondary_y=True)
     figure.update_xaxes(type="log", title="lanes, N", tickvals=lanes)
     figure.update_yaxes(rangemode="tozero")
-    write_atomically(path, lambda partial: partial.write_text(figure.to_html(include_plotlyjs=True)))
+    write_figure(path, figure)

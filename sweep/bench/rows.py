@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -65,7 +66,7 @@ def _adamw(module: nn.Module, config: LaneConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps)
 
 
-class _PlainLoop:
+class _PlainLoop(ABC):
     """A module, its loss and its optimizer as a PyTorch user writes them: one configuration at a time."""
 
     n_lanes = 1
@@ -75,9 +76,9 @@ class _PlainLoop:
         self.workload = workload
         self.optimizer = _adamw(self.module, config)
 
+    @abstractmethod
     def inputs(self) -> Any:
         """What the module takes."""
-        raise NotImplementedError
 
     def step(self) -> None:
         """Forward, backward, update."""

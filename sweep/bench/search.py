@@ -18,6 +18,7 @@ from sweep.batches import StageData, n_batches, training_batches
 from sweep.bench.measure import Spread
 from sweep.budget import Budget
 from sweep.driver import Search
+from sweep.engine import EVALUATION_BATCH_SIZE
 from sweep.features import compute_features
 from sweep.lanes import LaneConfig
 from sweep.losses import LaneLosses
@@ -35,7 +36,6 @@ from sweep.study import Study, load_study
 MANY_TRIALS = 10_000
 """More than any arm trains in its time."""
 
-EVALUATION_BATCH_SIZE = 64
 RUNGS = Halving(eta=3, first_rung=1)
 WITH_RUNGS, OPTUNA = "sweep, rungs and refill", "Optuna, TPE and median pruner, one at a time"
 

@@ -14,8 +14,8 @@ from sweep.paths import default_cache_dir
 def _folder() -> Path:
     """Where this version of the kernels is kept.
 
-    Numba looks whether a kernel's own file was edited, but not the files of what it calls: so each state of them all
-    has a folder of its own: beside them, or in sweep's cache where they are installed for reading only.
+    Numba looks whether a kernel's own file was edited, but not the files of what it calls; so each state of them all
+    has a folder of its own, beside them, or in sweep's cache where they are installed for reading only.
     """
     here = Path(__file__).parent
     kept = here / "__pycache__" if os.access(here, os.W_OK) else default_cache_dir()

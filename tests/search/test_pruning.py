@@ -51,6 +51,15 @@ def test_one_that_arrives_alone_is_measured_against_those_before_it() -> None:
     assert table.stopped({3: [Arrival(8, [9.0], 0.0)]}) == set(), "the first at its rung"
 
 
+def test_a_trial_that_trains_again_counts_once() -> None:
+    table, again = RungTable(HALVING), RungTable(HALVING)
+    first, later = [Arrival(i, [float(i)], 0.0) for i in range(4)], [Arrival(4, [1.5], 0.0)]
+    table.stopped({1: first})
+    again.stopped({1: first})
+    assert again.stopped({1: first[2:]}) == {2, 3}
+    assert again.stopped({1: later}) == table.stopped({1: later}) == {4}
+
+
 def test_equal_trials_are_told_apart_by_their_tie_then_their_number() -> None:
     together = [Arrival(0, [0.5], 2.0), Arrival(1, [0.5], 1.0), Arrival(2, [0.5], 1.0)]
     assert RungTable(HALVING).stopped({1: together}) == {0, 2}
