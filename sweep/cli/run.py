@@ -1,6 +1,5 @@
 """`sweep run`: a study from names to answer."""
 
-from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -8,9 +7,6 @@ from typing import Annotated
 import typer
 
 from sweep.cli import options
-from sweep.cli.console import stderr, stdout
-
-INTERRUPTED = 130
 
 
 def run(
@@ -48,8 +44,9 @@ def run(
 
     Trials learn from the train split and are ranked by the study's objectives on val after their last epoch; the first
     is top-1 accuracy unless the study says otherwise. The winner, and a linear probe tuned on the same features, are
-    evaluated once on test. The search ends with `--trials`, `--time` or `--target`, whichever comes first. Features of
-    the images are computed once and kept in the cache (`$SWEEP_CACHE_DIR`, or `~/.cache/sweep`).
+    evaluated once on test. The search ends with `--trials`, `--time` or `--target`, whichever comes first. A run that
+    is stopped or killed goes on with `sweep resume`. Features of the images are computed once and kept in the cache
+    (`$SWEEP_CACHE_DIR`, or `~/.cache/sweep`).
 
         sweep run --study lr_rank --n-parallel 32
 
@@ -58,12 +55,9 @@ def run(
         sweep run --study lr_rank_halving --trials 200 --time 10m
     """
     from sweep.budget import Budget, parse_duration
-    from sweep.cli.progress import reporter_for
-    from sweep.cli.show import show_summary, show_trials
+    from sweep.cli.outcome import carry_out_and_show
     from sweep.enqueued import read_enqueued
     from sweep.paths import default_cache_dir
-    from sweep.results import load_results
-    from sweep.run_folder import RunFolder
     from sweep.runner import run_study
     from sweep.study import LoadedStudy, load_study
 
@@ -86,27 +80,20 @@ def run(
     )
     budget = Budget(wall_seconds=None if time is None else parse_duration(time), target=target)
     out = out or Path("runs") / f"{loaded.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    try:
-        with closing(reporter_for(stderr)) as reporter:
-            run_study(
-                LoadedStudy(loaded.name, loaded.path, overridden),
-                n_parallel=options.lanes_asked_for(n_parallel),
-                out=out,
-                storage_url=storage,
-                device_name=device,
-                cache_dir=default_cache_dir(),
-                on_bad_image=on_bad_image.value,
-                reporter=reporter,
-                budget=budget,
-                enqueued=[] if enqueue is None else read_enqueued(enqueue),
-            )
-    except KeyboardInterrupt:
-        if RunFolder(out).trials_path.is_file():
-            show_trials(stdout, load_results(out))
-            stderr.print(f"interrupted; the table so far is in {out}", soft_wrap=True)
-        else:
-            stderr.print("interrupted before the first epoch; the features computed so far are kept")
-        raise typer.Exit(INTERRUPTED) from None
-    results = load_results(out)
-    show_trials(stdout, results)
-    show_summary(stdout, results, out)
+    lanes = options.lanes_asked_for(n_parallel)
+    enqueued = [] if enqueue is None else read_enqueued(enqueue)
+    carry_out_and_show(
+        lambda reporter: run_study(
+            LoadedStudy(loaded.name, loaded.path, overridden),
+            n_parallel=lanes,
+            out=out,
+            storage_url=storage,
+            device_name=device,
+            cache_dir=default_cache_dir(),
+            on_bad_image=on_bad_image.value,
+            reporter=reporter,
+            budget=budget,
+            enqueued=enqueued,
+        ),
+        out,
+    )
