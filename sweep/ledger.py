@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -81,7 +81,8 @@ class Ledger:
         trial.set_user_attr("seed", seeds[0])
         trial.set_user_attr("trainable_parameters", trainable)
         feasible = all(value <= 0 for value in trial.constraints.values())
-        record = TrialRecord(trial.number, trial.params, seeds, trainable, user_attrs, feasible)
+        lane_config = asdict(proposal.config)
+        record = TrialRecord(trial.number, trial.params, seeds, trainable, user_attrs, feasible, lane_config)
         self.log.records.append(record)
         return Entrant(proposal, record)
 

@@ -17,6 +17,7 @@ from sweep.cli.predict import predict
 from sweep.cli.report import report
 from sweep.cli.results import results
 from sweep.cli.run import run
+from sweep.cli.verify import verify
 from sweep.errors import SweepError
 
 app = typer.Typer(
@@ -34,6 +35,7 @@ app.command()(results)
 app.command()(export)
 app.command()(predict)
 app.command()(report)
+app.command()(verify)
 app.command()(dashboard)
 app.command()(bench)
 
