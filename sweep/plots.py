@@ -1,5 +1,6 @@
 """A run's trials as a plot that opens without a network."""
 
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ def trials_figure(results: Results) -> go.Figure:
     objectives = list(results.objectives)
     complete = results.trials[results.trials["state"] == "COMPLETE"].sort_values("trial")
     texts = [
-        "<br>".join(f"{name}: {row[name]}" for name in ["trial", *objectives, *parameter_columns(complete)])
+        "<br>".join(escape(f"{name}: {row[name]}") for name in ["trial", *objectives, *parameter_columns(complete)])
         for row in complete.to_dict("records")
     ]
     if len(objectives) == 1:

@@ -112,7 +112,8 @@ class TrialLog:
 
     def curves_table(self) -> pd.DataFrame:
         """One row a trial, replicate, epoch and metric."""
-        return pd.DataFrame(self._curves, columns=["trial", "replicate", "epoch", "metric", "value"])
+        table = pd.DataFrame(self._curves, columns=["trial", "replicate", "epoch", "metric", "value"])
+        return table.astype({"trial": int, "replicate": int, "epoch": int, "value": float})  # also where it is empty
 
 
 def _row(record: TrialRecord, metrics: Sequence[str]) -> dict[str, Any]:

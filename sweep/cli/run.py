@@ -1,7 +1,5 @@
 """`sweep run`: a study from names to answer."""
 
-from contextlib import closing
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -57,49 +55,39 @@ def run(
 
         sweep run --study lr_rank_halving --trials 200 --time 10m
     """
-    from sweep.budget import Budget, parse_duration
-    from sweep.cli.progress import reporter_for
+    from sweep import api
     from sweep.cli.show import show_summary, show_trials
-    from sweep.enqueued import read_enqueued
-    from sweep.paths import default_cache_dir
     from sweep.results import load_results
     from sweep.run_folder import RunFolder
-    from sweep.runner import run_study
-    from sweep.study import LoadedStudy, load_study
 
-    loaded = load_study(study)
-    overridden = loaded.study.override(
-        trials=trials,
-        epochs=epochs,
-        batch_size=batch_size,
-        backbone=backbone,
-        image_size=image_size,
-        data=data,
-        group_size=group_size,
-        modules_per_block=modules_per_block,
-        pool=pool,
-        precision=precision,
-        max_rank=max_rank,
-        seeds=seeds,
-        sampler=sampler,
-        seed=seed,
-    )
-    budget = Budget(wall_seconds=None if time is None else parse_duration(time), target=target)
-    out = out or Path("runs") / f"{loaded.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    lanes = options.lanes_asked_for(n_parallel)
+    out = out or api.new_run_path(Path(study).stem)
     try:
-        with closing(reporter_for(stderr)) as reporter:
-            run_study(
-                LoadedStudy(loaded.name, loaded.path, overridden),
-                n_parallel=options.lanes_asked_for(n_parallel),
-                out=out,
-                storage_url=storage,
-                device_name=device,
-                cache_dir=default_cache_dir(),
-                on_bad_image=on_bad_image.value,
-                reporter=reporter,
-                budget=budget,
-                enqueued=[] if enqueue is None else read_enqueued(enqueue),
-            )
+        api.run(
+            study,
+            n_parallel=lanes,
+            out=out,
+            time=time,
+            target=target,
+            enqueue=enqueue or (),
+            storage=storage,
+            device=device,
+            on_bad_image=on_bad_image.value,
+            trials=trials,
+            epochs=epochs,
+            batch_size=batch_size,
+            backbone=backbone,
+            image_size=image_size,
+            data=data,
+            group_size=group_size,
+            modules_per_block=modules_per_block,
+            pool=pool,
+            precision=precision,
+            max_rank=max_rank,
+            seeds=seeds,
+            sampler=sampler,
+            seed=seed,
+        )
     except KeyboardInterrupt:
         if RunFolder(out).trials_path.is_file():
             show_trials(stdout, load_results(out))

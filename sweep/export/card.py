@@ -150,8 +150,16 @@ def _row(name: str, metrics: Mapping[str, float], n_images: int) -> str:
 def _how_chosen(results: Results, chosen: Sequence[Chosen]) -> str:
     complete = int((results.trials["state"] == "COMPLETE").sum())
     best = int(results.trials.iloc[0]["trial"])
-    rank = "the run ranks its trials by top-1 on val after the last epoch, ties by negative log-likelihood"
-    if len(chosen) > 1:
+    order = ", then ".join(_text(name) for name in results.objectives)
+    front = "Pareto front, then by " if len(results.objectives) > 1 else ""
+    rank = f"the run ranks its trials by {front}{order} after the last epoch, ties by negative log-likelihood"
+    if (
+        len(chosen) > 1
+        and front
+        and set(results.trials.query("front == 0")["trial"]) == {c.weights.trial for c in chosen}
+    ):
+        text = f"The Pareto front of {complete} complete trials: {rank}."
+    elif len(chosen) > 1:
         text = f"The {len(chosen)} best of {complete} complete trials: {rank}."
     elif chosen[0].weights.trial == best:
         text = f"The best of {complete} complete trials: {rank}."
