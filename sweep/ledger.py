@@ -146,6 +146,8 @@ class Ledger:
 
     def _attach_numbers(self, entrant: Entrant) -> None:
         """Give Optuna's trial what was measured; with several objectives also the curve that it cannot report."""
+        for name in ("lane", "seconds"):
+            entrant.proposal.trial.set_user_attr(name, getattr(entrant.record, name))
         for name, value in entrant.record.metrics.items():
             entrant.proposal.trial.set_user_attr(name, value)
         if entrant.curve:
