@@ -96,9 +96,8 @@ def _members(results: Results, ensemble: str) -> list[int]:
 
 def _front(results: Results, complete: pd.DataFrame) -> list[int]:
     if len(results.objectives) == 1:
-        raise UsageError(
-            f"--ensemble pareto is for runs of several objectives, and this one has {results.config['objectives']}"
-        )
+        only = next(iter(results.objectives))
+        raise UsageError(f"--ensemble pareto is for runs of several objectives, and this one has {only}; give top5")
     front = complete.loc[complete["front"] == 0, "trial"]
     if len(front) > KEPT_TRIALS:
         raise UsageError(
