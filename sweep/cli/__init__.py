@@ -18,6 +18,7 @@ from sweep.cli.report import report
 from sweep.cli.results import results
 from sweep.cli.run import run
 from sweep.cli.verify import verify
+from sweep.cli.watch import watch
 from sweep.errors import SweepError
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(plan)
+app.command()(watch)
 app.command()(results)
 app.command()(export)
 app.command()(predict)
