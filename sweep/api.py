@@ -223,7 +223,7 @@ class Run:
             UsageError: There is none.
         """
         if not (self.trials["trial"] == number).any():
-            raise UsageError(f"{self.folder.path} has no trial {number}: its {len(self.trials)} are numbered from 0")
+            raise UsageError(f"{self.folder.path} has no trial {number}; its `trials` lists those it has")
         return RunTrial(self.folder, self.results, number)
 
     @cached_property

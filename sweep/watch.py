@@ -8,6 +8,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from sweep.errors import UsageError
 from sweep.objectives import Objectives
 from sweep.run_folder import RunFolder, read_json, require_entries
 from sweep.storage import load_optuna_study
@@ -24,8 +25,8 @@ WORDS = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }
-CUT_SHORT = ("interrupted", "stopped")
-"""How the reasons begin of trials that were in training when their run ended."""
+SILENCE_OF_A_STOPPED_RUN = 10.0
+"""Seconds without a word after which it is looked whether a process still works on the run."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Snapshot:
         seconds_left: At that pace; None where there is no pace.
         silent_seconds: Since the run last wrote to its journal; None for a storage of another kind.
         ended: Whether the run is over.
+        stopped: Whether it is not, and no process works on it.
     """
 
     title: str
@@ -82,6 +84,7 @@ class Snapshot:
     seconds_left: float | None
     silent_seconds: float | None
     ended: bool
+    stopped: bool
 
 
 class Watcher:
@@ -114,7 +117,7 @@ class Watcher:
         n_epochs = self.config["epochs"]
         done = len(over) + sum((t.epoch or 0) / n_epochs for t in running)
         rate = self._trials_a_second(frozen, done)
-        cut_short = any(trials[t.number].why.startswith(CUT_SHORT) for t in over)
+        silent = None if self._journal is None else max(0.0, time.time() - self._journal.stat().st_mtime)
         n_parallel = self.config["n_parallel"]
         return Snapshot(
             title=f"{self.config['study']} on {self.config['data']}",
@@ -128,9 +131,20 @@ class Watcher:
             best=self._best(list(trials.values())),
             configs_per_hour=None if rate is None else 3600 * rate,
             seconds_left=None if rate is None else max(0.0, (self.config["trials"] - done) / rate),
-            silent_seconds=None if self._journal is None else max(0.0, time.time() - self._journal.stat().st_mtime),
-            ended=ended or (cut_short and not running),
+            silent_seconds=silent,
+            ended=ended,
+            stopped=not ended and (silent is None or silent >= SILENCE_OF_A_STOPPED_RUN) and not self._is_worked_on(),
         )
+
+    def _is_worked_on(self) -> bool:
+        """Whether a process holds the run's lock; it is tried, so only where nobody is likely to want it just now."""
+        if not self.folder.lock_path.is_file():
+            return False
+        try:
+            with self.folder.locked():
+                return False
+        except UsageError:
+            return True
 
     def _watched(self, trial: FrozenTrial) -> WatchedTrial:
         told = dict(sorted(trial.intermediate_values.items()))

@@ -6,9 +6,6 @@ from typing import Annotated
 import typer
 
 from sweep.cli import options
-from sweep.cli.console import stderr, stdout
-
-INTERRUPTED = 130
 
 
 def run(
@@ -46,8 +43,9 @@ def run(
 
     Trials learn from the train split and are ranked by the study's objectives on val after their last epoch; the first
     is top-1 accuracy unless the study says otherwise. The winner, and a linear probe tuned on the same features, are
-    evaluated once on test. The search ends with `--trials`, `--time` or `--target`, whichever comes first. Features of
-    the images are computed once and kept in the cache (`$SWEEP_CACHE_DIR`, or `~/.cache/sweep`).
+    evaluated once on test. The search ends with `--trials`, `--time` or `--target`, whichever comes first. A run that
+    is stopped or killed goes on with `sweep resume`. Features of the images are computed once and kept in the cache
+    (`$SWEEP_CACHE_DIR`, or `~/.cache/sweep`).
 
         sweep run --study lr_rank --n-parallel 32
 
@@ -56,14 +54,12 @@ def run(
         sweep run --study lr_rank_halving --trials 200 --time 10m
     """
     from sweep import api
-    from sweep.cli.show import show_summary, show_trials
-    from sweep.results import load_results
-    from sweep.run_folder import RunFolder
+    from sweep.cli.outcome import carry_out_and_show
 
     lanes = options.lanes_asked_for(n_parallel)
     out = out or api.new_run_path(Path(study).stem)
-    try:
-        api.run(
+    carry_out_and_show(
+        lambda reporter: api.run(
             study,
             n_parallel=lanes,
             out=out,
@@ -73,6 +69,7 @@ def run(
             storage=storage,
             device=device,
             on_bad_image=on_bad_image.value,
+            reporter=reporter,
             trials=trials,
             epochs=epochs,
             batch_size=batch_size,
@@ -87,14 +84,6 @@ def run(
             seeds=seeds,
             sampler=sampler,
             seed=seed,
-        )
-    except KeyboardInterrupt:
-        if RunFolder(out).trials_path.is_file():
-            show_trials(stdout, load_results(out))
-            stderr.print(f"interrupted; the table so far is in {out}", soft_wrap=True)
-        else:
-            stderr.print("interrupted before the first epoch; the features computed so far are kept")
-        raise typer.Exit(INTERRUPTED) from None
-    results = load_results(out)
-    show_trials(stdout, results)
-    show_summary(stdout, results, out)
+        ),
+        out,
+    )

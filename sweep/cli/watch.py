@@ -37,8 +37,8 @@ def watch(
 ) -> None:
     """Watch a run from another terminal: trials in training, what ended and why, pace and time left.
 
-    Ends with the run, or with Ctrl-C, which leaves the run alone. Where the output is piped, a line whenever something
-    changed.
+    Ends when the run ends or stops, or with Ctrl-C, which leaves the run alone. Where the output is piped, a line
+    whenever something changed.
 
         sweep watch runs/lr_rank-…
     """
@@ -58,7 +58,7 @@ def watch(
 def _live(look: Callable[[], "Snapshot"]) -> None:
     snapshot = look()
     with Live(view(snapshot, stdout), console=stdout, auto_refresh=False) as live:
-        while not snapshot.ended:
+        while not (snapshot.ended or snapshot.stopped):
             time.sleep(SECONDS_BETWEEN_LOOKS)
             snapshot = look()
             live.update(view(snapshot, stdout), refresh=True)
@@ -70,7 +70,7 @@ def _lines(look: Callable[[], "Snapshot"]) -> None:
         snapshot = look()
         if (line := heading(snapshot)) != last:
             stdout.print(last := line, soft_wrap=True, highlight=False, markup=False)
-        if snapshot.ended:
+        if snapshot.ended or snapshot.stopped:
             return
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
@@ -84,15 +84,18 @@ def heading(snapshot: "Snapshot") -> str:
         parts.append("no trial has begun; features come first")
     if snapshot.best is not None:
         parts.append(f"best {snapshot.objective} {snapshot.best.values[-1]:.4g}, trial {snapshot.best.number}")
-    if not snapshot.ended and snapshot.counts:
+    goes_on = not (snapshot.ended or snapshot.stopped)
+    if goes_on and snapshot.counts:
         of = "" if snapshot.n_parallel is None else f" of {snapshot.n_parallel}"
         parts.append(f"{snapshot.lanes}{of} lanes occupied")
     if snapshot.configs_per_hour is not None:
         parts.append(f"{snapshot.configs_per_hour:.0f} configurations an hour")
-    if snapshot.seconds_left and not snapshot.ended:
+    if snapshot.seconds_left and goes_on:
         parts.append(f"{_duration(snapshot.seconds_left)} left")
     if snapshot.ended:
         parts.append("the run has ended")
+    elif snapshot.stopped:
+        parts.append("no process works on it; go on with sweep resume")
     elif snapshot.silent_seconds is not None and snapshot.silent_seconds >= SILENCE_WORTH_A_WORD:
         parts.append(f"nothing heard of it for {_duration(snapshot.silent_seconds)}")
     return printable("; ".join(parts))

@@ -110,7 +110,7 @@ def _front(results: Results, complete: pd.DataFrame) -> list[int]:
 def _row(trials: pd.DataFrame, trial: int, folder: RunFolder) -> dict[str, Any]:
     rows: list[dict[str, Any]] = trials[trials["trial"] == trial].to_dict("records")  # type: ignore[assignment]
     if not rows:
-        raise UsageError(f"{folder.path} has no trial {trial}: its {len(trials)} are numbered from 0")
+        raise UsageError(f"{folder.path} has no trial {trial}; sweep results {folder.path} lists those it has")
     (row,) = rows
     if row["state"] != "COMPLETE":
         reason = f": {row['failure']}" if row["failure"] else ""

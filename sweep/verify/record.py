@@ -60,7 +60,7 @@ def recorded_trial(results: Results, folder: RunFolder, number: int) -> Recorded
     require_entries(folder.config_path, results.config, CONFIG_ENTRIES)
     rows: list[dict[Any, Any]] = results.trials[results.trials["trial"] == number].to_dict("records")
     if not rows:
-        raise UsageError(f"{folder.path} has no trial {number}: its {len(results.trials)} are numbered from 0")
+        raise UsageError(f"{folder.path} has no trial {number}; sweep results {folder.path} lists those it has")
     row = rows[0]
     values = {name: _whole(row, name, folder.trials_path) for name in NUMBERS}
     n_epochs, study_seed = results.config["epochs"], results.config["seed"]

@@ -104,15 +104,20 @@ def test_curves_are_those_of_the_table(watching: Watching) -> None:
         assert ("rung" in trial.why) == (trial.state == "pruned")
 
 
-def test_an_interrupted_run_has_ended(finished_run: Path, cache: None, tmp_path: Path) -> None:
+def test_a_run_that_nobody_works_on(
+    finished_run: Path, cache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reporter = Watching(tmp_path / "run", stop_after=2)
+    monkeypatch.setattr("sweep.watch.SILENCE_OF_A_STOPPED_RUN", 0)
     with pytest.raises(KeyboardInterrupt):
         api.run(
             drawn(finished_run, trials=2, epochs=4), n_parallel=2, out=tmp_path / "run", device="cpu", reporter=reporter
         )
+    assert not any(snapshot.stopped for _, snapshot in reporter.seen)
     snapshot = Watcher(RunFolder.open(tmp_path / "run"), None).snapshot()
-    assert snapshot.ended
-    assert {trial.why for trial in snapshot.trials} == {"interrupted after epoch 2"}
+    assert (snapshot.ended, snapshot.stopped) == (False, True)
+    assert "no process works on it; go on with sweep resume" in heading(snapshot)
+    assert call(monkeypatch, tmp_path / "run") == 0
 
 
 def test_several_objectives(pareto_run: Path) -> None:

@@ -166,7 +166,7 @@ def test_images_that_moved_or_changed(
 def test_what_cannot_be_verified(copy: RunFolder, tmp_path: Path, verified: Callable[..., Verification]) -> None:
     with pytest.raises(UsageError, match="is not a run folder"):
         verified(tmp_path, 0)
-    with pytest.raises(UsageError, match="has no trial 99: its 8 are numbered from 0"):
+    with pytest.raises(UsageError, match=r"has no trial 99; sweep results .*run lists"):
         verified(copy.path, 99)
     for lane_config in ("{", "[]", '{"lr": "much"}', '{"rate": 1}'):
         change(copy.trials_path, 0, "lane_config", lane_config)
@@ -182,7 +182,7 @@ def test_what_cannot_be_verified(copy: RunFolder, tmp_path: Path, verified: Call
         verified(copy.path, 1)
     pd.read_parquet(copy.trials_path).drop(columns="lane_config").to_parquet(copy.trials_path, index=False)
     with pytest.raises(SweepError, match="written by an earlier sweep"):
-        verified(copy.path, 2)
+        verified(copy.path, 0)
 
 
 def test_the_command_says_it_and_its_exit_code_too(
