@@ -16,10 +16,12 @@ from sweep.errors import SweepError, UsageError
 from sweep.export.selection import winner_of
 from sweep.features import compute_features
 from sweep.lane_weights import weights_of
+from sweep.lanes import LaneConfig
+from sweep.preparation import side_network_spec
 from sweep.recorded import recorded_backbone, recorded_data
 from sweep.results import Results, load_results
 from sweep.run_folder import RESTORE, RunFolder
-from sweep.side_networks.spec import SideNetworkSpec
+from sweep.study import Study
 from sweep.verify.record import RecordedTrial, recorded_trial
 from sweep.verify.retrain import CurveKey, Setting, largest_difference, retrain, steps_beside_plain_loop
 
@@ -101,7 +103,7 @@ def verify_trial(
     """
     folder, results = RunFolder.open(run), load_results(run)
     trial = recorded_trial(results, folder, number)
-    setting = _setting(results.config, device, cache_dir, data)
+    setting = _setting(results.config, trial.config, device, cache_dir, data)
     again = retrain(trial, setting, on_epoch)
     recorded = _curve(trial)
     shared = sorted(recorded.keys() & again.curve.keys())
@@ -124,7 +126,9 @@ def verify_trial(
     return Verification(trial, comparisons, own, _changed(results.config, device))
 
 
-def _setting(config: Mapping[str, Any], device: torch.device, cache_dir: Path, data: str | None) -> Setting:
+def _setting(
+    config: Mapping[str, Any], trial_config: LaneConfig, device: torch.device, cache_dir: Path, data: str | None
+) -> Setting:
     images = recorded_data(config, cache_dir, splits=("train", "val"), moved_to=data)
     backbone = recorded_backbone(config, cache_dir, device)
 
@@ -132,16 +136,9 @@ def _setting(config: Mapping[str, Any], device: torch.device, cache_dir: Path, d
         features = compute_features(backbone, getattr(images, split), cache_dir=cache_dir, device=device)
         return StageData(features.stages, features.labels, images.n_classes)
 
-    spec = SideNetworkSpec(
-        width=backbone.width,
-        n_stages=len(backbone.stage_indices),
-        n_classes=images.n_classes,
-        n_prefix_tokens=backbone.n_prefix_tokens,
-        modules_per_block=config["modules_per_block"],
-        pool=config["pool"],
-        max_rank=config["max_rank"],
-        precision=config["precision"],
-    )
+    shape = {name: config[name] for name in ("max_rank", "modules_per_block", "pool", "precision")}
+    study = Study(suggest=lambda trial: trial_config, baseline={}, **shape)
+    spec = side_network_spec(study, images, backbone)
     return Setting(spec, stages("train"), stages("val"), config["epochs"], config["batch_size"], config["seed"], device)
 
 
