@@ -63,20 +63,22 @@ def recorded_trial(results: Results, folder: RunFolder, number: int) -> Recorded
         raise UsageError(f"{folder.path} has no trial {number}; sweep results {folder.path} lists those it has")
     row = rows[0]
     values = {name: _whole(row, name, folder.trials_path) for name in NUMBERS}
-    n_epochs, study_seed = results.config["epochs"], results.config["seed"]
+    n_epochs, n_replicates, study_seed = (results.config[name] for name in ("epochs", "seeds", "seed"))
     if values["epochs"] == 0:
         raise UsageError(f"trial {number} ended before its first epoch; there is nothing to compare")
     if values["epochs"] > n_epochs or values["first_order"] < 1:
         raise SweepError(
             f"{folder.trials_path} is damaged: trial {number} trained for {values['epochs']} epochs{RESTORE}"
         )
-    replicates = range(1, results.config["seeds"])
     curves = results.curves[results.curves["trial"] == number]
+    expected = {"replicate": range(n_replicates), "epoch": range(1, values["epochs"] + 1)}
+    if any(set(curves[name]) != set(those) for name, those in expected.items()):
+        raise SweepError(f"{folder.curves_path} is damaged: the curve of trial {number} has gaps{RESTORE}")
     measured = set(curves["metric"])
     return RecordedTrial(
         number,
-        _lane_config(row, number, folder.trials_path),
-        [values["seed"], *(derive_seed(study_seed, "initialisation", number, i) for i in replicates)],
+        _lane_config(row, number, folder.trials_path, results.config["max_rank"]),
+        [values["seed"], *(derive_seed(study_seed, "initialisation", number, i) for i in range(1, n_replicates))],
         values["epochs"],
         values["first_order"],
         {str(name): value for name, value in row.items() if name in measured},
@@ -91,10 +93,13 @@ def _whole(row: dict[Any, Any], name: str, path: Path) -> int:
     return value
 
 
-def _lane_config(row: dict[Any, Any], number: int, path: Path) -> LaneConfig:
+def _lane_config(row: dict[Any, Any], number: int, path: Path, max_rank: int) -> LaneConfig:
     if "lane_config" not in row:
         raise SweepError(f"{path} has no column lane_config: it was written by an earlier sweep; run the study again")
     try:
-        return LaneConfig(**json.loads(row["lane_config"]))
+        config = LaneConfig(**json.loads(row["lane_config"]))
+        if config.rank > max_rank:
+            raise ValueError(f"rank {config.rank} is above the study's max_rank {max_rank}")
     except (TypeError, ValueError, RecursionError, UsageError) as error:
         raise SweepError(f"{path} is damaged: the lane_config of trial {number}: {error}{RESTORE}") from error
+    return config

@@ -17,7 +17,7 @@ from sweep.export.selection import winner_of
 from sweep.features import compute_features
 from sweep.lane_weights import weights_of
 from sweep.lanes import LaneConfig
-from sweep.preparation import side_network_spec
+from sweep.preparation import check_precision, side_network_spec
 from sweep.recorded import recorded_backbone, recorded_data
 from sweep.results import Results, load_results
 from sweep.run_folder import RESTORE, RunFolder
@@ -25,6 +25,7 @@ from sweep.study import Study
 from sweep.verify.record import RecordedTrial, recorded_trial
 from sweep.verify.retrain import CurveKey, Setting, largest_difference, retrain, steps_beside_plain_loop
 
+DECLARATIONS = ("max_rank", "modules_per_block", "pool", "precision", "epochs", "batch_size", "seed")
 PLAIN_STEPS = 50
 PLAIN_PROMISE = 1e-10
 """What is promised of a lane beside a plain loop in fp64: after so many steps, no larger difference of a weight."""
@@ -129,6 +130,8 @@ def verify_trial(
 def _setting(
     config: Mapping[str, Any], trial_config: LaneConfig, device: torch.device, cache_dir: Path, data: str | None
 ) -> Setting:
+    study = Study(suggest=lambda trial: trial_config, baseline={}, **{name: config[name] for name in DECLARATIONS})
+    check_precision(study.precision, device)
     images = recorded_data(config, cache_dir, splits=("train", "val"), moved_to=data)
     backbone = recorded_backbone(config, cache_dir, device)
 
@@ -136,10 +139,8 @@ def _setting(
         features = compute_features(backbone, getattr(images, split), cache_dir=cache_dir, device=device)
         return StageData(features.stages, features.labels, images.n_classes)
 
-    shape = {name: config[name] for name in ("max_rank", "modules_per_block", "pool", "precision")}
-    study = Study(suggest=lambda trial: trial_config, baseline={}, **shape)
     spec = side_network_spec(study, images, backbone)
-    return Setting(spec, stages("train"), stages("val"), config["epochs"], config["batch_size"], config["seed"], device)
+    return Setting(spec, stages("train"), stages("val"), study.epochs, study.batch_size, study.seed, device)
 
 
 def _curve(trial: RecordedTrial) -> dict[CurveKey, float]:

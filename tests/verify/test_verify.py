@@ -168,7 +168,7 @@ def test_what_cannot_be_verified(copy: RunFolder, tmp_path: Path, verified: Call
         verified(tmp_path, 0)
     with pytest.raises(UsageError, match=r"has no trial 99; sweep results .*run lists"):
         verified(copy.path, 99)
-    for lane_config in ("{", "[]", '{"lr": "much"}', '{"rate": 1}'):
+    for lane_config in ("{", "[]", '{"lr": "much"}', '{"rate": 1}', '{"lr": 0.1, "rank": 3}'):
         change(copy.trials_path, 0, "lane_config", lane_config)
         with pytest.raises(SweepError, match="is damaged: the lane_config of trial 0"):
             verified(copy.path, 0)
@@ -180,6 +180,12 @@ def test_what_cannot_be_verified(copy: RunFolder, tmp_path: Path, verified: Call
     change(copy.trials_path, 1, "epochs", 0)
     with pytest.raises(UsageError, match="ended before its first epoch"):
         verified(copy.path, 1)
+    config = json.loads(copy.config_path.read_text())
+    copy.write_json(copy.config_path, {**config, "seeds": 3})
+    change(copy.trials_path, 1, "epochs", 1)
+    with pytest.raises(SweepError, match=r"curves.parquet is damaged: the curve of trial 1 has gaps"):
+        verified(copy.path, 1)
+    copy.write_json(copy.config_path, config)
     pd.read_parquet(copy.trials_path).drop(columns="lane_config").to_parquet(copy.trials_path, index=False)
     with pytest.raises(SweepError, match="written by an earlier sweep"):
         verified(copy.path, 0)
