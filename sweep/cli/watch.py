@@ -85,7 +85,9 @@ def heading(snapshot: "Snapshot") -> str:
     if snapshot.best is not None:
         parts.append(f"best {snapshot.objective} {snapshot.best.values[-1]:.4g}, trial {snapshot.best.number}")
     goes_on = not (snapshot.ended or snapshot.stopped)
-    if goes_on and snapshot.counts:
+    if goes_on and n_over == snapshot.n_trials:
+        parts.append("the linear probe and the test images come last")
+    elif goes_on and snapshot.counts:
         of = "" if snapshot.n_parallel is None else f" of {snapshot.n_parallel}"
         parts.append(f"{snapshot.lanes}{of} lanes occupied")
     if snapshot.configs_per_hour is not None:

@@ -86,7 +86,8 @@ def test_what_is_seen_is_what_the_run_itself_knows(watching: Watching) -> None:
         assert not snapshot.ended
         states = [trial.state for trial in snapshot.trials]
         assert states == sorted(states, key=lambda state: state != "training")
-        assert f"{progress.n_running} of 3 lanes occupied" in heading(snapshot)
+        shown = f"{progress.n_running} of 3 lanes occupied" if progress.n_running else "the linear probe and the test"
+        assert shown in heading(snapshot)
     first = watching.seen[0][1]
     assert first.seconds_left is not None
     assert f"{first.configs_per_hour:.0f} configurations an hour" in heading(first)
