@@ -78,7 +78,7 @@ def run(
     from sweep.cli.progress import reporter_for
     from sweep.runner import run_study
 
-    loaded = _loaded(study, declared)
+    loaded = overridden_study(study, declared)
     folder = Path(out) if out is not None else new_run_path(loaded.name)
     with closing(reporter_for(stderr)) as shown:
         run_study(
@@ -115,8 +115,12 @@ def load_run(folder: str | Path, *, storage: str | None = None) -> "Run":
     return Run(RunFolder.open(Path(folder)), load_results(folder), storage)
 
 
-def _loaded(study: str | Path | Study, declared: Mapping[str, Any]) -> LoadedStudy:
-    """The study, overridden."""
+def overridden_study(study: str | Path | Study, declared: Mapping[str, Any]) -> LoadedStudy:
+    """A study by name, by file or as it is, with what is declared for one run; None leaves the study's own.
+
+    Raises:
+        UsageError: There is no such study, or a study declares no such thing.
+    """
     if isinstance(study, Study):
         code = getattr(study.suggest, "__code__", None)
         loaded = LoadedStudy("study", Path(code.co_filename if code else "study"), study)

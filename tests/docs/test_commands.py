@@ -18,7 +18,8 @@ from PIL import Image
 import sweep.cli
 
 ROOT = Path(__file__).parents[2]
-DOCS = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
+PAGES = ("tutorial", "own-study", "how-it-works", "benchmarks", "reliability")
+DOCS = ("README.md", *(f"docs/{page}.md" for page in PAGES))
 TINY = (
     *("--backbone", "tiny-untrained", "--group-size", "2"),
     *("--trials", "3", "--epochs", "2", "--n-parallel", "3", "--batch-size", "64"),
