@@ -207,3 +207,20 @@ def test_what_cannot_be_watched(
     with console.capture() as capture:
         console.print(view(Watcher(folder, None).snapshot(), console))
     assert "\x1b" not in capture.get()
+
+
+def test_a_run_whose_trials_are_elsewhere(finished_run: Path, cache: None, tmp_path: Path) -> None:
+    """Its storage is the user's to name, here and for the figures that come out of it."""
+    url = f"sqlite:///{tmp_path / 'trials.db'}"
+    study = drawn(finished_run, trials=2, epochs=1)
+    run = api.run(study, n_parallel=2, out=tmp_path / "run", device="cpu", storage=url, reporter=Reporter())
+    with pytest.raises(UsageError, match=r"sweep watch .*run --storage URL"):
+        Watcher(run.folder, None)
+    snapshot = Watcher(run.folder, url).snapshot()
+    assert (snapshot.ended, snapshot.silent_seconds) == (True, None)
+    assert [trial.values[-1] for trial in snapshot.trials if trial.number == run.best.number] == [
+        run.best.row["val_top1"]
+    ]
+    assert run.plot.slices().data
+    with pytest.raises(UsageError, match=r"sweep.load_run\(.*, storage=URL\)"):
+        api.load_run(tmp_path / "run").plot.slices()
