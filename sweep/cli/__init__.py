@@ -18,6 +18,8 @@ from sweep.cli.report import report
 from sweep.cli.results import results
 from sweep.cli.resume import resume
 from sweep.cli.run import run
+from sweep.cli.verify import verify
+from sweep.cli.watch import watch
 from sweep.errors import SweepError
 
 app = typer.Typer(
@@ -32,10 +34,12 @@ app = typer.Typer(
 app.command()(run)
 app.command()(resume)
 app.command()(plan)
+app.command()(watch)
 app.command()(results)
 app.command()(export)
 app.command()(predict)
 app.command()(report)
+app.command()(verify)
 app.command()(dashboard)
 app.command()(bench)
 

@@ -1,6 +1,5 @@
 """`sweep run`: a study from names to answer."""
 
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -54,46 +53,37 @@ def run(
 
         sweep run --study lr_rank_halving --trials 200 --time 10m
     """
-    from sweep.budget import Budget, parse_duration
+    from sweep import api
     from sweep.cli.outcome import carry_out_and_show
-    from sweep.enqueued import read_enqueued
-    from sweep.paths import default_cache_dir
-    from sweep.runner import run_study
-    from sweep.study import LoadedStudy, load_study
 
-    loaded = load_study(study)
-    overridden = loaded.study.override(
-        trials=trials,
-        epochs=epochs,
-        batch_size=batch_size,
-        backbone=backbone,
-        image_size=image_size,
-        data=data,
-        group_size=group_size,
-        modules_per_block=modules_per_block,
-        pool=pool,
-        precision=precision,
-        max_rank=max_rank,
-        seeds=seeds,
-        sampler=sampler,
-        seed=seed,
-    )
-    budget = Budget(wall_seconds=None if time is None else parse_duration(time), target=target)
-    out = out or Path("runs") / f"{loaded.name}-{datetime.now():%Y%m%d-%H%M%S}"
     lanes = options.lanes_asked_for(n_parallel)
-    enqueued = [] if enqueue is None else read_enqueued(enqueue)
+    out = out or api.new_run_path(Path(study).stem)
     carry_out_and_show(
-        lambda reporter: run_study(
-            LoadedStudy(loaded.name, loaded.path, overridden),
+        lambda reporter: api.run(
+            study,
             n_parallel=lanes,
             out=out,
-            storage_url=storage,
-            device_name=device,
-            cache_dir=default_cache_dir(),
+            time=time,
+            target=target,
+            enqueue=enqueue or (),
+            storage=storage,
+            device=device,
             on_bad_image=on_bad_image.value,
             reporter=reporter,
-            budget=budget,
-            enqueued=enqueued,
+            trials=trials,
+            epochs=epochs,
+            batch_size=batch_size,
+            backbone=backbone,
+            image_size=image_size,
+            data=data,
+            group_size=group_size,
+            modules_per_block=modules_per_block,
+            pool=pool,
+            precision=precision,
+            max_rank=max_rank,
+            seeds=seeds,
+            sampler=sampler,
+            seed=seed,
         ),
         out,
     )

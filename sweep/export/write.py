@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,11 @@ from sweep.export.config import (
     ModelConfig,
 )
 from sweep.export.graph import require_onnx, write_onnx, write_torch_export
-from sweep.export.model import assemble
-from sweep.export.selection import choose
-from sweep.results import load_results
+from sweep.export.model import AdaptedModel, assemble
+from sweep.export.selection import Chosen, choose
+from sweep.results import Results, load_results
 from sweep.run_folder import RunFolder
+from sweep.side_networks.spec import SideNetworkSpec
 
 RECORDED = ("study", "command", "data", "data_notice", "splits", "epochs", "batch_size", "seed", "versions")
 
@@ -69,7 +70,7 @@ def export_run(
         run: A run folder.
         to: The folder to make; it appears whole or not at all.
         trial: A trial's number; the winner if not given.
-        ensemble: `"topK"` for the K best trials behind one backbone.
+        ensemble: `"topK"` for the K best trials behind one backbone, `"pareto"` for the Pareto front's.
         with_backbone: Whether the backbone's weights go inside. Without them loading fetches them again.
         torch_export: Whether to write a `torch.export` program as well.
         onnx: Whether to write ONNX as well.
@@ -86,16 +87,7 @@ def export_run(
     folder = RunFolder.open(run)
     results = load_results(run)
     spec, chosen = choose(results, folder, trial=trial, ensemble=ensemble)
-    config = ModelConfig(
-        backbone=BackboneReference(
-            results.config["backbone"], results.config["backbone_fingerprint"], results.config["group_size"]
-        ),
-        transform=_transform(results.config["transform"]),
-        side_network=spec,
-        members=tuple(Member(c.weights.trial, c.weights.rank, c.hyperparameters) for c in chosen),
-        class_names=tuple(results.config["classes"]),
-        training={name: results.config[name] for name in RECORDED},
-    )
+    config = _model_config(results, spec, chosen)
     needs_backbone = with_backbone or torch_export or onnx
     backbone = _backbone(config, folder, cache_dir) if needs_backbone else None
     weights = {
@@ -121,6 +113,27 @@ def export_run(
 
     _make_folder(to, fill)
     return Exported(to, tuple(member.trial for member in config.members), differences)
+
+
+def model_of_run(run: Path, *, trial: int, cache_dir: Path) -> AdaptedModel:
+    """A trial of a run as a model, without an export; arguments and errors as of `export_run`."""
+    folder = RunFolder.open(run)
+    results = load_results(run)
+    spec, chosen = choose(results, folder, trial=trial, ensemble=None)
+    config = _model_config(results, spec, chosen)
+    return assemble(_backbone(config, folder, cache_dir), config, [c.weights.state for c in chosen])
+
+
+def _model_config(results: Results, spec: SideNetworkSpec, chosen: Sequence[Chosen]) -> ModelConfig:
+    recorded = results.config
+    return ModelConfig(
+        backbone=BackboneReference(recorded["backbone"], recorded["backbone_fingerprint"], recorded["group_size"]),
+        transform=_transform(recorded["transform"]),
+        side_network=spec,
+        members=tuple(Member(c.weights.trial, c.weights.rank, c.hyperparameters) for c in chosen),
+        class_names=tuple(recorded["classes"]),
+        training={name: recorded[name] for name in RECORDED},
+    )
 
 
 def _transform(recorded: dict[str, Any]) -> Transform:

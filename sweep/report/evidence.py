@@ -7,13 +7,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from backbones import load_backbone
 from sweep.batches import StageData
-from sweep.data import Split, load_data
+from sweep.data import Split
 from sweep.engine import EVALUATION_BATCH_SIZE
-from sweep.errors import SweepError
 from sweep.features import compute_features
 from sweep.lane_weights import weights_of
+from sweep.recorded import recorded_backbone, recorded_data
 from sweep.results import Results
 from sweep.run_folder import RunFolder
 
@@ -58,17 +57,8 @@ def winner_on_val(results: Results, folder: RunFolder, winner: int, cache_dir: P
         SweepError: The val images, the backbone or the weights are gone, or are not those of the run.
     """
     config = results.config
-    val = load_data(config["data"], seed=config["seed"], cache_dir=cache_dir).val
-    if val.fingerprint != config["splits"]["val"]["fingerprint"]:
-        raise SweepError(f"the val images of {config['data']} are not those that the run saw")
-    backbone = load_backbone(
-        config["backbone"],
-        group_size=config["group_size"],
-        image_size=config["transform"]["image_size"],
-        cache_dir=cache_dir,
-    )
-    if backbone.fingerprint != config["backbone_fingerprint"]:
-        raise SweepError(f"the backbone {config['backbone']} is not the one that the run had")
+    val = recorded_data(config, cache_dir, splits=["val"]).val
+    backbone = recorded_backbone(config, cache_dir)
     spec, weights = weights_of(folder, winner, winner)
     module = spec.plain(weights.rank)
     module.load_state_dict(weights.state)
