@@ -16,6 +16,7 @@ from sweep.features import compute_features
 from sweep.lane_weights import weights_of
 from sweep.results import Results
 from sweep.run_folder import RunFolder
+from sweep.study import DATA_OBJECTS
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ def winner_on_val(results: Results, folder: RunFolder, winner: int, cache_dir: P
         SweepError: The val images, the backbone or the weights are gone, or are not those of the run.
     """
     config = results.config
+    if config["data"] == DATA_OBJECTS:
+        raise SweepError(f"the images came as {DATA_OBJECTS} {config['study_file']}, and a report runs no study file")
     val = load_data(config["data"], seed=config["seed"], cache_dir=cache_dir).val
     if val.fingerprint != config["splits"]["val"]["fingerprint"]:
         raise SweepError(f"the val images of {config['data']} are not those that the run saw")
