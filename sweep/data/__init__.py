@@ -2,29 +2,24 @@
 
 import difflib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sweep.data.arrays import array_file
 from sweep.data.base import DataSet, SkippedImage, Split
-from sweep.data.digits import mnist, mnist_count
 from sweep.data.files import ImageChecker, OnBadImage
 from sweep.data.folder import image_folder
 from sweep.data.objects import object_data
-from sweep.data.rendered import count
+from sweep.data.packaged import DATA_SETS
 from sweep.data.saved import is_saved, saved_data_set
+from sweep.data.suites import PACKAGED_SUITES, find_suite
 from sweep.data.table import image_table
 from sweep.data.vtab import LIST_FILES, vtab_task
 from sweep.errors import UsageError
 
 __all__ = ["DATA_SETS", "DataSet", "OnBadImage", "SkippedImage", "Split", "load_data"]
 
-DATA_SETS: dict[str, Callable[[Path], DataSet]] = {
-    "count": lambda _cache_dir: count(),
-    "mnist": mnist,
-    "mnist-count": mnist_count,
-}
 FILE_SUFFIXES = ".csv", ".parquet", ".npz"
 
 
@@ -51,15 +46,17 @@ def load_data(
     if not isinstance(spec, str):
         return object_data(spec, seed=seed, checker=checker)
     if spec in DATA_SETS:
-        return DATA_SETS[spec](cache_dir)
+        return DATA_SETS[spec].load(cache_dir)
     path = Path(os.path.expanduser(spec))
+    if find_suite(spec, cache_dir) is not None:
+        raise UsageError(f"{spec} is several tasks, which `sweep run` takes; give one of them here")
     if os.path.isdir(path):
         return _from_folder(path, seed, checker)
     suffix = path.suffix.lower()
     if suffix in FILE_SUFFIXES and os.path.isfile(path):
         read = array_file if suffix == ".npz" else image_table
         return read(path, seed=seed, checker=checker)
-    close = difflib.get_close_matches(spec, DATA_SETS, n=1)
+    close = difflib.get_close_matches(spec, [*DATA_SETS, *PACKAGED_SUITES], n=1)
     reason = "does not exist"
     if os.path.exists(path):
         reason = f"is a file that does not end in {', '.join(FILE_SUFFIXES)}"

@@ -6,14 +6,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 
 from sweep.data.base import DataSet, Indices, Split, digest_of
 from sweep.data.files import ImageChecker
 from sweep.data.splitting import SPLIT_NAMES, divided, name_classes
 from sweep.errors import SweepError, UsageError
-from sweep.memory import available_bytes
 
 PAIRS = ("{split}_images", "{split}_labels"), ("x_{split}", "y_{split}")
 """How the arrays of a split may be called: as in MedMNIST's files, or as in Keras'."""
@@ -84,6 +82,10 @@ def array_file(path: Path, *, seed: int, checker: ImageChecker) -> DataSet:
 
 def _read_parts(path: Path) -> Mapping[str, tuple[str, str, Array, Array]]:
     """By split (or `"images"` for one that is still to be split) the names and contents of its two arrays."""
+    import torch
+
+    from sweep.memory import available_bytes
+
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             present = set(archive.files)
@@ -99,13 +101,17 @@ def _read_parts(path: Path) -> Mapping[str, tuple[str, str, Array, Array]]:
                 raise UsageError(f"{path} has no array {missing[0]} (its arrays: {_shown(present)}); {NEEDED}")
             if not found:
                 raise UsageError(f"{path} has no images (its arrays: {_shown(present)}); {NEEDED}")
+            n_left = available_bytes(torch.device("cpu"))
             n_bytes = sum(archive.zip.getinfo(f"{name}.npy").file_size for pair in found.values() for name in pair)
-            if n_bytes > available_bytes(torch.device("cpu")):
+            if n_bytes > n_left:
                 raise UsageError(
                     f"{path} unpacks to {n_bytes / 2**30:.1f} GiB, more than the memory that is left; save the images "
                     f"as files, one folder a class"
                 )
-            return {split: (*pair, *(_array(archive, name) for name in pair)) for split, pair in found.items()}
+            return {
+                split: (images, labels, _array(archive, images), _array(archive, labels))
+                for split, (images, labels) in found.items()
+            }
     except UsageError:
         raise
     except Exception as error:  # the reader answers damage with errors of a dozen types
