@@ -2,6 +2,7 @@
 
 from contextlib import closing
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -56,16 +57,23 @@ def run(
         sweep run --study lr_rank --data ./photos --trials 64 --epochs 20
 
         sweep run --study lr_rank_halving --trials 200 --time 10m
+
+    With `--data mini-vtab`, or a folder of VTAB-1K tasks, every task is searched; its winner is trained again on train
+    and val and tested once; group means and the flat mean are printed.
     """
     from sweep.budget import Budget, parse_duration
     from sweep.cli.progress import reporter_for
     from sweep.cli.show import show_summary, show_trials
+    from sweep.cli.show_suite import show_suite
+    from sweep.data.suites import find_suite
     from sweep.enqueued import read_enqueued
+    from sweep.errors import UsageError
     from sweep.paths import default_cache_dir
     from sweep.results import load_results
     from sweep.run_folder import RunFolder
     from sweep.runner import run_study
     from sweep.study import LoadedStudy, load_study
+    from sweep.tasks import is_suite, load_suite, run_suite
 
     loaded = load_study(study)
     overridden = loaded.study.override(
@@ -86,27 +94,51 @@ def run(
     )
     budget = Budget(wall_seconds=None if time is None else parse_duration(time), target=target)
     out = out or Path("runs") / f"{loaded.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    cache_dir = default_cache_dir()
+    to_run = LoadedStudy(loaded.name, loaded.path, overridden)
+    suite = find_suite(overridden.data, cache_dir)
+    if suite is not None and storage is not None:
+        raise UsageError(f"--storage is for a single task; {suite.name} keeps a journal in each task's run folder")
     try:
         with closing(reporter_for(stderr)) as reporter:
-            run_study(
-                LoadedStudy(loaded.name, loaded.path, overridden),
+            search = partial(
+                run_study,
                 n_parallel=options.lanes_asked_for(n_parallel),
-                out=out,
                 storage_url=storage,
                 device_name=device,
-                cache_dir=default_cache_dir(),
+                cache_dir=cache_dir,
                 on_bad_image=on_bad_image.value,
                 reporter=reporter,
                 budget=budget,
                 enqueued=[] if enqueue is None else read_enqueued(enqueue),
             )
+            if suite is None:
+                search(to_run, out=out)
+            else:
+                run_suite(
+                    to_run,
+                    suite,
+                    search,
+                    out=out,
+                    device_name=device,
+                    cache_dir=cache_dir,
+                    reporter=reporter,
+                    on_bad_image=on_bad_image.value,
+                )
     except KeyboardInterrupt:
-        if RunFolder(out).trials_path.is_file():
+        if suite is not None:
+            if is_suite(out):
+                show_suite(stdout, load_suite(out), out)
+            stderr.print(f"interrupted; what is finished of the tasks is in {out}", soft_wrap=True)
+        elif RunFolder(out).trials_path.is_file():
             show_trials(stdout, load_results(out))
             stderr.print(f"interrupted; the table so far is in {out}", soft_wrap=True)
         else:
             stderr.print("interrupted before the first epoch; the features computed so far are kept")
         raise typer.Exit(INTERRUPTED) from None
+    if suite is not None:
+        show_suite(stdout, load_suite(out), out)
+        return
     results = load_results(out)
     show_trials(stdout, results)
     show_summary(stdout, results, out)
