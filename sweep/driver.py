@@ -2,6 +2,9 @@
 
 At the end of every epoch trials end: at a rung, after their last epoch, or because they broke. Their lanes take new
 trials before the next epoch, proposed with all that is known, while the other lanes go on.
+
+Between two epochs the search can be written down, and go on from there in another process (`sweep.snapshot`): all that
+follows is a function of what its attributes hold and of what Optuna's storage remembers.
 """
 
 import gc
@@ -17,7 +20,7 @@ from sweep.budget import Budget, duration_text
 from sweep.engine import EpochResult, Lane, Training
 from sweep.errors import SweepError
 from sweep.lane_weights import KEPT_TRIALS, KeptWeights, LaneWeights
-from sweep.latency import LatencyMeter
+from sweep.latency import INFERENCE_SECONDS, LatencyMeter
 from sweep.ledger import Entrant, Ledger
 from sweep.measurement import measure_lanes
 from sweep.memory import is_out_of_memory
@@ -32,7 +35,7 @@ from sweep.study import Study
 from sweep.trial_log import TrialRecord
 
 SAVING_SHARE = 0.02
-"""Of the wall time, what bringing tables to disk may take while trials train."""
+"""Of the wall time, what bringing tables and snapshots to disk may take while trials train."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +62,26 @@ class Search:
         spec: Shape of the side-networks.
         train_data: What lanes learn from.
         val_data: What lanes are compared on.
+        n_parallel: Lanes to train at a time, at most.
         device: Where they train.
         budget: When to end, beside the study's number of trials.
         reporter: Told what happens.
-        save: Called with the search from time to time and at its end, to bring its tables and winner to disk.
+        save_tables: Called with the search to bring its tables and winner to disk.
+        save_snapshot: Called with the search between two epochs, to bring to disk all that it needs to go on.
 
     Attributes:
         ledger: Records of all trials.
-        winner: The best complete trial so far.
         kept: Weights of the best few.
+        running: Trials in training.
+        waiting: Trials that were asked for, and have to start from their first epoch again.
+        free_slots: Numbers of the lanes that nobody trains in.
+        order: The data order that the stack followed last.
+        rungs: What reached each rung; None where the study has none.
+        baseline_answers: Whether trial 0 was right about each val image, by epoch.
         ended: Why the search ended, as a sentence's end.
+        search_seconds: Wall time of earlier processes, up to the snapshot that this one goes on from.
         training_seconds: Wall time inside training and evaluation.
-        occupied_share: Of the lanes over that time, those that had a trial.
+        lane_seconds: The same, of all lanes that had a trial.
     """
 
     def __init__(
@@ -81,54 +92,66 @@ class Search:
         train_data: StageData,
         val_data: StageData,
         *,
+        n_parallel: int,
         device: torch.device,
         budget: Budget,
         reporter: Reporter,
-        save: Callable[["Search"], None],
+        save_tables: Callable[["Search"], None],
+        save_snapshot: Callable[["Search"], None],
     ):
         self.proposals = proposals
         self.study = study
         self.ledger = Ledger(proposals.optuna_study, study)
         self.spec = spec
         self.train_data, self.val_data = train_data, val_data
+        self.n_parallel = n_parallel
         self.device = device
         self.budget = budget
         self.reporter = reporter
-        self.save = save
-        self.winner: Winner | None = None
+        self.save_tables, self.save_snapshot = save_tables, save_snapshot
         self.kept = KeptWeights()
+        self.running: list[Entrant] = []
+        self.waiting: list[Entrant] = []
+        self.free_slots = list(range(n_parallel))
+        self.order = 0
+        self.rungs = RungTable(study.halving) if study.halving else None
+        self.baseline_answers: dict[int, Tensor] = {}
         self.ended = ""
-        self.training_seconds = 0.0
-        self._lane_seconds = 0.0
-        self._n_parallel = 0
-        self._rungs = RungTable(study.halving) if study.halving else None
-        self._latency = LatencyMeter(spec, val_data, device) if "inference_seconds" in study.objectives else None
-        self._baseline_answers: dict[int, Tensor] = {}  # by epoch
-        self._running: list[Entrant] = []
-        self._waiting: list[Entrant] = []  # asked, and to be trained from their first epoch
+        self.search_seconds = self.training_seconds = self.lane_seconds = 0.0
+        self.latency = LatencyMeter(spec, val_data, device) if INFERENCE_SECONDS in study.objectives else None
         self._training: Training | None = None
-        self._order = 0  # the data order that the stack followed last
-        self._free_slots: list[int] = []
+        self._started = self._saved = time.perf_counter()
+        self._saving_seconds = 0.0
+
+    @property
+    def winner(self) -> Winner | None:
+        """The best complete trial so far."""
+        for record in self.ledger.best_complete(1):
+            weights = self.kept[record.trial]
+            return Winner(record, weights.rank, weights.state)
+        return None
 
     @property
     def occupied_share(self) -> float:
-        """See the class."""
-        return self._lane_seconds / (self.training_seconds * self._n_parallel) if self.training_seconds else 0.0
+        """Of the lanes over the time of training, those that had a trial."""
+        return self.lane_seconds / (self.training_seconds * self.n_parallel) if self.training_seconds else 0.0
 
-    def run(self, n_parallel: int) -> None:
-        """Train trials, as many lanes at a time as `n_parallel`, until the budget ends or nothing new is proposed.
+    @property
+    def wall_seconds(self) -> float:
+        """Of the search until now, those of earlier processes included."""
+        return self.search_seconds + time.perf_counter() - self._started
+
+    def run(self) -> None:
+        """Train trials, as many lanes at a time as fit, until the budget ends or nothing new is proposed.
 
         A stack that does not fit in memory is halved, and its trials start again; so are all stacks after it.
 
         Raises:
             UsageError: The study proposes what cannot be trained.
             SweepError: Not even one trial fits in memory.
-            KeyboardInterrupt: The user stopped the run; its running trials were told as failed and saved.
+            KeyboardInterrupt: The user stopped the run; its tables were saved, and it can go on from its snapshot.
         """
-        self._n_parallel = n_parallel
-        self._free_slots = list(range(n_parallel))
         self._started = self._saved = time.perf_counter()
-        self._saving_seconds = 0.0
         self.reporter.search_started(self.study.trials, self.study.epochs)
         try:
             while not self.ended:
@@ -138,24 +161,26 @@ class Search:
                     if not is_out_of_memory(error):
                         raise
                     self._halve(error)
+                    self._save()
                 self._free_memory()
-        except BaseException as error:
-            reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped"
-            self.ledger.fail_all([*self._running, *self._waiting], reason)
+            for entrant in (*self.running, *self.waiting):
+                self.ledger.prune(entrant, self.ended)
+            self.running, self.waiting = [], []
+            self._save()
+        except BaseException:
+            if self.ledger.log.records:
+                self.save_tables(self)
             raise
         finally:
             self.reporter.search_ended()
-            if self.ledger.log.records:
-                self.save(self)
 
     def _advance(self) -> None:
         """Fill the free lanes and train all of them for an epoch, unless the search is over."""
         if self._over():
-            for entrant in (*self._running, *self._waiting):
-                self.ledger.prune(entrant, self.ended)
+            self._save()  # before trials are told: after a while, or on other machines, time would end others
             return
         self._fill()
-        if self._running:
+        if self.running:
             self._train_epoch()
             self._save_sometimes()
             return
@@ -168,25 +193,25 @@ class Search:
     def _over(self) -> bool:
         """Whether the budget ends the search now."""
         seconds, target = self.budget.wall_seconds, self.budget.target
-        if target is not None and self.winner is not None:
-            first, record = self.ledger.objectives.first, self.winner.record
+        if target is not None and (winner := self.winner) is not None:
+            first, record = self.ledger.objectives.first, winner.record
             value = record.measured()[first]
             if self.ledger.objectives.reaches(value, target):
                 self.ended = f"trial {record.trial} reached the target of {target:g} with {first} {value:.4g}"
-        elif seconds is not None and time.perf_counter() - self._started >= seconds:
+        elif seconds is not None and self.wall_seconds >= seconds:
             self.ended = f"the time of {duration_text(seconds)} was over"
         return bool(self.ended)
 
     def _fill(self) -> None:
         """Give free lanes to trials that wait, and to new ones."""
-        if not self._running:
-            self._order = 0  # a new stack: its trials see the data as those of the first did
+        if not self.running:
+            self.order = 0  # a new stack: its trials see the data as those of the first did
         n_lanes = self.study.seeds
-        while len(self._free_slots) >= n_lanes and (entrant := self._next()):
+        while len(self.free_slots) >= n_lanes and (entrant := self._next()):
             self._take_apart()
-            self._running.append(entrant)
-            entrant.slots, self._free_slots = self._free_slots[:n_lanes], self._free_slots[n_lanes:]
-            entrant.record.lane, entrant.record.first_order = entrant.slots[0], self._order + 1
+            self.running.append(entrant)
+            entrant.slots, self.free_slots = self.free_slots[:n_lanes], self.free_slots[n_lanes:]
+            entrant.record.lane, entrant.record.first_order = entrant.slots[0], self.order + 1
             config = entrant.proposal.config
             entrant.lanes = [
                 Lane(config, self.spec.lane(config.rank, seed).to(self.device)) for seed in entrant.record.seeds
@@ -194,27 +219,24 @@ class Search:
 
     def _next(self) -> Entrant | None:
         """The next trial to train."""
-        if self._waiting:
-            return self._waiting.pop(0)
+        if self.waiting:
+            return self.waiting.pop(0)
         if len(self.ledger.log.records) == self.study.trials or self.proposals.exhausted:
             return None
         proposal = self.proposals.next()
         if proposal is None:
             return None
-        entrant = self.ledger.enter(proposal, self.spec)
-        if self._latency is not None:
-            entrant.record.inference_seconds = self._latency.seconds(proposal.config.rank)
-        return entrant
+        return self.ledger.enter(proposal, self.spec, self.latency.of(proposal) if self.latency else None)
 
     def _take_apart(self) -> None:
         """Bring the lanes of the stack up to date; the next epoch stacks those that run then."""
         if self._training is not None:
-            self._training.unstack()
+            self._training.update_lanes()
             self._training = None
 
     def _train_epoch(self) -> None:
         study = self.study
-        lanes = [lane for entrant in self._running for lane in entrant.lanes]
+        lanes = [lane for entrant in self.running for lane in entrant.lanes]
         if self._training is None:
             self._training = Training(
                 lanes,
@@ -224,12 +246,12 @@ class Search:
                 batch_size=study.batch_size,
                 seed=study.seed,
             )
-        self._order += 1
+        self.order += 1
         n_steps = n_batches(len(self.train_data), study.batch_size)
-        self.reporter.epoch_started(len(lanes), len(self._running) / study.epochs / n_steps)
-        result = self._training.epoch(self._order, self.reporter.step)
+        self.reporter.epoch_started(len(lanes), len(self.running) / study.epochs / n_steps)
+        result = self._training.epoch(self.order, self.reporter.step)
         self.training_seconds += result.wall_seconds
-        self._lane_seconds += result.wall_seconds * len(lanes)
+        self.lane_seconds += result.wall_seconds * len(lanes)
         self._measure(result)
         self._end_trials()
         self.reporter.epoch_ended(self.ledger.progress())
@@ -239,26 +261,26 @@ class Search:
         measured = measure_lanes(result, self.val_data.labels, self.study.metrics)
         answers = correct_answers(result.val_logits, self.val_data.labels)
         n_lanes = self.study.seeds
-        for i, entrant in enumerate(self._running):
+        for i, entrant in enumerate(self.running):
             own = slice(i * n_lanes, (i + 1) * n_lanes)
             record, epoch = entrant.record, entrant.lanes[0].epochs
-            seconds = result.wall_seconds / len(self._running)
+            seconds = result.wall_seconds / len(self.running)
             self.ledger.log.measured(record, epoch, [lane.metrics for lane in measured[own]], seconds)
             if failure := next((lane.failure for lane in measured[own] if lane.failure), ""):
                 self.ledger.fail(entrant, f"epoch {epoch}: {failure}")
                 continue
             if record.trial == 0:
-                self._baseline_answers[epoch] = answers[own]
-            if epoch in self._baseline_answers:
-                record.vs_baseline = paired_difference(answers[own], self._baseline_answers[epoch])
+                self.baseline_answers[epoch] = answers[own]
+            if epoch in self.baseline_answers:
+                record.vs_baseline = paired_difference(answers[own], self.baseline_answers[epoch])
             self.ledger.report(entrant)
 
     def _end_trials(self) -> None:
         """Complete the trials that are through, and stop those that a rung stops; their lanes are free again."""
         stopped = self._stopped_at_rungs()
-        complete = [e for e in self._running if e.alive and e.record.epochs == self.study.epochs]
-        pruned = [e for e in self._running if e.record.trial in stopped]
-        broken = [e for e in self._running if not e.alive]
+        complete = [e for e in self.running if e.alive and e.record.epochs == self.study.epochs]
+        pruned = [e for e in self.running if e.record.trial in stopped]
+        broken = [e for e in self.running if not e.alive]
         if not (complete or pruned or broken):
             return
         self._take_apart()
@@ -267,34 +289,30 @@ class Search:
             self._keep_weights(entrant)
         for entrant in pruned:
             self.ledger.prune(entrant, f"at the rung of epoch {entrant.record.epochs}")
-        freed = [slot for entrant in self._running if not entrant.alive for slot in entrant.slots]
-        self._free_slots = sorted([*self._free_slots, *freed])
-        self._running = [entrant for entrant in self._running if entrant.alive]
+        freed = [slot for entrant in self.running if not entrant.alive for slot in entrant.slots]
+        self.free_slots = sorted([*self.free_slots, *freed])
+        self.running = [entrant for entrant in self.running if entrant.alive]
 
     def _stopped_at_rungs(self) -> set[int]:
         """Numbers of the trials that go no further; the baseline always does, since all are compared with it."""
-        if self._rungs is None:
+        if self.rungs is None:
             return set()
         arrivals: dict[int, list[Arrival]] = {}
-        for entrant in self._running:
+        for entrant in self.running:
             record = entrant.record
             if entrant.alive and record.epochs in self.ledger.rungs:
                 costs = self.ledger.objectives.costs(record.measured())
                 arrivals.setdefault(record.epochs, []).append(Arrival(record.trial, costs, record.metrics["val_nll"]))
-        return self._rungs.stopped(arrivals) - {0}
+        return self.rungs.stopped(arrivals) - {0}
 
     def _keep_weights(self, entrant: Entrant) -> None:
-        """Of a trial that is among the best complete ones so far; the very best is the winner."""
+        """Of a trial that is among the best complete ones so far."""
         record, rank = entrant.record, entrant.proposal.config.rank
         best = [r.trial for r in self.ledger.best_complete(KEPT_TRIALS)]
-        if record.trial not in best:
-            return
-        state = {name: tensor.cpu() for name, tensor in entrant.lanes[0].module.state_dict().items()}
-        weights = LaneWeights(record.trial, rank, trim_rank(state, rank))
-        self.kept.add(weights)
-        self.kept.retain(best)
-        if record.trial == best[0]:
-            self.winner = Winner(record, rank, weights.state)
+        if record.trial in best:
+            state = {name: tensor.cpu() for name, tensor in entrant.lanes[0].module.state_dict().items()}
+            self.kept.add(LaneWeights(record.trial, rank, trim_rank(state, rank)))
+            self.kept.retain(best)
 
     def _halve(self, error: BaseException) -> None:
         """Go on with half the lanes after memory ran out; trials in training start again from their first epoch.
@@ -302,22 +320,22 @@ class Search:
         Raises:
             SweepError: Not even one trial fits.
         """
-        n_lanes = self.study.seeds * len(self._running)
-        if len(self._running) <= 1:
+        n_lanes = self.study.seeds * len(self.running)
+        if len(self.running) <= 1:
             raise SweepError(
                 f"one trial ({self.study.seeds} lane{'s' * (self.study.seeds > 1)} of batch size "
                 f"{self.study.batch_size}) does not fit in the memory of {self.device}; "
                 f"lower --batch-size or --max-rank"
             ) from error
-        trials = [entrant for entrant in (*self._running, *self._waiting) if entrant.alive]
-        self._running, self._waiting, self._training = [], trials, None
-        self._n_parallel = max(self.study.seeds, -(-n_lanes // 2))
-        self._free_slots = list(range(self._n_parallel))
+        trials = [entrant for entrant in (*self.running, *self.waiting) if entrant.alive]
+        self.running, self.waiting, self._training = [], trials, None
+        self.n_parallel = max(self.study.seeds, -(-n_lanes // 2))
+        self.free_slots = list(range(self.n_parallel))
         for entrant in trials:
             self.ledger.restart(entrant)
         self.reporter.message(
             f"{n_lanes} lanes of batch size {self.study.batch_size} do not fit in the memory of {self.device}; "
-            f"their trials start again, {self._n_parallel} at a time"
+            f"their trials start again, {self.n_parallel} at a time"
         )
 
     def _free_memory(self) -> None:
@@ -328,9 +346,16 @@ class Search:
                 torch.cuda.empty_cache()
 
     def _save_sometimes(self) -> None:
-        """After trials ended, unless saving takes more than its share."""
+        """Unless saving takes more than its share of the time."""
+        if time.perf_counter() - self._saved >= self._saving_seconds / SAVING_SHARE:
+            self._save()
+
+    def _save(self) -> None:
+        """Bring tables and a snapshot to disk."""
         began = time.perf_counter()
-        if self._training is None and began - self._saved >= self._saving_seconds / SAVING_SHARE:
-            self.save(self)
-            self._saved = time.perf_counter()
-            self._saving_seconds = self._saved - began
+        if self._training is not None:
+            self._training.update_lanes()
+        self.save_tables(self)
+        self.save_snapshot(self)
+        self._saved = time.perf_counter()
+        self._saving_seconds = self._saved - began

@@ -171,8 +171,8 @@ class Training:
         train_loss = (loss_sum / len(data)).cpu()[: self.n_lanes]
         return EpochResult(train_loss, val_logits, time.perf_counter() - started)
 
-    def unstack(self) -> list[Lane]:
-        """The lanes as they are now, to be stacked again with others."""
+    def update_lanes(self) -> list[Lane]:
+        """Bring the lanes up to the stack's weights, so that they can be stacked with others, or written down."""
         states = self.optimizers.lane_states()
         lanes = self.lanes[: self.n_lanes]
         for i, lane in enumerate(lanes):

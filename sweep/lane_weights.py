@@ -1,7 +1,7 @@
 """Weights of more trials than the winner: the best few of a run in one file of the run folder."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,12 @@ class KeptWeights:
 
     def __init__(self) -> None:
         self._by_trial: dict[int, LaneWeights] = {}
+
+    def __getitem__(self, trial: int) -> LaneWeights:
+        return self._by_trial[trial]
+
+    def __iter__(self) -> Iterator[LaneWeights]:
+        return iter(self._by_trial.values())
 
     def add(self, weights: LaneWeights) -> None:
         """Keep a trial's weights, for now."""

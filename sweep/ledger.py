@@ -1,7 +1,10 @@
-"""What becomes of trials, written down twice: in our own log, and in Optuna's study."""
+"""What becomes of trials, written down twice: in our own log, and in Optuna's study.
 
-import contextlib
-from collections.abc import Iterable
+A run that goes on after it was killed repeats what its last snapshot does not hold. Optuna's study may hold it already,
+and is not told twice.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +14,9 @@ import torch
 from optuna.trial import TrialState
 
 from sweep.engine import Lane
+from sweep.latency import INFERENCE_SECONDS
 from sweep.objectives import Objectives, non_dominated_fronts
-from sweep.proposals import Proposal
+from sweep.proposals import ENTERED, Proposal
 from sweep.reporter import SearchProgress
 from sweep.seeds import derive_seed
 from sweep.side_networks.spec import SideNetworkSpec
@@ -69,61 +73,72 @@ class Ledger:
         self.log = TrialLog(self.objectives)
         self.rungs = study.halving.rungs(study.epochs) if study.halving else []
 
-    def enter(self, proposal: Proposal, spec: SideNetworkSpec) -> Entrant:
-        """Open the record of a trial that was just proposed."""
-        trial, rank = proposal.trial, proposal.config.rank
-        user_attrs = dict(trial.user_attrs)
+    def enter(self, proposal: Proposal, spec: SideNetworkSpec, inference_seconds: float | None) -> Entrant:
+        """Open the record of a trial that was just proposed.
+
+        Args:
+            proposal: Of the trial.
+            spec: Shape of the side-networks.
+            inference_seconds: Of its side-network for one image, where the study asks for it.
+        """
+        number = proposal.number
         replicates = range(1, self.study.seeds)  # after the first, whose seed does not depend on their number
-        seeds = [derive_seed(self.study.seed, "initialisation", trial.number)]
-        seeds += [derive_seed(self.study.seed, "initialisation", trial.number, i) for i in replicates]
+        seeds = [derive_seed(self.study.seed, "initialisation", number)]
+        seeds += [derive_seed(self.study.seed, "initialisation", number, i) for i in replicates]
         with torch.device("meta"):
-            trainable = sum(p.numel() for p in spec.plain(rank).parameters())
-        trial.set_user_attr("seed", seeds[0])
-        trial.set_user_attr("trainable_parameters", trainable)
-        feasible = all(value <= 0 for value in trial.constraints.values())
-        record = TrialRecord(trial.number, trial.params, seeds, trainable, user_attrs, feasible)
+            trainable = sum(p.numel() for p in spec.plain(proposal.config.rank).parameters())
+        record = TrialRecord(number, proposal.params, seeds, trainable, proposal.user_attrs, proposal.feasible)
+        attributes: dict[str, Any] = {"seed": seeds[0]}
+        if inference_seconds is not None:
+            record.inference_seconds = attributes[INFERENCE_SECONDS] = inference_seconds
         self.log.records.append(record)
-        return Entrant(proposal, record)
+        entrant = Entrant(proposal, record)
+        self._annotate(entrant, {**attributes, ENTERED: trainable})  # last: what has it has all the others
+        return entrant
 
     def report(self, entrant: Entrant) -> None:
         """Let Optuna see the last epoch, of long trials only some."""
-        epoch, n_epochs = entrant.record.epochs, self.study.epochs
+        epoch, n_epochs, known = entrant.record.epochs, self.study.epochs, entrant.proposal.known
         stride = -(-n_epochs // MAX_REPORTS)
         shown = epoch % stride == 0 or epoch == n_epochs or epoch in self.rungs
         if epoch <= entrant.reported or not shown:
             return
         entrant.reported = epoch
         values = self.objectives.values(entrant.record.measured())
-        if len(values) == 1:
-            entrant.proposal.trial.report(values[0], epoch)
-        else:
+        if len(values) > 1:
             entrant.curve[epoch] = values
+        elif entrant.proposal.trial and not (known and epoch in known.intermediate_values):
+            entrant.proposal.trial.report(values[0], epoch)
 
     def complete(self, entrant: Entrant) -> None:
         """A trial is through."""
         entrant.record.state = "COMPLETE"
-        self._attach_numbers(entrant)
-        self.optuna_study.tell(entrant.proposal.trial, self.objectives.values(entrant.record.measured()))
+        self._annotate(entrant, self._numbers(entrant))
+        self._tell(entrant, values=self.objectives.values(entrant.record.measured()))
 
     def prune(self, entrant: Entrant, reason: str) -> None:
         """A trial goes no further."""
         entrant.record.state, entrant.record.stopped = "PRUNED", reason
-        entrant.proposal.trial.set_user_attr("stopped", reason)
-        self._attach_numbers(entrant)
-        self.optuna_study.tell(entrant.proposal.trial, state=TrialState.PRUNED)
+        self._annotate(entrant, {"stopped": reason, **self._numbers(entrant)})
+        self._tell(entrant, state=TrialState.PRUNED)
 
     def fail(self, entrant: Entrant, reason: str) -> None:
         """A trial broke."""
         entrant.record.state, entrant.record.failure = "FAIL", reason
-        entrant.proposal.trial.set_user_attr("failure", reason)
-        self.optuna_study.tell(entrant.proposal.trial, state=TrialState.FAIL)
+        self._annotate(entrant, {"failure": reason})
+        self._tell(entrant, state=TrialState.FAIL)
 
-    def fail_all(self, entrants: Iterable[Entrant], reason: str) -> None:
-        """The search broke; our own record is kept even where the storage is what did."""
-        for entrant in entrants:
-            if entrant.alive:
-                with contextlib.suppress(optuna.exceptions.OptunaError, OSError):
-                    self.fail(entrant, f"{reason} after epoch {entrant.record.epochs}")
+    @staticmethod
+    def _annotate(entrant: Entrant, attributes: Mapping[str, Any]) -> None:
+        """Give Optuna's trial user attributes, unless it has ended."""
+        if entrant.proposal.trial is not None:
+            for name, value in attributes.items():
+                entrant.proposal.trial.set_user_attr(name, value)
+
+    def _tell(self, entrant: Entrant, **ending: Any) -> None:
+        """Tell Optuna how a trial ended, unless it knows."""
+        if entrant.proposal.trial is not None:
+            self.optuna_study.tell(entrant.proposal.trial, **ending)
 
     def best_complete(self, n_trials: int) -> list[TrialRecord]:
         """The best complete trials, best first, in the order of `rank_trials`."""
@@ -143,14 +158,13 @@ class Ledger:
         entrant.lanes, entrant.slots = [], []
         self.log.restart(entrant.record)
 
-    def _attach_numbers(self, entrant: Entrant) -> None:
-        """Give Optuna's trial what was measured; with several objectives also the curve that it cannot report."""
-        for name, value in entrant.record.metrics.items():
-            entrant.proposal.trial.set_user_attr(name, value)
-        if entrant.curve:
-            columns = map(list, zip(*entrant.curve.values(), strict=True))
-            curve = dict(zip(self.objectives.names, columns, strict=True))
-            entrant.proposal.trial.set_user_attr("curve", {"epoch": list(entrant.curve), **curve})
+    def _numbers(self, entrant: Entrant) -> dict[str, Any]:
+        """What was measured of a trial; with several objectives also the curve that Optuna lets nobody report."""
+        if not entrant.curve:
+            return dict(entrant.record.metrics)
+        columns = map(list, zip(*entrant.curve.values(), strict=True))
+        curve = dict(zip(self.objectives.names, columns, strict=True))
+        return {**entrant.record.metrics, "curve": {"epoch": list(entrant.curve), **curve}}
 
     def progress(self) -> SearchProgress:
         """How far the search is."""

@@ -24,6 +24,7 @@ class Prepared:
         data: The three splits.
         backbone: On `device`.
         spec: Shape of the side-networks.
+        on_bad_image: What was done with image files that cannot be read.
     """
 
     study: Study
@@ -32,6 +33,7 @@ class Prepared:
     data: DataSet
     backbone: Backbone
     spec: SideNetworkSpec
+    on_bad_image: OnBadImage
 
 
 def prepare(
@@ -78,7 +80,7 @@ def prepare(
             f"--precision bf16 is for side-networks in rank space, and at --max-rank {study.max_rank} the direct form "
             f"costs less, which computes in fp32; leave --precision out, or lower --max-rank"
         )
-    return Prepared(study, n_parallel, device, data, backbone, spec)
+    return Prepared(study, n_parallel, device, data, backbone, spec, on_bad_image)
 
 
 def check_precision(precision: str, device: torch.device) -> None:

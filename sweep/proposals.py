@@ -1,16 +1,22 @@
-"""Asking Optuna for configurations worth a lane: none that repeats, or all but repeats, one that was asked before."""
+"""Asking Optuna for configurations worth a lane: none that repeats, or all but repeats, one that was asked before.
 
+When a run goes on after it was killed, Optuna's storage may hold more trials than the run remembers. Those are taken up
+again, one after the other, before anything new is asked for.
+"""
+
+import contextlib
 import math
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BruteForceSampler, GridSampler, RandomSampler
-from optuna.trial import TrialState
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
-from sweep.errors import UsageError
+from sweep.errors import SweepError, UsageError
 from sweep.lanes import LaneConfig
 from sweep.samplers import AskTellSampler
 from sweep.seeds import derive_seed
@@ -26,26 +32,50 @@ SAMPLER_ASKS = 10
 MOST_ASKS = 100
 """Repeats in a row after which the space counts as exhausted."""
 
+ENTERED = "trainable_parameters"
+"""The user attribute that a trial gets last when it enters the search, with all its parameters drawn."""
+
+DUPLICATE = "duplicate_of"
+"""The user attribute of a repeat: the number of the trial that it repeats."""
+
 
 @dataclass(frozen=True)
 class Proposal:
-    """A trial that Optuna was asked for, and what the study's `suggest` made of it."""
+    """A trial that Optuna was asked for, and what the study's `suggest` made of it.
 
-    trial: optuna.Trial
+    Attributes:
+        number: Optuna's.
+        config: The lane's.
+        params: What `suggest` asked for, by name.
+        distributions: Where its values come from, by name.
+        user_attrs: What `suggest` set.
+        feasible: Whether the constraints that `suggest` set are kept.
+        trial: Where Optuna is told what becomes of it; None if it knows how the trial ended.
+        known: What the storage held of a trial that an earlier process asked for.
+    """
+
+    number: int
     config: LaneConfig
+    params: dict[str, Any]
+    distributions: dict[str, BaseDistribution]
+    user_attrs: dict[str, Any]
+    feasible: bool
+    trial: optuna.Trial | None
+    known: FrozenTrial | None = None
 
 
 class Proposals:
     """The trials of a search, one after the other: the baseline, those that were enqueued, then the sampler's.
 
     Args:
-        optuna_study: New and empty.
+        optuna_study: Empty, or as an earlier process left it.
         study: What is searched.
         sampler: The Optuna study's.
         enqueued: Parameters of trials that follow the baseline; what one leaves out, the sampler chooses.
 
     Attributes:
-        n_dropped: Proposals that were repeats; Optuna was told that they failed, with `duplicate_of` as an attribute.
+        n_asked: Trials asked for, repeats included.
+        n_dropped: Those that were repeats; Optuna was told that they failed, with `duplicate_of` as an attribute.
         exhausted: Whether nothing new is left.
     """
 
@@ -59,13 +89,35 @@ class Proposals:
         self.optuna_study = optuna_study
         self.study = study
         self.sampler = sampler
+        self.n_asked = 0
         self.n_dropped = 0
         self.exhausted = False
-        self._asked: list[optuna.Trial] = []
+        self._accepted: list[Proposal] = []
         self._of_config: dict[LaneConfig, int] = {}
-        self._random = RandomSampler(seed=derive_seed(study.seed, "repeats") % 2**32)
-        for params in (study.baseline, *enqueued):
+        self._random = AskTellSampler(lambda seed: RandomSampler(seed=seed), derive_seed(study.seed, "repeats"))
+        recorded = optuna_study.get_trials(deepcopy=False)
+        self._recorded = deque(trial for trial in recorded if trial.state != TrialState.WAITING)
+        sampler.catch_up(optuna_study)
+        for params in [study.baseline, *enqueued][len(recorded) :]:
             optuna_study.enqueue_trial(dict(params))
+
+    def recall(self, n_asked: int) -> dict[int, Proposal]:
+        """What `next` gave an earlier process in the course of its first so many trials, by number.
+
+        Raises:
+            SweepError: The storage no longer holds these trials.
+            UsageError: The study does not take them any more.
+        """
+        n_held = self._recorded[-1].number + 1 if self._recorded else 0
+        if n_held < n_asked:
+            raise SweepError(
+                f"the Optuna storage holds {n_held} trials, and this run had asked for {n_asked}. Give the storage "
+                f"that it ran with, or run the study again with another --out"
+            )
+        while self.n_asked < n_asked:
+            if (proposal := self._take_up(at_random=False)) is not None:
+                self._is_new(proposal)
+        return {proposal.number: proposal for proposal in self._accepted}
 
     def next(self) -> Proposal | None:
         """A configuration that was not proposed before; None if none can be found.
@@ -73,46 +125,87 @@ class Proposals:
         Raises:
             UsageError: The study proposes what cannot be trained.
         """
-        for n_repeats in range(MOST_ASKS):
-            if self.sampler.exhausted:
+        n_repeats = 0
+        while n_repeats < MOST_ASKS:
+            at_random = n_repeats >= SAMPLER_ASKS and not self.sampler.enumerates
+            if self._recorded:
+                proposal = self._take_up(at_random)
+            elif self.sampler.exhausted:
                 break
-            proposal = self._ask(at_random=n_repeats >= SAMPLER_ASKS and not self._enumerates)
-            twin = self._twin(proposal)
-            if twin is None:
-                self._asked.append(proposal.trial)
-                self._of_config[proposal.config] = proposal.trial.number
-                return proposal
-            proposal.trial.set_user_attr("duplicate_of", twin)
-            self.optuna_study.tell(proposal.trial, state=TrialState.FAIL)
-            self.n_dropped += 1
+            else:
+                proposal = self._ask(at_random)
+            if proposal is not None:
+                if self._is_new(proposal):
+                    return proposal
+                n_repeats += 1
         self.exhausted = True
         return None
 
-    @property
-    def _enumerates(self) -> bool:
-        return isinstance(self.sampler.sampler, GridSampler | BruteForceSampler)
-
-    def _ask(self, *, at_random: bool) -> Proposal:
-        self.optuna_study.sampler = self._random if at_random else self.sampler
-        try:
+    def _ask(self, at_random: bool) -> Proposal:
+        """A new trial."""
+        with self._sampling_with(self._random if at_random else self.sampler):
             trial = self.optuna_study.ask()
-            try:
-                return Proposal(trial, self.study.lane_config(trial))
-            except UsageError:
-                self.optuna_study.tell(trial, state=TrialState.FAIL)
-                raise
+            self.n_asked = trial.number + 1
+            return self._proposal(trial, trial)
+
+    def _take_up(self, at_random: bool) -> Proposal | None:
+        """The next trial that an earlier process asked for; None for one that its `suggest` failed on."""
+        known = self._recorded.popleft()
+        self.n_asked = known.number + 1
+        ended = known.state.is_finished()
+        if ENTERED in known.user_attrs or DUPLICATE in known.user_attrs:
+            with self._sampling_with(RandomSampler()):  # nothing is left to sample
+                trial = None if ended else optuna.trial.Trial(self.optuna_study, known._trial_id)
+            return self._proposal(FixedTrial(known.params, known.number), trial, known)
+        if ended:
+            return None
+        with self._sampling_with(self._random if at_random else self.sampler):
+            trial = optuna.trial.Trial(self.optuna_study, known._trial_id)
+            return self._proposal(trial, trial, known)
+
+    @contextlib.contextmanager
+    def _sampling_with(self, sampler: BaseSampler) -> Iterator[None]:
+        self.optuna_study.sampler = sampler
+        try:
+            yield
         finally:
             self.optuna_study.sampler = self.sampler
+
+    def _proposal(
+        self, asked: optuna.Trial | FixedTrial, trial: optuna.Trial | None, known: FrozenTrial | None = None
+    ) -> Proposal:
+        """Let the study make a lane's configuration of a trial."""
+        try:
+            config = self.study.lane_config(asked)
+        except UsageError:
+            if trial is not None and known is None:
+                self.optuna_study.tell(trial, state=TrialState.FAIL)
+            raise
+        feasible = all(value <= 0 for value in asked.constraints.values())
+        params, distributions, user_attrs = dict(asked.params), dict(asked.distributions), dict(asked.user_attrs)
+        return Proposal(asked.number, config, params, distributions, user_attrs, feasible, trial, known)
+
+    def _is_new(self, proposal: Proposal) -> bool:
+        """Accept a proposal, unless it repeats another; Optuna is told that a repeat failed."""
+        twin = self._twin(proposal)
+        if twin is None:
+            self._accepted.append(proposal)
+            self._of_config[proposal.config] = proposal.number
+            return True
+        if proposal.trial is not None:
+            proposal.trial.set_user_attr(DUPLICATE, twin)
+            self.optuna_study.tell(proposal.trial, state=TrialState.FAIL)
+        self.n_dropped += 1
+        return False
 
     def _twin(self, proposal: Proposal) -> int | None:
         """Number of a trial that this one repeats."""
         if proposal.config in self._of_config:
             return self._of_config[proposal.config]
-        trial = proposal.trial
-        return next((other.number for other in self._asked if _nearly_alike(trial, other)), None)
+        return next((other.number for other in self._accepted if _nearly_alike(proposal, other)), None)
 
 
-def _nearly_alike(a: optuna.Trial, b: optuna.Trial) -> bool:
+def _nearly_alike(a: Proposal, b: Proposal) -> bool:
     if a.params.keys() != b.params.keys() or not a.params:
         return False
     return all(_distance(a.distributions[name], value, b.params[name]) <= NEAR for name, value in a.params.items())

@@ -2,9 +2,9 @@
 
 import statistics
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import optuna
 
@@ -107,7 +107,7 @@ def _retrained_winner(
 ) -> tuple[dict[str, float], float]:
     """The winner's metrics on test, means over replicates, and the deviation of its top-1."""
     study, spec, device = prepared.study, prepared.spec, prepared.device
-    config = study.lane_config(cast(optuna.Trial, optuna.trial.FixedTrial(params)))
+    config = study.lane_config(optuna.trial.FixedTrial(params))
     seeds = [derive_seed(study.seed, "retraining", i) for i in range(study.seeds)]
     (train_data,) = resident_where_it_fits([together], device, round(RESIDENT_SHARE * available_bytes(device)))
     states, _ = train(
@@ -129,6 +129,22 @@ def _retrained_winner(
     metrics = classification_metrics(logits, test.labels)
     std = statistics.pstdev(metrics["top1"].tolist())
     return {name: values.mean().item() for name, values in metrics.items()}, std
+
+
+def read_retrained(folder: RunFolder) -> Retrained | None:
+    """What `retrain` wrote into a run folder; None where nothing is there yet.
+
+    Raises:
+        SweepError: The file is damaged.
+    """
+    path = folder.path / RECORD
+    if not path.is_file():
+        return None
+    value = read_json(path)
+    names = [field.name for field in fields(Retrained)]
+    numbers = {name: int | float for name in names if name not in ("winner", "linear_probe")}
+    require_entries(path, value, {**numbers, "winner.top1": float, "linear_probe.top1": float})
+    return Retrained(**{name: value[name] for name in names})
 
 
 def _stages(prepared: Prepared, name: str, cache_dir: Path) -> StageData:

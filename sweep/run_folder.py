@@ -1,7 +1,8 @@
 """The files of a run, written whole or not at all."""
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 import pyarrow.types as arrow_types
+from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -16,6 +18,7 @@ from torch import Tensor
 from sweep.errors import SweepError, UsageError
 from sweep.paths import write_atomically
 
+CONFIG_FILE, LOCK_FILE = "config.json", "run.lock"
 LARGEST_WHOLE = 2**63
 RESTORE = ". Restore the run folder from a copy, or run the study again"
 PLAIN_TYPES = (
@@ -40,26 +43,36 @@ class RunFolder:
         winner_path: The winner's weights, as a plain LAST of its own rank.
         weights_path: The weights of the best few trials, see `sweep.lane_weights`.
         journal_path: Optuna's storage, unless another was given.
+        snapshots_path: What a run that was killed goes on from, see `sweep.snapshot_files`.
+        lock_path: Held by the process that works on the run.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        self.config_path = path / "config.json"
+        self.config_path = path / CONFIG_FILE
         self.summary_path = path / "summary.json"
         self.trials_path = path / "trials.parquet"
         self.curves_path = path / "curves.parquet"
         self.winner_path = path / "winner.safetensors"
         self.weights_path = path / "weights.safetensors"
         self.journal_path = path / "optuna.journal"
+        self.snapshots_path = path / "snapshots"
+        self.lock_path = path / LOCK_FILE
 
     @staticmethod
     def check_free(path: Path) -> None:
-        """Refuse a folder that something is already in.
+        """Refuse a folder that something is already in; what a run killed at its first step leaves is nothing.
 
         Raises:
             UsageError: Something is already there.
         """
-        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        if (path / CONFIG_FILE).is_file():
+            raise UsageError(
+                f"the run folder {path} is not empty: a run is in it. Go on with it by sweep resume {path}, or choose "
+                f"another with --out"
+            )
+        leavings = (LOCK_FILE, f"{CONFIG_FILE}.partial")
+        if path.exists() and not (path.is_dir() and all(file.name in leavings for file in path.iterdir())):
             raise UsageError(f"the run folder {path} is not empty; choose another with --out, or remove it")
 
     @classmethod
@@ -91,6 +104,28 @@ class RunFolder:
             raise UsageError(f"{path} is not a run folder: it has no {folder.config_path.name}")
         return folder
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from working on the run meanwhile.
+
+        Raises:
+            UsageError: Another one does.
+            SweepError: The file system has no locks, or refuses.
+        """
+        lock = FileLock(self.lock_path, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise UsageError(
+                f"another process is working on {self.path}; wait for it, or stop it before you resume"
+            ) from error
+        except OSError as error:
+            raise SweepError(f"cannot lock {self.lock_path}: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
     def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
         """Write a mapping as JSON."""
         text = json.dumps(value, indent=2, allow_nan=True)
@@ -110,7 +145,7 @@ class RunFolder:
             write_atomically(path, write)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise SweepError(f"cannot write {path}: {reason}; free some space or choose another --out") from error
+            raise SweepError(f"cannot write {path}: {reason}; free some space, then go on with sweep resume") from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -1,10 +1,13 @@
 """What a run writes about itself: its configuration before, its summary after."""
 
+import hashlib
 import importlib.metadata
 import platform
 import sys
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from sweep.budget import Budget
@@ -26,7 +29,8 @@ class WallSeconds:
     Attributes:
         features: Of the feature pass over all splits.
         training: Of training and evaluating the stacks.
-        search: Of the whole search, `training` included: proposals, reports and tables on top.
+        search: Of the whole search, `training` included: proposals, reports and tables on top. Of a run that was
+            resumed, both count what led to its result; the other entries are of the process that ended it.
         linear_probe: Of tuning the reference.
         test: Of evaluating the winner.
         total: From the first step to the summary.
@@ -40,13 +44,20 @@ class WallSeconds:
     total: float = 0.0
 
 
-def run_config(loaded: LoadedStudy, prepared: Prepared, storage_url: str | None, budget: Budget) -> dict[str, Any]:
+def run_config(
+    loaded: LoadedStudy,
+    prepared: Prepared,
+    storage_url: str | None,
+    budget: Budget,
+    enqueued: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
     """What was asked for, what it was asked of, and with which versions."""
     data, backbone = prepared.data, prepared.backbone
     splits = {"train": data.train, "val": data.val, "test": data.test}
     return {
         "study": loaded.name,
         "study_file": str(loaded.path),
+        "study_sha256": file_sha256(loaded.path),
         "command": [part.replace(storage_url, shown_url(storage_url)) for part in sys.argv]
         if storage_url
         else sys.argv,
@@ -55,6 +66,8 @@ def run_config(loaded: LoadedStudy, prepared: Prepared, storage_url: str | None,
         "device": str(prepared.device),
         "storage": shown_url(storage_url) if storage_url else None,
         "budget": asdict(budget),
+        "enqueued": [dict(params) for params in enqueued],
+        "on_bad_image": prepared.on_bad_image,
         "classes": list(data.class_names),
         "data_notice": data.notice,
         "skipped_images": [asdict(skipped) for skipped in data.skipped],
@@ -67,6 +80,11 @@ def run_config(loaded: LoadedStudy, prepared: Prepared, storage_url: str | None,
             **{package: importlib.metadata.version(package) for package in PACKAGES},
         },
     }
+
+
+def file_sha256(path: Path) -> str | None:
+    """Of a study's file; None for a study that was made without one."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def run_summary(

@@ -25,13 +25,15 @@ from sweep.proposals import Proposals
 from sweep.reference import tuned_linear_probe
 from sweep.reporter import Reporter
 from sweep.resident import resident_where_it_fits
-from sweep.run_folder import RunFolder, read_weights
+from sweep.run_folder import RunFolder, read_json, read_weights, require_entries
 from sweep.run_record import WallSeconds, run_config, run_summary
-from sweep.samplers import make_sampler
+from sweep.samplers import AskTellSampler, make_sampler
 from sweep.seeds import derive_seed
 from sweep.side_networks.spec import SideNetworkSpec
+from sweep.snapshot import capture, restore
+from sweep.snapshot_files import SnapshotFiles
 from sweep.storage import create_optuna_study, shown_url
-from sweep.study import LoadedStudy
+from sweep.study import LoadedStudy, Study
 
 RESIDENT_SHARE = 0.5
 """Of the memory that a GPU has left beside a stack, what features kept there may take."""
@@ -80,69 +82,93 @@ def run_study(
 
     Raises:
         UsageError: A request that cannot be carried out as given.
-        SweepError: Something failed on the way; what was finished is in the run folder.
-        KeyboardInterrupt: The user stopped the run; the tables so far are in the run folder.
+        SweepError: Something failed on the way; `sweep.resume.resume_run` goes on with what is in the run folder.
+        KeyboardInterrupt: The user stopped the run; likewise.
     """
-    started = time.perf_counter()
-    study, seconds = loaded.study, WallSeconds()
-    budget = budget or Budget()
+    study, budget = loaded.study, budget or Budget()
     RunFolder.check_free(out)
-    sampler = make_sampler(
-        study.sampler,
-        seed=derive_seed(study.seed, "sampler"),
-        grid=study.grid,
-        n_objectives=len(study.objectives),
-    )
+    _sampler_of(study)
     study.check_enqueued(enqueued)
     device = device_named(device_name)
     prepared = prepare(study, n_parallel=n_parallel, device=device, cache_dir=cache_dir, on_bad_image=on_bad_image)
-    data, backbone, spec = prepared.data, prepared.backbone, prepared.spec
     folder = RunFolder.create(out)
-    optuna_study = create_optuna_study(out.name, storage_url, folder, objectives=study.ranking, sampler=sampler)
-    folder.write_json(folder.config_path, run_config(loaded, prepared, storage_url, budget))
+    with folder.locked():
+        RunFolder.check_free(out)
+        folder.write_json(folder.config_path, run_config(loaded, prepared, storage_url, budget, enqueued))
+        return carry_out(loaded, prepared, folder, storage_url, cache_dir, budget, enqueued, reporter)
+
+
+def carry_out(
+    loaded: LoadedStudy,
+    prepared: Prepared,
+    folder: RunFolder,
+    storage_url: str | None,
+    cache_dir: Path,
+    budget: Budget,
+    enqueued: Sequence[Mapping[str, Any]],
+    reporter: Reporter,
+    *,
+    goes_on: bool = False,
+) -> RunFolder:
+    """Bring a run from where its folder and its storage have it to its end; arguments and errors as `run_study`.
+
+    Args:
+        loaded: The study.
+        prepared: What it runs on.
+        folder: Has the configuration; the caller holds its lock.
+        storage_url: An Optuna storage; the folder's journal if not given.
+        cache_dir: Root of the feature cache.
+        budget: When to end before all trials are trained.
+        enqueued: Parameters of trials to train after the baseline.
+        reporter: Told what happens.
+        goes_on: Whether an earlier process worked on it.
+    """
+    started, study, seconds = time.perf_counter(), loaded.study, WallSeconds()
+    spec, device = prepared.spec, prepared.device
+    sampler = _sampler_of(study)
+    optuna_study = create_optuna_study(
+        folder.path.resolve().name, storage_url, folder, objectives=study.ranking, sampler=sampler, goes_on=goes_on
+    )
     _announce(prepared, folder, reporter)
 
     feature_plan = plan_features(prepared, cache_dir)
-    splits = _features(backbone, data, cache_dir, device, reporter, seconds)
+    splits = _features(prepared.backbone, prepared.data, cache_dir, device, reporter, seconds)
 
     plan = plan_study(feature_plan, prepared)
     reporter.message(
         f"plan: {plan.search_wall_seconds:.0f} s of search; stacks of up to {plan.n_parallel} lanes, "
         f"{plan.lanes_that_fit} fit in memory"
     )
-
-    def save(search: Search) -> None:
-        folder.write_table(folder.trials_path, search.ledger.log.trials_table())
-        folder.write_table(folder.curves_path, search.ledger.log.curves_table())
-        if search.winner is not None:
-            metadata = spec.metadata(search.winner.rank)
-            folder.write_weights(folder.winner_path, search.winner.state, metadata)
-            search.kept.write(folder, spec)
-
     left_bytes = plan.available_bytes - plan.shared_bytes - plan.n_parallel * plan.bytes_per_lane
     train_data, val_data = resident_where_it_fits(
         [splits.train, splits.val], device, round(RESIDENT_SHARE * max(0, left_bytes))
     )
-    search = Search(
-        Proposals(optuna_study, study, sampler, enqueued),
-        study,
-        spec,
-        train_data,
-        val_data,
-        device=device,
-        budget=budget,
-        reporter=reporter,
-        save=save,
-    )
-    search_started = time.perf_counter()
+    snapshots = SnapshotFiles(folder.snapshots_path, reporter.message)
     try:
-        search.run(plan.n_parallel)
-    except optuna.exceptions.OptunaError as error:
+        search = Search(
+            Proposals(optuna_study, study, sampler, enqueued),
+            study,
+            spec,
+            train_data,
+            val_data,
+            n_parallel=_lanes_of(folder, plan.n_parallel),
+            device=device,
+            budget=budget,
+            reporter=reporter,
+            save_tables=partial(_save_tables, folder, spec),
+            save_snapshot=lambda search: snapshots.write(capture(search)),
+        )
+        if (snapshot := snapshots.newest()) is not None:
+            restore(search, snapshot)
+            reporter.message(_taken_up(search))
+        search.run()
+    except (optuna.exceptions.OptunaError, OSError) as error:
         where = shown_url(storage_url) if storage_url else folder.journal_path
         raise SweepError(
-            f"the Optuna storage {where} failed: {error}. The tables so far are in {folder.path}"
+            f"the Optuna storage {where} failed: {error}. The tables so far are in {folder.path}; "
+            f"once the storage is back, go on with sweep resume {folder.path}"
         ) from error
-    seconds.search, seconds.training = time.perf_counter() - search_started, search.training_seconds
+    seconds.search, seconds.training = search.wall_seconds, search.training_seconds
     reporter.message(f"the search ended because {search.ended}")
     winner = _winner_of(search, folder, loaded)
 
@@ -176,6 +202,41 @@ def run_study(
     )
     folder.write_json(folder.summary_path, summary)
     return folder
+
+
+def _sampler_of(study: Study) -> AskTellSampler:
+    return make_sampler(
+        study.sampler, seed=derive_seed(study.seed, "sampler"), grid=study.grid, n_objectives=len(study.objectives)
+    )
+
+
+def _lanes_of(folder: RunFolder, planned: int) -> int:
+    """Lanes to train at a time: as planned, but in all processes that work on one run as in the first."""
+    config = read_json(folder.config_path)
+    if "lanes" not in config:
+        folder.write_json(folder.config_path, {**config, "lanes": planned})
+        return planned
+    require_entries(folder.config_path, config, {"lanes": int})
+    lanes: int = config["lanes"]
+    return lanes
+
+
+def _save_tables(folder: RunFolder, spec: SideNetworkSpec, search: Search) -> None:
+    """Bring tables and weights so far into the run folder."""
+    folder.write_table(folder.trials_path, search.ledger.log.trials_table())
+    folder.write_table(folder.curves_path, search.ledger.log.curves_table())
+    if (winner := search.winner) is not None:
+        folder.write_weights(folder.winner_path, winner.state, spec.metadata(winner.rank))
+        search.kept.write(folder, spec)
+
+
+def _taken_up(search: Search) -> str:
+    """Where a search goes on, in words."""
+    n_ended = sum(record.state != "RUNNING" for record in search.ledger.log.records)
+    return (
+        f"going on after {search.search_seconds:.0f} s of search: {n_ended} trials have ended, "
+        f"{len(search.running) + len(search.waiting)} are in training"
+    )
 
 
 def _announce(prepared: Prepared, folder: RunFolder, reporter: Reporter) -> None:

@@ -40,6 +40,23 @@ def open_storage(url: str | None, folder: RunFolder) -> BaseStorage:
         ) from error
 
 
+def mend_journal(folder: RunFolder) -> None:
+    """Remove from a journal what a process that was killed left in it: half a line, and Optuna's lock.
+
+    Without this Optuna waits half a minute for the lock. The caller holds the run's own lock.
+
+    Raises:
+        SweepError: The file system refuses.
+    """
+    try:
+        if folder.journal_path.is_file():
+            with folder.journal_path.open("rb+") as file:
+                file.truncate(file.read().rfind(b"\n") + 1)
+        folder.journal_path.with_name(f"{folder.journal_path.name}.lock").unlink(missing_ok=True)
+    except OSError as error:
+        raise SweepError(f"cannot mend Optuna's journal {folder.journal_path}: {error.strerror}") from error
+
+
 def shown_url(url: str) -> str:
     """The URL of a storage as it may be printed and recorded: without its password."""
     from sqlalchemy.engine import make_url
@@ -63,15 +80,19 @@ def open_recorded(folder: RunFolder, url: str | None, command: str) -> BaseStora
         UsageError: The record names a URL and none is given, or it cannot be opened.
         SweepError: The journal is missing or damaged.
     """
-    if url is None:
-        if (recorded := read_json(folder.config_path).get("storage")) is not None:
-            raise UsageError(
-                f"{folder.config_path} says that the trials are in the Optuna storage {recorded}. Run folders may come "
-                f"from anybody, so it is opened only if you give it: {command} --storage URL"
-            )
-        if not folder.journal_path.is_file():
-            raise SweepError(f"{folder.journal_path} is missing; without it there is nothing to show")
+    require_recorded_url(folder, url, command)
+    if url is None and not folder.journal_path.is_file():
+        raise SweepError(f"{folder.journal_path} is missing; without it there is nothing to show")
     return open_storage(url, folder)
+
+
+def require_recorded_url(folder: RunFolder, url: str | None, command: str) -> None:
+    """Ask for the storage that a run's record names; arguments and errors as `open_recorded`."""
+    if url is None and (recorded := read_json(folder.config_path).get("storage")) is not None:
+        raise UsageError(
+            f"{folder.config_path} says that the trials are in the Optuna storage {recorded}. Run folders may come "
+            f"from anybody, so it is opened only if you give it: {command} --storage URL"
+        )
 
 
 def load_optuna_study(folder: RunFolder, url: str | None, command: str) -> optuna.Study:
@@ -92,9 +113,9 @@ def load_optuna_study(folder: RunFolder, url: str | None, command: str) -> optun
 
 
 def create_optuna_study(
-    name: str, url: str | None, folder: RunFolder, *, objectives: Objectives, sampler: BaseSampler
+    name: str, url: str | None, folder: RunFolder, *, objectives: Objectives, sampler: BaseSampler, goes_on: bool
 ) -> optuna.Study:
-    """Make the Optuna study of a run.
+    """Make the Optuna study of a run, or find it where a run goes on.
 
     Args:
         name: Its name in the storage.
@@ -102,6 +123,7 @@ def create_optuna_study(
         folder: The run folder.
         objectives: What trials are told with; the dashboard shows their names.
         sampler: Proposes trials.
+        goes_on: Whether the study may be there already.
 
     Raises:
         UsageError: The storage cannot be opened, or already holds a study of that name.
@@ -110,7 +132,9 @@ def create_optuna_study(
     directions = list(objectives.directions.values())
     storage = open_storage(url, folder)
     try:
-        study = optuna.create_study(study_name=name, storage=storage, sampler=sampler, directions=directions)
+        study = optuna.create_study(
+            study_name=name, storage=storage, sampler=sampler, directions=directions, load_if_exists=goes_on
+        )
         with experiments_allowed():
             study.set_metric_names(objectives.names)
         return study

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sweep.errors import UsageError
 from sweep.lanes import LaneConfig
@@ -201,14 +201,14 @@ class Study:
             if trial.params[name] != value or not distribution._contains(distribution.to_internal_repr(value)):
                 raise UsageError(f"{whose} has {name} = {value!r}, outside {distribution} in its suggest")
 
-    def lane_config(self, trial: "optuna.Trial") -> LaneConfig:
+    def lane_config(self, trial: "optuna.Trial | optuna.trial.FixedTrial") -> LaneConfig:
         """Ask `suggest` for one configuration.
 
         Raises:
             UsageError: `suggest` raised, returned something else, or asked for a rank above `max_rank`.
         """
         try:
-            config = self.suggest(trial)
+            config = self.suggest(cast("optuna.Trial", trial))
         except UsageError as error:
             raise UsageError(f"{error} ({line_of(self.suggest, error)})") from error
         except Exception as error:

@@ -4,6 +4,7 @@ Each task is one ordinary run folder below the suite's. The suite's own two file
 rows are of.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,13 +12,13 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from sweep.data import OnBadImage
 from sweep.data.suites import Suite, Task
-from sweep.errors import SweepError
-from sweep.preparation import prepare
+from sweep.errors import SweepError, UsageError
+from sweep.preparation import Prepared, prepare
 from sweep.reporter import Reporter
-from sweep.retrain import Retrained, retrain
-from sweep.run_folder import RunFolder, read_json, read_table
+from sweep.resume import resume_run
+from sweep.retrain import Retrained, read_retrained, retrain
+from sweep.run_folder import RunFolder, read_json, read_table, require_entries
 from sweep.runner import device_named
 from sweep.study import LoadedStudy
 
@@ -70,49 +71,78 @@ class SearchTask(Protocol):
 
 
 def run_suite(
-    loaded: LoadedStudy,
-    suite: Suite,
-    search: SearchTask,
-    *,
-    out: Path,
-    device_name: str | None,
-    cache_dir: Path,
-    reporter: Reporter,
-    on_bad_image: OnBadImage = "error",
+    loaded: LoadedStudy, suite: Suite, search: SearchTask, *, out: Path, cache_dir: Path, reporter: Reporter
 ) -> SuiteResults:
     """Run a study on every task of a suite.
+
+    A folder in which the same study was stopped on the same suite is gone on with: tasks that have ended stay.
 
     Args:
         loaded: The study; its data are the suite's.
         suite: The tasks.
         search: Runs the study on one task.
         out: Folder to make; task `NAME` becomes the run folder `out/NAME`.
-        device_name: Where winners are trained again; as for `search`.
         cache_dir: Root of sweep's cache; as for `search`.
         reporter: Told what happens.
-        on_bad_image: What to do with an image file that cannot be read; as for `search`.
 
     Raises:
         UsageError: A request that cannot be carried out as given.
         SweepError: A task failed; those before it are finished, and in the table.
         KeyboardInterrupt: The user stopped; the same holds.
     """
-    RunFolder.check_free(out)
+    results = SuiteResults(pd.DataFrame(columns=list(COLUMNS)), suite.name, suite.missing)
+    if is_suite(out):
+        _require_same(out, loaded, suite)
+    else:
+        RunFolder.check_free(out)
+        RunFolder.create(out)
     for name, reason in suite.missing.items():
         reporter.message(f"left out: {name}, {reason}")
-    device = device_named(device_name)
-    results = SuiteResults(pd.DataFrame(), suite.name, suite.missing)
+    _write(results, loaded, out)
+    rows: list[dict[str, Any]] = []
     for number, task in enumerate(suite.tasks, start=1):
         reporter.message(f"task {number} of {len(suite.tasks)}: {task.name} ({task.group})")
-        study = replace(loaded.study, data=task.data)
-        folder = search(LoadedStudy(loaded.name, loaded.path, study), out=out / task.name)
-        reporter.message("training the winner and the probe again, on train and val")
-        prepared = prepare(study, n_parallel=None, device=device, cache_dir=cache_dir, on_bad_image=on_bad_image)
-        row = _row(task, read_json(folder.summary_path), retrain(folder, prepared, cache_dir))
-        tasks = pd.concat([results.tasks, pd.DataFrame([row])], ignore_index=True)
-        results = SuiteResults(tasks, suite.name, suite.missing)
+        study = LoadedStudy(loaded.name, loaded.path, replace(loaded.study, data=task.data))
+        folder = RunFolder(out / task.name)
+        if folder.config_path.is_file():
+            resume_run(folder.path, study, storage_url=None, cache_dir=cache_dir, reporter=reporter)
+        else:
+            search(study, out=folder.path)
+        retrained = read_retrained(folder)
+        if retrained is None:
+            reporter.message("training the winner and the probe again, on train and val")
+            retrained = retrain(folder, _prepared(study, folder, cache_dir), cache_dir)
+        rows.append(_row(task, read_json(folder.summary_path), retrained))
+        results = SuiteResults(pd.DataFrame(rows), suite.name, suite.missing)
         _write(results, loaded, out)
     return results
+
+
+def _prepared(loaded: LoadedStudy, folder: RunFolder, cache_dir: Path) -> Prepared:
+    """What a finished run ran on, where it ran."""
+    config = read_json(folder.config_path)
+    require_entries(folder.config_path, config, {"device": str, "on_bad_image": str})
+    return prepare(
+        loaded.study,
+        n_parallel=None,
+        device=device_named(config["device"]),
+        cache_dir=cache_dir,
+        on_bad_image=config["on_bad_image"],
+    )
+
+
+def _require_same(out: Path, loaded: LoadedStudy, suite: Suite) -> None:
+    """Refuse to go on in a folder that was begun with something else."""
+    begun = read_json(out / RECORD)
+    if begun.get("suite") != suite.name or begun.get("declarations") != _declarations(loaded):
+        raise UsageError(
+            f"{out} was begun with another study, other options or other tasks; give the same command to go on, "
+            f"or choose another folder with --out"
+        )
+
+
+def _declarations(loaded: LoadedStudy) -> Any:
+    return json.loads(json.dumps({"study": loaded.name, **loaded.study.declarations()}))
 
 
 def _row(task: Task, summary: Mapping[str, Any], retrained: Retrained) -> dict[str, Any]:
@@ -134,16 +164,18 @@ def _row(task: Task, summary: Mapping[str, Any], retrained: Retrained) -> dict[s
 
 def _write(results: SuiteResults, loaded: LoadedStudy, out: Path) -> None:
     folder = RunFolder(out)
-    folder.write_table(out / TABLE, results.tasks)
+    if len(results.tasks):
+        folder.write_table(out / TABLE, results.tasks)
     means = {
         column: {
             "groups": results.group_means(column).to_dict(),
             **dict(zip(("group_mean", "flat_mean"), results.means(column), strict=True)),
         }
         for column in (f"{method}_test_top1" for method in METHODS)
+        if len(results.tasks)
     }
-    record = {"suite": results.suite, "study": loaded.name, "missing": dict(results.missing), "means": means}
-    folder.write_json(out / RECORD, record)
+    record = {"suite": results.suite, "missing": dict(results.missing), "means": means}
+    folder.write_json(out / RECORD, {**record, "declarations": _declarations(loaded)})
 
 
 def is_suite(folder: Path) -> bool:
@@ -161,5 +193,6 @@ def load_suite(folder: Path) -> SuiteResults:
     suite, missing = record.get("suite"), record.get("missing")
     if not isinstance(suite, str) or not isinstance(missing, dict):
         raise SweepError(f"{folder / RECORD} is damaged: it does not say which suite it is of; run the study again")
-    tasks = read_table(folder / TABLE, COLUMNS)
+    table = folder / TABLE
+    tasks = read_table(table, COLUMNS) if table.is_file() else pd.DataFrame(columns=list(COLUMNS))
     return SuiteResults(tasks, suite, {str(name): str(reason) for name, reason in missing.items()})

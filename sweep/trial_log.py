@@ -69,12 +69,16 @@ class TrialLog:
 
     Args:
         objectives: What ranks trials.
+
+    Attributes:
+        records: One a trial, in the order in which they entered.
+        curves: Trial, replicate, epoch, metric and value.
     """
 
     def __init__(self, objectives: Objectives) -> None:
         self.objectives = objectives
         self.records: list[TrialRecord] = []
-        self._curves: list[tuple[int, int, int, str, float]] = []
+        self.curves: list[tuple[int, int, int, str, float]] = []
 
     def measured(
         self, record: TrialRecord, epoch: int, replicates: Sequence[Mapping[str, float]], seconds: float
@@ -86,13 +90,13 @@ class TrialLog:
             record.top1_std = statistics.stdev(m["val_top1"] for m in replicates)
         record.seconds += seconds
         for replicate, metrics in enumerate(replicates):
-            self._curves.extend((record.trial, replicate, epoch, name, value) for name, value in metrics.items())
+            self.curves.extend((record.trial, replicate, epoch, name, value) for name, value in metrics.items())
 
     def restart(self, record: TrialRecord) -> None:
         """Forget what was measured of a trial that trains again from its first step."""
         record.epochs, record.metrics, record.seconds = 0, {}, 0.0
         record.top1_std, record.vs_baseline = math.nan, None
-        self._curves = [row for row in self._curves if row[0] != record.trial]
+        self.curves = [row for row in self.curves if row[0] != record.trial]
 
     def trials_table(self) -> pd.DataFrame:
         """One row a trial, best first; columns as in `sweep.Results`."""
@@ -108,7 +112,7 @@ class TrialLog:
 
     def curves_table(self) -> pd.DataFrame:
         """One row a trial, replicate, epoch and metric."""
-        return pd.DataFrame(self._curves, columns=["trial", "replicate", "epoch", "metric", "value"])
+        return pd.DataFrame(self.curves, columns=["trial", "replicate", "epoch", "metric", "value"])
 
 
 def _row(record: TrialRecord, metrics: Sequence[str]) -> dict[str, Any]:

@@ -184,12 +184,14 @@ def _sweep(task: _Task, *, halving: Halving | None) -> ArmRun:
         task.spec,
         task.train_data,
         task.val_data,
+        n_parallel=task.sizes.n_parallel,
         device=task.device,
         budget=Budget(wall_seconds=task.sizes.wall_seconds),
         reporter=stopwatch,
-        save=lambda search: None,
+        save_tables=lambda search: None,
+        save_snapshot=lambda search: None,
     )
-    search.run(task.sizes.n_parallel)
+    search.run()
     last = stopwatch.last
     n_complete, n_pruned = (last.n_complete, last.n_pruned) if last else (0, 0)
     return ArmRun(stopwatch.best, n_complete, n_pruned, search.occupied_share)

@@ -17,6 +17,7 @@ from sweep.cli.plan import plan
 from sweep.cli.predict import predict
 from sweep.cli.report import report
 from sweep.cli.results import results
+from sweep.cli.resume import resume
 from sweep.cli.run import run
 from sweep.errors import SweepError
 
@@ -30,6 +31,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command()(run)
+app.command()(resume)
 app.command()(plan)
 app.command()(data)
 app.command()(results)
@@ -58,7 +60,7 @@ def main() -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = error.filename or "the Optuna storage"
-        _fail(f"no space left to write {where}; free some, and run again: the features are kept", 1)
+        _fail(f"no space left to write {where}; free some, and go on with sweep resume", 1)
 
 
 def _fail(message: str, exit_code: int) -> None:

@@ -1,6 +1,5 @@
 """`sweep run`: a study from names to answer."""
 
-from contextlib import closing
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -9,9 +8,6 @@ from typing import Annotated
 import typer
 
 from sweep.cli import options
-from sweep.cli.console import stderr, stdout
-
-INTERRUPTED = 130
 
 
 def run(
@@ -49,8 +45,9 @@ def run(
 
     Trials learn from the train split and are ranked by the study's objectives on val after their last epoch; the first
     is top-1 accuracy unless the study says otherwise. The winner, and a linear probe tuned on the same features, are
-    evaluated once on test. The search ends with `--trials`, `--time` or `--target`, whichever comes first. Features of
-    the images are computed once and kept in the cache (`$SWEEP_CACHE_DIR`, or `~/.cache/sweep`).
+    evaluated once on test. The search ends with `--trials`, `--time` or `--target`, whichever comes first. A run that
+    is stopped or killed goes on with `sweep resume`. Features of the images are computed once and kept in the cache
+    (`$SWEEP_CACHE_DIR`, or `~/.cache/sweep`).
 
         sweep run --study lr_rank --n-parallel 32
 
@@ -62,18 +59,15 @@ def run(
     and val and tested once; group means and the flat mean are printed.
     """
     from sweep.budget import Budget, parse_duration
-    from sweep.cli.progress import reporter_for
-    from sweep.cli.show import show_summary, show_trials
-    from sweep.cli.show_suite import show_suite
+    from sweep.cli.outcome import carry_out_and_show
     from sweep.data.suites import find_suite
     from sweep.enqueued import read_enqueued
     from sweep.errors import UsageError
     from sweep.paths import default_cache_dir
-    from sweep.results import load_results
-    from sweep.run_folder import RunFolder
+    from sweep.reporter import Reporter
     from sweep.runner import run_study
     from sweep.study import LoadedStudy, load_study
-    from sweep.tasks import is_suite, load_suite, run_suite
+    from sweep.tasks import run_suite
 
     loaded = load_study(study)
     overridden = loaded.study.override(
@@ -95,50 +89,28 @@ def run(
     budget = Budget(wall_seconds=None if time is None else parse_duration(time), target=target)
     out = out or Path("runs") / f"{loaded.name}-{datetime.now():%Y%m%d-%H%M%S}"
     cache_dir = default_cache_dir()
+    lanes = options.lanes_asked_for(n_parallel)
+    enqueued = [] if enqueue is None else read_enqueued(enqueue)
     to_run = LoadedStudy(loaded.name, loaded.path, overridden)
     suite = find_suite(overridden.data, cache_dir)
     if suite is not None and storage is not None:
         raise UsageError(f"--storage is for a single task; {suite.name} keeps a journal in each task's run folder")
-    try:
-        with closing(reporter_for(stderr)) as reporter:
-            search = partial(
-                run_study,
-                n_parallel=options.lanes_asked_for(n_parallel),
-                storage_url=storage,
-                device_name=device,
-                cache_dir=cache_dir,
-                on_bad_image=on_bad_image.value,
-                reporter=reporter,
-                budget=budget,
-                enqueued=[] if enqueue is None else read_enqueued(enqueue),
-            )
-            if suite is None:
-                search(to_run, out=out)
-            else:
-                run_suite(
-                    to_run,
-                    suite,
-                    search,
-                    out=out,
-                    device_name=device,
-                    cache_dir=cache_dir,
-                    reporter=reporter,
-                    on_bad_image=on_bad_image.value,
-                )
-    except KeyboardInterrupt:
-        if suite is not None:
-            if is_suite(out):
-                show_suite(stdout, load_suite(out), out)
-            stderr.print(f"interrupted; what is finished of the tasks is in {out}", soft_wrap=True)
-        elif RunFolder(out).trials_path.is_file():
-            show_trials(stdout, load_results(out))
-            stderr.print(f"interrupted; the table so far is in {out}", soft_wrap=True)
+
+    def carry_out(reporter: Reporter) -> None:
+        search = partial(
+            run_study,
+            n_parallel=lanes,
+            storage_url=storage,
+            device_name=device,
+            cache_dir=cache_dir,
+            on_bad_image=on_bad_image.value,
+            reporter=reporter,
+            budget=budget,
+            enqueued=enqueued,
+        )
+        if suite is None:
+            search(to_run, out=out)
         else:
-            stderr.print("interrupted before the first epoch; the features computed so far are kept")
-        raise typer.Exit(INTERRUPTED) from None
-    if suite is not None:
-        show_suite(stdout, load_suite(out), out)
-        return
-    results = load_results(out)
-    show_trials(stdout, results)
-    show_summary(stdout, results, out)
+            run_suite(to_run, suite, search, out=out, cache_dir=cache_dir, reporter=reporter)
+
+    carry_out_and_show(carry_out, out)

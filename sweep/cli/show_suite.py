@@ -54,7 +54,8 @@ def show_suite(console: Console, results: "SuiteResults", folder: Path) -> None:
         ]
         table.add_row(escape(printable(row["group"])), escape(printable(row["task"])), *cells)
     console.print(table)
-    _show_means(console, results, published)
+    if n_tasks:
+        _show_means(console, results, published)
     if n_missing:
         reasons = "; ".join(f"{name} ({reason})" for name, reason in results.missing.items())
         console.print(f"not here: {printable(reasons)}", highlight=False, markup=False, soft_wrap=True)

@@ -183,7 +183,7 @@ def test_lane_that_enters_late_is_the_same_trial_alone_on_its_data_order(kind: t
         logits |= dict(zip(running, result.val_logits, strict=True))
         running = {
             i: own
-            for i, own in zip(running, together.unstack(), strict=True)
+            for i, own in zip(running, together.update_lanes(), strict=True)
             if own.epochs < EPOCHS and leaves.get(i) != order
         }
     for i, first in enters.items():

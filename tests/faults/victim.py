@@ -1,0 +1,224 @@
+"""A run in a process of its own that can be killed at any instant, and what it left behind, for comparison.
+
+Processes come from a fork server that has imported torch and Optuna once, so that hundreds of kills take minutes. The
+server never computes: a fork of a process that has run a parallel region would hang in its next one.
+"""
+
+import errno
+import multiprocessing
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+
+from sweep import Halving, LaneConfig, Study, SweepError, load_results
+from sweep.reporter import Reporter
+from sweep.resume import resume_run
+from sweep.run_folder import RunFolder
+from sweep.runner import run_study
+from sweep.storage import open_storage
+from sweep.study import LoadedStudy
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["victim"])
+
+FAILED_HONESTLY = 3
+"""Exit code of a process that ended with an error of ours."""
+
+
+def suggest(trial: optuna.Trial) -> LaneConfig:
+    """A conditional space with a constraint, a user attribute, and now and then a lane that diverges."""
+    lr = trial.suggest_float("lr", 1e-3, 1.0, log=True)
+    loss = trial.suggest_categorical("loss", ["cross_entropy", "focal"])
+    gamma = trial.suggest_float("focal_gamma", 0.5, 3.0) if loss == "focal" else 2.0
+    rank = trial.suggest_int("rank", 1, 4)
+    trial.set_user_attr("rank_squared", rank**2)
+    trial.set_constraint("small", rank - 3.5)
+    optimizer = "sgd" if lr > 0.5 else "adamw"
+    return LaneConfig(lr=1e30 if lr > 0.5 else lr, optimizer=optimizer, rank=rank, loss=loss, focal_gamma=gamma)
+
+
+def repetitive(trial: optuna.Trial) -> LaneConfig:
+    """A space of six configurations, of which the sampler proposes many twice."""
+    return LaneConfig(
+        lr=trial.suggest_categorical("lr", [1e-3, 1e-2, 1e-1]), rank=trial.suggest_categorical("rank", [1, 2])
+    )
+
+
+COMMON: dict[str, Any] = {"backbone": "tiny-untrained", "group_size": 2, "batch_size": 16, "max_rank": 4}
+BASELINE = {"lr": 1e-2, "loss": "cross_entropy", "rank": 2}
+STUDIES: dict[str, Callable[[str], Study]] = {
+    "rungs and refill": lambda data: Study(
+        suggest=suggest, baseline=BASELINE, data=data, trials=9, epochs=4, halving=Halving(eta=2), **COMMON
+    ),
+    "several objectives and replicates": lambda data: Study(
+        suggest=suggest,
+        baseline=BASELINE,
+        data=data,
+        trials=6,
+        epochs=3,
+        seeds=2,
+        sampler="nsga2",
+        objectives={"val_nll": "minimize", "trainable_parameters": "minimize"},
+        **COMMON,
+    ),
+    "exhausted": lambda data: Study(
+        suggest=repetitive, baseline={"lr": 1e-2, "rank": 2}, data=data, trials=9, epochs=2, sampler="random", **COMMON
+    ),
+    "grid": lambda data: replace(
+        STUDIES["exhausted"](data), sampler="grid", grid={"lr": [1e-3, 1e-2, 1e-1], "rank": [1, 2]}
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to a process.
+
+    Attributes:
+        after_seconds: Kill it then.
+        at_write: Kill it at its so many-th flush or rename of a file, which are the instants between two states on
+            disk; a file is written, but not yet durable or in place.
+        full_at_write: From its so many-th flush on, the disk is full; the flush before goes half through.
+    """
+
+    after_seconds: float | None = None
+    at_write: int | None = None
+    full_at_write: int | None = None
+
+
+def _arm(fault: Fault) -> None:
+    if fault.after_seconds is not None:
+        delay = fault.after_seconds
+
+        def kill() -> None:
+            time.sleep(delay)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        threading.Thread(target=kill, daemon=True).start()
+    n_writes, lock = 0, threading.Lock()
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            nonlocal n_writes
+            with lock:
+                n_writes += 1
+                number = n_writes
+            if number == fault.at_write:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if fault.full_at_write is not None and number >= fault.full_at_write:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return function(*args, **options)
+
+        return call
+
+    for name in ("fsync", "replace", "rename", "symlink"):
+        setattr(os, name, counted(getattr(os, name)))
+
+
+class _Tell(Reporter):
+    """Writes how far a run is where the parent can count it."""
+
+    def __init__(self, pipe: Any):
+        self.pipe = pipe
+
+    def message(self, text: str) -> None:
+        self.pipe.send(text)
+
+
+def work(out: Path, images: Path, name: str, storage: str | None, fault: Fault, pipe: Any) -> None:
+    """Begin a run, or go on with it where it has begun; exit code 0 when it has ended."""
+    torch.set_num_threads(1)
+    _arm(fault)
+    study = LoadedStudy(name, Path("victim.py"), STUDIES[name](str(images)))
+    where: dict[str, Any] = {"storage_url": storage, "cache_dir": out.parent / "cache", "reporter": _Tell(pipe)}
+    try:
+        if RunFolder(out).config_path.is_file():
+            resume_run(out, study, **where)
+        else:
+            run_study(study, n_parallel=4, out=out, device_name="cpu", **where)
+    except (SweepError, OSError) as error:
+        pipe.send(f"error: {error}")
+        os._exit(FAILED_HONESTLY)
+
+
+class Victim:
+    """A run, worked on by one process after the other.
+
+    Args:
+        folder: For the run, its storage and its cache.
+        images: What it runs on.
+        name: Of `STUDIES`.
+        sqlite: Whether trials are in a data base beside the run instead of its journal.
+    """
+
+    def __init__(self, folder: Path, images: Path, name: str, *, sqlite: bool = False):
+        folder.mkdir()
+        self.out, self.images, self.name = folder / "run", images, name
+        self.storage = f"sqlite:///{folder / 'trials.db'}" if sqlite else None
+        self.messages: list[str] = []
+
+    def go_on(self, fault: Fault) -> int | None:
+        """Work on the run in a new process; its exit code, negative for a signal."""
+        receiver, sender = PROCESSES.Pipe(duplex=False)
+        arguments = (self.out, self.images, self.name, self.storage, fault, sender)
+        process = PROCESSES.Process(target=work, args=arguments)
+        process.start()
+        sender.close()
+        self.messages = []
+        try:
+            while True:
+                self.messages.append(receiver.recv())
+        except (EOFError, OSError):
+            process.join()
+        return process.exitcode
+
+    def finish(self) -> None:
+        """Work on the run without a fault until it ends."""
+        code = self.go_on(Fault())
+        assert code == 0, self.messages
+
+    def result(self) -> dict[str, Any]:
+        """All that two runs of one study have in common, however often one was killed."""
+        results = load_results(self.out)
+        by = ["trial", "replicate", "epoch", "metric"]
+        optuna_study = optuna.load_study(study_name="run", storage=open_storage(self.storage, RunFolder(self.out)))
+        return {
+            "trials": results.trials.drop(columns="seconds").reset_index(drop=True),
+            "curves": results.curves.sort_values(by).reset_index(drop=True),
+            "summary": {key: results.summary[key] for key in ("winner", "ended", "n_trials", "n_repeats_dropped")},
+            "weights": load_file(self.out / "winner.safetensors"),
+            "kept": load_file(self.out / "weights.safetensors"),
+            "optuna": [
+                (t.number, t.state, t.values, t.params, t.user_attrs, t.intermediate_values)
+                for t in optuna_study.get_trials()
+            ],
+        }
+
+
+def assert_same(result: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Two results are equal bit for bit."""
+    pd.testing.assert_frame_equal(result["trials"], expected["trials"], check_exact=True)
+    pd.testing.assert_frame_equal(result["curves"], expected["curves"], check_exact=True)
+    assert result["summary"] == expected["summary"]
+    assert result["optuna"] == expected["optuna"]
+    for what in ("weights", "kept"):
+        assert result[what].keys() == expected[what].keys()
+        assert all(torch.equal(tensor, expected[what][name]) for name, tensor in result[what].items())
+
+
+def random_fault(rng: random.Random, wall_seconds: float, n_writes: int) -> Fault:
+    """A kill at a random instant of a run, or at a random write of it."""
+    if rng.random() < 0.5:
+        return Fault(after_seconds=rng.uniform(0, wall_seconds))
+    return Fault(at_write=rng.randint(1, n_writes))
