@@ -2,6 +2,7 @@
 
 import hashlib
 import operator
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ def object_data(objects: Mapping[str, Any], *, seed: int, checker: ImageChecker)
     """Take over map-style data sets, of which an item is a Pillow image and a class index.
 
     Every item is fetched once here, for its label and for the fingerprint, and again when its features are computed;
-    from several threads.
+    never two at a time: files with one handle and global random state are not made for threads.
 
     Args:
         objects: data sets by split, `"train"`, `"test"` and perhaps `"val"`; or one under `"all"`, to be split.
@@ -36,7 +37,10 @@ def object_data(objects: Mapping[str, Any], *, seed: int, checker: ImageChecker)
             f"Study.data has the parts {', '.join(map(str, objects)) or 'none'}; "
             f"give train, test and, optionally, val, or all, to have them split at random"
         )
-    items = [_Item(split, part, index) for split, part in objects.items() for index in range(_length(split, part))]
+    lock = threading.Lock()
+    items = [
+        _Item(split, part, index, lock) for split, part in objects.items() for index in range(_length(split, part))
+    ]
     found: list[tuple[int, str]] = [(0, "")] * len(items)
 
     def look(index: int) -> None:
@@ -79,13 +83,16 @@ def _length(split: str, part: Any) -> int:
 class _Item:
     """One item of a data set that the user made."""
 
-    def __init__(self, split: str, part: Any, index: int):
+    def __init__(self, split: str, part: Any, index: int, lock: threading.Lock):
         self.split, self.name = split, f"Study.data[{split!r}][{index}]"
-        self._part, self._index = part, index
+        self._part, self._index, self._lock = part, index, lock
 
     def _fetched(self) -> tuple[Image.Image, Any]:
         try:
-            item = self._part[self._index]
+            with self._lock:
+                item = self._part[self._index]
+                if isinstance(item, tuple | list) and item and isinstance(item[0], Image.Image):
+                    item[0].load()  # where the file was opened only
         except Exception as error:  # the user's code, or a library's, on a damaged file
             reason = str(error) or type(error).__name__
             raise SweepError(

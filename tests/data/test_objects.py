@@ -1,6 +1,9 @@
 """Data set objects that a study file hands over."""
 
+import io
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from PIL import Image
 from torchvision.datasets import FakeData, ImageFolder
 from torchvision.transforms import RandomCrop, ToTensor
 
+import sweep.cli
 from sweep import LaneConfig, Study
 from sweep.data import DataSet, OnBadImage, load_data
 from sweep.errors import SweepError, UsageError
@@ -60,6 +64,12 @@ def test_splits_as_given_split_off_and_split_at_random() -> None:
 def test_labels_of_any_whole_kind(label: Callable[[int], Any]) -> None:
     data = load(all=Numbered(range(20), lambda number: label(number % 2)))
     assert data.train.labels.dtype == np.int64
+
+
+def test_items_that_draw_on_global_random_state_are_the_same_every_time() -> None:
+    """torchvision's FakeData seeds PyTorch's generator for every item: two threads would disturb each other."""
+    prints = {load(all=FakeData(60, (3, 32, 32), 2)).train.fingerprint for _ in range(8)}
+    assert len(prints) == 1
 
 
 def test_torchvision_folders_with_their_class_names(tmp_path: Path) -> None:
@@ -132,9 +142,67 @@ def test_items_that_cannot_be_had_are_named_or_left_out(caplog: pytest.LogCaptur
         load(all=[(Image.new("F", (4, 4)), 0)])
 
 
+def test_images_that_were_opened_only_are_read(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.png" for number in range(6)]
+    for path in paths:
+        Image.effect_noise((64, 64), 50).save(path)
+    os.truncate(paths[5], 900)
+
+    class Opened(Numbered):
+        def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
+            return Image.open(io.BytesIO(paths[index].read_bytes())), index % 2
+
+    with pytest.raises(SweepError, match=r"cannot have Study\.data\['all'\]\[5\]: .*truncated"):
+        load(all=Opened(range(6)))
+    paths[5] = paths[0]
+    assert load(all=Opened(range(6))).train.open(0).getextrema() != (0, 0)
+
+
 def test_a_study_declares_them_and_its_record_is_still_json() -> None:
     study = Study(suggest=lambda trial: LaneConfig(lr=1e-3), baseline={}, max_rank=8, data={"all": Numbered(range(4))})
     assert json.loads(json.dumps(study.declarations()))["data"] == "objects of the study file"
     assert study.override(data="count").data == "count"
     with pytest.raises(UsageError, match=r"Study\.data must be a str, or map splits to data sets, not 7"):
         Study(suggest=lambda trial: LaneConfig(lr=1e-3), baseline={}, max_rank=8, data=7)  # type: ignore[arg-type]
+
+
+STUDY = """
+from torchvision.datasets import FakeData
+import sweep.cli
+from sweep import LaneConfig, Study
+
+study = Study(
+    suggest=lambda trial: LaneConfig(lr=trial.suggest_float("lr", 1e-3, 1e-1, log=True), rank=1),
+    baseline={"lr": 1e-2}, max_rank=1, backbone="tiny-untrained", group_size=2, trials=2, epochs=1, batch_size=8,
+    data={"train": FakeData(20, (3, 32, 32), 2), "test": FakeData(10, (3, 32, 32), 2)},
+)
+"""
+
+
+def test_a_study_of_objects_runs_goes_on_and_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def call(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["sweep", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            sweep.cli.main()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, " ".join(capsys.readouterr().err.split())
+
+    def stop(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("SWEEP_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(STUDY)
+    with monkeypatch.context() as patched:
+        patched.setattr("sweep.runner.tuned_linear_probe", stop)
+        code, said = call("run", "--study", "mine.py", "--device", "cpu", "--out", "out")
+    assert (code, "Study.data (train FakeData, test FakeData)" in said) == (130, True), said
+    code, said = call("resume", "out", "--study", "mine.py")
+    assert code == 0, said
+    assert sweep.load_results("out").summary["n_test_images"] == 10
+    assert sweep.load_results("out").config["data"] == "objects of the study file"
+    code, said = call("report", "out")
+    assert code == 0, said
+    assert "the images came as objects of the study file" in said
