@@ -4,11 +4,11 @@
 
 Two natural-like tasks (Fashion-MNIST, MNIST), two specialised-like (digits from forms, typefaces), three structured
 (counting, size, place), 800 / 200 images each and test images of their own. None of them is VTAB's. The search is that
-of `lr_rank`, each trial for 20 epochs. Fashion-MNIST is left out, and said, where Debian's package is not installed.
+of `lr_rank`. Fashion-MNIST is left out, and said, where Debian's package is not installed.
 """
 
 from dataclasses import replace
 
 from studies.lr_rank import study as lr_rank
 
-study = replace(lr_rank, data="mini-vtab", trials=32, epochs=20)
+study = replace(lr_rank, data="mini-vtab")
