@@ -152,16 +152,20 @@ class Proposals:
         """The next trial that an earlier process asked for; None for one that its `suggest` failed on."""
         known = self._recorded.popleft()
         self.n_asked = known.number + 1
-        ended = known.state.is_finished()
-        if ENTERED in known.user_attrs or DUPLICATE in known.user_attrs:
-            with self._sampling_with(RandomSampler()):  # nothing is left to sample
-                trial = None if ended else optuna.trial.Trial(self.optuna_study, known._trial_id)
-            return self._proposal(FixedTrial(known.params, known.number), trial, known)
-        if ended:
-            return None
-        with self._sampling_with(self._random if at_random else self.sampler):
-            trial = optuna.trial.Trial(self.optuna_study, known._trial_id)
-            return self._proposal(trial, trial, known)
+        params, trial = known.params, None
+        drawn = ENTERED in known.user_attrs or DUPLICATE in known.user_attrs
+        if known.state.is_finished():
+            if not drawn:
+                return None
+        elif drawn:
+            with self._sampling_with(RandomSampler()):  # has nothing to sample
+                trial = optuna.trial.Trial(self.optuna_study, known._trial_id)
+        else:
+            with self._sampling_with(self._random if at_random else self.sampler):
+                trial = optuna.trial.Trial(self.optuna_study, known._trial_id)
+                self.study.lane_config(trial)
+                params = trial.params
+        return self._proposal(FixedTrial(params, known.number), trial, known)
 
     @contextlib.contextmanager
     def _sampling_with(self, sampler: BaseSampler) -> Iterator[None]:

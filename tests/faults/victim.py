@@ -4,7 +4,10 @@ Processes come from a fork server that has imported torch and Optuna once, so th
 server never computes: a fork of a process that has run a parallel region would hang in its next one.
 """
 
+import contextlib
 import errno
+import itertools
+import math
 import multiprocessing
 import os
 import random
@@ -13,14 +16,19 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pandas as pd
 import torch
+from optuna.storages import JournalStorage, RDBStorage
 from safetensors.torch import load_file
 
+import sweep.driver
 from sweep import Halving, LaneConfig, Study, SweepError, load_results
 from sweep.reporter import Reporter
 from sweep.resume import resume_run
@@ -30,10 +38,10 @@ from sweep.storage import open_storage
 from sweep.study import LoadedStudy
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["victim"])
+PROCESSES.set_forkserver_preload(["backbones.packaged", "sweep.resume"])
 
-FAILED_HONESTLY = 3
-"""Exit code of a process that ended with an error of ours."""
+FAILED_HONESTLY, INTERRUPTED = 3, 130
+"""Exit codes of a process that ended with an error of ours, or by Ctrl-C."""
 
 
 def suggest(trial: optuna.Trial) -> LaneConfig:
@@ -86,44 +94,68 @@ class Fault:
     """What happens to a process.
 
     Attributes:
-        after_seconds: Kill it then.
-        at_write: Kill it at its so many-th flush or rename of a file, which are the instants between two states on
-            disk; a file is written, but not yet durable or in place.
-        full_at_write: From its so many-th flush on, the disk is full; the flush before goes half through.
+        after_seconds: It gets `signal` then.
+        signal: For Ctrl-C, `SIGINT`.
+        at_write: It is killed at its so many-th flush or rename of a file, which are the instants between two states
+            of the disk: a file is written, but not yet durable or in place.
+        full_at_write: From its so many-th flush or new file on, the disk is full.
+        at_tell: The storage breaks when it is told of the so many-th trial's end.
+        hangs: It does not raise then, and never answers.
+        snapshots_often: Write one after every epoch, whatever it costs.
+        clock_jumps: The wall clock goes to and fro.
     """
 
     after_seconds: float | None = None
+    signal: int = signal.SIGKILL
     at_write: int | None = None
     full_at_write: int | None = None
+    at_tell: int | None = None
+    hangs: bool = False
+    snapshots_often: bool = False
+    clock_jumps: bool = False
 
 
 def _arm(fault: Fault) -> None:
     if fault.after_seconds is not None:
-        delay = fault.after_seconds
+        threading.Thread(target=_strike, args=(fault.after_seconds, fault.signal), daemon=True).start()
+    if fault.snapshots_often:
+        sweep.driver.SAVING_SHARE = math.inf
+    if fault.clock_jumps:
+        rng = random.Random(0)
+        time.time = lambda: rng.uniform(0, 4e9)
 
-        def kill() -> None:
-            time.sleep(delay)
+    def at_write(number: int, needs_space: bool) -> None:
+        if number == fault.at_write:
             os.kill(os.getpid(), signal.SIGKILL)
+        if needs_space and fault.full_at_write is not None and number >= fault.full_at_write:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        threading.Thread(target=kill, daemon=True).start()
-    n_writes, lock = 0, threading.Lock()
+    def at_tell(number: int) -> None:
+        if number == fault.at_tell:
+            if fault.hangs:
+                time.sleep(3600)
+            raise optuna.exceptions.StorageInternalError("the data base is gone")
 
-    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **options: Any) -> Any:
-            nonlocal n_writes
-            with lock:
-                n_writes += 1
-                number = n_writes
-            if number == fault.at_write:
-                os.kill(os.getpid(), signal.SIGKILL)
-            if fault.full_at_write is not None and number >= fault.full_at_write:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return function(*args, **options)
+    count = itertools.count(1)
+    for name, needs_space in (("fsync", True), ("symlink", True), ("replace", False), ("rename", False)):
+        setattr(os, name, _before(getattr(os, name), partial(lambda space: at_write(next(count), space), needs_space)))
+    tells = itertools.count(1)
+    for storage in (JournalStorage, RDBStorage):
+        told = _before(storage.set_trial_state_values, lambda: at_tell(next(tells)))
+        storage.set_trial_state_values = told  # type: ignore[method-assign]
 
-        return call
 
-    for name in ("fsync", "replace", "rename", "symlink"):
-        setattr(os, name, counted(getattr(os, name)))
+def _strike(after_seconds: float, number: int) -> None:
+    time.sleep(after_seconds)
+    os.kill(os.getpid(), number)
+
+
+def _before(function: Callable[..., Any], do: Callable[[], None]) -> Callable[..., Any]:
+    def call(*args: Any, **options: Any) -> Any:
+        do()
+        return function(*args, **options)
+
+    return call
 
 
 class _Tell(Reporter):
@@ -150,6 +182,8 @@ def work(out: Path, images: Path, name: str, storage: str | None, fault: Fault, 
     except (SweepError, OSError) as error:
         pipe.send(f"error: {error}")
         os._exit(FAILED_HONESTLY)
+    except KeyboardInterrupt:
+        os._exit(INTERRUPTED)
 
 
 class Victim:
@@ -168,19 +202,23 @@ class Victim:
         self.storage = f"sqlite:///{folder / 'trials.db'}" if sqlite else None
         self.messages: list[str] = []
 
-    def go_on(self, fault: Fault) -> int | None:
-        """Work on the run in a new process; its exit code, negative for a signal."""
+    def start(self, fault: Fault) -> tuple[BaseProcess, Connection]:
+        """Work on the run in a new process, and hear from it."""
         receiver, sender = PROCESSES.Pipe(duplex=False)
         arguments = (self.out, self.images, self.name, self.storage, fault, sender)
         process = PROCESSES.Process(target=work, args=arguments)
         process.start()
         sender.close()
+        return process, receiver
+
+    def go_on(self, fault: Fault) -> int | None:
+        """Work on the run in a new process until it ends; its exit code, negative for a signal."""
+        process, receiver = self.start(fault)
         self.messages = []
-        try:
+        with contextlib.suppress(EOFError, ConnectionError):
             while True:
                 self.messages.append(receiver.recv())
-        except (EOFError, OSError):
-            process.join()
+        process.join()
         return process.exitcode
 
     def finish(self) -> None:
@@ -218,7 +256,9 @@ def assert_same(result: dict[str, Any], expected: dict[str, Any]) -> None:
 
 
 def random_fault(rng: random.Random, wall_seconds: float, n_writes: int) -> Fault:
-    """A kill at a random instant of a run, or at a random write of it."""
+    """A kill at a random instant of a run, or at a random write of it; now and then Ctrl-C."""
+    often = rng.random() < 0.5
     if rng.random() < 0.5:
-        return Fault(after_seconds=rng.uniform(0, wall_seconds))
-    return Fault(at_write=rng.randint(1, n_writes))
+        return Fault(at_write=rng.randint(1, n_writes), snapshots_often=often)
+    number = signal.SIGINT if rng.random() < 0.2 else signal.SIGKILL
+    return Fault(after_seconds=rng.uniform(0, wall_seconds), signal=number, snapshots_often=often)

@@ -1,0 +1,197 @@
+"""A run that is killed, again and again, ends with the same tables as one that nobody touched."""
+
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from victim import FAILED_HONESTLY, INTERRUPTED, STUDIES, Fault, Victim, assert_same, random_fault
+
+from sweep import UsageError
+from sweep.reporter import Reporter
+from sweep.resume import resume_run
+from sweep.study import LoadedStudy
+
+N_WRITES = {"rungs and refill": 550, "several objectives and replicates": 360, "exhausted": 1950, "grid": 390}
+"""Flushes and renames of a run whose trials are in a journal, about; a data base's own are not seen."""
+
+WALL_SECONDS, WALL_SECONDS_SQLITE, N_WRITES_SQLITE = 1.0, 2.0, 40
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of 20 noisy images."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for name, rows in (("above", slice(0, 16)), ("below", slice(16, 32)), ("everywhere", slice(0, 32))):
+        (root / name).mkdir()
+        for i in range(20):
+            pixels = rng.integers(0, 190, (32, 32, 3))
+            pixels[rows] += 40
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def untouched(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+    """The result of a study that nobody kills."""
+    results: dict[str, dict[str, Any]] = {}
+
+    def result(name: str) -> dict[str, Any]:
+        if name not in results:
+            run = Victim(tmp_path_factory.mktemp("untouched") / "victim", images, name)
+            run.finish()
+            results[name] = run.result()
+        return results[name]
+
+    return result
+
+
+def kill_often(run: Victim, rng: random.Random, n_kills: int, early: float = 1.0) -> int:
+    """Kill a run up to so many times, or until it has ended; how often it was hit.
+
+    Args:
+        run: The run.
+        rng: Decides when.
+        n_kills: At most; one that comes when the run has ended counts for nothing.
+        early: Share of a run's length in which its processes are killed.
+    """
+    hits = 0
+    wall_seconds = early * (WALL_SECONDS_SQLITE if run.storage else WALL_SECONDS)
+    n_writes = round(early * (N_WRITES_SQLITE if run.storage else N_WRITES[run.name]))
+    for _ in range(n_kills):
+        code = run.go_on(random_fault(rng, wall_seconds, n_writes))
+        assert code in (0, -signal.SIGKILL, INTERRUPTED), run.messages
+        if code == 0:
+            break
+        hits += 1
+    return hits
+
+
+@pytest.mark.parametrize(("name", "sqlite"), [*((name, False) for name in STUDIES), ("rungs and refill", True)])
+def test_killed_runs_end_as_if_nobody_had(
+    tmp_path: Path, images: Path, untouched: Callable[[str], dict[str, Any]], name: str, sqlite: bool
+) -> None:
+    n_kills, n_runs, rng = 0, 0, random.Random(f"{name} {sqlite}")
+    while n_kills < 4:
+        run = Victim(tmp_path / f"victim{n_runs}", images, name, sqlite=sqlite)
+        n_kills += kill_often(run, rng, 4 - n_kills, early=0.5)
+        run.finish()
+        assert_same(run.result(), untouched(name))
+        n_runs += 1
+
+
+@pytest.mark.slow
+def test_hundreds_of_kills(
+    tmp_path: Path, images: Path, untouched: Callable[[str], dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    n_kills, n_runs, rng = 0, 0, random.Random(0)
+    while n_kills < 240:
+        name = rng.choice(list(STUDIES))
+        run = Victim(tmp_path / f"victim{n_runs}", images, name, sqlite=rng.random() < 0.2)
+        n_kills += kill_often(run, rng, rng.randint(1, 8))
+        run.finish()
+        assert_same(run.result(), untouched(name))
+        n_runs += 1
+    with capsys.disabled():
+        print(f"{n_kills} kills of {n_runs} runs")
+
+
+def full_disk(run: Victim, number: int) -> bool:
+    """Fill the disk at a write of a run; whether it got that far."""
+    code = run.go_on(Fault(full_at_write=number))
+    assert code in (0, FAILED_HONESTLY), run.messages
+    if code == FAILED_HONESTLY:
+        assert "No space left" in run.messages[-1]
+    return code == FAILED_HONESTLY
+
+
+@pytest.mark.parametrize("number", [1, 8, 40, 222])
+def test_full_disk_is_an_honest_error(
+    tmp_path: Path, images: Path, untouched: Callable[[str], dict[str, Any]], number: int
+) -> None:
+    run = Victim(tmp_path / "victim", images, "grid")
+    assert full_disk(run, number)
+    run.finish()
+    assert_same(run.result(), untouched("grid"))
+
+
+@pytest.mark.slow
+def test_disk_full_at_every_third_write(
+    tmp_path: Path, images: Path, untouched: Callable[[str], dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    number = 1
+    while full_disk(run := Victim(tmp_path / f"victim{number}", images, "grid"), number):
+        run.finish()
+        assert_same(run.result(), untouched("grid"))
+        number += 3
+    with capsys.disabled():
+        print(f"{number // 3} full disks")
+    assert number > 200
+
+
+@pytest.mark.parametrize("damage", ["cut the newest", "flip a bit of the newest", "flip a bit of both", "remove both"])
+def test_damaged_snapshots_cost_time_and_nothing_else(
+    tmp_path: Path, images: Path, untouched: Callable[[str], dict[str, Any]], damage: str
+) -> None:
+    name = "rungs and refill"
+    run = Victim(tmp_path / "victim", images, name)
+    assert run.go_on(Fault(at_write=450, snapshots_often=True)) == -signal.SIGKILL
+    snapshots = sorted((run.out / "snapshots").glob("snapshot-*"))
+    assert len(snapshots) == 2
+    for path in snapshots if "both" in damage else snapshots[-1:]:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        if "cut" in damage:
+            content = content[: len(content) // 2]
+        path.write_bytes(content)
+        if "remove" in damage:
+            path.unlink()
+    with (run.out / "optuna.journal").open("a") as journal:
+        journal.write('{"op_code": 8, "wor')  # what a power cut leaves of a line
+    run.finish()
+    told = [message for message in run.messages if "is damaged; going on from the one before" in message]
+    assert len(told) == {"cut the newest": 1, "flip a bit of the newest": 1, "flip a bit of both": 2}.get(damage, 0)
+    assert_same(run.result(), untouched(name))
+
+
+@pytest.mark.parametrize("sqlite", [False, True])
+def test_storage_that_fails_on_tell(
+    tmp_path: Path, images: Path, untouched: Callable[[str], dict[str, Any]], sqlite: bool
+) -> None:
+    name = "rungs and refill"
+    run = Victim(tmp_path / "victim", images, name, sqlite=sqlite)
+    for number in (1, 2):
+        assert run.go_on(Fault(at_tell=number)) == FAILED_HONESTLY
+        assert "the data base is gone" in run.messages[-1]
+        assert "sweep resume" in run.messages[-1]
+    run.finish()
+    assert_same(run.result(), untouched(name))
+
+
+def test_storage_that_hangs_and_a_second_process(
+    tmp_path: Path, images: Path, untouched: Callable[[str], dict[str, Any]]
+) -> None:
+    name = "rungs and refill"
+    run = Victim(tmp_path / "victim", images, name)
+    process, receiver = run.start(Fault(at_tell=2, hangs=True))
+    while not receiver.recv().startswith("plan"):
+        pass
+    study = LoadedStudy(name, Path("victim.py"), STUDIES[name](str(images)))
+    with pytest.raises(UsageError, match="another process is working on"):
+        resume_run(run.out, study, storage_url=None, cache_dir=tmp_path, reporter=Reporter())
+    process.kill()
+    process.join()
+    run.finish()
+    assert_same(run.result(), untouched(name))
+
+
+def test_wall_clock_decides_nothing(tmp_path: Path, images: Path, untouched: Callable[[str], dict[str, Any]]) -> None:
+    run = Victim(tmp_path / "victim", images, "rungs and refill")
+    assert run.go_on(Fault(at_write=300, clock_jumps=True)) == -signal.SIGKILL
+    assert run.go_on(Fault(clock_jumps=True)) == 0, run.messages
+    assert_same(run.result(), untouched("rungs and refill"))
