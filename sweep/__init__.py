@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from sweep.errors import SweepError, UsageError
 
 if TYPE_CHECKING:
-    from sweep.api import Run, load_run, run
+    from sweep.api import run, run_tasks
     from sweep.export.loading import load_model
     from sweep.lanes import LaneConfig
     from sweep.pruning import Halving
     from sweep.results import Results, load_results
+    from sweep.run_handle import Run, load_run
     from sweep.study import Study
 
 __all__ = [
@@ -28,18 +29,20 @@ __all__ = [
     "load_results",
     "load_run",
     "run",
+    "run_tasks",
 ]
 
 _HOME = {
     "Halving": "sweep.pruning",
     "LaneConfig": "sweep.lanes",
     "Results": "sweep.results",
-    "Run": "sweep.api",
+    "Run": "sweep.run_handle",
     "Study": "sweep.study",
     "load_model": "sweep.export.loading",
     "load_results": "sweep.results",
-    "load_run": "sweep.api",
+    "load_run": "sweep.run_handle",
     "run": "sweep.api",
+    "run_tasks": "sweep.api",
 }
 
 

@@ -2,12 +2,61 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sweep.seeds import generator
+
+
+class Rows(Protocol):
+    """What is asked of the stages of many images: an array, or something that is read like one along its first axis."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(n, …)`."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of a value."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of all values."""
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class JoinedRows:
+    """Two arrays, one after the other, neither of them copied.
+
+    Args:
+        first: `(n, …)`.
+        second: `(p, …)`, of the same shape otherwise and the same type.
+    """
+
+    def __init__(self, first: Rows, second: Rows):
+        self._first, self._second = first, second
+        self._n_first = first.shape[0]
+        self.shape = (first.shape[0] + second.shape[0], *first.shape[1:])
+        self.dtype = first.dtype
+        self.nbytes = first.nbytes + second.nbytes
+
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        """Rows by a slice or an array of indices, copied."""
+        wanted = np.arange(self.shape[0])[index]
+        rows = np.empty((len(wanted), *self.shape[1:]), self.dtype)
+        in_first = wanted < self._n_first
+        rows[in_first] = self._first[wanted[in_first]]
+        rows[~in_first] = self._second[wanted[~in_first] - self._n_first]
+        return rows
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return chain(self._first, self._second)
 
 
 @dataclass(frozen=True)
@@ -20,12 +69,20 @@ class StageData:
         n_classes: `C`.
     """
 
-    stages: np.ndarray
+    stages: Rows
     labels: Tensor
     n_classes: int
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def joined(self, other: "StageData") -> "StageData":
+        """These images and then those of `other`; nothing is copied but labels."""
+        return StageData(JoinedRows(self.stages, other.stages), torch.cat([self.labels, other.labels]), self.n_classes)
+
+    def first(self, n_images: int) -> "StageData":
+        """The first so many of these images."""
+        return StageData(self.stages[:n_images], self.labels[:n_images], self.n_classes)
 
     @property
     def class_counts(self) -> Tensor:

@@ -13,7 +13,7 @@ from sweep.run_record import file_sha256
 from sweep.runner import carry_out, device_named
 from sweep.samplers import SAMPLERS
 from sweep.storage import mend_journal, require_recorded_url
-from sweep.study import LoadedStudy, Study, load_study, study_names
+from sweep.study import DATA_OBJECTS, LoadedStudy, Study, load_study, study_names
 
 DECIDED_BY_OPTIONS = (
     *("trials", "epochs", "batch_size", "backbone", "image_size", "data", "group_size", "modules_per_block", "pool"),
@@ -108,6 +108,8 @@ def _as_recorded(loaded: LoadedStudy, folder: RunFolder, config: dict[str, Any],
         UsageError: Its file declares something else now.
     """
     overrides = {name: config.get(name) for name in DECIDED_BY_OPTIONS}
+    if overrides["data"] == DATA_OBJECTS:
+        overrides["data"] = None  # the study's own, if its file is given
     if config["sampler"] in SAMPLERS:
         overrides["sampler"] = config["sampler"]
     study: Study = loaded.study.override(**overrides)

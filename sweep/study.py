@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from sweep.precision import Precision
     from sweep.side_networks.head import Pool
 
+DATA_OBJECTS = "objects of the study file"
+"""What stands for data set objects in a run's record."""
 POSITIVE = ("max_rank", "group_size", "modules_per_block", "trials", "epochs", "batch_size", "seeds")
 
 
@@ -35,7 +37,9 @@ class Study:
         baseline: Parameter values of trial 0, the configuration that the others are to beat.
         max_rank: Largest rank that `suggest` may ask for; lanes are padded to it.
         backbone: A name that `backbones.load_backbone` knows.
-        data: A data set's name, or a folder.
+        data: A data set's name, a folder or a file, as `--data` takes them; or data set objects by split, `"train"`,
+            `"test"` and perhaps `"val"`, whose items are (Pillow image, class index), such as torchvision's; or one of
+            them under `"all"`, to be split.
         image_size: Side of the backbone's input in pixels; the backbone's own if not given.
         group_size: `g`, blocks between two stages.
         modules_per_block: `T`, low-rank attention modules a stage.
@@ -62,7 +66,7 @@ class Study:
     baseline: Mapping[str, Any]
     max_rank: int
     backbone: str = "dinov2_small_focus"
-    data: str = "count"
+    data: str | Mapping[str, Any] = "count"
     image_size: int | None = None
     group_size: int = 1
     modules_per_block: int = 1
@@ -84,9 +88,10 @@ class Study:
             raise UsageError(f"Study.suggest must be a function of a trial, not {self.suggest!r}")
         if not isinstance(self.baseline, Mapping) or not all(isinstance(name, str) for name in self.baseline):
             raise UsageError(f"Study.baseline must map names of parameters to values, not be {self.baseline!r}")
-        for name in ("backbone", "data"):
-            if not isinstance(getattr(self, name), str):
-                raise UsageError(f"Study.{name} must be a str, not {getattr(self, name)!r}")
+        if not isinstance(self.backbone, str):
+            raise UsageError(f"Study.backbone must be a str, not {self.backbone!r}")
+        if not isinstance(self.data, str | Mapping):
+            raise UsageError(f"Study.data must be a str, or map splits to data sets, not {self.data!r}")
         for name in POSITIVE:
             self._check_whole(name, getattr(self, name), least=1)
         self._check_whole("seed", self.seed, least=0)
@@ -133,6 +138,7 @@ class Study:
         declared = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "suggest"}
         return {
             **declared,
+            "data": self.data if isinstance(self.data, str) else DATA_OBJECTS,
             "objectives": dict(self.objectives),
             "metrics": list(self.metrics),
             "halving": None if self.halving is None else asdict(self.halving),

@@ -11,6 +11,7 @@ from rich.markup import escape
 from sweep.cli.bench import bench
 from sweep.cli.console import printable, stderr
 from sweep.cli.dashboard import dashboard
+from sweep.cli.data import data
 from sweep.cli.export import export
 from sweep.cli.plan import plan
 from sweep.cli.predict import predict
@@ -35,6 +36,7 @@ app.command()(run)
 app.command()(resume)
 app.command()(plan)
 app.command()(watch)
+app.command()(data)
 app.command()(results)
 app.command()(export)
 app.command()(predict)

@@ -29,7 +29,10 @@ BackboneName = Annotated[
 ImageSize = Annotated[int | None, typer.Option(help="Side of the backbone's input, in pixels.")]
 Data = Annotated[
     str | None,
-    typer.Option(help="`count`, `mnist`, `mnist-count`, a folder with one subfolder a class, or a VTAB-1K task."),
+    typer.Option(
+        help="A name (`sweep data` lists them), a folder with one subfolder a class, a VTAB-1K task or all of them, a "
+        "table (`.csv`, `.parquet`), arrays (`.npz`), or a saved Hugging Face data set: docs/data.md."
+    ),
 ]
 GroupSize = Annotated[int | None, typer.Option(help="g: blocks of the backbone between two side blocks.")]
 ModulesPerBlock = Annotated[int | None, typer.Option(help="T: attention modules in a side block.")]

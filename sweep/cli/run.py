@@ -1,5 +1,6 @@
 """`sweep run`: a study from names to answer."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -52,14 +53,18 @@ def run(
         sweep run --study lr_rank --data ./photos --trials 64 --epochs 20
 
         sweep run --study lr_rank_halving --trials 200 --time 10m
+
+    With `--data mini-vtab`, or a folder of VTAB-1K tasks, every task is searched; its winner is trained again on train
+    and val and tested once; group means and the flat mean are printed.
     """
     from sweep import api
     from sweep.cli.outcome import carry_out_and_show
 
+    carry_out: Callable[..., object] = api.run_tasks if api.names_tasks(study, data) else api.run
     lanes = options.lanes_asked_for(n_parallel)
     out = out or api.new_run_path(Path(study).stem)
     carry_out_and_show(
-        lambda reporter: api.run(
+        lambda reporter: carry_out(
             study,
             n_parallel=lanes,
             out=out,

@@ -10,11 +10,13 @@ import torch
 from sweep.batches import StageData
 from sweep.data import Split
 from sweep.engine import EVALUATION_BATCH_SIZE
+from sweep.errors import SweepError
 from sweep.features import compute_features
 from sweep.lane_weights import weights_of
 from sweep.recorded import recorded_backbone, recorded_data
 from sweep.results import Results
 from sweep.run_folder import RunFolder
+from sweep.study import DATA_OBJECTS
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ def winner_on_val(results: Results, folder: RunFolder, winner: int, cache_dir: P
         SweepError: The val images, the backbone or the weights are gone, or are not those of the run.
     """
     config = results.config
+    if config["data"] == DATA_OBJECTS:
+        raise SweepError(f"the images came as {DATA_OBJECTS} {config['study_file']}, and a report runs no study file")
     val = recorded_data(config, cache_dir, splits=["val"]).val
     backbone = recorded_backbone(config, cache_dir)
     spec, weights = weights_of(folder, winner, winner)

@@ -223,4 +223,4 @@ def test_a_run_whose_trials_are_elsewhere(finished_run: Path, cache: None, tmp_p
     ]
     assert run.plot.slices().data
     with pytest.raises(UsageError, match=r"sweep.load_run\(.*, storage=URL\)"):
-        api.load_run(tmp_path / "run").plot.slices()
+        sweep.load_run(tmp_path / "run").plot.slices()

@@ -177,8 +177,6 @@ def test_storage_that_hangs_and_a_second_process(
 def test_wall_clock_decides_nothing(
     tmp_path: Path, drawn_images: Path, untouched: Callable[[str], dict[str, Any]]
 ) -> None:
-    tmp_path: Path, drawn_images: Path, untouched: Callable[[str], dict[str, Any]]
-) -> None:
     run = Victim(tmp_path / "victim", drawn_images, "rungs and refill")
     assert run.go_on(Fault(at_write=300, clock_jumps=True)) == -signal.SIGKILL
     assert run.go_on(Fault(clock_jumps=True)) == 0, run.messages
