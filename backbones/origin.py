@@ -1,16 +1,25 @@
 """Where a backbone's weights come from, and how the same network is built without them."""
 
 from backbones import UNTRAINED_PREFIX
-from backbones.packaged import ARCHITECTURE, NAME, PACKAGE, VERSION
+from backbones.packaged_efficientnet import WEIGHTS as EFFICIENTNET
+from backbones.packaged_vit import WEIGHTS as VIT
 
 UNTRAINED_NAMES = ("tiny-untrained",)
+PACKAGED = {weights.name: weights for weights in (VIT, EFFICIENTNET)}
+LICENCES = {
+    VIT.name: (
+        "declared MIT), an encoder that was DINOv2-S (Apache-2.0) before that package's authors tuned it for "
+        "saliency. It is not the pristine DINOv2-S."
+    ),
+    EFFICIENTNET.name: "Apache-2.0 by the licence file inside), trained on ImageNet-1k.",
+}
 
 
 def architecture_of(name: str) -> str:
     """The name under which `load_backbone` builds the same network with random weights, from no file and no network."""
     if name in UNTRAINED_NAMES or name.startswith(UNTRAINED_PREFIX):
         return name
-    return UNTRAINED_PREFIX + (ARCHITECTURE if name == NAME else name)
+    return UNTRAINED_PREFIX + (PACKAGED[name].architecture if name in PACKAGED else name)
 
 
 def origin_of(name: str) -> str:
@@ -19,11 +28,9 @@ def origin_of(name: str) -> str:
 
     if architecture_of(name) == name:
         return "Seeded random weights: this backbone was never trained. It is for trying things out."
-    if name == NAME:
-        return (
-            f"Weights out of the Python package {PACKAGE} {VERSION} (declared MIT), an encoder that was DINOv2-S "
-            f"(Apache-2.0) before that package's authors tuned it for saliency. It is not the pristine DINOv2-S."
-        )
+    if name in PACKAGED:
+        packaged = PACKAGED[name]
+        return f"Weights out of the Python package {packaged.package} {packaged.version} ({LICENCES[name]}"
     config = timm.get_pretrained_cfg(name)
     if config is None:
         return "Weights published for timm; their licence is not known to sweep."

@@ -188,7 +188,7 @@ class _OnImages(_PlainLoop):
 
 def _own_vit(workload: Workload) -> nn.Module:
     assert workload.backbone is not None
-    vit = copy.deepcopy(workload.backbone.vit)
+    vit = copy.deepcopy(workload.backbone.network)
     for parameter in vit.parameters():
         parameter.requires_grad = True
     return vit.train()

@@ -12,9 +12,9 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from backbones import load_backbone
+from backbones import load_backbone, recorded_stages
+from backbones.frozen import FrozenBackbone
 from backbones.protocol import Transform
-from backbones.timm_vit import TimmViT
 from sweep.errors import SweepError, UsageError
 from sweep.export.card import model_card
 from sweep.export.config import (
@@ -88,7 +88,10 @@ def export_run(
     spec, chosen = choose(results, folder, trial=trial, ensemble=ensemble)
     config = ModelConfig(
         backbone=BackboneReference(
-            results.config["backbone"], results.config["backbone_fingerprint"], results.config["group_size"]
+            results.config["backbone"],
+            results.config["backbone_fingerprint"],
+            results.config["group_size"],
+            recorded_stages(results.config.get("stages")),
         ),
         transform=_transform(results.config["transform"]),
         side_network=spec,
@@ -110,7 +113,7 @@ def export_run(
         save_file(weights, partial / WEIGHTS_FILE)
         if backbone is not None:
             if with_backbone:
-                save_file(_own(backbone.vit.state_dict()), partial / BACKBONE_FILE)
+                save_file(_own(backbone.network.state_dict()), partial / BACKBONE_FILE)
             model = assemble(backbone, config, [c.weights.state for c in chosen])
             if torch_export:
                 differences[TORCH_EXPORT_FILE] = write_torch_export(model, partial / TORCH_EXPORT_FILE)
@@ -127,12 +130,14 @@ def _transform(recorded: dict[str, Any]) -> Transform:
     return Transform(**{**recorded, "mean": tuple(recorded["mean"]), "std": tuple(recorded["std"])})
 
 
-def _backbone(config: ModelConfig, folder: RunFolder, cache_dir: Path) -> TimmViT:
+def _backbone(config: ModelConfig, folder: RunFolder, cache_dir: Path) -> FrozenBackbone:
     backbone = load_backbone(
         config.backbone.name,
         group_size=config.backbone.group_size,
+        stages=config.backbone.stages,
         image_size=config.transform.image_size,
         cache_dir=cache_dir,
+        from_record=True,
     )
     if backbone.fingerprint != config.backbone.fingerprint:
         raise SweepError(

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from backbones import load_backbone
+from backbones import load_backbone, recorded_stages
 from sweep.batches import StageData
 from sweep.data import Split, load_data
 from sweep.engine import EVALUATION_BATCH_SIZE
@@ -64,8 +64,10 @@ def winner_on_val(results: Results, folder: RunFolder, winner: int, cache_dir: P
     backbone = load_backbone(
         config["backbone"],
         group_size=config["group_size"],
+        stages=recorded_stages(config.get("stages")),
         image_size=config["transform"]["image_size"],
         cache_dir=cache_dir,
+        from_record=True,
     )
     if backbone.fingerprint != config["backbone_fingerprint"]:
         raise SweepError(f"the backbone {config['backbone']} is not the one that the run had")

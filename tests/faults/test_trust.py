@@ -17,7 +17,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal._base import BaseJournalSnapshot
 from rich.console import Console
 
-import backbones.timm_vit
+import backbones.timm_models
 from backbones import load_backbone
 from sweep import SweepError
 from sweep.cli.show import show_trials
@@ -142,8 +142,8 @@ def test_weights_from_the_hub_execute_nothing(trace: Path, tmp_path: Path, monke
     torch.load(io.BytesIO(weights.read_bytes()), weights_only=False)
     trace.unlink()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(backbones.timm_vit, "try_to_load_from_cache", lambda repository, file: str(weights))
-    monkeypatch.setattr(backbones.timm_vit, "HUB_FILES", ("pytorch_model.bin",))
+    monkeypatch.setattr(backbones.timm_models, "try_to_load_from_cache", lambda repository, file: str(weights))
+    monkeypatch.setattr(backbones.timm_models, "HUB_FILES", ("pytorch_model.bin",))
     with pytest.raises(SweepError, match="no weights for 'vit_tiny_patch16_224"):
         load_backbone("vit_tiny_patch16_224.augreg_in21k", group_size=3, cache_dir=tmp_path)
 
