@@ -1,6 +1,7 @@
 """Frozen pretrained networks behind one protocol: images to stages, a fingerprint, a transform."""
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ def load_backbone(
     name: str,
     *,
     group_size: int = 1,
-    stages: int | tuple[int, ...] | None = None,
+    stages: int | Sequence[int] | None = None,
     image_size: int | None = None,
     cache_dir: Path,
     device: torch.device | str = "cpu",
@@ -52,7 +53,8 @@ def load_backbone(
     """
     if image_size is not None and image_size < 1:
         raise UsageError(f"image size {image_size} is not a positive number of pixels")
-    return _load(name, Taps(group_size, stages), image_size, cache_dir).to(device)
+    taps = Taps(group_size, stages if isinstance(stages, int | None) else tuple(stages))
+    return _load(name, taps, image_size, cache_dir).to(device)
 
 
 def _load(name: str, taps: Taps, image_size: int | None, cache_dir: Path) -> "FrozenBackbone":

@@ -7,6 +7,7 @@ so that all stages have the same tokens; their widths stay as they are.
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from timm.models import (
     ConvNeXt,
@@ -116,7 +117,7 @@ class TimmLevels(FrozenBackbone):
     def _as_grid(self, tap: Tensor) -> Tensor:
         if tap.ndim == 3:  # (B, L, D) of a square
             side = int(tap.shape[1] ** 0.5)
-            return tap.mT.unflatten(2, (side, side))
+            return torch.unflatten(tap.mT, 2, (side, side))
         return tap.permute(0, 3, 1, 2) if self._channels_last else tap
 
 

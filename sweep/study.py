@@ -38,6 +38,8 @@ class Study:
         data: A data set's name, or a folder.
         image_size: Side of the backbone's input in pixels; the backbone's own if not given.
         group_size: `g`, blocks between two stages.
+        stages: Instead of `group_size`, how many stages behind `z_0` to spread over the backbone, or the blocks to tap
+            after, counted from 1; None to follow `group_size`.
         modules_per_block: `T`, low-rank attention modules a stage.
         pool: The head reads the `"mean"` of the patch tokens, or the `"class"` token.
         precision: Of products with frozen features, `"fp32"` or, on a GPU, `"bf16"`; everything else is fp32.
@@ -65,6 +67,7 @@ class Study:
     data: str = "count"
     image_size: int | None = None
     group_size: int = 1
+    stages: int | Sequence[int] | None = None
     modules_per_block: int = 1
     pool: "Pool" = "mean"
     precision: "Precision" = "fp32"
@@ -92,6 +95,8 @@ class Study:
         self._check_whole("seed", self.seed, least=0)
         if self.image_size is not None:
             self._check_whole("image_size", self.image_size, least=1)
+        if not isinstance(self.stages, int | None):
+            self._check_stages(self.stages)
         if self.pool not in ("mean", "class"):
             raise UsageError(f"pool must be 'mean' or 'class', not {self.pool!r}")
         if self.precision not in ("fp32", "bf16"):
@@ -99,6 +104,11 @@ class Study:
         if self.halving is not None and not isinstance(self.halving, Halving):
             raise UsageError(f"Study.halving must be a sweep.Halving or None, not {self.halving!r}")
         self._check_objectives()
+
+    def _check_stages(self, stages: object) -> None:
+        if not isinstance(stages, list | tuple) or not all(isinstance(block, int) for block in stages):
+            raise UsageError(f"Study.stages must be a number, or numbers of blocks, not {stages!r}")
+        object.__setattr__(self, "stages", tuple(stages))
 
     def _check_objectives(self) -> None:
         for name, metric in self.metrics.items():
@@ -141,8 +151,11 @@ class Study:
         }
 
     def override(self, **values: Any) -> "Study":
-        """The study with other declarations; values of None leave the study's own."""
-        return replace(self, **{name: value for name, value in values.items() if value is not None})
+        """The study with other declarations; None leaves the study's own. A given `group_size` ends its `stages`."""
+        given = {name: value for name, value in values.items() if value is not None}
+        if "group_size" in given:
+            given.setdefault("stages", None)
+        return replace(self, **given)
 
     def check_baseline(self) -> None:
         """Ask `suggest` for trial 0 before anything costs time.
