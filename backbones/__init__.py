@@ -25,6 +25,11 @@ BACKBONES: dict[str, str] = {
 }
 
 
+def is_path(name: str) -> bool:
+    """Whether a backbone's name is that of a Python file, with or without a function."""
+    return name.partition(":")[0].endswith(".py")
+
+
 def load_backbone(
     name: str,
     *,
@@ -38,8 +43,8 @@ def load_backbone(
     """Load a frozen backbone by name.
 
     Args:
-        name: one of `BACKBONES`, a timm model for which there is an adapter (weights from the hub), or
-            ``untrained:TIMM_NAME`` for seeded random weights.
+        name: one of `BACKBONES`, a timm model for which there is an adapter (weights from the hub),
+            ``untrained:TIMM_NAME`` for seeded random weights, an entry point, or ``PATH.py:FUNCTION``; see `own.py`.
         group_size: g, blocks between two stages; see `Taps`.
         stages: instead of `group_size`, how many stages, or the numbers of the blocks to tap after.
         image_size: side of the square input in pixels; None for the backbone's own.
@@ -53,11 +58,17 @@ def load_backbone(
     """
     if image_size is not None and image_size < 1:
         raise UsageError(f"image size {image_size} is not a positive number of pixels")
+    if from_record and is_path(name):
+        raise UsageError(
+            f"the backbone is recorded as {name}, and no file is executed because a record names it. Register its "
+            f"function as an entry point of the group sweep.backbones, and run with that name (docs/backbones.md)"
+        )
     taps = Taps(group_size, stages if isinstance(stages, int | None) else tuple(stages))
     return _load(name, taps, image_size, cache_dir).to(device)
 
 
 def _load(name: str, taps: Taps, image_size: int | None, cache_dir: Path) -> "FrozenBackbone":
+    from backbones.own import own_backbone, registered
     from backbones.packaged_efficientnet import efficientnet_lite0
     from backbones.packaged_vit import dinov2_small_focus
     from backbones.timm_models import pretrained, untrained
@@ -77,6 +88,8 @@ def _load(name: str, taps: Taps, image_size: int | None, cache_dir: Path) -> "Fr
             depth=4,
             num_heads=2,
         )
+    if is_path(name) or name in registered():
+        return own_backbone(name, taps=taps, image_size=image_size)
     architecture = name.removeprefix(UNTRAINED_PREFIX)
     if not _is_timm_name(architecture):
         raise UsageError(_unknown(name))
@@ -95,12 +108,15 @@ def _is_timm_name(name: str) -> bool:
 def _unknown(name: str) -> str:
     import timm
 
+    from backbones.own import registered
+
     prefix = UNTRAINED_PREFIX if name.startswith(UNTRAINED_PREFIX) else ""
     timm_names = timm.list_pretrained() if "." in name else timm.list_models()
-    candidates = timm_names if prefix else [*BACKBONES, *timm_names]
+    candidates = timm_names if prefix else [*BACKBONES, *registered(), *timm_names]
     close = difflib.get_close_matches(name.removeprefix(prefix), candidates, n=4, cutoff=0.5)
     hint = f"; did you mean {', '.join(prefix + match for match in close)}?" if close else ""
     return (
         f"unknown backbone {name!r}{hint}\n"
-        f"Give one of {', '.join(BACKBONES)}, a timm model (`sweep backbones 'vit_*'`), or {UNTRAINED_PREFIX}TIMM_NAME"
+        f"Give one of {', '.join(BACKBONES)}, a timm model (`sweep backbones 'vit_*'` lists some), "
+        f"{UNTRAINED_PREFIX}TIMM_NAME, or your own: ./mine.py:build"
     )

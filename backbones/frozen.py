@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.protocol import Transform, weights_fingerprint
@@ -113,3 +114,8 @@ class FrozenBackbone(nn.Module):
         first = next(self.network.parameters(), None)
         device = torch.device("cpu") if first is None else first.device
         return torch.zeros(1, 3, self.image_size, self.image_size, device=device)
+
+
+def pooled_tokens(grid: Tensor, size: tuple[int, int]) -> Tensor:
+    """Average a grid (B, D, H, W) onto one of `size`: tokens (B, L, D), row by row."""
+    return F.adaptive_avg_pool2d(grid, size).flatten(2).mT.contiguous()

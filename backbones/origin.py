@@ -1,6 +1,7 @@
 """Where a backbone's weights come from, and how the same network is built without them."""
 
 from backbones import UNTRAINED_PREFIX
+from backbones.own import registered
 from backbones.packaged_efficientnet import WEIGHTS as EFFICIENTNET
 from backbones.packaged_vit import WEIGHTS as VIT
 
@@ -17,7 +18,7 @@ LICENCES = {
 
 def architecture_of(name: str) -> str:
     """The name under which `load_backbone` builds the same network with random weights, from no file and no network."""
-    if name in UNTRAINED_NAMES or name.startswith(UNTRAINED_PREFIX):
+    if name in UNTRAINED_NAMES or name.startswith(UNTRAINED_PREFIX) or name in registered():
         return name
     return UNTRAINED_PREFIX + (PACKAGED[name].architecture if name in PACKAGED else name)
 
@@ -26,6 +27,10 @@ def origin_of(name: str) -> str:
     """Where the weights of the backbone `name` come from, and under which licence; Markdown, one paragraph."""
     import timm
 
+    if name in registered():
+        point = registered()[name]
+        package = f"the Python package {point.dist.name} {point.dist.version}" if point.dist else "an installed package"
+        return f"Built by {point.value} of {package}; ask there for its weights' licence."
     if architecture_of(name) == name:
         return "Seeded random weights: this backbone was never trained. It is for trying things out."
     if name in PACKAGED:

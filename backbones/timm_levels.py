@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from timm.models import (
     ConvNeXt,
     DenseNet,
@@ -22,7 +21,7 @@ from timm.models import (
 )
 from torch import Tensor, nn
 
-from backbones.frozen import FrozenBackbone
+from backbones.frozen import FrozenBackbone, pooled_tokens
 from backbones.protocol import Transform
 from backbones.taps import Taps
 from sweep.errors import UsageError
@@ -96,8 +95,7 @@ class TimmLevels(FrozenBackbone):
         self.tokens = self._grid[0] * self._grid[1]
 
     def _run(self, images: Tensor) -> list[Tensor]:
-        pooled = (F.adaptive_avg_pool2d(grid, self._grid) for grid in self._tapped(images))
-        return [grid.flatten(2).mT.contiguous() for grid in pooled]
+        return [pooled_tokens(grid, self._grid) for grid in self._tapped(images)]
 
     def _tapped(self, images: Tensor) -> list[Tensor]:
         """What enters the first block and what leaves the tapped ones, each (B, D_i, H_i, W_i)."""

@@ -1,20 +1,18 @@
 """What a study declares, and how a study is found by name or by path."""
 
 import difflib
-import importlib.util
 import pkgutil
-import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from sweep.errors import UsageError
 from sweep.lanes import LaneConfig
 from sweep.objectives import METRICS, OTHER_OBJECTIVES, Direction, Objectives
 from sweep.pruning import Halving
+from sweep.user_code import execute, line_of
 
 if TYPE_CHECKING:
     import optuna
@@ -264,7 +262,7 @@ def load_study(spec: str) -> LoadedStudy:
         UsageError: There is no such study, or the file does not run, or declares something wrong.
     """
     path = _study_path(spec)
-    module = _execute(path)
+    module = execute(path, kind="study")
     study = getattr(module, "study", None)
     if not isinstance(study, Study):
         raise UsageError(f"{path} must assign a sweep.Study to the name `study`; it has {study!r}")
@@ -286,37 +284,3 @@ def _study_path(spec: str) -> Path:
         f"no study {spec!r}{hint}: it is none of {', '.join(names)}, and no Python file of that path.\n"
         f"Give one of those names, or a path such as ./mine.py"
     )
-
-
-def _execute(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"sweep_study_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{path} cannot be read as a Python file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        where = f"{error.filename or path}, line {error.lineno}" if error.lineno else str(path)
-        raise UsageError(f"the study file {path} does not run: {error.msg} ({where})") from error
-    except UsageError as error:
-        raise UsageError(f"{error} ({_line(error, str(path))})") from error
-    except (Exception, SystemExit) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UsageError(f"the study file {path} does not run: {reason} ({_line(error, str(path))})") from error
-    return module
-
-
-def line_of(function: Callable[..., object], error: BaseException) -> str:
-    """Where in the user's file a function of the study failed, called by the function that caught `error`."""
-    frames = traceback.extract_tb(error.__traceback__)
-    if len(frames) > 1:
-        return _line(error, frames[1].filename)
-    code = getattr(function, "__code__", None)  # the call itself failed
-    return f"{code.co_filename}, line {code.co_firstlineno}" if code else repr(function)
-
-
-def _line(error: BaseException, file: str) -> str:
-    """The last line of `file` that the error passed through, as a user would look for it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    frame = next((frame for frame in reversed(frames) if frame.filename == file), frames[-1])
-    return f"{frame.filename}, line {frame.lineno}: {frame.line}"
