@@ -20,7 +20,7 @@ UNTRAINED_PREFIX = "untrained:"
 
 BACKBONES: dict[str, str] = {
     "dinov2_small_focus": "DINOv2-S-derived ViT-S/14 out of a package (90 MB, fetched once with pip); 112 px",
-    "efficientnet_lite0": "EfficientNet-Lite0 out of a package (17 MB, fetched once with pip); 160 px",
+    "efficientnet_lite0": "EfficientNet-Lite0 out of a package (17 MB, fetched once with pip); 224 px",
     "tiny-untrained": "ViT of 4 blocks x 32 with seeded random weights, 32 px: for trying things out",
 }
 

@@ -18,7 +18,7 @@ from backbones.taps import Taps
 from backbones.timm_models import from_weights
 from sweep.errors import SweepError
 
-DEFAULT_IMAGE_SIZE = 160
+DEFAULT_IMAGE_SIZE = 224
 CLASSIFIER = "classifier."
 MEAN, STD = 127 / 255, 128 / 255
 """What it was trained with: (x − 127) / 128 of values in 0…255."""
@@ -65,7 +65,7 @@ def efficientnet_lite0(*, taps: Taps, image_size: int | None, cache_dir: Path) -
 
     Args:
         taps: Where its stages are; it has 16 blocks in 7 levels.
-        image_size: Side in pixels; None for 160.
+        image_size: Side in pixels; None for 224.
         cache_dir: Root of the cache.
 
     Raises:

@@ -5,7 +5,7 @@ so that all stages have the same tokens; their widths stay as they are.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from timm.models import (
@@ -27,6 +27,7 @@ from backbones.taps import Taps
 from sweep.errors import UsageError
 
 Levels = list[list[nn.Module]]
+T = TypeVar("T")
 
 
 def _each(levels: Iterable[Any]) -> Levels:
@@ -86,31 +87,41 @@ class TimmLevels(FrozenBackbone):
         )
         self._channels_last = isinstance(network, CHANNELS_LAST)
         try:
-            grids = self._tapped(self._empty_image())
+            shapes = self._tapped(self._empty_image(), lambda grid: grid.shape)
         except (AssertionError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UsageError(f"{name!r} does not take images of {transform.image_size} px: {reason}") from error
-        self.widths = tuple(grid.shape[1] for grid in grids)
-        self._grid = (int(grids[-1].shape[2]), int(grids[-1].shape[3]))
+        self.widths = tuple(int(shape[1]) for shape in shapes)
+        self._grid = (int(shapes[-1][2]), int(shapes[-1][3]))
         self.tokens = self._grid[0] * self._grid[1]
 
     def _run(self, images: Tensor) -> list[Tensor]:
-        return [pooled_tokens(grid, self._grid) for grid in self._tapped(images)]
+        return self._tapped(images, lambda grid: pooled_tokens(grid, self._grid))
 
-    def _tapped(self, images: Tensor) -> list[Tensor]:
-        """What enters the first block and what leaves the tapped ones, each (B, D_i, H_i, W_i)."""
+    def _tapped(self, images: Tensor, take: Callable[[Tensor], T]) -> list[T]:
+        """Take something of the grid (B, D_i, H_i, W_i) that enters the first block, and of those leaving tapped ones.
+
+        It is taken at once, before a later block can write over the grid.
+        """
         blocks = [block for level in _levels_of(self.network) for block in level]
-        found: list[Tensor] = []
-        hooks = [blocks[0].register_forward_pre_hook(lambda _block, args: found.append(args[0]))]
-        for index in self.stage_indices[1:]:
-            hooks.append(blocks[index - 1].register_forward_hook(lambda _block, _args, out: found.append(out)))
+        taken: list[T] = []
+
+        def entering(_block: nn.Module, args: tuple[Tensor, ...]) -> None:
+            taken.append(take(self._as_grid(args[0])))
+
+        def leaving(_block: nn.Module, _args: tuple[Tensor, ...], out: Tensor) -> None:
+            taken.append(take(self._as_grid(out)))
+
+        hooks = [blocks[0].register_forward_pre_hook(entering)]
+        hooks += [blocks[index - 1].register_forward_hook(leaving) for index in self.stage_indices[1:]]
         network: Any = self.network
         try:
-            network.forward_features(images)
+            with torch.no_grad():
+                network.forward_features(images)
         finally:
             for hook in hooks:
                 hook.remove()
-        return [self._as_grid(tap) for tap in found]
+        return taken
 
     def _as_grid(self, tap: Tensor) -> Tensor:
         if tap.ndim == 3:  # (B, L, D) of a square
