@@ -1,5 +1,6 @@
 """timm's models by name: with the weights published for them, with random ones, or with a state dict."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,7 +41,9 @@ def pretrained(name: str, *, taps: Taps, image_size: int | None) -> FrozenBackbo
     source = overlay(name, config) if config.hf_hub_id else None
     options: dict[str, Any] = {"img_size": image_size} if sized and image_size is not None else {}
     try:
-        with weights_only():
+        with weights_only(), warnings.catch_warnings():
+            # PyTorch's remarks on how timm resamples relative positions
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"timm\.layers\.interpolate")
             model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source, num_classes=0, **options)
     except (OSError, RuntimeError) as error:
         raise SweepError(no_weights(name, f"{type(error).__name__}: {error}")) from error

@@ -155,17 +155,57 @@ def test_missing_hub_is_told_before_the_client_starts_to_retry(no_hub: Path, mon
     assert not asked
 
 
-def test_offline_weights_come_from_the_hub_cache(no_hub: Path) -> None:
-    source = timm.create_model("vit_tiny_patch16_224", pretrained=False)
-    repository = no_hub / "models--timm--vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+def publish(hub: Path, name: str, weights: dict[str, torch.Tensor]) -> None:
+    """Put weights where the hub's client keeps those of timm's model `name`."""
+    repository = hub / f"models--{timm.get_pretrained_cfg(name).hf_hub_id.replace('/', '--')}"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text("abc")
     (repository / "snapshots" / "abc").mkdir(parents=True)
-    save_file(source.state_dict(), repository / "snapshots" / "abc" / "model.safetensors")
+    save_file(weights, repository / "snapshots" / "abc" / "model.safetensors")
+
+
+def test_offline_weights_come_from_the_hub_cache(no_hub: Path) -> None:
+    source = timm.create_model("vit_tiny_patch16_224", pretrained=False)
+    publish(no_hub, "vit_tiny_patch16_224", source.state_dict())
     backbone = load_backbone("vit_tiny_patch16_224", group_size=12, cache_dir=no_hub)
     assert torch.equal(backbone.network.blocks[3].mlp.fc1.weight, source.blocks[3].mlp.fc1.weight)
     assert backbone.transform.mean == (0.5, 0.5, 0.5)
     assert (backbone.image_size, backbone.tokens) == (224, 197)
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("deit_tiny_patch16_224.fb_in1k", "pos_embed"),
+        ("eva02_tiny_patch14_224.mim_in22k", "pos_embed"),
+        pytest.param("vit_small_patch14_reg4_dinov2.lvd142m", "pos_embed", marks=pytest.mark.slow),
+        pytest.param(
+            "beit_base_patch16_224.in22k_ft_in22k",
+            "blocks.1.attn.relative_position_bias_table",
+            marks=pytest.mark.slow,
+        ),
+        ("swin_tiny_patch4_window7_224.ms_in1k", "layers.3.blocks.0.attn.relative_position_bias_table"),
+    ],
+)
+def test_position_embeddings_are_interpolated_to_the_image_size(no_hub: Path, name: str, table: str) -> None:
+    """Weights of timm's own size, all but the positions left alone; a smooth table stays smooth."""
+    size = 112
+    with torch.device("meta"):
+        shapes = {key: like.shape for key, like in timm.create_model(name, pretrained=False).state_dict().items()}
+    generator = torch.Generator().manual_seed(0)
+    weights = {key: torch.randn(shape, generator=generator) * 0.02 for key, shape in shapes.items()}
+    weights[table] = torch.full(shapes[table], 0.25)
+    publish(no_hub, name, weights)
+    backbone = load_backbone(name, stages=1, image_size=size, cache_dir=no_hub)
+    state = backbone.network.state_dict()
+    assert backbone.image_size == size
+    assert state[table].shape != shapes[table]
+    torch.testing.assert_close(state[table], torch.full_like(state[table], 0.25))
+    kept = [key for key, tensor in state.items() if key in weights and tensor.shape == shapes[key]]
+    assert len(kept) > 100
+    assert all(torch.equal(state[key], weights[key]) for key in kept if weights[key].is_floating_point())
+    side = backbone.image_size
+    assert all(stage.isfinite().all() for stage in backbone.stages(torch.zeros(1, 3, side, side)))
 
 
 def test_every_listed_name_loads(cache_dir: Path) -> None:
