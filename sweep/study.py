@@ -32,7 +32,7 @@ class Study:
         suggest: Optuna's define-by-run: takes a trial, asks it for values, returns the lane's configuration.
         baseline: Parameter values of trial 0, the configuration that the others are to beat.
         max_rank: Largest rank that `suggest` may ask for; lanes are padded to it.
-        backbone: A name that `backbones.load_backbone` knows.
+        backbone: A name that `sweep backbones` lists, or your own, `./mine.py:build`.
         data: A data set's name, or a folder.
         image_size: Side of the backbone's input in pixels; the backbone's own if not given.
         group_size: `g`, blocks between two stages.
