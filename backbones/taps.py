@@ -19,6 +19,13 @@ class Taps:
     group_size: int = 1
     stages: int | tuple[int, ...] | None = None
 
+    def __str__(self) -> str:
+        if self.stages is None:
+            return f"a stage every {self.group_size} blocks"
+        if isinstance(self.stages, int):
+            return f"{self.stages} stages, evenly spread"
+        return f"stages after blocks {', '.join(map(str, self.stages))}"
+
     def of_blocks(self, name: str, n_blocks: int) -> tuple[int, ...]:
         """Blocks run before each stage of a backbone whose blocks are all alike: ``(0, g, 2g, …, n)``.
 

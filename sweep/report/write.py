@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from plotly.graph_objects import Figure
 
+from backbones import Taps, recorded_stages
 from backbones.protocol import to_rgb
 from sweep.errors import SweepError, UsageError
 from sweep.export.card import METRICS, command_line
@@ -163,7 +164,7 @@ def _summary(results: Results, winner: int) -> str:
         "data": f"{config['data']}. {config['data_notice']}",
         "classes": ", ".join(classes[:N_NAMED_CLASSES]) + more,
         "backbone": f"{config['backbone']} at {config['transform']['image_size']} px, "
-        f"a stage every {config['group_size']} blocks",
+        f"{Taps(config['group_size'], recorded_stages(config.get('stages')))}",
         "trials": ", ".join(f"{count} {state}" for state, count in states.items()),
         f"trial {winner}": ", ".join(f"{k} = {_number(v)}" for k, v in hyperparameters_of(row, results.trials).items()),
     }

@@ -46,6 +46,8 @@ class SideNetworkSpec:
     widths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if not all(isinstance(width, int) and width > 0 for width in self.widths):
+            raise TypeError(f"widths must be positive whole numbers, not {self.widths!r}")
         object.__setattr__(self, "widths", tuple(self.widths))  # a list, as JSON has it
 
     @classmethod

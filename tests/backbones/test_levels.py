@@ -160,6 +160,7 @@ def test_a_study_runs_and_its_winner_ships(images: Path, tmp_path: Path, monkeyp
     assert results.summary["winner"]["test"]["top1"] == 1
     spare = available_bytes(torch.device("cpu"))
     assert 0 < results.summary["plan"]["bytes_per_lane"] < spare
+    assert results.summary["plan"]["cache_bytes"] == 40 * 4 * (24 + 24 + 32 + 64) * 2
     onnx = importlib.util.find_spec("onnxscript") is not None
     exported = export_run(run, tmp_path / "shipped", torch_export=True, onnx=onnx, cache_dir=tmp_path / "cache")
     assert max(exported.differences.values()) < 1e-4
@@ -172,6 +173,8 @@ def test_a_study_runs_and_its_winner_ships(images: Path, tmp_path: Path, monkeyp
     said: list[str] = []
     write_report(run, tmp_path / "report.html", cache_dir=tmp_path / "cache", say=said.append)
     assert not said
+    assert "stages after blocks 2, 3, 5" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "stages = (2, 3, 5)" in (tmp_path / "shipped" / "README.md").read_text(encoding="utf-8")
 
 
 def test_bf16_is_for_one_width(images: Path, tmp_path: Path) -> None:
