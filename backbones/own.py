@@ -30,6 +30,7 @@ from backbones.timm_levels import has_levels
 from backbones.timm_models import adapt
 from backbones.timm_vit import is_plain_vit
 from sweep.errors import UsageError
+from sweep.memory import is_out_of_memory
 from sweep.user_code import execute, line_of
 
 GROUP = "sweep.backbones"
@@ -135,6 +136,8 @@ class OwnBackbone(FrozenBackbone):
         try:
             found = network.stages(images)
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             where = line_of(network.stages, error)
             raise UsageError(f"backbone {self.name!r} failed: {type(error).__name__}: {error} ({where})") from error
         if not isinstance(found, list | tuple) or not all(isinstance(stage, Tensor) for stage in found):

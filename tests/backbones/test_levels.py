@@ -16,6 +16,7 @@ from backbones.frozen import pooled_tokens
 from backbones.packaged_efficientnet import WEIGHTS, convert_state_dict
 from sweep import LaneConfig, Study
 from sweep.batches import StageData
+from sweep.bench.workload import Sizes, Workload
 from sweep.cli.console import stderr
 from sweep.cli.progress import LineReporter
 from sweep.data import load_data
@@ -175,6 +176,11 @@ def test_a_study_runs_and_its_winner_ships(images: Path, tmp_path: Path, monkeyp
     assert not said
     assert "stages after blocks 2, 3, 5" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "stages = (2, 3, 5)" in (tmp_path / "shipped" / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_benchmark_is_for_plain_vits() -> None:
+    with pytest.raises(UsageError, match="sweep bench measures plain Vision Transformers, and untrained:test_resnet"):
+        Workload.of_backbone(Sizes(backbone="untrained:test_resnet", image_size=64))
 
 
 def test_bf16_is_for_one_width(images: Path, tmp_path: Path) -> None:
