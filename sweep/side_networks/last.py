@@ -65,6 +65,20 @@ def padded_linear(inputs: int, outputs: int, padded_shape: tuple[int, int]) -> n
     return linear
 
 
+def check_shape(rank: int, padded_rank: int, modules_per_block: int, n_stages: int) -> None:
+    """Refuse a side-network that there cannot be.
+
+    Raises:
+        ValueError: `rank` below 1 or above `padded_rank`, no module in a block, or fewer than two stages.
+    """
+    if not 1 <= rank <= padded_rank:
+        raise ValueError(f"rank {rank} does not lie between 1 and the stack's rank {padded_rank}")
+    if modules_per_block < 1:
+        raise ValueError(f"a block needs at least one module; got {modules_per_block}")
+    if n_stages < 2:
+        raise ValueError(f"LAST needs at least two stages, z_0 and z_1; got {n_stages}")
+
+
 class LAST(nn.Module):
     """The side-network: `m` blocks of `T` low-rank attention modules beside a frozen backbone.
 
@@ -104,12 +118,7 @@ class LAST(nn.Module):
     ):
         super().__init__()
         padded_rank = rank if padded_rank is None else padded_rank
-        if not 1 <= rank <= padded_rank:
-            raise ValueError(f"rank {rank} does not lie between 1 and the stack's rank {padded_rank}")
-        if modules_per_block < 1:
-            raise ValueError(f"a block needs at least one module; got {modules_per_block}")
-        if n_stages < 2:
-            raise ValueError(f"LAST needs at least two stages, z_0 and z_1; got {n_stages}")
+        check_shape(rank, padded_rank, modules_per_block, n_stages)
         self.rank = rank
         # The head is drawn first, so lanes of one seed start from one head whatever their rank.
         self.head = Head(width, n_classes, pool=pool, n_prefix_tokens=n_prefix_tokens)

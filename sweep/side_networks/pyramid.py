@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sweep.side_networks.attention import attention
 from sweep.side_networks.head import Head, Pool
-from sweep.side_networks.last import padded_linear
+from sweep.side_networks.last import check_shape, padded_linear
 
 
 class PyramidAttention(nn.Module):
@@ -86,12 +86,7 @@ class PyramidLAST(nn.Module):
     ):
         super().__init__()
         padded_rank = rank if padded_rank is None else padded_rank
-        if not 1 <= rank <= padded_rank:
-            raise ValueError(f"rank {rank} does not lie between 1 and the stack's rank {padded_rank}")
-        if modules_per_block < 1:
-            raise ValueError(f"a block needs at least one module; got {modules_per_block}")
-        if len(widths) < 2:
-            raise ValueError(f"LAST needs at least two stages, z_0 and z_1; got {len(widths)}")
+        check_shape(rank, padded_rank, modules_per_block, len(widths))
         self.rank = rank
         self.head = Head(widths[-1], n_classes, pool=pool, n_prefix_tokens=n_prefix_tokens)
         self.streams = streams_of(widths)
