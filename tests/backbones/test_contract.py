@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from backbones import Taps, load_backbone
+from backbones import Taps, Transform, load_backbone
 from backbones.frozen import FrozenBackbone
+from backbones.own import OwnBackbone
 from backbones.timm_models import untrained
 from sweep.errors import UsageError
 
@@ -43,7 +44,30 @@ TIMM: dict[str, tuple[str, int, dict[str, Any]]] = {
     "mobilenet": ("mobilenetv3_small_050", 64, {}),
 }
 PACKAGED = {"dinov2_small_focus": 28, "efficientnet_lite0": 48}
-ADAPTERS = [*TIMM, *PACKAGED]
+OWN = ("own grids", "own tokens")
+ADAPTERS = [*TIMM, *PACKAGED, *OWN]
+
+
+class Net(nn.Module):
+    """What a user may bring: of grids or of tokens, with all that has to be frozen."""
+
+    def __init__(self, as_tokens: bool) -> None:
+        super().__init__()
+        self.transform = Transform(24, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+        self.as_tokens, stride = as_tokens, 1 if as_tokens else 2
+        widths = (8, 8, 8, 8) if as_tokens else (4, 8, 12, 12)
+        self.stem = nn.Conv2d(3, widths[0], 4, stride=4)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(d, e, 3, stride, 1), nn.BatchNorm2d(e), nn.GELU(), nn.Dropout(0.5))
+            for d, e in itertools.pairwise(widths)
+        )
+
+    def stages(self, images: Tensor) -> tuple[Tensor, ...]:
+        z = [self.stem(images)]
+        for block in self.blocks:
+            z.append(block(z[-1]))
+        return tuple(stage.flatten(2).mT for stage in z) if self.as_tokens else tuple(z)
+
 
 Build = Callable[[Taps], FrozenBackbone]
 
@@ -54,6 +78,8 @@ def builder(name: str, cache_dir: Path) -> Build:
         return lambda taps: load_backbone(
             name, group_size=taps.group_size, stages=taps.stages, image_size=PACKAGED[name], cache_dir=cache_dir
         )
+    if name in OWN:
+        return lambda taps: OwnBackbone(name, Net(name == "own tokens"), taps, source=b"")
     architecture, image_size, options = TIMM[name]
 
     def build(taps: Taps) -> FrozenBackbone:
