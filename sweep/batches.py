@@ -1,7 +1,7 @@
 """Labelled stages on the way into a stack: which images make a batch, and in which order."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Protocol
 
@@ -64,14 +64,17 @@ class StageData:
     """Stages and labels of one split.
 
     Attributes:
-        stages: `(n, S, L, D)` for `S` stages, any float type; may be memory-mapped.
+        stages: As `stored_shape` says, `(n, S, L, D)` for `S` stages of one width; any float type; may be
+            memory-mapped.
         labels: Class indices, `(n,)`.
         n_classes: `C`.
+        widths: `D` of every stage; may be left out where they are all the same.
     """
 
     stages: Rows
     labels: Tensor
     n_classes: int
+    widths: tuple[int, ...] = field(default=(), kw_only=True)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -97,16 +100,26 @@ class StageData:
             like: A tensor with the dtype and device to give the stages.
 
         Returns:
-            The stages, each `(B, L, D)`, and the labels, `(B,)`.
+            The stages, each `(B, L, D)` with its own `D`, and the labels, `(B,)`.
         """
         images = torch.from_numpy(self.stages[indices.numpy()]).to(like.device).transpose(0, 1)
         stages = torch.empty(images.shape, dtype=like.dtype, device=like.device).copy_(images)
-        return list(stages.unbind()), self.labels[indices].to(like.device)
+        return apart(stages, self.widths), self.labels[indices].to(like.device)
 
     def pooled(self, tokens: slice) -> "StageData":
-        """The same images with every stage's tokens reduced to their mean over `tokens`: `(n, S, 1, D)`, fp32."""
+        """The same images with every stage's tokens reduced to one, their mean over `tokens`, in fp32."""
         means = [image[:, tokens].mean(1, keepdims=True, dtype=np.float32) for image in self.stages]
-        return StageData(np.stack(means), self.labels, self.n_classes)
+        return StageData(np.stack(means), self.labels, self.n_classes, widths=self.widths)
+
+
+def stored_shape(widths: Sequence[int], tokens: int) -> tuple[int, int, int]:
+    """How the stages of an image are stored: `(S, L, D)`, or side by side, `(1, L, Σ D_i)`, where widths differ."""
+    return (len(widths), tokens, widths[0]) if len(set(widths)) == 1 else (1, tokens, sum(widths))
+
+
+def apart(stored: Tensor, widths: Sequence[int]) -> list[Tensor]:
+    """The stages, each `(..., D_i)`, of what is stored along the first dimension or, where widths differ, the last."""
+    return list(stored.unbind() if len(set(widths)) <= 1 else stored[0].split(tuple(widths), -1))
 
 
 def training_batches(n_images: int, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:

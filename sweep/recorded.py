@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from backbones import Backbone, load_backbone
+from backbones import Backbone, load_backbone, recorded_stages
 from sweep.data import DataSet, OnBadImage, load_data
 from sweep.errors import SweepError
 
@@ -45,9 +45,11 @@ def recorded_backbone(config: Mapping[str, Any], cache_dir: Path, device: torch.
     backbone = load_backbone(
         config["backbone"],
         group_size=config["group_size"],
+        stages=recorded_stages(config.get("stages")),
         image_size=config["transform"]["image_size"],
         cache_dir=cache_dir,
         device=device,
+        from_record=True,
     )
     if backbone.fingerprint != config["backbone_fingerprint"]:
         raise SweepError(f"the backbone {config['backbone']} is not the one that the run had")

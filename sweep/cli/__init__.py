@@ -8,6 +8,7 @@ import warnings
 import typer
 from rich.markup import escape
 
+from sweep.cli.backbones import backbones
 from sweep.cli.bench import bench
 from sweep.cli.console import printable, stderr
 from sweep.cli.dashboard import dashboard
@@ -43,6 +44,7 @@ app.command()(predict)
 app.command()(report)
 app.command()(verify)
 app.command()(dashboard)
+app.command()(backbones)
 app.command()(bench)
 
 

@@ -177,10 +177,11 @@ def _how_chosen(results: Results, chosen: Sequence[Chosen]) -> str:
 
 
 def _hyperparameters(config: ModelConfig, chosen: Sequence[Chosen]) -> str:
+    backbone = config.backbone
     shared = {
         "epochs": config.training["epochs"],
         "batch_size": config.training["batch_size"],
-        "group_size": config.backbone.group_size,
+        **({"group_size": backbone.group_size} if backbone.stages is None else {"stages": backbone.stages}),
         "modules_per_block": config.side_network.modules_per_block,
         "pool": config.side_network.pool,
         "seed": config.training["seed"],

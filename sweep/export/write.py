@@ -12,9 +12,9 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from backbones import load_backbone
+from backbones import load_backbone, recorded_stages
+from backbones.frozen import FrozenBackbone
 from backbones.protocol import Transform
-from backbones.timm_vit import TimmViT
 from sweep.errors import SweepError, UsageError
 from sweep.export.card import model_card
 from sweep.export.config import (
@@ -102,7 +102,7 @@ def export_run(
         save_file(weights, partial / WEIGHTS_FILE)
         if backbone is not None:
             if with_backbone:
-                save_file(_own(backbone.vit.state_dict()), partial / BACKBONE_FILE)
+                save_file(_own(backbone.network.state_dict()), partial / BACKBONE_FILE)
             model = assemble(backbone, config, [c.weights.state for c in chosen])
             if torch_export:
                 differences[TORCH_EXPORT_FILE] = write_torch_export(model, partial / TORCH_EXPORT_FILE)
@@ -127,7 +127,12 @@ def model_of_run(run: Path, *, trial: int, cache_dir: Path) -> AdaptedModel:
 def _model_config(results: Results, spec: SideNetworkSpec, chosen: Sequence[Chosen]) -> ModelConfig:
     recorded = results.config
     return ModelConfig(
-        backbone=BackboneReference(recorded["backbone"], recorded["backbone_fingerprint"], recorded["group_size"]),
+        backbone=BackboneReference(
+            recorded["backbone"],
+            recorded["backbone_fingerprint"],
+            recorded["group_size"],
+            recorded_stages(recorded.get("stages")),
+        ),
         transform=_transform(recorded["transform"]),
         side_network=spec,
         members=tuple(Member(c.weights.trial, c.weights.rank, c.hyperparameters) for c in chosen),
@@ -140,12 +145,14 @@ def _transform(recorded: dict[str, Any]) -> Transform:
     return Transform(**{**recorded, "mean": tuple(recorded["mean"]), "std": tuple(recorded["std"])})
 
 
-def _backbone(config: ModelConfig, folder: RunFolder, cache_dir: Path) -> TimmViT:
+def _backbone(config: ModelConfig, folder: RunFolder, cache_dir: Path) -> FrozenBackbone:
     backbone = load_backbone(
         config.backbone.name,
         group_size=config.backbone.group_size,
+        stages=config.backbone.stages,
         image_size=config.transform.image_size,
         cache_dir=cache_dir,
+        from_record=True,
     )
     if backbone.fingerprint != config.backbone.fingerprint:
         raise SweepError(

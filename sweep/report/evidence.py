@@ -67,7 +67,7 @@ def winner_on_val(results: Results, folder: RunFolder, winner: int, cache_dir: P
     module = spec.plain(weights.rank)
     module.load_state_dict(weights.state)
     features = compute_features(backbone, val, cache_dir=cache_dir)
-    data = StageData(features.stages, features.labels, spec.n_classes)
+    data = StageData(features.stages, features.labels, spec.n_classes, widths=backbone.widths)
     like = next(module.parameters())
     with torch.no_grad():
         batches = torch.arange(len(data)).split(EVALUATION_BATCH_SIZE)

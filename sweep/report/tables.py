@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from backbones import Taps, recorded_stages
 from sweep.export.card import METRICS, command_line
 from sweep.export.selection import hyperparameters_of
 from sweep.report import page
@@ -59,7 +60,7 @@ def answer(results: Results, winner: int) -> str:
         "data": f"{config['data']}. {config['data_notice']}",
         "classes": ", ".join(classes[:N_NAMED_CLASSES]) + more,
         "backbone": f"{config['backbone']} at {config['transform']['image_size']} px, "
-        f"a stage every {config['group_size']} blocks",
+        f"{Taps(config['group_size'], recorded_stages(config.get('stages')))}",
         "trials": ", ".join(f"{count} {state}" for state, count in states.items()),
         f"trial {winner}": ", ".join(f"{k} = {_number(v)}" for k, v in hyperparameters_of(row, results.trials).items()),
     }

@@ -77,7 +77,9 @@ def test_exported_winner_repeats_the_numbers_of_the_table(finished_run: Path, sh
 def test_model_is_an_ordinary_module_in_eval_mode(finished_run: Path, shipped: Path) -> None:
     model = sweep.load_model(shipped)
     assert list(model.class_names) == load_results(finished_run).config["classes"]
-    assert not any(module.training for part in (model.side_networks, model.backbone.vit) for module in part.modules())
+    assert not any(
+        module.training for part in (model.side_networks, model.backbone.network) for module in part.modules()
+    )
     assert model.transform.image_size == 32
     model.train()
     model(images()).square().sum().backward()
@@ -192,7 +194,7 @@ def test_ensemble_is_the_mean_of_probabilities_after_one_backbone_forward(
         mean += sweep.load_model(tmp_path / f"{trial}")(images()).softmax(-1) / 3
     model = sweep.load_model(tmp_path / "three")
     passes = []
-    forward = model.backbone.vit.patch_embed.register_forward_hook(lambda *args: passes.append(1))
+    forward = model.backbone.network.patch_embed.register_forward_hook(lambda *args: passes.append(1))
     torch.testing.assert_close(model(images()).exp(), mean)
     forward.remove()
     assert len(passes) == 1

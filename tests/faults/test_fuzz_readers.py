@@ -315,7 +315,7 @@ class MeanBackbone:
     """Gives every image's mean as all its features."""
 
     name, fingerprint = "mean", "weights"
-    width, n_blocks, group_size, n_prefix_tokens, tokens, image_size = 3, 2, 1, 1, 5, 4
+    width, widths, n_blocks, n_prefix_tokens, tokens, image_size = 3, (3, 3, 3), 2, 1, 5, 4
     stage_indices: tuple[int, ...] = (0, 1, 2)
     transform = Transform(4, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
