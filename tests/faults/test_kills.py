@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 from victim import FAILED_HONESTLY, INTERRUPTED, STUDIES, Fault, Victim, assert_same, random_fault
 
 from sweep import UsageError
@@ -23,27 +21,13 @@ WALL_SECONDS, WALL_SECONDS_SQLITE, N_WRITES_SQLITE = 1.0, 2.0, 40
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of 20 noisy images."""
-    root = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    for name, rows in (("above", slice(0, 16)), ("below", slice(16, 32)), ("everywhere", slice(0, 32))):
-        (root / name).mkdir()
-        for i in range(20):
-            pixels = rng.integers(0, 190, (32, 32, 3))
-            pixels[rows] += 40
-            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{i}.png")
-    return root
-
-
-@pytest.fixture(scope="module")
-def untouched(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+def untouched(drawn_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
     """The result of a study that nobody kills."""
     results: dict[str, dict[str, Any]] = {}
 
     def result(name: str) -> dict[str, Any]:
         if name not in results:
-            run = Victim(tmp_path_factory.mktemp("untouched") / "victim", images, name)
+            run = Victim(tmp_path_factory.mktemp("untouched") / "victim", drawn_images, name)
             run.finish()
             results[name] = run.result()
         return results[name]
@@ -74,11 +58,11 @@ def kill_often(run: Victim, rng: random.Random, n_kills: int, early: float = 1.0
 
 @pytest.mark.parametrize(("name", "sqlite"), [*((name, False) for name in STUDIES), ("rungs and refill", True)])
 def test_killed_runs_end_as_if_nobody_had(
-    tmp_path: Path, images: Path, untouched: Callable[[str], dict[str, Any]], name: str, sqlite: bool
+    tmp_path: Path, drawn_images: Path, untouched: Callable[[str], dict[str, Any]], name: str, sqlite: bool
 ) -> None:
     n_kills, n_runs, rng = 0, 0, random.Random(f"{name} {sqlite}")
     while n_kills < 4:
-        run = Victim(tmp_path / f"victim{n_runs}", images, name, sqlite=sqlite)
+        run = Victim(tmp_path / f"victim{n_runs}", drawn_images, name, sqlite=sqlite)
         n_kills += kill_often(run, rng, 4 - n_kills, early=0.5)
         run.finish()
         assert_same(run.result(), untouched(name))
@@ -87,12 +71,12 @@ def test_killed_runs_end_as_if_nobody_had(
 
 @pytest.mark.slow
 def test_hundreds_of_kills(
-    tmp_path: Path, images: Path, untouched: Callable[[str], dict[str, Any]], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, drawn_images: Path, untouched: Callable[[str], dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     n_kills, n_runs, rng = 0, 0, random.Random(0)
     while n_kills < 240:
         name = rng.choice(list(STUDIES))
-        run = Victim(tmp_path / f"victim{n_runs}", images, name, sqlite=rng.random() < 0.2)
+        run = Victim(tmp_path / f"victim{n_runs}", drawn_images, name, sqlite=rng.random() < 0.2)
         n_kills += kill_often(run, rng, rng.randint(1, 8))
         run.finish()
         assert_same(run.result(), untouched(name))
@@ -112,9 +96,9 @@ def full_disk(run: Victim, number: int) -> bool:
 
 @pytest.mark.parametrize("number", [1, 8, 40, 222])
 def test_full_disk_is_an_honest_error(
-    tmp_path: Path, images: Path, untouched: Callable[[str], dict[str, Any]], number: int
+    tmp_path: Path, drawn_images: Path, untouched: Callable[[str], dict[str, Any]], number: int
 ) -> None:
-    run = Victim(tmp_path / "victim", images, "grid")
+    run = Victim(tmp_path / "victim", drawn_images, "grid")
     assert full_disk(run, number)
     run.finish()
     assert_same(run.result(), untouched("grid"))
@@ -122,10 +106,10 @@ def test_full_disk_is_an_honest_error(
 
 @pytest.mark.slow
 def test_disk_full_at_every_third_write(
-    tmp_path: Path, images: Path, untouched: Callable[[str], dict[str, Any]], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, drawn_images: Path, untouched: Callable[[str], dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     number = 1
-    while full_disk(run := Victim(tmp_path / f"victim{number}", images, "grid"), number):
+    while full_disk(run := Victim(tmp_path / f"victim{number}", drawn_images, "grid"), number):
         run.finish()
         assert_same(run.result(), untouched("grid"))
         number += 3
@@ -136,10 +120,10 @@ def test_disk_full_at_every_third_write(
 
 @pytest.mark.parametrize("damage", ["cut the newest", "flip a bit of the newest", "flip a bit of both", "remove both"])
 def test_damaged_snapshots_cost_time_and_nothing_else(
-    tmp_path: Path, images: Path, untouched: Callable[[str], dict[str, Any]], damage: str
+    tmp_path: Path, drawn_images: Path, untouched: Callable[[str], dict[str, Any]], damage: str
 ) -> None:
     name = "rungs and refill"
-    run = Victim(tmp_path / "victim", images, name)
+    run = Victim(tmp_path / "victim", drawn_images, name)
     assert run.go_on(Fault(at_write=450, snapshots_often=True)) == -signal.SIGKILL
     snapshots = sorted((run.out / "snapshots").glob("snapshot-*"))
     assert len(snapshots) == 2
@@ -161,10 +145,10 @@ def test_damaged_snapshots_cost_time_and_nothing_else(
 
 @pytest.mark.parametrize("sqlite", [False, True])
 def test_storage_that_fails_on_tell(
-    tmp_path: Path, images: Path, untouched: Callable[[str], dict[str, Any]], sqlite: bool
+    tmp_path: Path, drawn_images: Path, untouched: Callable[[str], dict[str, Any]], sqlite: bool
 ) -> None:
     name = "rungs and refill"
-    run = Victim(tmp_path / "victim", images, name, sqlite=sqlite)
+    run = Victim(tmp_path / "victim", drawn_images, name, sqlite=sqlite)
     for number in (1, 2):
         assert run.go_on(Fault(at_tell=number)) == FAILED_HONESTLY
         assert "the data base is gone" in run.messages[-1]
@@ -174,14 +158,14 @@ def test_storage_that_fails_on_tell(
 
 
 def test_storage_that_hangs_and_a_second_process(
-    tmp_path: Path, images: Path, untouched: Callable[[str], dict[str, Any]]
+    tmp_path: Path, drawn_images: Path, untouched: Callable[[str], dict[str, Any]]
 ) -> None:
     name = "rungs and refill"
-    run = Victim(tmp_path / "victim", images, name)
+    run = Victim(tmp_path / "victim", drawn_images, name)
     process, receiver = run.start(Fault(at_tell=2, hangs=True))
     while not receiver.recv().startswith("plan"):
         pass
-    study = LoadedStudy(name, Path("victim.py"), STUDIES[name](str(images)))
+    study = LoadedStudy(name, Path("victim.py"), STUDIES[name](str(drawn_images)))
     with pytest.raises(UsageError, match="another process is working on"):
         resume_run(run.out, study, storage_url=None, cache_dir=tmp_path, reporter=Reporter())
     process.kill()
@@ -190,8 +174,10 @@ def test_storage_that_hangs_and_a_second_process(
     assert_same(run.result(), untouched(name))
 
 
-def test_wall_clock_decides_nothing(tmp_path: Path, images: Path, untouched: Callable[[str], dict[str, Any]]) -> None:
-    run = Victim(tmp_path / "victim", images, "rungs and refill")
+def test_wall_clock_decides_nothing(
+    tmp_path: Path, drawn_images: Path, untouched: Callable[[str], dict[str, Any]]
+) -> None:
+    run = Victim(tmp_path / "victim", drawn_images, "rungs and refill")
     assert run.go_on(Fault(at_write=300, clock_jumps=True)) == -signal.SIGKILL
     assert run.go_on(Fault(clock_jumps=True)) == 0, run.messages
     assert_same(run.result(), untouched("rungs and refill"))

@@ -1,0 +1,63 @@
+"""Two thousand short trials through 64 lanes: what a run of a night has to bear."""
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from victim import STUDIES
+
+from sweep.reporter import Reporter, SearchProgress
+from sweep.runner import run_study
+from sweep.study import LoadedStudy
+
+N_TRIALS, N_LANES = 2000, 64
+
+
+def resident_bytes() -> int:
+    """Memory of this process."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS:"))
+    return 1024 * int(line.split()[1])
+
+
+class _Memory(Reporter):
+    """Notes the memory by trials that have ended."""
+
+    def __init__(self) -> None:
+        self.samples: list[tuple[int, int]] = []
+
+    def epoch_ended(self, progress: SearchProgress) -> None:
+        self.samples.append((progress.n_complete + progress.n_pruned + progress.n_failed, resident_bytes()))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_two_thousand_trials(tmp_path: Path, drawn_images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = replace(STUDIES["rungs and refill"](str(drawn_images)), trials=N_TRIALS, epochs=3)
+    memory, started = _Memory(), time.perf_counter()
+    folder = run_study(
+        LoadedStudy("long", Path("long.py"), study),
+        n_parallel=N_LANES,
+        out=tmp_path / "run",
+        storage_url=None,
+        device_name="cpu",
+        cache_dir=tmp_path / "cache",
+        reporter=memory,
+    )
+    wall_seconds = time.perf_counter() - started
+
+    warm = next(used for ended, used in memory.samples if ended >= N_TRIALS / 4)
+    grown = memory.samples[-1][1] - warm
+    n_files = sum(path.is_file() for path in folder.path.rglob("*"))
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "sweep", "results", str(folder.path)], check=True, capture_output=True)
+    results_seconds = time.perf_counter() - started
+    with capsys.disabled():
+        print(
+            f"{N_TRIALS} trials in {wall_seconds:.0f} s; memory {warm / 2**20:.0f} MiB after a quarter of them, "
+            f"{grown / 2**20:+.0f} MiB at the end; {n_files} files; sweep results in {results_seconds:.1f} s"
+        )
+    assert grown < 100 * 2**20, "what a trial leaves is its record and its curve: a few KB, most of it Optuna's"
+    assert n_files < 20
