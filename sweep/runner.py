@@ -32,7 +32,7 @@ from sweep.seeds import derive_seed
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.snapshot import capture, restore
 from sweep.snapshot_files import SnapshotFiles
-from sweep.storage import create_optuna_study, shown_url
+from sweep.storage import check_storage_free, create_optuna_study, shown_url
 from sweep.study import LoadedStudy, Study
 
 RESIDENT_SHARE = 0.5
@@ -89,6 +89,8 @@ def run_study(
     RunFolder.check_free(out)
     _sampler_of(study)
     study.check_enqueued(enqueued)
+    if storage_url is not None:
+        check_storage_free(storage_url, out.resolve().name)
     device = device_named(device_name)
     prepared = prepare(study, n_parallel=n_parallel, device=device, cache_dir=cache_dir, on_bad_image=on_bad_image)
     folder = RunFolder.create(out)

@@ -25,10 +25,7 @@ def open_storage(url: str | None, folder: RunFolder) -> BaseStorage:
         try:
             return optuna.storages.get_storage(url)
         except Exception as error:  # SQLAlchemy, a driver, or the network
-            reason = (str(error).splitlines() or [type(error).__name__])[0].replace(url, shown_url(url))
-            raise UsageError(
-                f"--storage {shown_url(url)} cannot be opened: {reason}. Give a URL such as sqlite:///trials.db"
-            ) from error
+            raise _cannot_open(url, error) from error
     try:
         return JournalStorage(JournalFileBackend(str(folder.journal_path)))
     except OSError as error:
@@ -95,6 +92,25 @@ def require_recorded_url(folder: RunFolder, url: str | None, command: str) -> No
         )
 
 
+def check_storage_free(url: str, name: str) -> None:
+    """Refuse a storage that cannot be opened or has a study of that name, before anything is made.
+
+    Raises:
+        UsageError: With the reason.
+    """
+    try:
+        names = optuna.study.get_all_study_names(optuna.storages.get_storage(url))
+    except Exception as error:  # SQLAlchemy, a driver, or the network
+        raise _cannot_open(url, error) from error
+    if name in names:
+        raise UsageError(f"--storage {shown_url(url)} already holds a study named {name}; choose another --out")
+
+
+def _cannot_open(url: str, error: Exception) -> UsageError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0].replace(url, shown_url(url))
+    return UsageError(f"--storage {shown_url(url)} cannot be opened: {reason}. Give a URL such as sqlite:///trials.db")
+
+
 def load_optuna_study(folder: RunFolder, url: str | None, command: str) -> optuna.Study:
     """The Optuna study of a run that was made before; arguments as `open_recorded`.
 
@@ -113,7 +129,13 @@ def load_optuna_study(folder: RunFolder, url: str | None, command: str) -> optun
 
 
 def create_optuna_study(
-    name: str, url: str | None, folder: RunFolder, *, objectives: Objectives, sampler: BaseSampler, goes_on: bool
+    name: str,
+    url: str | None,
+    folder: RunFolder,
+    *,
+    objectives: Objectives,
+    sampler: BaseSampler,
+    goes_on: bool = False,
 ) -> optuna.Study:
     """Make the Optuna study of a run, or find it where a run goes on.
 
@@ -126,18 +148,16 @@ def create_optuna_study(
         goes_on: Whether the study may be there already.
 
     Raises:
-        UsageError: The storage cannot be opened, or already holds a study of that name.
+        UsageError: The storage cannot be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    directions = list(objectives.directions.values())
-    storage = open_storage(url, folder)
-    try:
-        study = optuna.create_study(
-            study_name=name, storage=storage, sampler=sampler, directions=directions, load_if_exists=goes_on
-        )
-        with experiments_allowed():
-            study.set_metric_names(objectives.names)
-        return study
-    except optuna.exceptions.DuplicatedStudyError as error:
-        where = f"--storage {shown_url(url)}" if url else folder.journal_path
-        raise UsageError(f"{where} already holds a study named {name}; choose another --out") from error
+    study = optuna.create_study(
+        study_name=name,
+        storage=open_storage(url, folder),
+        sampler=sampler,
+        directions=list(objectives.directions.values()),
+        load_if_exists=goes_on,
+    )
+    with experiments_allowed():
+        study.set_metric_names(objectives.names)
+    return study

@@ -116,8 +116,8 @@ class TrialLog:
 
     def curves_table(self) -> pd.DataFrame:
         """One row a trial, replicate, epoch and metric."""
-        table = pd.DataFrame(self.curves, columns=["trial", "replicate", "epoch", "metric", "value"])
-        return table.astype({"trial": int, "replicate": int, "epoch": int, "value": float})  # also where it is empty
+        types = {"trial": int, "replicate": int, "epoch": int, "metric": str, "value": float}  # also of no rows
+        return pd.DataFrame(self.curves, columns=list(types)).astype(types)
 
 
 def _row(record: TrialRecord, metrics: Sequence[str]) -> dict[str, Any]:

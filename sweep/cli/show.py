@@ -69,6 +69,8 @@ def show_trials(console: Console, results: Results, limit: int = TOP) -> None:
         )
         failure = f"\n[red]{escape(printable(row['failure']))}[/]" if row["failure"] else ""
         stopped = f"\n[dim]stopped {escape(printable(row['stopped']))}[/]" if row["stopped"] else ""
+        if row["state"] == "RUNNING":
+            stopped = f"\n[dim]in training, after epoch {row['epochs']:.0f}[/]"
         cells = {name: _cell(row[name]) for name in columns}
         if not _missing(row.get("front")):
             cells["front"] = f"{row['front']:.0f}"

@@ -1,17 +1,21 @@
 """Every failure a user can cause: one message, no stack trace, exit code 2 for usage and 1 for failures."""
 
 import errno
+import itertools
 import json
 import os
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 from PIL import Image
 
 import sweep.cli
+from sweep.engine import EpochResult, Training
 
 Cli = Callable[..., tuple[int, str]]
 OFFLINE_NAME = "vit_small_patch16_224.augreg_in21k"
@@ -142,11 +146,74 @@ def test_full_disk_names_the_file(cli: Cli, photos: Path, monkeypatch: pytest.Mo
     assert "here/trials.parquet" in stderr
     assert not list(Path("here").glob("*.partial"))
 
-    monkeypatch.setattr("optuna.storages.journal._file.os.fsync", no_space)
+    monkeypatch.setattr("optuna.storages.journal.JournalFileBackend.append_logs", no_space)
+    code, stderr = cli(*run_arguments(data=photos, out="elsewhere"))
+    assert code == 1
+    assert "no space left to write the Optuna storage; free some, and go on with sweep resume" in stderr
+    assert "Traceback" not in stderr
+
+    monkeypatch.setattr("os.fsync", no_space)
     code, stderr = cli(*run_arguments(data=photos, out="there"))
     assert code == 1
-    assert "no space left to write the Optuna storage" in stderr
-    assert "Traceback" not in stderr
+    assert "cannot write there/config.json: No space left on device" in stderr
+
+
+def test_run_that_was_stopped_goes_on(cli: Cli, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = {"data": photos, "epochs": 4, "trials": 3, "enqueue": "fixed.csv"}
+    Path("fixed.csv").write_text("lr,rank\n0.002,2\n")
+    assert cli(*run_arguments(**arguments, out="whole"))[0] == 0
+    epoch, n_epochs = Training.epoch, itertools.count(1)
+
+    def stop_at_third(self: Training, order: int, *arguments: Any) -> EpochResult:
+        if next(n_epochs) == 3:
+            raise KeyboardInterrupt
+        return epoch(self, order, *arguments)
+
+    monkeypatch.setattr(Training, "epoch", stop_at_third)
+    code, stderr = cli(*run_arguments(**arguments, out="stopped"))
+    assert (code, "stopped; go on with: sweep resume stopped" in stderr) == (130, True)
+    assert cli(*run_arguments(**arguments, out="stopped"))[0] == 2, "a run folder is never overwritten"
+    code, stderr = cli("resume", "stopped")
+    assert code == 0
+    assert "going on after" in stderr
+    tables = [pd.read_parquet(f"{run}/trials.parquet").drop(columns="seconds") for run in ("whole", "stopped")]
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+    code, stderr = cli("resume", "stopped")
+    assert (code, "has ended; nothing is left to do" in stderr) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda config: config.update(epochs="many"), "epochs must be a whole number of at least 1, not 'many'"),
+        (lambda config: config.update(study="mine", study_file="mine.py"), "sweep resume run --study FILE"),
+        (lambda config: config.update(sampler="NoSampler"), "declares sampler"),
+        (lambda config: config.update(objectives={"val_nll": "minimize"}), "undo the change, or begin a new run"),
+        (lambda config: config.update(storage="sqlite:///far.db"), "sweep resume run --storage URL"),
+        (lambda config: config["splits"]["val"].update(fingerprint="0"), "the val images of photos are not those"),
+        (lambda config: config.update(backbone_fingerprint="0"), "the weights of tiny-untrained are not those"),
+        (lambda config: config.update(n_parallel="some"), "config.json is damaged"),
+        (lambda config: config["budget"].update(wall_seconds="1h"), "entry budget.wall_seconds is '1h'"),
+        (lambda config: config.update(lanes="2"), "entry lanes is '2'"),
+    ],
+)
+def test_run_that_cannot_go_on(
+    cli: Cli, photos: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    """Whatever a run folder says, nothing but the packaged study is executed."""
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Training, "epoch", stop)
+    assert cli(*run_arguments(data=photos, out="run"))[0] == 130
+    config = json.loads(Path("run/config.json").read_text())
+    change(config)
+    Path("run/config.json").write_text(json.dumps(config))
+    code, stderr = cli("resume", "run")
+    assert code in (1, 2)
+    assert message in stderr
 
 
 def test_run_folder_is_never_overwritten(cli: Cli, photos: Path) -> None:

@@ -145,18 +145,19 @@ def test_dashboard_shows_the_same_trials(run: tuple[Path, str, str], environment
     assert {t["state"] for t in shown} == {"Complete"}
 
 
-def test_ctrl_c_ends_with_the_table_so_far(
-    run: tuple[Path, str, str], environment: dict[str, str], tmp_path: Path
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_run_ends_with_the_table_so_far(
+    run: tuple[Path, str, str], environment: dict[str, str], tmp_path: Path, number: int, code: int
 ) -> None:
     out = tmp_path / "interrupted"
     with started(environment, "run", "--study", "lr_rank", *SMALL, "--epochs", "50", "--out", str(out)) as process:
         assert process.stderr is not None
         lines = iter(process.stderr.readline, "")
         assert any(f" of {N_TRIALS} trials: " in line for line in lines)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "RUNNING" in stdout
+    assert process.returncode == code
+    assert "in training, after epoch" in stdout
     assert f"sweep resume {out}" in stderr
     assert "Traceback" not in stderr
     trials = sweep.load_results(out).trials
