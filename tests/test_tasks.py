@@ -41,8 +41,8 @@ def suggest(trial):
     return LaneConfig(lr=trial.suggest_float("lr", 1e-3, 1e-1, log=True), rank=rank)
 
 study = Study(
-    suggest=suggest, baseline={"lr": 1e-2, "rank": 2}, max_rank=2, backbone="tiny-untrained", group_size=2, trials=3,
-    epochs=2, batch_size=8, seeds=2,
+    suggest=suggest, baseline={"lr": 1e-2, "rank": 2}, max_rank=2, backbone="tiny-untrained", group_size=2, trials=2,
+    epochs=1, batch_size=8, seeds=2,
 )
 """
 
@@ -131,7 +131,7 @@ def check_retrained_is_a_plain_training_on_train_and_val(tmp_path: Path) -> None
     spec = SideNetworkSpec(32, 3, 4, backbone.n_prefix_tokens, 1, "mean", 2)
     config = sweep.LaneConfig(**winner["params"])
     lanes = [spec.lane(config.rank, derive_seed(0, "retraining", i)) for i in range(2)]
-    states, _ = train(lanes, [config] * 2, together, together, n_epochs=2, batch_size=8, seed=study.seed)
+    states, _ = train(lanes, [config] * 2, together, together, n_epochs=study.epochs, batch_size=8, seed=study.seed)
     plain: list[LAST] = []
     for state in states:
         plain.append(spec.plain(config.rank))
@@ -159,7 +159,7 @@ def test_a_suite_that_was_stopped_goes_on(cli: Cli, tmp_path: Path, monkeypatch:
         code, _, said = cli(*RUN)
     assert code == 130
     assert "stopped; go on with the same command and --out out" in said
-    code, _, said = cli(*RUN, "--epochs", "3")
+    code, _, said = cli(*RUN, "--epochs", "2")
     assert code == 2
     assert "out was begun with another study, other options or other tasks" in said
     code, _, said = cli(*RUN)
