@@ -81,11 +81,12 @@ class StageData:
 
     def joined(self, other: "StageData") -> "StageData":
         """These images and then those of `other`; nothing is copied but labels."""
-        return StageData(JoinedRows(self.stages, other.stages), torch.cat([self.labels, other.labels]), self.n_classes)
+        stages, labels = JoinedRows(self.stages, other.stages), torch.cat([self.labels, other.labels])
+        return StageData(stages, labels, self.n_classes, widths=self.widths)
 
     def first(self, n_images: int) -> "StageData":
         """The first so many of these images."""
-        return StageData(self.stages[:n_images], self.labels[:n_images], self.n_classes)
+        return StageData(self.stages[:n_images], self.labels[:n_images], self.n_classes, widths=self.widths)
 
     @property
     def class_counts(self) -> Tensor:

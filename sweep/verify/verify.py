@@ -137,7 +137,7 @@ def _setting(
 
     def stages(split: str) -> StageData:
         features = compute_features(backbone, getattr(images, split), cache_dir=cache_dir, device=device)
-        return StageData(features.stages, features.labels, images.n_classes)
+        return StageData(features.stages, features.labels, images.n_classes, widths=backbone.widths)
 
     spec = side_network_spec(study, images, backbone)
     return Setting(spec, stages("train"), stages("val"), study.epochs, study.batch_size, study.seed, device)
