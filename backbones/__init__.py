@@ -1,76 +1,101 @@
 """Frozen pretrained networks behind one protocol: images to stages, a fingerprint, a transform."""
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from backbones.protocol import Backbone, Transform
+from backbones.taps import Taps, recorded_stages
 from sweep.errors import UsageError
 
 if TYPE_CHECKING:  # timm takes seconds to import: only where a backbone is loaded
-    from backbones.timm_vit import TimmViT
+    from backbones.frozen import FrozenBackbone
 
-__all__ = ["BACKBONES", "Backbone", "Transform", "load_backbone"]
+__all__ = ["BACKBONES", "Backbone", "Taps", "Transform", "load_backbone", "recorded_stages"]
 
 UNTRAINED_PREFIX = "untrained:"
 
 BACKBONES: dict[str, str] = {
     "dinov2_small_focus": "DINOv2-S-derived ViT-S/14 out of a package (90 MB, fetched once with pip); 112 px",
+    "efficientnet_lite0": "EfficientNet-Lite0 out of a package (17 MB, fetched once with pip); 224 px",
     "tiny-untrained": "ViT of 4 blocks x 32 with seeded random weights, 32 px: for trying things out",
 }
+
+
+def is_path(name: str) -> bool:
+    """Whether a backbone's name is that of a Python file, with or without a function."""
+    return name.partition(":")[0].endswith(".py")
 
 
 def load_backbone(
     name: str,
     *,
-    group_size: int,
+    group_size: int = 1,
+    stages: int | Sequence[int] | None = None,
     image_size: int | None = None,
     cache_dir: Path,
     device: torch.device | str = "cpu",
-) -> "TimmViT":
+    from_record: bool = False,
+) -> "FrozenBackbone":
     """Load a frozen backbone by name.
 
     Args:
-        name: one of `BACKBONES`, a timm Vision Transformer (weights from the hub), or ``untrained:TIMM_NAME``
-            for seeded random weights.
-        group_size: g, blocks between two stages; must divide the number of blocks.
+        name: one of `BACKBONES`, a timm model for which there is an adapter (weights from the hub),
+            ``untrained:TIMM_NAME`` for seeded random weights, an entry point, or ``PATH.py:FUNCTION``; see `own.py`.
+        group_size: g, blocks between two stages; see `Taps`.
+        stages: instead of `group_size`, how many stages, or the numbers of the blocks to tap after.
         image_size: side of the square input in pixels; None for the backbone's own.
         cache_dir: root of sweep's cache.
         device: where the backbone runs.
+        from_record: whether the name stands in a file that somebody else may have written, and not in a command.
 
     Raises:
-        UsageError: the name is unknown or not a Vision Transformer, or an option does not fit the backbone.
+        UsageError: the name is unknown or has no adapter, or an option does not fit the backbone.
         SweepError: the weights cannot be had.
     """
-    from backbones.packaged import dinov2_small_focus
-    from backbones.timm_vit import pretrained_vit, untrained_vit
-
     if image_size is not None and image_size < 1:
         raise UsageError(f"image size {image_size} is not a positive number of pixels")
-    backbone: TimmViT
+    if from_record and is_path(name):
+        raise UsageError(
+            f"the backbone is recorded as {name}, and no file is executed because a record names it. Register its "
+            f"function as an entry point of the group sweep.backbones, and run with that name (docs/backbones.md)"
+        )
+    taps = Taps(group_size, stages if isinstance(stages, int | None) else tuple(stages))
+    return _load(name, taps, image_size, cache_dir).to(device)
+
+
+def _load(name: str, taps: Taps, image_size: int | None, cache_dir: Path) -> "FrozenBackbone":
+    from backbones.own import own_backbone, registered
+    from backbones.packaged_efficientnet import efficientnet_lite0
+    from backbones.packaged_vit import dinov2_small_focus
+    from backbones.timm_models import pretrained, untrained
+
     if name == "dinov2_small_focus":
-        backbone = dinov2_small_focus(group_size=group_size, image_size=image_size, cache_dir=cache_dir)
-    elif name == "tiny-untrained":
-        backbone = untrained_vit(
+        return dinov2_small_focus(taps=taps, image_size=image_size, cache_dir=cache_dir)
+    if name == "efficientnet_lite0":
+        return efficientnet_lite0(taps=taps, image_size=image_size, cache_dir=cache_dir)
+    if name == "tiny-untrained":
+        return untrained(
             name,
             "vit_tiny_patch16_224",
-            group_size=group_size,
+            taps=taps,
             image_size=image_size or 32,
             patch_size=8,
             embed_dim=32,
             depth=4,
             num_heads=2,
         )
-    elif name.startswith(UNTRAINED_PREFIX) and _is_timm_name(name.removeprefix(UNTRAINED_PREFIX)):
-        architecture = name.removeprefix(UNTRAINED_PREFIX)
-        backbone = untrained_vit(name, architecture, group_size=group_size, image_size=image_size)
-    elif _is_timm_name(name):
-        backbone = pretrained_vit(name, group_size=group_size, image_size=image_size)
-    else:
+    if is_path(name) or name in registered():
+        return own_backbone(name, taps=taps, image_size=image_size)
+    architecture = name.removeprefix(UNTRAINED_PREFIX)
+    if not _is_timm_name(architecture):
         raise UsageError(_unknown(name))
-    return backbone.to(device)
+    if architecture != name:
+        return untrained(name, architecture, taps=taps, image_size=image_size)
+    return pretrained(name, taps=taps, image_size=image_size)
 
 
 def _is_timm_name(name: str) -> bool:
@@ -83,13 +108,15 @@ def _is_timm_name(name: str) -> bool:
 def _unknown(name: str) -> str:
     import timm
 
+    from backbones.own import registered
+
     prefix = UNTRAINED_PREFIX if name.startswith(UNTRAINED_PREFIX) else ""
     timm_names = timm.list_pretrained() if "." in name else timm.list_models()
-    candidates = timm_names if prefix else [*BACKBONES, *timm_names]
+    candidates = timm_names if prefix else [*BACKBONES, *registered(), *timm_names]
     close = difflib.get_close_matches(name.removeprefix(prefix), candidates, n=4, cutoff=0.5)
     hint = f"; did you mean {', '.join(prefix + match for match in close)}?" if close else ""
     return (
         f"unknown backbone {name!r}{hint}\n"
-        f"Give one of {', '.join(BACKBONES)}, a timm Vision Transformer (`timm.list_models('vit_*')`), "
-        f"or {UNTRAINED_PREFIX}TIMM_NAME"
+        f"Give one of {', '.join(BACKBONES)}, a timm model (`sweep backbones 'vit_*'` lists some), "
+        f"{UNTRAINED_PREFIX}TIMM_NAME, or your own: ./mine.py:build"
     )

@@ -1,28 +1,36 @@
 """Where a backbone's weights come from, and how the same network is built without them."""
 
 from backbones import UNTRAINED_PREFIX
-from backbones.packaged import ARCHITECTURE, NAME, PACKAGE, VERSION
+from backbones.own import registered
+from backbones.packaged_efficientnet import WEIGHTS as EFFICIENTNET
+from backbones.packaged_vit import WEIGHTS as VIT
 
 UNTRAINED_NAMES = ("tiny-untrained",)
+PACKAGED = {weights.name: weights for weights in (VIT, EFFICIENTNET)}
 
 
 def architecture_of(name: str) -> str:
     """The name under which `load_backbone` builds the same network with random weights, from no file and no network."""
-    if name in UNTRAINED_NAMES or name.startswith(UNTRAINED_PREFIX):
+    if name in UNTRAINED_NAMES or name.startswith(UNTRAINED_PREFIX) or name in registered():
         return name
-    return UNTRAINED_PREFIX + (ARCHITECTURE if name == NAME else name)
+    return UNTRAINED_PREFIX + (PACKAGED[name].architecture if name in PACKAGED else name)
 
 
 def origin_of(name: str) -> str:
     """Where the weights of the backbone `name` come from, and under which licence; Markdown, one paragraph."""
     import timm
 
+    if name in registered():
+        point = registered()[name]
+        package = f"the Python package {point.dist.name} {point.dist.version}" if point.dist else "an installed package"
+        return f"Built by {point.value} of {package}; ask there for its weights' licence."
     if architecture_of(name) == name:
         return "Seeded random weights: this backbone was never trained. It is for trying things out."
-    if name == NAME:
+    if name in PACKAGED:
+        packaged = PACKAGED[name]
         return (
-            f"Weights out of the Python package {PACKAGE} {VERSION} (declared MIT), an encoder that was DINOv2-S "
-            f"(Apache-2.0) before that package's authors tuned it for saliency. It is not the pristine DINOv2-S."
+            f"Weights out of the Python package {packaged.package} {packaged.version} (licence: {packaged.licence}). "
+            f"{packaged.remark}"
         )
     config = timm.get_pretrained_cfg(name)
     if config is None:

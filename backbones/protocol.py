@@ -56,27 +56,34 @@ class Backbone(Protocol):
 
     Attributes:
         name: the name it was loaded by.
-        width: D, the size of a token.
+        widths: D of every stage, the size of a token; they may differ.
+        width: D of the last stage.
         n_blocks: n, the number of blocks.
-        group_size: g, blocks between two stages; divides `n_blocks`.
-        stage_indices: blocks run before each stage: ``(0, g, 2g, …, n)``.
+        stage_indices: blocks run before each stage; the first is 0.
         n_prefix_tokens: class and register tokens; they come first.
-        tokens: L, all tokens including the prefix.
+        tokens: L, all tokens including the prefix, the same in all stages.
         image_size: side of the square input, in pixels.
         transform: image to input.
-        fingerprint: SHA-256 over the weights' names, types, shapes and bytes.
+        fingerprint: SHA-256 over all that the stages depend on besides the image: weights, and code that is not sweep's
+            or timm's.
     """
 
     name: str
-    width: int
+    widths: tuple[int, ...]
     n_blocks: int
-    group_size: int
     stage_indices: tuple[int, ...]
     n_prefix_tokens: int
     tokens: int
-    image_size: int
     transform: Transform
-    fingerprint: str
+
+    @property
+    def width(self) -> int: ...  # noqa: D102
+
+    @property
+    def image_size(self) -> int: ...  # noqa: D102
+
+    @property
+    def fingerprint(self) -> str: ...  # noqa: D102
 
     def stages(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Run the frozen network once and return its stages.
@@ -85,8 +92,8 @@ class Backbone(Protocol):
             images: (B, 3, image_size, image_size), on the backbone's device.
 
         Returns:
-            One (B, L, D) tensor a stage: the tokens entering block 0, then those leaving every g-th block,
-            before any final norm. None of them requires a gradient.
+            The tokens entering block 0, then those leaving the tapped blocks, before any final norm: the i-th tensor is
+            (B, L, widths[i]). None of them requires a gradient.
         """
         ...
 

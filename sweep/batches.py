@@ -1,7 +1,9 @@
 """Labelled stages on the way into a stack: which images make a batch, and in which order."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -10,22 +12,81 @@ from torch import Tensor
 from sweep.seeds import generator
 
 
+class Rows(Protocol):
+    """What is asked of the stages of many images: an array, or something that is read like one along its first axis."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(n, …)`."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of a value."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of all values."""
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class JoinedRows:
+    """Two arrays, one after the other, neither of them copied.
+
+    Args:
+        first: `(n, …)`.
+        second: `(p, …)`, of the same shape otherwise and the same type.
+    """
+
+    def __init__(self, first: Rows, second: Rows):
+        self._first, self._second = first, second
+        self._n_first = first.shape[0]
+        self.shape = (first.shape[0] + second.shape[0], *first.shape[1:])
+        self.dtype = first.dtype
+        self.nbytes = first.nbytes + second.nbytes
+
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        """Rows by a slice or an array of indices, copied."""
+        wanted = np.arange(self.shape[0])[index]
+        rows = np.empty((len(wanted), *self.shape[1:]), self.dtype)
+        in_first = wanted < self._n_first
+        rows[in_first] = self._first[wanted[in_first]]
+        rows[~in_first] = self._second[wanted[~in_first] - self._n_first]
+        return rows
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return chain(self._first, self._second)
+
+
 @dataclass(frozen=True)
 class StageData:
     """Stages and labels of one split.
 
     Attributes:
-        stages: `(n, S, L, D)` for `S` stages, any float type; may be memory-mapped.
+        stages: As `stored_shape` says, `(n, S, L, D)` for `S` stages of one width; any float type; may be
+            memory-mapped.
         labels: Class indices, `(n,)`.
         n_classes: `C`.
+        widths: `D` of every stage; may be left out where they are all the same.
     """
 
-    stages: np.ndarray
+    stages: Rows
     labels: Tensor
     n_classes: int
+    widths: tuple[int, ...] = field(default=(), kw_only=True)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def joined(self, other: "StageData") -> "StageData":
+        """These images and then those of `other`; nothing is copied but labels."""
+        stages, labels = JoinedRows(self.stages, other.stages), torch.cat([self.labels, other.labels])
+        return StageData(stages, labels, self.n_classes, widths=self.widths)
+
+    def first(self, n_images: int) -> "StageData":
+        """The first so many of these images."""
+        return StageData(self.stages[:n_images], self.labels[:n_images], self.n_classes, widths=self.widths)
 
     @property
     def class_counts(self) -> Tensor:
@@ -40,16 +101,26 @@ class StageData:
             like: A tensor with the dtype and device to give the stages.
 
         Returns:
-            The stages, each `(B, L, D)`, and the labels, `(B,)`.
+            The stages, each `(B, L, D)` with its own `D`, and the labels, `(B,)`.
         """
         images = torch.from_numpy(self.stages[indices.numpy()]).to(like.device).transpose(0, 1)
         stages = torch.empty(images.shape, dtype=like.dtype, device=like.device).copy_(images)
-        return list(stages.unbind()), self.labels[indices].to(like.device)
+        return apart(stages, self.widths), self.labels[indices].to(like.device)
 
     def pooled(self, tokens: slice) -> "StageData":
-        """The same images with every stage's tokens reduced to their mean over `tokens`: `(n, S, 1, D)`, fp32."""
+        """The same images with every stage's tokens reduced to one, their mean over `tokens`, in fp32."""
         means = [image[:, tokens].mean(1, keepdims=True, dtype=np.float32) for image in self.stages]
-        return StageData(np.stack(means), self.labels, self.n_classes)
+        return StageData(np.stack(means), self.labels, self.n_classes, widths=self.widths)
+
+
+def stored_shape(widths: Sequence[int], tokens: int) -> tuple[int, int, int]:
+    """How the stages of an image are stored: `(S, L, D)`, or side by side, `(1, L, Σ D_i)`, where widths differ."""
+    return (len(widths), tokens, widths[0]) if len(set(widths)) == 1 else (1, tokens, sum(widths))
+
+
+def apart(stored: Tensor, widths: Sequence[int]) -> list[Tensor]:
+    """The stages, each `(..., D_i)`, of what is stored along the first dimension or, where widths differ, the last."""
+    return list(stored.unbind() if len(set(widths)) <= 1 else stored[0].split(tuple(widths), -1))
 
 
 def training_batches(n_images: int, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:

@@ -24,6 +24,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from backbones.protocol import Backbone
+from sweep.batches import apart, stored_shape
 from sweep.data.base import Split
 from sweep.errors import SweepError
 from sweep.feature_store import DATA_FILE, DTYPE, FORMAT_VERSION, Entry, intact_batches
@@ -40,7 +41,8 @@ class Features:
     """The stages of every image of a split.
 
     Attributes:
-        stages: (n, S, L, D) float16, mapped from disk; writing to it changes memory only, never the cache.
+        stages: (n, S, L, D) float16, mapped from disk; writing to it changes memory only, never the cache. Stages of
+            several widths lie side by side, see `sweep.batches.stored_shape`.
         labels: (n,) int64.
         key: the entry's key in the cache.
         from_cache: whether a complete, intact entry was found.
@@ -129,7 +131,7 @@ def n_images_missing(backbone: Backbone, split: Split, cache_dir: Path) -> int:
 
 
 def _shape(backbone: Backbone, split: Split) -> tuple[int, int, int, int]:
-    return split.n_images, len(backbone.stage_indices), backbone.tokens, backbone.width
+    return split.n_images, *stored_shape(backbone.widths, backbone.tokens)
 
 
 def _fill(
@@ -178,7 +180,7 @@ class _Rounded:
     """A batch's features on their way to the host.
 
     Attributes:
-        values: (B, S, L, D) float16, on the host; pinned if they come from a GPU.
+        values: (B, S, L, D) float16, or as `stored_shape` says, on the host; pinned if they come from a GPU.
         extremes: (S, 2) least and greatest of the features before rounding, on the host.
         arrived: what to wait for before either is read; None where they are there.
     """
@@ -189,11 +191,13 @@ class _Rounded:
 
     @classmethod
     def of(cls, taps: list[torch.Tensor]) -> "_Rounded":
-        """Round S stages, each (B, L, D), without waiting for a GPU to have computed them."""
-        batch, *shape = taps[0].shape
-        values = torch.empty(batch, len(taps), *shape, dtype=torch.float16, device=taps[0].device)
-        for stage, tap in enumerate(taps):
-            values[:, stage].copy_(tap)  # one pass: rounded on its way to its place
+        """Round S stages, each (B, L, D_i), without waiting for a GPU to have computed them."""
+        batch, tokens, _ = taps[0].shape
+        widths = [tap.shape[2] for tap in taps]
+        shape = (batch, *stored_shape(widths, tokens))
+        values = torch.empty(shape, dtype=torch.float16, device=taps[0].device)
+        for place, tap in zip(apart(values.transpose(0, 1), widths), taps, strict=True):
+            place.copy_(tap)  # one pass: rounded on its way to its place
         extremes = torch.stack([torch.stack(tap.aminmax()) for tap in taps])
         if values.device.type == "cpu":
             return cls(values, extremes, None)

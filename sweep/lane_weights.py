@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -107,8 +106,6 @@ def _read(path: Path, prefix: str) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 def _spec(path: Path, metadata: dict[str, str]) -> SideNetworkSpec:
     try:
-        values = {f.name: metadata[f.name] for f in fields(SideNetworkSpec)}
+        return SideNetworkSpec.of_metadata(metadata)
     except KeyError as error:
         raise SweepError(f"{path} does not say its {error}: it was not written by this version of sweep") from error
-    numbers: dict[str, Any] = {name: int(value) if value.isdigit() else value for name, value in values.items()}
-    return SideNetworkSpec(**numbers)

@@ -5,7 +5,7 @@ and is not told twice.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -87,7 +87,10 @@ class Ledger:
         seeds += [derive_seed(self.study.seed, "initialisation", number, i) for i in replicates]
         with torch.device("meta"):
             trainable = sum(p.numel() for p in spec.plain(proposal.config.rank).parameters())
-        record = TrialRecord(number, proposal.params, seeds, trainable, proposal.user_attrs, proposal.feasible)
+        lane_config = asdict(proposal.config)
+        record = TrialRecord(
+            number, proposal.params, seeds, trainable, proposal.user_attrs, proposal.feasible, lane_config
+        )
         attributes: dict[str, Any] = {"seed": seeds[0]}
         if inference_seconds is not None:
             record.inference_seconds = attributes[INFERENCE_SECONDS] = inference_seconds
@@ -160,11 +163,13 @@ class Ledger:
 
     def _numbers(self, entrant: Entrant) -> dict[str, Any]:
         """What was measured of a trial; with several objectives also the curve that Optuna lets nobody report."""
+        record = entrant.record
+        numbers: dict[str, Any] = {**record.metrics, "lane": record.lane, "seconds": record.seconds}
         if not entrant.curve:
-            return dict(entrant.record.metrics)
+            return numbers
         columns = map(list, zip(*entrant.curve.values(), strict=True))
         curve = dict(zip(self.objectives.names, columns, strict=True))
-        return {**entrant.record.metrics, "curve": {"epoch": list(entrant.curve), **curve}}
+        return {**numbers, "curve": {"epoch": list(entrant.curve), **curve}}
 
     def progress(self) -> SearchProgress:
         """How far the search is."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sweep.engine import EpochResult
 from sweep.metrics import classification_metrics
-from sweep.study import line_of
+from sweep.user_code import line_of
 
 Metric = Callable[[Tensor, Tensor], float]
 

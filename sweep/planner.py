@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sweep.batches import StageData, n_batches
+from sweep.batches import StageData, n_batches, stored_shape
 from sweep.engine import EVALUATION_BATCH_SIZE, Stack
 from sweep.errors import SweepError
 from sweep.feature_store import DTYPE
@@ -21,7 +21,7 @@ from sweep.losses import LaneLosses
 from sweep.memory import available_bytes, is_out_of_memory
 from sweep.optim import LaneOptimizers
 from sweep.preparation import Prepared
-from sweep.side_networks.cost import Form, work_per_token
+from sweep.side_networks.cost import Form
 from sweep.side_networks.cpu_trunk import GROUPS, is_compiled
 from sweep.side_networks.spec import SideNetworkSpec
 
@@ -116,7 +116,7 @@ def plan_features(prepared: Prepared, cache_dir: Path) -> FeaturePlan:
         n_images=n_images,
         n_images_missing=n_missing,
         feature_wall_seconds=wall_seconds,
-        cache_bytes=n_images * len(backbone.stage_indices) * backbone.tokens * backbone.width * DTYPE.itemsize,
+        cache_bytes=n_images * backbone.tokens * sum(backbone.widths) * DTYPE.itemsize,
     )
 
 
@@ -147,7 +147,7 @@ def plan_study(features: FeaturePlan, prepared: Prepared) -> Plan:
         stack_seconds = n_full * step_seconds(n_parallel) + (step_seconds(n_left_over) if n_left_over else 0.0)
     else:  # freed lanes are filled at once
         stack_seconds = n_lanes / n_parallel * step_seconds(n_parallel)
-    work = work_per_token(spec.width, spec.max_rank, spec.n_modules)
+    work = spec.work
     return Plan(
         **asdict(features),
         available_bytes=free_bytes,
@@ -185,6 +185,15 @@ def kept_bytes(spec: SideNetworkSpec, n_tokens: int, *, compiled: bool) -> int:
     return FP32_BYTES * n_tokens * (4 * k * r + 2 * k + (0 if compiled else k * r + r * k * (k - 1) // 2))
 
 
+def pyramid_floats(k: int, r: int) -> tuple[int, int]:
+    """What `RankSpacePyramidLAST` keeps of a token for its backward pass, and what a module takes while it runs.
+
+    A module after `j` others keeps their outputs and what these are multiplied with, and its own `LN(x) W` and output.
+    How often is measured, at 7 and 14 modules of ranks 2 and 8: within 10%.
+    """
+    return round(sum((4.5 * j + 8) * r for j in range(k))), (7 * k + 16) * r
+
+
 def bytes_per_lane(spec: SideNetworkSpec, tokens: int, batch_size: int, *, compiled: bool) -> int:
     """What one more lane takes: the larger of a training step and of the evaluation's batch.
 
@@ -204,8 +213,13 @@ def bytes_per_lane(spec: SideNetworkSpec, tokens: int, batch_size: int, *, compi
     k, r = spec.n_modules, spec.max_rank
     n_tokens, n_evaluated = batch_size * tokens, EVALUATION_BATCH_SIZE * tokens
     if spec.form == "direct":
-        streams = max(DIRECT_STREAMS * k * n_tokens, DIRECT_STREAMS * n_evaluated)
-        return PARAMETER_COPIES * parameter_bytes(spec) + FP32_BYTES * streams * spec.width
+        trained = n_tokens * spec.modules_per_block * sum(spec.stage_widths[1:])
+        streams = DIRECT_STREAMS * max(trained, n_evaluated * max(spec.stage_widths))
+        return PARAMETER_COPIES * parameter_bytes(spec) + FP32_BYTES * streams
+    if spec.widths:
+        kept, transient = pyramid_floats(k, r)
+        streams = max(n_tokens * (kept + transient), n_evaluated * transient)
+        return RANK_SPACE_COPIES * parameter_bytes(spec) + FP32_BYTES * streams
     training = kept_bytes(spec, n_tokens, compiled=compiled)
     if compiled:
         training += FP32_BYTES * (GROUPS + 1) * k * r * (4 * k * r + spec.width)
@@ -219,7 +233,7 @@ def bytes_per_lane(spec: SideNetworkSpec, tokens: int, batch_size: int, *, compi
 def shared_bytes(spec: SideNetworkSpec, tokens: int, batch_size: int) -> int:
     """The frozen streams of a batch, of training or evaluation, whichever is the larger, and `RUNTIME_BYTES`."""
     n_images = max(batch_size, EVALUATION_BATCH_SIZE)
-    return RUNTIME_BYTES + int(STREAM_COPIES * spec.n_stages * n_images * tokens * spec.width * FP32_BYTES)
+    return RUNTIME_BYTES + int(STREAM_COPIES * n_images * tokens * sum(spec.stage_widths) * FP32_BYTES)
 
 
 def lanes_that_fit(free_bytes: int, shared: int, per_lane: int) -> int:
@@ -256,9 +270,9 @@ def _measured_step_seconds(prepared: Prepared, n_lanes: int) -> float:
     """Of one training step on random features, the fastest of a few after a warm-up."""
     study, spec, tokens = prepared.study, prepared.spec, prepared.backbone.tokens
     n_images = min(study.batch_size, prepared.data.train.n_images)
-    shape = (n_images, spec.n_stages, tokens, spec.width)
+    shape = (n_images, *stored_shape(spec.stage_widths, tokens))
     stages = np.random.default_rng(0).standard_normal(shape, dtype=np.float32).astype(DTYPE)
-    data = StageData(stages, torch.arange(n_images) % spec.n_classes, spec.n_classes)
+    data = StageData(stages, torch.arange(n_images) % spec.n_classes, spec.n_classes, widths=spec.widths)
     stack = Stack([spec.lane(spec.max_rank, seed).to(prepared.device) for seed in range(n_lanes)])
     configs = [LaneConfig(lr=1e-3, rank=spec.max_rank)] * n_lanes
     losses_of = LaneLosses(configs, data.class_counts.to(prepared.device), stack.like.dtype)

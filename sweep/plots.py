@@ -1,5 +1,6 @@
 """A run's trials as a plot that opens without a network."""
 
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,24 @@ def trials_figure(results: Results) -> go.Figure:
     objectives = list(results.objectives)
     complete = results.trials[results.trials["state"] == "COMPLETE"].sort_values("trial")
     texts = [
-        "<br>".join(f"{name}: {row[name]}" for name in ["trial", *objectives, *parameter_columns(complete)])
+        "<br>".join(escape(f"{name}: {row[name]}") for name in ["trial", *objectives, *parameter_columns(complete)])
         for row in complete.to_dict("records")
     ]
     if len(objectives) == 1:
         return _history(complete, objectives[0], results.objectives[objectives[0]], texts)
-    figure = make_subplots(rows=1, cols=2, column_widths=[0.65, 0.35], subplot_titles=("trials", "hypervolume"))
+    figure = make_subplots(
+        rows=1, cols=2, column_widths=[0.65, 0.35], horizontal_spacing=0.2, subplot_titles=("trials", "hypervolume")
+    )
     x, y = objectives[:2]
     front = (complete["front"] == 0).to_list()
     third = complete[objectives[2]] if len(objectives) > 2 else None
     marker: dict[str, Any] = {"size": 10, "symbol": ["star" if on else "circle" for on in front]}
     if third is not None:
-        marker |= {"color": third, "colorbar": {"title": objectives[2], "x": 0.6}, "colorscale": "Viridis"}
+        marker |= {
+            "color": third,
+            "colorbar": {"title": {"text": objectives[2], "side": "right"}, "x": 0.53},
+            "colorscale": "Viridis",
+        }
     figure.add_trace(
         go.Scatter(
             x=complete[x],

@@ -70,11 +70,17 @@ def prepare(
     backbone = load_backbone(
         study.backbone,
         group_size=study.group_size,
+        stages=study.stages,
         image_size=study.image_size,
         cache_dir=cache_dir,
         device=device,
     )
-    spec = _side_network_spec(study, data, backbone)
+    spec = side_network_spec(study, data, backbone)
+    if study.precision == "bf16" and spec.widths:
+        raise UsageError(
+            f"--precision bf16 is for backbones of one width, and the stages of {backbone.name} have several; "
+            f"leave it out"
+        )
     if study.precision == "bf16" and spec.form == "direct":
         raise UsageError(
             f"--precision bf16 is for side-networks in rank space, and at --max-rank {study.max_rank} the direct form "
@@ -100,11 +106,17 @@ def check_precision(precision: str, device: torch.device) -> None:
         require_fp32_sums()
 
 
-def _side_network_spec(study: Study, data: DataSet, backbone: Backbone) -> SideNetworkSpec:
+def side_network_spec(study: Study, data: DataSet, backbone: Backbone) -> SideNetworkSpec:
+    """Shape of a study's side-networks.
+
+    Raises:
+        UsageError: The study asks for what the backbone does not have.
+    """
     if study.pool == "class" and backbone.n_prefix_tokens == 0:
         raise UsageError(f"--pool class needs a class token, and {backbone.name} has none; use --pool mean")
     return SideNetworkSpec(
         width=backbone.width,
+        widths=backbone.widths if len(set(backbone.widths)) > 1 else (),
         n_stages=len(backbone.stage_indices),
         n_classes=data.n_classes,
         n_prefix_tokens=backbone.n_prefix_tokens,

@@ -66,7 +66,7 @@ def tuned_linear_probe(
     """
     tokens = spec.plain(1).head.tokens
     pooled_train, pooled_val, pooled_test = (data.pooled(tokens) for data in (train_data, val_data, test_data))
-    configs = [LaneConfig(lr=float(lr), rank=1, warmup_epochs=2) for lr in LEARNING_RATES]
+    configs = [probe_config(float(lr)) for lr in LEARNING_RATES]
     stages = range(1, spec.n_stages)
     candidates = []
     for stage in stages:
@@ -87,6 +87,11 @@ def tuned_linear_probe(
     probe.load_state_dict(best.state)
     test = classification_metrics(split_logits(Stack([probe.to(device)]), pooled_test), test_data.labels)
     return ProbeResult(best.stage, configs[best.lane].lr, len(candidates), best.val, _of_lane(test, 0))
+
+
+def probe_config(lr: float) -> LaneConfig:
+    """How a probe of that learning rate is trained."""
+    return LaneConfig(lr=lr, rank=1, warmup_epochs=2)
 
 
 @dataclass(frozen=True)

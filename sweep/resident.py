@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sweep.batches import StageData
+from sweep.batches import StageData, apart
 
 COPIED_IMAGES = 64
 """Images on their way to the device at a time, so that a split on disk need not fit in the host's memory."""
@@ -17,7 +17,7 @@ class ResidentStageData(StageData):
     """A split whose stages lie on a device too, as they are stored.
 
     Attributes:
-        on_device: `stages`, `(n, S, L, D)`.
+        on_device: `stages`.
         labels_on_device: `labels`, `(n,)`.
     """
 
@@ -32,15 +32,15 @@ class ResidentStageData(StageData):
         for start in range(0, len(data), COPIED_IMAGES):
             part = slice(start, start + COPIED_IMAGES)
             on_device[part].copy_(torch.from_numpy(np.array(data.stages[part])))
-        return cls(data.stages, data.labels, data.n_classes, on_device, data.labels.to(device))
+        return cls(data.stages, data.labels, data.n_classes, on_device, data.labels.to(device), widths=data.widths)
 
     def batch(self, indices: Tensor, like: Tensor) -> tuple[list[Tensor], Tensor]:
         """As `StageData.batch`; the host waits for nothing, so it can prepare a step while another runs."""
         device = self.on_device.device
         wanted = indices.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else indices
         images = self.on_device.index_select(0, wanted)
-        stages = images.transpose(0, 1).to(like.device, like.dtype).contiguous().unbind()
-        return list(stages), self.labels_on_device.index_select(0, wanted)
+        stages = images.transpose(0, 1).to(like.device, like.dtype).contiguous()
+        return apart(stages, self.widths), self.labels_on_device.index_select(0, wanted)
 
 
 def resident_where_it_fits(splits: list[StageData], device: torch.device, budget_bytes: int) -> list[StageData]:

@@ -36,8 +36,8 @@ class Results:
             `val_top1_std` over replicates; the paired difference in top-1 to the baseline with its 95% interval
             (`top1_vs_baseline`, `…_low`, `…_high`); `train_loss`, `epochs`, `trainable_parameters`,
             `inference_seconds`, `seconds` (the trial's share of its stacks' wall time); `lane` and `first_order` (slot
-            and first data order), `seeds` (replicates), `seed` (of the first), `feasible`, `stopped`, `failure`. With
-            several objectives `front`: 0 for the Pareto front.
+            and first data order), `seeds` (replicates), `seed` (of the first), `feasible`, `lane_config` (JSON of what
+            `suggest` returned), `stopped`, `failure`. With several objectives `front`: 0 for the Pareto front.
         curves: One row a `trial`, `replicate`, `epoch` and `metric`, with its `value`.
         summary: The winner on test, the tuned linear probe, and where the time went; empty if the run did not end.
         config: What was run: the study's declarations, options, versions.

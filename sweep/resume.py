@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from backbones import is_path
 from sweep.budget import Budget
 from sweep.errors import SweepError, UsageError
 from sweep.preparation import Prepared, prepare
@@ -13,11 +14,11 @@ from sweep.run_record import file_sha256
 from sweep.runner import carry_out, device_named
 from sweep.samplers import SAMPLERS
 from sweep.storage import mend_journal, require_recorded_url
-from sweep.study import LoadedStudy, Study, load_study, study_names
+from sweep.study import DATA_OBJECTS, LoadedStudy, Study, load_study, study_names
 
 DECIDED_BY_OPTIONS = (
-    *("trials", "epochs", "batch_size", "backbone", "image_size", "data", "group_size", "modules_per_block", "pool"),
-    *("precision", "max_rank", "seeds", "seed"),
+    *("trials", "epochs", "batch_size", "backbone", "image_size", "data", "group_size", "stages", "pool"),
+    *("modules_per_block", "precision", "max_rank", "seeds", "seed"),
 )
 """Declarations that `sweep run` may have overridden: they are taken from the run's record."""
 
@@ -26,16 +27,23 @@ DECIDED_BY_STUDY = ("baseline", "objectives", "metrics", "halving", "grid")
 
 
 def resume_run(
-    path: Path, study: LoadedStudy | None, *, storage_url: str | None, cache_dir: Path, reporter: Reporter
+    path: Path,
+    study: LoadedStudy | None,
+    *,
+    backbone: str | None = None,
+    storage_url: str | None,
+    cache_dir: Path,
+    reporter: Reporter,
 ) -> RunFolder:
     """Bring a run to its end; its tables will equal those of a run that nobody stopped.
 
-    Trials that were in training go on from the last snapshot. Nothing in the run folder is executed: a study of the
-    user's own has to be given.
+    Trials that were in training go on from the last snapshot. Nothing that a run folder names is executed: a study and
+    a backbone of the user's own have to be given.
 
     Args:
         path: The run folder.
         study: As its file has it now; not needed for a study that comes with sweep.
+        backbone: The file of the run's backbone and its function, `PATH.py:FUNCTION`, if it was the user's own.
         storage_url: The Optuna storage that the run was given, if it was given one.
         cache_dir: Root of the feature cache.
         reporter: Told what happens.
@@ -55,7 +63,9 @@ def resume_run(
             reporter.message(f"the run in {folder.path} has ended; nothing is left to do")
             return folder
         config = _read_config(folder)
-        loaded = _as_recorded(study or _packaged(folder, config), folder, config, reporter)
+        study = study or _packaged(folder, config)
+        _require_backbone(folder, config, backbone or study.study.backbone)
+        loaded = _as_recorded(study, folder, config, reporter)
         require_recorded_url(folder, storage_url, f"sweep resume {path}")
         loaded.study.check_enqueued(config["enqueued"])
         prepared = prepare(
@@ -76,7 +86,15 @@ def resume_run(
 def _read_config(folder: RunFolder) -> dict[str, Any]:
     config = read_json(folder.config_path)
     entries: dict[str, Any] = {
-        **{"study": str, "sampler": str, "device": str, "n_parallel": int | str, "on_bad_image": str, "enqueued": list},
+        **{
+            "study": str,
+            "backbone": str,
+            "sampler": str,
+            "device": str,
+            "n_parallel": int | str,
+            "on_bad_image": str,
+            "enqueued": list,
+        },
         **{"budget.wall_seconds": float | int | None, "budget.target": float | int | None},
         **{"splits.train": dict, "splits.val": dict, "splits.test": dict, "backbone_fingerprint": str},
     }
@@ -101,6 +119,15 @@ def _packaged(folder: RunFolder, config: dict[str, Any]) -> LoadedStudy:
     )
 
 
+def _require_backbone(folder: RunFolder, config: dict[str, Any], given: str) -> None:
+    """Ask for a backbone that is a file."""
+    if is_path(config["backbone"]) and given != config["backbone"]:
+        raise UsageError(
+            f"{folder.path} ran with the backbone {config['backbone']}. Run folders may come from anybody, so a file "
+            f"is executed only if you give it: sweep resume {folder.path} --backbone {config['backbone']}"
+        )
+
+
 def _as_recorded(loaded: LoadedStudy, folder: RunFolder, config: dict[str, Any], reporter: Reporter) -> LoadedStudy:
     """The study with what was declared when the run began.
 
@@ -108,6 +135,8 @@ def _as_recorded(loaded: LoadedStudy, folder: RunFolder, config: dict[str, Any],
         UsageError: Its file declares something else now.
     """
     overrides = {name: config.get(name) for name in DECIDED_BY_OPTIONS}
+    if overrides["data"] == DATA_OBJECTS:
+        overrides["data"] = None  # the study's own, if its file is given
     if config["sampler"] in SAMPLERS:
         overrides["sampler"] = config["sampler"]
     study: Study = loaded.study.override(**overrides)

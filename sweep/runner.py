@@ -249,7 +249,9 @@ def _announce(prepared: Prepared, folder: RunFolder, reporter: Reporter) -> None
         reporter.message(f"      {len(data.skipped)} unreadable images left out; {folder.config_path} lists them")
     if data.notice:
         reporter.message(f"      {data.notice}")
-    reporter.message(f"backbone: {backbone.name}, {backbone.tokens} tokens x {backbone.width}, {spec.n_stages} stages")
+    reporter.message(
+        f"backbone: {backbone.name}, {backbone.tokens} tokens x {spec.described_widths}, {spec.n_stages} stages"
+    )
 
 
 def _winner_of(search: Search, folder: RunFolder, loaded: LoadedStudy) -> Winner:
@@ -304,7 +306,7 @@ def _features(
             device=device,
             on_progress=partial(reporter.features, name),
         )
-        splits[name] = StageData(features.stages, features.labels, data.n_classes)
+        splits[name] = StageData(features.stages, features.labels, data.n_classes, widths=backbone.widths)
         seconds.features += features.wall_seconds
         n_computed += features.n_computed
         n_images += split.n_images

@@ -1,20 +1,18 @@
 """What a study declares, and how a study is found by name or by path."""
 
 import difflib
-import importlib.util
 import pkgutil
-import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from sweep.errors import UsageError
 from sweep.lanes import LaneConfig
 from sweep.objectives import METRICS, OTHER_OBJECTIVES, Direction, Objectives
 from sweep.pruning import Halving
+from sweep.user_code import execute, line_of
 
 if TYPE_CHECKING:
     import optuna
@@ -23,6 +21,8 @@ if TYPE_CHECKING:
     from sweep.precision import Precision
     from sweep.side_networks.head import Pool
 
+DATA_OBJECTS = "objects of the study file"
+"""What stands for data set objects in a run's record."""
 POSITIVE = ("max_rank", "group_size", "modules_per_block", "trials", "epochs", "batch_size", "seeds")
 
 
@@ -34,10 +34,14 @@ class Study:
         suggest: Optuna's define-by-run: takes a trial, asks it for values, returns the lane's configuration.
         baseline: Parameter values of trial 0, the configuration that the others are to beat.
         max_rank: Largest rank that `suggest` may ask for; lanes are padded to it.
-        backbone: A name that `backbones.load_backbone` knows.
-        data: A data set's name, or a folder.
+        backbone: A name that `sweep backbones` lists, or your own, `./mine.py:build`.
+        data: A data set's name, a folder or a file, as `--data` takes them; or data set objects by split, `"train"`,
+            `"test"` and perhaps `"val"`, whose items are (Pillow image, class index), such as torchvision's; or one of
+            them under `"all"`, to be split.
         image_size: Side of the backbone's input in pixels; the backbone's own if not given.
         group_size: `g`, blocks between two stages.
+        stages: Instead of `group_size`, how many stages behind `z_0` to spread over the backbone, or the blocks to tap
+            after, counted from 1; None to follow `group_size`.
         modules_per_block: `T`, low-rank attention modules a stage.
         pool: The head reads the `"mean"` of the patch tokens, or the `"class"` token.
         precision: Of products with frozen features, `"fp32"` or, on a GPU, `"bf16"`; everything else is fp32.
@@ -62,9 +66,10 @@ class Study:
     baseline: Mapping[str, Any]
     max_rank: int
     backbone: str = "dinov2_small_focus"
-    data: str = "count"
+    data: str | Mapping[str, Any] = "count"
     image_size: int | None = None
     group_size: int = 1
+    stages: int | Sequence[int] | None = None
     modules_per_block: int = 1
     pool: "Pool" = "mean"
     precision: "Precision" = "fp32"
@@ -84,14 +89,17 @@ class Study:
             raise UsageError(f"Study.suggest must be a function of a trial, not {self.suggest!r}")
         if not isinstance(self.baseline, Mapping) or not all(isinstance(name, str) for name in self.baseline):
             raise UsageError(f"Study.baseline must map names of parameters to values, not be {self.baseline!r}")
-        for name in ("backbone", "data"):
-            if not isinstance(getattr(self, name), str):
-                raise UsageError(f"Study.{name} must be a str, not {getattr(self, name)!r}")
+        if not isinstance(self.backbone, str):
+            raise UsageError(f"Study.backbone must be a str, not {self.backbone!r}")
+        if not isinstance(self.data, str | Mapping):
+            raise UsageError(f"Study.data must be a str, or map splits to data sets, not {self.data!r}")
         for name in POSITIVE:
             self._check_whole(name, getattr(self, name), least=1)
         self._check_whole("seed", self.seed, least=0)
         if self.image_size is not None:
             self._check_whole("image_size", self.image_size, least=1)
+        if not isinstance(self.stages, int | None):
+            self._check_stages(self.stages)
         if self.pool not in ("mean", "class"):
             raise UsageError(f"pool must be 'mean' or 'class', not {self.pool!r}")
         if self.precision not in ("fp32", "bf16"):
@@ -99,6 +107,11 @@ class Study:
         if self.halving is not None and not isinstance(self.halving, Halving):
             raise UsageError(f"Study.halving must be a sweep.Halving or None, not {self.halving!r}")
         self._check_objectives()
+
+    def _check_stages(self, stages: object) -> None:
+        if not isinstance(stages, list | tuple) or not all(isinstance(block, int) for block in stages):
+            raise UsageError(f"Study.stages must be a number, or numbers of blocks, not {stages!r}")
+        object.__setattr__(self, "stages", tuple(stages))
 
     def _check_objectives(self) -> None:
         for name, metric in self.metrics.items():
@@ -133,6 +146,7 @@ class Study:
         declared = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "suggest"}
         return {
             **declared,
+            "data": self.data if isinstance(self.data, str) else DATA_OBJECTS,
             "objectives": dict(self.objectives),
             "metrics": list(self.metrics),
             "halving": None if self.halving is None else asdict(self.halving),
@@ -141,8 +155,11 @@ class Study:
         }
 
     def override(self, **values: Any) -> "Study":
-        """The study with other declarations; values of None leave the study's own."""
-        return replace(self, **{name: value for name, value in values.items() if value is not None})
+        """The study with other declarations; None leaves the study's own. A given `group_size` ends its `stages`."""
+        given = {name: value for name, value in values.items() if value is not None}
+        if "group_size" in given:
+            given.setdefault("stages", None)
+        return replace(self, **given)
 
     def check_baseline(self) -> None:
         """Ask `suggest` for trial 0 before anything costs time.
@@ -251,7 +268,7 @@ def load_study(spec: str) -> LoadedStudy:
         UsageError: There is no such study, or the file does not run, or declares something wrong.
     """
     path = _study_path(spec)
-    module = _execute(path)
+    module = execute(path, kind="study")
     study = getattr(module, "study", None)
     if not isinstance(study, Study):
         raise UsageError(f"{path} must assign a sweep.Study to the name `study`; it has {study!r}")
@@ -273,37 +290,3 @@ def _study_path(spec: str) -> Path:
         f"no study {spec!r}{hint}: it is none of {', '.join(names)}, and no Python file of that path.\n"
         f"Give one of those names, or a path such as ./mine.py"
     )
-
-
-def _execute(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"sweep_study_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{path} cannot be read as a Python file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        where = f"{error.filename or path}, line {error.lineno}" if error.lineno else str(path)
-        raise UsageError(f"the study file {path} does not run: {error.msg} ({where})") from error
-    except UsageError as error:
-        raise UsageError(f"{error} ({_line(error, str(path))})") from error
-    except (Exception, SystemExit) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UsageError(f"the study file {path} does not run: {reason} ({_line(error, str(path))})") from error
-    return module
-
-
-def line_of(function: Callable[..., object], error: BaseException) -> str:
-    """Where in the user's file a function of the study failed, called by the function that caught `error`."""
-    frames = traceback.extract_tb(error.__traceback__)
-    if len(frames) > 1:
-        return _line(error, frames[1].filename)
-    code = getattr(function, "__code__", None)  # the call itself failed
-    return f"{code.co_filename}, line {code.co_firstlineno}" if code else repr(function)
-
-
-def _line(error: BaseException, file: str) -> str:
-    """The last line of `file` that the error passed through, as a user would look for it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    frame = next((frame for frame in reversed(frames) if frame.filename == file), frames[-1])
-    return f"{frame.filename}, line {frame.lineno}: {frame.line}"

@@ -1,11 +1,13 @@
 """Our own record of every trial: full curves and final numbers, from which the tables are written."""
 
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from sweep.objectives import METRICS, Objectives
@@ -22,6 +24,7 @@ class TrialRecord:
         params: Optuna's parameters.
         user_attrs: What the study's `suggest` set.
         feasible: Whether it keeps the constraints that `suggest` set.
+        lane_config: What `suggest` made of them: all fields of its `LaneConfig`.
         seeds: Of its lanes' initialisations, one a replicate.
         trainable_parameters: Of the module at its own rank, padding not counted.
         inference_seconds: Of the side-network for one image; NaN where the study does not ask for it.
@@ -43,6 +46,7 @@ class TrialRecord:
     trainable_parameters: int
     user_attrs: dict[str, Any] = field(default_factory=dict)
     feasible: bool = True
+    lane_config: dict[str, Any] = field(default_factory=dict)
     inference_seconds: float = math.nan
     lane: int = 0
     first_order: int = 1
@@ -87,7 +91,7 @@ class TrialLog:
         record.epochs = epoch
         record.metrics = {name: statistics.fmean(m[name] for m in replicates) for name in replicates[0]}
         if len(replicates) > 1:
-            record.top1_std = statistics.stdev(m["val_top1"] for m in replicates)
+            record.top1_std = float(np.std([m["val_top1"] for m in replicates], ddof=1))  # NaN where one is
         record.seconds += seconds
         for replicate, metrics in enumerate(replicates):
             self.curves.extend((record.trial, replicate, epoch, name, value) for name, value in metrics.items())
@@ -138,6 +142,7 @@ def _row(record: TrialRecord, metrics: Sequence[str]) -> dict[str, Any]:
         "seeds": len(record.seeds),
         "seed": record.seeds[0],
         "feasible": record.feasible,
+        "lane_config": json.dumps(record.lane_config),
         "stopped": record.stopped,
         "failure": record.failure,
     }

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -34,15 +35,40 @@ def photos(tmp_path: Path) -> Path:
     return root
 
 
+def suggest(trial: optuna.Trial) -> LaneConfig:
+    return LaneConfig(
+        lr=trial.suggest_float("lr", 1e-3, 1e-1, log=True), rank=trial.suggest_categorical("rank", [1, 2])
+    )
+
+
+def run_on(images: Path, name: str, **declared: Any) -> Path:
+    """A run on drawn images, in a folder of that name beside them."""
+    study = Study(
+        suggest=suggest,
+        baseline={"lr": 1e-2, "rank": 2},
+        max_rank=2,
+        backbone="tiny-untrained",
+        data=str(images),
+        group_size=2,
+        epochs=3,
+        batch_size=16,
+        **declared,
+    )
+    folder = run_study(
+        LoadedStudy("drawn", Path("drawn.py"), study),
+        n_parallel=2,
+        out=images.parent / name,
+        storage_url=None,
+        device_name="cpu",
+        cache_dir=images.parent / "cache",
+        reporter=LineReporter(stderr),
+    )
+    return folder.path
+
+
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of four trials on three classes of drawn images, one of which has a name to beware of."""
-
-    def suggest(trial: optuna.Trial) -> LaneConfig:
-        return LaneConfig(
-            lr=trial.suggest_float("lr", 1e-3, 1e-1, log=True), rank=trial.suggest_categorical("rank", [1, 2])
-        )
-
     root = tmp_path_factory.mktemp("finished")
     rng = np.random.default_rng(0)
     for name, rows in (
@@ -55,24 +81,12 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = rng.integers(0, 190, (32, 32, 3))
             pixels[rows] += 40
             Image.fromarray(pixels.astype(np.uint8)).save(root / "images" / name / f"{i}.png")
-    study = Study(
-        suggest=suggest,
-        baseline={"lr": 1e-2, "rank": 2},
-        max_rank=2,
-        backbone="tiny-untrained",
-        data=str(root / "images"),
-        group_size=2,
-        trials=4,
-        epochs=3,
-        batch_size=16,
-    )
-    folder = run_study(
-        LoadedStudy("drawn", Path("drawn.py"), study),
-        n_parallel=2,
-        out=root / "run",
-        storage_url=None,
-        device_name="cpu",
-        cache_dir=root / "cache",
-        reporter=LineReporter(stderr),
-    )
-    return folder.path
+    return run_on(root / "images", "run", trials=4)
+
+
+@pytest.fixture(scope="session")
+def pareto_run(finished_run: Path) -> Path:
+    """A run of several objectives on the images and features of `finished_run`."""
+    objectives = {"val_nll": "minimize", "trainable_parameters": "minimize", "val_spread": "maximize"}
+    metrics = {"spread": lambda logits, labels: float(logits.std())}
+    return run_on(finished_run.parent / "images", "pareto", trials=6, objectives=objectives, metrics=metrics)

@@ -87,11 +87,12 @@ def test_lanes_that_fit_grow_with_the_memory_and_leave_a_fifth_of_it() -> None:
 
 
 def test_rank_space_wins_at_low_rank_and_the_direct_form_at_high() -> None:
-    assert cheaper_form(384, 8, 12) == "rank space"
-    assert cheaper_form(384, 256, 12) == "direct"
-    forms = [cheaper_form(384, rank, 12) for rank in range(1, 257)]
+    assert cheaper_form(work_per_token(384, 8, 12)) == "rank space"
+    assert cheaper_form(work_per_token(384, 256, 12)) == "direct"
+    forms = [cheaper_form(work_per_token(384, rank, 12)) for rank in range(1, 257)]
     assert forms == sorted(forms, reverse=True), "one crossing"
-    assert cheaper_form(384, MAX_UNROLLED_RANK, 48) == "rank space", "compiled, its work grows with K and not K²"
+    compiled = work_per_token(384, MAX_UNROLLED_RANK, 48)
+    assert cheaper_form(compiled) == "rank space", "compiled, its work grows with K and not K²"
 
 
 def test_work_of_a_few_modules_by_hand() -> None:

@@ -16,7 +16,6 @@ from sweep.engine import Stack
 from sweep.lanes import LaneConfig
 from sweep.losses import LaneLosses
 from sweep.optim import LaneOptimizers
-from sweep.side_networks.last import LAST
 
 
 class Row(Protocol):
@@ -92,7 +91,7 @@ class _PlainLoop(ABC):
         return [{name: p.detach().clone().cpu() for name, p in self.module.named_parameters()}]
 
 
-def _direct(workload: Workload, lane: int) -> LAST:
+def _direct(workload: Workload, lane: int) -> nn.Module:
     """The lane's module in the direct form, started as `sweep run` starts it."""
     module = workload.spec.plain(workload.sizes.rank)
     module.load_state_dict(workload.spec.lane(workload.sizes.rank, workload.seed_of(lane)).state_dict())
@@ -188,7 +187,7 @@ class _OnImages(_PlainLoop):
 
 def _own_vit(workload: Workload) -> nn.Module:
     assert workload.backbone is not None
-    vit = copy.deepcopy(workload.backbone.vit)
+    vit = copy.deepcopy(workload.backbone.network)
     for parameter in vit.parameters():
         parameter.requires_grad = True
     return vit.train()

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from backbones import load_backbone
+from backbones.frozen import FrozenBackbone
 from backbones.timm_vit import TimmViT
 from sweep.batches import StageData
 from sweep.data import load_data
 from sweep.data.files import file_split
+from sweep.errors import UsageError
 from sweep.features import compute_features
 from sweep.lanes import LaneConfig
 from sweep.paths import default_cache_dir
@@ -86,7 +88,7 @@ class Workload:
     shape: Shape
     features: StageData
     images: Tensor | None = None
-    backbone: TimmViT | None = None
+    backbone: FrozenBackbone | None = None
     configs: list[LaneConfig] = field(init=False)
     spec: SideNetworkSpec = field(init=False)
 
@@ -129,6 +131,8 @@ class Workload:
             cache_dir=default_cache_dir(),
             device=sizes.device,
         )
+        if not isinstance(backbone, TimmViT):
+            raise UsageError(f"sweep bench measures plain Vision Transformers, and {sizes.backbone} is none; give one")
         split = load_data("count", seed=SEED, cache_dir=default_cache_dir()).train
         images = torch.stack([backbone.transform(split.open(i)) for i in range(sizes.batch_size)]).to(sizes.device)
         stages = torch.stack([stage.half() for stage in backbone.stages(images)], 1).cpu().numpy()

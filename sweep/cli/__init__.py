@@ -8,9 +8,11 @@ import warnings
 import typer
 from rich.markup import escape
 
+from sweep.cli.backbones import backbones
 from sweep.cli.bench import bench
 from sweep.cli.console import printable, stderr
 from sweep.cli.dashboard import dashboard
+from sweep.cli.data import data
 from sweep.cli.export import export
 from sweep.cli.plan import plan
 from sweep.cli.predict import predict
@@ -18,6 +20,8 @@ from sweep.cli.report import report
 from sweep.cli.results import results
 from sweep.cli.resume import resume
 from sweep.cli.run import run
+from sweep.cli.verify import verify
+from sweep.cli.watch import watch
 from sweep.errors import SweepError
 
 app = typer.Typer(
@@ -32,11 +36,15 @@ app = typer.Typer(
 app.command()(run)
 app.command()(resume)
 app.command()(plan)
+app.command()(watch)
+app.command()(data)
 app.command()(results)
 app.command()(export)
 app.command()(predict)
 app.command()(report)
+app.command()(verify)
 app.command()(dashboard)
+app.command()(backbones)
 app.command()(bench)
 
 

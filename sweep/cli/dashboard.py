@@ -3,12 +3,18 @@
 import importlib.util
 import ipaddress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweep.cli.console import stderr
+from sweep.cli.console import printable, stderr
 from sweep.errors import SweepError, UsageError
+
+if TYPE_CHECKING:
+    from optuna.artifacts import FileSystemArtifactStore
+    from optuna.storages import BaseStorage
+
+    from sweep.run_folder import RunFolder
 
 
 def dashboard(
@@ -21,7 +27,11 @@ def dashboard(
         str | None, typer.Option(help="The Optuna storage URL of a run that was given one; never taken from its files.")
     ] = None,
 ) -> None:
-    """Open a run in optuna-dashboard, on localhost until Ctrl-C."""
+    """Open a run in optuna-dashboard, on localhost until Ctrl-C.
+
+    The study of a run that ended has a note with its summary, and the winner's weights and the tables as artifacts; the
+    first call writes them, into the run's storage and its folder `artifacts`.
+    """
     from sweep.run_folder import RunFolder
     from sweep.storage import open_recorded
 
@@ -30,7 +40,9 @@ def dashboard(
         raise SweepError('optuna-dashboard is not installed; python -m pip install -e ".[dashboard]"')
     from optuna_dashboard import run_server
 
-    opened = open_recorded(folder, storage, f"sweep dashboard {run}")
+    command = f"sweep dashboard {run}"
+    opened = open_recorded(folder, storage, command)
+    artifacts = _artifacts(folder, opened, storage, command)
     if not _is_loopback(host):
         stderr.print(
             f"[bold yellow]warning:[/] whoever can reach {host or 'this machine'} can read and change this study; "
@@ -40,11 +52,33 @@ def dashboard(
         )
     stderr.print(f"http://{host}:{port}/  (Ctrl-C ends it)", highlight=False)
     try:
-        run_server(opened, host=host, port=port)
+        run_server(opened, host=host, port=port, artifact_store=artifacts)
     except OSError as error:
         raise UsageError(
             f"cannot listen on {host}, port {port}: {error.strerror}; give another with --host and --port"
         ) from error
+
+
+def _artifacts(
+    folder: "RunFolder", opened: "BaseStorage", storage: str | None, command: str
+) -> "FileSystemArtifactStore | None":
+    """The run's artifact store, and its study annotated; nothing where an artifact is not fit to be served."""
+    from sweep.dashboard_notes import annotate, open_artifacts, unsafe_artifact
+    from sweep.results import load_results
+    from sweep.storage import load_optuna_study
+
+    if unsafe := unsafe_artifact(opened):
+        stderr.print(
+            f"artifacts are not shown: a browser might run {printable(unsafe)}",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
+        return None
+    artifacts = open_artifacts(folder)
+    if folder.summary_path.is_file():
+        annotate(load_optuna_study(folder, storage, command), load_results(folder.path), folder, artifacts)
+    return artifacts
 
 
 def _is_loopback(host: str) -> bool:

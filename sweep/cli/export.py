@@ -13,7 +13,11 @@ def export(
     to: Annotated[Path, typer.Option(help="Folder to make.")],
     trial: Annotated[int | None, typer.Option(help="A trial's number; the winner if not given.", min=0)] = None,
     ensemble: Annotated[
-        str | None, typer.Option(help="`top5`: the five best trials behind one forward pass of the backbone.")
+        str | None,
+        typer.Option(
+            help="Several trials behind one forward pass of the backbone: `top5` for the five best, `pareto` for those "
+            "of the Pareto front."
+        ),
     ] = None,
     with_backbone: Annotated[
         bool,

@@ -24,14 +24,21 @@ Epochs = Annotated[int | None, typer.Option(help="Passes over the training image
 BatchSize = Annotated[int | None, typer.Option(help="Images a step.")]
 BackboneName = Annotated[
     str | None,
-    typer.Option(help="`dinov2_small_focus`, or any timm Vision Transformer whose weights can be had."),
+    typer.Option(help="A name that `sweep backbones` lists, or your own: `./mine.py:build`."),
 ]
 ImageSize = Annotated[int | None, typer.Option(help="Side of the backbone's input, in pixels.")]
 Data = Annotated[
     str | None,
-    typer.Option(help="`count`, `mnist`, `mnist-count`, a folder with one subfolder a class, or a VTAB-1K task."),
+    typer.Option(
+        help="A name (`sweep data` lists them), a folder with one subfolder a class, a VTAB-1K task or all of them, a "
+        "table (`.csv`, `.parquet`), arrays (`.npz`), or a saved Hugging Face data set: docs/data.md."
+    ),
 ]
 GroupSize = Annotated[int | None, typer.Option(help="g: blocks of the backbone between two side blocks.")]
+Stages = Annotated[
+    str | None,
+    typer.Option(help="Instead of g: how many stages to spread over the backbone, or blocks to tap after, `3,6,12`."),
+]
 ModulesPerBlock = Annotated[int | None, typer.Option(help="T: attention modules in a side block.")]
 PoolName = Annotated[str | None, typer.Option(help="What the head reads: `mean` of the patch tokens, or `class`.")]
 PrecisionName = Annotated[
@@ -54,6 +61,21 @@ OnBadImageChoice = Annotated[
     ),
 ]
 DeviceName = Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`; the GPU if there is one.")]
+
+
+def stages_asked_for(stages: str | None) -> int | tuple[int, ...] | None:
+    """A number of stages, or the numbers of blocks.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if stages is None:
+        return None
+    try:
+        blocks = tuple(int(part) for part in stages.split(",") if part.strip())
+    except ValueError as error:
+        raise UsageError(f"--stages must be a number, or blocks such as 3,6,12, not {stages!r}") from error
+    return blocks if "," in stages or not blocks else blocks[0]
 
 
 def lanes_asked_for(n_parallel: str) -> int | None:

@@ -11,9 +11,11 @@ import typer
 from sweep.cli.console import stderr, stdout
 from sweep.cli.progress import reporter_for
 from sweep.cli.show import show_summary, show_trials
+from sweep.cli.show_suite import show_suite
 from sweep.reporter import Reporter
 from sweep.results import load_results
 from sweep.run_folder import RunFolder
+from sweep.tasks import is_suite, load_suite
 
 INTERRUPTED, TERMINATED = 130, 143
 
@@ -41,19 +43,32 @@ def carry_out_and_show(run: Callable[[Reporter], object], out: Path) -> None:
 
     Args:
         run: Does the work, and says how far it is.
-        out: The run folder.
+        out: The run folder, or the folder of a suite's.
     """
     try:
         with _terminating(), closing(reporter_for(stderr)) as reporter:
             run(reporter)
     except KeyboardInterrupt as stopped:
-        if RunFolder(out).trials_path.is_file():
-            show_trials(stdout, load_results(out))
-        if RunFolder(out).config_path.is_file():
-            stderr.print(f"stopped; go on with: sweep resume {out}", soft_wrap=True, markup=False, highlight=False)
-        else:
-            stderr.print("stopped before the run began; the features computed so far are kept")
+        _show_stopped(out)
         raise typer.Exit(TERMINATED if isinstance(stopped, _Terminated) else INTERRUPTED) from None
+    if is_suite(out):
+        show_suite(stdout, load_suite(out), out)
+        return
     results = load_results(out)
     show_trials(stdout, results)
     show_summary(stdout, results, out)
+
+
+def _show_stopped(out: Path) -> None:
+    """Print what there is of a run that was stopped, and how to go on."""
+    if is_suite(out):
+        show_suite(stdout, load_suite(out), out)
+        message = f"stopped; go on with the same command and --out {out}"
+        stderr.print(message, soft_wrap=True, markup=False, highlight=False)
+        return
+    if RunFolder(out).trials_path.is_file():
+        show_trials(stdout, load_results(out))
+    if RunFolder(out).config_path.is_file():
+        stderr.print(f"stopped; go on with: sweep resume {out}", soft_wrap=True, markup=False, highlight=False)
+    else:
+        stderr.print("stopped before the run began; the features computed so far are kept")

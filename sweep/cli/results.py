@@ -18,7 +18,7 @@ class Format(StrEnum):
 
 
 def results(
-    run: Annotated[Path, typer.Argument(help="The folder that `sweep run` named at its end.")],
+    run: Annotated[Path, typer.Argument(help="The folder that `sweep run` named at its end; of one task or several.")],
     format: Annotated[Format, typer.Option(help="For eyes, for a spreadsheet, or for a program.")] = Format.TABLE,
     plot: Annotated[
         Path | None, typer.Option(help="Also draw the trials: the Pareto front, or the best so far. An HTML file.")
@@ -33,7 +33,11 @@ def results(
 
     from sweep.cli.show import show_summary, show_trials
     from sweep.results import load_results
+    from sweep.tasks import is_suite
 
+    if is_suite(run):
+        _suite_results(run, format, plot)
+        return
     loaded = load_results(run)
     if plot is not None:
         from sweep.plots import trials_figure, write_figure
@@ -47,3 +51,22 @@ def results(
     else:
         show_trials(stdout, loaded, limit=len(loaded.trials))
         show_summary(stdout, loaded, run)
+
+
+def _suite_results(folder: Path, format: Format, plot: Path | None) -> None:
+    import json
+
+    from sweep.cli.show_suite import show_suite
+    from sweep.errors import UsageError
+    from sweep.tasks import load_suite
+
+    if plot is not None:
+        raise UsageError(f"--plot draws the trials of one task: sweep results {folder}/TASK --plot {plot}")
+    loaded = load_suite(folder)
+    if format is Format.CSV:
+        typer.echo(loaded.tasks.to_csv(index=False), nl=False)
+    elif format is Format.JSON:
+        tasks = json.loads(loaded.tasks.to_json(orient="records", double_precision=15))
+        typer.echo(json.dumps({"suite": loaded.suite, "missing": dict(loaded.missing), "tasks": tasks}, indent=2))
+    else:
+        show_suite(stdout, loaded, folder)

@@ -1,6 +1,6 @@
 """`sweep run`: a study from names to answer."""
 
-from datetime import datetime
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +19,7 @@ def run(
     image_size: options.ImageSize = None,
     data: options.Data = None,
     group_size: options.GroupSize = None,
+    stages: options.Stages = None,
     modules_per_block: options.ModulesPerBlock = None,
     pool: options.PoolName = None,
     precision: options.PrecisionName = None,
@@ -53,47 +54,43 @@ def run(
         sweep run --study lr_rank --data ./photos --trials 64 --epochs 20
 
         sweep run --study lr_rank_halving --trials 200 --time 10m
-    """
-    from sweep.budget import Budget, parse_duration
-    from sweep.cli.outcome import carry_out_and_show
-    from sweep.enqueued import read_enqueued
-    from sweep.paths import default_cache_dir
-    from sweep.runner import run_study
-    from sweep.study import LoadedStudy, load_study
 
-    loaded = load_study(study)
-    overridden = loaded.study.override(
-        trials=trials,
-        epochs=epochs,
-        batch_size=batch_size,
-        backbone=backbone,
-        image_size=image_size,
-        data=data,
-        group_size=group_size,
-        modules_per_block=modules_per_block,
-        pool=pool,
-        precision=precision,
-        max_rank=max_rank,
-        seeds=seeds,
-        sampler=sampler,
-        seed=seed,
-    )
-    budget = Budget(wall_seconds=None if time is None else parse_duration(time), target=target)
-    out = out or Path("runs") / f"{loaded.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    With `--data mini-vtab`, or a folder of VTAB-1K tasks, every task is searched; its winner is trained again on train
+    and val and tested once; group means and the flat mean are printed.
+    """
+    from sweep import api
+    from sweep.cli.outcome import carry_out_and_show
+
+    carry_out: Callable[..., object] = api.run_tasks if api.names_tasks(study, data) else api.run
     lanes = options.lanes_asked_for(n_parallel)
-    enqueued = [] if enqueue is None else read_enqueued(enqueue)
+    out = out or api.new_run_path(Path(study).stem)
     carry_out_and_show(
-        lambda reporter: run_study(
-            LoadedStudy(loaded.name, loaded.path, overridden),
+        lambda reporter: carry_out(
+            study,
             n_parallel=lanes,
             out=out,
-            storage_url=storage,
-            device_name=device,
-            cache_dir=default_cache_dir(),
+            time=time,
+            target=target,
+            enqueue=enqueue or (),
+            storage=storage,
+            device=device,
             on_bad_image=on_bad_image.value,
             reporter=reporter,
-            budget=budget,
-            enqueued=enqueued,
+            trials=trials,
+            epochs=epochs,
+            batch_size=batch_size,
+            backbone=backbone,
+            image_size=image_size,
+            data=data,
+            group_size=group_size,
+            stages=options.stages_asked_for(stages),
+            modules_per_block=modules_per_block,
+            pool=pool,
+            precision=precision,
+            max_rank=max_rank,
+            seeds=seeds,
+            sampler=sampler,
+            seed=seed,
         ),
         out,
     )

@@ -1,56 +1,76 @@
-"""Data sets by name or by folder: packaged demo sets, ImageFolder trees, VTAB-1K task folders."""
+"""Data sets by name, folder, file or object: whatever `--data` and `Study.data` take."""
 
 import difflib
 import os
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from sweep.data.arrays import array_file
 from sweep.data.base import DataSet, SkippedImage, Split
-from sweep.data.digits import mnist, mnist_count
 from sweep.data.files import ImageChecker, OnBadImage
 from sweep.data.folder import image_folder
-from sweep.data.rendered import count
+from sweep.data.objects import object_data
+from sweep.data.packaged import DATA_SETS
+from sweep.data.saved import is_saved, saved_data_set
+from sweep.data.suites import PACKAGED_SUITES, find_suite
+from sweep.data.table import image_table
 from sweep.data.vtab import LIST_FILES, vtab_task
 from sweep.errors import UsageError
 
 __all__ = ["DATA_SETS", "DataSet", "OnBadImage", "SkippedImage", "Split", "load_data"]
 
-DATA_SETS: dict[str, Callable[[Path], DataSet]] = {
-    "count": lambda _cache_dir: count(),
-    "mnist": mnist,
-    "mnist-count": mnist_count,
-}
+FILE_SUFFIXES = ".csv", ".parquet", ".npz"
 
 
-def load_data(spec: str, *, seed: int, cache_dir: Path, on_bad_image: OnBadImage = "error") -> DataSet:
+def load_data(
+    spec: str | Mapping[str, Any], *, seed: int, cache_dir: Path, on_bad_image: OnBadImage = "error"
+) -> DataSet:
     """Load a data set; images are decoded when they are opened.
 
     Args:
-        spec: a name in `DATA_SETS`, or a folder: a VTAB-1K task (``train800.txt``, ``val200.txt``,
-            ``test.txt``), or images in one folder a class, with or without ``train``, ``val`` and ``test``
-            above the classes.
-        seed: seed of the split of a folder that does not bring its own; the demo sets are always the same.
+        spec: a name in `DATA_SETS`; a folder: a VTAB-1K task (``train800.txt``, ``val200.txt``, ``test.txt``), a saved
+            Hugging Face data set, or images in one folder a class, with or without ``train``, ``val`` and ``test``
+            above the classes; a table of images (``.csv``, ``.parquet``) or an archive of arrays (``.npz``); or
+            data set objects by split.
+        seed: seed of the split of data that do not bring their own; the demo sets are always the same.
         cache_dir: root of sweep's cache, for the demo sets that are fetched.
-        on_bad_image: ``"skip"`` decodes every file of a folder once and leaves out, before splitting, those that
+        on_bad_image: ``"skip"`` decodes every image once and leaves out, before splitting, those that
             cannot be read; each is logged, and listed in `DataSet.skipped`.
 
     Raises:
-        UsageError: nothing is called `spec`, or the folder does not hold what it should.
-        SweepError: a demo set cannot be fetched, or an image cannot be read.
+        UsageError: nothing is called `spec`, or it does not hold what it should.
+        SweepError: a demo set cannot be fetched, a file is damaged, or an image cannot be read.
     """
     checker = ImageChecker(on_bad_image)
+    if not isinstance(spec, str):
+        return object_data(spec, seed=seed, checker=checker)
     if spec in DATA_SETS:
-        return DATA_SETS[spec](cache_dir)
-    folder = Path(os.path.expanduser(spec))
-    if os.path.isdir(folder):
-        if any((folder / name).is_file() for name in LIST_FILES.values()):
-            return vtab_task(folder, checker)
-        return image_folder(folder, seed=seed, checker=checker)
-    close = difflib.get_close_matches(spec, DATA_SETS, n=1)
-    reason = "is a file" if os.path.exists(folder) else "does not exist"
+        return DATA_SETS[spec].load(cache_dir)
+    path = Path(os.path.expanduser(spec))
+    if find_suite(spec, cache_dir) is not None:
+        raise UsageError(f"{spec} is several tasks, which `sweep run` takes; give one of them here")
+    if os.path.isdir(path):
+        return _from_folder(path, seed, checker)
+    suffix = path.suffix.lower()
+    if suffix in FILE_SUFFIXES and os.path.isfile(path):
+        read = array_file if suffix == ".npz" else image_table
+        return read(path, seed=seed, checker=checker)
+    close = difflib.get_close_matches(spec, [*DATA_SETS, *PACKAGED_SUITES], n=1)
+    reason = "does not exist"
+    if os.path.exists(path):
+        reason = f"is a file that does not end in {', '.join(FILE_SUFFIXES)}"
     raise UsageError(
         f"no data set {spec!r}: it is no demo set{f' (did you mean {close[0]}?)' if close else ''}, "
-        f"and the folder {folder} {reason}.\n"
-        f"Give one of {', '.join(DATA_SETS)}; a folder of images, one subfolder a class; "
-        f"or a VTAB-1K task folder"
+        f"and {path} {reason}.\n"
+        f"Give one of {', '.join(DATA_SETS)}; a folder of images, one subfolder a class; a table of images; "
+        f"an archive of arrays; a saved Hugging Face data set; or a VTAB-1K task folder (docs/data.md)"
     )
+
+
+def _from_folder(folder: Path, seed: int, checker: ImageChecker) -> DataSet:
+    if any((folder / name).is_file() for name in LIST_FILES.values()):
+        return vtab_task(folder, checker)
+    if is_saved(folder):
+        return saved_data_set(folder, seed=seed, checker=checker)
+    return image_folder(folder, seed=seed, checker=checker)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 Labels = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def digest_of(parts: Iterable[str | bytes]) -> str:
     return digest.hexdigest()
 
 
-def stratified_split(labels: Labels, shares: tuple[float, ...], seed: int) -> tuple[npt.NDArray[np.int64], ...]:
+def stratified_split(labels: Labels, shares: tuple[float, ...], seed: int) -> tuple[Indices, ...]:
     """Split indices class by class into one part more than there are `shares`.
 
     Args:

@@ -1,9 +1,11 @@
 """Image files on disk: which count as images, how they are checked, decoded and fingerprinted."""
 
 import hashlib
+import io
 import logging
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,11 +37,22 @@ def is_image(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class _Checked:
-    """An image file that was tried; `error` is None where it can be read."""
+class Encoded:
+    """An image file that lies inside of another file.
 
-    path: Path
-    error: SweepError | None
+    Attributes:
+        name: What to call it in messages.
+        content: Returns its bytes.
+    """
+
+    name: str
+    content: Callable[[], bytes]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+ImageFile = Path | Encoded
 
 
 class ImageChecker:
@@ -63,7 +76,7 @@ class ImageChecker:
         self.skipped: list[SkippedImage] = []
         self._skip = on_bad_image == "skip"
 
-    def readable(self, files: Sequence[Path]) -> npt.NDArray[np.bool_]:
+    def readable(self, files: Sequence[ImageFile]) -> npt.NDArray[np.bool_]:
         """Return which of `files` can be used, `(n,)`; each that cannot is said and recorded.
 
         Raises:
@@ -73,17 +86,42 @@ class ImageChecker:
             warnings.simplefilter("ignore", UserWarning)  # remarks on damaged metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             if not self._skip:
-                for path in files:
-                    _check_header(path)
+                for file in files:
+                    _check_header(file)
                 return np.ones(len(files), dtype=np.bool_)
             logger.info("decoding %d images once, to find those that cannot be read", len(files))
-            with ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="check") as pool:
-                checked = list(pool.map(_check_pixels, files))
-        for entry in checked:
-            if entry.error is not None:
-                logger.warning("skipped: %s", entry.error)
-                self.skipped.append(SkippedImage(str(entry.path), str(entry.error)))
-        return np.array([entry.error is None for entry in checked], dtype=np.bool_)
+            return self.usable([str(file) for file in files], lambda index: _check_pixels(files[index]))
+
+    def usable(self, names: Sequence[str], check: Callable[[int], object]) -> npt.NDArray[np.bool_]:
+        """Return which images can be used, `(n,)`, of any kind.
+
+        Args:
+            names: What each is called.
+            check: Raises `SweepError` where the image of that index cannot be used; called once each, in threads.
+
+        Raises:
+            SweepError: An image cannot be used, and bad images are errors.
+        """
+
+        def error_of(index: int) -> SweepError | None:
+            try:
+                check(index)
+            except SweepError as error:
+                return error
+            return None
+
+        usable = np.ones(len(names), dtype=np.bool_)
+        with ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="check") as pool:
+            for index, error in enumerate(pool.map(error_of, range(len(names)))):
+                if error is None:
+                    continue
+                if not self._skip:
+                    pool.shutdown(cancel_futures=True)
+                    raise error
+                logger.warning("skipped: %s", error)
+                self.skipped.append(SkippedImage(names[index], str(error)))
+                usable[index] = False
+        return usable
 
     def remark(self) -> str:
         """What to add to a message about too few images."""
@@ -112,18 +150,44 @@ def file_split(name: str, root: Path, files: Sequence[Path], labels: Labels) -> 
     return Split(name, labels, lambda index: decode(kept[index]), fingerprint, lambda index: str(kept[index]))
 
 
-def decode(path: Path) -> Image.Image:
+def decode(file: ImageFile) -> Image.Image:
     """Decode the first picture of an image file and apply its EXIF orientation.
 
     Raises:
         SweepError: the file cannot be read or decoded.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with _opened(file) as image:
             image.load()
             return ImageOps.exif_transpose(image)
     except Exception as error:  # Pillow's readers answer damage with errors of a dozen types
-        raise _unreadable(path, error) from error
+        raise _unreadable(file, error) from error
+
+
+def inside(folder: Path, image: str, where: str) -> Path:
+    """Return the file that a list names, once it is known to exist and, links resolved, to lie below `folder`.
+
+    Args:
+        folder: What the list's paths are relative to.
+        image: A path as the list has it.
+        where: The list and the line, for messages.
+
+    Raises:
+        UsageError: It does not exist, or leads out of the folder.
+    """
+    normal = os.path.normpath(image)
+    if os.path.isabs(image) or Path(normal).parts[:1] == ("..",):
+        raise UsageError(f"{where}: {image} leads out of the folder {folder}; give a path relative to it")
+    target = folder / normal
+    if not os.path.isfile(target):
+        raise UsageError(f"{where}: {target} does not exist; put the image there or drop the line")
+    real = Path(os.path.realpath(target))
+    if not real.is_relative_to(folder.resolve()):
+        raise UsageError(
+            f"{where}: {image} is behind a link that leads out of the folder {folder}, to {real}. "
+            f"Put the images into the folder; a link to the whole folder is fine"
+        )
+    return target
 
 
 def suffixes_of_others(paths: Sequence[Path]) -> list[str]:
@@ -135,25 +199,35 @@ def suffixes_of_others(paths: Sequence[Path]) -> list[str]:
     ]
 
 
-def _check_header(path: Path) -> None:
+def _opened(file: ImageFile) -> Image.Image:
+    """Let Pillow read an image's header."""
+    return Image.open(file if isinstance(file, Path) else io.BytesIO(file.content()), formats=FORMATS)
+
+
+def _check_header(file: ImageFile) -> None:
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with _opened(file) as image:
             mode = image.mode
     except Exception as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(file, error) from error
+    require_plain_colours(str(file), mode)
+
+
+def require_plain_colours(name: str, mode: str) -> None:
+    """Refuse an image whose pixels have no sure way to RGB.
+
+    Raises:
+        SweepError: Its mode is of that kind.
+    """
     if mode in ("I", "F"):  # the range of their values is anybody's guess
-        raise SweepError(f"{path} has 32-bit values ({mode}), not an image's 8 or 16: convert it, or remove it")
+        raise SweepError(f"{name} has 32-bit values ({mode}), not an image's 8 or 16: convert it, or remove it")
     if mode not in MODES:
-        raise SweepError(f"{path} has colours of mode {mode}, which have no sure way to RGB: convert it, or remove it")
+        raise SweepError(f"{name} has colours of mode {mode}, which have no sure way to RGB: convert it, or remove it")
 
 
-def _check_pixels(path: Path) -> _Checked:
-    try:
-        _check_header(path)
-        decode(path)
-    except SweepError as error:
-        return _Checked(path, error)
-    return _Checked(path, None)
+def _check_pixels(file: ImageFile) -> None:
+    _check_header(file)
+    decode(file)
 
 
 def _read(path: Path) -> bytes:
@@ -163,8 +237,8 @@ def _read(path: Path) -> bytes:
         raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: BaseException) -> SweepError:
+def _unreadable(file: ImageFile, error: BaseException) -> SweepError:
     reason = str(error) or type(error).__name__
     return SweepError(
-        f"cannot read the image {path}: {reason}. Replace or remove the file, or leave it out with --on-bad-image skip"
+        f"cannot read the image {file}: {reason}. Replace or remove the file, or leave it out with --on-bad-image skip"
     )

@@ -7,15 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from sweep.data.base import DataSet, Labels, Split, stratified_split
+from sweep.data.base import DataSet, Labels, Split
 from sweep.data.files import IMAGE_SUFFIXES, ImageChecker, file_split, is_image, suffixes_of_others
+from sweep.data.splitting import SPLIT_NAMES, split_off_val, split_three_ways
 from sweep.errors import UsageError
 
 logger = logging.getLogger(__name__)
-
-SPLIT_NAMES = ("train", "val", "test")
-VAL_SHARE, TEST_SHARE = 0.16, 0.20
-VAL_SHARE_OF_TRAIN = VAL_SHARE / (1 - TEST_SHARE)
 
 
 def image_folder(root: Path, *, seed: int, checker: ImageChecker) -> DataSet:
@@ -47,10 +44,9 @@ def image_folder(root: Path, *, seed: int, checker: ImageChecker) -> DataSet:
             f"name the splits train, val and test, and move other folders away"
         )
     tree = _scan(root, checker)
-    _require_class_size(root, tree, checker, smallest=3, splits="train, val and test")
-    parts = stratified_split(tree.labels, (VAL_SHARE, TEST_SHARE), seed)
-    train, val, test = (tree.split(name, root, part) for name, part in zip(SPLIT_NAMES, parts, strict=True))
-    description = f"folder {root}; 64 / 16 / 20 % of each class, split seed {seed}"
+    parts, how = split_three_ways(tree.labels, tree.class_names, seed=seed, where=str(root), remark=checker.remark())
+    train, val, test = (tree.split(name, root, part) for name, part in parts.items())
+    description = f"folder {root}; {how}"
     return _data_set(root, description, [tree], train, val, test, checker)
 
 
@@ -74,10 +70,10 @@ def _given_splits(root: Path, seed: int, subfolders: set[str], checker: ImageChe
         train, val = tree.split("train", root), trees["val"].split("val", root)
         description = f"folder {root}; splits as given"
     else:
-        _require_class_size(root / "train", tree, checker, smallest=2, splits="train and val")
-        kept, held = stratified_split(tree.labels, (VAL_SHARE_OF_TRAIN,), seed)
-        train, val = tree.split("train", root, kept), tree.split("val", root, held)
-        description = f"folder {root}; train and test as given, val is 20 % of train, split seed {seed}"
+        where = str(root / "train")
+        parts, how = split_off_val(tree.labels, tree.class_names, seed=seed, where=where, remark=checker.remark())
+        train, val = (tree.split(name, root, part) for name, part in parts.items())
+        description = f"folder {root}; {how}"
     return _data_set(root, description, list(trees.values()), train, val, trees["test"].split("test", root), checker)
 
 
@@ -155,13 +151,3 @@ def _scan(folder: Path, checker: ImageChecker) -> _Tree:
                 f"class folder {class_folder} has no images ({suffixes}){checker.remark()}; fill or remove it"
             )
     return _Tree(files, labels, tuple(path.name for path in classes), left_aside)
-
-
-def _require_class_size(root: Path, tree: _Tree, checker: ImageChecker, *, smallest: int, splits: str) -> None:
-    sizes = np.bincount(tree.labels, minlength=len(tree.class_names))
-    for name, size in zip(tree.class_names, sizes.tolist(), strict=True):
-        if size < smallest:
-            raise UsageError(
-                f"class {name!r} in {root} has {size} images{checker.remark()}; {smallest} are needed to be in "
-                f"{splits}. Add images or remove the class"
-            )

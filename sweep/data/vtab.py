@@ -1,14 +1,13 @@
 """VTAB-1K task folders: list files of `path LABEL` lines beside an `images` folder."""
 
 import logging
-import os
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from sweep.data.base import DataSet, Split
-from sweep.data.files import ImageChecker, file_split
+from sweep.data.files import ImageChecker, file_split, inside
 from sweep.errors import SweepError, UsageError
 
 logger = logging.getLogger(__name__)
@@ -125,7 +124,6 @@ def _read_list(folder: Path, file: str, n_classes: int | None) -> tuple[list[Pat
         raise UsageError(f"{path} is not UTF-8 text: {error}; save it as UTF-8") from error
     except OSError as error:
         raise SweepError(f"cannot read {path}: {error.strerror}") from error
-    root = folder.resolve()
     files: list[Path] = []
     labels: list[int] = []
     first_line: dict[Path, int] = {}
@@ -134,7 +132,7 @@ def _read_list(folder: Path, file: str, n_classes: int | None) -> tuple[list[Pat
             continue
         where = f"{path}:{number}"
         image, label = _parse(line, where, n_classes)
-        target = _inside(folder, root, image, where)
+        target = inside(folder, image, where)
         if target in first_line:
             raise UsageError(f"{where}: {image} was listed before, in line {first_line[target]}; drop one of them")
         first_line[target] = number
@@ -143,23 +141,6 @@ def _read_list(folder: Path, file: str, n_classes: int | None) -> tuple[list[Pat
     if not files:
         raise UsageError(f"{path} lists no images; every line should be `images/train800/000000.jpg LABEL`")
     return files, labels
-
-
-def _inside(folder: Path, root: Path, image: str, where: str) -> Path:
-    """Return the file that a line names, once it is known to exist and, links resolved, to lie below `root`."""
-    inside = os.path.normpath(image)
-    if os.path.isabs(image) or Path(inside).parts[:1] == ("..",):
-        raise UsageError(f"{where}: {image} leads out of the task's folder; give a path relative to it")
-    target = folder / inside
-    if not os.path.isfile(target):
-        raise UsageError(f"{where}: {target} does not exist; fetch the task's images again or drop the line")
-    real = Path(os.path.realpath(target))
-    if not real.is_relative_to(root):
-        raise UsageError(
-            f"{where}: {image} is behind a link that leads out of the task's folder, to {real}. "
-            f"Put the images into the folder; a link to the whole folder is fine"
-        )
-    return target
 
 
 def _parse(line: str, where: str, n_classes: int | None) -> tuple[str, int]:

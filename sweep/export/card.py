@@ -43,10 +43,10 @@ def model_card(
     """
     names = " + ".join(f"trial {c.weights.trial}" for c in chosen)
     sections = [
-        f"# {_text(config.training['study'])}: {names}",
+        f"# {markdown_text(config.training['study'])}: {names}",
         _what_it_is(config, with_backbone, differences),
         _data(config),
-        f"## Backbone\n\n{_text(config.backbone.name)}, frozen. {origin_of(config.backbone.name)}\n"
+        f"## Backbone\n\n{markdown_text(config.backbone.name)}, frozen. {origin_of(config.backbone.name)}\n"
         f"SHA-256 over its weights: `{config.backbone.fingerprint}`. Its licence goes with it, wherever it goes.",
         _metrics(config, results, chosen),
         _how_chosen(results, chosen),
@@ -62,7 +62,7 @@ def _what_it_is(config: ModelConfig, with_backbone: bool, differences: Mapping[s
     ranks = ", ".join(str(member.rank) for member in config.members)
     lines = [
         f"{kind} (low-rank attention side-tuning, arXiv 2402.04009; rank {ranks}, {side.n_modules} modules) "
-        f"of a frozen {_text(config.backbone.name)} at {config.transform.image_size} px: "
+        f"of a frozen {markdown_text(config.backbone.name)} at {config.transform.image_size} px: "
         f"images to {len(config.class_names)} classes.",
         "",
         "```python",
@@ -103,10 +103,10 @@ def _what_it_is(config: ModelConfig, with_backbone: bool, differences: Mapping[s
 def _data(config: ModelConfig) -> str:
     training = config.training
     sizes = ", ".join(f"{split['images']} {name}" for name, split in training["splits"].items())
-    names = ", ".join(map(_text, config.class_names))
-    notice = f"\n\n{_text(training['data_notice'])}" if training["data_notice"] else ""
+    names = ", ".join(map(markdown_text, config.class_names))
+    notice = f"\n\n{markdown_text(training['data_notice'])}" if training["data_notice"] else ""
     return (
-        f"## Data\n\n{_text(training['data'])}: {sizes} images. Trained on train.{notice}\n\n"
+        f"## Data\n\n{markdown_text(training['data'])}: {sizes} images. Trained on train.{notice}\n\n"
         f"{len(config.class_names)} classes: {names}."
     )
 
@@ -114,19 +114,16 @@ def _data(config: ModelConfig) -> str:
 def _metrics(config: ModelConfig, results: Results, chosen: Sequence[Chosen]) -> str:
     splits = config.training["splits"]
     n_val, n_test = splits["val"]["images"], splits["test"]["images"]
-    rows = [
-        f"| | {' | '.join(METRICS.values())} |",
-        f"|---{'|---' * len(METRICS)}|",
-    ]
+    rows = metric_head()
     for c in chosen:
         val = {name: c.row[f"val_{name}"] for name in METRICS}
-        rows.append(_row(f"trial {c.weights.trial}, {n_val} val images", val, n_val))
+        rows.append(metric_row(f"trial {c.weights.trial}, {n_val} val images", val, n_val))
         if test := _test_metrics(results, c):
-            rows.append(_row(f"trial {c.weights.trial}, {n_test} test images", test, n_test))
+            rows.append(metric_row(f"trial {c.weights.trial}, {n_test} test images", test, n_test))
     if results.summary:
         probe = results.summary["linear_probe"]
-        rows.append(_row(f"linear probe for comparison, {n_val} val images", probe["val"], n_val))
-        rows.append(_row(f"linear probe for comparison, {n_test} test images", probe["test"], n_test))
+        rows.append(metric_row(f"linear probe for comparison, {n_val} val images", probe["val"], n_val))
+        rows.append(metric_row(f"linear probe for comparison, {n_test} test images", probe["test"], n_test))
     notes = ["± is the standard error over images; another seed is not in it."]
     if len(chosen) > 1:
         notes.append("The ensemble as a whole was not evaluated; these are the numbers of its members.")
@@ -140,7 +137,13 @@ def _test_metrics(results: Results, chosen: Chosen) -> dict[str, float] | None:
     return test
 
 
-def _row(name: str, metrics: Mapping[str, float], n_images: int) -> str:
+def metric_head() -> list[str]:
+    """The first two lines of a Markdown table of metrics."""
+    return [f"| | {' | '.join(METRICS.values())} |", f"|---{'|---' * len(METRICS)}|"]
+
+
+def metric_row(name: str, metrics: Mapping[str, float], n_images: int) -> str:
+    """A line of a Markdown table of metrics, with the standard error of top-1 over images."""
     top1 = metrics["top1"]
     error = math.sqrt(top1 * (1 - top1) / n_images)
     cells = [f"{top1:.3f} ± {error:.3f}", *(f"{metrics[key]:.3f}" for key in METRICS if key != "top1")]
@@ -150,8 +153,16 @@ def _row(name: str, metrics: Mapping[str, float], n_images: int) -> str:
 def _how_chosen(results: Results, chosen: Sequence[Chosen]) -> str:
     complete = int((results.trials["state"] == "COMPLETE").sum())
     best = int(results.trials.iloc[0]["trial"])
-    rank = "the run ranks its trials by top-1 on val after the last epoch, ties by negative log-likelihood"
-    if len(chosen) > 1:
+    order = ", then ".join(markdown_text(name) for name in results.objectives)
+    front = "Pareto front, then by " if len(results.objectives) > 1 else ""
+    rank = f"the run ranks its trials by {front}{order} after the last epoch, ties by negative log-likelihood"
+    if (
+        len(chosen) > 1
+        and front
+        and set(results.trials.query("front == 0")["trial"]) == {c.weights.trial for c in chosen}
+    ):
+        text = f"The Pareto front of {complete} complete trials: {rank}."
+    elif len(chosen) > 1:
         text = f"The {len(chosen)} best of {complete} complete trials: {rank}."
     elif chosen[0].weights.trial == best:
         text = f"The best of {complete} complete trials: {rank}."
@@ -166,10 +177,11 @@ def _how_chosen(results: Results, chosen: Sequence[Chosen]) -> str:
 
 
 def _hyperparameters(config: ModelConfig, chosen: Sequence[Chosen]) -> str:
+    backbone = config.backbone
     shared = {
         "epochs": config.training["epochs"],
         "batch_size": config.training["batch_size"],
-        "group_size": config.backbone.group_size,
+        **({"group_size": backbone.group_size} if backbone.stages is None else {"stages": backbone.stages}),
         "modules_per_block": config.side_network.modules_per_block,
         "pool": config.side_network.pool,
         "seed": config.training["seed"],
@@ -184,7 +196,7 @@ def _hyperparameters(config: ModelConfig, chosen: Sequence[Chosen]) -> str:
 
 
 def _settings(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{_text(name)} = {_text(_number(value))}" for name, value in values.items())
+    return ", ".join(f"{markdown_text(name)} = {markdown_text(_number(value))}" for name, value in values.items())
 
 
 def _number(value: Any) -> Any:
@@ -200,7 +212,7 @@ def _made_with(config: ModelConfig) -> str:
     )
 
 
-def _text(value: object) -> str:
+def markdown_text(value: object) -> str:
     """A user's text, harmless in Markdown."""
     text = " ".join(str(value).split())
     return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>#|!" else letter for letter in text)

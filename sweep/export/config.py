@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from backbones import recorded_stages
 from backbones.protocol import Transform
 from sweep.errors import SweepError, UsageError
 from sweep.run_folder import read_json
@@ -28,11 +29,13 @@ class BackboneReference:
         name: As `load_backbone` knows it.
         fingerprint: SHA-256 over its weights.
         group_size: `g`, blocks between two stages.
+        stages: What was given instead of `group_size`, see `backbones.Taps`.
     """
 
     name: str
     fingerprint: str
     group_size: int
+    stages: int | tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,9 @@ class ModelConfig:
             transform = {**value["transform"], "mean": tuple(value["transform"]["mean"])}
             transform["std"] = tuple(transform["std"])
             return cls(
-                backbone=BackboneReference(**value["backbone"]),
+                backbone=BackboneReference(
+                    **{**value["backbone"], "stages": recorded_stages(value["backbone"].get("stages"))}
+                ),
                 transform=Transform(**transform),
                 side_network=SideNetworkSpec(**value["side_network"]),
                 members=tuple(Member(**member) for member in value["members"]),

@@ -9,7 +9,7 @@ from sweep.errors import SweepError
 from sweep.run_folder import read_weights
 
 if TYPE_CHECKING:  # timm takes seconds to import
-    from backbones.timm_vit import TimmViT
+    from backbones.frozen import FrozenBackbone
     from sweep.export.config import ModelConfig
     from sweep.export.model import AdaptedModel
 
@@ -49,11 +49,10 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> "Ad
         raise SweepError(f"{path} does not fit the {CONFIG_FILE} beside it; export the model again") from error
 
 
-def _backbone(folder: Path, config: "ModelConfig") -> "TimmViT":
+def _backbone(folder: Path, config: "ModelConfig") -> "FrozenBackbone":
     """The backbone, from the export where its weights are inside, else by its name."""
     from backbones import load_backbone
     from backbones.origin import architecture_of
-    from backbones.timm_vit import TimmViT
     from sweep.export.config import BACKBONE_FILE
     from sweep.paths import default_cache_dir
 
@@ -62,15 +61,17 @@ def _backbone(folder: Path, config: "ModelConfig") -> "TimmViT":
     backbone = load_backbone(
         architecture_of(reference.name) if inside else reference.name,
         group_size=reference.group_size,
+        stages=reference.stages,
         image_size=config.transform.image_size,
         cache_dir=default_cache_dir(),
+        from_record=True,
     )
     if inside:
         try:
-            backbone.vit.load_state_dict(read_weights(path))
+            backbone.take_weights(read_weights(path))
         except RuntimeError as error:
             raise SweepError(f"{path} is not a {reference.name}; export the model again") from error
-    backbone = TimmViT(reference.name, backbone.vit, config.transform, group_size=reference.group_size)
+    backbone.name, backbone.transform = reference.name, config.transform
     if backbone.fingerprint != reference.fingerprint:
         where = path if inside else f"{reference.name}, as it can be had here,"
         raise SweepError(

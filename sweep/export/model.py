@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backbones.frozen import FrozenBackbone
 from backbones.protocol import Transform
-from backbones.timm_vit import TimmViT
 from sweep.export.config import ModelConfig
-from sweep.side_networks.last import LAST
 
 
 class AdaptedModel(nn.Module):
@@ -31,7 +30,7 @@ class AdaptedModel(nn.Module):
         transform: Turns a PIL image into `(3, H, W)`, what the model takes a batch of.
     """
 
-    def __init__(self, backbone: TimmViT, side_networks: Sequence[LAST], class_names: Sequence[str]):
+    def __init__(self, backbone: FrozenBackbone, side_networks: Sequence[nn.Module], class_names: Sequence[str]):
         super().__init__()
         self.backbone = backbone
         self.side_networks = nn.ModuleList(side_networks)
@@ -56,7 +55,7 @@ class AdaptedModel(nn.Module):
         return log_p.logsumexp(0) - math.log(len(logits))
 
 
-def assemble(backbone: TimmViT, config: ModelConfig, states: Sequence[Mapping[str, Tensor]]) -> AdaptedModel:
+def assemble(backbone: FrozenBackbone, config: ModelConfig, states: Sequence[Mapping[str, Tensor]]) -> AdaptedModel:
     """Put a model together, in eval mode.
 
     Args:

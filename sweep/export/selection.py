@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from sweep.errors import SweepError, UsageError
-from sweep.lane_weights import LaneWeights, weights_of
+from sweep.lane_weights import KEPT_TRIALS, LaneWeights, weights_of
 from sweep.results import PARAMETER_PREFIX, Results, parameter_columns
 from sweep.run_folder import RunFolder
 from sweep.side_networks.spec import SideNetworkSpec
@@ -51,7 +51,7 @@ def choose(
         results: The run's tables.
         folder: The run's folder.
         trial: A trial's number; the winner if not given.
-        ensemble: `"topK"` for the K best complete trials together.
+        ensemble: `"topK"` for the K best complete trials together, `"pareto"` for those of the Pareto front.
 
     Returns:
         The shape of the side-networks, and the trials, best first.
@@ -63,7 +63,7 @@ def choose(
     if trial is not None and ensemble is not None:
         raise UsageError("--trial names one model and --ensemble several; give one of them")
     winner = winner_of(results, folder)
-    numbers = [winner if trial is None else trial] if ensemble is None else _best(results.trials, ensemble)
+    numbers = [winner if trial is None else trial] if ensemble is None else _members(results, ensemble)
     chosen = []
     for number in numbers:
         row = _row(results.trials, number, folder)
@@ -78,21 +78,39 @@ def hyperparameters_of(row: dict[str, Any], trials: pd.DataFrame) -> dict[str, A
     return {name: getattr(value, "item", lambda v=value: v)() for name, value in values.items() if not pd.isna(value)}
 
 
-def _best(trials: pd.DataFrame, ensemble: str) -> list[int]:
+def _members(results: Results, ensemble: str) -> list[int]:
+    complete = results.trials[results.trials["state"] == "COMPLETE"]
+    if ensemble == "pareto":
+        return _front(results, complete)
     match = re.fullmatch(r"top([1-9]\d*)", ensemble)
     if match is None or int(match[1]) < 2:
-        raise UsageError(f"--ensemble must be top2, top3, … for that many of the best trials, not {ensemble!r}")
-    complete = trials.loc[trials["state"] == "COMPLETE", "trial"]
+        raise UsageError(
+            f"--ensemble must be top2, top3, … for that many of the best trials, or pareto for those of the Pareto "
+            f"front, not {ensemble!r}"
+        )
     count = int(match[1])
     if len(complete) < count:
         raise UsageError(f"--ensemble {ensemble} needs {count} complete trials, and the run has {len(complete)}")
-    return [int(number) for number in complete.head(count)]
+    return [int(number) for number in complete["trial"].head(count)]
+
+
+def _front(results: Results, complete: pd.DataFrame) -> list[int]:
+    if len(results.objectives) == 1:
+        only = next(iter(results.objectives))
+        raise UsageError(f"--ensemble pareto is for runs of several objectives, and this one has {only}; give top5")
+    front = complete.loc[complete["front"] == 0, "trial"]
+    if len(front) > KEPT_TRIALS:
+        raise UsageError(
+            f"the Pareto front has {len(front)} trials, and a run keeps the weights of its {KEPT_TRIALS} best; "
+            f"give --ensemble top{KEPT_TRIALS}"
+        )
+    return [int(number) for number in front]
 
 
 def _row(trials: pd.DataFrame, trial: int, folder: RunFolder) -> dict[str, Any]:
     rows: list[dict[str, Any]] = trials[trials["trial"] == trial].to_dict("records")  # type: ignore[assignment]
     if not rows:
-        raise UsageError(f"{folder.path} has no trial {trial}: its {len(trials)} are numbered from 0")
+        raise UsageError(f"{folder.path} has no trial {trial}; sweep results {folder.path} lists those it has")
     (row,) = rows
     if row["state"] != "COMPLETE":
         reason = f": {row['failure']}" if row["failure"] else ""

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from backbones import load_backbone
+from backbones import load_backbone, recorded_stages
+from backbones.frozen import FrozenBackbone
 from backbones.protocol import Transform
-from backbones.timm_vit import TimmViT
 from sweep.errors import SweepError, UsageError
 from sweep.export.card import model_card
 from sweep.export.config import (
@@ -29,10 +29,11 @@ from sweep.export.config import (
     ModelConfig,
 )
 from sweep.export.graph import require_onnx, write_onnx, write_torch_export
-from sweep.export.model import assemble
-from sweep.export.selection import choose
-from sweep.results import load_results
+from sweep.export.model import AdaptedModel, assemble
+from sweep.export.selection import Chosen, choose
+from sweep.results import Results, load_results
 from sweep.run_folder import RunFolder
+from sweep.side_networks.spec import SideNetworkSpec
 
 RECORDED = ("study", "command", "data", "data_notice", "splits", "epochs", "batch_size", "seed", "versions")
 
@@ -69,7 +70,7 @@ def export_run(
         run: A run folder.
         to: The folder to make; it appears whole or not at all.
         trial: A trial's number; the winner if not given.
-        ensemble: `"topK"` for the K best trials behind one backbone.
+        ensemble: `"topK"` for the K best trials behind one backbone, `"pareto"` for the Pareto front's.
         with_backbone: Whether the backbone's weights go inside. Without them loading fetches them again.
         torch_export: Whether to write a `torch.export` program as well.
         onnx: Whether to write ONNX as well.
@@ -86,16 +87,7 @@ def export_run(
     folder = RunFolder.open(run)
     results = load_results(run)
     spec, chosen = choose(results, folder, trial=trial, ensemble=ensemble)
-    config = ModelConfig(
-        backbone=BackboneReference(
-            results.config["backbone"], results.config["backbone_fingerprint"], results.config["group_size"]
-        ),
-        transform=_transform(results.config["transform"]),
-        side_network=spec,
-        members=tuple(Member(c.weights.trial, c.weights.rank, c.hyperparameters) for c in chosen),
-        class_names=tuple(results.config["classes"]),
-        training={name: results.config[name] for name in RECORDED},
-    )
+    config = _model_config(results, spec, chosen)
     needs_backbone = with_backbone or torch_export or onnx
     backbone = _backbone(config, folder, cache_dir) if needs_backbone else None
     weights = {
@@ -110,7 +102,7 @@ def export_run(
         save_file(weights, partial / WEIGHTS_FILE)
         if backbone is not None:
             if with_backbone:
-                save_file(_own(backbone.vit.state_dict()), partial / BACKBONE_FILE)
+                save_file(_own(backbone.network.state_dict()), partial / BACKBONE_FILE)
             model = assemble(backbone, config, [c.weights.state for c in chosen])
             if torch_export:
                 differences[TORCH_EXPORT_FILE] = write_torch_export(model, partial / TORCH_EXPORT_FILE)
@@ -123,16 +115,44 @@ def export_run(
     return Exported(to, tuple(member.trial for member in config.members), differences)
 
 
+def model_of_run(run: Path, *, trial: int, cache_dir: Path) -> AdaptedModel:
+    """A trial of a run as a model, without an export; arguments and errors as of `export_run`."""
+    folder = RunFolder.open(run)
+    results = load_results(run)
+    spec, chosen = choose(results, folder, trial=trial, ensemble=None)
+    config = _model_config(results, spec, chosen)
+    return assemble(_backbone(config, folder, cache_dir), config, [c.weights.state for c in chosen])
+
+
+def _model_config(results: Results, spec: SideNetworkSpec, chosen: Sequence[Chosen]) -> ModelConfig:
+    recorded = results.config
+    return ModelConfig(
+        backbone=BackboneReference(
+            recorded["backbone"],
+            recorded["backbone_fingerprint"],
+            recorded["group_size"],
+            recorded_stages(recorded.get("stages")),
+        ),
+        transform=_transform(recorded["transform"]),
+        side_network=spec,
+        members=tuple(Member(c.weights.trial, c.weights.rank, c.hyperparameters) for c in chosen),
+        class_names=tuple(recorded["classes"]),
+        training={name: recorded[name] for name in RECORDED},
+    )
+
+
 def _transform(recorded: dict[str, Any]) -> Transform:
     return Transform(**{**recorded, "mean": tuple(recorded["mean"]), "std": tuple(recorded["std"])})
 
 
-def _backbone(config: ModelConfig, folder: RunFolder, cache_dir: Path) -> TimmViT:
+def _backbone(config: ModelConfig, folder: RunFolder, cache_dir: Path) -> FrozenBackbone:
     backbone = load_backbone(
         config.backbone.name,
         group_size=config.backbone.group_size,
+        stages=config.backbone.stages,
         image_size=config.transform.image_size,
         cache_dir=cache_dir,
+        from_record=True,
     )
     if backbone.fingerprint != config.backbone.fingerprint:
         raise SweepError(

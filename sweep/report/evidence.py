@@ -7,15 +7,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from backbones import load_backbone
 from sweep.batches import StageData
-from sweep.data import Split, load_data
+from sweep.data import Split
 from sweep.engine import EVALUATION_BATCH_SIZE
 from sweep.errors import SweepError
 from sweep.features import compute_features
 from sweep.lane_weights import weights_of
+from sweep.recorded import recorded_backbone, recorded_data
 from sweep.results import Results
 from sweep.run_folder import RunFolder
+from sweep.study import DATA_OBJECTS
 
 
 @dataclass(frozen=True)
@@ -58,22 +59,15 @@ def winner_on_val(results: Results, folder: RunFolder, winner: int, cache_dir: P
         SweepError: The val images, the backbone or the weights are gone, or are not those of the run.
     """
     config = results.config
-    val = load_data(config["data"], seed=config["seed"], cache_dir=cache_dir).val
-    if val.fingerprint != config["splits"]["val"]["fingerprint"]:
-        raise SweepError(f"the val images of {config['data']} are not those that the run saw")
-    backbone = load_backbone(
-        config["backbone"],
-        group_size=config["group_size"],
-        image_size=config["transform"]["image_size"],
-        cache_dir=cache_dir,
-    )
-    if backbone.fingerprint != config["backbone_fingerprint"]:
-        raise SweepError(f"the backbone {config['backbone']} is not the one that the run had")
+    if config["data"] == DATA_OBJECTS:
+        raise SweepError(f"the images came as {DATA_OBJECTS} {config['study_file']}, and a report runs no study file")
+    val = recorded_data(config, cache_dir, splits=["val"]).val
+    backbone = recorded_backbone(config, cache_dir)
     spec, weights = weights_of(folder, winner, winner)
     module = spec.plain(weights.rank)
     module.load_state_dict(weights.state)
     features = compute_features(backbone, val, cache_dir=cache_dir)
-    data = StageData(features.stages, features.labels, spec.n_classes)
+    data = StageData(features.stages, features.labels, spec.n_classes, widths=backbone.widths)
     like = next(module.parameters())
     with torch.no_grad():
         batches = torch.arange(len(data)).split(EVALUATION_BATCH_SIZE)

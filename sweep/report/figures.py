@@ -25,11 +25,12 @@ LARGEST_NUMBERED_MATRIX = 20
 logger = logging.getLogger(__name__)
 
 
-def learning_curves(curves: pd.DataFrame, winner: int) -> Figure:
-    """Every trial over the epochs, one metric at a time, winner and baseline in colour."""
+def learning_curves(curves: pd.DataFrame, winner: int, objectives: Sequence[str]) -> Figure:
+    """Every trial over the epochs, one metric at a time, the objectives first, winner and baseline in colour."""
     figure = Figure()
+    labels = {name: name.replace("val_", "", 1).replace("_", " ") + " on val" for name in objectives} | CURVES
     curves = curves.groupby(["trial", "epoch", "metric"])["value"].mean().reset_index()  # over replicates
-    shown = [metric for metric in CURVES if (curves["metric"] == metric).any()]
+    shown = [metric for metric in labels if (curves["metric"] == metric).any()]
     for number, metric in enumerate(shown):
         of_metric = curves[curves["metric"] == metric].sort_values(["trial", "epoch"])
         others = of_metric[~of_metric["trial"].isin([winner, BASELINE])]
@@ -66,11 +67,11 @@ def learning_curves(curves: pd.DataFrame, winner: int) -> Figure:
             )
     buttons = [
         {
-            "label": CURVES[metric],
+            "label": escape(labels[metric]),
             "method": "update",
             "args": [
                 {"visible": [i // 3 == number for i in range(3 * len(shown))]},
-                {"yaxis.title.text": CURVES[metric]},
+                {"yaxis.title.text": escape(labels[metric])},
             ],
         }
         for number, metric in enumerate(shown)
@@ -79,7 +80,7 @@ def learning_curves(curves: pd.DataFrame, winner: int) -> Figure:
     figure.update_layout(
         updatemenus=[{**menu, "type": "buttons"}],
         xaxis={"title": {"text": "epoch"}, "dtick": max(1, int(curves["epoch"].max()) // 10) if len(curves) else 1},
-        yaxis={"title": {"text": CURVES[shown[0]] if shown else ""}},
+        yaxis={"title": {"text": escape(labels[shown[0]]) if shown else ""}},
         height=FIGURE_HEIGHT,
     )
     return figure

@@ -1,5 +1,6 @@
 """Which form of LAST costs less to train: the direct one, or rank space."""
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from sweep.side_networks.cpu_attention import MAX_UNROLLED_RANK
@@ -37,10 +38,23 @@ def work_per_token(width: int, rank: int, n_modules: int) -> dict[Form, int]:
     }
 
 
-def cheaper_form(width: int, rank: int, n_modules: int) -> Form:
-    """The form with less work by `work_per_token`; rank space if they are equal.
+def pyramid_work_per_token(module_widths: Sequence[int], rank: int) -> dict[Form, int]:
+    """As `work_per_token`, of a `PyramidLAST`: every module in plain PyTorch on a stream of its own width.
+
+    Args:
+        module_widths: `D` of the stream that each module reads.
+        rank: `r`.
+    """
+    rank_space = sum(4 * width * rank * (3 + k) + 24 * rank**2 * k for k, width in enumerate(module_widths))
+    direct = sum(24 * width * rank + ELEMENTWISE_WORK * width for width in module_widths)
+    changes = [k for k in range(1, len(module_widths)) if module_widths[k] != module_widths[k - 1]]
+    direct += sum(6 * rank * module_widths[k] * k for k in changes)  # of the modules before into a new width
+    return {"rank space": rank_space, "direct": direct}
+
+
+def cheaper_form(work: Mapping[Form, int]) -> Form:
+    """The form with less work; rank space if they are equal.
 
     A model and not a measurement decides, so that the same study trains the same numbers on every machine.
     """
-    work = work_per_token(width, rank, n_modules)
     return "direct" if work["direct"] < work["rank space"] else "rank space"

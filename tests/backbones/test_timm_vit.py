@@ -10,12 +10,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from backbones import BACKBONES, load_backbone
+from backbones.frozen import FrozenBackbone
 from backbones.protocol import weights_fingerprint
-from backbones.timm_vit import TimmViT
 from sweep.errors import SweepError, UsageError
 
 
-def tiny(cache_dir: Path, group_size: int = 1) -> TimmViT:
+def tiny(cache_dir: Path, group_size: int = 1) -> FrozenBackbone:
     return load_backbone("tiny-untrained", group_size=group_size, cache_dir=cache_dir)
 
 
@@ -23,7 +23,7 @@ def tiny(cache_dir: Path, group_size: int = 1) -> TimmViT:
 def test_stages_are_the_tokens_between_the_blocks(tmp_path: Path, group_size: int) -> None:
     backbone = tiny(tmp_path, group_size)
     images = torch.randn(3, 3, 32, 32)
-    vit = backbone.vit
+    vit = backbone.network
     with torch.no_grad():
         patches = vit.patch_embed(images)
         stream = torch.cat([vit.cls_token.expand(3, -1, -1), patches], dim=1) + vit.pos_embed
@@ -62,21 +62,21 @@ def test_nothing_unfreezes_it(tmp_path: Path) -> None:
     backbone = load_backbone("untrained:vit_tiny_patch16_224", group_size=4, image_size=32, cache_dir=tmp_path)
     images = torch.randn(2, 3, 32, 32)
     expected = backbone.stages(images)
-    before = weights_fingerprint(backbone.vit.state_dict())
-    for module in backbone.vit.modules():
+    before = weights_fingerprint(backbone.network.state_dict())
+    for module in backbone.network.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.5
     nn.Sequential(backbone).train()
     backbone.train().requires_grad_(True)
-    assert not any(module.training for module in backbone.vit.modules())
-    backbone.vit.train()
-    backbone.vit.requires_grad_(True)
+    assert not any(module.training for module in backbone.network.modules())
+    backbone.network.train()
+    backbone.network.requires_grad_(True)
     stages = backbone.stages(images)
     assert not any(stage.requires_grad for stage in stages)
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
     for got, want in zip(stages, expected, strict=True):
         assert torch.equal(got, want)
-    assert weights_fingerprint(backbone.vit.state_dict()) == before
+    assert weights_fingerprint(backbone.network.state_dict()) == before
 
 
 def test_stages_can_feed_a_side_network_that_is_trained(tmp_path: Path) -> None:
@@ -127,9 +127,9 @@ def test_image_size_must_be_whole_patches(tmp_path: Path, image_size: int, remed
         ("vit_tiny_patch16_225", "vit_tiny_patch16_224"),
         ("untrained:vit_tiny_patch16_225", "untrained:vit_tiny_patch16_224"),
         ("untrained:", "unknown backbone 'untrained:'"),
-        ("resnet18", "ResNet, not a plain Vision Transformer"),
-        ("vit_tiny_r_s16_p8_224", "VisionTransformer, not a plain Vision Transformer"),
-        ("untrained:swin_tiny_patch4_window7_224", "SwinTransformer, not a plain Vision Transformer"),
+        ("vgg11", "VGG, for which sweep has no adapter; it takes the Vision Transformers"),
+        ("vit_tiny_r_s16_p8_224", "VisionTransformer, for which sweep has no adapter"),
+        ("untrained:test_maxvit", "MaxxVit, for which sweep has no adapter"),
         ("vit_tiny_patch16_224.augreg_in21", r"did you mean vit_tiny_patch16_224\.augreg_in21k"),
     ],
 )
@@ -155,17 +155,57 @@ def test_missing_hub_is_told_before_the_client_starts_to_retry(no_hub: Path, mon
     assert not asked
 
 
-def test_offline_weights_come_from_the_hub_cache(no_hub: Path) -> None:
-    source = timm.create_model("vit_tiny_patch16_224", pretrained=False)
-    repository = no_hub / "models--timm--vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+def publish(hub: Path, name: str, weights: dict[str, torch.Tensor]) -> None:
+    """Put weights where the hub's client keeps those of timm's model `name`."""
+    repository = hub / f"models--{timm.get_pretrained_cfg(name).hf_hub_id.replace('/', '--')}"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text("abc")
     (repository / "snapshots" / "abc").mkdir(parents=True)
-    save_file(source.state_dict(), repository / "snapshots" / "abc" / "model.safetensors")
+    save_file(weights, repository / "snapshots" / "abc" / "model.safetensors")
+
+
+def test_offline_weights_come_from_the_hub_cache(no_hub: Path) -> None:
+    source = timm.create_model("vit_tiny_patch16_224", pretrained=False)
+    publish(no_hub, "vit_tiny_patch16_224", source.state_dict())
     backbone = load_backbone("vit_tiny_patch16_224", group_size=12, cache_dir=no_hub)
-    assert torch.equal(backbone.vit.blocks[3].mlp.fc1.weight, source.blocks[3].mlp.fc1.weight)
+    assert torch.equal(backbone.network.blocks[3].mlp.fc1.weight, source.blocks[3].mlp.fc1.weight)
     assert backbone.transform.mean == (0.5, 0.5, 0.5)
     assert (backbone.image_size, backbone.tokens) == (224, 197)
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("deit_tiny_patch16_224.fb_in1k", "pos_embed"),
+        ("eva02_tiny_patch14_224.mim_in22k", "pos_embed"),
+        pytest.param("vit_small_patch14_reg4_dinov2.lvd142m", "pos_embed", marks=pytest.mark.slow),
+        pytest.param(
+            "beit_base_patch16_224.in22k_ft_in22k",
+            "blocks.1.attn.relative_position_bias_table",
+            marks=pytest.mark.slow,
+        ),
+        ("swin_tiny_patch4_window7_224.ms_in1k", "layers.3.blocks.0.attn.relative_position_bias_table"),
+    ],
+)
+def test_position_embeddings_are_interpolated_to_the_image_size(no_hub: Path, name: str, table: str) -> None:
+    """Weights of timm's own size, all but the positions left alone; a smooth table stays smooth."""
+    size = 112
+    with torch.device("meta"):
+        shapes = {key: like.shape for key, like in timm.create_model(name, pretrained=False).state_dict().items()}
+    generator = torch.Generator().manual_seed(0)
+    weights = {key: torch.randn(shape, generator=generator) * 0.02 for key, shape in shapes.items()}
+    weights[table] = torch.full(shapes[table], 0.25)
+    publish(no_hub, name, weights)
+    backbone = load_backbone(name, stages=1, image_size=size, cache_dir=no_hub)
+    state = backbone.network.state_dict()
+    assert backbone.image_size == size
+    assert state[table].shape != shapes[table]
+    torch.testing.assert_close(state[table], torch.full_like(state[table], 0.25))
+    kept = [key for key, tensor in state.items() if key in weights and tensor.shape == shapes[key]]
+    assert len(kept) > 100
+    assert all(torch.equal(state[key], weights[key]) for key in kept if weights[key].is_floating_point())
+    side = backbone.image_size
+    assert all(stage.isfinite().all() for stage in backbone.stages(torch.zeros(1, 3, side, side)))
 
 
 def test_every_listed_name_loads(cache_dir: Path) -> None:

@@ -1,28 +1,43 @@
 """`sweep dashboard`: what it opens, and to whom."""
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
+from optuna_dashboard import get_note, save_note
 
+import sweep
 import sweep.cli
 from sweep.objectives import Objectives
 from sweep.run_folder import RunFolder
-from sweep.storage import create_optuna_study, shown_url
+from sweep.storage import create_optuna_study, load_optuna_study, shown_url
 
 Cli = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], str, int]]:
+def stores() -> list[FileSystemArtifactStore | None]:
+    """Artifact stores of what was served."""
+    return []
+
+
+@pytest.fixture
+def served(
+    monkeypatch: pytest.MonkeyPatch, stores: list[FileSystemArtifactStore | None]
+) -> list[tuple[list[str], str, int]]:
     """Studies, host and port of what was served; a stand-in for the server."""
     calls: list[tuple[list[str], str, int]] = []
 
-    def serve(storage: optuna.storages.BaseStorage, host: str, port: int) -> None:
+    def serve(
+        storage: optuna.storages.BaseStorage, host: str, port: int, artifact_store: FileSystemArtifactStore | None
+    ) -> None:
         if host == "nowhere":
             raise OSError(-2, "Name or service not known")
+        stores.append(artifact_store)
         calls.append(([study.study_name for study in storage.get_all_studies()], host, port))
 
     monkeypatch.setattr("optuna_dashboard.run_server", serve)
@@ -48,7 +63,7 @@ def made_run(path: Path, storage: str | None) -> RunFolder:
     folder = RunFolder.create(path)
     objectives = Objectives({"val_top1": "maximize"})
     create_optuna_study(
-        path.name, storage, folder, objectives=objectives, sampler=optuna.samplers.RandomSampler(seed=0)
+        path.name, storage, folder, objectives=objectives, sampler=optuna.samplers.RandomSampler(seed=0), goes_on=False
     )
     folder.write_json(folder.config_path, {"storage": shown_url(storage) if storage else None})
     return folder
@@ -110,3 +125,57 @@ def test_a_password_is_neither_recorded_nor_printed(cli: Cli, served: Served) ->
     code, stderr = cli("run", "--storage", "nonsense://me:secret@host/db")
     assert (code, "--storage nonsense://me:***@host/db cannot be opened" in stderr) == (2, True)
     assert "secret" not in stderr
+
+
+def study_of(run: Path) -> optuna.Study:
+    return load_optuna_study(RunFolder(run), None, "")
+
+
+def artifacts_of(run: Path) -> dict[str, bytes]:
+    """By name of file."""
+    metas = get_all_artifact_meta(study_of(run))
+    return {meta.filename: (run / "artifacts" / meta.artifact_id).read_bytes() for meta in metas}
+
+
+def test_a_run_that_ended_is_annotated_once(cli: Cli, served: Served, finished_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    assert cli("run")[0] == 0
+    summary = sweep.load_results(run).summary
+    note = get_note(study_of(run))
+    assert f"winner, trial {summary['winner']['trial']}, {summary['n_test_images']} test images" in note
+    assert f"{summary['winner']['test']['top1']:.3f} ±" in note
+    assert f"{summary['linear_probe']['val']['nll']:.3f}" in note
+    files = artifacts_of(run)
+    assert files[f"winner-trial-{summary['winner']['trial']}.safetensors"] == (run / "winner.safetensors").read_bytes()
+    assert files["trials.csv"].count(b"\n") == 5
+    assert set(files) >= {"config.json", "summary.json"}
+
+    save_note(study_of(run), "mine")
+    assert cli("run")[0] == 0
+    assert get_note(study_of(run)) == "mine"
+    assert len(artifacts_of(run)) == len(list((run / "artifacts").iterdir())) == 4
+
+
+def test_trials_carry_what_a_person_asks_for(finished_run: Path) -> None:
+    for trial in study_of(finished_run).get_trials():
+        assert {"seed", "lane", "seconds", "trainable_parameters", "val_nll"} <= set(trial.user_attrs)
+
+
+def test_an_artifact_that_a_browser_would_run_is_not_served(
+    cli: Cli, served: Served, stores: list[FileSystemArtifactStore | None], tmp_path: Path
+) -> None:
+    """A run folder may be a stranger's, and so the type that its journal gives a file."""
+    folder = made_run(Path("run"), None)
+    assert cli("run")[0] == 0
+    (tmp_path / "page.csv").write_text("<script>")
+    store = FileSystemArtifactStore(folder.path / "artifacts")
+    upload_artifact(study_or_trial=study_of(folder.path), file_path=str(tmp_path / "page.csv"), artifact_store=store)
+    assert cli("run")[0] == 0
+    study = study_of(folder.path)
+    for described in ('{"mimetype": "text/html", "filename": "\x1b[2J"}', "{", "[]"):
+        study._storage.set_study_system_attr(study._study_id, "artifacts:1", described)
+        code, stderr = cli("run")
+        assert (code, "artifacts are not shown: a browser might run" in stderr) == (0, True)
+        assert "\x1b" not in stderr
+    assert [store is not None for store in stores] == [True, True, False, False, False]

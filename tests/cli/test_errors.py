@@ -188,6 +188,7 @@ def test_run_that_was_stopped_goes_on(cli: Cli, photos: Path, monkeypatch: pytes
     [
         (lambda config: config.update(epochs="many"), "epochs must be a whole number of at least 1, not 'many'"),
         (lambda config: config.update(study="mine", study_file="mine.py"), "sweep resume run --study FILE"),
+        (lambda config: config.update(backbone="./evil.py:build"), "resume run --backbone ./evil.py:build"),
         (lambda config: config.update(sampler="NoSampler"), "declares sampler"),
         (lambda config: config.update(objectives={"val_nll": "minimize"}), "undo the change, or begin a new run"),
         (lambda config: config.update(storage="sqlite:///far.db"), "sweep resume run --storage URL"),

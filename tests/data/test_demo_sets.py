@@ -1,5 +1,6 @@
 """The packaged demo sets: sizes, balance, what the pictures show, the same every time."""
 
+import gzip
 import subprocess
 import sys
 from pathlib import Path
@@ -7,19 +8,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sweep.data import DATA_SETS, load_data
+from sweep.data import DATA_SETS, DataSet, load_data, scanned, sprites
 from sweep.data import digits as digits_module
+from sweep.data.base import Split
+from sweep.data.glyphs import glyph_font
 from sweep.data.rendered import render
-from sweep.errors import UsageError
+from sweep.errors import SweepError, UsageError
 
-SIZES = {"count": (8, 800, 200, 500), "mnist": (10, 800, 200, 1000), "mnist-count": (8, 800, 200, 500)}
+
+def load(name: str, cache_dir: Path, seed: int = 0) -> DataSet:
+    if name == "fashion-mnist" and scanned.fashion_folder(cache_dir) is None:
+        pytest.skip("the Debian package dataset-fashion-mnist is not installed")
+    return load_data(name, seed=seed, cache_dir=cache_dir)
 
 
 @pytest.mark.parametrize("name", sorted(DATA_SETS))
 def test_sizes_balance_and_fingerprints(name: str, cache_dir: Path) -> None:
-    data = load_data(name, seed=3, cache_dir=cache_dir)
+    data = load(name, cache_dir, seed=3)
     splits = (data.train, data.val, data.test)
-    assert (data.n_classes, *(split.n_images for split in splits)) == SIZES[name]
+    assert data.n_classes == DATA_SETS[name].n_classes
+    assert tuple(split.n_images for split in splits) == DATA_SETS[name].sizes, "as `sweep data` says"
+    assert data.name == name
     for split in splits:
         sizes = np.bincount(split.labels, minlength=data.n_classes)
         assert sizes.max() - sizes.min() <= 1
@@ -28,15 +37,15 @@ def test_sizes_balance_and_fingerprints(name: str, cache_dir: Path) -> None:
             split.open(split.n_images)
     assert len({split.fingerprint for split in splits}) == 3
     assert data.notice
-    again = load_data(name, seed=4, cache_dir=cache_dir)
+    again = load(name, cache_dir, seed=4)
     for split, same in zip(splits, (again.train, again.val, again.test), strict=True):
         assert split.fingerprint == same.fingerprint
         assert split.open(7).tobytes() == same.open(7).tobytes()
 
 
-@pytest.mark.parametrize("name", ["count", "mnist-count"])
+@pytest.mark.parametrize("name", sorted(DATA_SETS))
 def test_pictures_differ_within_and_between_splits(name: str, cache_dir: Path) -> None:
-    data = load_data(name, seed=0, cache_dir=cache_dir)
+    data = load(name, cache_dir)
     pictures = {split.open(i).tobytes() for split in (data.train, data.val, data.test) for i in range(8)}
     assert len(pictures) == 24
 
@@ -114,10 +123,85 @@ def test_unknown_name(spec: str, message: str, cache_dir: Path) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         load_data(spec, seed=0, cache_dir=cache_dir)
     assert repr(spec) in str(caught.value)
-    assert "count, mnist, mnist-count" in str(caught.value)
+    assert ", ".join(DATA_SETS) in str(caught.value)
 
 
 def test_a_file_is_no_data_set(tmp_path: Path, cache_dir: Path) -> None:
     (tmp_path / "list.txt").write_text("")
     with pytest.raises(UsageError, match="is a file"):
         load_data(str(tmp_path / "list.txt"), seed=0, cache_dir=cache_dir)
+
+
+@pytest.fixture
+def white_on_black(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sprites, "_colour_unlike", lambda rng, ground: (255, 255, 255))
+    monkeypatch.setattr(sprites, "_mottled", lambda rng, ground: dark(rng, sprites.IMAGE_SIZE))
+
+
+@pytest.mark.usefixtures("white_on_black")
+def test_sprites_are_as_large_as_they_say_whatever_their_shape() -> None:
+    for label, radius in enumerate(sprites.RADII):
+        for seed in range(8):
+            area = np.asarray(sprites.render(f"seed {seed}", scale=label).convert("L")).sum() / 255
+            assert np.sqrt(area / np.pi) == pytest.approx(radius, rel=0.03)
+
+
+@pytest.mark.usefixtures("white_on_black")
+def test_sprites_are_in_the_column_they_say() -> None:
+    """And wholly inside; the centre of an outline is not quite its centre of mass."""
+    width = (sprites.IMAGE_SIZE - 3.2 * sprites.RADII[-1]) / sprites.N_PLACES
+    for label in range(sprites.N_PLACES):
+        for seed in range(8):
+            picture = np.asarray(sprites.render(f"seed {seed}", column=label, shape=seed % 5).convert("L"))
+            centre = (picture.sum(0) * (np.arange(sprites.IMAGE_SIZE) + 0.5)).sum() / picture.sum()
+            place = (centre - 1.6 * sprites.RADII[-1]) / width
+            assert -0.15 < place - label < 1.15
+            assert not np.concatenate([picture[[0, -1]].ravel(), picture[:, [0, -1]].ravel()]).any()
+
+
+@pytest.mark.usefixtures("white_on_black")
+def test_shapes_differ_and_nothing_else_does() -> None:
+    pictures = [np.asarray(sprites.render("seed", shape=shape).convert("L")) for shape in range(len(sprites.SHAPES))]
+    assert len({picture.tobytes() for picture in pictures}) == len(sprites.SHAPES)
+    areas = [picture.sum() / 255 for picture in pictures]
+    assert max(areas) / min(areas) < 1.06
+
+
+def test_typefaces_differ_and_nothing_else_does(cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sweep.data import glyphs
+
+    fonts: list[bytes] = []
+    monkeypatch.setattr(glyphs, "_split", lambda name, size, of_set: fonts.extend(of_set) if not fonts else None)
+    glyph_font(cache_dir)
+    pictures = [np.asarray(glyphs.render(font, "seed 5")) for font in fonts]
+    assert len({picture.tobytes() for picture in pictures}) == len(fonts) == 16
+    assert len({(picture[0, 0], picture.shape) for picture in pictures}) == 1
+
+
+def test_digits_keep_their_labels(cache_dir: Path) -> None:
+    """The mean picture of a class in train is nearest to that of the same class in test."""
+    data = load("digits", cache_dir)
+
+    def means(split: Split) -> np.ndarray:
+        pixels = np.stack([np.asarray(split.open(i), dtype=float).ravel() for i in range(split.n_images)])
+        return np.stack([pixels[split.labels == label].mean(0) for label in range(10)])
+
+    distances = ((means(data.train)[:, None] - means(data.test)) ** 2).sum(-1)
+    assert distances.argmin(1).tolist() == list(range(10))
+
+
+def test_fashion_mnist_that_is_not_here_says_what_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scanned, "FASHION_FOLDER", tmp_path / "nowhere")
+    with pytest.raises(
+        SweepError, match=r"Debian package dataset-fashion-mnist, or put its four files .*fashion-mnist"
+    ):
+        load_data("fashion-mnist", seed=0, cache_dir=tmp_path)
+    assert DATA_SETS["fashion-mnist"].whereabouts(tmp_path) == "Debian's dataset-fashion-mnist"
+    (tmp_path / "fashion-mnist").mkdir()
+    for name in scanned.FASHION_SHA256:
+        (tmp_path / "fashion-mnist" / f"{name}.gz").write_bytes(gzip.compress(b"other images"))
+    with pytest.raises(SweepError, match=r"train-images-idx3-ubyte\.gz is not Fashion-MNIST's"):
+        load_data("fashion-mnist", seed=0, cache_dir=tmp_path)
+    (tmp_path / "fashion-mnist" / "train-images-idx3-ubyte.gz").write_bytes(b"damaged")
+    with pytest.raises(SweepError, match=r"cannot read .*train-images-idx3-ubyte\.gz"):
+        load_data("fashion-mnist", seed=0, cache_dir=tmp_path)

@@ -132,7 +132,14 @@ def test_dashboard_shows_the_same_trials(run: tuple[Path, str, str], environment
     trials = sweep.load_results(run[0]).trials.set_index("trial")
     with dashboard(environment, run[0]) as url:
         (study,) = fetch(f"{url}/api/studies")["study_summaries"]
-        shown = fetch(f"{url}/api/studies/{study['study_id']}")["trials"]
+        page = fetch(f"{url}/api/studies/{study['study_id']}")
+        shown = page["trials"]
+        (weights,) = (a for a in page["artifacts"] if a["filename"].endswith(".safetensors"))
+        with urllib.request.urlopen(f"{url}/artifacts/{study['study_id']}/{weights['artifact_id']}") as response:
+            assert response.read() == (run[0] / "winner.safetensors").read_bytes()
+    assert page["objective_names"] == ["val_top1"]
+    assert f"winner, trial {trials.index[0]}, " in page["note"]["body"]
+    assert {"seed", "lane", "seconds"} <= {attribute["key"] for attribute in shown[0]["user_attrs"]}
     assert study["study_name"] == run[0].name
     assert {t["number"]: t["values"][0] for t in shown} == trials["val_top1"].to_dict()
     assert {t["state"] for t in shown} == {"Complete"}

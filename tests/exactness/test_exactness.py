@@ -5,13 +5,13 @@ import copy
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sweep.batches import StageData, training_batches
 from sweep.engine import Lane, Training, train
 from sweep.lanes import LaneConfig
 from sweep.metrics import classification_metrics
+from sweep.plain_loop import train_plainly
 from sweep.side_networks import LAST, LinearProbe, RankSpaceLAST, trim_rank
 
 WIDTH, N_STAGES, N_CLASSES, TOKENS, MAX_RANK = 24, 4, 5, 10, 8
@@ -67,58 +67,11 @@ def run_stack(
     return dict(zip(lanes, states, strict=True)), curves
 
 
-def plain_loss(config: LaneConfig, logits: Tensor, labels: Tensor) -> Tensor:
-    """The four losses as a PyTorch user would write them."""
-    if config.loss == "cross_entropy":
-        return F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
-    if config.loss == "focal":
-        p = torch.softmax(logits, -1)[torch.arange(len(labels)), labels]
-        return (-((1 - p) ** config.focal_gamma) * p.log()).mean()
-    if config.loss == "logit_adjusted":
-        prior = TRAIN.class_counts.to(logits.dtype) / len(TRAIN)
-        return F.cross_entropy(logits + config.logit_adjustment * prior.log(), labels)
-    targets = F.one_hot(labels, N_CLASSES).to(logits.dtype)
-    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(-1).mean()
-
-
 def plain_loop(module: nn.Module, config: LaneConfig) -> dict[str, Tensor]:
     """One trial alone: `nn.Module`, `torch.optim`, `LambdaLR`, no stack and no padding."""
-    head = [p for name, p in module.named_parameters() if name.startswith("head.")]
-    body = [p for name, p in module.named_parameters() if not name.startswith("head.")]
-    groups = [
-        {
-            "params": [p for p in params if (p.dim() > 1) == decayed],
-            "lr": lr,
-            "weight_decay": config.weight_decay if decayed else 0.0,
-        }
-        for params, lr in ((body, config.lr), (head, config.lr * config.head_lr_ratio))
-        for decayed in (True, False)
-    ]
-    optimizer: torch.optim.Optimizer
-    if config.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), eps=config.eps)
-    else:
-        optimizer = torch.optim.SGD(groups, momentum=config.momentum)
+    batches = [b for epoch in range(1, EPOCHS + 1) for b in training_batches(len(TRAIN), BATCH_SIZE, SEED, epoch)]
     steps_per_epoch = -(-len(TRAIN) // BATCH_SIZE)
-    warmup = round(config.warmup_epochs * steps_per_epoch)
-    total = EPOCHS * steps_per_epoch
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        if config.schedule == "constant" or step >= total:
-            return 1.0
-        return float(0.5 * (1 + np.cos(np.pi * (step - warmup) / (total - warmup))))
-
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    for epoch in range(1, EPOCHS + 1):
-        for indices in training_batches(len(TRAIN), BATCH_SIZE, SEED, epoch):
-            stages = list(torch.from_numpy(TRAIN.stages[indices.numpy()]).unbind(1))
-            loss = plain_loss(config, module(stages), TRAIN.labels[indices])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            scheduler.step()
+    train_plainly(module, config, TRAIN, batches, n_steps=EPOCHS * steps_per_epoch, steps_per_epoch=steps_per_epoch)
     return {name: p.detach() for name, p in module.named_parameters()}
 
 

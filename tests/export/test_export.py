@@ -77,7 +77,9 @@ def test_exported_winner_repeats_the_numbers_of_the_table(finished_run: Path, sh
 def test_model_is_an_ordinary_module_in_eval_mode(finished_run: Path, shipped: Path) -> None:
     model = sweep.load_model(shipped)
     assert list(model.class_names) == load_results(finished_run).config["classes"]
-    assert not any(module.training for part in (model.side_networks, model.backbone.vit) for module in part.modules())
+    assert not any(
+        module.training for part in (model.side_networks, model.backbone.network) for module in part.modules()
+    )
     assert model.transform.image_size == 32
     model.train()
     model(images()).square().sum().backward()
@@ -192,13 +194,37 @@ def test_ensemble_is_the_mean_of_probabilities_after_one_backbone_forward(
         mean += sweep.load_model(tmp_path / f"{trial}")(images()).softmax(-1) / 3
     model = sweep.load_model(tmp_path / "three")
     passes = []
-    forward = model.backbone.vit.patch_embed.register_forward_hook(lambda *args: passes.append(1))
+    forward = model.backbone.network.patch_embed.register_forward_hook(lambda *args: passes.append(1))
     torch.testing.assert_close(model(images()).exp(), mean)
     forward.remove()
     assert len(passes) == 1
     card = (tmp_path / "three" / "README.md").read_text()
     assert "The ensemble as a whole was not evaluated" in card
     assert f"trial {winner}, " in card
+
+
+def test_the_pareto_front_as_an_ensemble(pareto_run: Path, finished_run: Path, tmp_path: Path, cache: Path) -> None:
+    trials = load_results(pareto_run).trials
+    front = trials.loc[trials["front"] == 0, "trial"].to_list()
+    exported = export_run(pareto_run, tmp_path / "front", ensemble="pareto", cache_dir=cache)
+    assert exported.trials == tuple(front)
+    mean = torch.zeros(4, 3)
+    for trial in front:
+        export_run(pareto_run, tmp_path / f"{trial}", trial=trial, cache_dir=cache)
+        mean += sweep.load_model(tmp_path / f"{trial}")(images()).softmax(-1) / len(front)
+    torch.testing.assert_close(sweep.load_model(tmp_path / "front")(images()).exp(), mean)
+    card = (tmp_path / "front" / "README.md").read_text()
+    assert "The Pareto front of 6 complete trials: the run ranks its trials by Pareto front, then by val\\_nll" in card
+    with pytest.raises(UsageError, match="pareto is for runs of several objectives, and this one has val_top1"):
+        export_run(finished_run, tmp_path / "none", ensemble="pareto", cache_dir=cache)
+
+
+def test_a_front_of_more_trials_than_a_run_keeps(
+    pareto_run: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweep.export.selection.KEPT_TRIALS", 1)
+    with pytest.raises(UsageError, match="keeps the weights of its 1 best; give --ensemble top1"):
+        export_run(pareto_run, tmp_path / "front", ensemble="pareto", cache_dir=cache)
 
 
 @pytest.mark.parametrize("ensemble", ["top", "top1", "best", "top0"])

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -175,6 +176,92 @@ def read_lists(folder: Path, content: bytes) -> None:
     check_data(vtab_task(folder, ImageChecker("error")), inside=folder)
 
 
+TABLE = "path,label,split\n" + "".join(f"{i}.png,{'ab'[i % 2]},{'train' if i < 4 else 'test'}\n" for i in range(6))
+
+
+def table_folder(folder: Path) -> Path:
+    """Six images, and a link to one outside."""
+    root = folder / "table"
+    if not root.exists():
+        root.mkdir()
+        for index in range(6):
+            Image.new("RGB", (4, 4)).save(root / f"{index}.png")
+        (root / "out.png").symlink_to(folder / "private.png")
+        Image.new("RGB", (4, 4)).save(folder / "private.png")
+    return root
+
+
+def read_csv(folder: Path, content: bytes) -> None:
+    path = table_folder(folder) / "photos.csv"
+    path.write_bytes(content)
+    check_data(load_data(str(path), seed=0, cache_dir=folder), inside=path.parent)
+
+
+def read_parquet(folder: Path, content: bytes) -> None:
+    path = table_folder(folder) / "photos.parquet"
+    path.write_bytes(content)
+    check_data(load_data(str(path), seed=0, cache_dir=folder), inside=path.parent)
+
+
+ARRAYS = {"images": np.arange(8 * 12, dtype=np.uint8).reshape(8, 4, 3), "labels": np.arange(8) % 2}
+
+
+def archives() -> list[bytes]:
+    files = []
+    for save in (np.savez, np.savez_compressed):
+        file = io.BytesIO()
+        save(file, **ARRAYS)
+        files.append(file.getvalue())
+    return files
+
+
+def read_arrays(folder: Path, content: bytes) -> None:
+    path = folder / "arrays.npz"
+    path.write_bytes(content)
+    check_images(load_data(str(path), seed=0, cache_dir=folder))
+
+
+ROWS = pa.table(
+    {
+        "image": pa.array([{"bytes": content, "path": None} for content in images()[3:11]]),
+        "label": pa.array([index % 2 for index in range(8)]),
+    }
+)
+
+
+def saved_files() -> dict[str, bytes]:
+    """What `datasets.save_to_disk` leaves; tests/data/test_saved.py reads what the package itself has written."""
+    file = io.BytesIO()
+    with pa.ipc.new_stream(file, ROWS.schema) as stream:
+        stream.write_table(ROWS, max_chunksize=5)
+    features = {"image": {"_type": "Image"}, "label": {"names": ["a", "b"], "_type": "ClassLabel"}}
+    return {
+        "dataset_info.json": json.dumps({"features": features}).encode(),
+        "state.json": json.dumps({"_data_files": [{"filename": "data.arrow"}]}).encode(),
+        "data.arrow": file.getvalue(),
+    }
+
+
+SAVED = saved_files()
+
+
+def read_saved(folder: Path, damage: tuple[str, bytes]) -> None:
+    root = folder / "saved"
+    root.mkdir(exist_ok=True)
+    name, content = damage
+    for file, intact in {**SAVED, name: content}.items():
+        (root / file).write_bytes(intact)
+    check_images(load_data(str(root), seed=0, cache_dir=folder))
+
+
+def check_images(data: DataSet) -> None:
+    for split in (data.train, data.val, data.test):
+        assert 0 <= split.labels.min() <= split.labels.max() < data.n_classes < 1000
+        assert len(split.fingerprint) == 64
+        for index in range(split.n_images):
+            assert TRANSFORM(split.open(index)).shape == (3, 8, 8)
+
+
 def check_data(data: DataSet, inside: Path | None = None) -> None:
     for split in (data.train, data.val, data.test):
         assert split.n_images == len(split.labels) > 0
@@ -228,7 +315,7 @@ class MeanBackbone:
     """Gives every image's mean as all its features."""
 
     name, fingerprint = "mean", "weights"
-    width, n_blocks, group_size, n_prefix_tokens, tokens, image_size = 3, 2, 1, 1, 5, 4
+    width, widths, n_blocks, n_prefix_tokens, tokens, image_size = 3, (3, 3, 3), 2, 1, 5, 4
     stage_indices: tuple[int, ...] = (0, 1, 2)
     transform = Transform(4, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -402,6 +489,15 @@ def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
         "lists": Reader(
             damaged([LISTS["train800"], b"\xef\xbb\xbfimages/train800/out.png 0\r\n"]), read_lists, 300, 25_000
         ),
+        "csv": Reader(damaged([TABLE.encode(), TABLE.replace("5.png", "out.png").encode()]), read_csv, 150, 15_000),
+        "parquet": Reader(damaged([parquet(pd.read_csv(io.StringIO(TABLE)))]), read_parquet, 150, 15_000),
+        "arrays": Reader(damaged(archives()), read_arrays, 150, 15_000),
+        "saved": Reader(
+            st.sampled_from(sorted(SAVED)).flatmap(lambda name: st.tuples(st.just(name), damaged([SAVED[name]]))),
+            read_saved,
+            150,
+            15_000,
+        ),
         "folders": Reader(LAYOUTS, read_layout, 150, 8_000),
         "cache": Reader(st.tuples(st.floats(0, 1), st.booleans(), CACHE_FILES), read_cache, 100, 5_000),
         "json": Reader(
@@ -418,7 +514,20 @@ def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
     }
 
 
-READERS = ("images", "lists", "folders", "cache", "json", "tables", "weights", "journal")
+READERS = (
+    "images",
+    "lists",
+    "csv",
+    "parquet",
+    "arrays",
+    "saved",
+    "folders",
+    "cache",
+    "json",
+    "tables",
+    "weights",
+    "journal",
+)
 
 
 def fuzz(reader: Reader, folder: Path, n_inputs: int) -> int:
@@ -444,6 +553,11 @@ def test_the_undamaged_are_read(readers: dict[str, Reader], tmp_path: Path) -> N
     for content in images():
         read_image(tmp_path, content)
     read_lists(tmp_path, LISTS["train800"])
+    read_csv(tmp_path, TABLE.encode())
+    read_parquet(tmp_path, parquet(pd.read_csv(io.StringIO(TABLE))))
+    for content in archives():
+        read_arrays(tmp_path, content)
+    read_saved(tmp_path, ("state.json", SAVED["state.json"]))
     read_layout(tmp_path, ([], ["cats", "dogs"], "error"))
     for format in Format:
         read_run(tmp_path, ("trials.parquet", TRIALS, format))

@@ -30,8 +30,8 @@ class CountingBackbone:
 
     name = "counting"
     width = 3
+    widths = (3, 3, 3)
     n_blocks = 2
-    group_size = 1
     stage_indices: tuple[int, ...] = (0, 1, 2)
     n_prefix_tokens = 1
     tokens = 5

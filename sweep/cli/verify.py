@@ -1,0 +1,85 @@
+"""`sweep verify`: a trial trained again, alone."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sweep.cli import options
+from sweep.cli.console import printable, stderr, stdout
+
+if TYPE_CHECKING:  # PyTorch takes seconds to import
+    from sweep.verify.verify import Verification
+
+BROKEN = 1
+
+
+def verify(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    trial: Annotated[int, typer.Option(help="The number of the trial to train again.", min=0)],
+    data: Annotated[
+        str | None, typer.Option(help="Where the images are now, if not where the run's record says.")
+    ] = None,
+    tolerance: Annotated[
+        float,
+        typer.Option(help="Largest difference from the record to accept, for another machine or a GPU.", min=0.0),
+    ] = 0.0,
+    device: options.DeviceName = None,
+) -> None:
+    """Train one trial of a run again, alone, and print how far it is from what the run recorded.
+
+    Curve, last metrics and weights (where the run kept them) must have the same bits on the machine and with the
+    versions that the run had; and the first 50 steps, in fp64, must agree with a plain PyTorch loop to 1e-10. The exit
+    code is 1 if they do not. Nothing out of the run folder is executed.
+
+        sweep verify runs/lr_rank-… --trial 7
+    """
+    from sweep.paths import default_cache_dir
+    from sweep.runner import device_named
+    from sweep.verify.verify import verify_trial
+
+    with stderr.status(f"training trial {trial} again") as status:
+        verification = verify_trial(
+            run,
+            trial,
+            device=device_named(device),
+            cache_dir=default_cache_dir(),
+            data=data,
+            tolerance=tolerance,
+            on_epoch=lambda epoch: status.update(f"training trial {trial} again, epoch {epoch}"),
+        )
+    show_verification(stdout, verification)
+    if not verification.kept:
+        raise typer.Exit(BROKEN)
+
+
+def show_verification(console: Console, verification: "Verification") -> None:
+    """Print what was compared, and whether the promises hold."""
+    trial = verification.trial
+    epochs = f"{trial.epochs} epoch{'s' * (trial.epochs > 1)} from data order {trial.first_order}"
+    table = Table(title=f"trial {trial.number} trained again, alone: {epochs}", title_justify="left")
+    for heading in ("", "numbers", "largest difference", "promised"):
+        table.add_column(heading, justify="left" if heading == "" else "right")
+    for comparison in verification.comparisons:
+        difference = f"{comparison.difference:.1e}" if comparison.difference else "0"
+        promised = f"{comparison.promised:.0e}" if comparison.promised else "0"
+        style = None if comparison.kept else "bold red"
+        table.add_row(comparison.what, f"{comparison.count:,}", difference, promised, style=style)
+    console.print(table, highlight=False)
+    if verification.not_compared:
+        names = printable(", ".join(verification.not_compared))
+        console.print(f"not compared, they take the study's code: {names}", highlight=False, markup=False)
+    if verification.kept:
+        console.print("the trial is what it is alone", highlight=False)
+        return
+    console.print("[bold red]the trial is not what it is alone[/]", highlight=False)
+    if verification.changed:
+        changes = ", ".join(f"{name} {there}, here {here}" for name, (there, here) in verification.changed.items())
+        console.print(
+            f"the run had {printable(changes)}: same bits are promised where nothing differs; else give --tolerance",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )

@@ -1,0 +1,163 @@
+"""`sweep watch`: a run that goes on elsewhere."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from sweep.cli.console import printable, stdout
+
+if TYPE_CHECKING:  # Optuna takes a second to import
+    from sweep.watch import Snapshot, WatchedTrial
+
+SECONDS_BETWEEN_LOOKS = 1.0
+SILENCE_WORTH_A_WORD = 60.0
+BARS = "▁▂▃▄▅▆▇█"
+LONGEST_SPARKLINE = 24
+LEAST_WIDTH_FOR_SPARKLINE = 56
+LEAST_WIDTH_FOR_CONFIGURATION = 76
+LINES_AROUND = 4
+"""Title, head of the table, what is left out, and the cursor."""
+
+COLOURS = {"training": "cyan", "complete": "green", "pruned": "yellow", "failed": "red"}
+
+
+def watch(
+    run: Annotated[Path, typer.Argument(help="A run folder; the run may go on in another terminal.")],
+    storage: Annotated[
+        str | None, typer.Option(help="The Optuna storage URL of a run that was given one; never taken from its files.")
+    ] = None,
+) -> None:
+    """Watch a run from another terminal: trials in training, what ended and why, pace and time left.
+
+    Ends when the run ends or stops, or with Ctrl-C, which leaves the run alone. Where the output is piped, a line
+    whenever something changed.
+
+        sweep watch runs/lr_rank-…
+    """
+    from sweep.run_folder import RunFolder
+    from sweep.watch import Watcher
+
+    watcher = Watcher(RunFolder.open(run), storage)
+    try:
+        if stdout.is_terminal:
+            _live(watcher.snapshot)
+        else:
+            _lines(watcher.snapshot)
+    except KeyboardInterrupt:
+        return
+
+
+def _live(look: Callable[[], "Snapshot"]) -> None:
+    snapshot = look()
+    with Live(view(snapshot, stdout), console=stdout, auto_refresh=False) as live:
+        while not (snapshot.ended or snapshot.stopped):
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            snapshot = look()
+            live.update(view(snapshot, stdout), refresh=True)
+
+
+def _lines(look: Callable[[], "Snapshot"]) -> None:
+    last = ""
+    while True:
+        snapshot = look()
+        if (line := heading(snapshot)) != last:
+            stdout.print(last := line, soft_wrap=True, highlight=False, markup=False)
+        if snapshot.ended or snapshot.stopped:
+            return
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def heading(snapshot: "Snapshot") -> str:
+    """How far the run is, in a line."""
+    n_over = sum(number for state, number in snapshot.counts.items() if state != "training")
+    states = ", ".join(f"{number} {state}" for state, number in sorted(snapshot.counts.items()))
+    parts = [f"{n_over} of {snapshot.n_trials} trials over" + (f" ({states})" if states else "")]
+    if not snapshot.counts:
+        parts.append("no trial has begun; features come first")
+    if snapshot.best is not None:
+        parts.append(f"best {snapshot.objective} {snapshot.best.values[-1]:.4g}, trial {snapshot.best.number}")
+    goes_on = not (snapshot.ended or snapshot.stopped)
+    if goes_on and n_over == snapshot.n_trials:
+        parts.append("the linear probe and the test images come last")
+    elif goes_on and snapshot.counts:
+        of = "" if snapshot.n_parallel is None else f" of {snapshot.n_parallel}"
+        parts.append(f"{snapshot.lanes}{of} lanes occupied")
+    if snapshot.configs_per_hour is not None:
+        parts.append(f"{snapshot.configs_per_hour:.0f} configurations an hour")
+    if snapshot.seconds_left and goes_on:
+        parts.append(f"{_duration(snapshot.seconds_left)} left")
+    if snapshot.ended:
+        parts.append("the run has ended")
+    elif snapshot.stopped:
+        parts.append("no process works on it; go on with sweep resume")
+    elif snapshot.silent_seconds is not None and snapshot.silent_seconds >= SILENCE_WORTH_A_WORD:
+        parts.append(f"nothing heard of it for {_duration(snapshot.silent_seconds)}")
+    return printable("; ".join(parts))
+
+
+def view(snapshot: "Snapshot", console: Console) -> Group:
+    """A run as wide and as high as the terminal."""
+    table = Table(box=None, expand=True, pad_edge=False)
+    with_sparkline = console.width >= LEAST_WIDTH_FOR_SPARKLINE and not console.options.ascii_only
+    with_configuration = console.width >= LEAST_WIDTH_FOR_CONFIGURATION
+    table.add_column("trial", justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("epoch", justify="right", no_wrap=True)
+    table.add_column(snapshot.objective, justify="right", no_wrap=True, overflow="ellipsis")
+    if with_sparkline:
+        table.add_column("", no_wrap=True)
+    if with_configuration:
+        table.add_column("configuration", no_wrap=True, overflow="ellipsis", ratio=1)
+    progress = Text(heading(snapshot))
+    n_lines = LINES_AROUND + len(progress.wrap(console, console.width))
+    rows = snapshot.trials[: max(1, console.height - n_lines)]
+    values = [value for trial in rows for value in trial.values if math.isfinite(value)]
+    for trial in rows:
+        cells = [
+            Text(str(trial.number)),
+            Text(trial.state, style=COLOURS[trial.state]),
+            Text("-" if trial.epoch is None else f"{trial.epoch}/{snapshot.n_epochs}"),
+            Text(f"{trial.values[-1]:.4g}" if trial.values else "-"),
+        ]
+        if with_sparkline:
+            cells.append(Text(sparkline(trial.values, min(values, default=0.0), max(values, default=0.0))))
+        if with_configuration:
+            cells.append(Text(_configuration(trial)))
+        table.add_row(*cells, style="bold" if trial == snapshot.best else None)
+    left_out = len(snapshot.trials) - len(rows)
+    below = Text(f"and {left_out} more" if left_out else "", style="dim")
+    title = Text(printable(snapshot.title), style="bold", no_wrap=True, overflow="ellipsis")
+    return Group(title, progress, table, below)
+
+
+def sparkline(values: list[float], low: float, high: float) -> str:
+    """The last values as bars between `low` and `high`; a gap where one is not a number."""
+
+    def bar(value: float) -> str:
+        if not math.isfinite(value):
+            return " "
+        level = (value - low) / (high - low) if high > low else 0.5
+        return BARS[min(len(BARS) - 1, int(level * len(BARS)))]
+
+    return "".join(map(bar, values[-LONGEST_SPARKLINE:]))
+
+
+def _configuration(trial: "WatchedTrial") -> str:
+    parts = [
+        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in trial.params.items()
+    ]
+    return printable(" ".join([*parts, *([f"({trial.why})"] if trial.why else [])]))
+
+
+def _duration(seconds: float) -> str:
+    from sweep.budget import duration_text
+
+    return duration_text(float(max(1, round(seconds))))

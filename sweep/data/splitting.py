@@ -1,0 +1,149 @@
+"""Which images are train, val and test: as given, or taken apart class by class with a seed."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from sweep.data.base import DataSet, Indices, Labels, Split, stratified_split
+from sweep.data.files import ImageChecker
+from sweep.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+SPLIT_NAMES = ("train", "val", "test")
+VAL_SHARE, TEST_SHARE = 0.16, 0.20
+VAL_SHARE_OF_TRAIN = VAL_SHARE / (1 - TEST_SHARE)
+
+
+def name_classes(values: Sequence[str]) -> tuple[Labels, tuple[str, ...]]:
+    """Number classes that are given by name, one an image.
+
+    Args:
+        values: (n,) names; whole numbers are ordered by value, anything else by text.
+
+    Returns:
+        (n,) labels from 0 without gaps, and the names in order of label.
+    """
+    names = sorted(set(values))
+    if all(name.isascii() and name.isdigit() and len(name) < 19 for name in names):
+        names.sort(key=int)
+    label_of = {name: label for label, name in enumerate(names)}
+    return np.array([label_of[value] for value in values], dtype=np.int64), tuple(names)
+
+
+def divided(
+    labels: Labels,
+    class_names: tuple[str, ...],
+    given: Sequence[str] | None,
+    split_of: Callable[[str, Indices], Split],
+    *,
+    name: str,
+    what: str,
+    seed: int,
+    checker: ImageChecker,
+) -> DataSet:
+    """Make a data set of images that lie in one row.
+
+    Args:
+        labels: (n,) int64.
+        class_names: in order of label.
+        given: the split of each image, `"train"`, `"val"` or `"test"`; None to have them split 64 / 16 / 20 %.
+            Without any `"val"`, 20 % of train become val.
+        split_of: makes a split, given its name and the indices of its images.
+        name: of the data set.
+        what: the images come from, for messages and the description.
+        seed: seed of the splitting.
+        checker: has tried the images.
+
+    Raises:
+        UsageError: fewer than two classes, a missing split, or a class that is too small or not in train.
+    """
+    remark = checker.remark()
+    if len(class_names) < 2:
+        raise UsageError(f"{what} has {len(class_names)} classes{remark}; a task needs at least 2")
+    if given is None:
+        parts, how = split_three_ways(labels, class_names, seed=seed, where=what, remark=remark)
+    else:
+        parts, how = _as_given(labels, class_names, np.array(given), seed=seed, where=what, remark=remark)
+    train, val, test = (split_of(split, parts[split]) for split in SPLIT_NAMES)
+    return DataSet(
+        name=name,
+        description=f"{what}; {how}",
+        class_names=class_names,
+        train=train,
+        val=val,
+        test=test,
+        skipped=tuple(checker.skipped),
+    )
+
+
+def _as_given(
+    labels: Labels, class_names: Sequence[str], given: npt.NDArray[np.str_], *, seed: int, where: str, remark: str
+) -> tuple[Mapping[str, Indices], str]:
+    parts = {name: np.flatnonzero(given == name) for name in SPLIT_NAMES}
+    for name in ("train", "test"):
+        if not len(parts[name]):
+            raise UsageError(
+                f"{where} has no {name} images{remark}; it needs train and test (val is optional), or no splits at all "
+                f"to be split at random"
+            )
+    in_train = set(labels[parts["train"]].tolist())
+    for name in ("val", "test"):
+        if unknown := set(labels[parts[name]].tolist()) - in_train:
+            raise UsageError(
+                f"class {class_names[min(unknown)]!r} of {where} is in {name} but not in train{remark}; "
+                f"a class needs images to learn from"
+            )
+    if lacking := [name for label, name in enumerate(class_names) if label not in in_train]:
+        logger.warning("%s has no image of class %r%s (%d such classes)", where, lacking[0], remark, len(lacking))
+    if len(parts["val"]):
+        return parts, "splits as given"
+    of_train = parts["train"]
+    kept, how = split_off_val(labels[of_train], class_names, seed=seed, where=f"train of {where}", remark=remark)
+    return {"train": of_train[kept["train"]], "val": of_train[kept["val"]], "test": parts["test"]}, how
+
+
+def split_three_ways(
+    labels: Labels, class_names: Sequence[str], *, seed: int, where: str, remark: str
+) -> tuple[Mapping[str, Indices], str]:
+    """Split 64 / 16 / 20 % of each class.
+
+    Args:
+        labels: (n,) int64.
+        class_names: in order of label.
+        seed: seed of the splitting.
+        where: what the images come from, for messages.
+        remark: what to add to a message about too few images.
+
+    Returns:
+        Indices by split, in the order of `SPLIT_NAMES`, and how they were found.
+
+    Raises:
+        UsageError: a class is too small.
+    """
+    _require_class_size(labels, class_names, where, remark, smallest=3, splits="train, val and test")
+    parts = stratified_split(labels, (VAL_SHARE, TEST_SHARE), seed)
+    return dict(zip(SPLIT_NAMES, parts, strict=True)), f"64 / 16 / 20 % of each class, split seed {seed}"
+
+
+def split_off_val(
+    labels: Labels, class_names: Sequence[str], *, seed: int, where: str, remark: str
+) -> tuple[Mapping[str, Indices], str]:
+    """Make 20 % of each class of train val; arguments and result as `split_three_ways`, without test."""
+    _require_class_size(labels, class_names, where, remark, smallest=2, splits="train and val")
+    kept, held = stratified_split(labels, (VAL_SHARE_OF_TRAIN,), seed)
+    return {"train": kept, "val": held}, f"train and test as given, val is 20 % of train, split seed {seed}"
+
+
+def _require_class_size(
+    labels: Labels, class_names: Sequence[str], where: str, remark: str, *, smallest: int, splits: str
+) -> None:
+    sizes = np.bincount(labels, minlength=len(class_names))
+    for name, size in zip(class_names, sizes.tolist(), strict=True):
+        if size < smallest:
+            raise UsageError(
+                f"class {name!r} in {where} has {size} images{remark}; {smallest} are needed to be in "
+                f"{splits}. Add images or remove the class"
+            )

@@ -1,0 +1,123 @@
+"""Suites: several tasks that one study is run on, in groups whose means are compared."""
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sweep.data.packaged import DATA_SETS, HERE
+from sweep.data.scanned import fashion_mnist
+from sweep.data.vtab import ALIASES, LIST_FILES
+from sweep.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+VTAB = "VTAB-1K"
+VTAB_GROUPS: Mapping[str, tuple[str, ...]] = {
+    "natural": ("cifar", "caltech101", "dtd", "oxford_flowers102", "oxford_iiit_pet", "svhn", "sun397"),
+    "specialised": ("patch_camelyon", "eurosat", "resisc45", "diabetic_retinopathy"),
+    "structured": (
+        "clevr_count",
+        "clevr_dist",
+        "dmlab",
+        "kitti",
+        "dsprites_loc",
+        "dsprites_ori",
+        "smallnorb_azi",
+        "smallnorb_ele",
+    ),
+}
+PACKAGED_SUITES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "mini-vtab": {
+        "natural-like": ("fashion-mnist", "mnist"),
+        "specialised-like": ("digits", "glyph-font"),
+        "structured": ("count", "sprite-scale", "sprite-x"),
+    }
+}
+"""Tasks by group. The groups are like VTAB's in kind; the images are not VTAB's."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a suite.
+
+    Attributes:
+        name: Of the task, and of its run folder.
+        group: What it is averaged with.
+        data: What `load_data` takes.
+    """
+
+    name: str
+    group: str
+    data: str
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Several tasks.
+
+    Attributes:
+        name: `"mini-vtab"`, or `"VTAB-1K"`.
+        tasks: Those that are here, group by group.
+        missing: Those that are not: why, by name.
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+def find_suite(spec: object, cache_dir: Path) -> Suite | None:
+    """Return the suite that a study's data name; None where they are a single data set, or nothing.
+
+    Args:
+        spec: the name of a packaged suite, or a folder that has VTAB-1K task folders in it.
+        cache_dir: root of sweep's cache.
+
+    Raises:
+        UsageError: two folders are the same task.
+    """
+    if not isinstance(spec, str):
+        return None
+    if spec in PACKAGED_SUITES:
+        return _packaged(spec, cache_dir)
+    folder = Path(os.path.expanduser(spec))
+    return _vtab(folder) if os.path.isdir(folder) and not _is_task(folder) else None
+
+
+def _packaged(name: str, cache_dir: Path) -> Suite:
+    tasks: list[Task] = []
+    missing: dict[str, str] = {}
+    for group, names in PACKAGED_SUITES[name].items():
+        for task in names:
+            whereabouts = DATA_SETS[task].whereabouts(cache_dir)
+            if DATA_SETS[task].load is fashion_mnist and whereabouts != HERE:
+                missing[task] = f"needs {whereabouts}"
+            else:
+                tasks.append(Task(task, group, task))
+    return Suite(name, tuple(tasks), missing)
+
+
+def _vtab(folder: Path) -> Suite | None:
+    """The VTAB-1K tasks below a folder; None where there is none."""
+    found: dict[str, Path] = {}
+    for path in sorted(path for path in folder.iterdir() if path.is_dir() and _is_task(path)):
+        task = ALIASES.get(path.name, path.name)
+        if task in found:
+            raise UsageError(f"{found[task]} and {path} are both VTAB-1K's {task}; move one of them away")
+        found[task] = path
+    known = [
+        Task(task, group, str(found[task])) for group, tasks in VTAB_GROUPS.items() for task in tasks if task in found
+    ]
+    if not known:
+        return None
+    names = {task.name for task in known}
+    for name in sorted(set(found) - names):
+        logger.warning("left aside: %s has lists of images, but VTAB-1K has no task %s", found[name], name)
+    missing = {task: f"not in {folder}" for tasks in VTAB_GROUPS.values() for task in tasks if task not in names}
+    return Suite(VTAB, tuple(known), missing)
+
+
+def _is_task(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in LIST_FILES.values())

@@ -1,0 +1,97 @@
+"""One trial as a PyTorch user would train it: a module, a loss, `torch.optim`, no lanes. What the engine is held to."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sweep.batches import StageData
+from sweep.lanes import LaneConfig
+
+
+def train_plainly(
+    module: nn.Module,
+    config: LaneConfig,
+    data: StageData,
+    batches: Iterable[Tensor],
+    *,
+    n_steps: int,
+    steps_per_epoch: int,
+) -> None:
+    """Train a module in place.
+
+    Args:
+        module: From stages, each `(B, L, D)`, to logits `(B, C)`.
+        config: Its hyperparameters.
+        data: What to learn from.
+        batches: Indices of each step's images, `(B,)`.
+        n_steps: Length of the schedule, whether or not there are as many batches.
+        steps_per_epoch: For the warm-up, whose length is in epochs.
+    """
+    like = next(module.parameters())
+    loss_of = plain_loss(config, data.class_counts.to(like))
+    optimizer = _optimizer(module, config)
+    warmup = min(round(config.warmup_epochs * steps_per_epoch), n_steps)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        if config.schedule == "constant" or step >= n_steps:
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (n_steps - warmup)))
+
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    for indices in batches:
+        stages, labels = data.batch(indices, like)
+        loss = loss_of(module(stages), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+
+
+def plain_loss(config: LaneConfig, class_counts: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """A configuration's loss, from logits `(B, C)` and labels `(B,)` to a number.
+
+    Args:
+        config: Names it.
+        class_counts: Training images of each class, `(C,)`, in the dtype of the logits; an empty class counts as one.
+    """
+    if config.loss == "cross_entropy":
+        return lambda logits, labels: F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+    if config.loss == "focal":
+
+        def focal(logits: Tensor, labels: Tensor) -> Tensor:
+            p = torch.softmax(logits, -1)[torch.arange(len(labels), device=labels.device), labels]
+            return (-((1 - p) ** config.focal_gamma) * p.log()).mean()
+
+        return focal
+    if config.loss == "logit_adjusted":
+        counts = class_counts.clamp_min(1)
+        adjustment = config.logit_adjustment * (counts / counts.sum()).log()
+        return lambda logits, labels: F.cross_entropy(logits + adjustment, labels)
+
+    def one_vs_all(logits: Tensor, labels: Tensor) -> Tensor:
+        targets = F.one_hot(labels, logits.shape[-1]).to(logits.dtype)
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(-1).mean()
+
+    return one_vs_all
+
+
+def _optimizer(module: nn.Module, config: LaneConfig) -> torch.optim.Optimizer:
+    """Two learning rates, head and the rest, and decay on matrices alone."""
+    groups = []
+    for is_head, has_decay in itertools.product((False, True), repeat=2):
+        params = [
+            p
+            for name, p in module.named_parameters()
+            if name.startswith("head.") == is_head and (p.dim() > 1) == has_decay
+        ]
+        lr = config.lr * config.head_lr_ratio if is_head else config.lr
+        groups.append({"params": params, "lr": lr, "weight_decay": config.weight_decay if has_decay else 0.0})
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), eps=config.eps)
+    return torch.optim.SGD(groups, momentum=config.momentum)

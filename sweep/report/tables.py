@@ -1,0 +1,192 @@
+"""The report's tables: the answer, the trials, what they cost and what they were made with, as sections of a page."""
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from backbones import Taps, recorded_stages
+from sweep.export.card import METRICS, command_line
+from sweep.export.selection import hyperparameters_of
+from sweep.report import page
+from sweep.report.figures import BASELINE
+from sweep.report.page import Cell
+from sweep.results import PARAMETER_PREFIX, Results, parameter_columns
+
+N_NAMED_CLASSES = 20
+SHOWN = ("val_mean_class_accuracy", "val_nll", "val_ece", "train_loss")
+LABELS = {
+    "val_top1": "top-1",
+    "val_mean_class_accuracy": "class acc.",
+    "val_worst_class_accuracy": "worst class acc.",
+    "val_nll": "NLL",
+    "val_ece": "ECE",
+    "train_loss": "train loss",
+    "trainable_parameters": "size",
+}
+
+
+def answer(results: Results, winner: int) -> str:
+    """The winner beside baseline and linear probe, and what was searched on what."""
+    config, summary = results.config, results.summary
+    row = _row(results.trials, winner)
+    n_val, n_test = (config["splits"][name]["images"] for name in ("val", "test"))
+    columns = ["", *(f"{name}, {split}" for split in ("val", "test") for name in ("top-1", "NLL", "ECE"))]
+    rows = [[Cell(f"winner, trial {winner}"), *_metrics({k: row[f"val_{k}"] for k in METRICS}, n_val)]]
+    if winner != BASELINE and not (base := results.trials[results.trials["trial"] == BASELINE]).empty:
+        of_base = {k: base.iloc[0][f"val_{k}"] for k in METRICS}
+        rows.append([Cell(f"baseline, trial {BASELINE}"), *_metrics(of_base, n_val), *_metrics(None, n_test)])
+    if summary:
+        rows[0] += _metrics(summary["winner"]["test"], n_test)
+        probe = summary["linear_probe"]
+        name = f"linear probe, best of {probe['n_configurations']}"
+        rows.append([Cell(name), *_metrics(probe["val"], n_val), *_metrics(probe["test"], n_test)])
+    else:
+        rows[0] += _metrics(None, n_test)
+    states = results.trials["state"].value_counts().to_dict()
+    note = (
+        f"{n_val} val and {n_test} test images; ± is the standard error over images. Trials are ranked by "
+        f"{', '.join(results.objectives)} "
+        f"after the last epoch, and val numbers of the best of many flatter. "
+        + (
+            "Test was looked at once, by winner and probe."
+            if summary
+            else "The run did not end: test was not looked at."
+        )
+    )
+    classes = config["classes"]
+    more = f", … ({len(classes)} in all)" if len(classes) > N_NAMED_CLASSES else ""
+    facts = {
+        "data": f"{config['data']}. {config['data_notice']}",
+        "classes": ", ".join(classes[:N_NAMED_CLASSES]) + more,
+        "backbone": f"{config['backbone']} at {config['transform']['image_size']} px, "
+        f"{Taps(config['group_size'], recorded_stages(config.get('stages')))}",
+        "trials": ", ".join(f"{count} {state}" for state, count in states.items()),
+        f"trial {winner}": ", ".join(f"{k} = {_number(v)}" for k, v in hyperparameters_of(row, results.trials).items()),
+    }
+    return page.heading("The answer") + page.table(columns, rows) + page.paragraph(note, quiet=True) + page.pairs(facts)
+
+
+def _metrics(metrics: dict[str, float] | None, n_images: int) -> list[Cell]:
+    if metrics is None:
+        return [Cell("")] * 3
+    top1 = metrics["top1"]
+    error = math.sqrt(top1 * (1 - top1) / n_images)
+    return [
+        Cell(f"{top1:.3f} ± {error:.3f}", top1),
+        *(Cell(f"{metrics[name]:.3f}", metrics[name]) for name in ("nll", "ece")),
+    ]
+
+
+def _interval(row: dict[str, Any]) -> str:
+    low, high = row["top1_vs_baseline_low"], row["top1_vs_baseline_high"]
+    return "" if math.isnan(low) or row["trial"] == BASELINE else f"{low:+.3f} to {high:+.3f}"
+
+
+def _row(trials: pd.DataFrame, trial: int) -> dict[str, Any]:
+    (row,) = _records(trials[trials["trial"] == trial])
+    return row
+
+
+def front(results: Results) -> str:
+    """The trials of the Pareto front, and the baseline beside them: of a run with several objectives."""
+    trials = results.trials
+    complete = trials[trials["state"] == "COMPLETE"]
+    shown = complete[(complete["front"] == 0) | (complete["trial"] == BASELINE)]
+    parameters = [name.removeprefix(PARAMETER_PREFIX) for name in parameter_columns(trials)]
+    rows = []
+    for row in _records(shown):
+        own = hyperparameters_of(row, trials)
+        name = f"{row['trial']}{' (baseline)' * (row['trial'] == BASELINE)}{', not on it' * (row['front'] != 0)}"
+        values = [_cell(row[objective]) for objective in results.objectives]
+        rows.append([Cell(name, float(row["trial"])), *values, *(_cell(own.get(name)) for name in parameters)])
+    goals = " and ".join(f"{direction} {name}" for name, direction in results.objectives.items())
+    note = f"Trials that no other beats in every respect, to {goals}; the first objective names the winner."
+    columns = ["trial", *(LABELS.get(name, name) for name in results.objectives), *parameters]
+    return page.paragraph(note, quiet=True) + page.table(columns, rows, sortable=True)
+
+
+def trials(results: Results) -> str:
+    """All trials in a table that sorts by a click."""
+    note = (
+        "Click a heading to sort. “to baseline” is the paired difference of top-1 to trial 0 after as many epochs, on "
+        "the same val images, with its 95% interval over images."
+    )
+    return page.heading("Trials, best first") + page.paragraph(note, quiet=True) + trials_table(results)
+
+
+def trials_table(results: Results, limit: int | None = None) -> str:
+    """Trials, best first, as many as `limit`."""
+    trials = results.trials
+    parameters = [name.removeprefix(PARAMETER_PREFIX) for name in parameter_columns(trials)]
+    several = len(results.objectives) > 1
+    others = [name for name in results.objectives if name not in (*SHOWN, "val_top1", "trainable_parameters")]
+    shown = [*SHOWN, *others]
+    first = ["rank", "trial", *["front"] * several, "state", "top-1", "to baseline", "95%"]
+    rows = []
+    for rank, row in enumerate(_records(trials.head(limit or len(trials))), start=1):
+        own = hyperparameters_of(row, trials)
+        rows.append(
+            [
+                Cell(str(rank), float(rank)),
+                Cell(str(row["trial"]), float(row["trial"])),
+                *([_whole(row["front"])] if several else []),
+                Cell(row["state"]),
+                _cell(row["val_top1"]),
+                _cell(row["top1_vs_baseline"], signed=True),
+                Cell(_interval(row), row["top1_vs_baseline_low"]),
+                *(_cell(row[name]) for name in shown),
+                *(_cell(own.get(name)) for name in parameters),
+                Cell(f"{row['trainable_parameters']:,}", float(row["trainable_parameters"])),
+                _cell(row["seconds"]),
+                Cell(row["failure"] or row["stopped"]),
+            ]
+        )
+    return page.table(
+        [*first, *(LABELS.get(name, name) for name in shown), *parameters, "size", "seconds", "why"],
+        rows,
+        sortable=True,
+    )
+
+
+def _records(trials: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in trials.to_dict("records")]
+
+
+def _whole(value: float) -> Cell:
+    return Cell("") if math.isnan(value) else Cell(f"{value:.0f}", float(value))
+
+
+def _cell(value: Any, *, signed: bool = False) -> Cell:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return Cell("")
+    if isinstance(value, float | int) and not isinstance(value, bool):
+        return Cell(f"{value:+.3f}" if signed else _number(value), float(value))
+    return Cell(str(value), str(value))
+
+
+def _number(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3f}" if 0.01 <= abs(value) < 1000 or value == 0 else f"{value:.1e}"
+
+
+def cost(results: Results) -> str:
+    """Where the time and the disk went."""
+    facts = {"summed over trials": f"{results.trials['seconds'].sum():.1f} s of training"}
+    if results.summary:
+        seconds, plan = results.summary["wall_seconds"], results.summary.get("plan", {})
+        facts |= {name.replace("_", " "): f"{value:.1f} s" for name, value in seconds.items()}
+        facts["configurations per hour"] = f"{results.summary['configs_per_hour']:.0f}"
+        facts["images through the backbone"] = f"{results.summary['n_images_computed']:,}"
+        if plan:
+            facts["feature cache"] = f"{plan['cache_bytes'] / 2**20:,.0f} MiB on disk"
+            facts["lanes that fit"] = f"{plan['lanes_that_fit']:,}"
+    return page.heading("Cost") + page.pairs(facts)
+
+
+def made_with(results: Results) -> str:
+    """The command and the versions."""
+    config = results.config
+    versions = {**config["versions"], "device": config["device"]}
+    return page.heading("Made with") + page.preformatted(command_line(config["command"])) + page.pairs(versions)

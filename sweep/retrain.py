@@ -1,0 +1,154 @@
+"""The end of a protocol: what was chosen on val is trained again on train and val, and looks at test once."""
+
+import statistics
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from sweep.batches import StageData
+from sweep.engine import Stack, split_logits, train
+from sweep.features import compute_features
+from sweep.memory import available_bytes
+from sweep.metrics import classification_metrics
+from sweep.preparation import Prepared
+from sweep.reference import EPOCHS_FACTOR, probe_config
+from sweep.resident import resident_where_it_fits
+from sweep.run_folder import RunFolder, read_json, require_entries
+from sweep.runner import RESIDENT_SHARE
+from sweep.seeds import derive_seed
+from sweep.side_networks import trim_rank
+
+WEIGHTS, RECORD = "retrained.safetensors", "retrained.json"
+CHOSEN = {"winner.trial": int, "winner.params": dict, "linear_probe.stage": int, "linear_probe.lr": int | float}
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """What came out on test.
+
+    Attributes:
+        winner: Metrics on test by name, means over replicates.
+        winner_top1_std: Standard deviation of top-1 over replicates; 0 for one.
+        linear_probe: Metrics of the probe on test.
+        n_train_images: Of train and val together.
+        n_test_images: Of test.
+        wall_seconds: Of training and testing both.
+    """
+
+    winner: dict[str, float]
+    winner_top1_std: float
+    linear_probe: dict[str, float]
+    n_train_images: int
+    n_test_images: int
+    wall_seconds: float
+
+
+def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path) -> Retrained:
+    """Train a run's winner and its tuned linear probe on train and val together, and test each once.
+
+    Configurations, epochs and batch size stay those of the search: with more images, an epoch has more steps. The
+    winner gets as many replicates as the study has, from fresh initialisations. The run folder gets the weights of the
+    first, `retrained.safetensors`, and the numbers, `retrained.json`.
+
+    Args:
+        folder: A finished run.
+        prepared: What it ran on; its features are in the cache.
+        cache_dir: Root of sweep's cache.
+
+    Raises:
+        SweepError: The run's summary is damaged, or its files cannot be written.
+    """
+    started = time.perf_counter()
+    study, device = prepared.study, prepared.device
+    summary = read_json(folder.summary_path)
+    require_entries(folder.summary_path, summary, CHOSEN)
+    kept, val, test = (_stages(prepared, name, cache_dir) for name in ("train", "val", "test"))
+    together = kept.joined(val)
+
+    winner, std = _retrained_winner(folder, prepared, summary["winner"]["params"], together, val, test)
+
+    tokens = prepared.spec.plain(1).head.tokens
+    stage, lr = summary["linear_probe"]["stage"], float(summary["linear_probe"]["lr"])
+    probe = prepared.spec.pooled_probe(stage, derive_seed(study.seed, "retraining", "linear probe")).to(device)
+    (state,), _ = train(
+        [probe],
+        [probe_config(lr)],
+        together.pooled(tokens),
+        val.first(1).pooled(tokens),
+        n_epochs=EPOCHS_FACTOR * study.epochs,
+        batch_size=study.batch_size,
+        seed=study.seed,
+    )
+    probe.load_state_dict(state)
+    of_probe = classification_metrics(split_logits(Stack([probe]), test.pooled(tokens)), test.labels)
+
+    retrained = Retrained(
+        winner=winner,
+        winner_top1_std=std,
+        linear_probe={name: values[0].item() for name, values in of_probe.items()},
+        n_train_images=len(together),
+        n_test_images=len(test),
+        wall_seconds=time.perf_counter() - started,
+    )
+    folder.write_json(folder.path / RECORD, asdict(retrained))
+    return retrained
+
+
+def _retrained_winner(
+    folder: RunFolder,
+    prepared: Prepared,
+    params: dict[str, Any],
+    together: StageData,
+    val: StageData,
+    test: StageData,
+) -> tuple[dict[str, float], float]:
+    """The winner's metrics on test, means over replicates, and the deviation of its top-1."""
+    study, spec, device = prepared.study, prepared.spec, prepared.device
+    config = study.lane_config(optuna.trial.FixedTrial(params))
+    seeds = [derive_seed(study.seed, "retraining", i) for i in range(study.seeds)]
+    (train_data,) = resident_where_it_fits([together], device, round(RESIDENT_SHARE * available_bytes(device)))
+    states, _ = train(
+        [spec.lane(config.rank, seed).to(device) for seed in seeds],
+        [config] * study.seeds,
+        train_data,
+        val.first(1),  # the engine measures every epoch; val is trained on here, so that number is of no use
+        n_epochs=study.epochs,
+        batch_size=study.batch_size,
+        seed=study.seed,
+    )
+    modules = []
+    for state in states:
+        module = spec.plain(config.rank)
+        module.load_state_dict(trim_rank(state, config.rank))
+        modules.append(module)
+    folder.write_weights(folder.path / WEIGHTS, modules[0].state_dict(), spec.metadata(config.rank))
+    logits = split_logits(Stack([module.to(device) for module in modules]), test)
+    metrics = classification_metrics(logits, test.labels)
+    std = statistics.pstdev(metrics["top1"].tolist())
+    return {name: values.mean().item() for name, values in metrics.items()}, std
+
+
+def read_retrained(folder: RunFolder) -> Retrained | None:
+    """What `retrain` wrote into a run folder; None where nothing is there yet.
+
+    Raises:
+        SweepError: The file is damaged.
+    """
+    path = folder.path / RECORD
+    if not path.is_file():
+        return None
+    value = read_json(path)
+    names = [field.name for field in fields(Retrained)]
+    numbers = {name: int | float for name in names if name not in ("winner", "linear_probe")}
+    require_entries(path, value, {**numbers, "winner.top1": float, "linear_probe.top1": float})
+    return Retrained(**{name: value[name] for name in names})
+
+
+def _stages(prepared: Prepared, name: str, cache_dir: Path) -> StageData:
+    split = getattr(prepared.data, name)
+    features = compute_features(prepared.backbone, split, cache_dir=cache_dir, device=prepared.device)
+    widths = prepared.backbone.widths
+    return StageData(features.stages, features.labels, prepared.data.n_classes, widths=widths)

@@ -1,0 +1,198 @@
+"""A study over several tasks: each is searched on its own, its winner trained again on train and val and tested once.
+
+Each task is one ordinary run folder below the suite's. The suite's own two files hold one row a task, and what the
+rows are of.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+
+from sweep.data.suites import Suite, Task
+from sweep.errors import SweepError, UsageError
+from sweep.preparation import Prepared, prepare
+from sweep.reporter import Reporter
+from sweep.resume import resume_run
+from sweep.retrain import Retrained, read_retrained, retrain
+from sweep.run_folder import RunFolder, read_json, read_table, require_entries
+from sweep.runner import device_named
+from sweep.study import LoadedStudy
+
+TABLE, RECORD = "tasks.parquet", "suite.json"
+METHODS = ("winner", "linear_probe")
+COLUMNS: dict[str, type] = {
+    "task": str,
+    "group": str,
+    "winner_trial": float,
+    "winner_parameters": float,
+    "n_train": float,
+    "n_test": float,
+    "winner_test_top1_std": float,
+    "seconds": float,
+    **{f"{method}_{split}_top1": float for method in METHODS for split in ("val", "test")},
+}
+
+
+@dataclass(frozen=True)
+class SuiteResults:
+    """What a study found on several tasks.
+
+    Attributes:
+        tasks: One row a task, in the suite's order: `task`, `group`, `winner_trial`, `winner_parameters`; top-1 of
+            winner and tuned linear probe on val, trained on train, by which they were chosen (`winner_val_top1`,
+            `linear_probe_val_top1`), and on test, trained on train and val (`winner_test_top1`, its deviation over
+            replicates `winner_test_top1_std`, `linear_probe_test_top1`); `n_train` (val included), `n_test`, `seconds`.
+        suite: Its name.
+        missing: Tasks that were not here: why, by name.
+    """
+
+    tasks: pd.DataFrame
+    suite: str
+    missing: Mapping[str, str]
+
+    def group_means(self, column: str) -> pd.Series:
+        """Mean of a column over the tasks of every group, in the suite's order."""
+        return self.tasks.groupby("group", sort=False)[column].mean()
+
+    def means(self, column: str) -> tuple[float, float]:
+        """The mean of the groups' means, and the flat mean over tasks."""
+        return float(self.group_means(column).mean()), float(self.tasks[column].mean())
+
+
+class SearchTask(Protocol):
+    """`sweep.runner.run_study` with all but the study and its folder settled."""
+
+    def __call__(self, loaded: LoadedStudy, *, out: Path) -> RunFolder:
+        """Run a study and return its run folder."""
+
+
+def run_suite(
+    loaded: LoadedStudy, suite: Suite, search: SearchTask, *, out: Path, cache_dir: Path, reporter: Reporter
+) -> SuiteResults:
+    """Run a study on every task of a suite.
+
+    A folder in which the same study was stopped on the same suite is gone on with: tasks that have ended stay.
+
+    Args:
+        loaded: The study; its data are the suite's.
+        suite: The tasks.
+        search: Runs the study on one task.
+        out: Folder to make; task `NAME` becomes the run folder `out/NAME`.
+        cache_dir: Root of sweep's cache; as for `search`.
+        reporter: Told what happens.
+
+    Raises:
+        UsageError: A request that cannot be carried out as given.
+        SweepError: A task failed; those before it are finished, and in the table.
+        KeyboardInterrupt: The user stopped; the same holds.
+    """
+    results = SuiteResults(pd.DataFrame(columns=list(COLUMNS)), suite.name, suite.missing)
+    if is_suite(out):
+        _require_same(out, loaded, suite)
+    else:
+        RunFolder.check_free(out)
+        RunFolder.create(out)
+    for name, reason in suite.missing.items():
+        reporter.message(f"left out: {name}, {reason}")
+    _write(results, loaded, out)
+    rows: list[dict[str, Any]] = []
+    for number, task in enumerate(suite.tasks, start=1):
+        reporter.message(f"task {number} of {len(suite.tasks)}: {task.name} ({task.group})")
+        study = LoadedStudy(loaded.name, loaded.path, replace(loaded.study, data=task.data))
+        folder = RunFolder(out / task.name)
+        if folder.config_path.is_file():
+            resume_run(folder.path, study, storage_url=None, cache_dir=cache_dir, reporter=reporter)
+        else:
+            search(study, out=folder.path)
+        retrained = read_retrained(folder)
+        if retrained is None:
+            reporter.message("training the winner and the probe again, on train and val")
+            retrained = retrain(folder, _prepared(study, folder, cache_dir), cache_dir)
+        rows.append(_row(task, read_json(folder.summary_path), retrained))
+        results = SuiteResults(pd.DataFrame(rows), suite.name, suite.missing)
+        _write(results, loaded, out)
+    return results
+
+
+def _prepared(loaded: LoadedStudy, folder: RunFolder, cache_dir: Path) -> Prepared:
+    """What a finished run ran on, where it ran."""
+    config = read_json(folder.config_path)
+    require_entries(folder.config_path, config, {"device": str, "on_bad_image": str})
+    return prepare(
+        loaded.study,
+        n_parallel=None,
+        device=device_named(config["device"]),
+        cache_dir=cache_dir,
+        on_bad_image=config["on_bad_image"],
+    )
+
+
+def _require_same(out: Path, loaded: LoadedStudy, suite: Suite) -> None:
+    """Refuse to go on in a folder that was begun with something else."""
+    begun = read_json(out / RECORD)
+    if begun.get("suite") != suite.name or begun.get("declarations") != _declarations(loaded):
+        raise UsageError(
+            f"{out} was begun with another study, other options or other tasks; give the same command to go on, "
+            f"or choose another folder with --out"
+        )
+
+
+def _declarations(loaded: LoadedStudy) -> Any:
+    return json.loads(json.dumps({"study": loaded.name, **loaded.study.declarations()}))
+
+
+def _row(task: Task, summary: Mapping[str, Any], retrained: Retrained) -> dict[str, Any]:
+    return {
+        "task": task.name,
+        "group": task.group,
+        "winner_trial": summary["winner"]["trial"],
+        "winner_parameters": summary["winner"]["trainable_parameters"],
+        "winner_val_top1": summary["winner"]["val"]["top1"],
+        "winner_test_top1": retrained.winner["top1"],
+        "winner_test_top1_std": retrained.winner_top1_std,
+        "linear_probe_val_top1": summary["linear_probe"]["val"]["top1"],
+        "linear_probe_test_top1": retrained.linear_probe["top1"],
+        "n_train": retrained.n_train_images,
+        "n_test": retrained.n_test_images,
+        "seconds": summary["wall_seconds"]["total"] + retrained.wall_seconds,
+    }
+
+
+def _write(results: SuiteResults, loaded: LoadedStudy, out: Path) -> None:
+    folder = RunFolder(out)
+    if len(results.tasks):
+        folder.write_table(out / TABLE, results.tasks)
+    means = {
+        column: {
+            "groups": results.group_means(column).to_dict(),
+            **dict(zip(("group_mean", "flat_mean"), results.means(column), strict=True)),
+        }
+        for column in (f"{method}_test_top1" for method in METHODS)
+        if len(results.tasks)
+    }
+    record = {"suite": results.suite, "missing": dict(results.missing), "means": means}
+    folder.write_json(out / RECORD, {**record, "declarations": _declarations(loaded)})
+
+
+def is_suite(folder: Path) -> bool:
+    """Whether a folder was made by `run_suite`."""
+    return (folder / RECORD).is_file()
+
+
+def load_suite(folder: Path) -> SuiteResults:
+    """Read what `run_suite` left.
+
+    Raises:
+        SweepError: A file is missing or damaged.
+    """
+    record = read_json(folder / RECORD)
+    suite, missing = record.get("suite"), record.get("missing")
+    if not isinstance(suite, str) or not isinstance(missing, dict):
+        raise SweepError(f"{folder / RECORD} is damaged: it does not say which suite it is of; run the study again")
+    table = folder / TABLE
+    tasks = read_table(table, COLUMNS) if table.is_file() else pd.DataFrame(columns=list(COLUMNS))
+    return SuiteResults(tasks, suite, {str(name): str(reason) for name, reason in missing.items()})

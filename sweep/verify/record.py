@@ -1,0 +1,105 @@
+"""A trial as a run recorded it: all that is needed to train it again, and what came of it. Executes nothing."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sweep.errors import SweepError, UsageError
+from sweep.lanes import LaneConfig
+from sweep.results import Results
+from sweep.run_folder import RESTORE, RunFolder, require_entries
+from sweep.seeds import derive_seed
+
+CONFIG_ENTRIES = {
+    **dict.fromkeys(("seed", "seeds", "epochs", "batch_size", "group_size", "modules_per_block", "max_rank"), int),
+    **dict.fromkeys(("data", "backbone", "backbone_fingerprint", "pool", "precision", "device"), str),
+    **{f"splits.{split}.fingerprint": str for split in ("train", "val")},
+    **{"transform.image_size": int, "classes": list, "versions": dict},
+}
+NUMBERS = ("seed", "epochs", "first_order")
+
+
+@dataclass(frozen=True)
+class RecordedTrial:
+    """One trial of a run.
+
+    Attributes:
+        number: Optuna's.
+        config: Its hyperparameters.
+        seeds: Of its initialisations, one a replicate.
+        epochs: It was measured after.
+        first_order: The data order that its first epoch followed; its later ones followed the next.
+        metrics: Of its last epoch, means over replicates, by column of the trials table.
+        curves: Its rows of the curves table.
+    """
+
+    number: int
+    config: LaneConfig
+    seeds: list[int]
+    epochs: int
+    first_order: int
+    metrics: dict[str, float]
+    curves: pd.DataFrame
+
+    @property
+    def orders(self) -> range:
+        """The data orders it followed."""
+        return range(self.first_order, self.first_order + self.epochs)
+
+
+def recorded_trial(results: Results, folder: RunFolder, number: int) -> RecordedTrial:
+    """Find a trial in a run's tables.
+
+    Raises:
+        UsageError: The run has no such trial, or it did not train for an epoch.
+        SweepError: The tables are damaged, or of a sweep that did not record lanes' configurations.
+    """
+    require_entries(folder.config_path, results.config, CONFIG_ENTRIES)
+    rows: list[dict[Any, Any]] = results.trials[results.trials["trial"] == number].to_dict("records")
+    if not rows:
+        raise UsageError(f"{folder.path} has no trial {number}; sweep results {folder.path} lists those it has")
+    row = rows[0]
+    values = {name: _whole(row, name, folder.trials_path) for name in NUMBERS}
+    n_epochs, n_replicates, study_seed = (results.config[name] for name in ("epochs", "seeds", "seed"))
+    if values["epochs"] == 0:
+        raise UsageError(f"trial {number} ended before its first epoch; there is nothing to compare")
+    if values["epochs"] > n_epochs or values["first_order"] < 1:
+        raise SweepError(
+            f"{folder.trials_path} is damaged: trial {number} trained for {values['epochs']} epochs{RESTORE}"
+        )
+    curves = results.curves[results.curves["trial"] == number]
+    expected = {"replicate": range(n_replicates), "epoch": range(1, values["epochs"] + 1)}
+    if any(set(curves[name]) != set(those) for name, those in expected.items()):
+        raise SweepError(f"{folder.curves_path} is damaged: the curve of trial {number} has gaps{RESTORE}")
+    measured = set(curves["metric"])
+    return RecordedTrial(
+        number,
+        _lane_config(row, number, folder.trials_path, results.config["max_rank"]),
+        [values["seed"], *(derive_seed(study_seed, "initialisation", number, i) for i in range(1, n_replicates))],
+        values["epochs"],
+        values["first_order"],
+        {str(name): value for name, value in row.items() if name in measured},
+        curves,
+    )
+
+
+def _whole(row: dict[Any, Any], name: str, path: Path) -> int:
+    value = row.get(name)
+    if not isinstance(value, int) or value < 0:
+        raise SweepError(f"{path} is damaged: its column {name} holds {str(value)[:40]!r}{RESTORE}")
+    return value
+
+
+def _lane_config(row: dict[Any, Any], number: int, path: Path, max_rank: int) -> LaneConfig:
+    if "lane_config" not in row:
+        raise SweepError(f"{path} has no column lane_config: it was written by an earlier sweep; run the study again")
+    try:
+        config = LaneConfig(**json.loads(row["lane_config"]))
+        if config.rank > max_rank:
+            raise ValueError(f"rank {config.rank} is above the study's max_rank {max_rank}")
+    except (TypeError, ValueError, RecursionError, UsageError) as error:
+        raise SweepError(f"{path} is damaged: the lane_config of trial {number}: {error}{RESTORE}") from error
+    return config

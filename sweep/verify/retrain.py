@@ -1,0 +1,125 @@
+"""A recorded trial trained again: by the engine with nothing beside it, and step by step against plain PyTorch."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sweep.batches import StageData, n_batches, training_batches
+from sweep.engine import Lane, Stack, Training
+from sweep.losses import LaneLosses
+from sweep.measurement import measure_lanes
+from sweep.optim import LaneOptimizers, schedule_factors
+from sweep.plain_loop import train_plainly
+from sweep.side_networks import trim_rank
+from sweep.side_networks.spec import SideNetworkSpec
+from sweep.verify.record import RecordedTrial
+
+CurveKey = tuple[int, int, str]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a trial is trained on and with.
+
+    Attributes:
+        spec: Shape of the run's side-networks.
+        train_data: What it learns from.
+        val_data: What it is measured on.
+        n_epochs: Length of its schedule.
+        batch_size: `B`.
+        seed: The study's.
+        device: Where it trains.
+    """
+
+    spec: SideNetworkSpec
+    train_data: StageData
+    val_data: StageData
+    n_epochs: int
+    batch_size: int
+    seed: int
+    device: torch.device
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch."""
+        return n_batches(len(self.train_data), self.batch_size)
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """What a trial became this time.
+
+    Attributes:
+        curve: Every measured number by replicate, epoch and metric.
+        weights: Of the first replicate, as a `state_dict` of a plain LAST of its own rank.
+    """
+
+    curve: dict[CurveKey, float]
+    weights: dict[str, Tensor]
+
+
+def retrain(trial: RecordedTrial, setting: Setting, on_epoch: Callable[[int], None]) -> Retrained:
+    """Train a trial as the engine does, its replicates alone in the stack."""
+    training = Training(
+        [Lane(trial.config, setting.spec.lane(trial.config.rank, seed).to(setting.device)) for seed in trial.seeds],
+        setting.train_data,
+        setting.val_data,
+        n_epochs=setting.n_epochs,
+        batch_size=setting.batch_size,
+        seed=setting.seed,
+    )
+    curve: dict[CurveKey, float] = {}
+    for epoch, order in enumerate(trial.orders, start=1):
+        measured = measure_lanes(training.epoch(order), setting.val_data.labels, {})
+        for replicate, lane in enumerate(measured):
+            curve |= {(replicate, epoch, name): value for name, value in lane.metrics.items()}
+        on_epoch(epoch)
+    return Retrained(curve, trim_rank(training.stack.lane_state(0), trial.config.rank))
+
+
+def steps_beside_plain_loop(trial: RecordedTrial, setting: Setting, n_steps: int) -> tuple[int, float]:
+    """Train a trial's first replicate in fp64, by the engine's step and by a plain PyTorch loop over the same batches.
+
+    Args:
+        trial: Which.
+        setting: As the run had it.
+        n_steps: Steps to take; fewer if the trial took fewer.
+
+    Returns:
+        How many steps were taken, and the largest difference of a weight after them.
+    """
+    rank, config = trial.config.rank, trial.config
+    total = setting.n_epochs * setting.steps_per_epoch
+    batches = list(itertools.islice(_batches(trial, setting), n_steps))
+    lane = replace(setting.spec, precision="fp32").lane(rank, trial.seeds[0]).to(setting.device, torch.float64)
+    plain = setting.spec.plain(rank).to(setting.device, torch.float64)
+    plain.load_state_dict(trim_rank(lane.state_dict(), rank))
+    train_plainly(plain, config, setting.train_data, batches, n_steps=total, steps_per_epoch=setting.steps_per_epoch)
+
+    stack = Stack([lane, lane])  # alone: beside itself
+    losses_of = LaneLosses([config] * 2, setting.train_data.class_counts.to(setting.device), torch.float64)
+    optimizers = LaneOptimizers(stack.params, [config] * 2)
+    factors = schedule_factors([config] * 2, total, setting.steps_per_epoch).to(setting.device)
+    for step, indices in enumerate(batches):
+        stages, labels = setting.train_data.batch(indices, stack.like)
+        _, gradients = stack.gradients(stages, labels, losses_of)
+        optimizers.step(gradients, factors[step])
+    expected = {name: tensor.cpu() for name, tensor in plain.state_dict().items()}
+    return len(batches), largest_difference(trim_rank(stack.lane_state(0), rank), expected)
+
+
+def _batches(trial: RecordedTrial, setting: Setting) -> Iterator[Tensor]:
+    for order in trial.orders:
+        yield from training_batches(len(setting.train_data), setting.batch_size, setting.seed, order)
+
+
+def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    """Over all tensors of the same names and shapes; 0 where both sides are not a number, infinite where one is."""
+    differences = [
+        torch.where(a[name].isnan() & b[name].isnan(), 0.0, (a[name] - b[name]).abs()).nan_to_num(torch.inf)
+        for name in a
+    ]
+    return max(difference.max().item() for difference in differences)

@@ -1,0 +1,186 @@
+"""Is a trial in the table what it is alone? Trained again and compared with the record."""
+
+import importlib.metadata
+import platform
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sweep.batches import StageData
+from sweep.errors import SweepError, UsageError
+from sweep.export.selection import winner_of
+from sweep.features import compute_features
+from sweep.lane_weights import weights_of
+from sweep.lanes import LaneConfig
+from sweep.preparation import check_precision, side_network_spec
+from sweep.recorded import recorded_backbone, recorded_data
+from sweep.results import Results, load_results
+from sweep.run_folder import RESTORE, RunFolder
+from sweep.study import Study
+from sweep.verify.record import RecordedTrial, recorded_trial
+from sweep.verify.retrain import CurveKey, Setting, largest_difference, retrain, steps_beside_plain_loop
+
+DECLARATIONS = ("max_rank", "modules_per_block", "pool", "precision", "epochs", "batch_size", "seed")
+PLAIN_STEPS = 50
+PLAIN_PROMISE = 1e-10
+"""What is promised of a lane beside a plain loop in fp64: after so many steps, no larger difference of a weight."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One way in which a trial was compared.
+
+    Attributes:
+        what: In a few words.
+        count: Numbers compared.
+        difference: The largest; infinite where one side is not a number and the other is.
+        promised: What it may be.
+    """
+
+    what: str
+    count: int
+    difference: float
+    promised: float
+
+    @property
+    def kept(self) -> bool:
+        """Whether the promise is."""
+        return self.difference <= self.promised
+
+
+@dataclass(frozen=True)
+class Verification:
+    """A trial beside itself trained alone.
+
+    Attributes:
+        trial: As recorded.
+        comparisons: Curve, last metrics, weights where the run kept them, plain loop.
+        not_compared: Metrics of the study's own, which take its code to compute.
+        changed: Device and versions that are others than the run's, each with the run's and this one.
+    """
+
+    trial: RecordedTrial
+    comparisons: list[Comparison]
+    not_compared: list[str]
+    changed: dict[str, tuple[str, str]]
+
+    @property
+    def kept(self) -> bool:
+        """Whether all promises are."""
+        return all(comparison.kept for comparison in self.comparisons)
+
+
+def verify_trial(
+    run: Path,
+    number: int,
+    *,
+    device: torch.device,
+    cache_dir: Path,
+    data: str | None = None,
+    tolerance: float = 0.0,
+    on_epoch: Callable[[int], None] = lambda epoch: None,
+) -> Verification:
+    """Train a trial of a run again, alone, on the data orders it saw, and compare.
+
+    Nothing in the run folder is executed, not even its study: the table has every trial's lane configuration.
+
+    Args:
+        run: A run folder.
+        number: The trial's.
+        device: Where to train.
+        cache_dir: Root of sweep's cache; features that are no longer there are computed again.
+        data: Where the images are now, if not where the run's record says.
+        tolerance: Largest difference from the record to accept; on the run's own machine none is promised.
+        on_epoch: Called after every epoch with its number.
+
+    Raises:
+        UsageError: The folder is not a run's, or has no such trial.
+        SweepError: Its files are damaged, or images or backbone are no longer those of the run.
+    """
+    folder, results = RunFolder.open(run), load_results(run)
+    trial = recorded_trial(results, folder, number)
+    setting = _setting(results.config, trial.config, device, cache_dir, data)
+    again = retrain(trial, setting, on_epoch)
+    recorded = _curve(trial)
+    shared = sorted(recorded.keys() & again.curve.keys())
+    last = _last_metrics(again.curve, trial.epochs)
+    metrics = sorted(trial.metrics.keys() & last.keys())
+    comparisons = [
+        Comparison("curve", len(shared), _largest((recorded[k], again.curve[k]) for k in shared), tolerance),
+        Comparison(
+            "metrics of the last epoch", len(metrics), _largest((trial.metrics[k], last[k]) for k in metrics), tolerance
+        ),
+    ]
+    if kept := _kept_weights(results, folder, trial, again.weights):
+        difference = largest_difference(kept, again.weights)
+        comparisons.append(Comparison("weights", sum(x.numel() for x in kept.values()), difference, tolerance))
+    n_steps, difference = steps_beside_plain_loop(trial, setting, PLAIN_STEPS)
+    n_weights = sum(x.numel() for x in again.weights.values())
+    what = f"weights after {n_steps} steps in fp64, to plain PyTorch"
+    comparisons.append(Comparison(what, n_weights, difference, PLAIN_PROMISE))
+    own = sorted(trial.metrics.keys() - last.keys())
+    return Verification(trial, comparisons, own, _changed(results.config, device))
+
+
+def _setting(
+    config: Mapping[str, Any], trial_config: LaneConfig, device: torch.device, cache_dir: Path, data: str | None
+) -> Setting:
+    study = Study(suggest=lambda trial: trial_config, baseline={}, **{name: config[name] for name in DECLARATIONS})
+    check_precision(study.precision, device)
+    images = recorded_data(config, cache_dir, splits=("train", "val"), moved_to=data)
+    backbone = recorded_backbone(config, cache_dir, device)
+
+    def stages(split: str) -> StageData:
+        features = compute_features(backbone, getattr(images, split), cache_dir=cache_dir, device=device)
+        return StageData(features.stages, features.labels, images.n_classes, widths=backbone.widths)
+
+    spec = side_network_spec(study, images, backbone)
+    return Setting(spec, stages("train"), stages("val"), study.epochs, study.batch_size, study.seed, device)
+
+
+def _curve(trial: RecordedTrial) -> dict[CurveKey, float]:
+    columns = (trial.curves[name] for name in ("replicate", "epoch", "metric", "value"))
+    return {(int(r), int(e), str(m)): float(v) for r, e, m, v in zip(*columns, strict=True)}
+
+
+def _last_metrics(curve: dict[CurveKey, float], epoch: int) -> dict[str, float]:
+    """Of the last epoch, means over replicates, as the trials table has them."""
+    values: dict[str, list[float]] = {}
+    for (_, of_epoch, metric), value in curve.items():
+        if of_epoch == epoch:
+            values.setdefault(metric, []).append(value)
+    return {metric: statistics.fmean(of_replicates) for metric, of_replicates in values.items()}
+
+
+def _kept_weights(
+    results: Results, folder: RunFolder, trial: RecordedTrial, expected: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """What the run kept of the trial; nothing where it kept none."""
+    if not (results.trials["state"] == "COMPLETE").any():
+        return {}
+    try:
+        _, kept = weights_of(folder, trial.number, winner_of(results, folder))
+    except UsageError:  # not among the best few
+        return {}
+    shapes, wanted = ({name: x.shape for name, x in state.items()} for state in (kept.state, expected))
+    if shapes != wanted:
+        raise SweepError(f"the weights of trial {trial.number} in {folder.path} have other shapes{RESTORE}")
+    return kept.state
+
+
+def _changed(config: Mapping[str, Any], device: torch.device) -> dict[str, tuple[str, str]]:
+    """What may change the last bits, where it is not what the run had."""
+    here = {"device": str(device), "python": platform.python_version()}
+    here |= {name: importlib.metadata.version(name) for name in config["versions"] if name != "python"}
+    there = {"device": config["device"], **config["versions"]}
+    return {name: (str(there[name]), here[name]) for name in there if str(there[name]) != here[name]}
+
+
+def _largest(pairs: Iterable[tuple[float, float]]) -> float:
+    ours, theirs = torch.tensor(list(pairs), dtype=torch.float64).reshape(-1, 2).unbind(1)
+    return largest_difference({"": ours}, {"": theirs})

@@ -1,0 +1,178 @@
+"""A run as it stands, from what it has written so far; the run itself may go on in another process."""
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from sweep.errors import UsageError
+from sweep.objectives import Objectives
+from sweep.run_folder import RunFolder, read_json, require_entries
+from sweep.storage import load_optuna_study
+
+CONFIG_ENTRIES = {
+    **dict.fromkeys(("study", "data"), str),
+    **dict.fromkeys(("trials", "epochs", "seeds"), int),
+    "n_parallel": int | str,
+    "objectives": dict,
+}
+WORDS = {
+    TrialState.RUNNING: "training",
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+SILENCE_OF_A_STOPPED_RUN = 10.0
+"""Seconds without a word after which it is looked whether a process still works on the run."""
+
+
+@dataclass(frozen=True)
+class WatchedTrial:
+    """One trial.
+
+    Attributes:
+        number: Optuna's.
+        state: `training`, `complete`, `pruned` or `failed`.
+        epoch: The last that it was measured after; None where the storage does not say, with several objectives.
+        values: Of the first objective, by epoch as far as they are told.
+        params: Its parameters.
+        why: It ended early.
+    """
+
+    number: int
+    state: str
+    epoch: int | None
+    values: list[float]
+    params: dict[str, Any]
+    why: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run at one moment.
+
+    Attributes:
+        title: What is searched on what.
+        objective: The first.
+        trials: Those in training, then those that ended, the last first.
+        n_trials: To be trained at most.
+        n_epochs: Of a trial.
+        counts: Trials by state.
+        lanes: Occupied now.
+        n_parallel: Lanes of the stack; None where the run chose for itself.
+        best: The best complete trial, or the best in training if none is complete; None if nothing is measured.
+        configs_per_hour: So far; None before the first epoch.
+        seconds_left: At that pace; None where there is no pace.
+        silent_seconds: Since the run last wrote to its journal; None for a storage of another kind.
+        ended: Whether the run is over.
+        stopped: Whether it is not, and no process works on it.
+    """
+
+    title: str
+    objective: str
+    trials: list[WatchedTrial]
+    n_trials: int
+    n_epochs: int
+    counts: dict[str, int]
+    lanes: int
+    n_parallel: int | None
+    best: WatchedTrial | None
+    configs_per_hour: float | None
+    seconds_left: float | None
+    silent_seconds: float | None
+    ended: bool
+    stopped: bool
+
+
+class Watcher:
+    """Reads a run again and again.
+
+    Args:
+        folder: The run's.
+        storage_url: The Optuna storage of a run that was given one.
+
+    Raises:
+        UsageError: The storage has to be given and is not, or cannot be opened.
+        SweepError: The run's record or its storage is damaged.
+    """
+
+    def __init__(self, folder: RunFolder, storage_url: str | None) -> None:
+        self.folder = folder
+        self.config = read_json(folder.config_path)
+        require_entries(folder.config_path, self.config, CONFIG_ENTRIES)
+        self.objectives = Objectives(self.config["objectives"])
+        self.study = load_optuna_study(folder, storage_url, f"sweep watch {folder.path}")
+        self._journal = folder.journal_path if storage_url is None else None
+
+    def snapshot(self) -> Snapshot:
+        """The run as it stands now."""
+        ended = self.folder.summary_path.is_file()  # looked for first: what is read after it is the last word
+        frozen = [t for t in self.study.get_trials() if t.state in WORDS and "duplicate_of" not in t.user_attrs]
+        trials = {t.number: self._watched(t) for t in frozen}
+        running = [t for t in trials.values() if t.state == "training"]
+        over = sorted((t for t in frozen if t.state.is_finished()), key=lambda t: t.datetime_complete or datetime.min)
+        n_epochs = self.config["epochs"]
+        done = len(over) + sum((t.epoch or 0) / n_epochs for t in running)
+        rate = self._trials_a_second(frozen, done)
+        silent = None if self._journal is None else max(0.0, time.time() - self._journal.stat().st_mtime)
+        n_parallel = self.config["n_parallel"]
+        return Snapshot(
+            title=f"{self.config['study']} on {self.config['data']}",
+            objective=self.objectives.first,
+            trials=[*running, *(trials[t.number] for t in reversed(over))],
+            n_trials=self.config["trials"],
+            n_epochs=n_epochs,
+            counts=dict(Counter(t.state for t in trials.values())),
+            lanes=len(running) * self.config["seeds"],
+            n_parallel=n_parallel if isinstance(n_parallel, int) else None,
+            best=self._best(list(trials.values())),
+            configs_per_hour=None if rate is None else 3600 * rate,
+            seconds_left=None if rate is None else max(0.0, (self.config["trials"] - done) / rate),
+            silent_seconds=silent,
+            ended=ended,
+            stopped=not ended and (silent is None or silent >= SILENCE_OF_A_STOPPED_RUN) and not self._is_worked_on(),
+        )
+
+    def _is_worked_on(self) -> bool:
+        """Whether a process holds the run's lock; it is tried, so only where nobody is likely to want it just now."""
+        if not self.folder.lock_path.is_file():
+            return False
+        try:
+            with self.folder.locked():
+                return False
+        except UsageError:
+            return True
+
+    def _watched(self, trial: FrozenTrial) -> WatchedTrial:
+        told = dict(sorted(trial.intermediate_values.items()))
+        curve = trial.user_attrs.get("curve")
+        if isinstance(curve, dict):  # of several objectives, told at the end
+            told = dict(zip(curve["epoch"], curve[self.objectives.first], strict=True))
+        why = str(trial.user_attrs.get("failure") or trial.user_attrs.get("stopped") or "")
+        return WatchedTrial(
+            trial.number, WORDS[trial.state], max(told, default=None), list(told.values()), trial.params, why
+        )
+
+    def _best(self, trials: list[WatchedTrial]) -> WatchedTrial | None:
+        measured = [t for t in trials if t.values]
+        of_state = [t for t in measured if t.state == "complete"] or [t for t in measured if t.state == "training"]
+        first = self.objectives.first
+        sign = -1 if self.objectives.directions[first] == "maximize" else 1
+        return min(of_state, key=lambda t: sign * t.values[-1], default=None)
+
+    def _trials_a_second(self, trials: list[FrozenTrial], done: float) -> float | None:
+        """Since the first trial began, up to the last that the run was heard of."""
+        started = [t.datetime_start for t in trials if t.datetime_start is not None]
+        if not started or not done:
+            return None
+        if all(t.state.is_finished() for t in trials):
+            until = max(t.datetime_complete for t in trials if t.datetime_complete is not None)
+        elif self._journal is not None:
+            until = datetime.fromtimestamp(self._journal.stat().st_mtime)
+        else:
+            until = datetime.now()
+        elapsed = (until - min(started)).total_seconds()
+        return done / elapsed if elapsed > 0 else None

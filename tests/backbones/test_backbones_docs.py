@@ -1,0 +1,61 @@
+"""What docs/backbones.md tells a user to type works: its files as they stand, its commands on a few small images.
+
+All commands, those with big networks too: `pytest -m slow tests/backbones/test_docs.py`
+"""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+import sweep.cli
+from backbones.origin import PACKAGED
+from sweep.results import load_results
+
+TEXT = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text(encoding="utf-8")
+FILES = re.findall(r"```python\n(# (\w+\.py):  (sweep run [^\n]*)\n.*?)```", TEXT, flags=re.DOTALL)
+COMMANDS = [line.strip().partition(" #")[0] for line in re.findall(r"^    (sweep .*)$", TEXT, flags=re.MULTILINE)]
+SMALL = ["--trials", "2", "--epochs", "1", "--n-parallel", "2", "--out", "run"]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, cache_dir: Path, arguments: list[str]) -> None:
+    monkeypatch.setenv("SWEEP_CACHE_DIR", str(cache_dir))
+    monkeypatch.setattr(sys, "argv", ["sweep", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        sweep.cli.main()
+    assert not ended.value.code
+
+
+def test_the_page_has_what_is_tested_here() -> None:
+    assert len(FILES) == 2
+    assert len(COMMANDS) == 7
+
+
+@pytest.mark.parametrize(("source", "name", "command"), FILES, ids=[name for _, name, _ in FILES])
+def test_files(
+    source: str, name: str, command: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text(source, encoding="utf-8")
+    run(monkeypatch, tmp_path / "cache", [*shlex.split(command)[1:], "--data", str(photos), *SMALL])
+    results = load_results(Path("run"))
+    assert results.config["backbone"] == f"./{name}:build"
+    assert (results.trials["state"] == "COMPLETE").all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands(command: str, photos: Path, tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where weights come from the hub, the same network with random ones."""
+    monkeypatch.chdir(tmp_path)
+    arguments = shlex.split(command)[1:]
+    if arguments[0] == "backbones":
+        run(monkeypatch, cache_dir, arguments)
+        return
+    place = arguments.index("--backbone") + 1
+    if arguments[place] not in PACKAGED:
+        arguments[place] = f"untrained:{arguments[place]}"
+    run(monkeypatch, cache_dir, [*arguments, "--data", str(photos), *SMALL])
+    assert (load_results(Path("run")).trials["state"] == "COMPLETE").all()

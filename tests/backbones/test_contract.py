@@ -1,0 +1,197 @@
+"""One contract for every adapter. Networks without an installable package of weights have seeded random ones."""
+
+import copy
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from backbones import Taps, Transform, load_backbone
+from backbones.frozen import FrozenBackbone
+from backbones.own import OwnBackbone
+from backbones.timm_models import untrained
+from sweep.errors import UsageError
+
+SMALL_VIT = {"embed_dim": 32, "depth": 4, "num_heads": 2}
+
+# adapter: (timm's architecture, image size, what makes it small; timm has small ones of some families)
+TIMM: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "vit": ("test_vit", 32, {}),
+    "vit without class token": ("vit_base_patch16_gap_224", 32, SMALL_VIT),
+    "deit": ("deit_tiny_distilled_patch16_224", 48, SMALL_VIT),
+    "deit3": ("deit3_small_patch16_224", 32, SMALL_VIT),
+    "dinov2": ("vit_small_patch14_dinov2", 42, SMALL_VIT),
+    "dinov2 with registers": ("vit_small_patch14_reg4_dinov2", 28, SMALL_VIT),
+    "dinov3": ("vit_small_patch16_dinov3", 32, SMALL_VIT),
+    "eva02": ("eva02_tiny_patch14_224", 28, SMALL_VIT),
+    "clip": ("vit_base_patch32_clip_224", 64, SMALL_VIT),
+    "siglip": ("vit_base_patch16_siglip_224", 32, SMALL_VIT),
+    "beit": ("beit_base_patch16_224", 32, SMALL_VIT),
+    "beitv2": ("beitv2_base_patch16_224", 48, SMALL_VIT),
+    "swin": ("swin_tiny_patch4_window7_224", 64, {"embed_dim": 12, "depths": (1, 2, 3, 1), "num_heads": (1, 2, 3, 4)}),
+    "swinv2": ("swinv2_tiny_window8_256", 64, {"embed_dim": 12, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 3, 4)}),
+    "convnext": ("test_convnext", 64, {}),
+    "pvt": ("pvt_v2_b0", 64, {"embed_dims": (8, 16, 24, 32), "num_heads": (1, 2, 3, 4)}),
+    "resnet": ("test_resnet", 64, {}),
+    "resnet with bottlenecks": ("resnet50", 64, {"layers": (1, 1, 2, 1), "base_width": 8}),
+    "regnet": ("regnetx_002", 64, {}),
+    "densenet": ("densenet121", 64, {"growth_rate": 4, "block_config": (1, 2, 3, 2)}),
+    "efficientnet": ("test_efficientnet", 64, {}),
+    "mobilenet": ("mobilenetv3_small_050", 64, {}),
+}
+PACKAGED = {"dinov2_small_focus": 28, "efficientnet_lite0": 48}
+OWN = ("own grids", "own tokens")
+ADAPTERS = [*TIMM, *PACKAGED, *OWN]
+
+
+class Net(nn.Module):
+    """What a user may bring: of grids or of tokens, with all that has to be frozen."""
+
+    def __init__(self, as_tokens: bool) -> None:
+        super().__init__()
+        self.transform = Transform(24, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+        self.as_tokens, stride = as_tokens, 1 if as_tokens else 2
+        widths = (8, 8, 8, 8) if as_tokens else (4, 8, 12, 12)
+        self.stem = nn.Conv2d(3, widths[0], 4, stride=4)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(d, e, 3, stride, 1), nn.BatchNorm2d(e), nn.GELU(), nn.Dropout(0.5))
+            for d, e in itertools.pairwise(widths)
+        )
+
+    def stages(self, images: Tensor) -> tuple[Tensor, ...]:
+        z = [self.stem(images)]
+        for block in self.blocks:
+            z.append(block(z[-1]))
+        return tuple(stage.flatten(2).mT for stage in z) if self.as_tokens else tuple(z)
+
+
+Build = Callable[[Taps], FrozenBackbone]
+
+
+def builder(name: str, cache_dir: Path) -> Build:
+    """Builds one adapter with given taps."""
+    if name in PACKAGED:
+        return lambda taps: load_backbone(
+            name, group_size=taps.group_size, stages=taps.stages, image_size=PACKAGED[name], cache_dir=cache_dir
+        )
+    if name in OWN:
+        return lambda taps: OwnBackbone(name, Net(name == "own tokens"), taps, source=b"")
+    architecture, image_size, options = TIMM[name]
+
+    def build(taps: Taps) -> FrozenBackbone:
+        backbone = untrained(name, architecture, taps=taps, image_size=image_size, **options)
+        generator = torch.Generator().manual_seed(0)
+        for parameter in backbone.network.parameters():  # blocks of some networks begin as the identity
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+        return backbone
+
+    return build
+
+
+@pytest.fixture(scope="module", params=ADAPTERS)
+def backbone(request: pytest.FixtureRequest, cache_dir: Path) -> FrozenBackbone:
+    """One adapter, every block of it tapped."""
+    return builder(request.param, cache_dir)(Taps(group_size=1))
+
+
+def images_for(backbone: FrozenBackbone, n_images: int = 2) -> Tensor:
+    side = backbone.image_size
+    return torch.randn(n_images, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def test_stages_are_as_declared(backbone: FrozenBackbone) -> None:
+    stages = backbone.stages(images_for(backbone))
+    assert len(stages) == len(backbone.stage_indices) == len(backbone.widths) > 2
+    assert (backbone.stage_indices[0], backbone.stage_indices[-1]) == (0, backbone.n_blocks)
+    assert backbone.width == backbone.widths[-1]
+    assert backbone.tokens > backbone.n_prefix_tokens >= 0
+    for stage, width in zip(stages, backbone.widths, strict=True):
+        assert stage.shape == (2, backbone.tokens, width)
+        assert stage.isfinite().all()
+        assert stage.std() > 0
+    for before, after in itertools.pairwise(stages):
+        assert before.shape != after.shape or not torch.equal(before, after)
+
+
+def test_nothing_unfreezes_it(backbone: FrozenBackbone) -> None:
+    images = images_for(backbone)
+    expected = backbone.stages(images)
+    state = {name: tensor.clone() for name, tensor in backbone.network.state_dict().items()}
+    for module in backbone.network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.5
+    nn.Sequential(backbone).train()
+    backbone.train().requires_grad_(True)
+    assert not any(module.training for module in backbone.network.modules())
+    backbone.network.train()
+    backbone.network.requires_grad_(True)
+    stages = backbone.stages(images.requires_grad_(True))
+    assert not any(stage.requires_grad for stage in stages)
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    for got, want in zip(stages, expected, strict=True):
+        assert torch.equal(got, want)
+    for name, tensor in backbone.network.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+
+
+def test_an_images_stages_do_not_depend_on_its_batch(backbone: FrozenBackbone) -> None:
+    """But for the order in which single precision is summed."""
+    images = images_for(backbone)
+    together, alone = backbone.stages(images), backbone.stages(images[1:])
+    for batch, one in zip(together, alone, strict=True):
+        assert (batch[1:] - one).abs().max() < 1e-4 * batch.abs().max()
+
+
+@pytest.mark.parametrize("name", ["dinov2 with registers", "swin", "densenet", "efficientnet"])
+def test_stages_chosen_by_list_count_and_group_are_those_of_all(name: str, cache_dir: Path) -> None:
+    build = builder(name, cache_dir)
+    backbone = build(Taps())
+    n = backbone.n_blocks
+    images = images_for(backbone)
+    every = backbone.stages(images)
+    for taps in (Taps(stages=(1, n - 1)), Taps(stages=2), Taps(stages=n), Taps(group_size=n)):
+        chosen = build(taps)
+        assert chosen.stage_indices[0] == 0
+        if isinstance(taps.stages, int):
+            assert len(chosen.stage_indices) == taps.stages + 1
+        if isinstance(taps.stages, tuple):
+            assert chosen.stage_indices == (0, *taps.stages)
+        assert chosen.widths == tuple(backbone.widths[i] for i in chosen.stage_indices)
+        if chosen.tokens == backbone.tokens:  # else the last grid is another
+            for stage, index in zip(chosen.stages(images), chosen.stage_indices, strict=True):
+                torch.testing.assert_close(stage, every[index], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("stages", [0, 5, (), (0, 1), (2, 1), (1, 1), (1, 5)])
+def test_stages_that_there_are_not(stages: int | tuple[int, ...]) -> None:
+    for indices in (Taps(stages=stages).of_blocks, lambda name, n: Taps(stages=stages).of_levels(name, [1, n - 1])):
+        with pytest.raises(UsageError, match=r"--stages .*'net'"):
+            indices("net", 4)
+
+
+def test_stages_end_with_their_level() -> None:
+    assert Taps(group_size=2).of_levels("net", [3, 4, 1]) == (0, 2, 3, 5, 7, 8)
+    assert Taps(group_size=9).of_levels("net", [3, 4, 1]) == (0, 3, 7, 8)
+    assert Taps(stages=4).of_blocks("net", 12) == (0, 3, 6, 9, 12)
+    assert Taps(stages=5).of_blocks("net", 12) == (0, 2, 5, 7, 10, 12)
+
+
+def test_fingerprint_is_that_of_the_weights(backbone: FrozenBackbone) -> None:
+    other = copy.deepcopy(backbone)
+    state = {name: tensor.clone() for name, tensor in other.network.state_dict().items()}
+    other.take_weights(state)
+    assert other.fingerprint == backbone.fingerprint
+    seen = {backbone.fingerprint}
+    names = [name for name, tensor in state.items() if tensor.is_floating_point()]
+    buffers = [name for name, _ in other.network.named_buffers() if name in state]
+    for name in {names[0], names[-1], *buffers[:1]}:
+        changed = {**state, name: state[name] + 1}
+        other.take_weights(changed)
+        assert other.fingerprint not in seen, name
+        seen.add(other.fingerprint)
+    with pytest.raises(RuntimeError):
+        other.take_weights({names[0]: state[names[0]]})

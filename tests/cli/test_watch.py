@@ -1,0 +1,226 @@
+"""`sweep watch`: what it knows of a run while the run goes on, and how it shows that."""
+
+import io
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from rich.console import Console
+
+import sweep.cli
+from sweep import Halving, LaneConfig, Study, SweepError, UsageError, api, load_results
+from sweep.cli.watch import BARS, heading, sparkline, view
+from sweep.reporter import Reporter, SearchProgress
+from sweep.run_folder import RunFolder
+from sweep.watch import Snapshot, Watcher
+
+COMMAND = sys.modules["sweep.cli.watch"]  # `sweep.cli.watch` itself is the function of that name
+
+
+@pytest.fixture
+def cache(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWEEP_CACHE_DIR", str(finished_run.parent / "cache"))
+
+
+class Watching(Reporter):
+    """Looks at the run from its files after every epoch."""
+
+    def __init__(self, run: Path, stop_after: int | None = None):
+        self.run, self.stop_after = run, stop_after
+        self.seen: list[tuple[SearchProgress, Snapshot]] = []
+
+    def search_started(self, n_trials: int, n_epochs: int) -> None:
+        self.before = Watcher(RunFolder.open(self.run), None).snapshot()
+
+    def epoch_ended(self, progress: SearchProgress) -> None:
+        self.seen.append((progress, Watcher(RunFolder.open(self.run), None).snapshot()))
+        if len(self.seen) == self.stop_after:
+            raise KeyboardInterrupt
+
+
+def suggest(trial: optuna.Trial) -> LaneConfig:
+    return LaneConfig(
+        lr=trial.suggest_float("lr", 1e-3, 1e-1, log=True), rank=trial.suggest_categorical("rank", [1, 2])
+    )
+
+
+def drawn(finished_run: Path, **declared: Any) -> Study:
+    return Study(
+        suggest=suggest,
+        baseline={"lr": 1e-2, "rank": 2},
+        max_rank=2,
+        backbone="tiny-untrained",
+        data=str(finished_run.parent / "images"),
+        group_size=2,
+        batch_size=16,
+        **declared,
+    )
+
+
+@pytest.fixture(scope="module")
+def watching(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Watching:
+    """A run with rungs, watched."""
+    reporter = Watching(tmp_path_factory.mktemp("watched") / "run")
+    study = drawn(finished_run, trials=6, epochs=4, halving=Halving(eta=2, first_rung=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SWEEP_CACHE_DIR", str(finished_run.parent / "cache"))
+        api.run(study, n_parallel=3, out=reporter.run, device="cpu", reporter=reporter)
+    return reporter
+
+
+def test_what_is_seen_is_what_the_run_itself_knows(watching: Watching) -> None:
+    assert watching.before.trials == []
+    assert "no trial has begun; features come first" in heading(watching.before)
+    for progress, snapshot in watching.seen:
+        assert snapshot.counts.get("training", 0) == snapshot.lanes == progress.n_running
+        assert snapshot.counts.get("complete", 0) == progress.n_complete
+        assert snapshot.counts.get("pruned", 0) == progress.n_pruned
+        assert snapshot.best is not None
+        assert snapshot.best.values[-1] == progress.best
+        assert snapshot.configs_per_hour is not None
+        assert not snapshot.ended
+        states = [trial.state for trial in snapshot.trials]
+        assert states == sorted(states, key=lambda state: state != "training")
+        shown = f"{progress.n_running} of 3 lanes occupied" if progress.n_running else "the linear probe and the test"
+        assert shown in heading(snapshot)
+    first = watching.seen[0][1]
+    assert first.seconds_left is not None
+    assert f"{first.configs_per_hour:.0f} configurations an hour" in heading(first)
+
+
+def test_curves_are_those_of_the_table(watching: Watching) -> None:
+    curves = load_results(watching.run).curves
+    last = Watcher(RunFolder.open(watching.run), None).snapshot()
+    assert last.ended
+    assert "the run has ended" in heading(last)
+    for trial in last.trials:
+        own = curves[(curves["trial"] == trial.number) & (curves["metric"] == "val_top1")].sort_values("epoch")
+        assert trial.values == own["value"].to_list()
+        assert trial.epoch == len(own)
+        assert ("rung" in trial.why) == (trial.state == "pruned")
+
+
+def test_a_run_that_nobody_works_on(
+    finished_run: Path, cache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reporter = Watching(tmp_path / "run", stop_after=2)
+    monkeypatch.setattr("sweep.watch.SILENCE_OF_A_STOPPED_RUN", 0)
+    with pytest.raises(KeyboardInterrupt):
+        api.run(
+            drawn(finished_run, trials=2, epochs=4), n_parallel=2, out=tmp_path / "run", device="cpu", reporter=reporter
+        )
+    assert not any(snapshot.stopped for _, snapshot in reporter.seen)
+    snapshot = Watcher(RunFolder.open(tmp_path / "run"), None).snapshot()
+    assert (snapshot.ended, snapshot.stopped) == (False, True)
+    assert "no process works on it; go on with sweep resume" in heading(snapshot)
+    assert call(monkeypatch, tmp_path / "run") == 0
+
+
+def test_several_objectives(pareto_run: Path) -> None:
+    snapshot = Watcher(RunFolder.open(pareto_run), None).snapshot()
+    trials = load_results(pareto_run).trials
+    assert snapshot.best is not None
+    assert snapshot.best.values[-1] == trials["val_nll"].min()
+    assert {trial.epoch for trial in snapshot.trials} == {3}
+
+
+@pytest.mark.parametrize("width", [30, 60, 120])
+def test_narrow_and_low_terminals(watching: Watching, width: int) -> None:
+    snapshot = watching.seen[-2][1]
+    console = Console(file=io.StringIO(), width=width, height=12, legacy_windows=False)
+    with console.capture() as capture:
+        console.print(view(snapshot, console))
+    shown = capture.get()
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= width
+    assert len(lines) <= 12
+    n_shown = sum(re.match(r" +\d  [a-z]", line) is not None for line in lines)
+    assert n_shown >= 1
+    if n_shown < len(snapshot.trials):
+        assert f"and {len(snapshot.trials) - n_shown} more" in shown
+    assert "training" in shown or width == 30
+    assert any(bar in shown for bar in BARS) == (width >= 56)
+    assert ("lr=" in shown) == (width >= 76)
+
+
+def test_sparklines() -> None:
+    assert sparkline([0.0, 0.5, 1.0], 0.0, 1.0) == BARS[0] + BARS[4] + BARS[7]
+    assert sparkline([0.3, float("nan"), 0.3], 0.3, 0.3) == BARS[4] + " " + BARS[4]
+    assert len(sparkline([1.0] * 100, 0.0, 1.0)) == 24
+
+
+def call(monkeypatch: pytest.MonkeyPatch, run: Path) -> object:
+    monkeypatch.setattr(sys, "argv", ["sweep", "watch", str(run)])
+    with pytest.raises(SystemExit) as ended:
+        sweep.cli.main()
+    return ended.value.code
+
+
+def test_lines_where_nobody_watches(
+    watching: Watching, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, watching.run) == 0
+    assert "6 of 6 trials over (" in capsys.readouterr().out
+    looks = [watching.before, *(snapshot for _, snapshot in watching.seen)]
+    last = Watcher(RunFolder.open(watching.run), None).snapshot()
+    monkeypatch.setattr(COMMAND, "SECONDS_BETWEEN_LOOKS", 0)
+    monkeypatch.setattr("sweep.watch.Watcher.snapshot", lambda self: looks.pop(0) if looks else last)
+    assert call(monkeypatch, watching.run) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(set(lines)) == 2 + len(watching.seen)
+
+
+def test_the_table_in_a_terminal(
+    watching: Watching, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = io.StringIO()
+    monkeypatch.setattr(COMMAND, "stdout", Console(file=file, width=100, height=20, force_terminal=True))
+    monkeypatch.setattr(COMMAND, "SECONDS_BETWEEN_LOOKS", 0)
+    looks = [snapshot for _, snapshot in watching.seen]
+    last = Watcher(RunFolder.open(watching.run), None).snapshot()
+    monkeypatch.setattr("sweep.watch.Watcher.snapshot", lambda self: looks.pop(0) if looks else last)
+    assert call(monkeypatch, watching.run) == 0
+    assert "lanes occupied" in file.getvalue()
+    assert "the run has ended" in file.getvalue()
+
+
+def test_what_cannot_be_watched(
+    watching: Watching, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UsageError, match="is not a run folder"):
+        RunFolder.open(tmp_path)
+    assert call(monkeypatch, tmp_path) == 2
+    shutil.copytree(watching.run, tmp_path / "copy")
+    folder = RunFolder(tmp_path / "copy")
+    config = json.loads(folder.config_path.read_text())
+    folder.write_json(folder.config_path, {**config, "trials": "many"})
+    with pytest.raises(SweepError, match=r"config.json is damaged: its entry trials is 'many'"):
+        Watcher(folder, None)
+    folder.write_json(folder.config_path, {**config, "data": "\x1b[2J"})
+    folder.summary_path.unlink(missing_ok=True)
+    console = Console(file=io.StringIO(), width=100, height=20, force_terminal=False)
+    with console.capture() as capture:
+        console.print(view(Watcher(folder, None).snapshot(), console))
+    assert "\x1b" not in capture.get()
+
+
+def test_a_run_whose_trials_are_elsewhere(finished_run: Path, cache: None, tmp_path: Path) -> None:
+    """Its storage is the user's to name, here and for the figures that come out of it."""
+    url = f"sqlite:///{tmp_path / 'trials.db'}"
+    study = drawn(finished_run, trials=2, epochs=1)
+    run = api.run(study, n_parallel=2, out=tmp_path / "run", device="cpu", storage=url, reporter=Reporter())
+    with pytest.raises(UsageError, match=r"sweep watch .*run --storage URL"):
+        Watcher(run.folder, None)
+    snapshot = Watcher(run.folder, url).snapshot()
+    assert (snapshot.ended, snapshot.silent_seconds) == (True, None)
+    assert [trial.values[-1] for trial in snapshot.trials if trial.number == run.best.number] == [
+        run.best.row["val_top1"]
+    ]
+    assert run.plot.slices().data
+    with pytest.raises(UsageError, match=r"sweep.load_run\(.*, storage=URL\)"):
+        sweep.load_run(tmp_path / "run").plot.slices()

@@ -1,0 +1,49 @@
+"""docs/data.md: its programs are run in order, in one folder, and what its commands name is loaded."""
+
+import re
+from pathlib import Path
+
+import datasets
+import pytest
+
+from sweep.data import load_data
+from sweep.data.suites import find_suite
+from sweep.study import load_study
+
+PAGE = Path(__file__).parents[2] / "docs" / "data.md"
+SIZES = {
+    "./photos": (12, 4, 4),
+    "photos.csv": (12, 4, 4),
+    "photos.parquet": (12, 4, 4),
+    "scans.npz": (39, 9, 12),
+    "split.npz": (30, 12, 18),
+    "pets": (12, 4, 4),
+    "pets-split": (12, 4, 4),
+    "vtab-1k/svhn": (8, 8, 8),
+}
+
+
+def test_every_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    text = PAGE.read_text(encoding="utf-8")
+    shared: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        if block.startswith("# mine.py"):
+            Path("mine.py").write_text(block)
+        else:
+            exec(compile(block, str(PAGE), "exec"), shared)
+    named = re.findall(r"^    sweep run --study (\S+)(?: --data (\S+))?$", text, re.MULTILINE)
+    found = {}
+    for study, data in named:
+        declared = load_study(study).study.data
+        suite = find_suite(data or declared, tmp_path)
+        if suite is None:
+            loaded = load_data(data, seed=0, cache_dir=tmp_path)
+            found[data] = tuple(split.n_images for split in (loaded.train, loaded.val, loaded.test))
+            loaded.train.open(0)
+        elif data:
+            assert [task.name for task in suite.tasks] == ["svhn", "kitti"]
+    assert found == SIZES
+    loaded = load_data(load_study("./mine.py").study.data, seed=0, cache_dir=tmp_path)
+    assert (loaded.train.n_images + loaded.val.n_images, loaded.test.n_images) == (80, 40)
