@@ -107,11 +107,11 @@ def run_tasks(
     """
     from sweep.tasks import run_suite
 
-    if options.get("storage") is not None:
-        raise UsageError("--storage is for a single task; of several, each keeps a journal in its own run folder")
     loaded, search = _settled(study, **options)
     if (suite := _suite_of(loaded)) is None:
         raise UsageError(f"{loaded.study.data} is one task; give it to sweep.run")
+    if options.get("storage") is not None:
+        raise UsageError(f"--storage is for a single task; {suite.name} keeps a journal in each task's run folder")
     folder = Path(out) if out is not None else new_run_path(loaded.name)
     with _reporting(reporter) as told:
         search = partial(search, reporter=told)
