@@ -1,5 +1,6 @@
 """What every adapter has in common: a network that stays as it was loaded, whatever the caller does."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Self
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from backbones.protocol import Transform, weights_fingerprint
 
 
-class FrozenBackbone(nn.Module):
+class FrozenBackbone(nn.Module, ABC):
     """A network that is always frozen and in eval mode; see `backbones.protocol.Backbone`.
 
     `train()` and `requires_grad_()` change nothing, so it may sit inside a module that is being trained.
@@ -101,9 +102,9 @@ class FrozenBackbone(nn.Module):
         with torch.no_grad():  # not inference_mode: a side-network must be able to save these for its backward
             return self._run(images)
 
+    @abstractmethod
     def _run(self, images: Tensor) -> list[Tensor]:
         """The stages, asked for with the network frozen and no gradient recorded; the adapter's to define."""
-        raise NotImplementedError
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return `stages` of `images`."""

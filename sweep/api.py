@@ -32,8 +32,11 @@ if TYPE_CHECKING:  # PyTorch and plotly take seconds to import
     from sweep.tasks import SuiteResults
 
 
+AnyStudy = str | Path | Study | LoadedStudy
+
+
 def run(
-    study: str | Path | Study,
+    study: AnyStudy,
     *,
     n_parallel: int | None = 32,
     out: str | Path | None = None,
@@ -49,7 +52,8 @@ def run(
     """Train a study's trials together and rank them.
 
     Args:
-        study: A study's name, such as `"lr_rank"`, the path of a Python file, or a `sweep.Study`.
+        study: A study's name, such as `"lr_rank"`, the path of a Python file, or a `sweep.Study`; one that is loaded
+            already is not executed again.
         n_parallel: Trials trained together in one stack; None for as many as fit in memory.
         out: Run folder to make; `runs/STUDY-TIME` if not given.
         time: End the search after this long: `"90s"`, `"10m"`, `"1h30m"`.
@@ -87,7 +91,11 @@ def run(
 
 
 def run_tasks(
-    study: str | Path | Study, *, out: str | Path | None = None, reporter: Reporter | None = None, **options: Any
+    study: AnyStudy,
+    *,
+    out: str | Path | None = None,
+    reporter: Reporter | None = None,
+    **options: Any,
 ) -> "SuiteResults":
     """Run a study on every task of a suite, such as `data="mini-vtab"` or a folder of VTAB-1K tasks.
 
@@ -118,7 +126,7 @@ def run_tasks(
         return run_suite(loaded, suite, search, out=folder, cache_dir=default_cache_dir(), reporter=told)
 
 
-def names_tasks(study: str | Path, data: str | None) -> bool:
+def names_tasks(study: AnyStudy, data: str | None) -> bool:
     """Whether a study, with `data` in the place of its own where given, is one of several tasks."""
     return _suite_of(overridden_study(study, {"data": data})) is not None
 
@@ -130,7 +138,7 @@ def _suite_of(loaded: LoadedStudy) -> "Suite | None":
 
 
 def _settled(
-    study: str | Path | Study,
+    study: AnyStudy,
     *,
     n_parallel: int | None = 32,
     time: str | None = None,
@@ -174,13 +182,15 @@ def new_run_path(study_name: str) -> Path:
     return Path("runs") / f"{study_name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def overridden_study(study: str | Path | Study, declared: Mapping[str, Any]) -> LoadedStudy:
+def overridden_study(study: AnyStudy, declared: Mapping[str, Any]) -> LoadedStudy:
     """A study by name, by file or as it is, with what is declared for one run; None leaves the study's own.
 
     Raises:
         UsageError: There is no such study, or a study declares no such thing.
     """
-    if isinstance(study, Study):
+    if isinstance(study, LoadedStudy):
+        loaded = study
+    elif isinstance(study, Study):
         code = getattr(study.suggest, "__code__", None)
         loaded = LoadedStudy("study", Path(code.co_filename if code else "study"), study)
     else:

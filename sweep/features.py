@@ -24,7 +24,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from backbones.protocol import Backbone
-from sweep.batches import apart, stored_shape
+from sweep.batches import StageData, apart, stored_shape
 from sweep.data.base import Split
 from sweep.errors import SweepError
 from sweep.feature_store import DATA_FILE, DTYPE, FORMAT_VERSION, Entry, intact_batches
@@ -48,6 +48,7 @@ class Features:
         from_cache: whether a complete, intact entry was found.
         wall_seconds: time this call took.
         n_computed: images for which the backbone ran in this call.
+        widths: D of every stage.
     """
 
     stages: npt.NDArray[np.float16]
@@ -56,6 +57,11 @@ class Features:
     from_cache: bool
     wall_seconds: float
     n_computed: int
+    widths: tuple[int, ...]
+
+    def as_data(self, n_classes: int) -> StageData:
+        """What side-networks learn from."""
+        return StageData(self.stages, self.labels, n_classes, widths=self.widths)
 
 
 def feature_key(backbone: Backbone, split: Split) -> str:
@@ -117,6 +123,7 @@ def compute_features(
         from_cache=from_cache,
         wall_seconds=time.monotonic() - started,
         n_computed=n_computed,
+        widths=tuple(backbone.widths),
     )
 
 

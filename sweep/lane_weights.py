@@ -5,11 +5,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sweep.errors import SweepError, UsageError
-from sweep.run_folder import RunFolder
+from sweep.run_folder import RunFolder, read_weights_and_metadata
 from sweep.side_networks.spec import SideNetworkSpec
 
 KEPT_TRIALS = 10
@@ -75,11 +74,11 @@ def weights_of(folder: RunFolder, trial: int, winner: int) -> tuple[SideNetworkS
         SweepError: The file is missing or damaged.
     """
     if trial == winner:
-        metadata, state = _read(folder.winner_path, prefix="")
+        metadata, state = read_weights_and_metadata(folder.winner_path)
         return _spec(folder.winner_path, metadata), LaneWeights(trial, int(metadata["rank"]), state)
     kept: dict[str, int] = {}
     if folder.weights_path.is_file():
-        metadata, state = _read(folder.weights_path, prefix=_key(trial, ""))
+        metadata, state = read_weights_and_metadata(folder.weights_path, prefix=_key(trial, ""))
         kept = json.loads(metadata.get("ranks", "{}"))
         if str(trial) in kept:
             return _spec(folder.weights_path, metadata), LaneWeights(trial, kept[str(trial)], state)
@@ -92,16 +91,6 @@ def weights_of(folder: RunFolder, trial: int, winner: int) -> tuple[SideNetworkS
 
 def _key(trial: int, name: str) -> str:
     return f"trial {trial}/{name}"
-
-
-def _read(path: Path, prefix: str) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """A file's metadata, and its tensors whose names begin with `prefix`, without it."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = filter(lambda name: name.startswith(prefix), file.keys())
-            return file.metadata() or {}, {name.removeprefix(prefix): file.get_tensor(name) for name in names}
-    except (OSError, SafetensorError) as error:
-        raise SweepError(f"cannot read the weights {path}: {error}") from error
 
 
 def _spec(path: Path, metadata: dict[str, str]) -> SideNetworkSpec:

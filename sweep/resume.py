@@ -6,12 +6,13 @@ from typing import Any
 
 from backbones import is_path
 from sweep.budget import Budget
+from sweep.device import device_named
 from sweep.errors import SweepError, UsageError
 from sweep.preparation import Prepared, prepare
 from sweep.reporter import Reporter
 from sweep.run_folder import RESTORE, RunFolder, read_json, require_entries
 from sweep.run_record import file_sha256
-from sweep.runner import carry_out, device_named
+from sweep.runner import carry_out
 from sweep.samplers import SAMPLERS
 from sweep.storage import mend_journal, require_recorded_url
 from sweep.study import DATA_OBJECTS, LoadedStudy, Study, load_study, study_names

@@ -150,5 +150,4 @@ def read_retrained(folder: RunFolder) -> Retrained | None:
 def _stages(prepared: Prepared, name: str, cache_dir: Path) -> StageData:
     split = getattr(prepared.data, name)
     features = compute_features(prepared.backbone, split, cache_dir=cache_dir, device=prepared.device)
-    widths = prepared.backbone.widths
-    return StageData(features.stages, features.labels, prepared.data.n_classes, widths=widths)
+    return features.as_data(prepared.data.n_classes)

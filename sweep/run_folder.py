@@ -19,6 +19,9 @@ from sweep.errors import SweepError, UsageError
 from sweep.paths import write_atomically
 
 CONFIG_FILE, LOCK_FILE = "config.json", "run.lock"
+LOCK_SECONDS = 0.5
+"""To wait for a run's lock: `sweep watch` tries it now and then, for an instant."""
+
 LARGEST_WHOLE = 2**63
 RESTORE = ". Restore the run folder from a copy, or run the study again"
 PLAIN_TYPES = (
@@ -112,7 +115,7 @@ class RunFolder:
             UsageError: Another one does.
             SweepError: The file system has no locks, or refuses.
         """
-        lock = FileLock(self.lock_path, timeout=0)
+        lock = FileLock(self.lock_path, timeout=LOCK_SECONDS)
         try:
             lock.acquire()
         except Timeout as error:
@@ -154,9 +157,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         SweepError: The file is missing or damaged.
     """
+    return read_weights_and_metadata(path)[1]
+
+
+def read_weights_and_metadata(path: Path, prefix: str = "") -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Read a safetensors file: its metadata, and its tensors whose names begin with `prefix`, without it.
+
+    Raises:
+        SweepError: The file is missing or damaged.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            names = filter(lambda name: name.startswith(prefix), file.keys())
+            return file.metadata() or {}, {name.removeprefix(prefix): file.get_tensor(name) for name in names}
     except Exception as error:
         raise SweepError(f"cannot read the weights {path}: {error}") from error
 

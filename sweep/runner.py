@@ -14,9 +14,10 @@ from backbones import Backbone
 from sweep.batches import StageData
 from sweep.budget import Budget
 from sweep.data import DataSet, OnBadImage
+from sweep.device import device_named
 from sweep.driver import Search, Winner
 from sweep.engine import Stack, split_logits
-from sweep.errors import SweepError, UsageError
+from sweep.errors import SweepError
 from sweep.features import compute_features
 from sweep.metrics import classification_metrics
 from sweep.planner import plan_features, plan_study
@@ -269,25 +270,6 @@ def _winner_of(search: Search, folder: RunFolder, loaded: LoadedStudy) -> Winner
     )
 
 
-def device_named(name: str | None) -> torch.device:
-    """The device of that name; the GPU if there is one, else the CPU, if not given.
-
-    Raises:
-        UsageError: It cannot be used here.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        if device.type not in ("cpu", "cuda"):
-            raise UsageError(f"--device {name} cannot be used here: sweep runs on cpu and cuda")
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"--device {name} cannot be used here: {reason}. Leave it out to let sweep choose") from error
-    return device
-
-
 def _features(
     backbone: Backbone,
     data: DataSet,
@@ -306,7 +288,7 @@ def _features(
             device=device,
             on_progress=partial(reporter.features, name),
         )
-        splits[name] = StageData(features.stages, features.labels, data.n_classes, widths=backbone.widths)
+        splits[name] = features.as_data(data.n_classes)
         seconds.features += features.wall_seconds
         n_computed += features.n_computed
         n_images += split.n_images

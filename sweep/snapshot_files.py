@@ -94,7 +94,7 @@ def _read(path: Path) -> Snapshot:
             state = json.loads(file.metadata()["state"])
             if not isinstance(state, dict):
                 raise TypeError("its state is no JSON object")
-            return Snapshot(state, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            return Snapshot(state, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a mapping
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise SweepError(
             f"{path} is no snapshot of this version of sweep: {error}; remove it, and resume again"

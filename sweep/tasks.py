@@ -13,13 +13,13 @@ from typing import Any, Protocol
 import pandas as pd
 
 from sweep.data.suites import Suite, Task
+from sweep.device import device_named
 from sweep.errors import SweepError, UsageError
 from sweep.preparation import Prepared, prepare
 from sweep.reporter import Reporter
 from sweep.resume import resume_run
 from sweep.retrain import Retrained, read_retrained, retrain
 from sweep.run_folder import RunFolder, read_json, read_table, require_entries
-from sweep.runner import device_named
 from sweep.study import LoadedStudy
 
 TABLE, RECORD = "tasks.parquet", "suite.json"

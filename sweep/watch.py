@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweep.errors import UsageError
 from sweep.objectives import Objectives
+from sweep.proposals import DUPLICATE
 from sweep.run_folder import RunFolder, read_json, require_entries
 from sweep.storage import load_optuna_study
 
@@ -51,7 +52,7 @@ class WatchedTrial:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class RunView:
     """A run at one moment.
 
     Attributes:
@@ -107,10 +108,10 @@ class Watcher:
         self.study = load_optuna_study(folder, storage_url, f"sweep watch {folder.path}")
         self._journal = folder.journal_path if storage_url is None else None
 
-    def snapshot(self) -> Snapshot:
+    def look(self) -> RunView:
         """The run as it stands now."""
         ended = self.folder.summary_path.is_file()  # looked for first: what is read after it is the last word
-        frozen = [t for t in self.study.get_trials() if t.state in WORDS and "duplicate_of" not in t.user_attrs]
+        frozen = [t for t in self.study.get_trials() if t.state in WORDS and DUPLICATE not in t.user_attrs]
         trials = {t.number: self._watched(t) for t in frozen}
         running = [t for t in trials.values() if t.state == "training"]
         over = sorted((t for t in frozen if t.state.is_finished()), key=lambda t: t.datetime_complete or datetime.min)
@@ -119,7 +120,7 @@ class Watcher:
         rate = self._trials_a_second(frozen, done)
         silent = None if self._journal is None else max(0.0, time.time() - self._journal.stat().st_mtime)
         n_parallel = self.config["n_parallel"]
-        return Snapshot(
+        return RunView(
             title=f"{self.config['study']} on {self.config['data']}",
             objective=self.objectives.first,
             trials=[*running, *(trials[t.number] for t in reversed(over))],

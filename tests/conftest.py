@@ -66,22 +66,29 @@ def run_on(images: Path, name: str, **declared: Any) -> Path:
     return folder.path
 
 
+def draw_images(root: Path, third: str) -> Path:
+    """Three classes of 20 noisy images: bright above, bright below, bright everywhere."""
+    rng = np.random.default_rng(0)
+    for name, rows in (("above", slice(0, 16)), ("below", slice(16, 32)), (third, slice(0, 32))):
+        (root / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = rng.integers(0, 190, (32, 32, 3))
+            pixels[rows] += 40
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def drawn_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """See `draw_images`."""
+    return draw_images(tmp_path_factory.mktemp("drawn") / "images", "everywhere")
+
+
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of four trials on three classes of drawn images, one of which has a name to beware of."""
     root = tmp_path_factory.mktemp("finished")
-    rng = np.random.default_rng(0)
-    for name, rows in (
-        ("above", slice(0, 16)),
-        ("below", slice(16, 32)),
-        ("<img src=x onerror=console.error(1)>", slice(0, 32)),
-    ):
-        (root / "images" / name).mkdir(parents=True)
-        for i in range(20):
-            pixels = rng.integers(0, 190, (32, 32, 3))
-            pixels[rows] += 40
-            Image.fromarray(pixels.astype(np.uint8)).save(root / "images" / name / f"{i}.png")
-    return run_on(root / "images", "run", trials=4)
+    return run_on(draw_images(root / "images", "<img src=x onerror=console.error(1)>"), "run", trials=4)
 
 
 @pytest.fixture(scope="session")

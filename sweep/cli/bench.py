@@ -65,8 +65,8 @@ def bench(
     """
     from sweep.bench import report
     from sweep.bench.workload import Sizes
+    from sweep.device import device_named
     from sweep.preparation import check_precision
-    from sweep.runner import device_named
 
     if plot is not None and suite not in (Suite.scaling, Suite.search):
         raise UsageError("--plot draws the suites scaling and search; add --suite, or leave it out")

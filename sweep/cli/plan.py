@@ -37,10 +37,10 @@ def plan(
 
     Loads the backbone and the data, and times a few images and a few steps. Trains no trial and writes no run folder.
     """
+    from sweep.device import device_named
     from sweep.paths import default_cache_dir
     from sweep.planner import plan_features, plan_study
     from sweep.preparation import prepare
-    from sweep.runner import device_named
     from sweep.study import load_study
 
     overridden = load_study(study).study.override(

@@ -31,11 +31,11 @@ def predict(
 
         sweep predict shipped photos/ --csv labels.csv
     """
+    from sweep.device import device_named
     from sweep.errors import SweepError
     from sweep.export.loading import load_model
     from sweep.paths import write_atomically
     from sweep.predict import find_images, predict_images
-    from sweep.runner import device_named
 
     paths = find_images(images)
     loaded = load_model(model, device=device_named(device))

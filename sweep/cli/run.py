@@ -60,13 +60,15 @@ def run(
     """
     from sweep import api
     from sweep.cli.outcome import carry_out_and_show
+    from sweep.study import load_study
 
-    carry_out: Callable[..., object] = api.run_tasks if api.names_tasks(study, data) else api.run
+    loaded = load_study(study)
+    carry_out: Callable[..., object] = api.run_tasks if api.names_tasks(loaded, data) else api.run
     lanes = options.lanes_asked_for(n_parallel)
-    out = out or api.new_run_path(Path(study).stem)
+    out = out or api.new_run_path(loaded.name)
     carry_out_and_show(
         lambda reporter: carry_out(
-            study,
+            loaded,
             n_parallel=lanes,
             out=out,
             time=time,

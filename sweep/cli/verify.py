@@ -36,8 +36,8 @@ def verify(
 
         sweep verify runs/lr_rank-… --trial 7
     """
+    from sweep.device import device_named
     from sweep.paths import default_cache_dir
-    from sweep.runner import device_named
     from sweep.verify.verify import verify_trial
 
     with stderr.status(f"training trial {trial} again") as status:

@@ -15,7 +15,7 @@ from rich.text import Text
 from sweep.cli.console import printable, stdout
 
 if TYPE_CHECKING:  # Optuna takes a second to import
-    from sweep.watch import Snapshot, WatchedTrial
+    from sweep.watch import RunView, WatchedTrial
 
 SECONDS_BETWEEN_LOOKS = 1.0
 SILENCE_WORTH_A_WORD = 60.0
@@ -48,62 +48,62 @@ def watch(
     watcher = Watcher(RunFolder.open(run), storage)
     try:
         if stdout.is_terminal:
-            _live(watcher.snapshot)
+            _live(watcher.look)
         else:
-            _lines(watcher.snapshot)
+            _lines(watcher.look)
     except KeyboardInterrupt:
         return
 
 
-def _live(look: Callable[[], "Snapshot"]) -> None:
-    snapshot = look()
-    with Live(view(snapshot, stdout), console=stdout, auto_refresh=False) as live:
-        while not (snapshot.ended or snapshot.stopped):
+def _live(look: Callable[[], "RunView"]) -> None:
+    seen = look()
+    with Live(view(seen, stdout), console=stdout, auto_refresh=False) as live:
+        while not (seen.ended or seen.stopped):
             time.sleep(SECONDS_BETWEEN_LOOKS)
-            snapshot = look()
-            live.update(view(snapshot, stdout), refresh=True)
+            seen = look()
+            live.update(view(seen, stdout), refresh=True)
 
 
-def _lines(look: Callable[[], "Snapshot"]) -> None:
+def _lines(look: Callable[[], "RunView"]) -> None:
     last = ""
     while True:
-        snapshot = look()
-        if (line := heading(snapshot)) != last:
+        seen = look()
+        if (line := heading(seen)) != last:
             stdout.print(last := line, soft_wrap=True, highlight=False, markup=False)
-        if snapshot.ended or snapshot.stopped:
+        if seen.ended or seen.stopped:
             return
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def heading(snapshot: "Snapshot") -> str:
+def heading(seen: "RunView") -> str:
     """How far the run is, in a line."""
-    n_over = sum(number for state, number in snapshot.counts.items() if state != "training")
-    states = ", ".join(f"{number} {state}" for state, number in sorted(snapshot.counts.items()))
-    parts = [f"{n_over} of {snapshot.n_trials} trials over" + (f" ({states})" if states else "")]
-    if not snapshot.counts:
+    n_over = sum(number for state, number in seen.counts.items() if state != "training")
+    states = ", ".join(f"{number} {state}" for state, number in sorted(seen.counts.items()))
+    parts = [f"{n_over} of {seen.n_trials} trials over" + (f" ({states})" if states else "")]
+    if not seen.counts:
         parts.append("no trial has begun; features come first")
-    if snapshot.best is not None:
-        parts.append(f"best {snapshot.objective} {snapshot.best.values[-1]:.4g}, trial {snapshot.best.number}")
-    goes_on = not (snapshot.ended or snapshot.stopped)
-    if goes_on and n_over == snapshot.n_trials:
+    if seen.best is not None:
+        parts.append(f"best {seen.objective} {seen.best.values[-1]:.4g}, trial {seen.best.number}")
+    goes_on = not (seen.ended or seen.stopped)
+    if goes_on and n_over == seen.n_trials:
         parts.append("the linear probe and the test images come last")
-    elif goes_on and snapshot.counts:
-        of = "" if snapshot.n_parallel is None else f" of {snapshot.n_parallel}"
-        parts.append(f"{snapshot.lanes}{of} lanes occupied")
-    if snapshot.configs_per_hour is not None:
-        parts.append(f"{snapshot.configs_per_hour:.0f} configurations an hour")
-    if snapshot.seconds_left and goes_on:
-        parts.append(f"{_duration(snapshot.seconds_left)} left")
-    if snapshot.ended:
+    elif goes_on and seen.counts:
+        of = "" if seen.n_parallel is None else f" of {seen.n_parallel}"
+        parts.append(f"{seen.lanes}{of} lanes occupied")
+    if seen.configs_per_hour is not None:
+        parts.append(f"{seen.configs_per_hour:.0f} configurations an hour")
+    if seen.seconds_left and goes_on:
+        parts.append(f"{_duration(seen.seconds_left)} left")
+    if seen.ended:
         parts.append("the run has ended")
-    elif snapshot.stopped:
+    elif seen.stopped:
         parts.append("no process works on it; go on with sweep resume")
-    elif snapshot.silent_seconds is not None and snapshot.silent_seconds >= SILENCE_WORTH_A_WORD:
-        parts.append(f"nothing heard of it for {_duration(snapshot.silent_seconds)}")
+    elif seen.silent_seconds is not None and seen.silent_seconds >= SILENCE_WORTH_A_WORD:
+        parts.append(f"nothing heard of it for {_duration(seen.silent_seconds)}")
     return printable("; ".join(parts))
 
 
-def view(snapshot: "Snapshot", console: Console) -> Group:
+def view(seen: "RunView", console: Console) -> Group:
     """A run as wide and as high as the terminal."""
     table = Table(box=None, expand=True, pad_edge=False)
     with_sparkline = console.width >= LEAST_WIDTH_FOR_SPARKLINE and not console.options.ascii_only
@@ -111,30 +111,30 @@ def view(snapshot: "Snapshot", console: Console) -> Group:
     table.add_column("trial", justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("epoch", justify="right", no_wrap=True)
-    table.add_column(snapshot.objective, justify="right", no_wrap=True, overflow="ellipsis")
+    table.add_column(seen.objective, justify="right", no_wrap=True, overflow="ellipsis")
     if with_sparkline:
         table.add_column("", no_wrap=True)
     if with_configuration:
         table.add_column("configuration", no_wrap=True, overflow="ellipsis", ratio=1)
-    progress = Text(heading(snapshot))
+    progress = Text(heading(seen))
     n_lines = LINES_AROUND + len(progress.wrap(console, console.width))
-    rows = snapshot.trials[: max(1, console.height - n_lines)]
+    rows = seen.trials[: max(1, console.height - n_lines)]
     values = [value for trial in rows for value in trial.values if math.isfinite(value)]
     for trial in rows:
         cells = [
             Text(str(trial.number)),
             Text(trial.state, style=COLOURS[trial.state]),
-            Text("-" if trial.epoch is None else f"{trial.epoch}/{snapshot.n_epochs}"),
+            Text("-" if trial.epoch is None else f"{trial.epoch}/{seen.n_epochs}"),
             Text(f"{trial.values[-1]:.4g}" if trial.values else "-"),
         ]
         if with_sparkline:
             cells.append(Text(sparkline(trial.values, min(values, default=0.0), max(values, default=0.0))))
         if with_configuration:
             cells.append(Text(_configuration(trial)))
-        table.add_row(*cells, style="bold" if trial == snapshot.best else None)
-    left_out = len(snapshot.trials) - len(rows)
+        table.add_row(*cells, style="bold" if trial == seen.best else None)
+    left_out = len(seen.trials) - len(rows)
     below = Text(f"and {left_out} more" if left_out else "", style="dim")
-    title = Text(printable(snapshot.title), style="bold", no_wrap=True, overflow="ellipsis")
+    title = Text(printable(seen.title), style="bold", no_wrap=True, overflow="ellipsis")
     return Group(title, progress, table, below)
 
 

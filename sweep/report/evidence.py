@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sweep.batches import StageData
 from sweep.data import Split
 from sweep.engine import EVALUATION_BATCH_SIZE
 from sweep.errors import SweepError
@@ -67,7 +66,7 @@ def winner_on_val(results: Results, folder: RunFolder, winner: int, cache_dir: P
     module = spec.plain(weights.rank)
     module.load_state_dict(weights.state)
     features = compute_features(backbone, val, cache_dir=cache_dir)
-    data = StageData(features.stages, features.labels, spec.n_classes, widths=backbone.widths)
+    data = features.as_data(spec.n_classes)
     like = next(module.parameters())
     with torch.no_grad():
         batches = torch.arange(len(data)).split(EVALUATION_BATCH_SIZE)

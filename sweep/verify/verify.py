@@ -22,8 +22,8 @@ from sweep.recorded import recorded_backbone, recorded_data
 from sweep.results import Results, load_results
 from sweep.run_folder import RESTORE, RunFolder
 from sweep.study import Study
+from sweep.verify.again import CurveKey, Setting, largest_difference, steps_beside_plain_loop, train_again
 from sweep.verify.record import RecordedTrial, recorded_trial
-from sweep.verify.retrain import CurveKey, Setting, largest_difference, retrain, steps_beside_plain_loop
 
 DECLARATIONS = ("max_rank", "modules_per_block", "pool", "precision", "epochs", "batch_size", "seed")
 PLAIN_STEPS = 50
@@ -105,7 +105,7 @@ def verify_trial(
     folder, results = RunFolder.open(run), load_results(run)
     trial = recorded_trial(results, folder, number)
     setting = _setting(results.config, trial.config, device, cache_dir, data)
-    again = retrain(trial, setting, on_epoch)
+    again = train_again(trial, setting, on_epoch)
     recorded = _curve(trial)
     shared = sorted(recorded.keys() & again.curve.keys())
     last = _last_metrics(again.curve, trial.epochs)
@@ -137,7 +137,7 @@ def _setting(
 
     def stages(split: str) -> StageData:
         features = compute_features(backbone, getattr(images, split), cache_dir=cache_dir, device=device)
-        return StageData(features.stages, features.labels, images.n_classes, widths=backbone.widths)
+        return features.as_data(images.n_classes)
 
     spec = side_network_spec(study, images, backbone)
     return Setting(spec, stages("train"), stages("val"), study.epochs, study.batch_size, study.seed, device)

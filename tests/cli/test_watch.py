@@ -17,7 +17,7 @@ from sweep import Halving, LaneConfig, Study, SweepError, UsageError, api, load_
 from sweep.cli.watch import BARS, heading, sparkline, view
 from sweep.reporter import Reporter, SearchProgress
 from sweep.run_folder import RunFolder
-from sweep.watch import Snapshot, Watcher
+from sweep.watch import RunView, Watcher
 
 COMMAND = sys.modules["sweep.cli.watch"]  # `sweep.cli.watch` itself is the function of that name
 
@@ -32,13 +32,13 @@ class Watching(Reporter):
 
     def __init__(self, run: Path, stop_after: int | None = None):
         self.run, self.stop_after = run, stop_after
-        self.seen: list[tuple[SearchProgress, Snapshot]] = []
+        self.seen: list[tuple[SearchProgress, RunView]] = []
 
     def search_started(self, n_trials: int, n_epochs: int) -> None:
-        self.before = Watcher(RunFolder.open(self.run), None).snapshot()
+        self.before = Watcher(RunFolder.open(self.run), None).look()
 
     def epoch_ended(self, progress: SearchProgress) -> None:
-        self.seen.append((progress, Watcher(RunFolder.open(self.run), None).snapshot()))
+        self.seen.append((progress, Watcher(RunFolder.open(self.run), None).look()))
         if len(self.seen) == self.stop_after:
             raise KeyboardInterrupt
 
@@ -95,7 +95,7 @@ def test_what_is_seen_is_what_the_run_itself_knows(watching: Watching) -> None:
 
 def test_curves_are_those_of_the_table(watching: Watching) -> None:
     curves = load_results(watching.run).curves
-    last = Watcher(RunFolder.open(watching.run), None).snapshot()
+    last = Watcher(RunFolder.open(watching.run), None).look()
     assert last.ended
     assert "the run has ended" in heading(last)
     for trial in last.trials:
@@ -115,14 +115,14 @@ def test_a_run_that_nobody_works_on(
             drawn(finished_run, trials=2, epochs=4), n_parallel=2, out=tmp_path / "run", device="cpu", reporter=reporter
         )
     assert not any(snapshot.stopped for _, snapshot in reporter.seen)
-    snapshot = Watcher(RunFolder.open(tmp_path / "run"), None).snapshot()
+    snapshot = Watcher(RunFolder.open(tmp_path / "run"), None).look()
     assert (snapshot.ended, snapshot.stopped) == (False, True)
     assert "no process works on it; go on with sweep resume" in heading(snapshot)
     assert call(monkeypatch, tmp_path / "run") == 0
 
 
 def test_several_objectives(pareto_run: Path) -> None:
-    snapshot = Watcher(RunFolder.open(pareto_run), None).snapshot()
+    snapshot = Watcher(RunFolder.open(pareto_run), None).look()
     trials = load_results(pareto_run).trials
     assert snapshot.best is not None
     assert snapshot.best.values[-1] == trials["val_nll"].min()
@@ -167,7 +167,7 @@ def test_lines_where_nobody_watches(
     assert call(monkeypatch, watching.run) == 0
     assert "6 of 6 trials over (" in capsys.readouterr().out
     looks = [watching.before, *(snapshot for _, snapshot in watching.seen)]
-    last = Watcher(RunFolder.open(watching.run), None).snapshot()
+    last = Watcher(RunFolder.open(watching.run), None).look()
     monkeypatch.setattr(COMMAND, "SECONDS_BETWEEN_LOOKS", 0)
     monkeypatch.setattr("sweep.watch.Watcher.snapshot", lambda self: looks.pop(0) if looks else last)
     assert call(monkeypatch, watching.run) == 0
@@ -182,7 +182,7 @@ def test_the_table_in_a_terminal(
     monkeypatch.setattr(COMMAND, "stdout", Console(file=file, width=100, height=20, force_terminal=True))
     monkeypatch.setattr(COMMAND, "SECONDS_BETWEEN_LOOKS", 0)
     looks = [snapshot for _, snapshot in watching.seen]
-    last = Watcher(RunFolder.open(watching.run), None).snapshot()
+    last = Watcher(RunFolder.open(watching.run), None).look()
     monkeypatch.setattr("sweep.watch.Watcher.snapshot", lambda self: looks.pop(0) if looks else last)
     assert call(monkeypatch, watching.run) == 0
     assert "lanes occupied" in file.getvalue()
@@ -205,7 +205,7 @@ def test_what_cannot_be_watched(
     folder.summary_path.unlink(missing_ok=True)
     console = Console(file=io.StringIO(), width=100, height=20, force_terminal=False)
     with console.capture() as capture:
-        console.print(view(Watcher(folder, None).snapshot(), console))
+        console.print(view(Watcher(folder, None).look(), console))
     assert "\x1b" not in capture.get()
 
 
@@ -216,7 +216,7 @@ def test_a_run_whose_trials_are_elsewhere(finished_run: Path, cache: None, tmp_p
     run = api.run(study, n_parallel=2, out=tmp_path / "run", device="cpu", storage=url, reporter=Reporter())
     with pytest.raises(UsageError, match=r"sweep watch .*run --storage URL"):
         Watcher(run.folder, None)
-    snapshot = Watcher(run.folder, url).snapshot()
+    snapshot = Watcher(run.folder, url).look()
     assert (snapshot.ended, snapshot.silent_seconds) == (True, None)
     assert [trial.values[-1] for trial in snapshot.trials if trial.number == run.best.number] == [
         run.best.row["val_top1"]

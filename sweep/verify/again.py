@@ -49,7 +49,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Retrained:
+class TrainedAgain:
     """What a trial became this time.
 
     Attributes:
@@ -61,7 +61,7 @@ class Retrained:
     weights: dict[str, Tensor]
 
 
-def retrain(trial: RecordedTrial, setting: Setting, on_epoch: Callable[[int], None]) -> Retrained:
+def train_again(trial: RecordedTrial, setting: Setting, on_epoch: Callable[[int], None]) -> TrainedAgain:
     """Train a trial as the engine does, its replicates alone in the stack."""
     training = Training(
         [Lane(trial.config, setting.spec.lane(trial.config.rank, seed).to(setting.device)) for seed in trial.seeds],
@@ -77,7 +77,7 @@ def retrain(trial: RecordedTrial, setting: Setting, on_epoch: Callable[[int], No
         for replicate, lane in enumerate(measured):
             curve |= {(replicate, epoch, name): value for name, value in lane.metrics.items()}
         on_epoch(epoch)
-    return Retrained(curve, trim_rank(training.stack.lane_state(0), trial.config.rank))
+    return TrainedAgain(curve, trim_rank(training.stack.lane_state(0), trial.config.rank))
 
 
 def steps_beside_plain_loop(trial: RecordedTrial, setting: Setting, n_steps: int) -> tuple[int, float]:

@@ -1,0 +1,24 @@
+"""Where backbone and lanes run."""
+
+import torch
+
+from sweep.errors import UsageError
+
+
+def device_named(name: str | None) -> torch.device:
+    """The device of that name; the GPU if there is one, else the CPU, if not given.
+
+    Raises:
+        UsageError: It cannot be used here.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise UsageError(f"--device {name} cannot be used here: sweep runs on cpu and cuda")
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--device {name} cannot be used here: {reason}. Leave it out to let sweep choose") from error
+    return device
