@@ -76,18 +76,18 @@ def watching(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Wa
 def test_what_is_seen_is_what_the_run_itself_knows(watching: Watching) -> None:
     assert watching.before.trials == []
     assert "no trial has begun; features come first" in heading(watching.before)
-    for progress, snapshot in watching.seen:
-        assert snapshot.counts.get("training", 0) == snapshot.lanes == progress.n_running
-        assert snapshot.counts.get("complete", 0) == progress.n_complete
-        assert snapshot.counts.get("pruned", 0) == progress.n_pruned
-        assert snapshot.best is not None
-        assert snapshot.best.values[-1] == progress.best
-        assert snapshot.configs_per_hour is not None
-        assert not snapshot.ended
-        states = [trial.state for trial in snapshot.trials]
+    for progress, seen in watching.seen:
+        assert seen.counts.get("training", 0) == seen.lanes == progress.n_running
+        assert seen.counts.get("complete", 0) == progress.n_complete
+        assert seen.counts.get("pruned", 0) == progress.n_pruned
+        assert seen.best is not None
+        assert seen.best.values[-1] == progress.best
+        assert seen.configs_per_hour is not None
+        assert not seen.ended
+        states = [trial.state for trial in seen.trials]
         assert states == sorted(states, key=lambda state: state != "training")
         shown = f"{progress.n_running} of 3 lanes occupied" if progress.n_running else "the linear probe and the test"
-        assert shown in heading(snapshot)
+        assert shown in heading(seen)
     first = watching.seen[0][1]
     assert first.seconds_left is not None
     assert f"{first.configs_per_hour:.0f} configurations an hour" in heading(first)
@@ -114,35 +114,35 @@ def test_a_run_that_nobody_works_on(
         api.run(
             drawn(finished_run, trials=2, epochs=4), n_parallel=2, out=tmp_path / "run", device="cpu", reporter=reporter
         )
-    assert not any(snapshot.stopped for _, snapshot in reporter.seen)
-    snapshot = Watcher(RunFolder.open(tmp_path / "run"), None).look()
-    assert (snapshot.ended, snapshot.stopped) == (False, True)
-    assert "no process works on it; go on with sweep resume" in heading(snapshot)
+    assert not any(seen.stopped for _, seen in reporter.seen)
+    seen = Watcher(RunFolder.open(tmp_path / "run"), None).look()
+    assert (seen.ended, seen.stopped) == (False, True)
+    assert "no process works on it; go on with sweep resume" in heading(seen)
     assert call(monkeypatch, tmp_path / "run") == 0
 
 
 def test_several_objectives(pareto_run: Path) -> None:
-    snapshot = Watcher(RunFolder.open(pareto_run), None).look()
+    seen = Watcher(RunFolder.open(pareto_run), None).look()
     trials = load_results(pareto_run).trials
-    assert snapshot.best is not None
-    assert snapshot.best.values[-1] == trials["val_nll"].min()
-    assert {trial.epoch for trial in snapshot.trials} == {3}
+    assert seen.best is not None
+    assert seen.best.values[-1] == trials["val_nll"].min()
+    assert {trial.epoch for trial in seen.trials} == {3}
 
 
 @pytest.mark.parametrize("width", [30, 60, 120])
 def test_narrow_and_low_terminals(watching: Watching, width: int) -> None:
-    snapshot = watching.seen[-2][1]
+    seen = watching.seen[-2][1]
     console = Console(file=io.StringIO(), width=width, height=12, legacy_windows=False)
     with console.capture() as capture:
-        console.print(view(snapshot, console))
+        console.print(view(seen, console))
     shown = capture.get()
     lines = shown.splitlines()
     assert max(map(len, lines)) <= width
     assert len(lines) <= 12
     n_shown = sum(re.match(r" +\d  [a-z]", line) is not None for line in lines)
     assert n_shown >= 1
-    if n_shown < len(snapshot.trials):
-        assert f"and {len(snapshot.trials) - n_shown} more" in shown
+    if n_shown < len(seen.trials):
+        assert f"and {len(seen.trials) - n_shown} more" in shown
     assert "training" in shown or width == 30
     assert any(bar in shown for bar in BARS) == (width >= 56)
     assert ("lr=" in shown) == (width >= 76)
@@ -166,10 +166,10 @@ def test_lines_where_nobody_watches(
 ) -> None:
     assert call(monkeypatch, watching.run) == 0
     assert "6 of 6 trials over (" in capsys.readouterr().out
-    looks = [watching.before, *(snapshot for _, snapshot in watching.seen)]
+    looks = [watching.before, *(seen for _, seen in watching.seen)]
     last = Watcher(RunFolder.open(watching.run), None).look()
     monkeypatch.setattr(COMMAND, "SECONDS_BETWEEN_LOOKS", 0)
-    monkeypatch.setattr("sweep.watch.Watcher.snapshot", lambda self: looks.pop(0) if looks else last)
+    monkeypatch.setattr("sweep.watch.Watcher.look", lambda self: looks.pop(0) if looks else last)
     assert call(monkeypatch, watching.run) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(set(lines)) == 2 + len(watching.seen)
@@ -181,9 +181,9 @@ def test_the_table_in_a_terminal(
     file = io.StringIO()
     monkeypatch.setattr(COMMAND, "stdout", Console(file=file, width=100, height=20, force_terminal=True))
     monkeypatch.setattr(COMMAND, "SECONDS_BETWEEN_LOOKS", 0)
-    looks = [snapshot for _, snapshot in watching.seen]
+    looks = [seen for _, seen in watching.seen]
     last = Watcher(RunFolder.open(watching.run), None).look()
-    monkeypatch.setattr("sweep.watch.Watcher.snapshot", lambda self: looks.pop(0) if looks else last)
+    monkeypatch.setattr("sweep.watch.Watcher.look", lambda self: looks.pop(0) if looks else last)
     assert call(monkeypatch, watching.run) == 0
     assert "lanes occupied" in file.getvalue()
     assert "the run has ended" in file.getvalue()
@@ -216,11 +216,9 @@ def test_a_run_whose_trials_are_elsewhere(finished_run: Path, cache: None, tmp_p
     run = api.run(study, n_parallel=2, out=tmp_path / "run", device="cpu", storage=url, reporter=Reporter())
     with pytest.raises(UsageError, match=r"sweep watch .*run --storage URL"):
         Watcher(run.folder, None)
-    snapshot = Watcher(run.folder, url).look()
-    assert (snapshot.ended, snapshot.silent_seconds) == (True, None)
-    assert [trial.values[-1] for trial in snapshot.trials if trial.number == run.best.number] == [
-        run.best.row["val_top1"]
-    ]
+    seen = Watcher(run.folder, url).look()
+    assert (seen.ended, seen.silent_seconds) == (True, None)
+    assert [trial.values[-1] for trial in seen.trials if trial.number == run.best.number] == [run.best.row["val_top1"]]
     assert run.plot.slices().data
     with pytest.raises(UsageError, match=r"sweep.load_run\(.*, storage=URL\)"):
         sweep.load_run(tmp_path / "run").plot.slices()
