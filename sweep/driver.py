@@ -200,7 +200,7 @@ class Search:
             value = record.measured()[first]
             if self.ledger.objectives.reaches(value, target):
                 self.ended = f"trial {record.trial} reached the target of {target:g} with {first} {value:.4g}"
-        elif seconds is not None and self.wall_seconds >= seconds:
+        if not self.ended and seconds is not None and self.wall_seconds >= seconds:
             self.ended = f"the time of {duration_text(seconds)} was over"
         return bool(self.ended)
 

@@ -87,17 +87,11 @@ def resume_run(
 def _read_config(folder: RunFolder) -> dict[str, Any]:
     config = read_json(folder.config_path)
     entries: dict[str, Any] = {
-        **{
-            "study": str,
-            "backbone": str,
-            "sampler": str,
-            "device": str,
-            "n_parallel": int | str,
-            "on_bad_image": str,
-            "enqueued": list,
-        },
-        **{"budget.wall_seconds": float | int | None, "budget.target": float | int | None},
-        **{"splits.train": dict, "splits.val": dict, "splits.test": dict, "backbone_fingerprint": str},
+        **dict.fromkeys(("study", "backbone", "backbone_fingerprint", "sampler", "device", "on_bad_image"), str),
+        **dict.fromkeys(("splits.train", "splits.val", "splits.test"), dict),
+        **dict.fromkeys(("budget.wall_seconds", "budget.target"), float | int | None),
+        "n_parallel": int | str,
+        "enqueued": list,
     }
     require_entries(folder.config_path, config, entries)
     fixed = all(isinstance(params, dict) for params in config["enqueued"])

@@ -30,10 +30,11 @@ def test_what_is_no_duration_is_named(text: str) -> None:
         parse_duration(text)
 
 
+@pytest.mark.parametrize("target", [None, 2.0])
 def test_time_ends_the_search_between_epochs(
-    small_study: Study, search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    small_study: Study, search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, target: float | None
 ) -> None:
-    """The clock is ours: it stands still but for 10 s an epoch."""
+    """The clock is ours: it stands still but for 10 s an epoch. A target that nobody reaches changes nothing."""
     now = [0.0]
     monkeypatch.setattr("sweep.driver.time.perf_counter", lambda: now[0])
     reporter = RecordingReporter()
@@ -43,7 +44,7 @@ def test_time_ends_the_search_between_epochs(
 
     reporter.on_epoch = tick
     study = replace(small_study, trials=100, epochs=3)
-    results = search(study, n_parallel=3, reporter=reporter, budget=Budget(wall_seconds=45))
+    results = search(study, n_parallel=3, reporter=reporter, budget=Budget(wall_seconds=45, target=target))
     assert len(reporter.epochs) == 5, "the fifth epoch began at 40 s"
     states = results.trials["state"].value_counts().to_dict()
     assert states == {"COMPLETE": 3, "PRUNED": 3}
@@ -53,7 +54,7 @@ def test_time_ends_the_search_between_epochs(
     assert results.summary["ended"] == "the time of 45s was over"
     told = optuna_study(tmp_path / "run").get_trials()
     assert [t.state for t in told] == [TrialState.COMPLETE] * 3 + [TrialState.PRUNED] * 3
-    assert results.config["budget"] == {"wall_seconds": 45, "target": None}
+    assert results.config["budget"] == {"wall_seconds": 45, "target": target}
 
 
 def test_a_time_too_short_for_one_trial_says_so(small_study: Study, search: Search) -> None:
