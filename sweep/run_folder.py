@@ -174,8 +174,12 @@ def read_weights_and_metadata(path: Path, prefix: str = "") -> tuple[dict[str, s
         raise SweepError(f"cannot read the weights {path}: {error}") from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, remedy: str = RESTORE) -> dict[str, Any]:
     """Read a JSON object.
+
+    Args:
+        path: The file.
+        remedy: How a message ends.
 
     Raises:
         SweepError: The file is missing or damaged.
@@ -183,9 +187,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise SweepError(f"cannot read {path}: {error}{RESTORE}") from error
+        raise SweepError(f"cannot read {path}: {error}{remedy}") from error
     if not isinstance(value, dict):
-        raise SweepError(f"cannot read {path}: it should hold a JSON object{RESTORE}")
+        raise SweepError(f"cannot read {path}: it should hold a JSON object{remedy}")
     return value
 
 

@@ -4,7 +4,6 @@ They are read with pyarrow, which is what is in them, and not with the package t
 installed, and no name of a file, a format or a feature out of a stranger's JSON reaches a loader.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from sweep.data.base import DataSet, Indices, Labels, Split, digest_of
 from sweep.data.files import Encoded, ImageChecker, decode, inside
 from sweep.data.splitting import divided, name_classes
 from sweep.errors import SweepError, UsageError
+from sweep.run_folder import read_json
 
 INFO, STATE, SPLITS = "dataset_info.json", "state.json", "dataset_dict.json"
 SPLIT_ALIASES = {"validation": "val", "valid": "val"}
@@ -94,7 +94,7 @@ def _parts(folder: Path) -> Mapping[str, Path]:
     if not (folder / SPLITS).is_file():
         return {"": folder}
     path = folder / SPLITS
-    names = _texts(path, _read_json(path).get("splits"), "splits")
+    names = _texts(path, read_json(path, f"; {AGAIN}").get("splits"), "splits")
     folders = {SPLIT_ALIASES.get(name, name): name for name in names}
     if not {"train", "test"} <= set(folders) <= {"train", "val", "test"} or len(folders) < len(names):
         raise UsageError(
@@ -115,7 +115,7 @@ class _Part:
 
 
 def _read_part(folder: Path) -> _Part:
-    features = _read_json(folder / INFO).get("features")
+    features = read_json(folder / INFO, f"; {AGAIN}").get("features")
     features = features if isinstance(features, dict) else {}
     kinds = {name: kind for name, kind in features.items() if isinstance(kind, dict)}
     image_column = _only(folder, kinds, "Image")
@@ -160,7 +160,7 @@ def _class_names(folder: Path, kind: Mapping[str, Any]) -> tuple[str, ...] | Non
 def _read_table(folder: Path, columns: list[str]) -> pa.Table:
     """Some columns of all Arrow files of a saved `Dataset`, checked to their last offset."""
     state = folder / STATE
-    entries = _read_json(state).get("_data_files")
+    entries = read_json(state, f"; {AGAIN}").get("_data_files")
     files = [entry.get("filename") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
     names = _texts(state, files or None, "data files")
     tables = []
@@ -194,16 +194,6 @@ def _contents(folder: Path, column: pa.ChunkedArray) -> pa.ChunkedArray:
 def _content(contents: pa.ChunkedArray, row: int) -> bytes:
     content: bytes = contents[row].as_py()
     return content
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SweepError(f"cannot read {path}: {error}; {AGAIN}") from error
-    if not isinstance(value, dict):
-        raise SweepError(f"cannot read {path}: it should hold a JSON object; {AGAIN}")
-    return value
 
 
 def _texts(path: Path, value: Any, what: str) -> list[str]:
