@@ -29,7 +29,7 @@ from sweep.study import LoadedStudy, Study, load_study
 if TYPE_CHECKING:  # PyTorch and plotly take seconds to import
     from sweep.data import OnBadImage
     from sweep.data.suites import Suite
-    from sweep.tasks import SuiteResults
+    from sweep.suite_results import SuiteResults
 
 
 AnyStudy = str | Path | Study | LoadedStudy

@@ -5,18 +5,19 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pyarrow.types as arrow_types
 from filelock import FileLock, Timeout
 from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from sweep.errors import SweepError, UsageError
 from sweep.paths import write_atomically
+
+if TYPE_CHECKING:  # PyTorch takes a second to import, and tables are read without it
+    from torch import Tensor
 
 CONFIG_FILE, LOCK_FILE = "config.json", "run.lock"
 LOCK_SECONDS = 0.5
@@ -138,8 +139,10 @@ class RunFolder:
         """Write a table as parquet."""
         self._write(path, lambda partial: table.to_parquet(partial, index=False))
 
-    def write_weights(self, path: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    def write_weights(self, path: Path, weights: dict[str, "Tensor"], metadata: dict[str, str]) -> None:
         """Write weights as safetensors."""
+        from safetensors.torch import save_file
+
         self._write(path, lambda partial: save_file(weights, partial, metadata))
 
     @staticmethod
@@ -151,7 +154,7 @@ class RunFolder:
             raise SweepError(f"cannot write {path}: {reason}; free some space, then go on with sweep resume") from error
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, "Tensor"]:
     """Read a safetensors file.
 
     Raises:
@@ -160,7 +163,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return read_weights_and_metadata(path)[1]
 
 
-def read_weights_and_metadata(path: Path, prefix: str = "") -> tuple[dict[str, str], dict[str, Tensor]]:
+def read_weights_and_metadata(path: Path, prefix: str = "") -> tuple[dict[str, str], dict[str, "Tensor"]]:
     """Read a safetensors file: its metadata, and its tensors whose names begin with `prefix`, without it.
 
     Raises:

@@ -28,7 +28,7 @@ from sweep.run_folder import RunFolder, read_weights
 from sweep.seeds import derive_seed
 from sweep.side_networks import LAST
 from sweep.study import load_study
-from sweep.tasks import load_suite
+from sweep.suite_results import load_suite
 
 Cli = Callable[..., tuple[int, str, str]]
 

@@ -15,7 +15,7 @@ from sweep.cli.show_suite import show_suite
 from sweep.reporter import Reporter
 from sweep.results import load_results
 from sweep.run_folder import RunFolder
-from sweep.tasks import is_suite, load_suite
+from sweep.suite_results import is_suite, load_suite
 
 INTERRUPTED, TERMINATED = 130, 143
 

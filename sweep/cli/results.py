@@ -33,7 +33,7 @@ def results(
 
     from sweep.cli.show import show_summary, show_trials
     from sweep.results import load_results
-    from sweep.tasks import is_suite
+    from sweep.suite_results import is_suite
 
     if is_suite(run):
         _suite_results(run, format, plot)
@@ -58,7 +58,7 @@ def _suite_results(folder: Path, format: Format, plot: Path | None) -> None:
 
     from sweep.cli.show_suite import show_suite
     from sweep.errors import UsageError
-    from sweep.tasks import load_suite
+    from sweep.suite_results import load_suite
 
     if plot is not None:
         raise UsageError(f"--plot draws the trials of one task: sweep results {folder}/TASK --plot {plot}")

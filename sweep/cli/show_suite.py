@@ -10,7 +10,7 @@ from rich.table import Table
 from sweep.cli.console import printable
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import
-    from sweep.tasks import SuiteResults
+    from sweep.suite_results import SuiteResults
 
 PER_CENT = 100
 
