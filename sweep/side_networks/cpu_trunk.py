@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sweep.precision import write_product
 from sweep.side_networks.cpu_attention import MAX_UNROLLED_RANK
 from sweep.side_networks.cpu_products import ALIGNMENT
 from sweep.side_networks.cpu_trunk_kernels import trunk_backward, trunk_forward
@@ -88,7 +89,7 @@ class _PooledTrunk(torch.autograd.Function):
             rows = slice(first * L, images.stop * L)
             for k in range(K):
                 shared = frozen.entering(k)[0][:, rows]
-                torch.mm(rows_of_modules[k], shared, out=qkv[k].flatten(0, 1).flatten(1))
+                write_product(qkv[k].flatten(0, 1).flatten(1), rows_of_modules[k], shared)
             of_images = pooled if keep else ups.new_empty(N, K * r, shape[0])
             arrays = (
                 qkv,
@@ -136,9 +137,10 @@ class _PooledTrunk(torch.autograd.Function):
             _run(trunk_backward, r, groups * N, step, *arguments)
 
         d_projections = torch.empty_like(projections)
+        of_module = ups.new_empty(N, 3 * r, D)
         for k in range(K):
-            shared, _ = frozen.entering(k)
-            d_projections[:, k] = torch.mm(qkv[k].flatten(0, 1).flatten(1), shared.T).view(N, 3 * r, D)
+            write_product(of_module.flatten(0, 1), qkv[k].flatten(0, 1).flatten(1), frozen.entering(k)[0].T)
+            d_projections[:, k] = of_module
         d_mix, d_squares = d_mixing.sum(0), d_gram.sum(0)
         d_projections.flatten(1, 2).baddbmm_(d_mix, ups_of_lanes)
         total = d_ups.sum(0)[..., :D].flatten(1, 2)

@@ -1,8 +1,8 @@
 """`PyramidLAST` in rank space: the same parameters and function, without a residual stream per lane.
 
 The algebra is that of `rank_space.py`, read there. Two things differ: `Ũ_j` is the up-projection into the width at
-hand, and all of it is plain PyTorch with its own backward pass. Tokens lie along the last dimension, so that the rows
-of all lanes, under one another, are one matrix product with a frozen stream.
+hand, and all of it but the products with a frozen stream is plain PyTorch with its own backward pass. Tokens lie along
+the last dimension, so that the rows of all lanes, under one another, are one matrix product with a frozen stream.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from sweep.precision import product
 from sweep.side_networks.attention import attention
 from sweep.side_networks.pyramid import PyramidAttention, PyramidLAST
 
@@ -62,12 +63,12 @@ def _projected(
     """
     weights = torch.cat([module.scale * module.q.weight, module.k.weight, module.v.weight])  # (3r, D)
     projections, biases = weights * module.norm.weight, weights @ module.norm.bias
-    projected = projections @ centred
+    projected = product(projections, centred)
     if ups is not None:
         centred_ups = ups - ups.mean(-1, keepdim=True)
         before = torch.cat(list(attended))
         projected = projected + (projections @ centred_ups.T) @ before
-        mixed = 2 * (centred_ups @ centred) + (centred_ups @ centred_ups.T) @ before
+        mixed = 2 * product(centred_ups, centred) + (centred_ups @ centred_ups.T) @ before
         squares = squares + (before * mixed).sum(0)
     variance = squares / centred.shape[0]
     return projected * (variance + module.norm.eps).rsqrt() + biases.unsqueeze(-1)
