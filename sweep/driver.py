@@ -11,6 +11,7 @@ import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from torch import Tensor
 from sweep.batches import StageData, n_batches
 from sweep.budget import Budget, duration_text
 from sweep.engine import EpochResult, Lane, Training
-from sweep.errors import SweepError
+from sweep.errors import SweepError, UsageError
 from sweep.lane_weights import KEPT_TRIALS, KeptWeights, LaneWeights
 from sweep.latency import INFERENCE_SECONDS, LatencyMeter
 from sweep.ledger import Entrant, Ledger
@@ -26,9 +27,10 @@ from sweep.measurement import measure_lanes
 from sweep.memory import is_out_of_memory
 from sweep.metrics import correct_answers
 from sweep.paired import paired_difference
-from sweep.proposals import Proposals
+from sweep.proposals import CLONE, Proposals
 from sweep.pruning import Arrival, RungTable
 from sweep.reporter import Reporter
+from sweep.requests import Inbox
 from sweep.side_networks import trim_rank
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study import Study
@@ -66,6 +68,7 @@ class Search:
         device: Where they train.
         budget: When to end, beside the study's number of trials.
         reporter: Told what happens.
+        inbox: What the user asks for meanwhile.
         save_tables: Called with the search to bring its tables and winner to disk.
         save_snapshot: Called with the search between two epochs, to bring to disk all that it needs to go on.
 
@@ -96,6 +99,7 @@ class Search:
         device: torch.device,
         budget: Budget,
         reporter: Reporter,
+        inbox: Inbox,
         save_tables: Callable[["Search"], None],
         save_snapshot: Callable[["Search"], None],
     ):
@@ -108,6 +112,7 @@ class Search:
         self.device = device
         self.budget = budget
         self.reporter = reporter
+        self.inbox = inbox
         self.save_tables, self.save_snapshot = save_tables, save_snapshot
         self.kept = KeptWeights()
         self.running: list[Entrant] = []
@@ -164,6 +169,8 @@ class Search:
                     self._halve(error)
                     self._save()
                 self._free_memory()
+            for path in self.inbox.unread():
+                self.reporter.message(f"the search ended before {path} could be attended to")
             for entrant in (*self.running, *self.waiting):
                 self.ledger.prune(entrant, self.ended)
             self.running, self.waiting = [], []
@@ -181,6 +188,7 @@ class Search:
         if self._over():
             self._save()  # before trials are told: after a while, or on other machines, time would end others
             return
+        self._attend_to_requests()
         self._fill()
         if self.running:
             self._train_epoch()
@@ -213,19 +221,54 @@ class Search:
             self._take_apart()
             self.running.append(entrant)
             entrant.slots, self.free_slots = self.free_slots[:n_lanes], self.free_slots[n_lanes:]
-            entrant.record.lane, entrant.record.first_order = entrant.slots[0], self.order + 1
+            entrant.record.first_order = self.order + 1
+            self.ledger.place(entrant)
             config = entrant.proposal.config
             entrant.lanes = [
                 Lane(config, self.spec.lane(config.rank, seed).to(self.device)) for seed in entrant.record.seeds
             ]
 
+    def _attend_to_requests(self) -> None:
+        """Stop the trials that the user no longer wants, and have those proposed that the user wants."""
+        if self.inbox.unread():
+            for line in self.inbox.look():
+                self.reporter.message(line)
+            self._save()  # before anything is told: a process that goes on does the same at this epoch
+        for request in self.inbox.pending:
+            if request.action == "stop":
+                self._stop(request.trial)
+            else:
+                self._clone(request.trial, request.params)
+        self.inbox.pending = []
+
+    def _stop(self, trial: int) -> None:
+        entrants = [entrant for entrant in (*self.running, *self.waiting) if entrant.record.trial == trial]
+        if trial == 0 or not entrants:
+            reason = "all others are compared with it" if trial == 0 else "it is not in training"
+            self.reporter.message(f"trial {trial} is not stopped: {reason}")
+            return
+        (entrant,) = entrants
+        self._take_apart()
+        self.ledger.prune(entrant, f"on request, after epoch {entrant.record.epochs}")
+        self._free_lanes()
+        self.reporter.message(f"trial {trial} was stopped on request, after epoch {entrant.record.epochs}")
+
+    def _clone(self, trial: int, params: dict[str, Any]) -> None:
+        try:
+            self.study.check_fixed(params, f"the clone of trial {trial}", partial=True)
+        except UsageError as error:
+            self.reporter.message(f"{error}; it is left out")
+            return
+        self.proposals.add_clone(trial, params)
+        self.reporter.message(f"a clone of trial {trial} is next in line")
+
     def _next(self) -> Entrant | None:
         """The next trial to train."""
         if self.waiting:
             return self.waiting.pop(0)
-        if len(self.ledger.log.records) == self.study.trials or self.proposals.exhausted:
-            return None
-        proposal = self.proposals.next()
+        of_study = [record for record in self.ledger.log.records if CLONE not in record.user_attrs]
+        through = len(of_study) == self.study.trials or self.proposals.exhausted
+        proposal = self.proposals.next(clones_only=through)
         if proposal is None:
             return None
         return self.ledger.enter(proposal, self.spec, self.latency.of(proposal) if self.latency else None)
@@ -291,9 +334,14 @@ class Search:
             self._keep_weights(entrant)
         for entrant in pruned:
             self.ledger.prune(entrant, f"at the rung of epoch {entrant.record.epochs}")
+        self._free_lanes()
+
+    def _free_lanes(self) -> None:
+        """Of trials that have ended."""
         freed = [slot for entrant in self.running if not entrant.alive for slot in entrant.slots]
         self.free_slots = sorted([*self.free_slots, *freed])
         self.running = [entrant for entrant in self.running if entrant.alive]
+        self.waiting = [entrant for entrant in self.waiting if entrant.alive]
 
     def _stopped_at_rungs(self) -> set[int]:
         """Numbers of the trials that go no further; the baseline always does, since all are compared with it."""

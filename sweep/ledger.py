@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from sweep.engine import Lane
 from sweep.latency import INFERENCE_SECONDS
 from sweep.objectives import Objectives, non_dominated_fronts
-from sweep.proposals import ENTERED, Proposal
+from sweep.proposals import ENTERED, LANE, Proposal
 from sweep.reporter import SearchProgress
 from sweep.seeds import derive_seed
 from sweep.side_networks.spec import SideNetworkSpec
@@ -99,6 +99,11 @@ class Ledger:
         self._annotate(entrant, {**attributes, ENTERED: trainable})  # last: what has it has all the others
         return entrant
 
+    def place(self, entrant: Entrant) -> None:
+        """A trial has lanes."""
+        entrant.record.lane = entrant.slots[0]
+        self._annotate(entrant, {LANE: entrant.record.lane})
+
     def report(self, entrant: Entrant) -> None:
         """Let Optuna see the last epoch, of long trials only some."""
         epoch, n_epochs, known = entrant.record.epochs, self.study.epochs, entrant.proposal.known
@@ -164,7 +169,7 @@ class Ledger:
     def _numbers(self, entrant: Entrant) -> dict[str, Any]:
         """What was measured of a trial; with several objectives also the curve that Optuna lets nobody report."""
         record = entrant.record
-        numbers: dict[str, Any] = {**record.metrics, "lane": record.lane, "seconds": record.seconds}
+        numbers: dict[str, Any] = {**record.metrics, "seconds": record.seconds}
         if not entrant.curve:
             return numbers
         columns = map(list, zip(*entrant.curve.values(), strict=True))
@@ -179,7 +184,7 @@ class Ledger:
         measured = [r for r in records if r.metrics and r.state == ("COMPLETE" if n_of["COMPLETE"] else "RUNNING")]
         best = min(measured, key=lambda r: self.objectives.costs(r.measured())[0], default=None)
         return SearchProgress(
-            n_trials=self.study.trials,
+            n_trials=max(self.study.trials, len(records)),
             n_complete=n_of["COMPLETE"],
             n_pruned=n_of["PRUNED"],
             n_failed=n_of["FAIL"],

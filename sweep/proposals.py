@@ -35,6 +35,12 @@ MOST_ASKS = 100
 ENTERED = "trainable_parameters"
 """The user attribute that a trial gets last when it enters the search, with all its parameters drawn."""
 
+LANE = "lane"
+"""The user attribute of a trial that trains or has trained: the slot of its first replicate."""
+
+CLONE = "clone_of"
+"""The user attribute of a trial that the user asked for meanwhile: the number of the trial that it varies."""
+
 DUPLICATE = "duplicate_of"
 """The user attribute of a repeat: the number of the trial that it repeats."""
 
@@ -76,6 +82,7 @@ class Proposals:
     Attributes:
         n_asked: Trials asked for, repeats included.
         n_dropped: Those that were repeats; Optuna was told that they failed, with `duplicate_of` as an attribute.
+        n_clones: Variations of trials that the user has asked for.
         exhausted: Whether nothing new is left.
     """
 
@@ -91,6 +98,7 @@ class Proposals:
         self.sampler = sampler
         self.n_asked = 0
         self.n_dropped = 0
+        self.n_clones = self._n_clones_asked = 0
         self.exhausted = False
         self._accepted: list[Proposal] = []
         self._of_config: dict[LaneConfig, int] = {}
@@ -100,6 +108,23 @@ class Proposals:
         sampler.catch_up(optuna_study)
         for params in [study.baseline, *enqueued][len(recorded) :]:
             optuna_study.enqueue_trial(dict(params))
+
+    @property
+    def clone_is_next(self) -> bool:
+        """Whether the user has asked for a trial that was not proposed yet."""
+        return self._n_clones_asked < self.n_clones
+
+    def add_clone(self, of_trial: int, params: Mapping[str, Any]) -> None:
+        """Have a trial of the user's proposed before all others.
+
+        Args:
+            of_trial: Number of the trial that it is a variation of.
+            params: All of its parameters; the sampler chooses what is missing.
+        """
+        self.n_clones += 1
+        held = sum(CLONE in trial.user_attrs for trial in self.optuna_study.get_trials(deepcopy=False))
+        if held < self.n_clones:  # else an earlier process was killed after it had done this
+            self.optuna_study.enqueue_trial(dict(params), user_attrs={CLONE: of_trial})
 
     def recall(self, n_asked: int) -> dict[int, Proposal]:
         """What `next` gave an earlier process in the course of its first so many trials, by number.
@@ -119,8 +144,11 @@ class Proposals:
                 self._is_new(proposal)
         return {proposal.number: proposal for proposal in self._accepted}
 
-    def next(self) -> Proposal | None:
+    def next(self, *, clones_only: bool = False) -> Proposal | None:
         """A configuration that was not proposed before; None if none can be found.
+
+        Args:
+            clones_only: Propose nothing but what the user has asked for by `add_clone`.
 
         Raises:
             UsageError: The study proposes what cannot be trained.
@@ -128,9 +156,11 @@ class Proposals:
         n_repeats = 0
         while n_repeats < MOST_ASKS:
             at_random = n_repeats >= SAMPLER_ASKS and not self.sampler.enumerates
+            if clones_only and not self.clone_is_next:
+                return None
             if self._recorded:
                 proposal = self._take_up(at_random)
-            elif self.sampler.exhausted:
+            elif self.sampler.exhausted and not self.clone_is_next:
                 break
             else:
                 proposal = self._ask(at_random)
@@ -165,7 +195,10 @@ class Proposals:
                 trial = optuna.trial.Trial(self.optuna_study, known._trial_id)
                 self.study.lane_config(trial)
                 params = trial.params
-        return self._proposal(FixedTrial(params, known.number), trial, known)
+        asked = FixedTrial(params, known.number)
+        if CLONE in known.user_attrs:
+            asked.set_user_attr(CLONE, known.user_attrs[CLONE])
+        return self._proposal(asked, trial, known)
 
     @contextlib.contextmanager
     def _sampling_with(self, sampler: BaseSampler) -> Iterator[None]:
@@ -191,7 +224,9 @@ class Proposals:
 
     def _is_new(self, proposal: Proposal) -> bool:
         """Accept a proposal, unless it repeats another; Optuna is told that a repeat failed."""
-        twin = self._twin(proposal)
+        is_clone = CLONE in proposal.user_attrs
+        self._n_clones_asked += is_clone
+        twin = self._of_config.get(proposal.config) if is_clone else self._twin(proposal)
         if twin is None:
             self._accepted.append(proposal)
             self._of_config[proposal.config] = proposal.number

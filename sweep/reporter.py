@@ -1,6 +1,10 @@
 """What a run says while it goes on, to whoever shows it."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sweep.run_folder import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -8,7 +12,7 @@ class SearchProgress:
     """How far a search is, at the end of an epoch.
 
     Attributes:
-        n_trials: To be trained at most.
+        n_trials: To be trained at most, with those that the user has asked for meanwhile.
         n_complete: Trained to their last epoch.
         n_pruned: Stopped before it.
         n_failed: Diverged or broken.
@@ -33,6 +37,9 @@ class Reporter:
 
     def message(self, text: str) -> None:
         """One line worth reading, now and later."""
+
+    def run_opened(self, folder: "RunFolder", storage_url: str | None) -> None:
+        """Whatever follows is about this run, whose trials are in this Optuna storage or in the folder's journal."""
 
     def features(self, split: str, n_done: int, n_images: int) -> None:
         """Images of a split whose features are there."""

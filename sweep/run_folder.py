@@ -48,6 +48,7 @@ class RunFolder:
         weights_path: The weights of the best few trials, see `sweep.lane_weights`.
         journal_path: Optuna's storage, unless another was given.
         snapshots_path: What a run that was killed goes on from, see `sweep.snapshot_files`.
+        requests_path: What a user asks of the run meanwhile, see `sweep.requests`.
         lock_path: Held by the process that works on the run.
     """
 
@@ -61,6 +62,7 @@ class RunFolder:
         self.weights_path = path / "weights.safetensors"
         self.journal_path = path / "optuna.journal"
         self.snapshots_path = path / "snapshots"
+        self.requests_path = path / "requests"
         self.lock_path = path / LOCK_FILE
 
     @staticmethod
@@ -129,6 +131,16 @@ class RunFolder:
             yield
         finally:
             lock.release()
+
+    def is_worked_on(self) -> bool:
+        """Whether a process holds the run's lock; it is tried, so ask where nobody is likely to want it just now."""
+        if not self.lock_path.is_file():
+            return False
+        try:
+            with self.locked():
+                return False
+        except UsageError:
+            return True
 
     def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
         """Write a mapping as JSON."""

@@ -25,6 +25,7 @@ from sweep.preparation import Prepared, prepare
 from sweep.proposals import Proposals
 from sweep.reference import tuned_linear_probe
 from sweep.reporter import Reporter
+from sweep.requests import Inbox
 from sweep.resident import resident_where_it_fits
 from sweep.run_folder import RunFolder, read_json, read_weights, require_entries
 from sweep.run_record import WallSeconds, run_config, run_summary
@@ -132,6 +133,7 @@ def carry_out(
     optuna_study = create_optuna_study(
         folder.path.resolve().name, storage_url, folder, objectives=study.ranking, sampler=sampler, goes_on=goes_on
     )
+    reporter.run_opened(folder, storage_url)
     _announce(prepared, folder, reporter)
 
     feature_plan = plan_features(prepared, cache_dir)
@@ -158,6 +160,7 @@ def carry_out(
             device=device,
             budget=budget,
             reporter=reporter,
+            inbox=Inbox(folder),
             save_tables=partial(_save_tables, folder, spec),
             save_snapshot=lambda search: snapshots.write(capture(search)),
         )

@@ -22,7 +22,7 @@ from sweep.proposals import Proposal
 from sweep.pruning import Arrival
 from sweep.trial_log import TrialRecord
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ def capture(search: Search) -> Snapshot:
         "lane_seconds": search.lane_seconds,
         "n_asked": search.proposals.n_asked,
         "exhausted": search.proposals.exhausted,
+        "n_clones": search.proposals.n_clones,
+        "requests": search.inbox.state(),
         "records": [asdict(record) for record in log.records],
         "metrics": metrics,
         "running": [_entrant_state(entrant) for entrant in search.running],
@@ -105,7 +107,8 @@ def _restore(search: Search, state: Mapping[str, Any], tensors: Mapping[str, Ten
         for (trial, replicate, epoch, metric), value in zip(where, value, strict=True)
     ]
     proposals = search.proposals.recall(state["n_asked"])
-    search.proposals.exhausted = state["exhausted"]
+    search.proposals.exhausted, search.proposals.n_clones = state["exhausted"], state["n_clones"]
+    search.inbox.restore(**state["requests"])
     if search.latency is not None:
         for proposal in proposals.values():
             search.latency.of(proposal)

@@ -2,15 +2,15 @@
 
 import time
 from collections import Counter
+from collections.abc import Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from sweep.errors import UsageError
 from sweep.objectives import Objectives
-from sweep.proposals import DUPLICATE
+from sweep.proposals import DUPLICATE, LANE
 from sweep.run_folder import RunFolder, read_json, require_entries
 from sweep.storage import load_optuna_study
 
@@ -26,6 +26,7 @@ WORDS = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }
+IN_TRAINING = ("training", "refilled")
 SILENCE_OF_A_STOPPED_RUN = 10.0
 """Seconds without a word after which it is looked whether a process still works on the run."""
 
@@ -36,7 +37,9 @@ class WatchedTrial:
 
     Attributes:
         number: Optuna's.
-        state: `training`, `complete`, `pruned` or `failed`.
+        lane: Slot of its first replicate; None of a trial that waits for one.
+        state: `training`, or `refilled` if it trains in a lane that another trial has left; `complete`, `pruned` or
+            `failed`.
         epoch: The last that it was measured after; None where the storage does not say, with several objectives.
         values: Of the first objective, by epoch as far as they are told.
         params: Its parameters.
@@ -44,11 +47,17 @@ class WatchedTrial:
     """
 
     number: int
+    lane: int | None
     state: str
     epoch: int | None
     values: list[float]
     params: dict[str, Any]
     why: str
+
+    @property
+    def in_training(self) -> bool:
+        """Whether it has not ended."""
+        return self.state in IN_TRAINING
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class RunView:
         title: What is searched on what.
         objective: The first.
         trials: Those in training, then those that ended, the last first.
-        n_trials: To be trained at most.
+        n_trials: To be trained at most, with those that the user has asked for meanwhile.
         n_epochs: Of a trial.
         counts: Trials by state.
         lanes: Occupied now.
@@ -108,58 +117,59 @@ class Watcher:
         self.study = load_optuna_study(folder, storage_url, f"sweep watch {folder.path}")
         self._journal = folder.journal_path if storage_url is None else None
 
-    def look(self) -> RunView:
-        """The run as it stands now."""
+    def look(self, *, goes_on: bool = False) -> RunView:
+        """The run as it stands now.
+
+        Args:
+            goes_on: Whether it is known that a process works on it.
+        """
         ended = self.folder.summary_path.is_file()  # looked for first: what is read after it is the last word
-        frozen = [t for t in self.study.get_trials() if t.state in WORDS and DUPLICATE not in t.user_attrs]
-        trials = {t.number: self._watched(t) for t in frozen}
-        running = [t for t in trials.values() if t.state == "training"]
+        told = self.study.get_trials(deepcopy=False)
+        frozen = [t for t in told if t.state in WORDS and DUPLICATE not in t.user_attrs]
+        left = {_lane(t) for t in frozen if t.state.is_finished()}
+        trials = {t.number: self._watched(t, left) for t in frozen}
+        running = [t for t in trials.values() if t.in_training]
         over = sorted((t for t in frozen if t.state.is_finished()), key=lambda t: t.datetime_complete or datetime.min)
         n_epochs = self.config["epochs"]
         done = len(over) + sum((t.epoch or 0) / n_epochs for t in running)
         rate = self._trials_a_second(frozen, done)
         silent = None if self._journal is None else max(0.0, time.time() - self._journal.stat().st_mtime)
+        heard_of = silent is not None and silent < SILENCE_OF_A_STOPPED_RUN
         n_parallel = self.config["n_parallel"]
+        n_trials = max(self.config["trials"], len(frozen))
         return RunView(
             title=f"{self.config['study']} on {self.config['data']}",
             objective=self.objectives.first,
             trials=[*running, *(trials[t.number] for t in reversed(over))],
-            n_trials=self.config["trials"],
+            n_trials=n_trials,
             n_epochs=n_epochs,
             counts=dict(Counter(t.state for t in trials.values())),
             lanes=len(running) * self.config["seeds"],
             n_parallel=n_parallel if isinstance(n_parallel, int) else None,
             best=self._best(list(trials.values())),
             configs_per_hour=None if rate is None else 3600 * rate,
-            seconds_left=None if rate is None else max(0.0, (self.config["trials"] - done) / rate),
+            seconds_left=None if rate is None else max(0.0, (n_trials - done) / rate),
             silent_seconds=silent,
             ended=ended,
-            stopped=not ended and (silent is None or silent >= SILENCE_OF_A_STOPPED_RUN) and not self._is_worked_on(),
+            stopped=not (ended or goes_on or heard_of or self.folder.is_worked_on()),
         )
 
-    def _is_worked_on(self) -> bool:
-        """Whether a process holds the run's lock; it is tried, so only where nobody is likely to want it just now."""
-        if not self.folder.lock_path.is_file():
-            return False
-        try:
-            with self.folder.locked():
-                return False
-        except UsageError:
-            return True
-
-    def _watched(self, trial: FrozenTrial) -> WatchedTrial:
+    def _watched(self, trial: FrozenTrial, left: Set[int | None]) -> WatchedTrial:
+        """A trial, of a run in which trials have left these lanes."""
+        lane = _lane(trial)
+        refilled = trial.state == TrialState.RUNNING and lane is not None and lane in left
         told = dict(sorted(trial.intermediate_values.items()))
         curve = trial.user_attrs.get("curve")
         if isinstance(curve, dict):  # of several objectives, told at the end
             told = dict(zip(curve["epoch"], curve[self.objectives.first], strict=True))
         why = str(trial.user_attrs.get("failure") or trial.user_attrs.get("stopped") or "")
-        return WatchedTrial(
-            trial.number, WORDS[trial.state], max(told, default=None), list(told.values()), trial.params, why
-        )
+        state = "refilled" if refilled else WORDS[trial.state]
+        epoch, values = max(told, default=None), list(told.values())
+        return WatchedTrial(trial.number, lane, state, epoch, values, trial.params, why)
 
     def _best(self, trials: list[WatchedTrial]) -> WatchedTrial | None:
         measured = [t for t in trials if t.values]
-        of_state = [t for t in measured if t.state == "complete"] or [t for t in measured if t.state == "training"]
+        of_state = [t for t in measured if t.state == "complete"] or [t for t in measured if t.in_training]
         first = self.objectives.first
         sign = -1 if self.objectives.directions[first] == "maximize" else 1
         return min(of_state, key=lambda t: sign * t.values[-1], default=None)
@@ -177,3 +187,8 @@ class Watcher:
             until = datetime.now()
         elapsed = (until - min(started)).total_seconds()
         return done / elapsed if elapsed > 0 else None
+
+
+def _lane(trial: FrozenTrial) -> int | None:
+    lane = trial.user_attrs.get(LANE)
+    return lane if isinstance(lane, int) else None

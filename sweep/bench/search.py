@@ -28,6 +28,7 @@ from sweep.preparation import prepare
 from sweep.proposals import Proposals
 from sweep.pruning import Halving
 from sweep.reporter import Reporter, SearchProgress
+from sweep.requests import Inbox
 from sweep.samplers import make_sampler
 from sweep.seeds import derive_seed
 from sweep.side_networks.spec import SideNetworkSpec
@@ -155,8 +156,10 @@ def run_search_benchmark(sizes: SearchSizes, say: Callable[[str], None]) -> Sear
         "random search, one at a time": partial(_sequential, prunes=False),
     }
     runs: dict[str, list[ArmRun]] = {name: [] for name in arms}
+    first = _Task(sizes, replace(study, trials=1, epochs=1), prepared.spec, train_data, val_data, device)
+    _sweep(first, halving=None)  # kernels are compiled once for all runs on a machine
     for seed in range(sizes.n_seeds):
-        task = _Task(sizes, replace(study, seed=seed, trials=MANY_TRIALS), prepared.spec, train_data, val_data, device)
+        task = replace(first, study=replace(study, seed=seed, trials=MANY_TRIALS))
         for name, arm in arms.items():
             run = arm(task)
             runs[name].append(run)
@@ -188,6 +191,7 @@ def _sweep(task: _Task, *, halving: Halving | None) -> ArmRun:
         device=task.device,
         budget=Budget(wall_seconds=task.sizes.wall_seconds),
         reporter=stopwatch,
+        inbox=Inbox(None),
         save_tables=lambda search: None,
         save_snapshot=lambda search: None,
     )

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from sweep.cli.backbones import backbones
 from sweep.cli.bench import bench
+from sweep.cli.clone import clone
 from sweep.cli.console import printable, stderr
 from sweep.cli.dashboard import dashboard
 from sweep.cli.data import data
@@ -20,6 +21,7 @@ from sweep.cli.report import report
 from sweep.cli.results import results
 from sweep.cli.resume import resume
 from sweep.cli.run import run
+from sweep.cli.stop import stop
 from sweep.cli.verify import verify
 from sweep.cli.watch import watch
 from sweep.errors import SweepError
@@ -37,6 +39,8 @@ app.command()(run)
 app.command()(resume)
 app.command()(plan)
 app.command()(watch)
+app.command()(stop)
+app.command()(clone)
 app.command()(data)
 app.command()(results)
 app.command()(export)

@@ -1,9 +1,17 @@
-"""A run's progress: bars in a terminal, a few lines where the output is piped."""
+"""A run's progress: bars and lanes in a terminal, a few lines where the output is piped."""
 
-from rich.console import Console
+import contextlib
+import time
+
+import optuna
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from sweep.cli.watch import SECONDS_BETWEEN_LOOKS, view
 from sweep.reporter import Reporter, SearchProgress
+from sweep.run_folder import RunFolder
+from sweep.watch import RunView, Watcher
 
 LINES_A_SEARCH = 10
 
@@ -14,7 +22,7 @@ def reporter_for(console: Console) -> "TerminalReporter | LineReporter":
 
 
 class TerminalReporter(Reporter):
-    """Bars for the feature pass and for the search."""
+    """Bars for the feature pass and for the search, and below them the search as `sweep watch` shows it."""
 
     def __init__(self, console: Console):
         self.console = console
@@ -25,28 +33,34 @@ class TerminalReporter(Reporter):
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=console,
-            transient=True,
             expand=True,
         )
         self._splits: dict[str, TaskID] = {}
         self._search: TaskID | None = None
         self._trials_a_step = 0.0
+        self._watcher: Watcher | None = None
+        self._seen: RunView | None = None
+        self._looked = 0.0
+        self._live = Live(get_renderable=self._view, console=console, transient=True)
 
     def message(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False)
 
+    def run_opened(self, folder: RunFolder, storage_url: str | None) -> None:
+        self._watcher, self._seen = Watcher(folder, storage_url), None
+
     def features(self, split: str, n_done: int, n_images: int) -> None:
-        self._progress.start()
+        self._live.start()
         if split not in self._splits:
             self._splits[split] = self._progress.add_task(f"features of {split}", total=n_images, note="images")
         self._progress.update(self._splits[split], completed=n_done)
         if n_done == n_images:
-            self._progress.stop()
+            self._live.stop()
             self._progress.remove_task(self._splits.pop(split))
 
     def search_started(self, n_trials: int, n_epochs: int) -> None:
         self._search = self._progress.add_task("trials", total=n_trials, note="")
-        self._progress.start()
+        self._live.start()
 
     def epoch_started(self, n_lanes: int, trials_a_step: float) -> None:
         self._trials_a_step = trials_a_step
@@ -58,18 +72,30 @@ class TerminalReporter(Reporter):
             self._progress.advance(self._search, self._trials_a_step)
 
     def epoch_ended(self, progress: SearchProgress) -> None:
-        if self._search is not None:
-            self._progress.update(self._search, completed=progress.trials_done, note=_note(progress))
+        if self._search is None:
+            return
+        self._progress.update(
+            self._search, completed=progress.trials_done, total=progress.n_trials, note=_note(progress)
+        )
+        if self._watcher is not None and time.monotonic() - self._looked >= SECONDS_BETWEEN_LOOKS:
+            with contextlib.suppress(optuna.exceptions.OptunaError, OSError):  # the run itself will say what is wrong
+                self._seen = self._watcher.look(goes_on=True)
+            self._looked = time.monotonic()
+            self._live.refresh()
 
     def search_ended(self) -> None:
-        self._progress.stop()
+        self._live.stop()
         if self._search is not None:
             self._progress.remove_task(self._search)
-            self._search = None
+            self._search = self._seen = None
 
     def close(self) -> None:
         """Leave the terminal as it was, however the run ended."""
-        self._progress.stop()
+        self._live.stop()
+
+    def _view(self) -> Group:
+        lanes = [] if self._seen is None else [view(self._seen, self.console, spared_lines=1)]
+        return Group(self._progress, *lanes)
 
 
 class LineReporter(Reporter):

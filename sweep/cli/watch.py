@@ -21,12 +21,13 @@ SECONDS_BETWEEN_LOOKS = 1.0
 SILENCE_WORTH_A_WORD = 60.0
 BARS = "▁▂▃▄▅▆▇█"
 LONGEST_SPARKLINE = 24
-LEAST_WIDTH_FOR_SPARKLINE = 56
-LEAST_WIDTH_FOR_CONFIGURATION = 76
+LEAST_WIDTH_FOR_LANE = 40
+LEAST_WIDTH_FOR_SPARKLINE = 60
+LEAST_WIDTH_FOR_CONFIGURATION = 80
 LINES_AROUND = 4
 """Title, head of the table, what is left out, and the cursor."""
 
-COLOURS = {"training": "cyan", "complete": "green", "pruned": "yellow", "failed": "red"}
+COLOURS = {"training": "cyan", "refilled": "blue", "complete": "green", "pruned": "yellow", "failed": "red"}
 
 
 def watch(
@@ -77,7 +78,7 @@ def _lines(look: Callable[[], "RunView"]) -> None:
 
 def heading(seen: "RunView") -> str:
     """How far the run is, in a line."""
-    n_over = sum(number for state, number in seen.counts.items() if state != "training")
+    n_over = sum(not trial.in_training for trial in seen.trials)
     states = ", ".join(f"{number} {state}" for state, number in sorted(seen.counts.items()))
     parts = [f"{n_over} of {seen.n_trials} trials over" + (f" ({states})" if states else "")]
     if not seen.counts:
@@ -103,12 +104,15 @@ def heading(seen: "RunView") -> str:
     return printable("; ".join(parts))
 
 
-def view(seen: "RunView", console: Console) -> Group:
-    """A run as wide and as high as the terminal."""
+def view(seen: "RunView", console: Console, *, spared_lines: int = 0) -> Group:
+    """A run as wide as the terminal, and as high but for some lines."""
     table = Table(box=None, expand=True, pad_edge=False)
     with_sparkline = console.width >= LEAST_WIDTH_FOR_SPARKLINE and not console.options.ascii_only
+    with_lane = console.width >= LEAST_WIDTH_FOR_LANE
     with_configuration = console.width >= LEAST_WIDTH_FOR_CONFIGURATION
     table.add_column("trial", justify="right", no_wrap=True)
+    if with_lane:
+        table.add_column("lane", justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("epoch", justify="right", no_wrap=True)
     table.add_column(seen.objective, justify="right", no_wrap=True, overflow="ellipsis")
@@ -117,12 +121,13 @@ def view(seen: "RunView", console: Console) -> Group:
     if with_configuration:
         table.add_column("configuration", no_wrap=True, overflow="ellipsis", ratio=1)
     progress = Text(heading(seen))
-    n_lines = LINES_AROUND + len(progress.wrap(console, console.width))
+    n_lines = spared_lines + LINES_AROUND + len(progress.wrap(console, console.width))
     rows = seen.trials[: max(1, console.height - n_lines)]
     values = [value for trial in rows for value in trial.values if math.isfinite(value)]
     for trial in rows:
         cells = [
             Text(str(trial.number)),
+            *([Text("-" if trial.lane is None else str(trial.lane))] if with_lane else []),
             Text(trial.state, style=COLOURS[trial.state]),
             Text("-" if trial.epoch is None else f"{trial.epoch}/{seen.n_epochs}"),
             Text(f"{trial.values[-1]:.4g}" if trial.values else "-"),

@@ -14,6 +14,7 @@ from rich.console import Console
 
 import sweep.cli
 from sweep import Halving, LaneConfig, Study, SweepError, UsageError, api, load_results
+from sweep.cli.progress import TerminalReporter
 from sweep.cli.watch import BARS, heading, sparkline, view
 from sweep.reporter import Reporter, SearchProgress
 from sweep.run_folder import RunFolder
@@ -77,20 +78,31 @@ def test_what_is_seen_is_what_the_run_itself_knows(watching: Watching) -> None:
     assert watching.before.trials == []
     assert "no trial has begun; features come first" in heading(watching.before)
     for progress, seen in watching.seen:
-        assert seen.counts.get("training", 0) == seen.lanes == progress.n_running
+        assert seen.counts.get("training", 0) + seen.counts.get("refilled", 0) == seen.lanes == progress.n_running
         assert seen.counts.get("complete", 0) == progress.n_complete
         assert seen.counts.get("pruned", 0) == progress.n_pruned
         assert seen.best is not None
         assert seen.best.values[-1] == progress.best
         assert seen.configs_per_hour is not None
         assert not seen.ended
-        states = [trial.state for trial in seen.trials]
-        assert states == sorted(states, key=lambda state: state != "training")
+        running = [trial.in_training for trial in seen.trials]
+        assert running == sorted(running, reverse=True)
         shown = f"{progress.n_running} of 3 lanes occupied" if progress.n_running else "the linear probe and the test"
         assert shown in heading(seen)
     first = watching.seen[0][1]
     assert first.seconds_left is not None
     assert f"{first.configs_per_hour:.0f} configurations an hour" in heading(first)
+
+
+def test_lanes_that_others_have_left(watching: Watching) -> None:
+    lanes = load_results(watching.run).trials.set_index("trial")["lane"]
+    for _, seen in watching.seen:
+        assert all(trial.lane == lanes[trial.number] for trial in seen.trials)
+        left = {trial.lane for trial in seen.trials if not trial.in_training}
+        for trial in seen.trials:
+            if trial.in_training:
+                assert trial.state == ("refilled" if trial.lane in left else "training")
+    assert "refilled" in watching.seen[-2][1].counts
 
 
 def test_curves_are_those_of_the_table(watching: Watching) -> None:
@@ -139,13 +151,14 @@ def test_narrow_and_low_terminals(watching: Watching, width: int) -> None:
     lines = shown.splitlines()
     assert max(map(len, lines)) <= width
     assert len(lines) <= 12
-    n_shown = sum(re.match(r" +\d  [a-z]", line) is not None for line in lines)
+    n_shown = sum(re.match(r" +\d  ( +\d  )?[a-z]", line) is not None for line in lines)
     assert n_shown >= 1
     if n_shown < len(seen.trials):
         assert f"and {len(seen.trials) - n_shown} more" in shown
-    assert "training" in shown or width == 30
-    assert any(bar in shown for bar in BARS) == (width >= 56)
-    assert ("lr=" in shown) == (width >= 76)
+    assert "refilled" in shown or width == 30
+    assert ("lane" in lines[-n_shown - 2]) == (width >= 40)
+    assert any(bar in shown for bar in BARS) == (width >= 60)
+    assert ("lr=" in shown) == (width >= 80)
 
 
 def test_sparklines() -> None:
@@ -187,6 +200,22 @@ def test_the_table_in_a_terminal(
     assert call(monkeypatch, watching.run) == 0
     assert "lanes occupied" in file.getvalue()
     assert "the run has ended" in file.getvalue()
+
+
+def test_the_run_itself_shows_its_lanes(
+    finished_run: Path, cache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweep.cli.progress.SECONDS_BETWEEN_LOOKS", 0)
+    screen = Console(file=io.StringIO(), width=100, height=20, force_terminal=True, color_system=None)
+    reporter = TerminalReporter(screen)
+    study = drawn(finished_run, trials=6, epochs=4, halving=Halving(eta=2, first_rung=1))
+    api.run(study, n_parallel=3, out=tmp_path / "run", device="cpu", reporter=reporter)
+    assert isinstance(screen.file, io.StringIO)
+    shown = screen.file.getvalue()
+    open("/tmp/shown.txt","w").write(shown)
+    assert "3 of 3 lanes occupied" in shown
+    assert re.search(r"\d +\d +refilled +\d/4 +0\.\d+ ", shown)
+    assert "lr=" in shown
 
 
 def test_what_cannot_be_watched(
