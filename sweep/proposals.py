@@ -8,7 +8,7 @@ import contextlib
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
@@ -139,10 +139,12 @@ class Proposals:
                 f"the Optuna storage holds {n_held} trials, and this run had asked for {n_asked}. Give the storage "
                 f"that it ran with, or run the study again with another --out"
             )
+        accepted = {}
         while self.n_asked < n_asked:
-            if (proposal := self._take_up(at_random=False)) is not None:
-                self._is_new(proposal)
-        return {proposal.number: proposal for proposal in self._accepted}
+            proposal = self._take_up(at_random=False)
+            if proposal is not None and self._is_new(proposal):
+                accepted[proposal.number] = proposal
+        return accepted
 
     def next(self, *, clones_only: bool = False) -> Proposal | None:
         """A configuration that was not proposed before; None if none can be found.
@@ -228,7 +230,7 @@ class Proposals:
         self._n_clones_asked += is_clone
         twin = self._of_config.get(proposal.config) if is_clone else self._twin(proposal)
         if twin is None:
-            self._accepted.append(proposal)
+            self._accepted.append(replace(proposal, trial=None, known=None))  # what Optuna holds of it is large
             self._of_config[proposal.config] = proposal.number
             return True
         if proposal.trial is not None:

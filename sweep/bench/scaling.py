@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from sweep.bench.measure import Spread, direct_lanes, time_rows
+from sweep.bench.measure import Spread, fastest_direct_lanes, time_rows
 from sweep.bench.memory import peak_memory_bytes
 from sweep.bench.rows import Row, SequentialCached, SweepRow, VmapDirect
 from sweep.bench.workload import Shape, Sizes, Workload
@@ -88,7 +88,7 @@ def _try(varied: str, sizes: Sizes, shape: Shape, say: Callable[[str], None]) ->
     workload = Workload.of_random_features(sizes, shape)
     rows: dict[str, Row] = {
         "sweep": SweepRow(workload, sizes.n_parallel),
-        "vmap_direct": VmapDirect(workload, min(sizes.n_parallel, VARIED_LANES, direct_lanes(workload))),
+        "vmap_direct": VmapDirect(workload, fastest_direct_lanes(workload, min(sizes.n_parallel, VARIED_LANES))),
         "sequential_cached": SequentialCached(workload),
     }
     seconds = time_rows(rows, workload.device)

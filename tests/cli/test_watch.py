@@ -206,13 +206,12 @@ def test_the_run_itself_shows_its_lanes(
     finished_run: Path, cache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sweep.cli.progress.SECONDS_BETWEEN_LOOKS", 0)
-    screen = Console(file=io.StringIO(), width=100, height=20, force_terminal=True, color_system=None)
+    screen = Console(file=io.StringIO(), width=140, height=20, force_terminal=True, color_system=None)
     reporter = TerminalReporter(screen)
     study = drawn(finished_run, trials=6, epochs=4, halving=Halving(eta=2, first_rung=1))
     api.run(study, n_parallel=3, out=tmp_path / "run", device="cpu", reporter=reporter)
     assert isinstance(screen.file, io.StringIO)
     shown = screen.file.getvalue()
-    open("/tmp/shown.txt","w").write(shown)
     assert "3 of 3 lanes occupied" in shown
     assert re.search(r"\d +\d +refilled +\d/4 +0\.\d+ ", shown)
     assert "lr=" in shown
