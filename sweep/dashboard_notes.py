@@ -114,7 +114,7 @@ def study_note(results: Results, links: Mapping[str, str]) -> str:
     best: list[str] = []
     for row in trials.head(TOP).to_dict("records"):
         named = {str(name): value for name, value in row.items()}
-        values = ", ".join(f"{markdown_text(name)} {named[name]:.4g}" for name in results.objectives)
+        values = ", ".join(f"{markdown_text(name)} {_number(named[name])}" for name in results.objectives)
         best.append(
             f"{len(best) + 1}. trial {named['trial']}: {values}; {_settings(hyperparameters_of(named, trials))}"
         )
@@ -136,5 +136,9 @@ def study_note(results: Results, links: Mapping[str, str]) -> str:
 
 
 def _settings(values: Mapping[str, object]) -> str:
-    shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in values.items()}
-    return ", ".join(f"{markdown_text(name)} = {markdown_text(value)}" for name, value in shown.items())
+    return ", ".join(f"{markdown_text(name)} = {markdown_text(_number(value))}" for name, value in values.items())
+
+
+def _number(value: object) -> object:
+    """A float with its first digits; a whole number with all of them."""
+    return f"{value:.4g}" if isinstance(value, float) else value

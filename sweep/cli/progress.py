@@ -133,6 +133,7 @@ class LineReporter(Reporter):
 
 
 def _note(progress: SearchProgress) -> str:
-    best = "" if progress.best is None else f"best {progress.objective} {progress.best:.3f}"
+    word = "best" if progress.n_complete else "leading"
+    best = "" if progress.best is None else f"{word} {progress.objective} {progress.best:.3f}"
     ended = ((progress.n_pruned, "pruned"), (progress.n_failed, "failed"))
     return ", ".join([*([best] if best else []), *(f"{number} {word}" for number, word in ended if number)])

@@ -84,7 +84,8 @@ def heading(seen: "RunView") -> str:
     if not seen.counts:
         parts.append("no trial has begun; features come first")
     if seen.best is not None:
-        parts.append(f"best {seen.objective} {seen.best.values[-1]:.4g}, trial {seen.best.number}")
+        word = "leading" if seen.best.in_training else "best"
+        parts.append(f"{word} {seen.objective} {seen.best.values[-1]:.4g}, trial {seen.best.number}")
     goes_on = not (seen.ended or seen.stopped)
     if goes_on and n_over == seen.n_trials:
         parts.append("the linear probe and the test images come last")

@@ -1,6 +1,8 @@
 """How kernels for a CPU are compiled, and where the machine code is kept."""
 
+import functools
 import hashlib
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +11,8 @@ from typing import Any
 import numba
 
 from sweep.paths import default_cache_dir
+
+logger = logging.getLogger(__name__)
 
 
 def _folder() -> Path:
@@ -24,6 +28,13 @@ def _folder() -> Path:
 
 
 _FOLDER = str(_folder())
+
+
+@functools.cache
+def announce() -> None:
+    """Say why the first step on a machine takes longer than all others."""
+    if not Path(_FOLDER).exists():
+        logger.info("compiling kernels for this processor: once, half a minute")
 
 
 def compiled(function: Callable[..., Any]) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sweep.precision import write_product
 from sweep.side_networks.cpu_attention import MAX_UNROLLED_RANK
+from sweep.side_networks.cpu_compile import announce
 from sweep.side_networks.cpu_products import ALIGNMENT
 from sweep.side_networks.cpu_trunk_kernels import trunk_backward, trunk_forward
 
@@ -73,6 +74,7 @@ class _PooledTrunk(torch.autograd.Function):
     def forward(
         frozen: "FrozenStreams", tokens: slice, keep: bool, projections: Tensor, biases: Tensor, ups: Tensor
     ) -> tuple[Tensor, ...]:
+        announce()
         N, K, r, D = ups.shape
         B, L = frozen.squares.shape[1:]
         streams, padded_ups = _padded(frozen.centred), _padded(ups)
