@@ -3,6 +3,7 @@
 python -m sweep.bench.memory '{"row": "sweep", "n_lanes": 4, "sizes": {…}, "shape": {…}}'
 """
 
+import contextlib
 import json
 import resource
 import subprocess
@@ -35,6 +36,34 @@ def peak_memory_bytes(row: str, n_lanes: int, sizes: Sizes, shape: Shape) -> int
         last = (done.stderr.strip().splitlines() or ["killed"])[-1]
         raise SweepError(f"the row {row} with {n_lanes} lanes did not end: {last}")
     return int(done.stdout.split()[-1])
+
+
+class PeakMemory:
+    """Peak memory of this process from lap to lap, above what it held when this was made.
+
+    On a GPU it is PyTorch's, on a CPU the resident set, mapped features included. Where the system cannot forget a
+    peak, as Linux can, a lap has the largest so far.
+
+    Args:
+        device: Where the work is done.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._before = 0
+        self.lap()
+        self._before = 0 if device.type == "cuda" else _resident_bytes()
+
+    def lap(self) -> int:
+        """Bytes at the peak since the last lap; the next one begins here."""
+        if self._device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self._device)
+            torch.cuda.reset_peak_memory_stats(self._device)
+            return peak
+        peak = max(0, _resident_bytes() - self._before)
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+        return peak
 
 
 def _measure(request: str) -> int:

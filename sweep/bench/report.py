@@ -9,17 +9,19 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from sweep.bench.accuracy_results import LORA, PROBE, AccuracyBenchmark, AccuracyRow, AccuracySizes
 from sweep.bench.measure import Benchmark, Spread, machine, versions
 from sweep.bench.scaling import Point
 from sweep.bench.search import SearchBenchmark, SearchSizes
 from sweep.bench.workload import Sizes
+from sweep.errors import SweepError, UsageError
 from sweep.paths import write_atomically
 from sweep.plots import write_figure
 
 PLOT_COLOURS = ("#d62728", "#ff9896", "#1f77b4", "#7f7f7f")
 
 
-def _common(sizes: Sizes | SearchSizes) -> dict[str, Any]:
+def _common(sizes: Sizes | SearchSizes | AccuracySizes) -> dict[str, Any]:
     return {"sizes": asdict(sizes), "machine": machine(torch.device(sizes.device)), "versions": versions()}
 
 
@@ -37,8 +39,15 @@ def scaling_json(points: list[Point], sizes: Sizes) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a report."""
-    write_atomically(path, lambda partial: partial.write_text(json.dumps(content, indent=2)))
+    """Write a report.
+
+    Raises:
+        SweepError: The file cannot be written.
+    """
+    try:
+        write_atomically(path, lambda partial: partial.write_text(json.dumps(content, indent=2)))
+    except OSError as error:
+        raise SweepError(f"cannot write {path}: {error.strerror}; give --json another file") from error
 
 
 def _spread(spread: Spread, digits: int = 1) -> str:
@@ -140,6 +149,76 @@ def show_search(console: Console, benchmark: SearchBenchmark, sizes: SearchSizes
         f"times faster",
         highlight=False,
     )
+
+
+def accuracy_json(benchmark: AccuracyBenchmark, sizes: AccuracySizes) -> dict[str, Any]:
+    """Every row of the accuracy suite so far, and LAST against each other method; all keys stay."""
+    against = {method: benchmark.against(method) for method in (PROBE, LORA)}
+    return {
+        **asdict(benchmark),
+        "against": {method: asdict(comparison) for method, comparison in against.items() if comparison},
+        **_common(sizes),
+    }
+
+
+def measured_rows(path: Path, sizes: AccuracySizes) -> list[AccuracyRow]:
+    """What an interrupted accuracy suite left in the file that this one is to write; nothing where there is no file.
+
+    Raises:
+        UsageError: The file holds something else, or was measured otherwise.
+    """
+    if not path.exists():
+        return []
+    common = json.loads(json.dumps(_common(sizes)))
+    try:
+        content = json.loads(path.read_text())
+        rows = [AccuracyRow(**row) for row in content["rows"]]
+        same = all(content[name] == value for name, value in common.items())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is no report of --suite accuracy; give --json another file") from error
+    if not same:
+        raise UsageError(
+            f"{path} was measured with other sizes, on another machine or with other versions; "
+            f"give --json another file, or what it was begun with, to go on"
+        )
+    return rows
+
+
+def show_accuracy(console: Console, benchmark: AccuracyBenchmark, sizes: AccuracySizes) -> None:
+    """Print a line a task and method, and how LAST compares."""
+    table = Table(
+        title=f"{sizes.suite} at {sizes.image_size} px, {sizes.epochs} epochs: top-1 (%); chosen on val, trained again "
+        "on train and val, tested once",
+        caption="± standard error over test images; in brackets the standard deviation over trainings",
+    )
+    for column in ("group", "task", "method"):
+        table.add_column(column)
+    for column in ("tried", "val", "test", "parameters", "s to tune", "peak memory"):
+        table.add_column(column, justify="right", no_wrap=True)
+    tasks = [row.task for row in benchmark.rows]
+    for row in sorted(benchmark.rows, key=lambda row: tasks.index(row.task)):
+        spread = "" if row.test_top1_std is None else f" ({100 * row.test_top1_std:.1f})"
+        table.add_row(
+            row.group,
+            row.task,
+            row.method,
+            str(row.n_configurations),
+            f"{100 * row.val_top1:.1f}",
+            f"{100 * row.test_top1:.1f} ± {100 * row.test_standard_error:.1f}{spread}",
+            f"{row.trainable_parameters:,}",
+            f"{row.tune_seconds:.0f}",
+            _size(row.peak_memory_bytes),
+        )
+    console.print(table)
+    for method in (PROBE, LORA):
+        if (comparison := benchmark.against(method)) is not None:
+            groups = ", ".join(f"{group} {points:+.1f}" for group, points in comparison.group_points.items())
+            console.print(
+                f"last over {method}, {len(comparison.tasks)} tasks: {comparison.points:+.1f} points on test "
+                f"({groups}); "
+                f"{method} took {comparison.tune_seconds_ratio:.2g} times as long to tune",
+                highlight=False,
+            )
 
 
 def write_search_plot(path: Path, benchmark: SearchBenchmark, sizes: SearchSizes) -> None:

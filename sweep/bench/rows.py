@@ -199,15 +199,21 @@ def full_finetune(workload: Workload) -> Row:
 
 
 def lora(workload: Workload) -> Row:
-    """LoRA (peft) of the workload's rank on queries, keys and values of every block, and a head."""
+    """LoRA of the workload's rank, and a head."""
+    return _OnImages(with_lora(_own_vit(workload), workload.sizes.rank), workload)
+
+
+def with_lora(vit: nn.Module, rank: int) -> nn.Module:
+    """The ViT with LoRA (peft) on queries, keys and values of every block; of its weights only these get gradients."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    config = LoraConfig(r=workload.sizes.rank, lora_alpha=workload.sizes.rank, target_modules=["qkv"])
-    return _OnImages(inject_adapter_in_model(config, _own_vit(workload)), workload)
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=["qkv"])
+    adapted: nn.Module = inject_adapter_in_model(config, vit)
+    return adapted
 
 
 def has_peft() -> bool:
-    """Whether the LoRA row can be measured."""
+    """Whether LoRA can be measured."""
     return importlib.util.find_spec("peft") is not None
 
 

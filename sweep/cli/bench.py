@@ -1,4 +1,4 @@
-"""`sweep bench`: what a configuration costs on this machine."""
+"""`sweep bench`: what a configuration costs on this machine, and what it is worth."""
 
 from collections.abc import Callable
 from enum import StrEnum
@@ -21,6 +21,7 @@ class Suite(StrEnum):
     paper = "paper"
     scaling = "scaling"
     search = "search"
+    accuracy = "accuracy"
 
 
 SUITES: dict[Suite, dict[str, Any]] = {
@@ -28,6 +29,7 @@ SUITES: dict[Suite, dict[str, Any]] = {
     Suite.paper: {"backbone": "untrained:vit_base_patch16_224", "image_size": 224},
     Suite.scaling: {"n_parallel": 1024},
     Suite.search: {},
+    Suite.accuracy: {},
 }
 
 
@@ -36,7 +38,7 @@ def bench(
         Suite,
         typer.Option(
             help="quick: ViT-S/14 at 112 px. paper: ViT-B/16 at 224 px. scaling: against N, K, r, L, D. "
-            "search: accuracy against time."
+            "search: accuracy against time. accuracy: LAST, linear probe and LoRA, tuned, on several tasks."
         ),
     ] = Suite.quick,
     backbone: Annotated[str | None, typer.Option(help="As for `sweep run`; `untrained:NAME` costs the same.")] = None,
@@ -47,15 +49,16 @@ def bench(
     device: Annotated[str | None, typer.Option(help="`cpu` or `cuda`; the CPU.")] = None,
     precision: Annotated[str | None, typer.Option(help="Of `sweep`'s row: `fp32`, or `bf16` on a GPU.")] = None,
     time: Annotated[str | None, typer.Option(help="With `--suite search`: of every arm and seed; 75s.")] = None,
-    seeds: Annotated[int | None, typer.Option(help="With `--suite search`: repetitions; 5.", min=1)] = None,
+    seeds: Annotated[int | None, typer.Option(help="Of the suites search (5) and accuracy (3).", min=1)] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Of the suites scaling and search: a plot, HTML.")] = None,
 ) -> None:
     """Time every way of training the same configurations, in one process, in turns.
 
     Training steps are measured and scaled to a configuration of 800 images; evaluation and search are left out of every
-    row. `--suite search` instead runs whole searches and compares what they find in the same time. Keep the machine
-    quiet meanwhile.
+    row. `--suite search` instead runs whole searches and compares what they find in the same time; `--suite accuracy`
+    compares what tuned methods reach on test images, and goes on where an interrupted one left its `--json`. Keep the
+    machine quiet meanwhile.
 
         sweep bench --suite quick --json bench.json
 
@@ -74,8 +77,10 @@ def bench(
         raise UsageError(
             "--suite scaling trains on random features of many shapes; leave --backbone and --image-size out"
         )
-    if suite is not Suite.search and (time or seeds):
-        raise UsageError("--time and --seeds belong to --suite search; leave them out")
+    if suite is not Suite.search and time:
+        raise UsageError("--time belongs to --suite search; leave it out")
+    if suite not in (Suite.search, Suite.accuracy) and seeds:
+        raise UsageError("--seeds belongs to the suites search and accuracy; leave it out")
     where = device_named(device or "cpu")
     check_precision(precision or "fp32", where)
 
@@ -87,6 +92,13 @@ def bench(
         if backbone or rank or precision:
             raise UsageError("--suite search runs the study lr_rank; leave --backbone, --rank and --precision out")
         content = _search({**asked, "n_seeds": seeds}, time, str(where), plot, say)
+    elif suite is Suite.accuracy:
+        if backbone or rank or precision or n_parallel:
+            raise UsageError(
+                "--suite accuracy runs the study mini_vtab; leave --backbone, --rank, --precision and --n-parallel out"
+            )
+        _accuracy({"image_size": image_size, "epochs": epochs, "n_seeds": seeds}, str(where), json_file, say)
+        return
     else:
         asked |= {"backbone": backbone, "rank": rank}
         given = {name: value for name, value in asked.items() if value is not None}
@@ -135,3 +147,18 @@ def _search(
     if plot is not None:
         write_search_plot(plot, benchmark, sizes)
     return search_json(benchmark, sizes)
+
+
+def _accuracy(asked: dict[str, Any], device: str, json_file: Path | None, say: Callable[[str], None]) -> None:
+    from sweep.bench.accuracy import run_accuracy_benchmark
+    from sweep.bench.accuracy_results import AccuracyBenchmark, AccuracySizes
+    from sweep.bench.report import accuracy_json, measured_rows, show_accuracy, write_json
+
+    sizes = AccuracySizes(**{name: value for name, value in asked.items() if value is not None}, device=device)
+
+    def save(benchmark: AccuracyBenchmark) -> None:
+        if json_file is not None:
+            write_json(json_file, accuracy_json(benchmark, sizes))
+
+    measured = measured_rows(json_file, sizes) if json_file is not None else []
+    show_accuracy(stdout, run_accuracy_benchmark(sizes, measured, save, say), sizes)

@@ -1,0 +1,227 @@
+"""What LAST is worth: tuned LAST, tuned linear probe and tuned LoRA on the tasks of a suite, by one protocol.
+
+Every method is chosen on val, trained again on train and val together, and tested once. LAST and the probe are what
+`sweep run` does over a suite; LoRA is `sweep.bench.lora`.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from sweep.bench.accuracy_results import LAST, LORA, PROBE, AccuracyBenchmark, AccuracyRow, AccuracySizes
+from sweep.bench.lora import CONFIGS, choose_lora, retrain_lora
+from sweep.bench.memory import PeakMemory
+from sweep.bench.rows import has_peft
+from sweep.data.suites import Task, find_suite
+from sweep.errors import SweepError, UsageError
+from sweep.paths import default_cache_dir, ensure_folder
+from sweep.preparation import prepare
+from sweep.reporter import Reporter, SearchProgress
+from sweep.retrain import retrain
+from sweep.run_folder import read_json
+from sweep.runner import run_study
+from sweep.study import LoadedStudy, load_study
+
+
+def run_accuracy_benchmark(
+    sizes: AccuracySizes,
+    measured: Sequence[AccuracyRow],
+    save: Callable[[AccuracyBenchmark], None],
+    say: Callable[[str], None],
+) -> AccuracyBenchmark:
+    """Measure every method on every task: LAST and the probe on all, then LoRA.
+
+    Args:
+        sizes: How much.
+        measured: Rows that an earlier, interrupted benchmark left; they stand.
+        save: Given what there is: at the beginning, and whenever that is more.
+        say: Told what happens.
+
+    Raises:
+        UsageError: The suite cannot be found.
+        SweepError: A task failed, or memory ended; what was measured before is saved.
+    """
+    suite = find_suite(sizes.suite, default_cache_dir())
+    if suite is None:
+        raise UsageError(f"no suite {sizes.suite!r}: it is neither mini-vtab nor a folder of VTAB-1K tasks")
+    missing = dict(suite.missing)
+    jobs = [(task, LAST, measure_last) for task in suite.tasks]
+    if has_peft():
+        on_gpu = torch.device(sizes.device).type == "cuda"
+        wanted = [task.name for task in suite.tasks] if on_gpu else sizes.lora_tasks
+        jobs += [(task, LORA, measure_lora) for name in wanted for task in suite.tasks if task.name == name]
+    else:
+        missing[LORA] = 'needs peft (python -m pip install -e ".[bench]")'
+    for name, reason in missing.items():
+        say(f"left out: {name}, {reason}")
+    benchmark = AccuracyBenchmark(list(measured), missing)
+    save(benchmark)  # a file that cannot be written is said now
+    there = {(row.task, row.method) for row in measured}
+    for number, (task, method, measure) in enumerate(jobs, start=1):
+        label = f"{number} of {len(jobs)}: {method} on {task.name} ({task.group})"
+        if (task.name, method) in there:
+            say(f"{label}, measured before")
+            continue
+        say(label)
+        benchmark = replace(benchmark, rows=[*benchmark.rows, *_in_own_process(measure, task, sizes)])
+        save(benchmark)
+    return benchmark
+
+
+def _in_own_process(
+    measure: Callable[[Task, AccuracySizes], list[AccuracyRow]], task: Task, sizes: AccuracySizes
+) -> list[AccuracyRow]:
+    """Call a function where nothing else has left its memory."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(measure, task, sizes).result()
+        except BrokenProcessPool as error:
+            raise SweepError(
+                f"the process that measured {task.name} was killed, as it is when memory ends. "
+                f"Free some, and give the same command to go on"
+            ) from error
+
+
+def measure_last(task: Task, sizes: AccuracySizes) -> list[AccuracyRow]:
+    """Tune LAST and the probe on a task as `sweep run` does, train them again, and test; a row each."""
+    loaded, device = _study_of(task, sizes), torch.device(sizes.device)
+    laps = _Laps(PeakMemory(device))
+    with _cache_without_features() as cache_dir, TemporaryDirectory() as name:
+        folder = run_study(
+            loaded,
+            n_parallel=sizes.n_configs * sizes.n_seeds,
+            out=Path(name) / "run",
+            storage_url=None,
+            device_name=sizes.device,
+            cache_dir=cache_dir,
+            reporter=laps,
+        )
+        rest_bytes = laps.memory.lap()
+        prepared = prepare(loaded.study, n_parallel=None, device=device, cache_dir=cache_dir)
+        retrained = retrain(folder, prepared, cache_dir)
+        summary = read_json(folder.summary_path)
+    winner, probe, seconds = summary["winner"], summary["linear_probe"], summary["wall_seconds"]
+    n_images = retrained.n_train_images + retrained.n_test_images
+    feature_seconds = seconds["features"] * retrained.n_train_images / n_images  # those of test come after the choice
+    last_row = _row(
+        task,
+        LAST,
+        n_configurations=sizes.n_configs,
+        chosen=winner["params"],
+        val_top1=winner["val"]["top1"],
+        n_seeds=sizes.n_seeds,
+        test_top1=retrained.winner["top1"],
+        test_top1_std=retrained.winner_top1_std if sizes.n_seeds > 1 else None,
+        n_test_images=retrained.n_test_images,
+        trainable_parameters=winner["trainable_parameters"],
+        tune_seconds=feature_seconds + seconds["search"],
+        peak_memory_bytes=max(laps.features_bytes, laps.search_bytes),
+    )
+    probe_row = _row(
+        task,
+        PROBE,
+        n_configurations=probe["n_configurations"],
+        chosen={"stage": probe["stage"], "lr": probe["lr"]},
+        val_top1=probe["val"]["top1"],
+        n_seeds=1,
+        test_top1=retrained.linear_probe["top1"],
+        test_top1_std=None,
+        n_test_images=retrained.n_test_images,
+        trainable_parameters=sum(p.numel() for p in prepared.spec.pooled_probe(probe["stage"], seed=0).parameters()),
+        tune_seconds=feature_seconds + seconds["linear_probe"],
+        peak_memory_bytes=max(laps.features_bytes, rest_bytes),
+    )
+    return [last_row, probe_row]
+
+
+def measure_lora(task: Task, sizes: AccuracySizes) -> list[AccuracyRow]:
+    """Tune LoRA on a task, train it again, and test."""
+    study, device = _study_of(task, sizes).study, torch.device(sizes.device)
+    memory = PeakMemory(device)
+    prepared = prepare(study, n_parallel=None, device=device, cache_dir=default_cache_dir())
+    choice = choose_lora(prepared, CONFIGS, _say)
+    config, peak_bytes = choice.config, memory.lap()
+    row = _row(
+        task,
+        LORA,
+        n_configurations=len(CONFIGS),
+        chosen={"lr": config.lr, "head_lr_ratio": config.head_lr_ratio, "rank": config.rank},
+        val_top1=choice.val["top1"],
+        n_seeds=1,
+        test_top1=retrain_lora(prepared, config)["top1"],
+        test_top1_std=None,
+        n_test_images=prepared.data.test.n_images,
+        trainable_parameters=choice.trainable_parameters,
+        tune_seconds=choice.wall_seconds,
+        peak_memory_bytes=peak_bytes,
+    )
+    return [row]
+
+
+def _row(task: Task, method: str, *, test_top1: float, n_test_images: int, **rest: Any) -> AccuracyRow:
+    error = math.sqrt(test_top1 * (1 - test_top1) / n_test_images)
+    return AccuracyRow(
+        task.name,
+        task.group,
+        method,
+        test_top1=test_top1,
+        test_standard_error=error,
+        n_test_images=n_test_images,
+        **rest,
+    )
+
+
+def _study_of(task: Task, sizes: AccuracySizes) -> LoadedStudy:
+    loaded = load_study("mini_vtab")
+    study = loaded.study.override(
+        data=task.data,
+        image_size=sizes.image_size,
+        trials=sizes.n_configs,
+        seeds=sizes.n_seeds,
+        epochs=sizes.epochs,
+    )
+    return replace(loaded, study=study)
+
+
+@contextmanager
+def _cache_without_features() -> Iterator[Path]:
+    """A cache with the weights and packages of the user's: a method that reads features pays for their computation."""
+    own = default_cache_dir()
+    for name in ("backbones", "wheels"):
+        ensure_folder(own / name)
+    with TemporaryDirectory() as name:
+        for folder in own.iterdir():
+            if folder.name != "features":
+                (Path(name) / folder.name).symlink_to(folder.resolve())
+        yield Path(name)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+class _Laps(Reporter):
+    """Takes the peak memory of a run's feature pass and of its search apart."""
+
+    def __init__(self, memory: PeakMemory):
+        self.memory = memory
+        self.features_bytes = 0
+        self.search_bytes = 0
+
+    def features(self, split: str, n_done: int, n_images: int) -> None:
+        """See `Reporter`."""
+        self.features_bytes = max(self.features_bytes, self.memory.lap())
+
+    def epoch_ended(self, progress: SearchProgress) -> None:
+        """See `Reporter`."""
+        self.search_bytes = max(self.search_bytes, self.memory.lap())

@@ -1,0 +1,160 @@
+"""LoRA by the protocol that LAST follows: chosen on val, trained again on train and val together, tested once."""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from backbones.timm_vit import TimmViT
+from sweep.batches import StageData, n_batches, training_batches
+from sweep.bench.rows import with_lora
+from sweep.data import Split
+from sweep.engine import EVALUATION_BATCH_SIZE
+from sweep.lanes import LaneConfig
+from sweep.metrics import classification_metrics
+from sweep.plain_loop import train_plainly
+from sweep.preparation import Prepared
+from sweep.seeds import derive_seed
+from sweep.side_networks.head import Head
+
+RANK = 8
+HEAD_LR = 5e-3
+CONFIGS = tuple(LaneConfig(lr=lr, head_lr_ratio=HEAD_LR / lr, rank=RANK) for lr in (5e-4, 1.5e-3, 5e-3))
+"""What is tried: AdamW, cosine after an epoch of warm-up; the head, which starts from nothing, at a rate of its own."""
+
+
+class LoraViT(nn.Module):
+    """A copy of a Vision Transformer with LoRA on queries, keys and values of every block, and the head that LAST has.
+
+    Args:
+        vit: timm's network; it is copied, and its weights get no gradient.
+        head: Reads its last tokens.
+    """
+
+    def __init__(self, vit: nn.Module, head: Head):
+        super().__init__()
+        self.vit = with_lora(copy.deepcopy(vit), RANK)
+        self.head = head
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Logits `(B, C)` from one input, the images `(B, 3, H, W)`."""
+        (images,) = inputs
+        vit: Any = self.vit
+        logits: Tensor = self.head(self.head.pool(vit.forward_features(images)))
+        return logits
+
+    @property
+    def n_trainable(self) -> int:
+        """Parameters that get a gradient: adapters and head."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+
+@dataclass(frozen=True)
+class LoraChoice:
+    """The configuration chosen on val.
+
+    Attributes:
+        config: Its hyperparameters.
+        val: Its metrics on val by name.
+        trainable_parameters: Of adapters and head.
+        wall_seconds: Of decoding train and val, and of training and measuring all that was tried.
+    """
+
+    config: LaneConfig
+    val: dict[str, float]
+    trainable_parameters: int
+    wall_seconds: float
+
+
+def choose_lora(prepared: Prepared, configs: Sequence[LaneConfig], say: Callable[[str], None]) -> LoraChoice:
+    """Train every configuration on train, one after the other, and choose on val. Test is not opened.
+
+    Args:
+        prepared: The task, the backbone, and the study whose epochs, batch size and seed hold.
+        configs: What to try.
+        say: Told what every configuration had on val after every epoch.
+    """
+    started = time.perf_counter()
+    train_data, val_data = (_images_of(split, prepared) for split in (prepared.data.train, prepared.data.val))
+    tried: list[tuple[LaneConfig, dict[str, float]]] = []
+    for number, config in enumerate(configs):
+        module = new_lora(prepared, derive_seed(prepared.study.seed, "initialisation", number))
+        measured = train_lora(module, config, train_data, prepared, val_data)
+        tried.append((config, measured[-1]))
+        curve = " ".join(f"{val['top1']:.3f}" for val in measured)
+        say(f"lora, lr {config.lr:g}: val top-1 by epoch {curve}")
+    config, val = min(tried, key=lambda one: (math.isnan(one[1]["nll"]), -one[1]["top1"], one[1]["nll"]))
+    return LoraChoice(config, val, module.n_trainable, time.perf_counter() - started)
+
+
+def retrain_lora(prepared: Prepared, config: LaneConfig) -> dict[str, float]:
+    """Train a configuration anew on train and val together, and measure it on test, once.
+
+    Args:
+        prepared: As `choose_lora`.
+        config: What it chose.
+    """
+    data = prepared.data
+    module = new_lora(prepared, derive_seed(prepared.study.seed, "retraining", 0))
+    train_lora(module, config, _images_of(data.train, prepared).joined(_images_of(data.val, prepared)), prepared)
+    return _metrics_of(module, _images_of(data.test, prepared))
+
+
+def new_lora(prepared: Prepared, seed: int) -> LoraViT:
+    """LoRA on the backbone's network, which it leaves alone; with `B = 0` it starts as the linear probe does."""
+    spec, backbone = prepared.spec, prepared.backbone
+    assert isinstance(backbone, TimmViT)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        head = Head(spec.width, spec.n_classes, pool=spec.pool, n_prefix_tokens=spec.n_prefix_tokens)
+        return LoraViT(backbone.network, head).to(prepared.device)
+
+
+def train_lora(
+    module: LoraViT, config: LaneConfig, data: StageData, prepared: Prepared, val_data: StageData | None = None
+) -> list[dict[str, float]]:
+    """Train a module in place.
+
+    Args:
+        module: From images to logits.
+        config: Its hyperparameters.
+        data: Images to learn from, see `_images_of`.
+        prepared: As `choose_lora`.
+        val_data: Images to measure on after every epoch.
+
+    Returns:
+        Metrics on val by name, epoch by epoch; none without val.
+    """
+    study, measured = prepared.study, []
+    steps_per_epoch = n_batches(len(data), study.batch_size)
+
+    def batches() -> Iterator[Tensor]:
+        for epoch in range(1, study.epochs + 1):
+            yield from training_batches(len(data), study.batch_size, study.seed, epoch)
+            if val_data is not None:
+                measured.append(_metrics_of(module, val_data))
+
+    n_steps = study.epochs * steps_per_epoch
+    train_plainly(module, config, data, batches(), n_steps=n_steps, steps_per_epoch=steps_per_epoch)
+    return measured
+
+
+def _images_of(split: Split, prepared: Prepared) -> StageData:
+    """A split's images as a backbone's input, decoded once: `(n, 1, 3, H, W)`, the only stage that LoRA reads."""
+    images = torch.stack([prepared.backbone.transform(split.open(index)) for index in range(split.n_images)])
+    labels = torch.from_numpy(np.array(split.labels))
+    return StageData(images[:, None].numpy(), labels, prepared.data.n_classes)
+
+
+@torch.no_grad()
+def _metrics_of(module: LoraViT, data: StageData) -> dict[str, float]:
+    like = next(module.parameters())
+    batches = torch.arange(len(data)).split(EVALUATION_BATCH_SIZE)
+    logits = torch.cat([module(data.batch(indices, like)[0]).cpu() for indices in batches])
+    return {name: value.item() for name, value in classification_metrics(logits[None], data.labels).items()}
