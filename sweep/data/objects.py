@@ -129,7 +129,8 @@ def _require_repeatable(item: _Item, digest: str) -> None:
     """Refuse a data set whose items differ from one time to the next."""
     if item.label_and_digest()[1] != digest:
         raise UsageError(
-            f"{item.name} is another image every time; features are computed once, so leave random transforms out"
+            f"{item.name} is another image every time; leave random transforms out, and declare them as Study.augment, "
+            f"which makes them repeatable"
         )
 
 
