@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 TRIED_IMAGES, TRIED_VIEWS = 8, 2
 """What the fingerprint of an augmentation is taken over, and what it is checked on before a run."""
 
-_global_state = threading.Lock()
+_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class TrainingViews:
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Seed the global random states, one thread at a time, and put them back."""
-    with _global_state:
+    with _lock:
         states = random.getstate(), np.random.get_state(), torch.get_rng_state()
         random.seed(seed)
         np.random.seed(seed % 2**32)
