@@ -4,15 +4,10 @@ View `number` of image `index` is a function of the study's seed and of these tw
 process. A split seen through one view is a `Split` like any other, so the feature cache holds it like any other.
 """
 
-import random
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
 
 from backbones import Transform
@@ -20,7 +15,7 @@ from backbones.protocol import to_rgb
 from sweep.data.base import Split, digest_of
 from sweep.errors import UsageError
 from sweep.recipes import DEFAULT_VIEWS, NONE, Augment, recipe
-from sweep.seeds import derive_seed
+from sweep.seeds import derive_seed, seeded
 from sweep.user_code import line_of
 
 if TYPE_CHECKING:
@@ -28,8 +23,6 @@ if TYPE_CHECKING:
 
 TRIED_IMAGES, TRIED_VIEWS = 8, 2
 """What the fingerprint of an augmentation is taken over, and what it is checked on before a run."""
-
-_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -76,7 +69,7 @@ class Augmentation:
         """
         image = to_rgb(split.open(index)).copy()  # a function may change it in place, and a data set may keep it
         try:
-            with _seeded(derive_seed(self.seed, "view", number, index)):
+            with seeded(derive_seed(self.seed, "view", number, index)):
                 changed: object = self.augment(image)
         except Exception as error:
             raise UsageError(
@@ -147,22 +140,6 @@ class TrainingViews:
     def cached(self, split: Split) -> list[Split]:
         """All views of a split whose features the cache holds."""
         return [self.split(split, number) for number in range(self.n_cached)]
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed the global random states, one thread at a time, and put them back."""
-    with _lock:
-        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.default_generator.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-            torch.set_rng_state(states[2])
 
 
 def _digest(image: Image.Image) -> str:

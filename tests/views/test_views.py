@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
@@ -16,7 +17,7 @@ from PIL import Image
 
 from backbones import Transform, load_backbone
 from sweep import LaneConfig, Study, UsageError
-from sweep.data import Split
+from sweep.data import Split, load_data
 from sweep.features import feature_key
 from sweep.recipes import PARTS, described, recipe
 from sweep.views import Augmentation, TrainingViews
@@ -111,6 +112,29 @@ def test_a_study_s_own_function_may_draw_from_any_library() -> None:
 
     ours, split = Augmentation("own", turned, 0), split_of()
     assert pixels(ours.view(split, 3, 1)) == pixels(ours.view(split, 3, 1)) != pixels(ours.view(split, 3, 2))
+
+
+class Drawn:
+    """A data set that draws its images with the global random state, as torchvision's FakeData does."""
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        torch.manual_seed(index)
+        parts = []
+        for _ in range(16):
+            time.sleep(1e-4)  # lets another thread draw in between
+            parts.append(torch.randint(256, (2, 32, 3), dtype=torch.uint8).numpy())
+        return Image.fromarray(np.concatenate(parts)), index % 2
+
+
+def test_a_data_set_that_draws_its_images_and_an_augmentation_leave_each_other_alone(tmp_path: Path) -> None:
+    split, ours = load_data({"all": Drawn()}, seed=0, cache_dir=tmp_path).train, augmentation()
+    places = list(product(range(split.n_images), range(4)))
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda place: pixels(ours.view(split, *place)), places))
+    assert together == [pixels(ours.view(split, *place)) for place in places]
 
 
 def key(study: Study, split: Split, number: int) -> str:
