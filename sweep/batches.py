@@ -1,6 +1,6 @@
 """Labelled stages on the way into a stack: which images make a batch, and in which order."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Protocol
@@ -10,6 +10,31 @@ import torch
 from torch import Tensor
 
 from sweep.seeds import generator
+
+Batch = tuple[list[Tensor], Tensor]
+"""Stages of some images, each `(B, L, D)` with its own `D`, and their labels, `(B,)`."""
+
+
+class TrainingData(Protocol):
+    """What side-networks learn from; what is read of an image may differ from one data order to the next."""
+
+    @property
+    def class_counts(self) -> Tensor:
+        """Images of each class, `(C,)`."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, order: int, indices: Iterable[Tensor], like: Tensor) -> Generator[Batch]:
+        """Read batch after batch; to be closed if it is not read to its end.
+
+        Args:
+            order: The data order that is followed, counted from 1.
+            indices: Which images make each batch, `(B,)`.
+            like: A tensor with the dtype and device to give the stages.
+        """
+
+    def pooled(self, tokens: slice) -> "TrainingData":
+        """The same images with every stage's tokens reduced to one, their mean over `tokens`, in fp32."""
 
 
 class Rows(Protocol):
@@ -93,7 +118,12 @@ class StageData:
         """Images of each class, `(C,)`."""
         return torch.bincount(self.labels, minlength=self.n_classes)
 
-    def batch(self, indices: Tensor, like: Tensor) -> tuple[list[Tensor], Tensor]:
+    def batches(self, order: int, indices: Iterable[Tensor], like: Tensor) -> Generator[Batch]:
+        """See `TrainingData`; images are the same in every data order."""
+        for wanted in indices:
+            yield self.batch(wanted, like)
+
+    def batch(self, indices: Tensor, like: Tensor) -> Batch:
         """Read some images.
 
         Args:
@@ -103,9 +133,8 @@ class StageData:
         Returns:
             The stages, each `(B, L, D)` with its own `D`, and the labels, `(B,)`.
         """
-        images = torch.from_numpy(self.stages[indices.numpy()]).to(like.device).transpose(0, 1)
-        stages = torch.empty(images.shape, dtype=like.dtype, device=like.device).copy_(images)
-        return apart(stages, self.widths), self.labels[indices].to(like.device)
+        stored = torch.from_numpy(self.stages[indices.numpy()]).to(like.device)
+        return apart(stages_first(stored, like), self.widths), self.labels[indices].to(like.device)
 
     def pooled(self, tokens: slice) -> "StageData":
         """The same images with every stage's tokens reduced to one, their mean over `tokens`, in fp32."""
@@ -116,6 +145,12 @@ class StageData:
 def stored_shape(widths: Sequence[int], tokens: int) -> tuple[int, int, int]:
     """How the stages of an image are stored: `(S, L, D)`, or side by side, `(1, L, Σ D_i)`, where widths differ."""
     return (len(widths), tokens, widths[0]) if len(set(widths)) == 1 else (1, tokens, sum(widths))
+
+
+def stages_first(stored: Tensor, like: Tensor) -> Tensor:
+    """Stored images `(B, S, L, D)` as `(S, B, L, D)` in the dtype of `like`."""
+    images = stored.transpose(0, 1)
+    return torch.empty(images.shape, dtype=like.dtype, device=stored.device).copy_(images)
 
 
 def apart(stored: Tensor, widths: Sequence[int]) -> list[Tensor]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweep.batches import StageData, n_batches
+from sweep.batches import StageData, TrainingData, n_batches
 from sweep.budget import Budget, duration_text
 from sweep.engine import EpochResult, Lane, Training
 from sweep.errors import SweepError, UsageError
@@ -92,7 +92,7 @@ class Search:
         proposals: Proposals,
         study: Study,
         spec: SideNetworkSpec,
-        train_data: StageData,
+        train_data: TrainingData,
         val_data: StageData,
         *,
         n_parallel: int,

@@ -12,13 +12,14 @@ saw, and not on what trains beside it.
 import copy
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from sweep.batches import StageData, n_batches, training_batches
+from sweep.batches import StageData, TrainingData, n_batches, training_batches
 from sweep.lanes import LaneConfig
 from sweep.losses import LaneLosses
 from sweep.optim import LaneOptimizers, schedule_factors
@@ -127,7 +128,7 @@ class Training:
     def __init__(
         self,
         lanes: Sequence[Lane],
-        train_data: StageData,
+        train_data: TrainingData,
         val_data: StageData,
         *,
         n_epochs: int,
@@ -159,12 +160,13 @@ class Training:
         like, data = self.stack.like, self.train_data
         factors = torch.stack([self.factors[lane.epochs, :, i] for i, lane in enumerate(self.lanes)], 1)
         loss_sum = like.new_zeros(len(self.lanes))
-        for step, indices in enumerate(training_batches(len(data), self.batch_size, self.seed, order)):
-            stages, labels = data.batch(indices, like)
-            losses, grads = self.stack.gradients(stages, labels, self.losses_of)
-            self.optimizers.step(grads, factors[step])
-            loss_sum += losses * len(labels)
-            on_step()
+        indices = training_batches(len(data), self.batch_size, self.seed, order)
+        with closing(data.batches(order, indices, like)) as batches:
+            for step, (stages, labels) in enumerate(batches):
+                losses, grads = self.stack.gradients(stages, labels, self.losses_of)
+                self.optimizers.step(grads, factors[step])
+                loss_sum += losses * len(labels)
+                on_step()
         for lane in self.lanes:
             lane.epochs += 1
         val_logits = split_logits(self.stack, self.val_data)[: self.n_lanes]
@@ -184,7 +186,7 @@ class Training:
 def train(
     modules: Sequence[nn.Module],
     configs: Sequence[LaneConfig],
-    train_data: StageData,
+    train_data: TrainingData,
     val_data: StageData,
     *,
     n_epochs: int,

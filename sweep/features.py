@@ -12,11 +12,12 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,9 @@ logger = logging.getLogger(__name__)
 
 LARGEST_FEATURE = 65504.0  # in float16; a comparison with NaN is false, so what is below it is finite too
 DECODING_THREADS = 4
+
+Places = TypeVar("Places", bound=Sequence[int])
+"""Of some images in their split."""
 
 
 @dataclass(frozen=True)
@@ -163,10 +167,10 @@ def _fill(
     last: tuple[range, Future[None]] | None = None
     with (
         ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
-        closing(_decoded(backbone, split, missing)) as ready,
+        closing(decoded(backbone, split, missing)) as ready,
     ):
         for batch, images in ready:
-            rounded = _Rounded.of(backbone.stages(_sent(images, torch.device(device))))
+            rounded = _Rounded.of(*rounded_stages(backbone, images, torch.device(device)))
             if last is not None:
                 written(*last)
             last = batch, writer.submit(_store, entry, batch, rounded, backbone, split)
@@ -177,14 +181,32 @@ def _fill(
     return n_computed
 
 
-def _sent(images: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """`images` on `device`; the host does not wait for a GPU to have them."""
-    return images.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else images
+def rounded_stages(backbone: Backbone, images: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run the backbone once and round its stages as the cache holds them; the host does not wait for a GPU.
+
+    Args:
+        backbone: on `device`.
+        images: (B, 3, H, W), on the host.
+        device: where they are sent.
+
+    Returns:
+        (B, S, L, D) float16, or as `stored_shape` says, and (S, 2), the least and the greatest number of each stage
+        before rounding; both on `device`.
+    """
+    sent = images.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else images
+    taps = backbone.stages(sent)
+    batch, tokens, _ = taps[0].shape
+    widths = [tap.shape[2] for tap in taps]
+    shape = (batch, *stored_shape(widths, tokens))
+    values = torch.empty(shape, dtype=torch.float16, device=taps[0].device)
+    for place, tap in zip(apart(values.transpose(0, 1), widths), taps, strict=True):
+        place.copy_(tap)  # one pass: rounded on its way to its place
+    return values, torch.stack([torch.stack(tap.aminmax()) for tap in taps])
 
 
 @dataclass(frozen=True)
 class _Rounded:
-    """A batch's features on their way to the host.
+    """What `rounded_stages` gives, on its way to the host.
 
     Attributes:
         values: (B, S, L, D) float16, or as `stored_shape` says, on the host; pinned if they come from a GPU.
@@ -197,15 +219,8 @@ class _Rounded:
     arrived: torch.cuda.Event | None
 
     @classmethod
-    def of(cls, taps: list[torch.Tensor]) -> "_Rounded":
-        """Round S stages, each (B, L, D_i), without waiting for a GPU to have computed them."""
-        batch, tokens, _ = taps[0].shape
-        widths = [tap.shape[2] for tap in taps]
-        shape = (batch, *stored_shape(widths, tokens))
-        values = torch.empty(shape, dtype=torch.float16, device=taps[0].device)
-        for place, tap in zip(apart(values.transpose(0, 1), widths), taps, strict=True):
-            place.copy_(tap)  # one pass: rounded on its way to its place
-        extremes = torch.stack([torch.stack(tap.aminmax()) for tap in taps])
+    def of(cls, values: torch.Tensor, extremes: torch.Tensor) -> "_Rounded":
+        """Send them without waiting for a GPU to have computed them."""
         if values.device.type == "cpu":
             return cls(values, extremes, None)
         values, extremes = (
@@ -220,19 +235,18 @@ def _store(entry: Entry, batch: range, rounded: _Rounded, backbone: Backbone, sp
     """Check and write one batch, in a thread of its own."""
     if rounded.arrived is not None:
         rounded.arrived.synchronize()
-    if not bool((rounded.extremes.abs() < LARGEST_FEATURE).all()):
-        _require_finite(rounded.values, batch, backbone, split)
+    require_finite(rounded.values, rounded.extremes, batch, backbone, split)
     entry.write(batch, rounded.values.numpy())
 
 
-def _decoded(backbone: Backbone, split: Split, batches: list[range]) -> Generator[tuple[range, torch.Tensor]]:
+def decoded(backbone: Backbone, split: Split, batches: Iterable[Places]) -> Generator[tuple[Places, torch.Tensor]]:
     """Yield each batch with its (B, 3, H, W) input, while threads decode the next one."""
 
     def decode(index: int) -> torch.Tensor:
         return backbone.transform(split.open(index))
 
     pool = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="decode")
-    waiting: deque[tuple[range, list[Future[torch.Tensor]]]] = deque()
+    waiting: deque[tuple[Places, list[Future[torch.Tensor]]]] = deque()
     try:
         for batch in batches:
             waiting.append((batch, [pool.submit(decode, index) for index in batch]))
@@ -245,8 +259,12 @@ def _decoded(backbone: Backbone, split: Split, batches: list[range]) -> Generato
         pool.shutdown(cancel_futures=True)
 
 
-def _require_finite(values: torch.Tensor, batch: range, backbone: Backbone, split: Split) -> None:
-    """Raise `SweepError` naming the first image of `values` (B, S, L, D) that has a feature of inf or NaN."""
+def require_finite(
+    values: torch.Tensor, extremes: torch.Tensor, batch: Sequence[int], backbone: Backbone, split: Split
+) -> None:
+    """Raise `SweepError` naming the first image of a batch that has a feature of inf or NaN; see `rounded_stages`."""
+    if bool((extremes.abs() < LARGEST_FEATURE).all()):
+        return
     finite = torch.isfinite(values).flatten(1).all(dim=1)
     if not finite.all():
         index = batch[int(finite.logical_not().nonzero()[0])]

@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sweep.batches import StageData
+from sweep.batches import Batch, TrainingData
 from sweep.lanes import LaneConfig
 
 
 def train_plainly(
     module: nn.Module,
     config: LaneConfig,
-    data: StageData,
-    batches: Iterable[Tensor],
+    data: TrainingData,
+    batches: Iterable[Batch],
     *,
     n_steps: int,
     steps_per_epoch: int,
@@ -27,7 +27,7 @@ def train_plainly(
         module: From stages, each `(B, L, D)`, to logits `(B, C)`.
         config: Its hyperparameters.
         data: What to learn from.
-        batches: Indices of each step's images, `(B,)`.
+        batches: What each step learns from, of `data`, in the dtype and on the device of the module.
         n_steps: Length of the schedule, whether or not there are as many batches.
         steps_per_epoch: For the warm-up, whose length is in epochs.
     """
@@ -44,8 +44,7 @@ def train_plainly(
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (n_steps - warmup)))
 
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    for indices in batches:
-        stages, labels = data.batch(indices, like)
+    for stages, labels in batches:
         loss = loss_of(module(stages), labels)
         optimizer.zero_grad()
         loss.backward()

@@ -62,16 +62,18 @@ class FeaturePlan:
     """The feature pass of a study.
 
     Attributes:
-        n_images: Of the three splits.
+        n_images: Whose features the cache is to hold: of all splits, and of every view of train.
         n_images_missing: Those of them that are not in the cache.
         feature_wall_seconds: Of the pass over the missing ones.
-        cache_bytes: What the features of all images take on disk, those already there included.
+        cache_bytes: What their features take on disk, those already there included.
+        live_wall_seconds: Of the pass over the train images that every epoch makes if the cache does not hold them.
     """
 
     n_images: int
     n_images_missing: int
     feature_wall_seconds: float
     cache_bytes: int
+    live_wall_seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,7 @@ class Plan(FeaturePlan):
         n_epochs: Of a trial that no rung stops.
         steps_per_epoch: Optimizer steps.
         lane_epochs: Of all trials and replicates; with rungs, if one trial in `eta` passes each.
-        search_wall_seconds: Training and evaluation, freed lanes filled at once.
+        search_wall_seconds: Training and evaluation, `live_wall_seconds` included, freed lanes filled at once.
         form: In which the lanes are computed.
         direct_work_ratio: Estimated work of the direct form against that of rank space.
     """
@@ -108,15 +110,18 @@ class Plan(FeaturePlan):
 def plan_features(prepared: Prepared, cache_dir: Path) -> FeaturePlan:
     """Count the images that the cache lacks, and time the backbone on a few if there are any."""
     backbone, data = prepared.backbone, prepared.data
-    splits = (data.train, data.val, data.test)
+    splits = (*prepared.views.cached(data.train), data.val, data.test)
     n_images = sum(split.n_images for split in splits)
     n_missing = sum(n_images_missing(backbone, split, cache_dir) for split in splits)
-    wall_seconds = n_missing * _seconds_per_image(prepared, min(CALIBRATION_IMAGES, n_missing)) if n_missing else 0.0
+    n_live = 0 if prepared.views.n_cached else data.train.n_images
+    n_timed = min(CALIBRATION_IMAGES, n_missing + n_live)
+    seconds_per_image = _seconds_per_image(prepared, n_timed) if n_timed else 0.0
     return FeaturePlan(
         n_images=n_images,
         n_images_missing=n_missing,
-        feature_wall_seconds=wall_seconds,
+        feature_wall_seconds=n_missing * seconds_per_image,
         cache_bytes=n_images * backbone.tokens * sum(backbone.widths) * DTYPE.itemsize,
+        live_wall_seconds=n_live * seconds_per_image,
     )
 
 
@@ -144,9 +149,11 @@ def plan_study(features: FeaturePlan, prepared: Prepared) -> Plan:
     step_seconds = _step_seconds(prepared, min(CALIBRATION_LANES, n_parallel))
     if study.halving is None:  # all lanes of a stack end together
         n_full, n_left_over = divmod(n_lanes, n_parallel)
+        n_stacks: float = n_full + bool(n_left_over)
         stack_seconds = n_full * step_seconds(n_parallel) + (step_seconds(n_left_over) if n_left_over else 0.0)
     else:  # freed lanes are filled at once
-        stack_seconds = n_lanes / n_parallel * step_seconds(n_parallel)
+        n_stacks = n_lanes / n_parallel
+        stack_seconds = n_stacks * step_seconds(n_parallel)
     work = spec.work
     return Plan(
         **asdict(features),
@@ -158,7 +165,7 @@ def plan_study(features: FeaturePlan, prepared: Prepared) -> Plan:
         n_epochs=study.epochs,
         steps_per_epoch=n_batches(n_train, study.batch_size),
         lane_epochs=n_lanes * n_epochs,
-        search_wall_seconds=n_epochs * costly_steps * stack_seconds,
+        search_wall_seconds=n_epochs * (costly_steps * stack_seconds + n_stacks * features.live_wall_seconds),
         form=spec.form,
         direct_work_ratio=work["direct"] / work["rank space"],
     )

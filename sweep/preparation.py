@@ -11,6 +11,7 @@ from sweep.errors import UsageError
 from sweep.precision import require_fp32_sums
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study import Study
+from sweep.views import TrainingViews
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Prepared:
         data: The three splits.
         backbone: On `device`.
         spec: Shape of the side-networks.
+        views: What they see of their training images.
         on_bad_image: What was done with image files that cannot be read.
     """
 
@@ -33,6 +35,7 @@ class Prepared:
     data: DataSet
     backbone: Backbone
     spec: SideNetworkSpec
+    views: TrainingViews
     on_bad_image: OnBadImage
 
 
@@ -86,7 +89,8 @@ def prepare(
             f"--precision bf16 is for side-networks in rank space, and at --max-rank {study.max_rank} the direct form "
             f"costs less, which computes in fp32; leave --precision out, or lower --max-rank"
         )
-    return Prepared(study, n_parallel, device, data, backbone, spec, on_bad_image)
+    views = TrainingViews.of(study, data.train, backbone.transform)
+    return Prepared(study, n_parallel, device, data, backbone, spec, views, on_bad_image)
 
 
 def check_precision(precision: str, device: torch.device) -> None:

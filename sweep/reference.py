@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sweep.batches import StageData
+from sweep.batches import StageData, TrainingData
 from sweep.engine import Stack, split_logits, train
 from sweep.lanes import LaneConfig
 from sweep.metrics import classification_metrics
@@ -41,7 +41,7 @@ class ProbeResult:
 
 def tuned_linear_probe(
     spec: SideNetworkSpec,
-    train_data: StageData,
+    train_data: TrainingData,
     val_data: StageData,
     test_data: StageData,
     *,
@@ -65,7 +65,8 @@ def tuned_linear_probe(
         device: Where to train.
     """
     tokens = spec.plain(1).head.tokens
-    pooled_train, pooled_val, pooled_test = (data.pooled(tokens) for data in (train_data, val_data, test_data))
+    pooled_train = train_data.pooled(tokens)
+    pooled_val, pooled_test = (data.pooled(tokens) for data in (val_data, test_data))
     configs = [probe_config(float(lr)) for lr in LEARNING_RATES]
     stages = range(1, spec.n_stages)
     candidates = []

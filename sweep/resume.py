@@ -9,6 +9,7 @@ from sweep.budget import Budget
 from sweep.device import device_named
 from sweep.errors import SweepError, UsageError
 from sweep.preparation import Prepared, prepare
+from sweep.recipes import OWN_FUNCTION, UNDECLARED
 from sweep.reporter import Reporter
 from sweep.run_folder import RESTORE, RunFolder, read_json, require_entries
 from sweep.run_record import file_sha256
@@ -19,7 +20,7 @@ from sweep.study import DATA_OBJECTS, LoadedStudy, Study, load_study, study_name
 
 DECIDED_BY_OPTIONS = (
     *("trials", "epochs", "batch_size", "backbone", "image_size", "data", "group_size", "stages", "pool"),
-    *("modules_per_block", "precision", "max_rank", "seeds", "seed"),
+    *("modules_per_block", "precision", "max_rank", "seeds", "seed", "augment", "views", "cache"),
 )
 """Declarations that `sweep run` may have overridden: they are taken from the run's record."""
 
@@ -85,7 +86,7 @@ def resume_run(
 
 
 def _read_config(folder: RunFolder) -> dict[str, Any]:
-    config = read_json(folder.config_path)
+    config = {**UNDECLARED, **read_json(folder.config_path)}
     entries: dict[str, Any] = {
         **dict.fromkeys(("study", "backbone", "backbone_fingerprint", "sampler", "device", "on_bad_image"), str),
         **dict.fromkeys(("splits.train", "splits.val", "splits.test"), dict),
@@ -132,19 +133,27 @@ def _as_recorded(loaded: LoadedStudy, folder: RunFolder, config: dict[str, Any],
     overrides = {name: config.get(name) for name in DECIDED_BY_OPTIONS}
     if overrides["data"] == DATA_OBJECTS:
         overrides["data"] = None  # the study's own, if its file is given
+    if overrides["augment"] == OWN_FUNCTION:
+        overrides["augment"] = None  # likewise
+        if isinstance(loaded.study.augment, str):
+            raise _changed(loaded, folder, "augment", loaded.study.augment, OWN_FUNCTION)
     if config["sampler"] in SAMPLERS:
         overrides["sampler"] = config["sampler"]
     study: Study = loaded.study.override(**overrides)
     declared = json.loads(json.dumps(study.declarations()))
-    for name in (*DECIDED_BY_STUDY, "sampler"):
+    for name in (*DECIDED_BY_STUDY, "sampler", "augment", "views"):
         if declared[name] != config.get(name):
-            raise UsageError(
-                f"{loaded.path} declares {name} = {declared[name]!r}, and {folder.path} was begun with "
-                f"{config.get(name)!r}; undo the change, or begin a new run"
-            )
+            raise _changed(loaded, folder, name, declared[name], config.get(name))
     if file_sha256(loaded.path) != config.get("study_sha256"):
         reporter.message(f"note: {loaded.path} is not the file that the run began with; its suggest may differ")
     return LoadedStudy(loaded.name, loaded.path, study)
+
+
+def _changed(loaded: LoadedStudy, folder: RunFolder, name: str, declared: object, recorded: object) -> UsageError:
+    return UsageError(
+        f"{loaded.path} declares {name} = {declared!r}, and {folder.path} was begun with {recorded!r}; "
+        f"undo the change, or begin a new run"
+    )
 
 
 def _check_same_inputs(prepared: Prepared, folder: RunFolder, config: dict[str, Any]) -> None:
@@ -156,6 +165,11 @@ def _check_same_inputs(prepared: Prepared, folder: RunFolder, config: dict[str, 
                 f"the {name} images of {data.name} are not those that {folder.path} was begun with; "
                 f"put them back, or begin a new run"
             )
+    if prepared.views.fingerprint != config.get("augment_fingerprint"):
+        raise UsageError(
+            f"the augmentation makes other images of {data.name} than when {folder.path} was begun; undo the change of "
+            f"the study file or of the versions of torchvision and Pillow, or begin a new run"
+        )
     if prepared.backbone.fingerprint != config["backbone_fingerprint"]:
         raise UsageError(
             f"the weights of {prepared.backbone.name} are not those that {folder.path} was begun with; "

@@ -8,18 +8,19 @@ from typing import Any
 
 import optuna
 
-from sweep.batches import StageData
+from sweep.batches import StageData, TrainingData
+from sweep.data import Split
 from sweep.engine import Stack, split_logits, train
 from sweep.features import compute_features
 from sweep.memory import available_bytes
 from sweep.metrics import classification_metrics
 from sweep.preparation import Prepared
 from sweep.reference import EPOCHS_FACTOR, probe_config
-from sweep.resident import resident_where_it_fits
 from sweep.run_folder import RunFolder, read_json, require_entries
 from sweep.runner import RESIDENT_SHARE
 from sweep.seeds import derive_seed
 from sweep.side_networks import trim_rank
+from sweep.training_data import resident_where_they_fit, training_data
 
 WEIGHTS, RECORD = "retrained.safetensors", "retrained.json"
 CHOSEN = {"winner.trial": int, "winner.params": dict, "linear_probe.stage": int, "linear_probe.lr": int | float}
@@ -55,7 +56,7 @@ def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path) -> Retrained
 
     Args:
         folder: A finished run.
-        prepared: What it ran on; its features are in the cache.
+        prepared: What it ran on; its features are in the cache, but for augmented views of val.
         cache_dir: Root of sweep's cache.
 
     Raises:
@@ -65,8 +66,15 @@ def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path) -> Retrained
     study, device = prepared.study, prepared.device
     summary = read_json(folder.summary_path)
     require_entries(folder.summary_path, summary, CHOSEN)
-    kept, val, test = (_stages(prepared, name, cache_dir) for name in ("train", "val", "test"))
-    together = kept.joined(val)
+    data, backbone = prepared.data, prepared.backbone
+
+    def stages_of(split: Split) -> StageData:
+        return compute_features(backbone, split, cache_dir=cache_dir, device=device).as_data(data.n_classes)
+
+    together = training_data(
+        prepared.views, [data.train, data.val], stages_of, backbone=backbone, device=device, n_classes=data.n_classes
+    )
+    val, test = stages_of(data.val), stages_of(data.test)
 
     winner, std = _retrained_winner(folder, prepared, summary["winner"]["params"], together, val, test)
 
@@ -101,7 +109,7 @@ def _retrained_winner(
     folder: RunFolder,
     prepared: Prepared,
     params: dict[str, Any],
-    together: StageData,
+    together: TrainingData,
     val: StageData,
     test: StageData,
 ) -> tuple[dict[str, float], float]:
@@ -109,12 +117,14 @@ def _retrained_winner(
     study, spec, device = prepared.study, prepared.spec, prepared.device
     config = study.lane_config(optuna.trial.FixedTrial(params))
     seeds = [derive_seed(study.seed, "retraining", i) for i in range(study.seeds)]
-    (train_data,) = resident_where_it_fits([together], device, round(RESIDENT_SHARE * available_bytes(device)))
+    train_data, val_data = resident_where_they_fit(
+        together, val.first(1), device, round(RESIDENT_SHARE * available_bytes(device))
+    )
     states, _ = train(
         [spec.lane(config.rank, seed).to(device) for seed in seeds],
         [config] * study.seeds,
         train_data,
-        val.first(1),  # the engine measures every epoch; val is trained on here, so that number is of no use
+        val_data,  # the engine measures every epoch; val is trained on here, so that number is of no use
         n_epochs=study.epochs,
         batch_size=study.batch_size,
         seed=study.seed,
@@ -145,9 +155,3 @@ def read_retrained(folder: RunFolder) -> Retrained | None:
     numbers = {name: int | float for name in names if name not in ("winner", "linear_probe")}
     require_entries(path, value, {**numbers, "winner.top1": float, "linear_probe.top1": float})
     return Retrained(**{name: value[name] for name in names})
-
-
-def _stages(prepared: Prepared, name: str, cache_dir: Path) -> StageData:
-    split = getattr(prepared.data, name)
-    features = compute_features(prepared.backbone, split, cache_dir=cache_dir, device=prepared.device)
-    return features.as_data(prepared.data.n_classes)

@@ -19,7 +19,7 @@ from sweep.reference import ProbeResult
 from sweep.storage import shown_url
 from sweep.study import LoadedStudy
 
-PACKAGES = ("sweep", "torch", "timm", "optuna", "numpy", "pandas")
+PACKAGES = ("sweep", "torch", "torchvision", "timm", "optuna", "numpy", "pandas", "pillow")
 
 
 @dataclass
@@ -75,6 +75,7 @@ def run_config(
         "splits": {name: {"images": s.n_images, "fingerprint": s.fingerprint} for name, s in splits.items()},
         "backbone_fingerprint": backbone.fingerprint,
         "transform": asdict(backbone.transform),
+        "augment_fingerprint": prepared.views.fingerprint,
         "versions": {
             "python": platform.python_version(),
             **{package: importlib.metadata.version(package) for package in PACKAGES},

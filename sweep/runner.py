@@ -10,10 +10,9 @@ from typing import Any
 import optuna
 import torch
 
-from backbones import Backbone
-from sweep.batches import StageData
+from sweep.batches import StageData, TrainingData
 from sweep.budget import Budget
-from sweep.data import DataSet, OnBadImage
+from sweep.data import OnBadImage, Split
 from sweep.device import device_named
 from sweep.driver import Search, Winner
 from sweep.engine import Stack, split_logits
@@ -23,10 +22,10 @@ from sweep.metrics import classification_metrics
 from sweep.planner import plan_features, plan_study
 from sweep.preparation import Prepared, prepare
 from sweep.proposals import Proposals
+from sweep.recipes import described
 from sweep.reference import tuned_linear_probe
 from sweep.reporter import Reporter
 from sweep.requests import Inbox
-from sweep.resident import resident_where_it_fits
 from sweep.run_folder import RunFolder, read_json, read_weights, require_entries
 from sweep.run_record import WallSeconds, run_config, run_summary
 from sweep.samplers import AskTellSampler, make_sampler
@@ -36,6 +35,7 @@ from sweep.snapshot import capture, restore
 from sweep.snapshot_files import SnapshotFiles
 from sweep.storage import check_storage_free, create_optuna_study, shown_url
 from sweep.study import LoadedStudy, Study
+from sweep.training_data import resident_where_they_fit, training_data
 
 RESIDENT_SHARE = 0.5
 """Of the memory that a GPU has left beside a stack, what features kept there may take."""
@@ -43,7 +43,7 @@ RESIDENT_SHARE = 0.5
 
 @dataclass(frozen=True)
 class _Splits:
-    train: StageData
+    train: TrainingData
     val: StageData
     test: StageData
     n_computed: int
@@ -137,7 +137,7 @@ def carry_out(
     _announce(prepared, folder, reporter)
 
     feature_plan = plan_features(prepared, cache_dir)
-    splits = _features(prepared.backbone, prepared.data, cache_dir, device, reporter, seconds)
+    splits = _features(prepared, cache_dir, reporter, seconds)
 
     plan = plan_study(feature_plan, prepared)
     reporter.message(
@@ -145,8 +145,8 @@ def carry_out(
         f"{plan.lanes_that_fit} fit in memory"
     )
     left_bytes = plan.available_bytes - plan.shared_bytes - plan.n_parallel * plan.bytes_per_lane
-    train_data, val_data = resident_where_it_fits(
-        [splits.train, splits.val], device, round(RESIDENT_SHARE * max(0, left_bytes))
+    train_data, val_data = resident_where_they_fit(
+        splits.train, splits.val, device, round(RESIDENT_SHARE * max(0, left_bytes))
     )
     snapshots = SnapshotFiles(folder.snapshots_path, reporter.message)
     try:
@@ -256,6 +256,8 @@ def _announce(prepared: Prepared, folder: RunFolder, reporter: Reporter) -> None
     reporter.message(
         f"backbone: {backbone.name}, {backbone.tokens} tokens x {spec.described_widths}, {spec.n_stages} stages"
     )
+    if views := described(prepared.study.declarations()):
+        reporter.message(f"training images: {views}")
 
 
 def _winner_of(search: Search, folder: RunFolder, loaded: LoadedStudy) -> Winner:
@@ -273,33 +275,34 @@ def _winner_of(search: Search, folder: RunFolder, loaded: LoadedStudy) -> Winner
     )
 
 
-def _features(
-    backbone: Backbone,
-    data: DataSet,
-    cache_dir: Path,
-    device: torch.device,
-    reporter: Reporter,
-    seconds: WallSeconds,
-) -> _Splits:
+def _features(prepared: Prepared, cache_dir: Path, reporter: Reporter, seconds: WallSeconds) -> _Splits:
     """The stages of all splits, from the cache where they are there."""
-    splits, n_computed, n_images = {}, 0, 0
-    for name, split in (("train", data.train), ("val", data.val), ("test", data.test)):
+    backbone, data, device = prepared.backbone, prepared.data, prepared.device
+    n_computed, n_images = 0, 0
+
+    def stages_of(split: Split) -> StageData:
+        nonlocal n_computed, n_images
         features = compute_features(
             backbone,
             split,
             cache_dir=cache_dir,
             device=device,
-            on_progress=partial(reporter.features, name),
+            on_progress=partial(reporter.features, split.name),
         )
-        splits[name] = features.as_data(data.n_classes)
         seconds.features += features.wall_seconds
         n_computed += features.n_computed
         n_images += split.n_images
+        return features.as_data(data.n_classes)
+
+    train = training_data(
+        prepared.views, [data.train], stages_of, backbone=backbone, device=device, n_classes=data.n_classes
+    )
+    val, test = stages_of(data.val), stages_of(data.test)
     if n_computed:
         reporter.message(f"features: {n_computed} of {n_images} images computed in {seconds.features:.0f} s")
     else:
         reporter.message(f"features: all {n_images} images from the cache, no backbone forward")
-    return _Splits(**splits, n_computed=n_computed)
+    return _Splits(train, val, test, n_computed)
 
 
 def _test_winner(

@@ -1,8 +1,16 @@
 """Every random number of a study comes from its seed and a purpose, never from a lane's position or global state."""
 
 import hashlib
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
+
+global_state = threading.Lock()
+"""Held by a thread while code that is not sweep's may draw from a global random state, or set one."""
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
@@ -14,3 +22,19 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
 def generator(seed: int, *purpose: str | int) -> torch.Generator:
     """A CPU generator for one purpose."""
     return torch.Generator().manual_seed(derive_seed(seed, *purpose))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the global random states of Python, NumPy and PyTorch for this thread alone, and put them back."""
+    with global_state:
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            torch.set_rng_state(states[2])

@@ -12,6 +12,7 @@ from sweep.errors import UsageError
 from sweep.lanes import LaneConfig
 from sweep.objectives import METRICS, OTHER_OBJECTIVES, Direction, Objectives
 from sweep.pruning import Halving
+from sweep.recipes import NONE, OWN_FUNCTION, Augment, Cache, check_declared
 from sweep.user_code import execute, line_of
 
 if TYPE_CHECKING:
@@ -45,6 +46,12 @@ class Study:
         modules_per_block: `T`, low-rank attention modules a stage.
         pool: The head reads the `"mean"` of the patch tokens, or the `"class"` token.
         precision: Of products with frozen features, `"fp32"` or, on a GPU, `"bf16"`; everything else is fp32.
+        augment: Of training images, at random: recipes by name, `"flip"`, `"crop"`, `"colour"` or several as in
+            `"flip-crop"`; or a function from an RGB Pillow image to another, such as torchvision's transforms.
+        views: Augmented views of every training image whose features are cached, and which epochs take in turn; 4 if
+            not given.
+        cache: `"off"` to compute the features of training images in every step, once for all lanes, from views that
+            are fresh in every epoch, and to keep none of them.
         trials: Configurations to train.
         epochs: Passes over the training images, for every trial.
         batch_size: Images a step.
@@ -73,6 +80,9 @@ class Study:
     modules_per_block: int = 1
     pool: "Pool" = "mean"
     precision: "Precision" = "fp32"
+    augment: str | Augment = NONE
+    views: int | None = None
+    cache: Cache = "on"
     trials: int = 32
     epochs: int = 12
     batch_size: int = 32
@@ -106,6 +116,7 @@ class Study:
             raise UsageError(f"precision must be 'fp32' or 'bf16', not {self.precision!r}")
         if self.halving is not None and not isinstance(self.halving, Halving):
             raise UsageError(f"Study.halving must be a sweep.Halving or None, not {self.halving!r}")
+        check_declared(self.augment, self.views, self.cache)
         self._check_objectives()
 
     def _check_stages(self, stages: object) -> None:
@@ -147,6 +158,7 @@ class Study:
         return {
             **declared,
             "data": self.data if isinstance(self.data, str) else DATA_OBJECTS,
+            "augment": self.augment if isinstance(self.augment, str) else OWN_FUNCTION,
             "objectives": dict(self.objectives),
             "metrics": list(self.metrics),
             "halving": None if self.halving is None else asdict(self.halving),
@@ -155,10 +167,15 @@ class Study:
         }
 
     def override(self, **values: Any) -> "Study":
-        """The study with other declarations; None leaves the study's own. A given `group_size` ends its `stages`."""
+        """The study with other declarations; None leaves the study's own.
+
+        A given `group_size` ends its `stages`; `augment="none"` or `cache="off"` end its `views`.
+        """
         given = {name: value for name, value in values.items() if value is not None}
         if "group_size" in given:
             given.setdefault("stages", None)
+        if given.get("augment") == NONE or given.get("cache") == "off":
+            given.setdefault("views", None)
         return replace(self, **given)
 
     def check_baseline(self) -> None:

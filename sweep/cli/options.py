@@ -44,6 +44,23 @@ PoolName = Annotated[str | None, typer.Option(help="What the head reads: `mean` 
 PrecisionName = Annotated[
     str | None, typer.Option(help="Of products with frozen features: `fp32`, or `bf16` on a GPU.")
 ]
+Augment = Annotated[
+    str | None,
+    typer.Option(
+        help="Random changes of training images: `flip`, `crop`, `colour`, several such as `flip-crop`, or `none`."
+    ),
+]
+Views = Annotated[
+    int | None,
+    typer.Option(help="V: augmented views of every training image to cache; epochs take them in turn. 4 if not given."),
+]
+CacheName = Annotated[
+    str | None,
+    typer.Option(
+        help="`off`: run the backbone in every step, once for all lanes, on views that are fresh in every epoch; "
+        "features of training images are then not kept."
+    ),
+]
 MaxRank = Annotated[int | None, typer.Option(help="Rank that lanes are padded to; the study's largest.")]
 Seeds = Annotated[
     int | None,

@@ -26,6 +26,9 @@ def plan(
     modules_per_block: options.ModulesPerBlock = None,
     pool: options.PoolName = None,
     precision: options.PrecisionName = None,
+    augment: options.Augment = None,
+    views: options.Views = None,
+    cache: options.CacheName = None,
     max_rank: options.MaxRank = None,
     seeds: options.Seeds = None,
     sampler: options.Sampler = None,
@@ -55,6 +58,9 @@ def plan(
         modules_per_block=modules_per_block,
         pool=pool,
         precision=precision,
+        augment=augment,
+        views=views,
+        cache=cache,
         max_rank=max_rank,
         seeds=seeds,
         sampler=sampler,
@@ -74,10 +80,12 @@ def plan(
 def show_plan(console: Console, plan: "Plan") -> None:
     """Print a plan, one line a cost."""
     n_cached = plan.n_images - plan.n_images_missing
+    live = [("train features", f"{plan.live_wall_seconds:.1f} s in every epoch of a stack; none is kept")]
     table = Table(show_header=False, box=None)
     for name, value in (
         ("feature pass", f"{plan.feature_wall_seconds:.1f} s: {plan.n_images_missing} images, {n_cached} in the cache"),
         ("feature cache", f"{_size(plan.cache_bytes)} on disk for {plan.n_images} images"),
+        *(live if plan.live_wall_seconds else []),
         ("memory", f"{_size(plan.available_bytes)} available"),
         ("shared by lanes", _size(plan.shared_bytes)),
         ("a lane", _size(plan.bytes_per_lane)),

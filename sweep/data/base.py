@@ -57,6 +57,29 @@ class Split:
         file = f" ({self.source(index)})" if self.source else ""
         return f"image {index} of split {self.name!r}{file}"
 
+    def joined(self, other: "Split") -> "Split":
+        """These images and then those of `other`."""
+        n_own = self.n_images
+
+        def where(index: int) -> tuple["Split", int]:
+            return (self, index) if index < n_own else (other, index - n_own)
+
+        def opener(index: int) -> Image.Image:
+            part, place = where(index)
+            return part.open(place)
+
+        def source(index: int) -> str:
+            part, place = where(index)
+            return part.describe(place)
+
+        return Split(
+            f"{self.name} and {other.name}",
+            np.concatenate([self.labels, other.labels]),
+            opener,
+            lambda: digest_of(["joined", self.fingerprint, other.fingerprint]),
+            source,
+        )
+
 
 @dataclass(frozen=True)
 class SkippedImage:

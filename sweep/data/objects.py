@@ -2,7 +2,6 @@
 
 import hashlib
 import operator
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from sweep.data.base import DataSet, Indices, Labels, Split, digest_of
 from sweep.data.files import ImageChecker, require_plain_colours
 from sweep.data.splitting import SPLIT_NAMES, divided
 from sweep.errors import SweepError, UsageError
+from sweep.seeds import global_state
 
 WHOLE = "all"
 
@@ -37,10 +37,7 @@ def object_data(objects: Mapping[str, Any], *, seed: int, checker: ImageChecker)
             f"Study.data has the parts {', '.join(map(str, objects)) or 'none'}; "
             f"give train, test and, optionally, val, or all, to have them split at random"
         )
-    lock = threading.Lock()
-    items = [
-        _Item(split, part, index, lock) for split, part in objects.items() for index in range(_length(split, part))
-    ]
+    items = [_Item(split, part, index) for split, part in objects.items() for index in range(_length(split, part))]
     found: list[tuple[int, str]] = [(0, "")] * len(items)
 
     def look(index: int) -> None:
@@ -83,13 +80,13 @@ def _length(split: str, part: Any) -> int:
 class _Item:
     """One item of a data set that the user made."""
 
-    def __init__(self, split: str, part: Any, index: int, lock: threading.Lock):
+    def __init__(self, split: str, part: Any, index: int):
         self.split, self.name = split, f"Study.data[{split!r}][{index}]"
-        self._part, self._index, self._lock = part, index, lock
+        self._part, self._index = part, index
 
     def _fetched(self) -> tuple[Image.Image, Any]:
         try:
-            with self._lock:
+            with global_state:
                 item = self._part[self._index]
                 if isinstance(item, tuple | list) and item and isinstance(item[0], Image.Image):
                     item[0].load()  # where the file was opened only
@@ -129,7 +126,8 @@ def _require_repeatable(item: _Item, digest: str) -> None:
     """Refuse a data set whose items differ from one time to the next."""
     if item.label_and_digest()[1] != digest:
         raise UsageError(
-            f"{item.name} is another image every time; features are computed once, so leave random transforms out"
+            f"{item.name} is another image every time; leave random transforms out, and declare them as Study.augment, "
+            f"which makes them repeatable"
         )
 
 

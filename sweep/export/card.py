@@ -105,8 +105,9 @@ def _data(config: ModelConfig) -> str:
     sizes = ", ".join(f"{split['images']} {name}" for name, split in training["splits"].items())
     names = ", ".join(map(markdown_text, config.class_names))
     notice = f"\n\n{markdown_text(training['data_notice'])}" if training["data_notice"] else ""
+    seen = f" ({markdown_text(training['images'])})" if training["images"] else ""
     return (
-        f"## Data\n\n{markdown_text(training['data'])}: {sizes} images. Trained on train.{notice}\n\n"
+        f"## Data\n\n{markdown_text(training['data'])}: {sizes} images. Trained on train{seen}.{notice}\n\n"
         f"{len(config.class_names)} classes: {names}."
     )
 

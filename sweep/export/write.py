@@ -31,6 +31,7 @@ from sweep.export.config import (
 from sweep.export.graph import require_onnx, write_onnx, write_torch_export
 from sweep.export.model import AdaptedModel, assemble
 from sweep.export.selection import Chosen, choose
+from sweep.recipes import described
 from sweep.results import Results, load_results
 from sweep.run_folder import RunFolder
 from sweep.side_networks.spec import SideNetworkSpec
@@ -137,7 +138,7 @@ def _model_config(results: Results, spec: SideNetworkSpec, chosen: Sequence[Chos
         side_network=spec,
         members=tuple(Member(c.weights.trial, c.weights.rank, c.hyperparameters) for c in chosen),
         class_names=tuple(recorded["classes"]),
-        training={name: recorded[name] for name in RECORDED},
+        training={**{name: recorded[name] for name in RECORDED}, "images": described(recorded)},
     )
 
 

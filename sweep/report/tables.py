@@ -8,6 +8,7 @@ import pandas as pd
 from backbones import Taps, recorded_stages
 from sweep.export.card import METRICS, command_line
 from sweep.export.selection import hyperparameters_of
+from sweep.recipes import described
 from sweep.report import page
 from sweep.report.figures import BASELINE
 from sweep.report.page import Cell
@@ -61,6 +62,7 @@ def answer(results: Results, winner: int) -> str:
         "classes": ", ".join(classes[:N_NAMED_CLASSES]) + more,
         "backbone": f"{config['backbone']} at {config['transform']['image_size']} px, "
         f"{Taps(config['group_size'], recorded_stages(config.get('stages')))}",
+        **({"training images": views} if (views := described(config)) else {}),
         "trials": ", ".join(f"{count} {state}" for state, count in states.items()),
         f"trial {winner}": ", ".join(f"{k} = {_number(v)}" for k, v in hyperparameters_of(row, results.trials).items()),
     }

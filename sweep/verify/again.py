@@ -1,13 +1,14 @@
 """A recorded trial trained again: by the engine with nothing beside it, and step by step against plain PyTorch."""
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
 
-from sweep.batches import StageData, n_batches, training_batches
+from sweep.batches import Batch, StageData, TrainingData, n_batches, training_batches
 from sweep.engine import Lane, Stack, Training
 from sweep.losses import LaneLosses
 from sweep.measurement import measure_lanes
@@ -35,7 +36,7 @@ class Setting:
     """
 
     spec: SideNetworkSpec
-    train_data: StageData
+    train_data: TrainingData
     val_data: StageData
     n_epochs: int
     batch_size: int
@@ -93,27 +94,37 @@ def steps_beside_plain_loop(trial: RecordedTrial, setting: Setting, n_steps: int
     """
     rank, config = trial.config.rank, trial.config
     total = setting.n_epochs * setting.steps_per_epoch
-    batches = list(itertools.islice(_batches(trial, setting), n_steps))
+    n_steps = min(n_steps, trial.epochs * setting.steps_per_epoch)
     lane = replace(setting.spec, precision="fp32").lane(rank, trial.seeds[0]).to(setting.device, torch.float64)
     plain = setting.spec.plain(rank).to(setting.device, torch.float64)
     plain.load_state_dict(trim_rank(lane.state_dict(), rank))
-    train_plainly(plain, config, setting.train_data, batches, n_steps=total, steps_per_epoch=setting.steps_per_epoch)
-
     stack = Stack([lane, lane])  # alone: beside itself
+    with closing(_batches(trial, setting, stack.like)) as batches:
+        train_plainly(
+            plain,
+            config,
+            setting.train_data,
+            islice(batches, n_steps),
+            n_steps=total,
+            steps_per_epoch=setting.steps_per_epoch,
+        )
+
     losses_of = LaneLosses([config] * 2, setting.train_data.class_counts.to(setting.device), torch.float64)
     optimizers = LaneOptimizers(stack.params, [config] * 2)
     factors = schedule_factors([config] * 2, total, setting.steps_per_epoch).to(setting.device)
-    for step, indices in enumerate(batches):
-        stages, labels = setting.train_data.batch(indices, stack.like)
-        _, gradients = stack.gradients(stages, labels, losses_of)
-        optimizers.step(gradients, factors[step])
+    with closing(_batches(trial, setting, stack.like)) as batches:
+        for step, (stages, labels) in enumerate(islice(batches, n_steps)):
+            _, gradients = stack.gradients(stages, labels, losses_of)
+            optimizers.step(gradients, factors[step])
     expected = {name: tensor.cpu() for name, tensor in plain.state_dict().items()}
-    return len(batches), largest_difference(trim_rank(stack.lane_state(0), rank), expected)
+    return n_steps, largest_difference(trim_rank(stack.lane_state(0), rank), expected)
 
 
-def _batches(trial: RecordedTrial, setting: Setting) -> Iterator[Tensor]:
+def _batches(trial: RecordedTrial, setting: Setting, like: Tensor) -> Generator[Batch]:
+    """All that a trial learned from, batch after batch."""
+    data = setting.train_data
     for order in trial.orders:
-        yield from training_batches(len(setting.train_data), setting.batch_size, setting.seed, order)
+        yield from data.batches(order, training_batches(len(data), setting.batch_size, setting.seed, order), like)
 
 
 def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:

@@ -12,18 +12,22 @@ import torch
 from torch import Tensor
 
 from sweep.batches import StageData
+from sweep.data import Split
 from sweep.errors import SweepError, UsageError
 from sweep.export.selection import winner_of
 from sweep.features import compute_features
 from sweep.lane_weights import weights_of
 from sweep.lanes import LaneConfig
 from sweep.preparation import check_precision, side_network_spec
+from sweep.recipes import OWN_FUNCTION, UNDECLARED
 from sweep.recorded import recorded_backbone, recorded_data
 from sweep.results import Results, load_results
 from sweep.run_folder import RESTORE, RunFolder
 from sweep.study import Study
+from sweep.training_data import training_data
 from sweep.verify.again import CurveKey, Setting, largest_difference, steps_beside_plain_loop, train_again
 from sweep.verify.record import RecordedTrial, recorded_trial
+from sweep.views import TrainingViews
 
 DECLARATIONS = ("max_rank", "modules_per_block", "pool", "precision", "epochs", "batch_size", "seed")
 PLAIN_STEPS = 50
@@ -130,17 +134,33 @@ def verify_trial(
 def _setting(
     config: Mapping[str, Any], trial_config: LaneConfig, device: torch.device, cache_dir: Path, data: str | None
 ) -> Setting:
-    study = Study(suggest=lambda trial: trial_config, baseline={}, **{name: config[name] for name in DECLARATIONS})
+    declared = {name: config[name] for name in DECLARATIONS}
+    declared |= {name: config.get(name, default) for name, default in UNDECLARED.items()}
+    if declared["augment"] == OWN_FUNCTION:
+        raise UsageError(
+            f"the run augmented with {OWN_FUNCTION} {config.get('study_file')}, and nothing that a run folder names is "
+            f"executed; a trial can be verified where augment is a recipe's name"
+        )
+    study = Study(suggest=lambda trial: trial_config, baseline={}, **declared)
     check_precision(study.precision, device)
     images = recorded_data(config, cache_dir, splits=("train", "val"), moved_to=data)
     backbone = recorded_backbone(config, cache_dir, device)
 
-    def stages(split: str) -> StageData:
-        features = compute_features(backbone, getattr(images, split), cache_dir=cache_dir, device=device)
-        return features.as_data(images.n_classes)
+    views = TrainingViews.of(study, images.train, backbone.transform)
+    if views.fingerprint != config.get("augment_fingerprint"):
+        raise SweepError(
+            f"{study.augment} makes other images of the run's than it did then; install the versions of torchvision "
+            f"and Pillow that its config.json names"
+        )
 
+    def stages_of(split: Split) -> StageData:
+        return compute_features(backbone, split, cache_dir=cache_dir, device=device).as_data(images.n_classes)
+
+    train_data = training_data(
+        views, [images.train], stages_of, backbone=backbone, device=device, n_classes=images.n_classes
+    )
     spec = side_network_spec(study, images, backbone)
-    return Setting(spec, stages("train"), stages("val"), study.epochs, study.batch_size, study.seed, device)
+    return Setting(spec, train_data, stages_of(images.val), study.epochs, study.batch_size, study.seed, device)
 
 
 def _curve(trial: RecordedTrial) -> dict[CurveKey, float]:

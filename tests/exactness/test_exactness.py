@@ -69,7 +69,12 @@ def run_stack(
 
 def plain_loop(module: nn.Module, config: LaneConfig) -> dict[str, Tensor]:
     """One trial alone: `nn.Module`, `torch.optim`, `LambdaLR`, no stack and no padding."""
-    batches = [b for epoch in range(1, EPOCHS + 1) for b in training_batches(len(TRAIN), BATCH_SIZE, SEED, epoch)]
+    like = next(module.parameters())
+    batches = [
+        batch
+        for epoch in range(1, EPOCHS + 1)
+        for batch in TRAIN.batches(epoch, training_batches(len(TRAIN), BATCH_SIZE, SEED, epoch), like)
+    ]
     steps_per_epoch = -(-len(TRAIN) // BATCH_SIZE)
     train_plainly(module, config, TRAIN, batches, n_steps=EPOCHS * steps_per_epoch, steps_per_epoch=steps_per_epoch)
     return {name: p.detach() for name, p in module.named_parameters()}
