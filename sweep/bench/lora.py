@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.timm_vit import TimmViT
-from sweep.batches import StageData, n_batches, training_batches
+from sweep.batches import Batch, StageData, n_batches, training_batches
 from sweep.bench.rows import with_lora
 from sweep.data import Split
 from sweep.engine import EVALUATION_BATCH_SIZE
@@ -134,9 +134,11 @@ def train_lora(
     study, measured = prepared.study, []
     steps_per_epoch = n_batches(len(data), study.batch_size)
 
-    def batches() -> Iterator[Tensor]:
+    like = next(module.parameters())
+
+    def batches() -> Iterator[Batch]:
         for epoch in range(1, study.epochs + 1):
-            yield from training_batches(len(data), study.batch_size, study.seed, epoch)
+            yield from data.batches(epoch, training_batches(len(data), study.batch_size, study.seed, epoch), like)
             if val_data is not None:
                 measured.append(_metrics_of(module, val_data))
 
