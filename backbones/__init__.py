@@ -1,4 +1,4 @@
-"""Frozen pretrained networks behind one protocol: images to stages, a fingerprint, a transform."""
+"""Frozen pretrained networks behind one protocol: images or texts to stages, a fingerprint, a transform."""
 
 import difflib
 from collections.abc import Sequence
@@ -21,8 +21,10 @@ UNTRAINED_PREFIX = "untrained:"
 BACKBONES: dict[str, str] = {
     "dinov2_small_focus": "DINOv2-S-derived ViT-S/14 out of a package (90 MB, fetched once with pip); 112 px",
     "efficientnet_lite0": "EfficientNet-Lite0 out of a package (17 MB, fetched once with pip); 224 px",
+    "minilm_l6": "MiniLM-L6 text encoder out of a package (84 MB, fetched once with pip); 128 tokens",
     "tiny-untrained": "ViT of 4 blocks x 32 with seeded random weights, 32 px: for trying things out",
 }
+TEXT_BACKBONES = ("minilm_l6",)
 
 
 def is_path(name: str) -> bool:
@@ -36,6 +38,7 @@ def load_backbone(
     group_size: int = 1,
     stages: int | Sequence[int] | None = None,
     image_size: int | None = None,
+    max_tokens: int | None = None,
     cache_dir: Path,
     device: torch.device | str = "cpu",
     from_record: bool = False,
@@ -44,10 +47,12 @@ def load_backbone(
 
     Args:
         name: one of `BACKBONES`, a timm model for which there is an adapter (weights from the hub),
-            ``untrained:TIMM_NAME`` for seeded random weights, an entry point, or ``PATH.py:FUNCTION``; see `own.py`.
+            ``untrained:TIMM_NAME`` for seeded random weights, an entry point, or ``PATH.py:FUNCTION``, see `own.py`; or
+            a text network of transformers, ``./FOLDER`` or a name on the hub with a slash in it, see `text_models.py`.
         group_size: g, blocks between two stages; see `Taps`.
         stages: instead of `group_size`, how many stages, or the numbers of the blocks to tap after.
         image_size: side of the square input in pixels; None for the backbone's own.
+        max_tokens: of a text, the first so many are read; None for the backbone's own.
         cache_dir: root of sweep's cache.
         device: where the backbone runs.
         from_record: whether the name stands in a file that somebody else may have written, and not in a command.
@@ -58,13 +63,35 @@ def load_backbone(
     """
     if image_size is not None and image_size < 1:
         raise UsageError(f"image size {image_size} is not a positive number of pixels")
+    if max_tokens is not None and max_tokens < 1:
+        raise UsageError(f"max tokens {max_tokens} is not a positive number of tokens")
     if from_record and is_path(name):
         raise UsageError(
             f"the backbone is recorded as {name}, and no file is executed because a record names it. Register its "
             f"function as an entry point of the group sweep.backbones, and run with that name (docs/backbones.md)"
         )
     taps = Taps(group_size, stages if isinstance(stages, int | None) else tuple(stages))
+    if name in TEXT_BACKBONES or _is_text_name(name):
+        if image_size is not None:
+            raise UsageError(f"--image-size is for images, and the backbone {name!r} reads texts; give --max-tokens")
+        return _load_text(name, taps, max_tokens, cache_dir).to(device)
+    if max_tokens is not None:
+        raise UsageError(f"--max-tokens is for texts, and the backbone {name!r} reads images; give --image-size")
     return _load(name, taps, image_size, cache_dir).to(device)
+
+
+def _is_text_name(name: str) -> bool:
+    """Whether a name is a folder's or one of the hub's: with a slash in it, which none of timm's has."""
+    return "/" in name and not is_path(name) and not name.startswith(UNTRAINED_PREFIX)
+
+
+def _load_text(name: str, taps: Taps, max_tokens: int | None, cache_dir: Path) -> "FrozenBackbone":
+    from backbones.packaged_minilm import minilm_l6
+    from backbones.text_models import text_backbone
+
+    if name in TEXT_BACKBONES:
+        return minilm_l6(taps=taps, max_tokens=max_tokens, cache_dir=cache_dir)
+    return text_backbone(name, taps=taps, max_tokens=max_tokens)
 
 
 def _load(name: str, taps: Taps, image_size: int | None, cache_dir: Path) -> "FrozenBackbone":
@@ -118,5 +145,5 @@ def _unknown(name: str) -> str:
     return (
         f"unknown backbone {name!r}{hint}\n"
         f"Give one of {', '.join(BACKBONES)}, a timm model (`sweep backbones 'vit_*'` lists some), "
-        f"{UNTRAINED_PREFIX}TIMM_NAME, or your own: ./mine.py:build"
+        f"{UNTRAINED_PREFIX}TIMM_NAME, your own (./mine.py:build), or a text network of transformers (./FOLDER)"
     )

@@ -3,13 +3,15 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.protocol import Transform, weights_fingerprint
+from backbones.text_transform import TextTransform
+from sweep.kinds import Kind
 
 
 class FrozenBackbone(nn.Module, ABC):
@@ -20,24 +22,28 @@ class FrozenBackbone(nn.Module, ABC):
     Args:
         name: The name it is loaded by.
         network: The network, which is taken over.
-        transform: Image to input.
+        transform: Image, or text, to input.
         n_blocks: Of the network.
         stage_indices: Blocks run before each stage.
         n_prefix_tokens: Class and register tokens in front of the others.
 
     Attributes:
+        kind: What it reads.
         widths: `D` of every stage.
         tokens: `L`, the same in all stages. Both are for the adapter to set.
+        causal: Whether a token's features depend on the tokens before it alone.
     """
 
+    kind: ClassVar[Kind] = "images"
     widths: tuple[int, ...]
     tokens: int
+    causal: bool = False
 
     def __init__(
         self,
         name: str,
         network: nn.Module,
-        transform: Transform,
+        transform: Transform | TextTransform,
         *,
         n_blocks: int,
         stage_indices: tuple[int, ...],
@@ -45,7 +51,7 @@ class FrozenBackbone(nn.Module, ABC):
     ) -> None:
         super().__init__()
         self.name = name
-        self.transform = transform
+        self.transform: Transform | TextTransform = transform
         self.n_blocks = n_blocks
         self.stage_indices = stage_indices
         self.n_prefix_tokens = n_prefix_tokens
@@ -54,8 +60,14 @@ class FrozenBackbone(nn.Module, ABC):
 
     @property
     def image_size(self) -> int:
-        """Side of the square input, in pixels."""
+        """Side of the square input, in pixels; of backbones that read images."""
+        assert isinstance(self.transform, Transform)
         return self.transform.image_size
+
+    @property
+    def size(self) -> str:
+        """Of its input, for the user."""
+        return f"{self.image_size} px"
 
     @property
     def width(self) -> int:
@@ -89,32 +101,32 @@ class FrozenBackbone(nn.Module, ABC):
         """Change nothing: the backbone's parameters never get a gradient."""
         return self
 
-    def stages(self, images: Tensor) -> list[Tensor]:
+    def stages(self, inputs: Tensor) -> list[Tensor]:
         """Run the network once; see `Backbone.stages`.
 
         Args:
-            images: (B, 3, image_size, image_size).
+            inputs: (B, 3, image_size, image_size) images, or (B, L) texts.
 
         Returns:
             ``len(stage_indices)`` tensors, the i-th of shape (B, L, widths[i]).
         """
         self._freeze()
         with torch.no_grad():  # not inference_mode: a side-network must be able to save these for its backward
-            return self._run(images)
+            return self._run(inputs)
 
     @abstractmethod
-    def _run(self, images: Tensor) -> list[Tensor]:
+    def _run(self, inputs: Tensor) -> list[Tensor]:
         """The stages, asked for with the network frozen and no gradient recorded; the adapter's to define."""
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Return `stages` of `images`."""
-        return self.stages(images)
+    def forward(self, inputs: Tensor) -> list[Tensor]:
+        """Return `stages` of `inputs`."""
+        return self.stages(inputs)
 
-    def _empty_image(self) -> Tensor:
-        """A batch of one black image on the network's device, to see what the stages look like."""
+    def empty_inputs(self, count: int) -> Tensor:
+        """A batch of inputs with nothing in them on the network's device, to see what the stages look like."""
         first = next(self.network.parameters(), None)
         device = torch.device("cpu") if first is None else first.device
-        return torch.zeros(1, 3, self.image_size, self.image_size, device=device)
+        return torch.zeros(count, 3, self.image_size, self.image_size, device=device)
 
 
 def pooled_tokens(grid: Tensor, size: tuple[int, int]) -> Tensor:

@@ -38,7 +38,7 @@ def overlay(name: str, config: PretrainedCfg) -> dict[str, Any] | None:
     The hub's client repeats a failed request for most of a minute before it gives up; one short request first
     tells a missing network at once.
     """
-    if not constants.HF_HUB_OFFLINE and _hub_answers():
+    if not constants.HF_HUB_OFFLINE and hub_answers():
         return None
     if (cached := cached_file(config)) is not None:
         return {"file": cached, "custom_load": False}  # the hub's files are plain state dicts
@@ -55,7 +55,8 @@ def cached_file(config: PretrainedCfg) -> str | None:
     return None
 
 
-def _hub_answers() -> bool:
+def hub_answers() -> bool:
+    """Whether the hub does, within seconds."""
     try:
         with urllib.request.urlopen(constants.ENDPOINT, timeout=HUB_PROBE_SECONDS):
             return True
@@ -81,7 +82,7 @@ class Hub:
 
     @cached_property
     def _answers(self) -> bool:
-        return not constants.HF_HUB_OFFLINE and _hub_answers()
+        return not constants.HF_HUB_OFFLINE and hub_answers()
 
     def says(self, config: PretrainedCfg) -> str:
         """Where the weights of a timm model are, for the user."""

@@ -148,7 +148,7 @@ class OwnBackbone(FrozenBackbone):
         """Learn the shapes of all stages, and hold the module to the protocol."""
         side = self.image_size
         images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
-        images = images.to(self._empty_image().device)
+        images = images.to(self.empty_inputs(1).device)
         before = weights_fingerprint(self.network.state_dict())
         with torch.no_grad():
             found, again, alone = (self._found(batch) for batch in (images, images, images[:1]))

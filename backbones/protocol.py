@@ -3,11 +3,14 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
+
+from backbones.text_transform import TextTransform
+from sweep.kinds import Kind
 
 
 @dataclass(frozen=True)
@@ -56,45 +59,53 @@ class Backbone(Protocol):
 
     Attributes:
         name: the name it was loaded by.
+        kind: what it reads.
         widths: D of every stage, the size of a token; they may differ.
         width: D of the last stage.
         n_blocks: n, the number of blocks.
         stage_indices: blocks run before each stage; the first is 0.
         n_prefix_tokens: class and register tokens; they come first.
         tokens: L, all tokens including the prefix, the same in all stages.
-        image_size: side of the square input, in pixels.
-        transform: image to input.
-        fingerprint: SHA-256 over all that the stages depend on besides the image: weights, and code that is not sweep's
-            or timm's.
+        causal: whether a token's features depend on the tokens before it alone, as those of a text decoder do.
+        size: of its input, for the user.
+        transform: image, or text, to input.
+        fingerprint: SHA-256 over all that the stages depend on besides the input: weights, and configuration, tokenizer
+            and code that are not sweep's or timm's.
     """
 
     name: str
+    kind: ClassVar[Kind]
     widths: tuple[int, ...]
     n_blocks: int
     stage_indices: tuple[int, ...]
     n_prefix_tokens: int
     tokens: int
-    transform: Transform
+    causal: bool
+    transform: Transform | TextTransform
 
     @property
     def width(self) -> int: ...  # noqa: D102
 
     @property
-    def image_size(self) -> int: ...  # noqa: D102
+    def size(self) -> str: ...  # noqa: D102
 
     @property
     def fingerprint(self) -> str: ...  # noqa: D102
 
-    def stages(self, images: torch.Tensor) -> list[torch.Tensor]:
+    def stages(self, inputs: torch.Tensor) -> list[torch.Tensor]:
         """Run the frozen network once and return its stages.
 
         Args:
-            images: (B, 3, image_size, image_size), on the backbone's device.
+            inputs: transformed images or texts, (B, …), on the backbone's device.
 
         Returns:
             The tokens entering block 0, then those leaving the tapped blocks, before any final norm: the i-th tensor is
-            (B, L, widths[i]). None of them requires a gradient.
+            (B, L, widths[i]). None of them requires a gradient. Of texts they are `backbones.stages.Stages`.
         """
+        ...
+
+    def empty_inputs(self, count: int) -> torch.Tensor:
+        """A batch of inputs with nothing in them, on the backbone's device."""
         ...
 
 

@@ -87,7 +87,7 @@ class TimmLevels(FrozenBackbone):
         )
         self._channels_last = isinstance(network, CHANNELS_LAST)
         try:
-            shapes = self._tapped(self._empty_image(), lambda grid: grid.shape)
+            shapes = self._tapped(self.empty_inputs(1), lambda grid: grid.shape)
         except (AssertionError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UsageError(f"{name!r} does not take images of {transform.image_size} px: {reason}") from error

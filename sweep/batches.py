@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backbones.stages import Stages
 from sweep.seeds import generator
 
 Batch = tuple[list[Tensor], Tensor]
@@ -94,12 +95,14 @@ class StageData:
         labels: Class indices, `(n,)`.
         n_classes: `C`.
         widths: `D` of every stage; may be left out where they are all the same.
+        lengths: Tokens of every text, `(n,)`; None of images.
     """
 
     stages: Rows
     labels: Tensor
     n_classes: int
     widths: tuple[int, ...] = field(default=(), kw_only=True)
+    lengths: Tensor | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -107,11 +110,17 @@ class StageData:
     def joined(self, other: "StageData") -> "StageData":
         """These images and then those of `other`; nothing is copied but labels."""
         stages, labels = JoinedRows(self.stages, other.stages), torch.cat([self.labels, other.labels])
-        return StageData(stages, labels, self.n_classes, widths=self.widths)
+        lengths = None
+        if self.lengths is not None and other.lengths is not None:
+            lengths = torch.cat([self.lengths, other.lengths])
+        return StageData(stages, labels, self.n_classes, widths=self.widths, lengths=lengths)
 
     def first(self, n_images: int) -> "StageData":
         """The first so many of these images."""
-        return StageData(self.stages[:n_images], self.labels[:n_images], self.n_classes, widths=self.widths)
+        lengths = None if self.lengths is None else self.lengths[:n_images]
+        return StageData(
+            self.stages[:n_images], self.labels[:n_images], self.n_classes, widths=self.widths, lengths=lengths
+        )
 
     @property
     def class_counts(self) -> Tensor:
@@ -131,14 +140,31 @@ class StageData:
             like: A tensor with the dtype and device to give the stages.
 
         Returns:
-            The stages, each `(B, L, D)` with its own `D`, and the labels, `(B,)`.
+            The stages, each `(B, L, D)` with its own `D`, and the labels, `(B,)`. Of texts the stages are `Stages`,
+            and end with the longest.
         """
         stored = torch.from_numpy(self.stages[indices.numpy()]).to(like.device)
-        return apart(stages_first(stored, like), self.widths), self.labels[indices].to(like.device)
+        stages = self._with_lengths(apart(stages_first(stored, like), self.widths), indices)
+        return stages, self.labels[indices].to(like.device)
+
+    def _with_lengths(self, stages: list[Tensor], indices: Tensor) -> list[Tensor]:
+        """The stages of a batch of texts, with how long these are; those of images as they are."""
+        if self.lengths is None:
+            return stages
+        lengths = self.lengths[indices]
+        longest = int(lengths.max())
+        return Stages((stage[:, :longest] for stage in stages), lengths.to(stages[0].device))
 
     def pooled(self, tokens: slice) -> "StageData":
-        """The same images with every stage's tokens reduced to one, their mean over `tokens`, in fp32."""
-        means = [image[:, tokens].mean(1, keepdims=True, dtype=np.float32) for image in self.stages]
+        """The same images with every stage's tokens reduced to one, their mean over `tokens`, in fp32.
+
+        Of a text they are `tokens` of those it has.
+        """
+        ends = [None] * len(self) if self.lengths is None else self.lengths.tolist()
+        means = [
+            image[:, :end][:, tokens].mean(1, keepdims=True, dtype=np.float32)
+            for image, end in zip(self.stages, ends, strict=True)
+        ]
         return StageData(np.stack(means), self.labels, self.n_classes, widths=self.widths)
 
 

@@ -1,7 +1,7 @@
 """One entry of the feature cache on disk: what it holds, how it grows, and what of it is intact.
 
 An entry is one folder. While it grows it is called `KEY.partial`; every finished batch is recorded with a checksum in
-`batches.jsonl`, so a pass that was killed goes on where it stopped. Batches start at multiples of the batch size, so
+`batches.jsonl`, with the lengths of its texts, so a pass that was killed goes on where it stopped. Batches start at multiples of the batch size, so
 the result does not depend on where a pass was resumed.
 """
 
@@ -12,7 +12,7 @@ import os
 import shutil
 import zlib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,9 @@ DATA_FILE = "stages.f16"
 BATCHES_FILE = "batches.jsonl"
 HEADER_FILE = "header.json"
 SPARE_BYTES = 16 * 2**20  # left free for the small files beside the features
+
+Batches = dict[range, list[int] | None]
+"""Batches that are here, each with the lengths of its texts; None of images."""
 
 
 class Entry:
@@ -45,12 +48,20 @@ class Entry:
         self.image_bytes = int(np.prod(shape[1:])) * DTYPE.itemsize
         self.header = {"format": FORMAT_VERSION, "shape": list(shape), "batch_size": batch_size}
         self.batches = [range(i, min(i + batch_size, shape[0])) for i in range(0, shape[0], batch_size)]
+        self._found: Batches = {}
+
+    @property
+    def lengths(self) -> list[int] | None:
+        """Tokens of every text, once all are here; None of images."""
+        parts = [self._found[batch] for batch in sorted(self._found, key=lambda batch: batch.start)]
+        return None if None in parts else [length for part in parts for length in part or ()]
 
     def is_complete(self) -> bool:
         """Whether the entry is there and its checksums hold; a damaged one becomes partial again."""
         if not self.folder.is_dir():
             return False
-        intact = sum(len(batch) for batch in intact_batches(self.folder, self.image_bytes))
+        self._found = intact_batches(self.folder, self.image_bytes)
+        intact = sum(len(batch) for batch in self._found)
         if intact == self.shape[0]:
             return True
         logger.warning(
@@ -74,16 +85,16 @@ class Entry:
             self.partial.mkdir()
             _write_durably(self.partial / HEADER_FILE, json.dumps(self.header).encode(), mode="wb")
         (self.partial / DATA_FILE).touch()
-        intact = intact_batches(self.partial, self.image_bytes)
-        missing = [batch for batch in self.batches if batch not in intact]
+        self._found = intact_batches(self.partial, self.image_bytes)
+        missing = [batch for batch in self.batches if batch not in self._found]
         needed_bytes = self.shape[0] * self.image_bytes - (self.partial / DATA_FILE).stat().st_size
         free_bytes = shutil.disk_usage(self.partial).free
         if needed_bytes > 0 and free_bytes < needed_bytes + SPARE_BYTES:
             raise self._disk_full(needed_bytes, f"{free_bytes:,} bytes are free")
         return missing
 
-    def write(self, batch: range, values: npt.NDArray[np.float16]) -> None:
-        """Store the features (B, S, L, D) of one batch, then record that they are there.
+    def write(self, batch: range, values: npt.NDArray[np.float16], lengths: list[int] | None) -> None:
+        """Store the features (B, S, L, D) of one batch, then record that they are there, and the lengths of texts.
 
         Checksum and writing leave Python's lock to other threads.
 
@@ -91,7 +102,10 @@ class Entry:
             SweepError: the disk is full.
         """
         content = np.ascontiguousarray(values, dtype=DTYPE).data
-        record = {"start": batch.start, "stop": batch.stop, "crc32": zlib.crc32(content)}
+        record: dict[str, Any] = {"start": batch.start, "stop": batch.stop}
+        if lengths is not None:
+            record["lengths"] = lengths
+        record["crc32"] = _checksum(content, lengths)
         try:
             _write_durably(self.partial / DATA_FILE, content, mode="r+b", offset=batch.start * self.image_bytes)
             _write_durably(self.partial / BATCHES_FILE, (json.dumps(record) + "\n").encode(), mode="ab")
@@ -100,6 +114,7 @@ class Entry:
                 remaining = (self.shape[0] - batch.start) * self.image_bytes
                 raise self._disk_full(remaining, str(error)) from error
             raise
+        self._found[batch] = lengths
 
     def finish(self) -> None:
         """Give the completed entry its final name."""
@@ -119,9 +134,9 @@ def _read_header(folder: Path) -> object:
         return None
 
 
-def intact_batches(folder: Path, image_bytes: int) -> set[range]:
+def intact_batches(folder: Path, image_bytes: int) -> Batches:
     """Return the recorded batches whose bytes still have the recorded checksum."""
-    checksums: dict[range, int] = {}
+    recorded: dict[range, tuple[int, list[int] | None]] = {}
     try:
         lines = (folder / BATCHES_FILE).read_bytes().splitlines()
         n_stored = (folder / DATA_FILE).stat().st_size // image_bytes
@@ -129,19 +144,26 @@ def intact_batches(folder: Path, image_bytes: int) -> set[range]:
             try:
                 record = json.loads(line)
                 batch, checksum = range(record["start"], record["stop"]), record["crc32"]
-            except (ValueError, KeyError, TypeError, RecursionError):
+                lengths = record.get("lengths")
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue  # a line cut short by a kill, or damaged: its batch counts as missing
             if 0 <= batch.start < batch.stop <= n_stored:
-                checksums[batch] = checksum
-        intact = set()
+                recorded[batch] = checksum, lengths
+        intact: Batches = {}
         with (folder / DATA_FILE).open("rb") as file:
-            for batch, checksum in checksums.items():
+            for batch, (checksum, lengths) in recorded.items():
                 file.seek(batch.start * image_bytes)
-                if zlib.crc32(file.read(len(batch) * image_bytes)) == checksum:
-                    intact.add(batch)
+                if _checksum(file.read(len(batch) * image_bytes), lengths) == checksum:
+                    intact[batch] = lengths
     except OSError:
-        return set()
+        return {}
     return intact
+
+
+def _checksum(content: bytes | memoryview, lengths: list[int] | None) -> int:
+    """Of a batch's features and, of texts, their lengths."""
+    checksum = zlib.crc32(content)
+    return checksum if lengths is None else zlib.crc32(json.dumps(lengths).encode(), checksum)
 
 
 def _write_durably(

@@ -25,6 +25,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from backbones.protocol import Backbone
+from backbones.stages import lengths_of
 from sweep.batches import StageData, apart, stored_shape
 from sweep.data.base import Split
 from sweep.errors import SweepError
@@ -53,6 +54,7 @@ class Features:
         wall_seconds: time this call took.
         n_computed: images for which the backbone ran in this call.
         widths: D of every stage.
+        lengths: (n,) int64, tokens of every text; None of images.
     """
 
     stages: npt.NDArray[np.float16]
@@ -62,10 +64,11 @@ class Features:
     wall_seconds: float
     n_computed: int
     widths: tuple[int, ...]
+    lengths: torch.Tensor | None = None
 
     def as_data(self, n_classes: int) -> StageData:
         """What side-networks learn from."""
-        return StageData(self.stages, self.labels, n_classes, widths=self.widths)
+        return StageData(self.stages, self.labels, n_classes, widths=self.widths, lengths=self.lengths)
 
 
 def feature_key(backbone: Backbone, split: Split) -> str:
@@ -128,6 +131,7 @@ def compute_features(
         wall_seconds=time.monotonic() - started,
         n_computed=n_computed,
         widths=tuple(backbone.widths),
+        lengths=None if entry.lengths is None else torch.tensor(entry.lengths),
     )
 
 
@@ -181,17 +185,19 @@ def _fill(
     return n_computed
 
 
-def rounded_stages(backbone: Backbone, images: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def rounded_stages(
+    backbone: Backbone, images: torch.Tensor, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, list[int] | None]:
     """Run the backbone once and round its stages as the cache holds them; the host does not wait for a GPU.
 
     Args:
         backbone: on `device`.
-        images: (B, 3, H, W), on the host.
+        images: (B, 3, H, W), on the host; or texts, (B, L).
         device: where they are sent.
 
     Returns:
         (B, S, L, D) float16, or as `stored_shape` says, and (S, 2), the least and the greatest number of each stage
-        before rounding; both on `device`.
+        before rounding; both on `device`. And the tokens of every text; None of images.
     """
     sent = images.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else images
     taps = backbone.stages(sent)
@@ -201,7 +207,9 @@ def rounded_stages(backbone: Backbone, images: torch.Tensor, device: torch.devic
     values = torch.empty(shape, dtype=torch.float16, device=taps[0].device)
     for place, tap in zip(apart(values.transpose(0, 1), widths), taps, strict=True):
         place.copy_(tap)  # one pass: rounded on its way to its place
-    return values, torch.stack([torch.stack(tap.aminmax()) for tap in taps])
+    lengths = lengths_of(taps)
+    extremes = torch.stack([torch.stack(tap.aminmax()) for tap in taps])
+    return values, extremes, None if lengths is None else lengths.tolist()
 
 
 @dataclass(frozen=True)
@@ -211,24 +219,26 @@ class _Rounded:
     Attributes:
         values: (B, S, L, D) float16, or as `stored_shape` says, on the host; pinned if they come from a GPU.
         extremes: (S, 2) least and greatest of the features before rounding, on the host.
+        lengths: (B,) tokens of every text, on the host; None of images.
         arrived: what to wait for before either is read; None where they are there.
     """
 
     values: torch.Tensor
     extremes: torch.Tensor
+    lengths: list[int] | None
     arrived: torch.cuda.Event | None
 
     @classmethod
-    def of(cls, values: torch.Tensor, extremes: torch.Tensor) -> "_Rounded":
+    def of(cls, values: torch.Tensor, extremes: torch.Tensor, lengths: list[int] | None) -> "_Rounded":
         """Send them without waiting for a GPU to have computed them."""
         if values.device.type == "cpu":
-            return cls(values, extremes, None)
+            return cls(values, extremes, lengths, None)
         values, extremes = (
             torch.empty_like(x, device="cpu", pin_memory=True).copy_(x, non_blocking=True) for x in (values, extremes)
         )
         arrived = torch.cuda.Event()
         arrived.record()
-        return cls(values, extremes, arrived)
+        return cls(values, extremes, lengths, arrived)
 
 
 def _store(entry: Entry, batch: range, rounded: _Rounded, backbone: Backbone, split: Split) -> None:
@@ -236,7 +246,7 @@ def _store(entry: Entry, batch: range, rounded: _Rounded, backbone: Backbone, sp
     if rounded.arrived is not None:
         rounded.arrived.synchronize()
     require_finite(rounded.values, rounded.extremes, batch, backbone, split)
-    entry.write(batch, rounded.values.numpy())
+    entry.write(batch, rounded.values.numpy(), rounded.lengths)
 
 
 def decoded(backbone: Backbone, split: Split, batches: Iterable[Places]) -> Generator[tuple[Places, torch.Tensor]]:

@@ -114,7 +114,7 @@ class LiveViews:
         batches = (wanted.tolist() for wanted in indices)
         with closing(decoded(self.backbone, split, batches)) as ready:
             for batch, images in ready:
-                values, extremes = rounded_stages(self.backbone, images, self.device)
+                values, extremes, _ = rounded_stages(self.backbone, images, self.device)
                 require_finite(values, extremes, batch, self.backbone, split)
                 yield torch.tensor(batch), values
 

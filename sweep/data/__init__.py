@@ -14,7 +14,7 @@ from sweep.data.objects import object_data
 from sweep.data.packaged import DATA_SETS
 from sweep.data.saved import is_saved, saved_data_set
 from sweep.data.suites import PACKAGED_SUITES, find_suite
-from sweep.data.table import image_table
+from sweep.data.table import load_table
 from sweep.data.vtab import LIST_FILES, vtab_task
 from sweep.errors import UsageError
 
@@ -26,12 +26,12 @@ FILE_SUFFIXES = ".csv", ".parquet", ".npz"
 def load_data(
     spec: str | Mapping[str, Any], *, seed: int, cache_dir: Path, on_bad_image: OnBadImage = "error"
 ) -> DataSet:
-    """Load a data set; images are decoded when they are opened.
+    """Load a data set of images or texts; images are decoded when they are opened.
 
     Args:
         spec: a name in `DATA_SETS`; a folder: a VTAB-1K task (``train800.txt``, ``val200.txt``, ``test.txt``), a saved
             Hugging Face data set, or images in one folder a class, with or without ``train``, ``val`` and ``test``
-            above the classes; a table of images (``.csv``, ``.parquet``) or an archive of arrays (``.npz``); or
+            above the classes; a table of images or texts (``.csv``, ``.parquet``) or an archive of arrays (``.npz``); or
             data set objects by split.
         seed: seed of the split of data that do not bring their own; the demo sets are always the same.
         cache_dir: root of sweep's cache, for the demo sets that are fetched.
@@ -54,7 +54,7 @@ def load_data(
         return _from_folder(path, seed, checker)
     suffix = path.suffix.lower()
     if suffix in FILE_SUFFIXES and os.path.isfile(path):
-        read = array_file if suffix == ".npz" else image_table
+        read = array_file if suffix == ".npz" else load_table
         return read(path, seed=seed, checker=checker)
     close = difflib.get_close_matches(spec, [*DATA_SETS, *PACKAGED_SUITES], n=1)
     reason = "does not exist"
@@ -63,7 +63,7 @@ def load_data(
     raise UsageError(
         f"no data set {spec!r}: it is no demo set{f' (did you mean {close[0]}?)' if close else ''}, "
         f"and {path} {reason}.\n"
-        f"Give one of {', '.join(DATA_SETS)}; a folder of images, one subfolder a class; a table of images; "
+        f"Give one of {', '.join(DATA_SETS)}; a folder of images, one subfolder a class; a table of images or texts; "
         f"an archive of arrays; a saved Hugging Face data set; or a VTAB-1K task folder (docs/data.md)"
     )
 

@@ -1,13 +1,15 @@
-"""Data sets as three splits of lazily decoded images."""
+"""Data sets as three splits of lazily decoded images, or of texts."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+
+from sweep.kinds import Kind
 
 Labels = npt.NDArray[np.int64]
 Indices = npt.NDArray[np.int64]
@@ -20,14 +22,14 @@ class Split:
     Attributes:
         name: what the split is called, for messages.
         labels: (n,) int64, classes counted from 0.
-        opener: index to decoded image; safe to call from several threads.
+        opener: index to decoded Pillow image, or text; safe to call from several threads.
         fingerprinter: returns the fingerprint; called once, when it is first asked for.
-        source: index to the file that the image comes from; None where images are made, not read.
+        source: index to the file that the image comes from, or to the text's place; None where there is none to name.
     """
 
     name: str
     labels: Labels
-    opener: Callable[[int], Image.Image] = field(repr=False)
+    opener: Callable[[int], Any] = field(repr=False)
     fingerprinter: Callable[[], str] = field(repr=False)
     source: Callable[[int], str] | None = field(default=None, repr=False)
 
@@ -41,8 +43,8 @@ class Split:
         """SHA-256 hex digest that changes whenever an image or a label does."""
         return self.fingerprinter()
 
-    def open(self, index: int) -> Image.Image:
-        """Decode image `index` (0 ≤ index < `n_images`).
+    def open(self, index: int) -> Any:
+        """Decode image `index` (0 ≤ index < `n_images`), or return that text.
 
         Raises:
             IndexError: there is no such image.
@@ -108,6 +110,7 @@ class DataSet:
         notice: origin and licence, to be shown with results; empty for a user's own files.
         skipped: unreadable images that were left out because the user said so.
         left_aside: number of files that are no images by their extension, by extension.
+        kind: what the splits hold. Of texts, what is said of images here holds likewise.
     """
 
     name: str
@@ -119,6 +122,7 @@ class DataSet:
     notice: str = ""
     skipped: tuple[SkippedImage, ...] = ()
     left_aside: Mapping[str, int] = field(default_factory=dict)
+    kind: Kind = "images"
 
     @property
     def n_classes(self) -> int:

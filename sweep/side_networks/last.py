@@ -5,12 +5,15 @@ parameters without a residual stream per lane; that is how the engine runs it.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from backbones.stages import lengths_of
 from sweep.side_networks.attention import attention
 from sweep.side_networks.head import Head, Pool
+from sweep.side_networks.visible import attention_bias
 
 
 class LowRankAttention(nn.Module):
@@ -41,17 +44,18 @@ class LowRankAttention(nn.Module):
         """`1/sqrt(r)` of the module's own rank, exact in whatever dtype the module was moved to."""
         return self.own_rank.rsqrt()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Apply the module to a residual stream.
 
         Args:
             x: `(B, L, D)`.
+            bias: Added to the scores, see `visible.py`.
 
         Returns:
             `(B, L, D)`.
         """
         h = self.norm(x)
-        out: Tensor = x + self.up(attention(self.scale * self.q(h), self.k(h), self.v(h)))
+        out: Tensor = x + self.up(attention(self.scale * self.q(h), self.k(h), self.v(h), bias))
         return out
 
 
@@ -95,8 +99,9 @@ class LAST(nn.Module):
         n_classes: `C`.
         rank: `r` of every module.
         modules_per_block: `T`.
-        pool: `"mean"` of the patch tokens, or the `"class"` token.
+        pool: `"mean"` of the patch tokens or of a text's, the `"class"` token, or the `"last"` token.
         n_prefix_tokens: Class and register tokens in front of the patch tokens.
+        causal: Whether a token attends to itself and those before it alone, as beside a text decoder.
         padded_rank: The stack's rank, see `LowRankAttention`; the module's own if not given.
 
     Raises:
@@ -114,12 +119,13 @@ class LAST(nn.Module):
         modules_per_block: int = 1,
         pool: Pool = "mean",
         n_prefix_tokens: int = 0,
+        causal: bool = False,
         padded_rank: int | None = None,
     ):
         super().__init__()
         padded_rank = rank if padded_rank is None else padded_rank
         check_shape(rank, padded_rank, modules_per_block, n_stages)
-        self.rank = rank
+        self.rank, self.causal = rank, causal
         # The head is drawn first, so lanes of one seed start from one head whatever their rank.
         self.head = Head(width, n_classes, pool=pool, n_prefix_tokens=n_prefix_tokens)
         self.blocks = nn.ModuleList(
@@ -131,16 +137,19 @@ class LAST(nn.Module):
         """Logits from the stages of a batch.
 
         Args:
-            stages: `z_0 … z_m`, each `(B, L, D)`.
+            stages: `z_0 … z_m`, each `(B, L, D)`; of texts `backbones.stages.Stages`.
 
         Returns:
             Logits, `(B, C)`.
         """
+        bias = attention_bias(stages, causal=self.causal)
         u = stages[0]
         for block, z in zip(self.blocks, stages[1:], strict=True):
-            u = block(u + z)
+            u = u + z
+            for module in cast("nn.Sequential", block):
+                u = module(u, bias)
         representation = u - sum(stages[1:-1], start=stages[0])
-        logits: Tensor = self.head(self.head.pool(representation))
+        logits: Tensor = self.head(self.head.pool(representation, lengths_of(stages)))
         return logits
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from backbones.stages import lengths_of
 from sweep.side_networks.head import Head, Pool
 
 
@@ -14,7 +15,7 @@ class LinearProbe(nn.Module):
         width: Backbone width `D`.
         n_classes: `C`.
         stage: Which of the given stages to read; the last by default.
-        pool: `"mean"` of the patch tokens, or the `"class"` token.
+        pool: `"mean"` of the patch tokens or of a text's, the `"class"` token, or the `"last"` token.
         n_prefix_tokens: Class and register tokens in front of the patch tokens.
     """
 
@@ -25,5 +26,5 @@ class LinearProbe(nn.Module):
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
         """Logits `(B, C)` from stages, each `(B, L, D)`."""
-        logits: Tensor = self.head(self.head.pool(stages[self.stage]))
+        logits: Tensor = self.head(self.head.pool(stages[self.stage], lengths_of(stages)))
         return logits

@@ -21,9 +21,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from backbones.stages import lengths_of
 from sweep.side_networks import cpu_trunk
 from sweep.side_networks.last import LAST, LowRankAttention
 from sweep.side_networks.rank_space_trunk import FrozenStreams, trunk
+from sweep.side_networks.visible import attention_bias
 
 
 class RankSpaceLAST(LAST):
@@ -53,11 +55,12 @@ class RankSpaceLAST(LAST):
             modules_per_block=len(modules) // len(self.blocks),
             eps=modules[0].norm.eps,
             dtype=self.product_dtype,
+            bias=attention_bias(stages, causal=self.causal),
         )
-        up = ups[0]
-        if self.product_dtype is None and cpu_trunk.is_compiled(up.shape[0], up.device, up.dtype):
+        up, lengths = ups[0], lengths_of(stages)
+        if frozen.bias is None and self.product_dtype is None and cpu_trunk.is_compiled(up.shape[0], up.device, up.dtype):
             pooled = cpu_trunk.pooled_trunk(frozen, projections, biases, centred_ups, self.head.tokens)  # (K·r, B)
         else:
-            pooled = self.head.pool(trunk(frozen, projections, biases, centred_ups).movedim(0, -1)).T
-        logits: Tensor = self.head(self.head.pool(stages[-1]) + pooled.T @ torch.cat(ups))
+            pooled = self.head.pool(trunk(frozen, projections, biases, centred_ups).movedim(0, -1), lengths).T
+        logits: Tensor = self.head(self.head.pool(stages[-1], lengths) + pooled.T @ torch.cat(ups))
         return logits

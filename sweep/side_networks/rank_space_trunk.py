@@ -25,16 +25,24 @@ class FrozenStreams:
         squares: `|S̃|²` of every token, `(m, B, L)`.
         modules_per_block: `T`.
         eps: Of every LayerNorm.
+        bias: Added to the scores, see `visible.py`; None for nothing.
     """
 
     centred: Tensor
     squares: Tensor
     modules_per_block: int
     eps: float
+    bias: Tensor | None = None
 
     @classmethod
     def of(
-        cls, stages: Sequence[Tensor], *, modules_per_block: int, eps: float, dtype: torch.dtype | None = None
+        cls,
+        stages: Sequence[Tensor],
+        *,
+        modules_per_block: int,
+        eps: float,
+        dtype: torch.dtype | None = None,
+        bias: Tensor | None = None,
     ) -> Self:
         """From stages `z_0 … z_m`, each `(B, L, D)`; `S̃` is rounded to `dtype`, if given, after all else is done."""
         stream = stages[0].clone()
@@ -44,7 +52,7 @@ class FrozenStreams:
             stream += stage
             torch.sub(stream, stream.mean(-1, keepdim=True), out=centred[i])
             torch.linalg.vector_norm(centred[i], dim=-1, out=squares[i])
-        return cls(centred.flatten(1, 2).to(dtype or stream.dtype), squares.square_(), modules_per_block, eps)
+        return cls(centred.flatten(1, 2).to(dtype or stream.dtype), squares.square_(), modules_per_block, eps, bias)
 
     def entering(self, module: int) -> tuple[Tensor, Tensor]:
         """`S̃ᵀ`, `(D, B·L)`, and `|S̃|²`, `(B, L)`, in front of a module."""
@@ -148,7 +156,7 @@ class _Trunk(torch.autograd.Function):
                 lanes.width,
                 frozen.eps,
             )
-            lanes.kernels.attend(qkv, attended, k * r, log_sums[slot])
+            lanes.kernels.attend(qkv, attended, k * r, log_sums[slot], bias=frozen.bias)
         return attended, qkvs, streams, inverses, log_sums, products
 
     @staticmethod
@@ -173,7 +181,9 @@ class _Trunk(torch.autograd.Function):
         for k in reversed(range(K)):
             shared, _ = ctx.frozen.entering(k)
             qkv, stream, product, d_product = qkvs[k], streams[k], products[_pairs(k)], d_products[:k]
-            d_qkv = lanes.kernels.attend_backward(qkv, attended, d_attended, k * r, log_sums[k])
+            d_qkv = lanes.kernels.attend_backward(
+                qkv, attended, d_attended, k * r, log_sums[k], bias=ctx.frozen.bias
+            )
             d_bias = lanes.kernels.normalise_backward(
                 d_qkv,
                 qkv,

@@ -29,10 +29,11 @@ class SideNetworkSpec:
         n_classes: `C`.
         n_prefix_tokens: Class and register tokens in front of the patch tokens.
         modules_per_block: `T`.
-        pool: The head reads the `"mean"` of the patch tokens, or the `"class"` token.
+        pool: The head reads the `"mean"` of the patch tokens or of a text's, the `"class"` token, or the `"last"` token.
         max_rank: Rank that lanes are padded to.
         precision: Of products with frozen streams; the direct form knows fp32 only.
         widths: `D` of every stage if they differ, and side-networks are `PyramidLAST`; else empty.
+        causal: Whether a token attends to itself and those before it alone; not of `PyramidLAST`.
     """
 
     width: int
@@ -44,6 +45,7 @@ class SideNetworkSpec:
     max_rank: int
     precision: Precision = "fp32"
     widths: tuple[int, ...] = ()
+    causal: bool = False
 
     def __post_init__(self) -> None:
         if not all(isinstance(width, int) and width > 0 for width in self.widths):
@@ -62,8 +64,9 @@ class SideNetworkSpec:
             for f in fields(cls)
         }
         widths = re.findall(r"\d+", values.pop("widths"))
+        causal = values.pop("causal") == str(True)
         numbers: dict[str, Any] = {name: int(value) if value.isdigit() else value for name, value in values.items()}
-        return cls(**numbers, widths=tuple(map(int, widths)))
+        return cls(**numbers, widths=tuple(map(int, widths)), causal=causal)
 
     @property
     def stage_widths(self) -> tuple[int, ...]:
@@ -111,13 +114,13 @@ class SideNetworkSpec:
         options = self._options(padded_rank)
         if self.widths:
             return PyramidLAST(self.widths, self.n_classes, rank, **options)
-        return LAST(self.width, self.n_stages, self.n_classes, rank, **options)
+        return LAST(self.width, self.n_stages, self.n_classes, rank, causal=self.causal, **options)
 
     def _in_rank_space(self, rank: int) -> SideNetwork:
         options = self._options(self.max_rank)
         if self.widths:
             return RankSpacePyramidLAST(self.widths, self.n_classes, rank, **options)
-        return RankSpaceLAST(self.width, self.n_stages, self.n_classes, rank, **options)
+        return RankSpaceLAST(self.width, self.n_stages, self.n_classes, rank, causal=self.causal, **options)
 
     def _options(self, padded_rank: int) -> dict[str, Any]:
         return {

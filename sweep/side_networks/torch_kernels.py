@@ -9,19 +9,26 @@ from torch import Tensor
 from sweep.side_networks.attention import attention_of_heads, attention_of_matrices
 
 
-def _attention(qkv: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """`softmax(q kᵀ) v`, `(N, r, B, L)`, from `(N, 3r, B, L)`: on a GPU, or in another dtype, with lanes as heads."""
+def _attention(qkv: Tensor, dtype: torch.dtype | None, bias: Tensor | None) -> Tensor:
+    """`softmax(q kᵀ + bias) v`, `(N, r, B, L)`, of `(N, 3r, B, L)`; on a GPU, or in another dtype, with lanes as heads."""
     if qkv.is_cuda or dtype is not None:
         q, k, v = (x.permute(2, 0, 3, 1).to(dtype or x.dtype) for x in qkv.chunk(3, 1))
-        heads: Tensor = attention_of_heads(q, k, v).to(qkv.dtype)
+        heads: Tensor = attention_of_heads(q, k, v, bias).to(qkv.dtype)
         return heads.permute(1, 3, 0, 2)
     q, k, v = (x.permute(0, 2, 3, 1).flatten(0, 1) for x in qkv.chunk(3, 1))
-    out: Tensor = attention_of_matrices(q, k, v).unflatten(0, (len(qkv), -1))
+    out: Tensor = attention_of_matrices(q, k, v, bias).unflatten(0, (len(qkv), -1))
     return out.permute(0, 3, 1, 2)
 
 
-def attend(qkv: Tensor, attended: Tensor, first: int, log_sum: Tensor, dtype: torch.dtype | None = None) -> None:
-    """Write `softmax(q kᵀ) v` of every lane and image.
+def attend(
+    qkv: Tensor,
+    attended: Tensor,
+    first: int,
+    log_sum: Tensor,
+    dtype: torch.dtype | None = None,
+    bias: Tensor | None = None,
+) -> None:
+    """Write `softmax(q kᵀ + bias) v` of every lane and image.
 
     Args:
         qkv: Scaled queries, keys and values, `(N, 3r, B, L)`.
@@ -29,9 +36,10 @@ def attend(qkv: Tensor, attended: Tensor, first: int, log_sum: Tensor, dtype: to
         first: See `attended`.
         log_sum: `(N, B, L)`; may be written for the backward pass.
         dtype: What `qkv` is rounded to for the products; its own if not given.
+        bias: See `visible.py`.
     """
     rank = qkv.shape[1] // 3
-    attended[:, first : first + rank] = _attention(qkv, dtype)
+    attended[:, first : first + rank] = _attention(qkv, dtype, bias)
 
 
 def attend_backward(
@@ -41,12 +49,13 @@ def attend_backward(
     first: int,
     log_sum: Tensor,
     dtype: torch.dtype | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Gradient of `attend` with respect to `qkv`, given `d_attended`, of which rows from `first` on are read."""
     rank = qkv.shape[1] // 3
     with torch.enable_grad():
         leaf = qkv.detach().requires_grad_()
-        out = _attention(leaf, dtype)
+        out = _attention(leaf, dtype, bias)
         d_qkv: Tensor = torch.autograd.grad(out, leaf, d_attended[:, first : first + rank])[0]
     return d_qkv.contiguous()
 

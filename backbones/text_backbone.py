@@ -1,0 +1,164 @@
+"""Adapter for the text encoders and decoders of Hugging Face transformers.
+
+Where a network attends from and what it makes of padding is not believed but tried, on a few tokens.
+"""
+
+import hashlib
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbones.frozen import FrozenBackbone
+from backbones.protocol import weights_fingerprint
+from backbones.stages import Stages
+from backbones.taps import Taps
+from backbones.text_transform import BEYOND, TextTransform
+from sweep.errors import UsageError
+
+TRIED_TOKENS = 8
+ROUNDING = 1e-5
+"""Of a stage, relative to its largest number: below it, a changed token has changed nothing."""
+
+TOLERANCE = 1e-3
+"""Likewise: what single precision may make of the same text in another batch."""
+
+
+class TextBackbone(FrozenBackbone):
+    """A network of transformers whose blocks are all of one width.
+
+    Stage `z_0` is what enters the first block, stage `z_i` what leaves a block, before any final norm. Tokens beyond a
+    text's end are zero in every stage.
+
+    Attributes:
+        config_json: The network's configuration, as its file has it.
+        tokenizer_json: Its tokenizer, likewise.
+        causal: Whether a token's features depend on the tokens before it alone, as a decoder's do.
+    """
+
+    kind = "texts"
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        taps: Taps,
+        *,
+        config_json: str,
+        tokenizer_json: str,
+        max_tokens: int,
+    ) -> None:
+        """Take over `network` and see what it does with a few tokens.
+
+        Raises:
+            UsageError: `taps` do not fit the blocks, the network takes no such texts, or it is none that stages can be
+                taken from.
+            SweepError: The tokenizer cannot be read.
+        """
+        model: Any = network
+        model.pooler = None  # what it makes of the first token comes after the stages
+        model.config.use_cache = False
+        transform = TextTransform.of(tokenizer_json, max_tokens, where=name)
+        blocks = _blocks_of(name, model)
+        super().__init__(
+            name,
+            network,
+            transform,
+            n_blocks=len(blocks),
+            stage_indices=taps.of_blocks(name, len(blocks)),
+            n_prefix_tokens=0,
+        )
+        self.config_json, self.tokenizer_json = config_json, tokenizer_json
+        self.tokens = max_tokens
+        self._blocks = (blocks,)  # in a tuple, lest its weights count twice
+        self._learn()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over weights, configuration and tokenizer."""
+        parts = (weights_fingerprint(self.network.state_dict()), self.config_json, self.tokenizer_json)
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    @property
+    def size(self) -> str:
+        """Of its input, for the user."""
+        return f"{self.tokens} tokens"
+
+    def empty_inputs(self, count: int) -> Tensor:
+        """Texts as long as they may be, (count, L), all of one token."""
+        device = next(self.network.parameters()).device
+        return torch.zeros(count, self.tokens, dtype=torch.int64, device=device)
+
+    def _run(self, inputs: Tensor) -> Stages:
+        """Stages of (B, L) numbers of tokens."""
+        lengths = (inputs != BEYOND).sum(1)
+        longest = int(lengths.max())
+        ids = inputs[:, :longest]
+        valid = ids != BEYOND
+        network: Any = self.network
+        (blocks,) = self._blocks
+        taken: list[Tensor] = []
+
+        def entering(_block: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+            taken.append(args[0] if args else options["hidden_states"])
+
+        def leaving(_block: nn.Module, _args: tuple[Any, ...], out: Any) -> None:
+            taken.append(out if isinstance(out, Tensor) else out[0])
+
+        hooks = [blocks[0].register_forward_pre_hook(entering, with_kwargs=True)]
+        hooks += [blocks[index - 1].register_forward_hook(leaving) for index in self.stage_indices[1:]]
+        try:
+            padding = network.config.pad_token_id or 0
+            network(input_ids=ids.where(valid, padding), attention_mask=valid.to(torch.int64))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        beyond = (0, 0, 0, inputs.shape[1] - longest)
+        return Stages((F.pad(stage * valid.unsqueeze(-1), beyond) for stage in taken), lengths)
+
+    def _learn(self) -> None:
+        """Widths and attention, and whether the network keeps what is promised of stages."""
+        try:
+            whole = self.stages(self.empty_inputs(1))
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UsageError(
+                f"{self.name!r} does not take texts of {self.tokens} tokens: {reason}; lower --max-tokens, or give "
+                f"another backbone"
+            ) from error
+        self.widths = tuple(stage.shape[-1] for stage in whole)
+        if len(whole) != len(self.stage_indices) or len(set(self.widths)) > 1:
+            raise UsageError(f"{self.name!r} does not run its blocks once each, or not at one width; give another")
+        ids = torch.arange(TRIED_TOKENS, device=whole[0].device).repeat(2, 1)
+        ids[1, -1] = TRIED_TOKENS  # another last token
+        one, other = self.stages(ids)[-1][:, :-1]
+        self.causal = _difference(one, other) < ROUNDING
+        half = TRIED_TOKENS // 2
+        ids[1] = ids[0].where(ids[0] < half, BEYOND)
+        for padded, alone in zip(self.stages(ids), self.stages(ids[:1, :half]), strict=True):
+            if _difference(padded[1, :half], alone[0]) > TOLERANCE:
+                raise UsageError(f"{self.name!r} gives a text other features beside a longer one; give another")
+
+
+def _difference(ours: Tensor, theirs: Tensor) -> float:
+    """The largest, relative to the largest number."""
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def _blocks_of(name: str, network: Any) -> nn.ModuleList:
+    """The network's list of blocks.
+
+    Raises:
+        UsageError: It has no such list, or is two networks.
+    """
+    if not network.config.is_encoder_decoder:
+        n_blocks = getattr(network.config, "num_hidden_layers", 0)
+        for module in network.modules():
+            if isinstance(module, nn.ModuleList) and len(module) == n_blocks:
+                return module
+    raise UsageError(
+        f"{name!r} is a {type(network).__name__}, which is not one list of blocks; give a text encoder, such as a BERT, "
+        f"or a decoder, such as a GPT or a Llama"
+    )

@@ -1,0 +1,87 @@
+"""Text to the input of a text backbone: numbers of tokens, and what lies beyond a text's end."""
+
+import hashlib
+import json
+from dataclasses import InitVar, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from sweep.errors import SweepError, UsageError
+
+if TYPE_CHECKING:  # comes with transformers, which is an extra
+    from tokenizers import Tokenizer
+
+BEYOND = -1
+"""Stands in an input where there is no token any more."""
+
+LONGEST_SHOWN = 40
+
+
+@dataclass(frozen=True)
+class TextInput:
+    """What is recorded of a `TextTransform`.
+
+    Attributes:
+        max_tokens: `L`; of a longer text the first ones are read.
+        tokenizer_sha256: Hex digest of the tokenizer, without truncation and padding.
+    """
+
+    max_tokens: int
+    tokenizer_sha256: str
+
+
+@dataclass(frozen=True)
+class TextTransform(TextInput):
+    """Turns a text into a backbone's input: its tokens' numbers, special tokens included; `of` makes one."""
+
+    tokenizer: InitVar["Tokenizer"]
+
+    def __post_init__(self, tokenizer: "Tokenizer") -> None:
+        object.__setattr__(self, "_tokenizer", tokenizer)
+
+    @classmethod
+    def of(cls, tokenizer_json: str, max_tokens: int, *, where: str) -> "TextTransform":
+        """Make a transform.
+
+        Args:
+            tokenizer_json: The contents of a `tokenizer.json`.
+            max_tokens: `L`.
+            where: Where the tokenizer comes from, for messages.
+
+        Raises:
+            SweepError: It is none that the package `tokenizers` reads.
+            UsageError: `max_tokens` leaves no room beside the special tokens.
+        """
+        from tokenizers import Tokenizer
+
+        try:
+            tokenizer = Tokenizer.from_str(tokenizer_json)
+        except Exception as error:  # what the package raises is a plain Exception
+            raise SweepError(f"cannot read the tokenizer of {where}: {error}") from error
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        digest = hashlib.sha256(json.dumps(json.loads(tokenizer.to_str()), sort_keys=True).encode()).hexdigest()
+        n_special = tokenizer.num_special_tokens_to_add(is_pair=False)
+        if max_tokens <= n_special:
+            raise UsageError(
+                f"--max-tokens {max_tokens} leaves no room for a text: {where} adds {n_special} tokens of its own; "
+                f"give {n_special + 1} or more"
+            )
+        tokenizer.enable_truncation(max_tokens)
+        return cls(max_tokens, digest, tokenizer)
+
+    def __call__(self, text: str) -> torch.Tensor:
+        """Return `text` as int64 of shape (max_tokens,), `BEYOND` after its last token; safe in several threads.
+
+        Raises:
+            SweepError: The text has no token.
+        """
+        tokenizer: Tokenizer = self._tokenizer  # type: ignore[attr-defined]
+        ids = tokenizer.encode(text).ids
+        if not ids:
+            raise SweepError(f"the text {text[:LONGEST_SHOWN]!r} has no token; leave it out")
+        row = np.full(self.max_tokens, BEYOND, dtype=np.int64)
+        row[: len(ids)] = ids
+        return torch.from_numpy(row)

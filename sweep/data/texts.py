@@ -1,0 +1,56 @@
+"""Texts in memory: splits of them, and the rows of a table that has a column `text`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from sweep.data.base import DataSet, Indices, Labels, Split, digest_of
+from sweep.data.files import ImageChecker
+from sweep.data.splitting import divided, name_classes
+
+
+def text_split(name: str, texts: Sequence[str], labels: Labels, source: Callable[[int], str] | None = None) -> Split:
+    """Return a split over texts.
+
+    Args:
+        name: what the split is called.
+        texts: (n,) texts.
+        labels: (n,) int64.
+        source: index to where the text stands; None where there is nothing to name.
+    """
+    kept = tuple(texts)
+    return Split(name, labels, lambda index: kept[index], lambda: digest_of(["texts", labels.tobytes(), *kept]), source)
+
+
+def text_data(
+    texts: Sequence[str],
+    names: Sequence[str],
+    given: Sequence[str] | None,
+    where: Sequence[str],
+    *,
+    name: str,
+    what: str,
+    seed: int,
+) -> DataSet:
+    """Make a data set of labelled texts.
+
+    Args:
+        texts: (n,) texts.
+        names: the class of each.
+        given: the split of each; None to have them split.
+        where: the place of each, for messages.
+        name: of the data set.
+        what: the texts come from, for messages and the description.
+        seed: seed of the splitting.
+
+    Raises:
+        UsageError: as of `divided`.
+    """
+    labels, class_names = name_classes(names)
+
+    def split_of(split: str, members: Indices) -> Split:
+        chosen = members.tolist()
+        return text_split(split, [texts[i] for i in chosen], labels[members], lambda index: where[chosen[index]])
+
+    checker = ImageChecker("error")
+    data = divided(labels, class_names, given, split_of, name=name, what=what, seed=seed, checker=checker)
+    return replace(data, kind="texts")
