@@ -71,7 +71,7 @@ def load_backbone(
             f"function as an entry point of the group sweep.backbones, and run with that name (docs/backbones.md)"
         )
     taps = Taps(group_size, stages if isinstance(stages, int | None) else tuple(stages))
-    if name in TEXT_BACKBONES or _is_text_name(name):
+    if name in TEXT_BACKBONES or is_text_name(name):
         if image_size is not None:
             raise UsageError(f"--image-size is for images, and the backbone {name!r} reads texts; give --max-tokens")
         return _load_text(name, taps, max_tokens, cache_dir).to(device)
@@ -80,8 +80,8 @@ def load_backbone(
     return _load(name, taps, image_size, cache_dir).to(device)
 
 
-def _is_text_name(name: str) -> bool:
-    """Whether a name is a folder's or one of the hub's: with a slash in it, which none of timm's has."""
+def is_text_name(name: str) -> bool:
+    """Whether a name is that of a text network's folder, or one of the hub's: timm's have no slash."""
     return "/" in name and not is_path(name) and not name.startswith(UNTRAINED_PREFIX)
 
 

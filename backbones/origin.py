@@ -1,6 +1,6 @@
 """Where a backbone's weights come from, and how the same network is built without them."""
 
-from backbones import UNTRAINED_PREFIX
+from backbones import UNTRAINED_PREFIX, is_text_name, packaged_minilm
 from backbones.own import registered
 from backbones.packaged_efficientnet import WEIGHTS as EFFICIENTNET
 from backbones.packaged_vit import WEIGHTS as VIT
@@ -18,6 +18,18 @@ def architecture_of(name: str) -> str:
 
 def origin_of(name: str) -> str:
     """Where the weights of the backbone `name` come from, and under which licence; Markdown, one paragraph."""
+    if name == packaged_minilm.NAME:
+        return (
+            f"Weights out of the Python package {packaged_minilm.PACKAGE} {packaged_minilm.VERSION} (licence: "
+            f"{packaged_minilm.LICENCE}). {packaged_minilm.REMARK}"
+        )
+    if is_text_name(name):
+        return f"Weights of transformers, by the name or folder {name}; ask there for their licence."
+    return _origin_of_images(name)
+
+
+def _origin_of_images(name: str) -> str:
+    """As `origin_of`, of a backbone that reads images."""
     import timm
 
     if name in registered():

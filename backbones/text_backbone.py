@@ -159,6 +159,6 @@ def _blocks_of(name: str, network: Any) -> nn.ModuleList:
             if isinstance(module, nn.ModuleList) and len(module) == n_blocks:
                 return module
     raise UsageError(
-        f"{name!r} is a {type(network).__name__}, which is not one list of blocks; give a text encoder, such as a BERT, "
-        f"or a decoder, such as a GPT or a Llama"
+        f"{name!r} is a {type(network).__name__}, which is not one list of blocks; give a text encoder, such as a "
+        f"BERT, or a decoder, such as a GPT or a Llama"
     )

@@ -57,7 +57,9 @@ def text_backbone(name: str, *, taps: Taps, max_tokens: int | None) -> TextBackb
     except Exception as error:  # of the library, about files: a dozen types
         raise SweepError(f"cannot read the weights of {name!r} in {folder}: {_first_line(error)}") from error
     if missing := sorted(key for key in report["missing_keys"] if not key.startswith(POOLER)):
-        raise SweepError(f"the weights of {name!r} in {folder} lack {missing[0]} ({len(missing)} in all); save it again")
+        raise SweepError(
+            f"the weights of {name!r} in {folder} lack {missing[0]} ({len(missing)} in all); save it again"
+        )
     return _adapted(name, network, taps, config_json, tokenizer_json, max_tokens)
 
 
@@ -87,7 +89,7 @@ def built(
     require_transformers(name)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        network = _network(name, config_json)
+        network: Any = _network(name, config_json)
     if weights is not None:
         network.pooler = None
         own = {key: tensor for key, tensor in weights.items() if not key.startswith(POOLER)}
@@ -172,8 +174,8 @@ def _read(name: str, path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise UsageError(
-            f"backbone {name!r}: {path.parent} has no {path.name}; give a folder that save_pretrained of a text network "
-            f"and of its fast tokenizer wrote"
+            f"backbone {name!r}: {path.parent} has no {path.name}; give a folder that save_pretrained of a text "
+            f"network and of its fast tokenizer wrote"
         ) from error
     except (OSError, ValueError) as error:
         raise SweepError(f"cannot read {path}: {error}") from error

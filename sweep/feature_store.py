@@ -1,8 +1,8 @@
 """One entry of the feature cache on disk: what it holds, how it grows, and what of it is intact.
 
 An entry is one folder. While it grows it is called `KEY.partial`; every finished batch is recorded with a checksum in
-`batches.jsonl`, with the lengths of its texts, so a pass that was killed goes on where it stopped. Batches start at multiples of the batch size, so
-the result does not depend on where a pass was resumed.
+`batches.jsonl`, so a pass that was killed goes on where it stopped. Batches start at multiples of the batch size, so
+the result does not depend on where a pass was resumed. Of texts, the record of a batch has their lengths.
 """
 
 import errno

@@ -250,9 +250,8 @@ def lanes_that_fit(free_bytes: int, shared: int, per_lane: int) -> int:
 
 def _seconds_per_image(prepared: Prepared, n_images: int) -> float:
     """Of the bare backbone forward, the faster of two passes over one batch."""
-    side = prepared.backbone.image_size
-    images = torch.zeros(n_images, 3, side, side, device=prepared.device)
-    return min(_timed(lambda: prepared.backbone.stages(images), prepared.device) for _ in range(2)) / n_images
+    inputs = prepared.backbone.empty_inputs(n_images)
+    return min(_timed(lambda: prepared.backbone.stages(inputs), prepared.device) for _ in range(2)) / n_images
 
 
 def _step_seconds(prepared: Prepared, n_lanes: int) -> Callable[[int], float]:
@@ -279,7 +278,9 @@ def _measured_step_seconds(prepared: Prepared, n_lanes: int) -> float:
     n_images = min(study.batch_size, prepared.data.train.n_images)
     shape = (n_images, *stored_shape(spec.stage_widths, tokens))
     stages = np.random.default_rng(0).standard_normal(shape, dtype=np.float32).astype(DTYPE)
-    data = StageData(stages, torch.arange(n_images) % spec.n_classes, spec.n_classes, widths=spec.widths)
+    lengths = torch.full((n_images,), tokens) if prepared.data.kind == "texts" else None
+    labels = torch.arange(n_images) % spec.n_classes
+    data = StageData(stages, labels, spec.n_classes, widths=spec.widths, lengths=lengths)
     stack = Stack([spec.lane(spec.max_rank, seed).to(prepared.device) for seed in range(n_lanes)])
     configs = [LaneConfig(lr=1e-3, rank=spec.max_rank)] * n_lanes
     losses_of = LaneLosses(configs, data.class_counts.to(prepared.device), stack.like.dtype)

@@ -1,50 +1,54 @@
-"""Labels for images out of an exported model, batch by batch."""
+"""Labels for images or texts out of an exported model, batch by batch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sweep.data.files import file_split, is_image
+from sweep.data.table import texts_of
 from sweep.errors import SweepError, UsageError
 from sweep.export.model import AdaptedModel
 
 DECODING_THREADS = 4
+TABLES, LINES = (".csv", ".parquet"), ".txt"
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one image.
+    """What the model says of one image or text.
 
     Attributes:
-        path: The image.
+        item: The image's path, or the text.
         label: Index of the most probable class.
         probabilities: `(C,)`, on the CPU.
     """
 
-    path: Path
+    item: str
     label: int
     probabilities: Tensor
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An image that could not be read.
+    """An image that could not be read, or a text without a token.
 
     Attributes:
-        path: The image.
+        item: The image's path, or the text.
         reason: For the user.
     """
 
-    path: Path
+    item: str
     reason: str
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
+def find_images(paths: Sequence[Path]) -> list[str]:
     """The images that files and folders name: a file as it is, a folder's images below it in order of path.
 
     Raises:
@@ -61,45 +65,79 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
             found.append(path)
         else:
             raise UsageError(f"{path} does not exist")
+    return list(map(str, found))
+
+
+def find_texts(paths: Sequence[Path]) -> list[str]:
+    """The texts in files: the column `text` of a table, or the lines of a `.txt` that are not empty.
+
+    Raises:
+        UsageError: A file does not exist, is of another kind, or holds no text.
+        SweepError: A table is damaged.
+    """
+    found: list[str] = []
+    for path in paths:
+        if not path.is_file():
+            raise UsageError(f"{path} is no file; the model reads texts: give a {LINES} with a text a line, or a table")
+        if path.suffix.lower() in TABLES:
+            texts = texts_of(path)
+        elif path.suffix.lower() == LINES:
+            try:
+                lines = path.read_text(encoding="utf-8").splitlines()
+            except UnicodeDecodeError as error:
+                raise UsageError(f"{path} is not UTF-8 text: {error}; save it as UTF-8") from error
+            texts = [line.strip() for line in lines if line.strip()]
+        else:
+            raise UsageError(f"{path}: the model reads texts; give a {LINES} with a text a line, or a table")
+        if not texts:
+            raise UsageError(f"{path} holds no text")
+        found += texts
     return found
 
 
 @torch.no_grad()
-def predict_images(
-    model: AdaptedModel, paths: Sequence[Path], *, batch_size: int, on_progress: Callable[[int], None]
+def predict(
+    model: AdaptedModel, items: Sequence[str], *, batch_size: int, on_progress: Callable[[int], None]
 ) -> Iterator[Prediction | Unreadable]:
-    """Label images, in the order given.
+    """Label images or texts, in the order given.
 
     Args:
-        model: Where it is, images are sent.
-        paths: Image files.
-        batch_size: `B`, images a forward pass.
-        on_progress: Called with the number of images done after every batch.
+        model: Where it is, they are sent.
+        items: Paths of image files, or texts, whichever the model reads.
+        batch_size: `B`, items a forward pass.
+        on_progress: Called with the number of items done after every batch.
 
     Yields:
-        One for every path; images that cannot be read do not stop the others.
+        One for every item; those that cannot be read do not stop the others.
     """
     device = next(model.parameters()).device
+    opened: Callable[[str], Any] = _image if model.backbone.kind == "images" else str
 
-    def read(path: Path) -> Tensor | Unreadable:
+    def read(item: str) -> Tensor | Unreadable:
         try:
-            image = file_split("images", path.parent, [path], np.zeros(1, dtype=np.int64)).open(0)
-            return model.transform(image)
+            return model.transform(opened(item))
         except (SweepError, OSError, ValueError) as error:
-            return Unreadable(path, str(error))
+            return Unreadable(item, str(error))
 
     with ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="decode") as pool:
-        for start in range(0, len(paths), batch_size):
-            batch = paths[start : start + batch_size]
+        for start in range(0, len(items), batch_size):
+            batch = items[start : start + batch_size]
             inputs = list(pool.map(read, batch))
             readable = [x for x in inputs if isinstance(x, Tensor)]
             rows: Iterator[Tensor] = iter(())
             if readable:
                 rows = iter(model(torch.stack(readable).to(device)).softmax(-1).cpu())
-            for path, image in zip(batch, inputs, strict=True):
-                if isinstance(image, Unreadable):
-                    yield image
+            for item, found in zip(batch, inputs, strict=True):
+                if isinstance(found, Unreadable):
+                    yield found
                 else:
                     probabilities = next(rows)
-                    yield Prediction(path, int(probabilities.argmax()), probabilities)
+                    yield Prediction(item, int(probabilities.argmax()), probabilities)
             on_progress(len(batch))
+
+
+def _image(item: str) -> Image.Image:
+    """A decoded image file."""
+    path = Path(item)
+    image: Image.Image = file_split("images", path.parent, [path], np.zeros(1, dtype=np.int64)).open(0)
+    return image

@@ -75,9 +75,15 @@ def prepare(
         group_size=study.group_size,
         stages=study.stages,
         image_size=study.image_size,
+        max_tokens=study.max_tokens,
         cache_dir=cache_dir,
         device=device,
     )
+    if backbone.kind != data.kind:
+        raise UsageError(
+            f"the backbone {backbone.name} reads {backbone.kind}, and the data {data.name} are {data.kind}; give other "
+            f"--data (`sweep data` lists some), or another --backbone (`sweep backbones` does)"
+        )
     spec = side_network_spec(study, data, backbone)
     if study.precision == "bf16" and spec.widths:
         raise UsageError(
@@ -118,6 +124,8 @@ def side_network_spec(study: Study, data: DataSet, backbone: Backbone) -> SideNe
     """
     if study.pool == "class" and backbone.n_prefix_tokens == 0:
         raise UsageError(f"--pool class needs a class token, and {backbone.name} has none; use --pool mean")
+    if study.pool == "last" and backbone.kind == "images":
+        raise UsageError(f"--pool last is for texts, and {backbone.name} reads images; use --pool mean")
     return SideNetworkSpec(
         width=backbone.width,
         widths=backbone.widths if len(set(backbone.widths)) > 1 else (),
@@ -125,7 +133,8 @@ def side_network_spec(study: Study, data: DataSet, backbone: Backbone) -> SideNe
         n_classes=data.n_classes,
         n_prefix_tokens=backbone.n_prefix_tokens,
         modules_per_block=study.modules_per_block,
-        pool=study.pool,
+        pool=study.pool or ("last" if backbone.causal else "mean"),
         max_rank=study.max_rank,
         precision=study.precision,
+        causal=backbone.causal,
     )

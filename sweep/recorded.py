@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from backbones import Backbone, load_backbone, recorded_stages
+from backbones.sizes import recorded_size
 from sweep.data import DataSet, OnBadImage, load_data
 from sweep.errors import SweepError
 
@@ -46,7 +47,7 @@ def recorded_backbone(config: Mapping[str, Any], cache_dir: Path, device: torch.
         config["backbone"],
         group_size=config["group_size"],
         stages=recorded_stages(config.get("stages")),
-        image_size=config["transform"]["image_size"],
+        **recorded_size(config["transform"]),
         cache_dir=cache_dir,
         device=device,
         from_record=True,

@@ -19,7 +19,7 @@ from sweep.storage import mend_journal, require_recorded_url
 from sweep.study import DATA_OBJECTS, LoadedStudy, Study, load_study, study_names
 
 DECIDED_BY_OPTIONS = (
-    *("trials", "epochs", "batch_size", "backbone", "image_size", "data", "group_size", "stages", "pool"),
+    *("trials", "epochs", "batch_size", "backbone", "image_size", "max_tokens", "data", "group_size", "stages", "pool"),
     *("modules_per_block", "precision", "max_rank", "seeds", "seed", "augment", "views", "cache"),
 )
 """Declarations that `sweep run` may have overridden: they are taken from the run's record."""

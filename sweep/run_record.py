@@ -20,6 +20,8 @@ from sweep.storage import shown_url
 from sweep.study import LoadedStudy
 
 PACKAGES = ("sweep", "torch", "torchvision", "timm", "optuna", "numpy", "pandas", "pillow")
+TEXT_PACKAGES = ("transformers", "tokenizers")
+"""What the features of texts depend on besides."""
 
 
 @dataclass
@@ -53,6 +55,7 @@ def run_config(
 ) -> dict[str, Any]:
     """What was asked for, what it was asked of, and with which versions."""
     data, backbone = prepared.data, prepared.backbone
+    packages = (*PACKAGES, *TEXT_PACKAGES) if backbone.kind == "texts" else PACKAGES
     splits = {"train": data.train, "val": data.val, "test": data.test}
     return {
         "study": loaded.name,
@@ -78,7 +81,7 @@ def run_config(
         "augment_fingerprint": prepared.views.fingerprint,
         "versions": {
             "python": platform.python_version(),
-            **{package: importlib.metadata.version(package) for package in PACKAGES},
+            **{package: importlib.metadata.version(package) for package in packages},
         },
     }
 

@@ -299,9 +299,9 @@ def _features(prepared: Prepared, cache_dir: Path, reporter: Reporter, seconds: 
     )
     val, test = stages_of(data.val), stages_of(data.test)
     if n_computed:
-        reporter.message(f"features: {n_computed} of {n_images} images computed in {seconds.features:.0f} s")
+        reporter.message(f"features: {n_computed} of {n_images} {data.kind} computed in {seconds.features:.0f} s")
     else:
-        reporter.message(f"features: all {n_images} images from the cache, no backbone forward")
+        reporter.message(f"features: all {n_images} {data.kind} from the cache, no backbone forward")
     return _Splits(train, val, test, n_computed)
 
 

@@ -40,11 +40,13 @@ class Study:
             `"test"` and perhaps `"val"`, whose items are (Pillow image, class index), such as torchvision's; or one of
             them under `"all"`, to be split.
         image_size: Side of the backbone's input in pixels; the backbone's own if not given.
+        max_tokens: Of every text, so many tokens are read; the backbone's own if not given.
         group_size: `g`, blocks between two stages.
         stages: Instead of `group_size`, how many stages behind `z_0` to spread over the backbone, or the blocks to tap
             after, counted from 1; None to follow `group_size`.
         modules_per_block: `T`, low-rank attention modules a stage.
-        pool: The head reads the `"mean"` of the patch tokens, or the `"class"` token.
+        pool: The head reads the `"mean"` of the patch tokens or of a text's, the `"class"` token, or a text's `"last"`;
+            if not given, the mean, or beside a text decoder the last.
         precision: Of products with frozen features, `"fp32"` or, on a GPU, `"bf16"`; everything else is fp32.
         augment: Of training images, at random: recipes by name, `"flip"`, `"crop"`, `"colour"` or several as in
             `"flip-crop"`; or a function from an RGB Pillow image to another, such as torchvision's transforms.
@@ -53,8 +55,8 @@ class Study:
         cache: `"off"` to compute the features of training images in every step, once for all lanes, from views that
             are fresh in every epoch, and to keep none of them.
         trials: Configurations to train.
-        epochs: Passes over the training images, for every trial.
-        batch_size: Images a step.
+        epochs: Passes over the training images or texts, for every trial.
+        batch_size: Images, or texts, a step.
         seed: Of the search, of initialisations (with the trial's number), of the data order and of a folder's split.
         seeds: Replicates of every configuration, lanes that differ in their initialisation; ranked by their mean.
         objectives: Measured names, each with `"maximize"` or `"minimize"`: `val_top1`, `val_mean_class_accuracy`,
@@ -75,10 +77,11 @@ class Study:
     backbone: str = "dinov2_small_focus"
     data: str | Mapping[str, Any] = "count"
     image_size: int | None = None
+    max_tokens: int | None = None
     group_size: int = 1
     stages: int | Sequence[int] | None = None
     modules_per_block: int = 1
-    pool: "Pool" = "mean"
+    pool: "Pool | None" = None
     precision: "Precision" = "fp32"
     augment: str | Augment = NONE
     views: int | None = None
@@ -106,12 +109,13 @@ class Study:
         for name in POSITIVE:
             self._check_whole(name, getattr(self, name), least=1)
         self._check_whole("seed", self.seed, least=0)
-        if self.image_size is not None:
-            self._check_whole("image_size", self.image_size, least=1)
+        for name in ("image_size", "max_tokens"):
+            if getattr(self, name) is not None:
+                self._check_whole(name, getattr(self, name), least=1)
         if not isinstance(self.stages, int | None):
             self._check_stages(self.stages)
-        if self.pool not in ("mean", "class"):
-            raise UsageError(f"pool must be 'mean' or 'class', not {self.pool!r}")
+        if self.pool not in (None, "mean", "class", "last"):
+            raise UsageError(f"pool must be 'mean', 'class' or 'last', not {self.pool!r}")
         if self.precision not in ("fp32", "bf16"):
             raise UsageError(f"precision must be 'fp32' or 'bf16', not {self.precision!r}")
         if self.halving is not None and not isinstance(self.halving, Halving):

@@ -42,7 +42,7 @@ def backbones(
         table.add_column(heading, justify="right" if number else "left", no_wrap=whole, overflow="fold")
     for one in found.listed:
         cells = (one.name, one.family, str(one.n_blocks), "-".join(map(str, one.widths)))
-        sizes = (f"{one.n_parameters / 1e6:.2f} M", str(one.image_size), str(one.tokens))
+        sizes = (f"{one.n_parameters / 1e6:.2f} M", str(one.image_size or ""), str(one.tokens))
         table.add_row(
             *(escape(printable(cell)) for cell in (*cells, *sizes, one.weights, one.licence or "not declared"))
         )
@@ -52,7 +52,7 @@ def backbones(
     if pattern is None:
         stdout.print(
             "with a pattern, timm's too: sweep backbones 'convnext_*'; with random weights, untrained:NAME; "
-            "your own, ./mine.py:build (docs/backbones.md)",
+            "your own, ./mine.py:build; text networks of transformers, ./FOLDER (docs/backbones.md)",
             highlight=False,
             markup=False,
             soft_wrap=True,

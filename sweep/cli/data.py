@@ -8,7 +8,7 @@ from sweep.cli.console import stdout
 def data() -> None:
     """List the data sets that `--data` takes by name: sizes, classes, licences, and whether they are here.
 
-    For images of your own see docs/data.md: folders, tables, arrays, saved Hugging Face data sets.
+    For images and texts of your own see docs/data.md: folders, tables, arrays, saved Hugging Face data sets.
     """
     from sweep.data.packaged import DATA_SETS
     from sweep.data.suites import PACKAGED_SUITES

@@ -33,8 +33,8 @@ def export(
 ) -> None:
     """Write the winner, or another trial, as weights, configuration and model card.
 
-    `sweep.load_model(DIR)` is an ordinary PyTorch module from transformed images to logits; `sweep predict DIR` labels
-    images from the command line.
+    `sweep.load_model(DIR)` is an ordinary PyTorch module from transformed images, or texts, to logits; `sweep predict
+    DIR` labels them from the command line.
 
         sweep export runs/lr_rank-… --to shipped
 
@@ -60,4 +60,4 @@ def export(
         )
     trials = ", ".join(map(str, exported.trials))
     stdout.print(f"trial {trials}: {to}", highlight=False, soft_wrap=True, markup=False)
-    stdout.print(f"label images: sweep predict {to} IMAGES", highlight=False, soft_wrap=True, markup=False)
+    stdout.print(f"use it: sweep predict {to} IMAGES_OR_TEXTS", highlight=False, soft_wrap=True, markup=False)

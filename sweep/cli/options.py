@@ -20,18 +20,23 @@ NParallel = Annotated[
     str, typer.Option(help="Trials trained together in one stack; `auto` for as many as fit in memory.")
 ]
 Trials = Annotated[int | None, typer.Option(help="Configurations to try.")]
-Epochs = Annotated[int | None, typer.Option(help="Passes over the training images, for every trial.")]
-BatchSize = Annotated[int | None, typer.Option(help="Images a step.")]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the training images or texts, for every trial.")]
+BatchSize = Annotated[int | None, typer.Option(help="Images, or texts, a step.")]
 BackboneName = Annotated[
     str | None,
-    typer.Option(help="A name that `sweep backbones` lists, or your own: `./mine.py:build`."),
+    typer.Option(
+        help="A name that `sweep backbones` lists, your own (`./mine.py:build`), or a text network of transformers: a "
+        "folder (`./gpt2`) or a name on the hub (`openai-community/gpt2`)."
+    ),
 ]
 ImageSize = Annotated[int | None, typer.Option(help="Side of the backbone's input, in pixels.")]
+MaxTokens = Annotated[int | None, typer.Option(help="Of every text, so many tokens are read.")]
 Data = Annotated[
     str | None,
     typer.Option(
         help="A name (`sweep data` lists them), a folder with one subfolder a class, a VTAB-1K task or all of them, a "
-        "table (`.csv`, `.parquet`), arrays (`.npz`), or a saved Hugging Face data set: docs/data.md."
+        "table of images or texts (`.csv`, `.parquet`), arrays (`.npz`), or a saved Hugging Face data set: "
+        "docs/data.md."
     ),
 ]
 GroupSize = Annotated[int | None, typer.Option(help="g: blocks of the backbone between two side blocks.")]
@@ -40,7 +45,9 @@ Stages = Annotated[
     typer.Option(help="Instead of g: how many stages to spread over the backbone, or blocks to tap after, `3,6,12`."),
 ]
 ModulesPerBlock = Annotated[int | None, typer.Option(help="T: attention modules in a side block.")]
-PoolName = Annotated[str | None, typer.Option(help="What the head reads: `mean` of the patch tokens, or `class`.")]
+PoolName = Annotated[
+    str | None, typer.Option(help="What the head reads: `mean` of the patch tokens or of a text's, `class`, or `last`.")
+]
 PrecisionName = Annotated[
     str | None, typer.Option(help="Of products with frozen features: `fp32`, or `bf16` on a GPU.")
 ]

@@ -1,4 +1,4 @@
-"""`sweep predict`: labels for images out of an exported model."""
+"""`sweep predict`: labels for images or texts out of an exported model."""
 
 import csv
 import sys
@@ -20,12 +20,18 @@ STANDARD_OUTPUT = "-"
 
 def predict(
     model: Annotated[Path, typer.Argument(help="The folder that `sweep export` made.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files, and folders of images at any depth.")],
+    items: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Image files, and folders of images at any depth; for a model that reads texts, tables with a column "
+            "text (`.csv`, `.parquet`), and `.txt` files with a text a line."
+        ),
+    ],
     csv_file: Annotated[str, typer.Option("--csv", help="File to write; `-` for standard output.")] = STANDARD_OUTPUT,
-    batch_size: Annotated[int, typer.Option(help="Images a forward pass.", min=1)] = 32,
+    batch_size: Annotated[int, typer.Option(help="Images, or texts, a forward pass.", min=1)] = 32,
     device: options.DeviceName = None,
 ) -> None:
-    """Label images: path, label, its probability, then the probability of each class.
+    """Label images or texts: path or text, label, its probability, then the probability of each class.
 
     An image that cannot be read is named on standard error and left out; the others are labelled all the same.
 
@@ -35,17 +41,19 @@ def predict(
     from sweep.errors import SweepError
     from sweep.export.loading import load_model
     from sweep.paths import write_atomically
-    from sweep.predict import find_images, predict_images
+    from sweep.predict import find_images, find_texts
+    from sweep.predict import predict as predict_items
 
-    paths = find_images(images)
     loaded = load_model(model, device=device_named(device))
+    kind = loaded.backbone.kind
+    found = find_texts(items) if kind == "texts" else find_images(items)
     unreadable: list[Unreadable] = []
     with _progress() as progress:
-        bar = progress.add_task("images", total=len(paths))
-        outcomes = predict_images(
-            loaded, paths, batch_size=batch_size, on_progress=lambda count: progress.advance(bar, count)
+        bar = progress.add_task(kind, total=len(found))
+        outcomes = predict_items(
+            loaded, found, batch_size=batch_size, on_progress=lambda count: progress.advance(bar, count)
         )
-        rows = _rows(outcomes, loaded.class_names, unreadable)
+        rows = _rows(outcomes, "text" if kind == "texts" else "path", loaded.class_names, unreadable)
         if csv_file == STANDARD_OUTPUT:
             csv.writer(sys.stdout).writerows(rows)
         else:
@@ -56,12 +64,12 @@ def predict(
                 raise SweepError(f"cannot write {target}: {error.strerror}; give another file with --csv") from error
     for outcome in unreadable:
         stderr.print(f"left out: {outcome.reason}", soft_wrap=True, highlight=False, markup=False)
-    n_labelled = len(paths) - len(unreadable)
+    n_labelled = len(found) - len(unreadable)
     where = "" if csv_file == STANDARD_OUTPUT else f" in {csv_file}"
     left_out = f", {len(unreadable)} left out" if unreadable else ""
-    stderr.print(f"{n_labelled} images labelled{where}{left_out}", soft_wrap=True, highlight=False, markup=False)
+    stderr.print(f"{n_labelled} {kind} labelled{where}{left_out}", soft_wrap=True, highlight=False, markup=False)
     if not n_labelled:
-        raise SweepError("none of the images could be read")
+        raise SweepError(f"none of the {kind} could be read")
 
 
 def _progress() -> Progress:
@@ -70,18 +78,21 @@ def _progress() -> Progress:
 
 
 def _rows(
-    outcomes: Iterable["Prediction | Unreadable"], class_names: tuple[str, ...], unreadable: list["Unreadable"]
+    outcomes: Iterable["Prediction | Unreadable"],
+    heading: str,
+    class_names: tuple[str, ...],
+    unreadable: list["Unreadable"],
 ) -> Iterator[list[str]]:
     """The lines of the table; what could not be read is put aside."""
     from sweep.predict import Unreadable
 
-    yield ["path", "label", "probability", *(f"p_{name}" for name in class_names)]
+    yield [heading, "label", "probability", *(f"p_{name}" for name in class_names)]
     for outcome in outcomes:
         if isinstance(outcome, Unreadable):
             unreadable.append(outcome)
             continue
         p = outcome.probabilities.tolist()
-        yield [str(outcome.path), class_names[outcome.label], *(f"{value:.6f}" for value in (p[outcome.label], *p))]
+        yield [outcome.item, class_names[outcome.label], *(f"{value:.6f}" for value in (p[outcome.label], *p))]
 
 
 def _write(path: Path, rows: Iterable[list[str]]) -> None:

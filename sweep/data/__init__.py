@@ -31,8 +31,8 @@ def load_data(
     Args:
         spec: a name in `DATA_SETS`; a folder: a VTAB-1K task (``train800.txt``, ``val200.txt``, ``test.txt``), a saved
             Hugging Face data set, or images in one folder a class, with or without ``train``, ``val`` and ``test``
-            above the classes; a table of images or texts (``.csv``, ``.parquet``) or an archive of arrays (``.npz``); or
-            data set objects by split.
+            above the classes; a table of images or texts (``.csv``, ``.parquet``) or an archive of arrays
+            (``.npz``); or data set objects by split.
         seed: seed of the split of data that do not bring their own; the demo sets are always the same.
         cache_dir: root of sweep's cache, for the demo sets that are fetched.
         on_bad_image: ``"skip"`` decodes every image once and leaves out, before splitting, those that

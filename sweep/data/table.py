@@ -1,4 +1,4 @@
-"""Tables of images or texts: CSV or parquet with the columns `path` or `text`, `label`, and `split` if there are splits."""
+"""Tables of images or texts: CSV or parquet with columns `path` or `text`, `label`, and `split` if there are splits."""
 
 import csv
 from collections.abc import Callable, Iterator

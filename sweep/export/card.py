@@ -4,9 +4,13 @@ import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from backbones.origin import origin_of
+from backbones.protocol import Transform
+from backbones.sizes import shown_size
+from backbones.text_transform import TextInput
 from sweep.export.config import BACKBONE_FILE, ONNX_FILE, TORCH_EXPORT_FILE, ModelConfig
 from sweep.export.graph import TOLERANCE
 from sweep.export.selection import Chosen
@@ -60,25 +64,23 @@ def _what_it_is(config: ModelConfig, with_backbone: bool, differences: Mapping[s
     side, n_members = config.side_network, len(config.members)
     kind = "A LAST side-network" if n_members == 1 else f"{n_members} LAST side-networks behind one forward pass"
     ranks = ", ".join(str(member.rank) for member in config.members)
+    of_texts = isinstance(config.transform, TextInput)
+    item = '"a text"' if of_texts else 'Image.open("photo.jpg")'
     lines = [
         f"{kind} (low-rank attention side-tuning, arXiv 2402.04009; rank {ranks}, {side.n_modules} modules) "
-        f"of a frozen {markdown_text(config.backbone.name)} at {config.transform.image_size} px: "
-        f"images to {len(config.class_names)} classes.",
+        f"of a frozen {markdown_text(config.backbone.name)} at {shown_size(asdict(config.transform))}: "
+        f"{'texts' if of_texts else 'images'} to {len(config.class_names)} classes.",
         "",
         "```python",
         "import sweep",
-        "from PIL import Image",
+        *([] if of_texts else ["from PIL import Image"]),
         "",
         'model = sweep.load_model(".")  # this folder',
-        'logits = model(model.transform(Image.open("photo.jpg")).unsqueeze(0))',
+        f"logits = model(model.transform({item}).unsqueeze(0))",
         "model.class_names[logits.argmax()]",
         "```",
-    ]
-    transform = config.transform
-    lines += [
         "",
-        f"Input: RGB, resized to {transform.image_size} x {transform.image_size} ({transform.interpolation}, no crop), "
-        f"values in 0…1, minus {transform.mean}, divided by {transform.std}; that is what `model.transform` does.",
+        _input(config.transform),
     ]
     if n_members > 1:
         lines += [
@@ -98,6 +100,19 @@ def _what_it_is(config: ModelConfig, with_backbone: bool, differences: Mapping[s
             f"{difference:.1e} (tolerance {TOLERANCE:.0e}).",
         ]
     return "\n".join(lines)
+
+
+def _input(transform: Transform | TextInput) -> str:
+    """What `model.transform` does."""
+    if isinstance(transform, TextInput):
+        return (
+            f"Input: the first {transform.max_tokens} tokens of a text, those that the tokenizer adds included "
+            f"(SHA-256 `{transform.tokenizer_sha256}`); that is what `model.transform` makes of it."
+        )
+    return (
+        f"Input: RGB, resized to {transform.image_size} x {transform.image_size} ({transform.interpolation}, no crop), "
+        f"values in 0…1, minus {transform.mean}, divided by {transform.std}; that is what `model.transform` does."
+    )
 
 
 def _data(config: ModelConfig) -> str:

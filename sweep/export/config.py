@@ -1,11 +1,13 @@
 """`config.json` of an exported model: everything needed to build it again."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from backbones import recorded_stages
 from backbones.protocol import Transform
+from backbones.text_transform import TextInput
 from sweep.errors import SweepError, UsageError
 from sweep.run_folder import read_json
 from sweep.side_networks.spec import SideNetworkSpec
@@ -17,8 +19,23 @@ CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
 WEIGHTS_FILE = "model.safetensors"
 BACKBONE_FILE = "backbone.safetensors"
+BACKBONE_CONFIG_FILE, TOKENIZER_FILE = "backbone.json", "tokenizer.json"
+"""Beside the weights of a text backbone."""
+
 TORCH_EXPORT_FILE = "model.pt2"
 ONNX_FILE = "model.onnx"
+
+
+def recorded_transform(value: Mapping[str, Any]) -> Transform | TextInput:
+    """What a JSON file recorded of a backbone's transform.
+
+    Raises:
+        KeyError: An entry is missing.
+        TypeError: One is too many, or of another type.
+    """
+    if "max_tokens" in value:
+        return TextInput(**value)
+    return Transform(**{**value, "mean": tuple(value["mean"]), "std": tuple(value["std"])})
 
 
 @dataclass(frozen=True)
@@ -59,7 +76,7 @@ class ModelConfig:
 
     Attributes:
         backbone: What feeds the side-networks.
-        transform: Turns an image into its input.
+        transform: What turns an image into its input; of a text backbone, what is to be known of that.
         side_network: The shape of all members.
         members: One side-network each.
         class_names: `C` names, in the order of the logits.
@@ -67,7 +84,7 @@ class ModelConfig:
     """
 
     backbone: BackboneReference
-    transform: Transform
+    transform: Transform | TextInput
     side_network: SideNetworkSpec
     members: tuple[Member, ...]
     class_names: tuple[str, ...]
@@ -95,13 +112,11 @@ class ModelConfig:
                 f"load it with a newer sweep"
             )
         try:
-            transform = {**value["transform"], "mean": tuple(value["transform"]["mean"])}
-            transform["std"] = tuple(transform["std"])
             return cls(
                 backbone=BackboneReference(
                     **{**value["backbone"], "stages": recorded_stages(value["backbone"].get("stages"))}
                 ),
-                transform=Transform(**transform),
+                transform=recorded_transform(value["transform"]),
                 side_network=SideNetworkSpec(**value["side_network"]),
                 members=tuple(Member(**member) for member in value["members"]),
                 class_names=tuple(value["class_names"]),

@@ -92,7 +92,7 @@ def _dynamic_shapes() -> dict[str, dict[int, torch.export.Dim]]:
 
 def _images(model: AdaptedModel, count: int) -> Tensor:
     """Noise of the size and scale of transformed images, the same at every call."""
-    side = model.transform.image_size
+    side = model.backbone.image_size
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 

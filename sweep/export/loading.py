@@ -1,5 +1,6 @@
 """An exported model, read back."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from sweep.run_folder import read_weights
 
 if TYPE_CHECKING:  # timm takes seconds to import
     from backbones.frozen import FrozenBackbone
-    from sweep.export.config import ModelConfig
+    from sweep.export.config import BackboneReference, ModelConfig
     from sweep.export.model import AdaptedModel
 
 
@@ -22,10 +23,11 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> "Ad
         device: Where the model is to run.
 
     Returns:
-        A module in eval mode, from images `(B, 3, H, W)` to logits `(B, C)`, with `class_names` and `transform`:
+        A module in eval mode, from images `(B, 3, H, W)` or texts `(B, L)` to logits `(B, C)`, with `class_names` and
+        `transform`:
 
             model = sweep.load_model("shipped")
-            logits = model(model.transform(image).unsqueeze(0))
+            logits = model(model.transform(image).unsqueeze(0))  # or a text
 
     Raises:
         UsageError: The folder holds no exported model, or one of a later format.
@@ -53,25 +55,33 @@ def _backbone(folder: Path, config: "ModelConfig") -> "FrozenBackbone":
     """The backbone, from the export where its weights are inside, else by its name."""
     from backbones import load_backbone
     from backbones.origin import architecture_of
+    from backbones.protocol import Transform
+    from backbones.sizes import recorded_size
+    from backbones.text_transform import TextInput
     from sweep.export.config import BACKBONE_FILE
     from sweep.paths import default_cache_dir
 
     reference, path = config.backbone, folder / BACKBONE_FILE
     inside = path.is_file()
-    backbone = load_backbone(
-        architecture_of(reference.name) if inside else reference.name,
-        group_size=reference.group_size,
-        stages=reference.stages,
-        image_size=config.transform.image_size,
-        cache_dir=default_cache_dir(),
-        from_record=True,
-    )
+    if inside and isinstance(config.transform, TextInput):
+        backbone = _text_backbone(folder, reference, config.transform.max_tokens)
+    else:
+        backbone = load_backbone(
+            architecture_of(reference.name) if inside else reference.name,
+            group_size=reference.group_size,
+            stages=reference.stages,
+            **recorded_size(asdict(config.transform)),
+            cache_dir=default_cache_dir(),
+            from_record=True,
+        )
     if inside:
         try:
             backbone.take_weights(read_weights(path))
         except RuntimeError as error:
             raise SweepError(f"{path} is not a {reference.name}; export the model again") from error
-    backbone.name, backbone.transform = reference.name, config.transform
+    backbone.name = reference.name
+    if isinstance(config.transform, Transform):
+        backbone.transform = config.transform
     if backbone.fingerprint != reference.fingerprint:
         where = path if inside else f"{reference.name}, as it can be had here,"
         raise SweepError(
@@ -80,3 +90,19 @@ def _backbone(folder: Path, config: "ModelConfig") -> "FrozenBackbone":
             + ("Export the model again" if inside else "Export it with its backbone inside, where the run was made")
         )
     return backbone
+
+
+def _text_backbone(folder: Path, reference: "BackboneReference", max_tokens: int) -> "FrozenBackbone":
+    """The text backbone that the export describes, with random weights."""
+    from backbones import Taps
+    from backbones.text_models import built
+    from sweep.export.config import BACKBONE_CONFIG_FILE, TOKENIZER_FILE
+
+    try:
+        described, tokenizer = (
+            (folder / file).read_text(encoding="utf-8") for file in (BACKBONE_CONFIG_FILE, TOKENIZER_FILE)
+        )
+    except (OSError, ValueError) as error:
+        raise SweepError(f"cannot read the backbone in {folder}: {error}; export the model again") from error
+    taps = Taps(reference.group_size, reference.stages)
+    return built(reference.name, described, tokenizer, taps=taps, max_tokens=max_tokens)

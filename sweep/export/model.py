@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from backbones.frozen import FrozenBackbone
 from backbones.protocol import Transform
+from backbones.text_transform import TextTransform
 from sweep.export.config import ModelConfig
 
 
 class AdaptedModel(nn.Module):
-    """Images to logits.
+    """Images, or texts, to logits.
 
     One side-network gives its logits. Several share one forward pass of the backbone, and give the logarithm of the
     mean of their probabilities: `softmax` of either is the probability of each class.
@@ -27,7 +28,7 @@ class AdaptedModel(nn.Module):
 
     Attributes:
         class_names: As given.
-        transform: Turns a PIL image into `(3, H, W)`, what the model takes a batch of.
+        transform: Turns a PIL image into `(3, H, W)`, or a text into `(L,)`, what the model takes a batch of.
     """
 
     def __init__(self, backbone: FrozenBackbone, side_networks: Sequence[nn.Module], class_names: Sequence[str]):
@@ -35,13 +36,13 @@ class AdaptedModel(nn.Module):
         self.backbone = backbone
         self.side_networks = nn.ModuleList(side_networks)
         self.class_names = tuple(class_names)
-        self.transform: Transform = backbone.transform
+        self.transform: Transform | TextTransform = backbone.transform
 
     def forward(self, images: Tensor) -> Tensor:
-        """Classify images.
+        """Classify images, or texts.
 
         Args:
-            images: Transformed, `(B, 3, H, W)`.
+            images: Transformed, `(B, 3, H, W)`; texts `(B, L)`.
 
         Returns:
             Logits, `(B, C)`; log-probabilities where there are several side-networks.

@@ -5,28 +5,32 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 
 from backbones import load_backbone, recorded_stages
 from backbones.frozen import FrozenBackbone
-from backbones.protocol import Transform
+from backbones.sizes import recorded_size
+from backbones.text_backbone import TextBackbone
+from backbones.text_transform import TextInput
 from sweep.errors import SweepError, UsageError
 from sweep.export.card import model_card
 from sweep.export.config import (
+    BACKBONE_CONFIG_FILE,
     BACKBONE_FILE,
     CARD_FILE,
     CONFIG_FILE,
     ONNX_FILE,
+    TOKENIZER_FILE,
     TORCH_EXPORT_FILE,
     WEIGHTS_FILE,
     BackboneReference,
     Member,
     ModelConfig,
+    recorded_transform,
 )
 from sweep.export.graph import require_onnx, write_onnx, write_torch_export
 from sweep.export.model import AdaptedModel, assemble
@@ -78,7 +82,8 @@ def export_run(
         cache_dir: Root of sweep's cache.
 
     Raises:
-        UsageError: Something is already in `to`, or there is no such trial, or its weights were not kept.
+        UsageError: Something is already in `to`, or there is no such trial, or its weights were not kept; or a graph is
+            asked for of a model of texts.
         SweepError: The backbone is not the one of the run, a graph does not compute the same, or a file is damaged.
     """
     if to.exists() and not (to.is_dir() and not any(to.iterdir())):
@@ -89,6 +94,8 @@ def export_run(
     results = load_results(run)
     spec, chosen = choose(results, folder, trial=trial, ensemble=ensemble)
     config = _model_config(results, spec, chosen)
+    if (torch_export or onnx) and isinstance(config.transform, TextInput):
+        raise UsageError("--torch-export and --onnx are for models of images; leave them out, and use sweep.load_model")
     needs_backbone = with_backbone or torch_export or onnx
     backbone = _backbone(config, folder, cache_dir) if needs_backbone else None
     weights = {
@@ -104,6 +111,9 @@ def export_run(
         if backbone is not None:
             if with_backbone:
                 save_file(_own(backbone.network.state_dict()), partial / BACKBONE_FILE)
+                if isinstance(backbone, TextBackbone):
+                    (partial / BACKBONE_CONFIG_FILE).write_text(backbone.config_json, encoding="utf-8")
+                    (partial / TOKENIZER_FILE).write_text(backbone.tokenizer_json, encoding="utf-8")
             model = assemble(backbone, config, [c.weights.state for c in chosen])
             if torch_export:
                 differences[TORCH_EXPORT_FILE] = write_torch_export(model, partial / TORCH_EXPORT_FILE)
@@ -134,7 +144,7 @@ def _model_config(results: Results, spec: SideNetworkSpec, chosen: Sequence[Chos
             recorded["group_size"],
             recorded_stages(recorded.get("stages")),
         ),
-        transform=_transform(recorded["transform"]),
+        transform=recorded_transform(recorded["transform"]),
         side_network=spec,
         members=tuple(Member(c.weights.trial, c.weights.rank, c.hyperparameters) for c in chosen),
         class_names=tuple(recorded["classes"]),
@@ -142,16 +152,12 @@ def _model_config(results: Results, spec: SideNetworkSpec, chosen: Sequence[Chos
     )
 
 
-def _transform(recorded: dict[str, Any]) -> Transform:
-    return Transform(**{**recorded, "mean": tuple(recorded["mean"]), "std": tuple(recorded["std"])})
-
-
 def _backbone(config: ModelConfig, folder: RunFolder, cache_dir: Path) -> FrozenBackbone:
     backbone = load_backbone(
         config.backbone.name,
         group_size=config.backbone.group_size,
         stages=config.backbone.stages,
-        image_size=config.transform.image_size,
+        **recorded_size(asdict(config.transform)),
         cache_dir=cache_dir,
         from_record=True,
     )

@@ -11,6 +11,7 @@ from sweep.data import Split
 from sweep.engine import EVALUATION_BATCH_SIZE
 from sweep.errors import SweepError
 from sweep.features import compute_features
+from sweep.kinds import Kind
 from sweep.lane_weights import weights_of
 from sweep.recorded import recorded_backbone, recorded_data
 from sweep.results import Results
@@ -25,12 +26,14 @@ class Evidence:
     Attributes:
         probabilities: `(n, C)`.
         labels: `(n,)`.
-        val: The images.
+        val: The images, or texts.
+        kind: Which of them.
     """
 
     probabilities: npt.NDArray[np.float64]
     labels: npt.NDArray[np.int64]
     val: Split
+    kind: Kind
 
     @property
     def predicted(self) -> npt.NDArray[np.int64]:
@@ -60,7 +63,8 @@ def winner_on_val(results: Results, folder: RunFolder, winner: int, cache_dir: P
     config = results.config
     if config["data"] == DATA_OBJECTS:
         raise SweepError(f"the images came as {DATA_OBJECTS} {config['study_file']}, and a report runs no study file")
-    val = recorded_data(config, cache_dir, splits=["val"]).val
+    items = recorded_data(config, cache_dir, splits=["val"])
+    val = items.val
     backbone = recorded_backbone(config, cache_dir)
     spec, weights = weights_of(folder, winner, winner)
     module = spec.plain(weights.rank)
@@ -71,4 +75,4 @@ def winner_on_val(results: Results, folder: RunFolder, winner: int, cache_dir: P
     with torch.no_grad():
         batches = torch.arange(len(data)).split(EVALUATION_BATCH_SIZE)
         logits = torch.cat([module(data.batch(indices, like)[0]) for indices in batches])
-    return Evidence(logits.double().softmax(-1).numpy(), features.labels.numpy(), val)
+    return Evidence(logits.double().softmax(-1).numpy(), features.labels.numpy(), val, items.kind)

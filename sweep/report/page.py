@@ -26,7 +26,8 @@ th[aria-sort=ascending]::after { content: " ▲"; } th[aria-sort=descending]::af
 td.number, th.number { text-align: right; }
 .images { display: flex; flex-wrap: wrap; gap: 14px; } figure.image { margin: 0; width: 132px; font-size: 13px; }
 figure.image img { width: 132px; height: 132px; object-fit: contain; background: #eef0f3; image-rendering: auto; }
-figcaption { overflow-wrap: anywhere; }
+figcaption { overflow-wrap: anywhere; } figure.text { margin: 0; width: 360px; font-size: 13px; }
+blockquote { margin: 0 0 4px; padding: 8px 10px; background: #eef0f3; overflow-wrap: anywhere; }
 @media (max-width: 900px) { .two { grid-template-columns: 1fr; } }
 """
 
@@ -162,6 +163,12 @@ def image(png_base64: str, lines: Sequence[str]) -> str:
     )
 
 
+def quotation(text: str, lines: Sequence[str]) -> str:
+    """A text with its caption."""
+    caption = "<br>".join(map(escape, lines))
+    return f'<figure class="text"><blockquote>{escape(text)}</blockquote><figcaption>{caption}</figcaption></figure>'
+
+
 def images(figures: Iterable[str]) -> str:
-    """Several images in rows."""
+    """Several images, or texts, in rows."""
     return f'<div class="images">{"".join(figures)}</div>'

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from backbones import Taps, recorded_stages
+from backbones.sizes import shown_size
 from sweep.export.card import METRICS, command_line
 from sweep.export.selection import hyperparameters_of
 from sweep.recipes import described
@@ -60,7 +61,7 @@ def answer(results: Results, winner: int) -> str:
     facts = {
         "data": f"{config['data']}. {config['data_notice']}",
         "classes": ", ".join(classes[:N_NAMED_CLASSES]) + more,
-        "backbone": f"{config['backbone']} at {config['transform']['image_size']} px, "
+        "backbone": f"{config['backbone']} at {shown_size(config['transform'])}, "
         f"{Taps(config['group_size'], recorded_stages(config.get('stages')))}",
         **({"training images": views} if (views := described(config)) else {}),
         "trials": ", ".join(f"{count} {state}" for state, count in states.items()),

@@ -5,6 +5,7 @@ import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from PIL import Image
 from plotly.graph_objects import Figure
 
 from backbones.protocol import to_rgb
@@ -27,6 +28,7 @@ from sweep.storage import load_optuna_study
 
 N_CONFUSED = 24
 THUMBNAIL_SIDE = 132
+EXCERPT_LENGTH = 240
 PNG_SCALE = 2
 PNG_WIDTH, PNG_HEIGHT = 1000, 560
 
@@ -132,25 +134,30 @@ def write_png(figures: dict[str, Figure], folder: Path) -> None:
 def _most_confused(evidence: Evidence, class_names: Sequence[str]) -> str:
     indices = evidence.most_confused(N_CONFUSED)
     n_wrong = int((evidence.predicted != evidence.labels).sum())
-    pictures = []
+    shown, kind = [], evidence.kind
     for index in indices:
         said, true = int(evidence.predicted[index]), int(evidence.labels[index])
         p = evidence.probabilities[index]
         lines = (
             f"is {class_names[true]} ({p[true]:.0%})",
             f"said {class_names[said]} ({p[said]:.0%})",
-            f"val image {index}",
+            f"val {kind.removesuffix('s')} {index}",
         )
-        pictures.append(page.image(_thumbnail(evidence, index), lines))
+        item = evidence.val.open(index)
+        shown.append(page.quotation(_excerpt(item), lines) if kind == "texts" else page.image(_thumbnail(item), lines))
     note = (
-        f"{n_wrong} of {len(evidence.labels)} val images are misclassified; "
+        f"{n_wrong} of {len(evidence.labels)} val {kind} are misclassified; "
         f"those come first that the winner is surest of."
     )
-    return page.heading("Most confused images") + page.paragraph(note, quiet=True) + page.images(pictures)
+    return page.heading(f"Most confused {kind}") + page.paragraph(note, quiet=True) + page.images(shown)
 
 
-def _thumbnail(evidence: Evidence, index: int) -> str:
-    picture = to_rgb(evidence.val.open(index))
+def _excerpt(text: str) -> str:
+    return text if len(text) <= EXCERPT_LENGTH else f"{text[:EXCERPT_LENGTH].rsplit(maxsplit=1)[0]} …"
+
+
+def _thumbnail(image: Image.Image) -> str:
+    picture = to_rgb(image)
     picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")

@@ -58,8 +58,10 @@ class _Attention(torch.autograd.Function):
             for x, dim in zip(tensors, in_dims[:3], strict=True)
         ]
         if stacked[0].is_cuda:
-            return attention_of_heads(*(x.transpose(0, 1) for x in stacked), bias), 1
-        out = attention_of_matrices(*(x.flatten(0, 1) for x in stacked), bias)
+            q, k, v = (x.transpose(0, 1) for x in stacked)
+            return attention_of_heads(q, k, v, bias), 1
+        q, k, v = (x.flatten(0, 1) for x in stacked)
+        out = attention_of_matrices(q, k, v, bias)
         return out.unflatten(0, (lanes, -1)), 0
 
 

@@ -58,7 +58,11 @@ class RankSpaceLAST(LAST):
             bias=attention_bias(stages, causal=self.causal),
         )
         up, lengths = ups[0], lengths_of(stages)
-        if frozen.bias is None and self.product_dtype is None and cpu_trunk.is_compiled(up.shape[0], up.device, up.dtype):
+        if (
+            frozen.bias is None
+            and self.product_dtype is None
+            and cpu_trunk.is_compiled(up.shape[0], up.device, up.dtype)
+        ):
             pooled = cpu_trunk.pooled_trunk(frozen, projections, biases, centred_ups, self.head.tokens)  # (K·r, B)
         else:
             pooled = self.head.pool(trunk(frozen, projections, biases, centred_ups).movedim(0, -1), lengths).T

@@ -181,9 +181,7 @@ class _Trunk(torch.autograd.Function):
         for k in reversed(range(K)):
             shared, _ = ctx.frozen.entering(k)
             qkv, stream, product, d_product = qkvs[k], streams[k], products[_pairs(k)], d_products[:k]
-            d_qkv = lanes.kernels.attend_backward(
-                qkv, attended, d_attended, k * r, log_sums[k], bias=ctx.frozen.bias
-            )
+            d_qkv = lanes.kernels.attend_backward(qkv, attended, d_attended, k * r, log_sums[k], bias=ctx.frozen.bias)
             d_bias = lanes.kernels.normalise_backward(
                 d_qkv,
                 qkv,

@@ -29,7 +29,7 @@ class SideNetworkSpec:
         n_classes: `C`.
         n_prefix_tokens: Class and register tokens in front of the patch tokens.
         modules_per_block: `T`.
-        pool: The head reads the `"mean"` of the patch tokens or of a text's, the `"class"` token, or the `"last"` token.
+        pool: The head reads the `"mean"` of the patch tokens or of a text's, the `"class"`, or the `"last"` token.
         max_rank: Rank that lanes are padded to.
         precision: Of products with frozen streams; the direct form knows fp32 only.
         widths: `D` of every stage if they differ, and side-networks are `PyramidLAST`; else empty.

@@ -15,9 +15,9 @@ from sweep.seeds import derive_seed
 
 CONFIG_ENTRIES = {
     **dict.fromkeys(("seed", "seeds", "epochs", "batch_size", "group_size", "modules_per_block", "max_rank"), int),
-    **dict.fromkeys(("data", "backbone", "backbone_fingerprint", "pool", "precision", "device"), str),
+    **dict.fromkeys(("data", "backbone", "backbone_fingerprint", "precision", "device"), str),
     **{f"splits.{split}.fingerprint": str for split in ("train", "val")},
-    **{"transform.image_size": int, "classes": list, "versions": dict},
+    **{"pool": str | None, "transform": dict, "classes": list, "versions": dict},
 }
 NUMBERS = ("seed", "epochs", "first_order")
 
