@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -97,3 +98,84 @@ def pareto_run(finished_run: Path) -> Path:
     objectives = {"val_nll": "minimize", "trainable_parameters": "minimize", "val_spread": "maximize"}
     metrics = {"spread": lambda logits, labels: float(logits.std())}
     return run_on(finished_run.parent / "images", "pareto", trials=6, objectives=objectives, metrics=metrics)
+
+
+COLOURS = ("red", "blue", "green")
+WORDS = ("a", "the", "car", "house", "is", "was", "very", "not", "old", "new", *COLOURS)
+TEXT_VOCABULARY = 64
+
+
+def save_tokenizer(folder: Path, *, special: bool) -> None:
+    """A tokenizer of a few words, with or without a token at either end."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from tokenizers.processors import TemplateProcessing
+
+    names = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS)
+    tokenizer = Tokenizer(WordLevel({name: number for number, name in enumerate(names)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    if special:
+        tokenizer.post_processor = TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        )
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def save_text_network(folder: Path, model_type: str, **options: Any) -> Path:
+    """A small text network of transformers with seeded random weights, and its tokenizer."""
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModel
+
+    config = CONFIG_MAPPING[model_type](vocab_size=TEXT_VOCABULARY, **options)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = AutoModel.from_config(config)
+        for parameter in network.parameters():  # as after training: no bias is zero, and no weight next to it
+            parameter.data.add_(0.1 * torch.randn(parameter.shape))
+    network.save_pretrained(folder)
+    save_tokenizer(folder, special=model_type == "bert")
+    return folder
+
+
+SMALL_DECODER = {"n_embd": 32, "n_layer": 4, "n_head": 2, "n_positions": 48}
+SMALL_ENCODER = {
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 48,
+}
+
+
+@pytest.fixture(scope="session")
+def text_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a GPT-2 of four blocks with random weights."""
+    return save_text_network(tmp_path_factory.mktemp("decoder") / "gpt2", "gpt2", **SMALL_DECODER)
+
+
+@pytest.fixture(scope="session")
+def text_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a BERT of four blocks with random weights."""
+    return save_text_network(tmp_path_factory.mktemp("encoder") / "bert", "bert", **SMALL_ENCODER)
+
+
+def some_texts(number: int, seed: int) -> tuple[list[str], list[str]]:
+    """Texts of 1 to 12 words, each with one colour, and these colours."""
+    rng = np.random.default_rng(seed)
+    texts, colours = [], []
+    for _ in range(number):
+        words = [str(word) for word in rng.choice(WORDS[:-3], rng.integers(0, 12))]
+        colours.append(str(rng.choice(COLOURS)))
+        words.insert(int(rng.integers(0, len(words) + 1)), colours[-1])
+        texts.append(" ".join(words))
+    return texts, colours
+
+
+@pytest.fixture(scope="session")
+def text_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of 90 texts to be told by their colour."""
+    path = tmp_path_factory.mktemp("texts") / "texts.csv"
+    texts, colours = some_texts(90, seed=0)
+    pd.DataFrame({"text": texts, "label": colours}).to_csv(path, index=False)
+    return path

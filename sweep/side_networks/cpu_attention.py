@@ -42,8 +42,25 @@ _ZERO, _ONE, _LOWEST = np.float32(0), np.float32(1), np.float32(-3e38)
 
 
 @compiled
-def attend(rank: Any, qkv: Any, stride: int, L: int, out: Any, first: int, log_sum: Any) -> None:
-    """`softmax(q kᵀ) v`, and `log Σ exp(score)` of every query, for a rank as a tuple."""
+def _hidden() -> Any:
+    """What is added to the scores of a vector of queries with the key of the first, the second, … of them.
+
+    Row `j` hides a key from the `j` queries before it; the last row hides one from all.
+    """
+    hidden = np.zeros((VECTOR + 1) * VECTOR, np.float32)
+    for j in range(VECTOR + 1):
+        for i in range(j):
+            hidden[j * VECTOR + i] = _LOWEST
+    return hidden
+
+
+@compiled
+def attend(rank: Any, qkv: Any, stride: int, L: int, causal: bool, out: Any, first: int, log_sum: Any) -> None:
+    """`softmax(q kᵀ) v`, and `log Σ exp(score)` of every query, for a rank as a tuple.
+
+    If `causal`, over the keys up to the query. Those in front of a vector of queries all these see, those behind none;
+    to the scores of those between, `_hidden` is added.
+    """
     R = len(rank)
     keys = np.empty(L * 2 * R, np.float32)  # k and v of a token side by side
     for c in range(2 * R):
@@ -51,16 +68,24 @@ def attend(rank: Any, qkv: Any, stride: int, L: int, out: Any, first: int, log_s
             keys[j * 2 * R + c] = qkv[(R + c) * stride + j]
     tile = np.empty(KEYS * VECTOR, np.float32)
     sums = np.empty(stride, np.float32)
+    hidden = _hidden() if causal else np.empty(0, np.float32)
     for start in range(0, stride, VECTOR):
+        n_seen, n_open = (min(L, start + VECTOR), start) if causal else (L, L)
         q = loads(qkv, start, stride, rank, VECTOR)
         attended = zeros(rank, VECTOR)
         p_sum = splat(_ZERO)
         largest = splat(_LOWEST)
-        for j0 in range(0, L, KEYS):
-            n_keys = min(KEYS, L - j0)
+        for j0 in range(0, n_seen, KEYS):
+            n_keys = min(KEYS, n_seen - j0)
+            n_first = max(0, min(n_keys, n_open - j0))
             before = largest
-            for j in range(n_keys):
+            for j in range(n_first):
                 score = add_dot(splat(_ZERO), q, splats(keys, (j0 + j) * 2 * R, 1, rank, VECTOR))
+                store(tile, j * VECTOR, score)
+                largest = maximum(largest, score)
+            for j in range(n_first, n_keys):
+                at = (j0 + j - start) * VECTOR
+                score = add_dot(load(hidden, at), q, splats(keys, (j0 + j) * 2 * R, 1, rank, VECTOR))
                 store(tile, j * VECTOR, score)
                 largest = maximum(largest, score)
             factor = exp(before - largest)
@@ -79,7 +104,7 @@ def attend(rank: Any, qkv: Any, stride: int, L: int, out: Any, first: int, log_s
 
 @compiled
 def attend_backward(
-    rank: Any, qkv: Any, stride: int, L: int, out: Any, d_out: Any, first: int, log_sum: Any, d_qkv: Any
+    rank: Any, qkv: Any, stride: int, L: int, causal: bool, out: Any, d_out: Any, first: int, log_sum: Any, d_qkv: Any
 ) -> None:
     """The gradient of attention.
 
@@ -103,18 +128,25 @@ def attend_backward(
     d_keys = np.zeros(n_padded * 2 * W, np.float32)
     rows = BLOCK * VECTOR
     ps, d_scores = np.zeros(KEYS * rows, np.float32), np.zeros(KEYS * rows, np.float32)
+    hidden = _hidden() if causal else np.empty(0, np.float32)
     for c in range(R):
         for i in range(stride):
             d_qkv[c * stride + i] = _ZERO
     for start in range(0, stride, rows):
         n_queries = min(rows, stride - start)
-        for j0 in range(0, L, KEYS):
-            n_keys = min(KEYS, L - j0)
+        n_seen = min(L, start + n_queries) if causal else L
+        for j0 in range(0, n_seen, KEYS):
+            n_keys = min(KEYS, n_seen - j0)
             for i in range(0, n_queries, VECTOR):
                 q = loads(qkv, start + i, stride, rank, VECTOR)
                 shift = splat(_ZERO) - load(log_sum, start + i)
-                for j in range(n_keys):
+                n_first = max(0, min(n_keys, start + i - j0)) if causal else n_keys
+                for j in range(n_first):
                     score = add_dot(shift, q, splats(keys, (j0 + j) * 2 * R, 1, rank, VECTOR))
+                    store(ps, j * rows + i, exp(score))
+                for j in range(n_first, n_keys):
+                    at = min(j0 + j - start - i, VECTOR) * VECTOR
+                    score = add_dot(shift + load(hidden, at), q, splats(keys, (j0 + j) * 2 * R, 1, rank, VECTOR))
                     store(ps, j * rows + i, exp(score))
                 g = loads(d_out, first + start + i, stride, rank, VECTOR)
                 shift = splat(_ZERO) - load(inner, start + i)

@@ -46,11 +46,11 @@ def pooled_trunk(
     """Attention outputs of all `K` modules of a lane, averaged over tokens.
 
     Args:
-        frozen: What enters the modules.
+        frozen: What enters the modules, zero beyond the length of a text.
         projections: `W_γ`, each `(3r, D)`.
         biases: `W β`, each `(3r,)`.
         ups: `Ũ`, each `(r, D)`.
-        tokens: To average over.
+        tokens: To average over, of those that a text has.
 
     Returns:
         `(K·r, B)`. Under `vmap` all lanes are one call.
@@ -77,6 +77,7 @@ class _PooledTrunk(torch.autograd.Function):
         announce()
         N, K, r, D = ups.shape
         B, L = frozen.squares.shape[1:]
+        extents = _extents(frozen, tokens)
         streams, padded_ups = _padded(frozen.centred), _padded(ups)
         mixing = torch.bmm(projections.flatten(1, 2), ups.flatten(1, 2).mT)
         rows_of_modules = projections.transpose(0, 1).contiguous().flatten(1, 2)  # (K, N·3r, D)
@@ -104,8 +105,7 @@ class _PooledTrunk(torch.autograd.Function):
                 padded_ups,
                 mixing,
             )
-            start, stop, _ = tokens.indices(L)
-            sizes = (_float(D), _float(frozen.eps), start, stop)
+            sizes = (_float(D), _float(frozen.eps), *(x[images].numpy() for x in extents), frozen.causal)
             _run(trunk_forward, r, N * shape[0], *(x.numpy() for x in arrays), *sizes, of_images.numpy())
             pooled[:, :, images] = of_images
         return pooled, attended, qkv, inverse, log_sum
@@ -131,10 +131,10 @@ class _PooledTrunk(torch.autograd.Function):
         d_ups = ups.new_zeros(groups, *padded_ups.shape)
         d_mixing, d_gram = ups.new_zeros(groups, *mixing.shape), ups.new_zeros(groups, *gram.shape)
         before = (qkv, attended, inverse, log_sum, streams.unflatten(1, (B, L)), biases, padded_ups, mixing, gram)
-        start, stop, _ = ctx.tokens.indices(L)
+        extents = (*(x.numpy() for x in _extents(frozen, ctx.tokens)), frozen.causal)
         after = (grads[0].contiguous(), d_biases, d_ups, d_mixing, d_gram)
         torch.autograd.graph.increment_version(qkv)  # the gradients overwrite it: a second backward pass fails
-        arguments = (*(x.numpy() for x in before), _float(D), start, stop, *(x.numpy() for x in after))
+        arguments = (*(x.numpy() for x in before), _float(D), *extents, *(x.numpy() for x in after))
         for step in range(-(-B // groups)):  # a group's images one after another: their gradients are one sum
             _run(trunk_backward, r, groups * N, step, *arguments)
 
@@ -161,6 +161,14 @@ class _PooledTrunk(torch.autograd.Function):
         )
         pooled, *kept = _PooledTrunk.apply(frozen, tokens, keep, *folded)
         return (pooled.unflatten(0, (lanes, -1)), *kept), (0, *(None for _ in kept))
+
+
+def _extents(frozen: "FrozenStreams", tokens: slice) -> tuple[Tensor, Tensor, Tensor]:
+    """How many tokens every image has, and the first and the end of those to pool; each `(B,)`."""
+    B, L = frozen.squares.shape[1:]
+    lengths = torch.full((B,), L) if frozen.lengths is None else frozen.lengths.contiguous()
+    starts, stops = zip(*(tokens.indices(length)[:2] for length in lengths.tolist()), strict=True)
+    return lengths, torch.tensor(starts), torch.tensor(stops)
 
 
 def _run(kernel: Callable[..., None], rank: int, n_tasks: int, *arguments: Any) -> None:

@@ -35,10 +35,10 @@ _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 
 
 @compiled
-def _read(source: Any, k: int, n: int, b: int, rows: Any, first: int, stride: int) -> None:
-    """Copy one module, lane and image of `(K, N, rows, B, L)` to rows that lie `stride` apart."""
+def _read(source: Any, k: int, n: int, b: int, n_tokens: int, rows: Any, first: int, stride: int) -> None:
+    """Copy the tokens of one module, lane and image of `(K, N, rows, B, L)` to rows that lie `stride` apart."""
     for c in range(source.shape[2]):
-        for i in range(source.shape[4]):
+        for i in range(n_tokens):
             rows[first + c * stride + i] = source[k, n, c, b, i]
 
 
@@ -51,6 +51,7 @@ def _normalise_backward(
     k: int,
     n: int,
     b: int,
+    n_tokens: int,
     biases: Any,
     inverse: Any,
     width: Any,
@@ -62,7 +63,7 @@ def _normalise_backward(
     for c in range(qkv.shape[2]):
         total = _ZERO
         bias = biases[n, k, c]
-        for i in range(qkv.shape[4]):
+        for i in range(n_tokens):
             grad = d_own[c * stride + i]
             total += grad
             w[i] += grad * (own[c * stride + i] - bias)
@@ -70,7 +71,7 @@ def _normalise_backward(
             d_own[c * stride + i] = grad
             qkv[k, n, c, b, i] = grad
         d_biases[n, k, c] += total
-    for i in range(qkv.shape[4]):
+    for i in range(n_tokens):
         w[i] *= -inverse[k, n, b, i] * inverse[k, n, b, i] / width
 
 
@@ -90,8 +91,10 @@ def trunk_forward(
     mixing: Any,
     width: Any,
     eps: Any,
-    start: int,
-    stop: int,
+    lengths: Any,
+    starts: Any,
+    stops: Any,
+    causal: bool,
     pooled: Any,
 ) -> None:
     """Forward pass of some tasks.
@@ -106,7 +109,9 @@ def trunk_forward(
         biases, ups: `W β`, `(N, K, 3r)`, and `Ũ`, `(N, K, r, D)`.
         mixing: `W_γ Ũᵀ`, `(N, K, 3r, K·r)`, of which `k·r` columns are read.
         width, eps: `D` before padding, and the LayerNorms' eps.
-        start, stop: Tokens to pool.
+        lengths: Tokens of every image, `(B,)`; beyond them, `S̃` is zero and nothing is written.
+        starts, stops: Of every image, the tokens to pool, `(B,)`.
+        causal: Whether a token attends to itself and those before it alone.
         pooled: Written: the mean of `A` over them, `(N, K·r, B)`.
     """
     R, group = len(rank), divisor(rank, 3, 4)
@@ -119,37 +124,45 @@ def trunk_forward(
     P = np.zeros((L + 1) * D, np.float32)
     sums = np.zeros(2 * stride, np.float32)
     logs = np.empty(stride, np.float32)
+    n_tokens = L
     for task in range(first_task, last_task):
         n, b = task % N, task // N  # image by image: all lanes read its streams while they are in the cache
-        P[:] = _ZERO
+        if lengths[b] != n_tokens:  # rows lie elsewhere: zeros up to whole vectors again
+            n_tokens = lengths[b]
+            stride = (n_tokens + VECTOR - 1) // VECTOR * VECTOR
+            A[:] = _ZERO
+            own[:] = _ZERO
+        start, stop = starts[b], stops[b]
+        P[: (n_tokens + 1) * D] = _ZERO
         sums[:] = _ZERO
         for k in range(K):
             block = k // modules_per_block
-            _read(qkv, k, n, b, own, 0, stride)
+            _read(qkv, k, n, b, n_tokens, own, 0, stride)
             add_product(group, own, 0, 3 * R, mixing, (n * K + k) * 3 * R * K * R, K * R, 1, A, k * R, stride)
-            for i in range(L):
+            for i in range(n_tokens):
                 square = squares[block, b, i] + _TWO * sums[i] + sums[stride + i]
                 inverse[k, n, b, i] = _ONE / np.sqrt(square / width + eps)
             for c in range(3 * R):
-                for i in range(L):
+                for i in range(n_tokens):
                     value = own[c * stride + i] * inverse[k, n, b, i] + biases[n, k, c]
                     own[c * stride + i] = value
                     qkv[k, n, c, b, i] = value
-            attend(rank, own, stride, L, A, k * R * stride, logs)
-            for i in range(L):
+            attend(rank, own, stride, n_tokens, causal, A, k * R * stride, logs)
+            for i in range(n_tokens):
                 log_sum[k, n, b, i] = logs[i]
             for c in range(R):
                 total = _ZERO
                 for i in range(start, stop):
                     total += A[(k * R + c) * stride + i]
                 pooled[n, k * R + c, b] = total / np.float32(stop - start)
-                for i in range(L):
+                for i in range(n_tokens):
                     attended[k, n, c, b, i] = A[(k * R + c) * stride + i]
-                for i in range(L, stride):
+                for i in range(n_tokens, stride):
                     A[(k * R + c) * stride + i] = _ZERO
             if k + 1 < K:
                 s = (((k + 1) // modules_per_block) * B + b) * L * D
-                add_to_stream(rank, P, D, ups, (n * K + k) * R * D, A, k * R * stride, stride, L, streams, s, sums)
+                up, first = (n * K + k) * R * D, k * R * stride
+                add_to_stream(rank, P, D, ups, up, A, first, stride, n_tokens, streams, s, sums)
 
 
 @compiled
@@ -168,8 +181,10 @@ def trunk_backward(
     mixing: Any,
     gram: Any,
     width: Any,
-    start: int,
-    stop: int,
+    lengths: Any,
+    starts: Any,
+    stops: Any,
+    causal: bool,
     d_pooled: Any,
     d_biases: Any,
     d_ups: Any,
@@ -204,18 +219,27 @@ def trunk_backward(
     logs = np.zeros(stride, np.float32)
     H = np.zeros((L + 1) * D, np.float32)
     w, omega = np.zeros(stride, np.float32), np.zeros(stride, np.float32)
+    n_tokens = L
     for task in range(first_task, last_task):
         g, n = task // N, task % N
         b = g * B // G + step
         if b == (g + 1) * B // G:
             continue
         lane = g * N + n
+        if lengths[b] != n_tokens:
+            n_tokens = lengths[b]
+            stride = (n_tokens + VECTOR - 1) // VECTOR * VECTOR
+            A[:] = _ZERO
+            own[:] = _ZERO
+            d_own[:] = _ZERO
+            logs[:] = _ZERO
+        start, stop = starts[b], stops[b]
         d_A[:] = _ZERO
         weighted[:] = _ZERO
-        H[:] = _ZERO
+        H[: (n_tokens + 1) * D] = _ZERO
         omega[:] = _ZERO
         for k in range(K):
-            _read(attended, k, n, b, A, k * R * stride, stride)
+            _read(attended, k, n, b, n_tokens, A, k * R * stride, stride)
             for c in range(R):
                 grad = d_pooled[n, k * R + c, b] / np.float32(stop - start)
                 for i in range(start, stop):
@@ -225,7 +249,7 @@ def trunk_backward(
             if k + 1 < K:
                 s = (((k + 1) // modules_per_block) * B + b) * L * D
                 up, d_up = (n * K + k) * R * D, (lane * K + k) * R * D
-                add_stream_gradients(rank, H, D, w, streams, s, ups, up, A, d_A, first, stride, L, d_ups, d_up)
+                add_stream_gradients(rank, H, D, w, streams, s, ups, up, A, d_A, first, stride, n_tokens, d_ups, d_up)
                 mixed[:] = _ZERO
                 add_product(group, mixed, 0, R, gram, (n * KR + k * R) * KR, KR, 1, A, (k + 1) * R, stride)
                 for c in range(R):
@@ -248,12 +272,12 @@ def trunk_backward(
                     stride,
                 )
                 add_outer(group, d_gram, (lane * KR + k * R) * KR, KR, weighted, first, R, A, (k + 1) * R, stride)
-            _read(qkv, k, n, b, own, 0, stride)
-            for i in range(L):
+            _read(qkv, k, n, b, n_tokens, own, 0, stride)
+            for i in range(n_tokens):
                 logs[i] = log_sum[k, n, b, i]
-            attend_backward(rank, own, stride, L, A, d_A, first, logs, d_own)
-            _normalise_backward(qkv, own, d_own, stride, k, n, b, biases, inverse, width, d_biases[g], w)
-            for i in range(L):
+            attend_backward(rank, own, stride, n_tokens, causal, A, d_A, first, logs, d_own)
+            _normalise_backward(qkv, own, d_own, stride, k, n, b, n_tokens, biases, inverse, width, d_biases[g], w)
+            for i in range(n_tokens):
                 omega[i] += w[i]
             row = (n * K + k) * 3 * R * KR
             add_product(group, d_A, 0, k * R, mixing, row, 1, KR, d_own, 3 * R, stride)

@@ -142,14 +142,15 @@ class LAST(nn.Module):
         Returns:
             Logits, `(B, C)`.
         """
-        bias = attention_bias(stages, causal=self.causal)
+        lengths = lengths_of(stages)
+        bias = attention_bias(stages[0][..., 0], lengths, causal=self.causal)
         u = stages[0]
         for block, z in zip(self.blocks, stages[1:], strict=True):
             u = u + z
             for module in cast("nn.Sequential", block):
                 u = module(u, bias)
         representation = u - sum(stages[1:-1], start=stages[0])
-        logits: Tensor = self.head(self.head.pool(representation, lengths_of(stages)))
+        logits: Tensor = self.head(self.head.pool(representation, lengths))
         return logits
 
 

@@ -21,11 +21,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from backbones.stages import lengths_of
 from sweep.side_networks import cpu_trunk
 from sweep.side_networks.last import LAST, LowRankAttention
 from sweep.side_networks.rank_space_trunk import FrozenStreams, trunk
-from sweep.side_networks.visible import attention_bias
 
 
 class RankSpaceLAST(LAST):
@@ -40,7 +38,7 @@ class RankSpaceLAST(LAST):
     product_dtype: torch.dtype | None = None
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
-        """Logits `(B, C)` from stages `z_0 … z_m`, each `(B, L, D)`."""
+        """Logits `(B, C)` from stages `z_0 … z_m`, each `(B, L, D)`; of texts `backbones.stages.Stages`."""
         if len(stages) != len(self.blocks) + 1:
             raise ValueError(f"{len(self.blocks)} blocks take {len(self.blocks) + 1} stages, not {len(stages)}")
         modules = list(chain.from_iterable(cast("list[list[LowRankAttention]]", self.blocks)))
@@ -55,14 +53,10 @@ class RankSpaceLAST(LAST):
             modules_per_block=len(modules) // len(self.blocks),
             eps=modules[0].norm.eps,
             dtype=self.product_dtype,
-            bias=attention_bias(stages, causal=self.causal),
+            causal=self.causal,
         )
-        up, lengths = ups[0], lengths_of(stages)
-        if (
-            frozen.bias is None
-            and self.product_dtype is None
-            and cpu_trunk.is_compiled(up.shape[0], up.device, up.dtype)
-        ):
+        up, lengths = ups[0], frozen.lengths
+        if self.product_dtype is None and cpu_trunk.is_compiled(up.shape[0], up.device, up.dtype):
             pooled = cpu_trunk.pooled_trunk(frozen, projections, biases, centred_ups, self.head.tokens)  # (K·r, B)
         else:
             pooled = self.head.pool(trunk(frozen, projections, biases, centred_ups).movedim(0, -1), lengths).T

@@ -12,8 +12,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from backbones.stages import lengths_of
 from sweep.precision import add_product, write_product
 from sweep.side_networks import bf16_kernels, torch_kernels
+from sweep.side_networks.visible import attention_bias
 
 
 @dataclass(frozen=True)
@@ -25,14 +27,16 @@ class FrozenStreams:
         squares: `|S̃|²` of every token, `(m, B, L)`.
         modules_per_block: `T`.
         eps: Of every LayerNorm.
-        bias: Added to the scores, see `visible.py`; None for nothing.
+        lengths: Tokens of every text, `(B,)`; None of images.
+        causal: Whether a token attends to itself and those before it alone.
     """
 
     centred: Tensor
     squares: Tensor
     modules_per_block: int
     eps: float
-    bias: Tensor | None = None
+    lengths: Tensor | None = None
+    causal: bool = False
 
     @classmethod
     def of(
@@ -42,7 +46,7 @@ class FrozenStreams:
         modules_per_block: int,
         eps: float,
         dtype: torch.dtype | None = None,
-        bias: Tensor | None = None,
+        causal: bool = False,
     ) -> Self:
         """From stages `z_0 … z_m`, each `(B, L, D)`; `S̃` is rounded to `dtype`, if given, after all else is done."""
         stream = stages[0].clone()
@@ -52,7 +56,12 @@ class FrozenStreams:
             stream += stage
             torch.sub(stream, stream.mean(-1, keepdim=True), out=centred[i])
             torch.linalg.vector_norm(centred[i], dim=-1, out=squares[i])
-        return cls(centred.flatten(1, 2).to(dtype or stream.dtype), squares.square_(), modules_per_block, eps, bias)
+        centred = centred.flatten(1, 2).to(dtype or stream.dtype)
+        return cls(centred, squares.square_(), modules_per_block, eps, lengths_of(stages), causal)
+
+    def bias(self) -> Tensor | None:
+        """What is added to the scores, see `visible.py`."""
+        return attention_bias(self.squares[0], self.lengths, causal=self.causal)
 
     def entering(self, module: int) -> tuple[Tensor, Tensor]:
         """`S̃ᵀ`, `(D, B·L)`, and `|S̃|²`, `(B, L)`, in front of a module."""
@@ -98,6 +107,7 @@ class _Lanes:
         self.ups = torch.stack(list(ups))  # (K, N, r, D): under one another for products with S̃
         self.ups_of_lanes = torch.cat(list(ups), 1)  # (N, K·r, D): lane by lane for products with A
         rounded = frozen.centred.dtype == torch.bfloat16
+        self.bias = frozen.bias()
         self.kernels: ModuleType = bf16_kernels if rounded else torch_kernels
 
     def empty(self, *shape: int) -> Tensor:
@@ -156,7 +166,7 @@ class _Trunk(torch.autograd.Function):
                 lanes.width,
                 frozen.eps,
             )
-            lanes.kernels.attend(qkv, attended, k * r, log_sums[slot], bias=frozen.bias)
+            lanes.kernels.attend(qkv, attended, k * r, log_sums[slot], bias=lanes.bias)
         return attended, qkvs, streams, inverses, log_sums, products
 
     @staticmethod
@@ -181,7 +191,7 @@ class _Trunk(torch.autograd.Function):
         for k in reversed(range(K)):
             shared, _ = ctx.frozen.entering(k)
             qkv, stream, product, d_product = qkvs[k], streams[k], products[_pairs(k)], d_products[:k]
-            d_qkv = lanes.kernels.attend_backward(qkv, attended, d_attended, k * r, log_sums[k], bias=ctx.frozen.bias)
+            d_qkv = lanes.kernels.attend_backward(qkv, attended, d_attended, k * r, log_sums[k], bias=lanes.bias)
             d_bias = lanes.kernels.normalise_backward(
                 d_qkv,
                 qkv,

@@ -1,11 +1,14 @@
 """The compiled kernels of the CPU against plain PyTorch."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.func import vmap
 
+from backbones.stages import Stages
 from sweep.side_networks.cpu_attention import KEYS, attend, attend_backward
 from sweep.side_networks.cpu_trunk import is_compiled, pooled_trunk
 from sweep.side_networks.cpu_vector_math import exp
@@ -24,7 +27,7 @@ def in_vectors(rows: Tensor) -> np.ndarray:
     return torch.nn.functional.pad(rows, (0, -rows.shape[-1] % VECTOR)).contiguous().numpy()
 
 
-def attention_and_gradient(qkv: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+def attention_and_gradient(qkv: Tensor, grad: Tensor, causal: bool = False) -> tuple[Tensor, Tensor]:
     """Output `(r, L)` and the gradient of `qkv`, `(3r, L)`, by the kernels."""
     (rank, tokens), rows = grad.shape, in_vectors(qkv)
     ranks, stride = (0,) * rank, rows.shape[1]
@@ -32,24 +35,41 @@ def attention_and_gradient(qkv: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     out, d_out = (np.concatenate([others, x]) for x in (np.zeros((rank, stride), np.float32), in_vectors(grad)))
     log_sum, d_qkv = np.empty(stride, np.float32), np.zeros_like(rows)
     first = 2 * stride
-    attend(ranks, rows.ravel(), stride, tokens, out.ravel(), first, log_sum)
+    sizes = (ranks, rows.ravel(), stride, tokens, causal)
+    attend(*sizes, out.ravel(), first, log_sum)
     assert (out[:2] == 1).all()
-    attend_backward(ranks, rows.ravel(), stride, tokens, out.ravel(), d_out.ravel(), first, log_sum, d_qkv.ravel())
+    attend_backward(*sizes, out.ravel(), d_out.ravel(), first, log_sum, d_qkv.ravel())
     return torch.from_numpy(out[2:, :tokens]), torch.from_numpy(d_qkv[:, :tokens])
 
 
-def expected_attention(qkv: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+def expected_attention(qkv: Tensor, grad: Tensor, causal: bool = False) -> tuple[Tensor, Tensor]:
     leaf = qkv.double().requires_grad_()
     q, k, v = (x.T for x in leaf.chunk(3))
-    out = (torch.softmax(q @ k.T, -1) @ v).T
+    scores = q @ k.T
+    if causal:
+        scores = scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -torch.inf)
+    out = (torch.softmax(scores, -1) @ v).T
     return out.detach().float(), torch.autograd.grad(out, leaf, grad.double())[0].float()
 
 
-@pytest.mark.parametrize(("rank", "tokens"), [(3, 1), (3, 17), (8, KEYS + 5), (LARGEST_RANK, 23)])
-def test_attention_and_its_gradient(rank: int, tokens: int) -> None:
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(
+    ("rank", "tokens"), [(3, 1), (3, 17), (3, 2 * VECTOR), (8, 3 * VECTOR + 1), (8, KEYS + 5), (LARGEST_RANK, 23)]
+)
+def test_attention_and_its_gradient(rank: int, tokens: int, causal: bool) -> None:
     inputs = drawn(3 * rank, tokens), drawn(rank, tokens, seed=1)
-    for ours, expected in zip(attention_and_gradient(*inputs), expected_attention(*inputs), strict=True):
+    for ours, expected in zip(
+        attention_and_gradient(*inputs, causal), expected_attention(*inputs, causal), strict=True
+    ):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=3e-5)
+
+
+def test_hidden_keys_are_hidden_whatever_their_score() -> None:
+    qkv = drawn(9, 2 * VECTOR + 3)
+    qkv[3:6, 1:] *= 1e4  # of the first token, every key but its own would win
+    out, _ = attention_and_gradient(qkv, qkv[:3], causal=True)
+    torch.testing.assert_close(out[:, 0], qkv[6:, 0], rtol=0, atol=0)
+    torch.testing.assert_close(out, expected_attention(qkv, out, causal=True)[0], rtol=1e-4, atol=1e-4)
 
 
 def test_large_scores_neither_overflow_nor_vanish() -> None:
@@ -112,15 +132,29 @@ def trunk_inputs(rank: int, tokens: int, width: int, modules_per_block: int) -> 
     return stages, lanes
 
 
-def pooled_by(kind: str, stages: list[Tensor], lanes: list[Tensor], modules_per_block: int, tokens: slice) -> Tensor:
-    """Pooled attention of every lane, by either trunk."""
-    frozen = FrozenStreams.of(stages, modules_per_block=modules_per_block, eps=1e-5)
+def pooled_by(
+    kind: str,
+    stages: list[Tensor],
+    lanes: list[Tensor],
+    modules_per_block: int,
+    tokens: slice,
+    *,
+    lengths: Sequence[int] = (),
+    causal: bool = False,
+) -> Tensor:
+    """Pooled attention of every lane, by either trunk; of texts where there are lengths."""
+    if lengths:
+        stages = Stages(stages, torch.tensor(lengths))
+    frozen = FrozenStreams.of(stages, modules_per_block=modules_per_block, eps=1e-5, causal=causal)
 
     def of_lane(*tensors: Tensor) -> Tensor:
         parts = (tensors[:MODULES], tensors[MODULES : 2 * MODULES], tensors[2 * MODULES :])
         if kind == "compiled":
             return pooled_trunk(frozen, *parts, tokens)
-        return trunk(frozen, *parts)[..., tokens].mean(-1)
+        attended = trunk(frozen, *parts)
+        if not lengths:
+            return attended[..., tokens].mean(-1)
+        return torch.stack([attended[:, i, :length][:, tokens].mean(-1) for i, length in enumerate(lengths)], 1)
 
     pooled: Tensor = vmap(of_lane)(*lanes)
     return pooled
@@ -146,6 +180,37 @@ def test_compiled_trunk_is_the_plain_one(rank: int, tokens: int, width: int, mod
         torch.testing.assert_close(
             pooled_by("compiled", stages, lanes, modules_per_block, pool), results[0][0], rtol=1e-5, atol=1e-6
         )
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("pool", [slice(None), slice(-1, None), slice(0, 1)], ids=["mean", "last", "first"])
+@pytest.mark.parametrize(
+    ("tokens", "lengths"),
+    [
+        (2 * VECTOR + 3, (3, 2 * VECTOR + 3, 1, VECTOR, VECTOR + 1)),
+        (KEYS + 9, (KEYS + 9, 7, KEYS, KEYS + 1, 2)),
+        (9, (9,) * IMAGES),
+    ],
+)
+def test_compiled_trunk_of_texts_is_the_plain_one(
+    tokens: int, lengths: tuple[int, ...], pool: slice, causal: bool
+) -> None:
+    """Lengths go up and down, so that nothing of a longer text may be left over."""
+    stages, lanes = trunk_inputs(3, tokens, 20, 2)
+    beyond = torch.arange(tokens) >= torch.tensor(lengths).unsqueeze(1)
+    stages = [z.masked_fill(beyond.unsqueeze(-1), 0) for z in stages]
+    options = {"lengths": lengths, "causal": causal}
+    results = []
+    for kind, dtype in (("compiled", torch.float32), ("plain", torch.float64)):
+        leaves = [x.to(dtype).requires_grad_() for x in lanes]
+        pooled = pooled_by(kind, [z.to(dtype) for z in stages], leaves, 2, pool, **options)
+        grads = torch.autograd.grad((pooled * drawn(*pooled.shape, seed=99)).sum(), leaves)
+        results.append([pooled.detach(), *grads])
+    for i, (ours, expected) in enumerate(zip(*results, strict=True)):
+        assert (ours - expected).norm() <= 2e-5 * expected.norm() + 1e-6, f"result {i}"
+    with torch.no_grad():
+        again = pooled_by("compiled", stages, lanes, 2, pool, **options)
+    torch.testing.assert_close(again, results[0][0], rtol=1e-5, atol=1e-6)
 
 
 def test_a_second_backward_pass_is_refused() -> None:
