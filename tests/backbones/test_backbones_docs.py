@@ -1,10 +1,11 @@
 """What docs/backbones.md tells a user to type works: its files as they stand, its commands on a few small images.
 
-All commands, those with big networks too: `pytest -m slow tests/backbones/test_docs.py`
+All commands, those with big networks too: `pytest -m slow tests/backbones/test_backbones_docs.py`
 """
 
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from sweep.results import load_results
 
 TEXT = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text(encoding="utf-8")
 FILES = re.findall(r"```python\n(# (\w+\.py):  (sweep run [^\n]*)\n.*?)```", TEXT, flags=re.DOTALL)
-COMMANDS = [line.strip().partition(" #")[0] for line in re.findall(r"^    (sweep .*)$", TEXT, flags=re.MULTILINE)]
+EVERY = [line.strip().partition(" #")[0] for line in re.findall(r"^    (sweep .*)$", TEXT, flags=re.MULTILINE)]
+TEXT_COMMANDS = [command for command in EVERY if "text_lr_rank" in command]
+COMMANDS = [command for command in EVERY if command not in TEXT_COMMANDS]
 SMALL = ["--trials", "2", "--epochs", "1", "--n-parallel", "2", "--out", "run"]
 
 
@@ -31,6 +34,7 @@ def run(monkeypatch: pytest.MonkeyPatch, cache_dir: Path, arguments: list[str]) 
 def test_the_page_has_what_is_tested_here() -> None:
     assert len(FILES) == 2
     assert len(COMMANDS) == 7
+    assert len(TEXT_COMMANDS) == 3
 
 
 @pytest.mark.parametrize(("source", "name", "command"), FILES, ids=[name for _, name, _ in FILES])
@@ -43,6 +47,27 @@ def test_files(
     results = load_results(Path("run"))
     assert results.config["backbone"] == f"./{name}:build"
     assert (results.trials["state"] == "COMPLETE").all()
+
+
+@pytest.mark.parametrize("command", TEXT_COMMANDS)
+def test_text_commands(
+    command: str,
+    text_decoder: Path,
+    text_table: Path,
+    tmp_path: Path,
+    cache_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a few texts; a network that is to be fetched is the one in the folder."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(text_decoder, "gpt2")
+    arguments = [argument.replace("openai-community", ".") for argument in shlex.split(command)[1:]]
+    if "--max-tokens" in arguments:  # more than the small one takes
+        arguments[arguments.index("--max-tokens") + 1] = "32"
+    run(monkeypatch, cache_dir, [*arguments, "--data", str(text_table), *SMALL])
+    results = load_results(Path("run"))
+    assert (results.trials["state"] == "COMPLETE").all()
+    assert results.config["backbone"] == ("./gpt2" if "gpt2" in command else "minilm_l6")
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 from backbones import Taps, Transform, load_backbone
 from backbones.frozen import FrozenBackbone
 from backbones.own import OwnBackbone
+from backbones.text_backbone import TextBackbone
+from backbones.text_models import built
+from backbones.text_transform import BEYOND
 from backbones.timm_models import untrained
 from sweep.errors import UsageError
 
@@ -45,7 +49,31 @@ TIMM: dict[str, tuple[str, int, dict[str, Any]]] = {
 }
 PACKAGED = {"dinov2_small_focus": 28, "efficientnet_lite0": 48}
 OWN = ("own grids", "own tokens")
-ADAPTERS = [*TIMM, *PACKAGED, *OWN]
+SMALL_TEXT = {
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "vocab_size": 64,
+    "max_position_embeddings": 40,
+    **{f"{kind}_token_id": 1 for kind in ("bos", "eos", "pad")},
+}
+TEXT: dict[str, dict[str, Any]] = {
+    "bert": {},
+    "roberta": {"max_position_embeddings": 42},
+    "distilbert": {"n_layers": 4, "dim": 32, "hidden_dim": 48, "n_heads": 2},
+    "modernbert": {"cls_token_id": 1, "sep_token_id": 1},
+    "gpt2": {"n_embd": 32, "n_layer": 4, "n_head": 2, "n_positions": 40},
+    "gpt_neox": {},
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
+    "llama": {},
+    "qwen3": {"head_dim": 16},
+}
+"""Configurations of text networks, by transformers' name of the kind."""
+
+DECODERS = ("gpt2", "gpt_neox", "opt", "llama", "qwen3")
+ADAPTERS = [*TIMM, *PACKAGED, *OWN, *TEXT, "minilm_l6"]
 
 
 class Net(nn.Module):
@@ -74,6 +102,12 @@ Build = Callable[[Taps], FrozenBackbone]
 
 def builder(name: str, cache_dir: Path) -> Build:
     """Builds one adapter with given taps."""
+    if name == "minilm_l6":
+        return lambda taps: load_backbone(
+            name, group_size=taps.group_size, stages=taps.stages, max_tokens=24, cache_dir=cache_dir
+        )
+    if name in TEXT:
+        return lambda taps: text_backbone(name, taps)
     if name in PACKAGED:
         return lambda taps: load_backbone(
             name, group_size=taps.group_size, stages=taps.stages, image_size=PACKAGED[name], cache_dir=cache_dir
@@ -92,6 +126,16 @@ def builder(name: str, cache_dir: Path) -> Build:
     return build
 
 
+def text_backbone(name: str, taps: Taps) -> TextBackbone:
+    """A text network with random weights, and a tokenizer that knows no word."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    config = json.dumps({"model_type": name, **SMALL_TEXT, **TEXT[name]})
+    tokenizer = Tokenizer(WordLevel({"[UNK]": 0}, unk_token="[UNK]")).to_str()
+    return built(name, config, tokenizer, taps=taps, max_tokens=40)
+
+
 @pytest.fixture(scope="module", params=ADAPTERS)
 def backbone(request: pytest.FixtureRequest, cache_dir: Path) -> FrozenBackbone:
     """One adapter, every block of it tapped."""
@@ -99,6 +143,11 @@ def backbone(request: pytest.FixtureRequest, cache_dir: Path) -> FrozenBackbone:
 
 
 def images_for(backbone: FrozenBackbone, n_images: int = 2) -> Tensor:
+    """Images; or texts, of which the last one is shorter."""
+    if backbone.kind == "texts":
+        ids = torch.randint(4, 60, (n_images, backbone.tokens), generator=torch.Generator().manual_seed(0))
+        ids[-1, backbone.tokens // 3 :] = BEYOND
+        return ids
     side = backbone.image_size
     return torch.randn(n_images, 3, side, side, generator=torch.Generator().manual_seed(0))
 
@@ -129,7 +178,7 @@ def test_nothing_unfreezes_it(backbone: FrozenBackbone) -> None:
     assert not any(module.training for module in backbone.network.modules())
     backbone.network.train()
     backbone.network.requires_grad_(True)
-    stages = backbone.stages(images.requires_grad_(True))
+    stages = backbone.stages(images.requires_grad_(images.is_floating_point()))
     assert not any(stage.requires_grad for stage in stages)
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
     for got, want in zip(stages, expected, strict=True):
@@ -146,7 +195,17 @@ def test_an_images_stages_do_not_depend_on_its_batch(backbone: FrozenBackbone) -
         assert (batch[1:] - one).abs().max() < 1e-4 * batch.abs().max()
 
 
-@pytest.mark.parametrize("name", ["dinov2 with registers", "swin", "densenet", "efficientnet"])
+def test_decoders_are_causal(backbone: FrozenBackbone) -> None:
+    assert backbone.causal == (backbone.name in DECODERS)
+    if backbone.causal:
+        texts = images_for(backbone)
+        other = texts.clone()
+        other[0, -1] = 60
+        for one, stage in zip(backbone.stages(texts), backbone.stages(other), strict=True):
+            assert (one - stage)[0, :-1].abs().max() < 1e-5 * one.abs().max()
+
+
+@pytest.mark.parametrize("name", ["dinov2 with registers", "swin", "densenet", "efficientnet", "gpt2", "bert"])
 def test_stages_chosen_by_list_count_and_group_are_those_of_all(name: str, cache_dir: Path) -> None:
     build = builder(name, cache_dir)
     backbone = build(Taps())

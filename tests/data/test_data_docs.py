@@ -15,6 +15,9 @@ SIZES = {
     "./photos": (12, 4, 4),
     "photos.csv": (12, 4, 4),
     "photos.parquet": (12, 4, 4),
+    "texts.csv": (12, 4, 4),
+    "texts.parquet": (12, 4, 4),
+    "rotten-tomatoes": (800, 200, 1000),
     "scans.npz": (39, 9, 12),
     "split.npz": (30, 12, 18),
     "pets": (12, 4, 4),
@@ -23,7 +26,7 @@ SIZES = {
 }
 
 
-def test_every_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_example(tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
     text = PAGE.read_text(encoding="utf-8")
@@ -39,7 +42,7 @@ def test_every_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         declared = load_study(study).study.data
         suite = find_suite(data or declared, tmp_path)
         if suite is None:
-            loaded = load_data(data, seed=0, cache_dir=tmp_path)
+            loaded = load_data(data, seed=0, cache_dir=cache_dir)
             found[data] = tuple(split.n_images for split in (loaded.train, loaded.val, loaded.test))
             loaded.train.open(0)
         elif data:

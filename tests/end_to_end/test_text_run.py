@@ -1,0 +1,189 @@
+"""A run on texts from its command to an exported model, and all that is asked of a run in between."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import sweep
+import sweep.cli
+from sweep.export.write import export_run
+from sweep.results import load_results
+from sweep.verify.verify import verify_trial
+
+
+def call(*arguments: object) -> int:
+    """`sweep` as a command, in process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["sweep", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            sweep.cli.main()
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture(scope="module", params=["encoder", "decoder"])
+def backbone(request: pytest.FixtureRequest) -> Path:
+    folder: Path = request.getfixturevalue(f"text_{request.param}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def options(backbone: Path, text_table: Path) -> list[object]:
+    return [
+        *("--study", "text_lr_rank", "--backbone", backbone, "--data", text_table, "--max-tokens", 20),
+        *("--trials", 4, "--epochs", 6, "--batch-size", 16, "--n-parallel", 4, "--device", "cpu"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("text_cache")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWEEP_CACHE_DIR", str(cache))
+
+
+@pytest.fixture(scope="module")
+def run(options: list[object], cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text_run") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SWEEP_CACHE_DIR", str(cache))
+        assert call("run", *options, "--out", folder) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shipped(run: Path, cache: Path) -> Path:
+    export_run(run, run.parent / "shipped", cache_dir=cache)
+    return run.parent / "shipped"
+
+
+def test_table_and_record(run: Path, backbone: Path) -> None:
+    results = load_results(run)
+    assert (results.trials["state"] == "COMPLETE").all()
+    assert results.config["transform"]["max_tokens"] == 20
+    assert results.config["max_tokens"] == 20
+    assert {"transformers", "tokenizers"} <= results.config["versions"].keys()
+    assert results.config["pool"] is None
+    assert results.summary["n_images_computed"] == 90
+    assert results.summary["linear_probe"]["val"]["top1"] > 0.5, "texts are told by one word"
+
+
+def test_plan_finds_the_features(options: list[object], run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("plan", *options) == 0
+    assert "0 images, 90 in the cache" in capsys.readouterr().out
+
+
+def test_every_trial_is_what_it_is_alone(run: Path, cache: Path) -> None:
+    for trial in range(4):
+        verification = verify_trial(run, trial, device=torch.device("cpu"), cache_dir=cache)
+        assert verification.kept, verification.comparisons
+        assert verification.changed == {}
+
+
+def test_resume_says_that_nothing_is_left_and_refuses_another_tokenizer(
+    run: Path, backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("resume", run) == 0
+    assert "nothing is left to do" in capsys.readouterr().err
+    again, moved = tmp_path / "again", tmp_path / "moved"
+    shutil.copytree(run, again)
+    shutil.copytree(backbone, moved)
+    (again / "summary.json").unlink()
+    assert call("resume", again) == 0
+    assert load_results(again).trials.equals(load_results(run).trials)
+    (again / "summary.json").unlink()
+    record = json.loads((again / "config.json").read_text())
+    (again / "config.json").write_text(json.dumps({**record, "backbone": str(moved)}))
+    tokenizer = (moved / "tokenizer.json").read_text()
+    (moved / "tokenizer.json").write_text(tokenizer.replace('"red": 14', '"red": 40'))
+    assert call("resume", again) == 2
+    assert "are not those that" in " ".join(capsys.readouterr().err.split())
+
+
+def test_report_shows_texts(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("report", run) == 0
+    page = (run / "report.html").read_text()
+    assert "Most confused texts" in page
+    assert "at 20 tokens" in page
+    n_wrong = page.count("<blockquote>")
+    winner = load_results(run).summary["winner"]["val"]["top1"]
+    assert n_wrong == round((1 - winner) * load_results(run).summary["n_val_images"])
+    assert "left out" not in capsys.readouterr().err
+
+
+def test_exported_model_has_the_winners_numbers(run: Path, shipped: Path, text_table: Path, cache: Path) -> None:
+    model = sweep.load_model(shipped)
+    data = sweep.data.load_data(str(text_table), seed=0, cache_dir=cache)  # type: ignore[attr-defined]
+    with torch.no_grad():
+        logits = model(torch.stack([model.transform(data.test.open(i)) for i in range(data.test.n_images)]))
+    top1 = (logits.argmax(-1).numpy() == data.test.labels).mean()
+    assert top1 == pytest.approx(load_results(run).summary["winner"]["test"]["top1"], abs=1e-6)
+    assert (model.side_networks[0].causal, model.side_networks[0].head.tokens == slice(-1, None)) == (
+        (True, True) if "gpt2" in model.backbone.name else (False, False)
+    )
+    card = (shipped / "README.md").read_text()
+    assert "the first 20 tokens of a text" in card
+    assert 'model.transform("a text")' in card
+
+
+def test_exported_model_needs_neither_folder_nor_name(shipped: Path, tmp_path: Path, backbone: Path) -> None:
+    config = json.loads((shipped / "config.json").read_text())
+    moved = tmp_path / "moved"
+    shutil.copytree(shipped, moved)
+    config["backbone"]["name"] = "./gone"
+    (moved / "config.json").write_text(json.dumps(config))
+    text = sweep.load_model(shipped).transform("the car is red").unsqueeze(0)
+    torch.testing.assert_close(sweep.load_model(moved)(text), sweep.load_model(shipped)(text), rtol=0, atol=0)
+    (moved / "tokenizer.json").write_text((moved / "tokenizer.json").read_text().replace('"red": 14', '"red": 40'))
+    with pytest.raises(sweep.SweepError, match="its logits would be wrong"):
+        sweep.load_model(moved)
+    (moved / "backbone.json").unlink()
+    with pytest.raises(sweep.SweepError, match="cannot read the backbone in"):
+        sweep.load_model(moved)
+
+
+def test_export_without_the_backbone_and_as_a_graph(run: Path, cache: Path, tmp_path: Path) -> None:
+    export_run(run, tmp_path / "small", with_backbone=False, cache_dir=cache)
+    model = sweep.load_model(tmp_path / "small")
+    assert model(model.transform("the car is red").unsqueeze(0)).shape == (1, 3)
+    for graph in ({"onnx": True}, {"torch_export": True}):
+        with pytest.raises(sweep.UsageError, match="are for models of images"):
+            export_run(run, tmp_path / "graph", cache_dir=cache, **graph)  # type: ignore[arg-type]
+
+
+def test_predict_labels_a_table_and_lines(
+    shipped: Path, text_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "out.csv"
+    lines = tmp_path / "lines.txt"
+    lines.write_text("the car is red\na very old house\n")
+    assert call("predict", shipped, text_table, lines, "--csv", target, "--batch-size", 16) == 0
+    labelled = pd.read_csv(target)
+    assert labelled["text"].tolist() == [*pd.read_csv(text_table)["text"], "the car is red", "a very old house"]
+    model = sweep.load_model(shipped)
+    for _, row in labelled.tail(5).iterrows():  # alone, and not in a batch
+        with torch.no_grad():
+            p = model(model.transform(row["text"]).unsqueeze(0)).softmax(-1)[0]
+        assert row["label"] == model.class_names[p.argmax()]
+        assert row["probability"] == pytest.approx(p.max().item(), abs=1e-4)
+    assert "92 texts labelled" in capsys.readouterr().err
+
+
+def test_images_and_texts_do_not_mix(
+    backbone: Path, photos: Path, text_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, data, message in (
+        (backbone, photos, "reads texts, and the data photos are images"),
+        ("tiny-untrained", text_table, "reads images, and the data texts are texts"),
+    ):
+        assert call("run", "--study", "lr_rank", "--backbone", name, "--data", data, "--group-size", 2) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+    assert call("run", "--study", "lr_rank", "--backbone", backbone, "--data", text_table, "--pool", "class") == 2
+    assert "needs a class token" in capsys.readouterr().err
