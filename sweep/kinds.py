@@ -1,5 +1,11 @@
 """What a backbone reads, and what a data set holds."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 Kind = Literal["images", "texts"]
+
+
+def kind_of(config: Mapping[str, Any]) -> Kind:
+    """What a run was on, by its record."""
+    return "texts" if config.get("kind") == "texts" else "images"

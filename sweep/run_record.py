@@ -71,6 +71,7 @@ def run_config(
         "budget": asdict(budget),
         "enqueued": [dict(params) for params in enqueued],
         "on_bad_image": prepared.on_bad_image,
+        "kind": data.kind,
         "classes": list(data.class_names),
         "data_notice": data.notice,
         "skipped_images": [asdict(skipped) for skipped in data.skipped],

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from sweep.cli import options
 from sweep.cli.console import stdout
+from sweep.kinds import Kind
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import
     from sweep.planner import Plan
@@ -76,17 +77,17 @@ def plan(
         cache_dir=cache_dir,
         on_bad_image=on_bad_image.value,
     )
-    show_plan(stdout, plan_study(plan_features(prepared, cache_dir), prepared))
+    show_plan(stdout, plan_study(plan_features(prepared, cache_dir), prepared), prepared.data.kind)
 
 
-def show_plan(console: Console, plan: "Plan") -> None:
+def show_plan(console: Console, plan: "Plan", kind: Kind = "images") -> None:
     """Print a plan, one line a cost."""
     n_cached = plan.n_images - plan.n_images_missing
     live = [("train features", f"{plan.live_wall_seconds:.1f} s in every epoch of a stack; none is kept")]
     table = Table(show_header=False, box=None)
     for name, value in (
-        ("feature pass", f"{plan.feature_wall_seconds:.1f} s: {plan.n_images_missing} images, {n_cached} in the cache"),
-        ("feature cache", f"{_size(plan.cache_bytes)} on disk for {plan.n_images} images"),
+        ("feature pass", f"{plan.feature_wall_seconds:.1f} s: {plan.n_images_missing} {kind}, {n_cached} in the cache"),
+        ("feature cache", f"{_size(plan.cache_bytes)} on disk for {plan.n_images} {kind}"),
         *(live if plan.live_wall_seconds else []),
         ("memory", f"{_size(plan.available_bytes)} available"),
         ("shared by lanes", _size(plan.shared_bytes)),

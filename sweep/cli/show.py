@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sweep.cli.console import printable
+from sweep.kinds import kind_of
 from sweep.results import PARAMETER_PREFIX, Results, parameter_columns
 from sweep.run_folder import RunFolder, require_entries
 
@@ -109,7 +110,8 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
         require_entries(RunFolder(run).summary_path, summary, SUMMARY_ENTRIES)
         winner, probe = summary["winner"], summary["linear_probe"]
         n_val, n_test = summary["n_val_images"], summary["n_test_images"]
-        table = Table(title=f"top-1 (± standard error) on {n_val} val and {n_test} test images", title_justify="left")
+        title = f"top-1 (± standard error) on {n_val} val and {n_test} test {kind_of(results.config)}"
+        table = Table(title=title, title_justify="left")
         for heading in ("", "val", "test"):
             table.add_column(heading)
         rows = (

@@ -14,6 +14,7 @@ from backbones.text_transform import TextInput
 from sweep.export.config import BACKBONE_FILE, ONNX_FILE, TORCH_EXPORT_FILE, ModelConfig
 from sweep.export.graph import TOLERANCE
 from sweep.export.selection import Chosen
+from sweep.kinds import Kind
 from sweep.results import Results
 
 METRICS = {"top1": "top-1", "mean_class_accuracy": "mean class accuracy", "nll": "NLL (nats)", "ece": "ECE"}
@@ -53,7 +54,7 @@ def model_card(
         f"## Backbone\n\n{markdown_text(config.backbone.name)}, frozen. {origin_of(config.backbone.name)}\n"
         f"SHA-256 over its weights: `{config.backbone.fingerprint}`. Its licence goes with it, wherever it goes.",
         _metrics(config, results, chosen),
-        _how_chosen(results, chosen),
+        _how_chosen(results, chosen, _kind(config)),
         _hyperparameters(config, chosen),
         _made_with(config),
     ]
@@ -64,12 +65,12 @@ def _what_it_is(config: ModelConfig, with_backbone: bool, differences: Mapping[s
     side, n_members = config.side_network, len(config.members)
     kind = "A LAST side-network" if n_members == 1 else f"{n_members} LAST side-networks behind one forward pass"
     ranks = ", ".join(str(member.rank) for member in config.members)
-    of_texts = isinstance(config.transform, TextInput)
+    of_texts = _kind(config) == "texts"
     item = '"a text"' if of_texts else 'Image.open("photo.jpg")'
     lines = [
         f"{kind} (low-rank attention side-tuning, arXiv 2402.04009; rank {ranks}, {side.n_modules} modules) "
         f"of a frozen {markdown_text(config.backbone.name)} at {shown_size(asdict(config.transform))}: "
-        f"{'texts' if of_texts else 'images'} to {len(config.class_names)} classes.",
+        f"{_kind(config)} to {len(config.class_names)} classes.",
         "",
         "```python",
         "import sweep",
@@ -102,6 +103,10 @@ def _what_it_is(config: ModelConfig, with_backbone: bool, differences: Mapping[s
     return "\n".join(lines)
 
 
+def _kind(config: ModelConfig) -> Kind:
+    return "texts" if isinstance(config.transform, TextInput) else "images"
+
+
 def _input(transform: Transform | TextInput) -> str:
     """What `model.transform` does."""
     if isinstance(transform, TextInput):
@@ -122,25 +127,25 @@ def _data(config: ModelConfig) -> str:
     notice = f"\n\n{markdown_text(training['data_notice'])}" if training["data_notice"] else ""
     seen = f" ({markdown_text(training['images'])})" if training["images"] else ""
     return (
-        f"## Data\n\n{markdown_text(training['data'])}: {sizes} images. Trained on train{seen}.{notice}\n\n"
+        f"## Data\n\n{markdown_text(training['data'])}: {sizes} {_kind(config)}. Trained on train{seen}.{notice}\n\n"
         f"{len(config.class_names)} classes: {names}."
     )
 
 
 def _metrics(config: ModelConfig, results: Results, chosen: Sequence[Chosen]) -> str:
     splits = config.training["splits"]
-    n_val, n_test = splits["val"]["images"], splits["test"]["images"]
+    n_val, n_test, kind = splits["val"]["images"], splits["test"]["images"], _kind(config)
     rows = metric_head()
     for c in chosen:
         val = {name: c.row[f"val_{name}"] for name in METRICS}
-        rows.append(metric_row(f"trial {c.weights.trial}, {n_val} val images", val, n_val))
+        rows.append(metric_row(f"trial {c.weights.trial}, {n_val} val {kind}", val, n_val))
         if test := _test_metrics(results, c):
-            rows.append(metric_row(f"trial {c.weights.trial}, {n_test} test images", test, n_test))
+            rows.append(metric_row(f"trial {c.weights.trial}, {n_test} test {kind}", test, n_test))
     if results.summary:
         probe = results.summary["linear_probe"]
-        rows.append(metric_row(f"linear probe for comparison, {n_val} val images", probe["val"], n_val))
-        rows.append(metric_row(f"linear probe for comparison, {n_test} test images", probe["test"], n_test))
-    notes = ["± is the standard error over images; another seed is not in it."]
+        rows.append(metric_row(f"linear probe for comparison, {n_val} val {kind}", probe["val"], n_val))
+        rows.append(metric_row(f"linear probe for comparison, {n_test} test {kind}", probe["test"], n_test))
+    notes = [f"± is the standard error over {kind}; another seed is not in it."]
     if len(chosen) > 1:
         notes.append("The ensemble as a whole was not evaluated; these are the numbers of its members.")
     return "\n".join(["## Metrics", "", *rows, "", *notes])
@@ -166,7 +171,7 @@ def metric_row(name: str, metrics: Mapping[str, float], n_images: int) -> str:
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def _how_chosen(results: Results, chosen: Sequence[Chosen]) -> str:
+def _how_chosen(results: Results, chosen: Sequence[Chosen], kind: Kind) -> str:
     complete = int((results.trials["state"] == "COMPLETE").sum())
     best = int(results.trials.iloc[0]["trial"])
     order = ", then ".join(markdown_text(name) for name in results.objectives)
@@ -186,9 +191,9 @@ def _how_chosen(results: Results, chosen: Sequence[Chosen]) -> str:
         text = f"Asked for by number; of {complete} complete trials the run ranks trial {best} first: {rank}."
     text += " The val numbers were chosen among, so they flatter; the more trials, the more."
     if any(_test_metrics(results, c) for c in chosen):
-        text += " The test images were looked at once, by the winner and by the linear probe, and chose nothing."
+        text += f" The test {kind} were looked at once, by the winner and by the linear probe, and chose nothing."
     else:
-        text += " The test images were not looked at for this model."
+        text += f" The test {kind} were not looked at for this model."
     return f"## How it was chosen\n\n{text}"
 
 
@@ -224,7 +229,7 @@ def _made_with(config: ModelConfig) -> str:
     splits = json.dumps({name: split["fingerprint"] for name, split in config.training["splits"].items()}, indent=2)
     return (
         f"## Made with\n\n    {command_line(config.training['command'])}\n\n{versions}\n\n"
-        f"SHA-256 over images and labels:\n\n```json\n{splits}\n```"
+        f"SHA-256 over {_kind(config)} and labels:\n\n```json\n{splits}\n```"
     )
 
 

@@ -9,6 +9,7 @@ from backbones import Taps, recorded_stages
 from backbones.sizes import shown_size
 from sweep.export.card import METRICS, command_line
 from sweep.export.selection import hyperparameters_of
+from sweep.kinds import kind_of
 from sweep.recipes import described
 from sweep.report import page
 from sweep.report.figures import BASELINE
@@ -46,8 +47,9 @@ def answer(results: Results, winner: int) -> str:
     else:
         rows[0] += _metrics(None, n_test)
     states = results.trials["state"].value_counts().to_dict()
+    kind = kind_of(config)
     note = (
-        f"{n_val} val and {n_test} test images; ± is the standard error over images. Trials are ranked by "
+        f"{n_val} val and {n_test} test {kind}; ± is the standard error over {kind}. Trials are ranked by "
         f"{', '.join(results.objectives)} "
         f"after the last epoch, and val numbers of the best of many flatter. "
         + (
