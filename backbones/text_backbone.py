@@ -102,7 +102,7 @@ class TextBackbone(FrozenBackbone):
         taken: list[Tensor] = []
 
         def entering(_block: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-            taken.append(args[0] if args else options["hidden_states"])
+            taken.append(next(x for x in (*args, *options.values()) if isinstance(x, Tensor)))
 
         def leaving(_block: nn.Module, _args: tuple[Any, ...], out: Any) -> None:
             taken.append(out if isinstance(out, Tensor) else out[0])

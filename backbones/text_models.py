@@ -40,7 +40,8 @@ def text_backbone(name: str, *, taps: Taps, max_tokens: int | None) -> TextBackb
             raise UsageError(f"backbone {name!r}: there is no folder {folder}")
         folder = _from_hub(name)
     config_json, tokenizer_json = (_read(name, folder / file) for file in (CONFIG_FILE, TOKENIZER_FILE))
-    outline(name, config_json)  # whatever is wrong with the configuration is said here
+    with torch.device("meta"):
+        _network(name, config_json)  # whatever is wrong with the configuration is said here
     from transformers import AutoModel
 
     try:
@@ -112,12 +113,6 @@ def require_transformers(name: str) -> None:
 
     logging.set_verbosity_error()  # it remarks on every tensor that a file has too much
     logging.disable_progress_bar()
-
-
-def outline(name: str, config_json: str) -> nn.Module:
-    """The network without memory for its weights."""
-    with torch.device("meta"):
-        return _network(name, config_json)
 
 
 def _network(name: str, config_json: str) -> nn.Module:

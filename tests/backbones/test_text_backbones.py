@@ -177,7 +177,7 @@ def test_weights_that_lack_a_tensor(changed: Path, load: Load) -> None:
             "T5Model, which is not one",
         ),
         (
-            {"model_type": "albert", "hidden_size": 16, "embedding_size": 8, "intermediate_size": 16},
+            {"model_type": "albert", "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16},
             "AlbertModel, which is not one",
         ),
     ],

@@ -92,7 +92,7 @@ def test_resume_says_that_nothing_is_left_and_refuses_another_tokenizer(
 ) -> None:
     assert call("resume", run) == 0
     assert "nothing is left to do" in capsys.readouterr().err
-    again, moved = tmp_path / "again", tmp_path / "moved"
+    again, moved = tmp_path / run.name, tmp_path / "moved"  # the folder's name is the Optuna study's
     shutil.copytree(run, again)
     shutil.copytree(backbone, moved)
     (again / "summary.json").unlink()
@@ -179,11 +179,12 @@ def test_predict_labels_a_table_and_lines(
 def test_images_and_texts_do_not_mix(
     backbone: Path, photos: Path, text_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    study = ("--study", "lr_rank", "--group-size", 2)
     for name, data, message in (
         (backbone, photos, "reads texts, and the data photos are images"),
         ("tiny-untrained", text_table, "reads images, and the data texts are texts"),
     ):
-        assert call("run", "--study", "lr_rank", "--backbone", name, "--data", data, "--group-size", 2) == 2
+        assert call("run", *study, "--backbone", name, "--data", data) == 2
         assert message in " ".join(capsys.readouterr().err.split())
-    assert call("run", "--study", "lr_rank", "--backbone", backbone, "--data", text_table, "--pool", "class") == 2
+    assert call("run", *study, "--backbone", backbone, "--data", text_table, "--pool", "class") == 2
     assert "needs a class token" in capsys.readouterr().err
