@@ -12,6 +12,7 @@ from PIL import Image
 
 from backbones import Transform
 from backbones.protocol import to_rgb
+from backbones.text_transform import TextTransform
 from sweep.data.base import Split, digest_of
 from sweep.errors import UsageError
 from sweep.recipes import DEFAULT_VIEWS, NONE, Augment, recipe
@@ -98,7 +99,7 @@ class TrainingViews:
     n_cached: int
 
     @classmethod
-    def of(cls, study: "Study", split: Split, transform: Transform) -> "TrainingViews":
+    def of(cls, study: "Study", split: Split, transform: Transform | TextTransform) -> "TrainingViews":
         """As a study declares them.
 
         Args:
@@ -107,9 +108,15 @@ class TrainingViews:
             transform: Of the study's backbone.
 
         Raises:
-            UsageError: The study's own function does not work on its images.
+            UsageError: The study's own function does not work on its images; or it is on texts, which are neither
+                augmented nor read without the cache.
         """
         declared, live = study.augment, study.cache == "off"
+        if not isinstance(transform, Transform):
+            if live or declared != NONE:
+                option = "--cache off" if live else "--augment"
+                raise UsageError(f"{option} is for images, and the study is on texts; leave it out")
+            return cls(None, 1)
         if declared == NONE:
             return cls(None, 0 if live else 1)
         if isinstance(declared, str):

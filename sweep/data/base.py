@@ -66,7 +66,7 @@ class Split:
         def where(index: int) -> tuple["Split", int]:
             return (self, index) if index < n_own else (other, index - n_own)
 
-        def opener(index: int) -> Image.Image:
+        def opener(index: int) -> Any:
             part, place = where(index)
             return part.open(place)
 

@@ -188,3 +188,7 @@ def test_images_and_texts_do_not_mix(
         assert message in " ".join(capsys.readouterr().err.split())
     assert call("run", *study, "--backbone", backbone, "--data", text_table, "--pool", "class") == 2
     assert "needs a class token" in capsys.readouterr().err
+    for option in (("--augment", "flip"), ("--cache", "off")):
+        assert call("run", *study, "--backbone", backbone, "--data", text_table, *option) == 2
+        assert f"{option[0]}" in (said := " ".join(capsys.readouterr().err.split()))
+        assert "is for images, and the study is on texts" in said
