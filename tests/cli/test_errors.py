@@ -59,7 +59,7 @@ def run_arguments(**options: object) -> list[str]:
         ({"batch_size": -3}, "--batch-size"),
         ({"group_size": 3}, "group size 3"),
         ({"image_size": 0}, "image_size"),
-        ({"pool": "max"}, "pool must be 'mean' or 'class', not 'max'"),
+        ({"pool": "max"}, "pool must be 'mean', 'class' or 'last', not 'max'"),
         ({"precision": "fp8"}, "precision must be 'fp32' or 'bf16', not 'fp8'"),
         ({"precision": "bf16", "device": "cpu"}, "--precision bf16 is for a GPU"),
         ({"device": "abacus"}, "--device abacus"),
