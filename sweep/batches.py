@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from sweep.seeds import generator
+from sweep.targets import OF_CLASSES, Target
 
 Batch = tuple[list[Tensor], Tensor]
-"""Stages of some images, each `(B, L, D)` with its own `D`, and their labels, `(B,)`."""
+"""Stages of some images, each `(B, L, D)` with its own `D`, and their labels as `Target.encode` gives them."""
 
 
 class TrainingData(Protocol):
@@ -20,7 +21,7 @@ class TrainingData(Protocol):
 
     @property
     def class_counts(self) -> Tensor:
-        """Images of each class, `(C,)`."""
+        """Images of each class or with each label, `(C,)`."""
 
     def __len__(self) -> int: ...
 
@@ -91,15 +92,17 @@ class StageData:
     Attributes:
         stages: As `stored_shape` says, `(n, S, L, D)` for `S` stages of one width; any float type; may be
             memory-mapped.
-        labels: Class indices, `(n,)`.
+        labels: Class indices, `(n,)`; or 0 and 1, or numbers, `(n, C)`.
         n_classes: `C`.
         widths: `D` of every stage; may be left out where they are all the same.
+        target: What the labels are.
     """
 
     stages: Rows
     labels: Tensor
     n_classes: int
     widths: tuple[int, ...] = field(default=(), kw_only=True)
+    target: Target = field(default=OF_CLASSES, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -107,16 +110,16 @@ class StageData:
     def joined(self, other: "StageData") -> "StageData":
         """These images and then those of `other`; nothing is copied but labels."""
         stages, labels = JoinedRows(self.stages, other.stages), torch.cat([self.labels, other.labels])
-        return StageData(stages, labels, self.n_classes, widths=self.widths)
+        return self._of(stages, labels)
 
     def first(self, n_images: int) -> "StageData":
         """The first so many of these images."""
-        return StageData(self.stages[:n_images], self.labels[:n_images], self.n_classes, widths=self.widths)
+        return self._of(self.stages[:n_images], self.labels[:n_images])
 
     @property
     def class_counts(self) -> Tensor:
-        """Images of each class, `(C,)`."""
-        return torch.bincount(self.labels, minlength=self.n_classes)
+        """Images of each class or with each label, `(C,)`; see `Target.counts`."""
+        return self.target.counts(self.labels, self.n_classes)
 
     def batches(self, order: int, indices: Iterable[Tensor], like: Tensor) -> Generator[Batch]:
         """See `TrainingData`; images are the same in every data order."""
@@ -131,15 +134,18 @@ class StageData:
             like: A tensor with the dtype and device to give the stages.
 
         Returns:
-            The stages, each `(B, L, D)` with its own `D`, and the labels, `(B,)`.
+            The stages, each `(B, L, D)` with its own `D`, and the labels as `Target.encode` gives them.
         """
         stored = torch.from_numpy(self.stages[indices.numpy()]).to(like.device)
-        return apart(stages_first(stored, like), self.widths), self.labels[indices].to(like.device)
+        return apart(stages_first(stored, like), self.widths), self.target.encode(self.labels[indices], like)
 
     def pooled(self, tokens: slice) -> "StageData":
         """The same images with every stage's tokens reduced to one, their mean over `tokens`, in fp32."""
         means = [image[:, tokens].mean(1, keepdims=True, dtype=np.float32) for image in self.stages]
-        return StageData(np.stack(means), self.labels, self.n_classes, widths=self.widths)
+        return self._of(np.stack(means), self.labels)
+
+    def _of(self, stages: Rows, labels: Tensor) -> "StageData":
+        return StageData(stages, labels, self.n_classes, widths=self.widths, target=self.target)
 
 
 def stored_shape(widths: Sequence[int], tokens: int) -> tuple[int, int, int]:

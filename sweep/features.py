@@ -30,6 +30,7 @@ from sweep.data.base import Split
 from sweep.errors import SweepError
 from sweep.feature_store import DATA_FILE, DTYPE, FORMAT_VERSION, Entry, intact_batches
 from sweep.paths import ensure_folder
+from sweep.targets import OF_CLASSES, Target
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class Features:
     Attributes:
         stages: (n, S, L, D) float16, mapped from disk; writing to it changes memory only, never the cache. Stages of
             several widths lie side by side, see `sweep.batches.stored_shape`.
-        labels: (n,) int64.
+        labels: as the split has them.
         key: the entry's key in the cache.
         from_cache: whether a complete, intact entry was found.
         wall_seconds: time this call took.
@@ -63,9 +64,9 @@ class Features:
     n_computed: int
     widths: tuple[int, ...]
 
-    def as_data(self, n_classes: int) -> StageData:
+    def as_data(self, n_classes: int, target: Target = OF_CLASSES) -> StageData:
         """What side-networks learn from."""
-        return StageData(self.stages, self.labels, n_classes, widths=self.widths)
+        return StageData(self.stages, self.labels, n_classes, widths=self.widths, target=target)
 
 
 def feature_key(backbone: Backbone, split: Split) -> str:
@@ -122,7 +123,7 @@ def compute_features(
         lock.release()
     return Features(
         stages=stages,
-        labels=torch.from_numpy(np.array(split.labels, dtype=np.int64)),
+        labels=torch.from_numpy(np.array(split.labels)),
         key=key,
         from_cache=from_cache,
         wall_seconds=time.monotonic() - started,

@@ -22,13 +22,11 @@ class Prediction:
 
     Attributes:
         path: The image.
-        label: Index of the most probable class.
-        probabilities: `(C,)`, on the CPU.
+        values: Probabilities of the classes or labels, or a regression's numbers, `(C,)`, on the CPU.
     """
 
     path: Path
-    label: int
-    probabilities: Tensor
+    values: Tensor
 
 
 @dataclass(frozen=True)
@@ -95,11 +93,10 @@ def predict_images(
             readable = [x for x in inputs if isinstance(x, Tensor)]
             rows: Iterator[Tensor] = iter(())
             if readable:
-                rows = iter(model(torch.stack(readable).to(device)).softmax(-1).cpu())
+                rows = iter(model.target.probabilities(model(torch.stack(readable).to(device))).cpu())
             for path, image in zip(batch, inputs, strict=True):
                 if isinstance(image, Unreadable):
                     yield image
                 else:
-                    probabilities = next(rows)
-                    yield Prediction(path, int(probabilities.argmax()), probabilities)
+                    yield Prediction(path, next(rows))
             on_progress(len(batch))

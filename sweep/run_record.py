@@ -18,6 +18,7 @@ from sweep.preparation import Prepared
 from sweep.reference import ProbeResult
 from sweep.storage import shown_url
 from sweep.study import LoadedStudy
+from sweep.targets import Target
 
 PACKAGES = ("sweep", "torch", "torchvision", "timm", "optuna", "numpy", "pandas", "pillow")
 
@@ -52,7 +53,7 @@ def run_config(
     enqueued: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """What was asked for, what it was asked of, and with which versions."""
-    data, backbone = prepared.data, prepared.backbone
+    data, backbone, target = prepared.data, prepared.backbone, Target.of(prepared.data)
     splits = {"train": data.train, "val": data.val, "test": data.test}
     return {
         "study": loaded.name,
@@ -69,6 +70,7 @@ def run_config(
         "enqueued": [dict(params) for params in enqueued],
         "on_bad_image": prepared.on_bad_image,
         "classes": list(data.class_names),
+        "target": {"mean": list(target.mean), "std": list(target.std)},
         "data_notice": data.notice,
         "skipped_images": [asdict(skipped) for skipped in data.skipped],
         "files_left_aside": dict(data.left_aside),
@@ -91,6 +93,7 @@ def file_sha256(path: Path) -> str | None:
 def run_summary(
     search: Search,
     winner: Winner,
+    val_error: dict[str, float],
     test: dict[str, float],
     probe: ProbeResult,
     plan: Plan,
@@ -99,7 +102,10 @@ def run_summary(
     n_test_images: int,
     n_images_computed: int,
 ) -> dict[str, Any]:
-    """The answer: the winner beside the reference, how the search went, and where the time went."""
+    """The answer: the winner beside the reference, how the search went, and where the time went.
+
+    `val_error` is the standard error of the winner's score on val, where it had to be bootstrapped.
+    """
     record, records = winner.record, search.ledger.log.records
     states = Counter(r.state for r in records)
     return {
@@ -107,7 +113,8 @@ def run_summary(
             "trial": record.trial,
             "params": record.params,
             "trainable_parameters": record.trainable_parameters,
-            "val": {name.removeprefix("val_"): v for name, v in record.metrics.items() if name != "train_loss"},
+            "val": {name.removeprefix("val_"): v for name, v in record.metrics.items() if name != "train_loss"}
+            | val_error,
             "test": test,
         },
         "linear_probe": asdict(probe),

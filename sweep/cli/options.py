@@ -34,6 +34,9 @@ Data = Annotated[
         "table (`.csv`, `.parquet`), arrays (`.npz`), or a saved Hugging Face data set: docs/data.md."
     ),
 ]
+TaskName = Annotated[
+    str | None, typer.Option(help="`classes`, `multi-label` or `regression`; told by the labels if not given.")
+]
 GroupSize = Annotated[int | None, typer.Option(help="g: blocks of the backbone between two side blocks.")]
 Stages = Annotated[
     str | None,

@@ -1,7 +1,10 @@
-"""Tables of images: CSV or parquet with the columns `path` and `label`, and `split` if the user has splits."""
+"""Tables of images: CSV or parquet with the columns `path` and `label`, and `split` if the user has splits.
+
+Instead of `label` there may be `target`, columns `target_…`, or a column a label.
+"""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,32 +14,39 @@ import pyarrow.parquet as pq
 
 from sweep.data.base import DataSet, Indices, Split
 from sweep.data.files import ImageChecker, file_split, inside
-from sweep.data.splitting import SPLIT_NAMES, divided, name_classes
+from sweep.data.labels import Labelled, labelled_by_columns, labelled_by_text
+from sweep.data.splitting import SPLIT_NAMES, divided
 from sweep.errors import SweepError, UsageError
+from sweep.task_kinds import MULTI_LABEL, REGRESSION
 
-COLUMNS = ("path", "label", "split")
 NEEDED = "a table of images has the columns path, label and, if you have splits, split"
+TARGET, TARGET_PREFIX = "target", "target_"
 LONGEST_SHOWN = 60
 
 
-def image_table(path: Path, *, seed: int, checker: ImageChecker) -> DataSet:
+def image_table(path: Path, *, seed: int, checker: ImageChecker, task: str | None = None) -> DataSet:
     """Load a table of images.
 
     Paths are relative to the table's folder and do not leave it, links resolved: a table may come from a stranger.
-    Labels are classes, whole numbers or text. Other columns are not looked at.
+    Labels are classes, whole numbers or text; several an image where a label has a `|`. Other columns are not looked
+    at. Without a column `label`, columns `target` and `target_…` are numbers of a regression; without these, too, all
+    columns but `path` and `split` are labels, 0 or 1.
 
     Args:
         path: `*.csv` (UTF-8, commas, a header) or `*.parquet`.
         seed: seed of the splitting, where the table has no `split` or no val in it.
         checker: tries the images, before they are split.
+        task: kind of task; told by the columns if not given.
 
     Raises:
         UsageError: the table lacks a column, or is wrong in some row (the message says which).
         SweepError: the table is damaged, or an image cannot be read and bad images are errors.
     """
-    rows = list(_parquet_rows(path) if path.suffix.lower() == ".parquet" else _csv_rows(path))
+    read = _read_parquet if path.suffix.lower() == ".parquet" else _read_csv
+    columns, rows = read(path, task)
     if not rows:
         raise UsageError(f"{path} has no rows; {NEEDED}, and a row an image")
+    found = _labelled(rows, columns, task)
     folder = path.parent
     files: list[Path] = []
     first_row: dict[Path, str] = {}
@@ -50,15 +60,62 @@ def image_table(path: Path, *, seed: int, checker: ImageChecker) -> DataSet:
     kept = np.flatnonzero(usable).tolist()
     if not kept:
         raise UsageError(f"no image of {path} can be read{checker.remark()}")
-    labels, class_names = name_classes([row.label for row in rows])
-    labels = labels[kept]
+    labels = found.labels[kept]
     given = None if rows[0].split is None else [rows[index].split or "" for index in kept]
 
     def split_of(name: str, members: Indices) -> Split:
         return file_split(name, folder, [files[kept[index]] for index in members], labels[members])
 
     what = f"table {path}"
-    return divided(labels, class_names, given, split_of, name=path.stem, what=what, seed=seed, checker=checker)
+    return divided(
+        labels,
+        found.names,
+        given,
+        split_of,
+        name=path.stem,
+        what=what,
+        seed=seed,
+        checker=checker,
+        task=found.task,
+    )
+
+
+def _label_columns(path: Path, names: Sequence[str], task: str | None) -> list[str]:
+    """The columns that hold labels or targets, out of all; one alone named `label` has them as text.
+
+    Raises:
+        UsageError: A column is missing, or there twice.
+    """
+    targets = [name for name in names if name == TARGET or name.startswith(TARGET_PREFIX)]
+    others = [name for name in names if name not in ("path", "split")]
+    columns: list[str] = []
+    if targets and (task == REGRESSION.name or (task is None and "label" not in names)):
+        columns = targets
+    elif "label" in names:
+        columns = ["label"]
+    elif len(others) > 1 and task in (None, MULTI_LABEL.name):
+        columns = others
+    if "path" not in names or not columns:
+        missing = "path" if "path" not in names else "target" if task == REGRESSION.name else "label"
+        shown = ", ".join(names)[:LONGEST_SHOWN] or "none"
+        raise UsageError(f"{path} has no column {missing} (its columns: {shown}); {NEEDED}")
+    for name in ("path", "split", *columns):
+        if names.count(name) > 1:
+            raise UsageError(f"{path} has two columns {name}; {NEEDED}")
+    return columns
+
+
+def _labelled(rows: Sequence["_Row"], columns: Sequence[str], task: str | None) -> Labelled:
+    def where(index: int) -> str:
+        return rows[index].where
+
+    if list(columns) == ["label"]:
+        return labelled_by_text([row.labels[0] for row in rows], task, where)
+    texts = {name: [row.labels[place] for row in rows] for place, name in enumerate(columns)}
+    if columns[0] == TARGET or columns[0].startswith(TARGET_PREFIX):
+        named = {name.removeprefix(TARGET_PREFIX): of_column for name, of_column in texts.items()}
+        return labelled_by_columns(named, REGRESSION.name, where)
+    return labelled_by_columns(texts, MULTI_LABEL.name, where)
 
 
 @dataclass(frozen=True)
@@ -66,7 +123,7 @@ class _Row:
     """One image of a table; `split` is None where the table has no such column, `where` says which row it is."""
 
     path: str
-    label: str
+    labels: tuple[str, ...]
     split: str | None
     where: str
 
@@ -74,21 +131,21 @@ class _Row:
         """The row itself; `UsageError` where one of its values cannot be."""
         if not self.path.strip():
             raise UsageError(f"{self.where}: the path is empty; give one relative to the table's folder")
-        if not self.label.strip():
-            raise UsageError(f"{self.where}: the label is empty; give the image's class, or drop the row")
         if self.split is not None and self.split not in SPLIT_NAMES:
             raise UsageError(f"{self.where}: split {self.split[:LONGEST_SHOWN]!r} should be train, val or test")
         return self
 
 
-def _csv_rows(path: Path) -> Iterator[_Row]:
+def _read_csv(path: Path, task: str | None) -> tuple[list[str], list[_Row]]:
+    """The columns of labels, and the rows."""
+    rows: list[_Row] = []
     line = 0  # the last one that was read
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip() for name in next(reader, [])]
-            places = {name: header.index(name) for name in COLUMNS if name in header}
-            _require_columns(path, header)
+            columns = _label_columns(path, header, task)
+            places = {name: header.index(name) for name in ("path", "split", *columns) if name in header}
             line = reader.line_num
             for cells in reader:
                 where, line = f"{path}:{line + 1}", reader.line_num
@@ -99,54 +156,54 @@ def _csv_rows(path: Path) -> Iterator[_Row]:
                         f"{where}: {len(cells)} values under {len(header)} column names; quote values with commas"
                     )
                 values = {name: cells[place].strip() for name, place in places.items()}
-                yield _Row(values["path"], values["label"], values.get("split"), where).checked()
+                labels = tuple(values[name] for name in columns)
+                rows.append(_Row(values["path"], labels, values.get("split"), where).checked())
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text: {error}; save it as UTF-8") from error
     except csv.Error as error:
         raise UsageError(f"{path}:{line + 1}: {error}; save it as plain CSV") from error
     except OSError as error:
         raise SweepError(f"cannot read {path}: {error.strerror}") from error
+    return columns, rows
 
 
-def _parquet_rows(path: Path) -> Iterator[_Row]:
+def _read_parquet(path: Path, task: str | None) -> tuple[list[str], list[_Row]]:
+    """As `_read_csv`."""
     try:
         with pq.ParquetFile(path) as file:
             names = list(file.schema_arrow.names)
-            _require_columns(path, names)
-            wanted = [name for name in COLUMNS if name in names]
+            of_labels = _label_columns(path, names, task)
+            wanted = [name for name in ("path", "split", *of_labels) if name in names]
             table = file.read(columns=wanted).replace_schema_metadata(None)
         table.validate(full=True)
-        columns = {name: _text_column(path, name, table.column(name)) for name in wanted}
+        columns = {name: _text_column(path, name, table.column(name), task) for name in wanted}
     except UsageError:
         raise
     except Exception as error:  # the reader answers damage with errors of a dozen types
         raise SweepError(f"cannot read {path}: {error}; save the table again") from error
     splits = columns.get("split", [None] * table.num_rows)
-    for number, (image, label, split) in enumerate(
-        zip(columns["path"], columns["label"], splits, strict=True), start=1
-    ):
-        yield _Row(image, label, split, f"{path}, row {number}").checked()
+    labels = zip(*(columns[name] for name in of_labels), strict=True)
+    rows = [
+        _Row(image, own, split, f"{path}, row {number}").checked()
+        for number, (image, own, split) in enumerate(zip(columns["path"], labels, splits, strict=True), start=1)
+    ]
+    return of_labels, rows
 
 
-def _text_column(path: Path, name: str, column: pa.ChunkedArray) -> list[str]:
-    """A column's values as text; whole numbers are taken for `label` only."""
+def _text_column(path: Path, name: str, column: pa.ChunkedArray, task: str | None) -> list[str]:
+    """A column's values as text; numbers are taken for labels only, in `label` whole ones unless for a regression."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    if not (text or (name == "label" and pa.types.is_integer(kind))):
-        wanted = "text or whole numbers" if name == "label" else "text"
+    whole, number = pa.types.is_integer(kind), pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    if name in ("path", "split"):
+        taken, wanted = text, "text"
+    elif name == "label" and task != REGRESSION.name:
+        taken, wanted = text or whole, "text or whole numbers (for a regression, name it target)"
+    else:
+        taken, wanted = text or whole or number, "text or numbers"
+    if not taken:
         raise UsageError(f"column {name} of {path} holds {kind}; it should hold {wanted}")
     values = column.cast(kind).to_pylist()
     if None in values:
         raise UsageError(f"{path}, row {values.index(None) + 1}: the {name} is missing; fill it, or drop the row")
     return [str(value).strip() for value in values]
-
-
-def _require_columns(path: Path, names: list[str]) -> None:
-    """Refuse a table that lacks a column, or has one twice."""
-    shown = ", ".join(names)[:LONGEST_SHOWN] or "none"
-    for name in COLUMNS[:2]:
-        if name not in names:
-            raise UsageError(f"{path} has no column {name} (its columns: {shown}); {NEEDED}")
-    for name in COLUMNS:
-        if names.count(name) > 1:
-            raise UsageError(f"{path} has two columns {name}; {NEEDED}")
