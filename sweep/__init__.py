@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from sweep.pruning import Halving
     from sweep.results import Results, load_results
     from sweep.run_handle import Run, load_run
-    from sweep.study import Study
+    from sweep.study import Space, Study
 
 __all__ = [
     "Halving",
     "LaneConfig",
     "Results",
     "Run",
+    "Space",
     "Study",
     "SweepError",
     "UsageError",
@@ -37,6 +38,7 @@ _HOME = {
     "LaneConfig": "sweep.lanes",
     "Results": "sweep.results",
     "Run": "sweep.run_handle",
+    "Space": "sweep.study",
     "Study": "sweep.study",
     "load_model": "sweep.export.loading",
     "load_results": "sweep.results",

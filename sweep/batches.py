@@ -11,9 +11,10 @@ from torch import Tensor
 
 from backbones.stages import Stages
 from sweep.seeds import generator
+from sweep.targets import OF_CLASSES, Target
 
 Batch = tuple[list[Tensor], Tensor]
-"""Stages of some images, each `(B, L, D)` with its own `D`, and their labels, `(B,)`."""
+"""Stages of some images, each `(B, L, D)` with its own `D`, and their labels as `Target.encode` gives them."""
 
 
 class TrainingData(Protocol):
@@ -21,7 +22,7 @@ class TrainingData(Protocol):
 
     @property
     def class_counts(self) -> Tensor:
-        """Images of each class, `(C,)`."""
+        """Images of each class or with each label, `(C,)`."""
 
     def __len__(self) -> int: ...
 
@@ -92,9 +93,10 @@ class StageData:
     Attributes:
         stages: As `stored_shape` says, `(n, S, L, D)` for `S` stages of one width; any float type; may be
             memory-mapped.
-        labels: Class indices, `(n,)`.
+        labels: Class indices, `(n,)`; or 0 and 1, or numbers, `(n, C)`.
         n_classes: `C`.
         widths: `D` of every stage; may be left out where they are all the same.
+        target: What the labels are.
         lengths: Tokens of every text, `(n,)`; None of images.
     """
 
@@ -102,6 +104,7 @@ class StageData:
     labels: Tensor
     n_classes: int
     widths: tuple[int, ...] = field(default=(), kw_only=True)
+    target: Target = field(default=OF_CLASSES, kw_only=True)
     lengths: Tensor | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
@@ -110,22 +113,19 @@ class StageData:
     def joined(self, other: "StageData") -> "StageData":
         """These images and then those of `other`; nothing is copied but labels."""
         stages, labels = JoinedRows(self.stages, other.stages), torch.cat([self.labels, other.labels])
-        lengths = None
-        if self.lengths is not None and other.lengths is not None:
-            lengths = torch.cat([self.lengths, other.lengths])
-        return StageData(stages, labels, self.n_classes, widths=self.widths, lengths=lengths)
+        if self.lengths is None or other.lengths is None:
+            return self._of(stages, labels)
+        return self._of(stages, labels, torch.cat([self.lengths, other.lengths]))
 
     def first(self, n_images: int) -> "StageData":
         """The first so many of these images."""
         lengths = None if self.lengths is None else self.lengths[:n_images]
-        return StageData(
-            self.stages[:n_images], self.labels[:n_images], self.n_classes, widths=self.widths, lengths=lengths
-        )
+        return self._of(self.stages[:n_images], self.labels[:n_images], lengths)
 
     @property
     def class_counts(self) -> Tensor:
-        """Images of each class, `(C,)`."""
-        return torch.bincount(self.labels, minlength=self.n_classes)
+        """Images of each class or with each label, `(C,)`; see `Target.counts`."""
+        return self.target.counts(self.labels, self.n_classes)
 
     def batches(self, order: int, indices: Iterable[Tensor], like: Tensor) -> Generator[Batch]:
         """See `TrainingData`; images are the same in every data order."""
@@ -140,12 +140,12 @@ class StageData:
             like: A tensor with the dtype and device to give the stages.
 
         Returns:
-            The stages, each `(B, L, D)` with its own `D`, and the labels, `(B,)`. Of texts the stages are `Stages`,
-            and end with the longest.
+            The stages, each `(B, L, D)` with its own `D`, and the labels as `Target.encode` gives them. Of texts the
+            stages are `Stages`, and end with the longest.
         """
         stored = torch.from_numpy(self.stages[indices.numpy()]).to(like.device)
         stages = self._with_lengths(apart(stages_first(stored, like), self.widths), indices)
-        return stages, self.labels[indices].to(like.device)
+        return stages, self.target.encode(self.labels[indices], like)
 
     def _with_lengths(self, stages: list[Tensor], indices: Tensor) -> list[Tensor]:
         """The stages of a batch of texts, with how long these are; those of images as they are."""
@@ -165,7 +165,10 @@ class StageData:
             image[:, :end][:, tokens].mean(1, keepdims=True, dtype=np.float32)
             for image, end in zip(self.stages, ends, strict=True)
         ]
-        return StageData(np.stack(means), self.labels, self.n_classes, widths=self.widths)
+        return self._of(np.stack(means), self.labels)
+
+    def _of(self, stages: Rows, labels: Tensor, lengths: Tensor | None = None) -> "StageData":
+        return StageData(stages, labels, self.n_classes, widths=self.widths, target=self.target, lengths=lengths)
 
 
 def stored_shape(widths: Sequence[int], tokens: int) -> tuple[int, int, int]:

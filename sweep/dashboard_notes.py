@@ -100,16 +100,16 @@ def study_note(results: Results, links: Mapping[str, str]) -> str:
         links: Paths on the dashboard by name of file.
     """
     config, summary, trials = results.config, results.summary, results.trials
-    winner, probe = summary["winner"], summary["linear_probe"]
+    winner, probe, kind = summary["winner"], summary["linear_probe"], results.kind
     n_val, n_test = summary["n_val_images"], summary["n_test_images"]
     states = ", ".join(f"{number} {state}" for state, number in summary["n_trials"].items() if number)
     seconds = summary["wall_seconds"]
     metrics = [
-        *metric_head(),
-        metric_row(f"winner, trial {winner['trial']}, {n_val} val images", winner["val"], n_val),
-        metric_row(f"winner, trial {winner['trial']}, {n_test} test images", winner["test"], n_test),
-        metric_row(f"linear probe, {n_val} val images", probe["val"], n_val),
-        metric_row(f"linear probe, {n_test} test images", probe["test"], n_test),
+        *metric_head(kind),
+        metric_row(kind, f"winner, trial {winner['trial']}, {n_val} val images", winner["val"], n_val),
+        metric_row(kind, f"winner, trial {winner['trial']}, {n_test} test images", winner["test"], n_test),
+        metric_row(kind, f"linear probe, {n_val} val images", probe["val"], n_val),
+        metric_row(kind, f"linear probe, {n_test} test images", probe["test"], n_test),
     ]
     best: list[str] = []
     for row in trials.head(TOP).to_dict("records"):

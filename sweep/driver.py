@@ -25,7 +25,6 @@ from sweep.latency import INFERENCE_SECONDS, LatencyMeter
 from sweep.ledger import Entrant, Ledger
 from sweep.measurement import measure_lanes
 from sweep.memory import is_out_of_memory
-from sweep.metrics import correct_answers
 from sweep.paired import paired_difference
 from sweep.proposals import CLONE, Proposals
 from sweep.pruning import Arrival, RungTable
@@ -80,7 +79,7 @@ class Search:
         free_slots: Numbers of the lanes that nobody trains in.
         order: The data order that the stack followed last.
         rungs: What reached each rung; None where the study has none.
-        baseline_answers: Whether trial 0 was right about each val image, by epoch.
+        baseline_answers: What trial 0's answer to each val image was worth, by epoch; see `Target.of_images`.
         ended: Why the search ended, as a sentence's end.
         search_seconds: Wall time of earlier processes, up to the snapshot that this one goes on from.
         training_seconds: Wall time inside training and evaluation.
@@ -123,7 +122,7 @@ class Search:
         self.baseline_answers: dict[int, Tensor] = {}
         self.ended = ""
         self.search_seconds = self.training_seconds = self.lane_seconds = 0.0
-        self.latency = LatencyMeter(spec, val_data, device) if INFERENCE_SECONDS in study.objectives else None
+        self.latency = LatencyMeter(spec, val_data, device) if INFERENCE_SECONDS in study.ranking.names else None
         self._training: Training | None = None
         self._started = self._saved = time.perf_counter()
         self._saving_seconds = 0.0
@@ -303,8 +302,8 @@ class Search:
 
     def _measure(self, result: EpochResult) -> None:
         """Log the epoch of every trial, compare it with the baseline, report it, and fail the trials that broke."""
-        measured = measure_lanes(result, self.val_data.labels, self.study.metrics)
-        answers = correct_answers(result.val_logits, self.val_data.labels)
+        measured = measure_lanes(result, self.val_data, self.study.metrics)
+        answers = self.val_data.target.of_images(result.val_logits, self.val_data.labels)
         n_lanes = self.study.seeds
         for i, entrant in enumerate(self.running):
             own = slice(i * n_lanes, (i + 1) * n_lanes)
@@ -351,8 +350,9 @@ class Search:
         for entrant in self.running:
             record = entrant.record
             if entrant.alive and record.epochs in self.ledger.rungs:
-                costs = self.ledger.objectives.costs(record.measured())
-                arrivals.setdefault(record.epochs, []).append(Arrival(record.trial, costs, record.metrics["val_nll"]))
+                objectives = self.ledger.objectives
+                arrival = Arrival(record.trial, objectives.costs(record.measured()), record.metrics[objectives.tie])
+                arrivals.setdefault(record.epochs, []).append(arrival)
         return self.rungs.stopped(arrivals) - {0}
 
     def _keep_weights(self, entrant: Entrant) -> None:

@@ -31,6 +31,7 @@ from sweep.data.base import Split
 from sweep.errors import SweepError
 from sweep.feature_store import DATA_FILE, DTYPE, FORMAT_VERSION, Entry, intact_batches
 from sweep.paths import ensure_folder
+from sweep.targets import OF_CLASSES, Target
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class Features:
     Attributes:
         stages: (n, S, L, D) float16, mapped from disk; writing to it changes memory only, never the cache. Stages of
             several widths lie side by side, see `sweep.batches.stored_shape`.
-        labels: (n,) int64.
+        labels: as the split has them.
         key: the entry's key in the cache.
         from_cache: whether a complete, intact entry was found.
         wall_seconds: time this call took.
@@ -66,9 +67,9 @@ class Features:
     widths: tuple[int, ...]
     lengths: torch.Tensor | None = None
 
-    def as_data(self, n_classes: int) -> StageData:
+    def as_data(self, n_classes: int, target: Target = OF_CLASSES) -> StageData:
         """What side-networks learn from."""
-        return StageData(self.stages, self.labels, n_classes, widths=self.widths, lengths=self.lengths)
+        return StageData(self.stages, self.labels, n_classes, widths=self.widths, target=target, lengths=self.lengths)
 
 
 def feature_key(backbone: Backbone, split: Split) -> str:
@@ -125,7 +126,7 @@ def compute_features(
         lock.release()
     return Features(
         stages=stages,
-        labels=torch.from_numpy(np.array(split.labels, dtype=np.int64)),
+        labels=torch.from_numpy(np.array(split.labels)),
         key=key,
         from_cache=from_cache,
         wall_seconds=time.monotonic() - started,

@@ -1,14 +1,15 @@
 """One lane's configuration: everything that may differ between the side-networks of a stack."""
 
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from sweep.errors import UsageError
+from sweep.task_kinds import TASK_KINDS, TaskKind
 
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("constant", "cosine")
-LOSSES = ("cross_entropy", "focal", "logit_adjusted", "bce")
+LOSSES = tuple(dict.fromkeys(loss for kind in TASK_KINDS.values() for loss in kind.losses))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +28,16 @@ class LaneConfig:
         momentum: Momentum of SGD.
         schedule: `"cosine"` to zero or `"constant"`, both after a linear warm-up.
         warmup_epochs: Length of the warm-up in epochs, fractions allowed.
-        loss: `"cross_entropy"`, `"focal"`, `"logit_adjusted"` or `"bce"` (one-vs-all).
+        loss: For classes `"cross_entropy"`, `"focal"`, `"logit_adjusted"` or `"bce"` (one-vs-all); for several labels
+            an image `"bce"` or `"asymmetric"`; for numbers `"mse"` or `"huber"`. None for the first of these.
         label_smoothing: Mass taken from the label and spread over all classes; for `cross_entropy` only.
         focal_gamma: Focusing exponent; for `focal` only.
         logit_adjustment: Weight of the log class priors; for `logit_adjusted` only.
+        asymmetric_gamma_positive: Focusing exponent for labels that an image has; for `asymmetric` only.
+        asymmetric_gamma_negative: The same for those that it has not.
+        asymmetric_margin: Probability up to which a label that it has not costs nothing; for `asymmetric` only.
+        huber_delta: Error, in standard deviations of the target on train, above which the loss is linear; for `huber`
+            only.
 
     Raises:
         UsageError: A value of the wrong type or out of its range.
@@ -47,24 +54,52 @@ class LaneConfig:
     momentum: float = 0.9
     schedule: str = "cosine"
     warmup_epochs: float = 1.0
-    loss: str = "cross_entropy"
+    loss: str | None = None
     label_smoothing: float = 0.0
     focal_gamma: float = 2.0
     logit_adjustment: float = 1.0
+    asymmetric_gamma_positive: float = 0.0
+    asymmetric_gamma_negative: float = 4.0
+    asymmetric_margin: float = 0.05
+    huber_delta: float = 1.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
             self._check_type(field.name, field.type)
         self._check_choice("optimizer", OPTIMIZERS)
         self._check_choice("schedule", SCHEDULES)
-        self._check_choice("loss", LOSSES)
-        for name in ("lr", "head_lr_ratio", "eps"):
+        if self.loss is not None:
+            self._check_choice("loss", LOSSES)
+        for name in ("lr", "head_lr_ratio", "eps", "huber_delta"):
             self._check(name, getattr(self, name) > 0, "must be above 0")
-        for name in ("weight_decay", "warmup_epochs", "focal_gamma", "logit_adjustment"):
+        for name in (
+            *("weight_decay", "warmup_epochs", "focal_gamma", "logit_adjustment"),
+            *("asymmetric_gamma_positive", "asymmetric_gamma_negative"),
+        ):
             self._check(name, getattr(self, name) >= 0, "must not be negative")
-        for name in ("beta1", "beta2", "momentum", "label_smoothing"):  # 0.9999999 would round to 1 in fp32
+        for name in (
+            "beta1",
+            "beta2",
+            "momentum",
+            "label_smoothing",
+            "asymmetric_margin",
+        ):  # 0.9999999 would round to 1 in fp32
             self._check(name, 0 <= getattr(self, name) <= 0.999999, "must be at least 0 and below 1")
         self._check("rank", self.rank >= 1, "must be at least 1")
+
+    def on(self, kind: TaskKind) -> "LaneConfig":
+        """The configuration on a kind of task, its loss named.
+
+        Raises:
+            UsageError: Its loss is for another kind.
+        """
+        loss = kind.losses[0] if self.loss is None else self.loss
+        if loss not in kind.losses:
+            raise UsageError(
+                f"LaneConfig.loss is {loss!r}, and the data make a task of the kind {kind.name}, whose losses are "
+                f"{', '.join(kind.losses)}; give one of them, or none"
+            )
+        return replace(self, loss=loss)
 
     def _check_type(self, name: str, expected: Any) -> None:
         value = getattr(self, name)
@@ -72,7 +107,7 @@ class LaneConfig:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             self._check(name, number and abs(value) <= sys.float_info.max, "must be a finite number")
         elif not isinstance(value, expected) or isinstance(value, bool):
-            self._check(name, False, f"must be of type {expected.__name__}")
+            self._check(name, False, f"must be of type {getattr(expected, '__name__', expected)}")
 
     def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
         self._check(name, getattr(self, name) in choices, f"must be one of {', '.join(choices)}")

@@ -70,7 +70,7 @@ class Ledger:
         self.optuna_study = optuna_study
         self.study = study
         self.objectives: Objectives = study.ranking
-        self.log = TrialLog(self.objectives)
+        self.log = TrialLog(self.objectives, study.kind)
         self.rungs = study.halving.rungs(study.epochs) if study.halving else []
 
     def enter(self, proposal: Proposal, spec: SideNetworkSpec, inference_seconds: float | None) -> Entrant:
@@ -157,7 +157,7 @@ class Ledger:
 
         def order(i: int) -> tuple[Any, ...]:
             record = complete[i]
-            return (not record.feasible, fronts[i], *costs[i], record.metrics["val_nll"], record.trial)
+            return (not record.feasible, fronts[i], *costs[i], record.metrics[self.objectives.tie], record.trial)
 
         return [complete[i] for i in sorted(range(len(complete)), key=order)[:n_trials]]
 

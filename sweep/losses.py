@@ -6,12 +6,14 @@ PyTorch's CPU kernels give `exp`, `log`, `expm1` and `logsigmoid` the same bits 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sweep.lanes import LaneConfig
+from sweep.task_kinds import CLASSES
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: Tensor) -> Tensor:
@@ -56,14 +58,63 @@ def logit_adjusted(logits: Tensor, labels: Tensor, weight: Tensor, log_prior: Te
 
 
 def binary_one_vs_all(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum over classes of binary cross-entropies; shapes as in `cross_entropy`."""
-    targets = F.one_hot(labels, logits.shape[-1]).to(logits.dtype)
+    """Sum over classes of binary cross-entropies; shapes as in `cross_entropy`, or labels of 0 and 1, `(B, C)`."""
+    targets = labels if labels.dim() > 1 else F.one_hot(labels, logits.shape[-1]).to(logits.dtype)
     return ((1 - targets) * logits - F.logsigmoid(logits)).sum(-1)
+
+
+def asymmetric(
+    logits: Tensor, labels: Tensor, gamma_positive: Tensor, gamma_negative: Tensor, margin: Tensor
+) -> Tensor:
+    """Asymmetric loss (Ridnik et al. 2021): sum over labels of binary focal losses that care less for what is absent.
+
+    With `p` the probability of a label and `q = max(p − margin, 0)`: `−(1 − p)^γ₊ log p` where an image has it,
+    `−q^γ₋ log(1 − q)` where it has not.
+
+    Args:
+        logits: `(N, B, C)`.
+        labels: 0 or 1, `(B, C)`.
+        gamma_positive: `γ₊`, `(N,)`.
+        gamma_negative: `γ₋`, `(N,)`.
+        margin: Probability up to which an absent label costs nothing, `(N,)`.
+
+    Returns:
+        The loss of every image, `(N, B)`.
+    """
+    gamma_positive, gamma_negative, margin = (x[:, None, None] for x in (gamma_positive, gamma_negative, margin))
+    tiny = torch.finfo(logits.dtype).tiny
+    log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
+    not_q = (log_not_p.exp() + margin).clamp(tiny, 1)
+    present = (gamma_positive * log_not_p).exp() * log_p
+    absent = (gamma_negative * (1 - not_q).clamp_min(tiny).log()).exp() * not_q.log()
+    return -(labels * present + (1 - labels) * absent).sum(-1)
+
+
+def squared_error(values: Tensor, targets: Tensor) -> Tensor:
+    """Mean over targets of squared errors: `(N, B, C)` and `(B, C)`, both of deviation 1 on train, to `(N, B)`."""
+    return (values - targets).square().mean(-1)
+
+
+def huber(values: Tensor, targets: Tensor, delta: Tensor) -> Tensor:
+    """As `squared_error`, halved, and linear in errors above a lane's `delta`, `(N,)`."""
+    errors = (values - targets).abs()
+    near = errors.minimum(delta[:, None, None])
+    return (near * (errors - 0.5 * near)).mean(-1)
 
 
 def _of_label(scores: Tensor, labels: Tensor) -> Tensor:
     """Each image's score at its label: `(N, B, C)` to `(N, B)`."""
     return scores.gather(-1, labels.expand(scores.shape[:-1]).unsqueeze(-1)).squeeze(-1)
+
+
+PARAMETERS = {
+    "cross_entropy": ("label_smoothing",),
+    "focal": ("focal_gamma",),
+    "logit_adjusted": ("logit_adjustment",),
+    "asymmetric": ("asymmetric_gamma_positive", "asymmetric_gamma_negative", "asymmetric_margin"),
+    "huber": ("huber_delta",),
+}
+"""Names in `LaneConfig` of what a kind of loss takes after outputs and labels, in order."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +130,10 @@ class LaneLosses:
 
     Args:
         configs: One configuration a lane, `N` of them.
-        class_counts: Training images of each class, `(C,)`; an empty class counts as one image.
+        class_counts: Training images of each class or with each label, `(C,)`; an empty class counts as one image.
         dtype: The dtype of the logits.
+
+    A configuration that names no loss has that of classes.
     """
 
     def __init__(self, configs: Sequence[LaneConfig], class_counts: Tensor, dtype: torch.dtype):
@@ -88,8 +141,9 @@ class LaneLosses:
         counts = class_counts.to(dtype).clamp_min(1)
         self.log_prior = (counts / counts.sum()).log()
         self.groups: list[_Group] = []
-        for kind in sorted({config.loss for config in configs}):
-            lanes = [lane for lane, config in enumerate(configs) if config.loss == kind]
+        kinds = [config.loss or CLASSES.losses[0] for config in configs]
+        for kind in sorted(set(kinds)):
+            lanes = [lane for lane, of_lane in enumerate(kinds) if of_lane == kind]
 
             def values(name: str, lanes: list[int] = lanes) -> Tensor:
                 return torch.tensor([getattr(configs[i], name) for i in lanes], dtype=dtype, device=device)
@@ -98,19 +152,20 @@ class LaneLosses:
 
     def _bind(self, kind: str, values: Callable[[str], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
         """The loss of one kind with its lanes' parameters filled in."""
-        if kind == "cross_entropy":
-            smoothing = values("label_smoothing")
-            return lambda logits, labels: cross_entropy(logits, labels, smoothing)
-        if kind == "focal":
-            gamma = values("focal_gamma")
-            return lambda logits, labels: focal(logits, labels, gamma)
-        if kind == "logit_adjusted":
-            weight = values("logit_adjustment")
-            return lambda logits, labels: logit_adjusted(logits, labels, weight, self.log_prior)
-        return binary_one_vs_all
+        losses: dict[str, Callable[..., Tensor]] = {
+            "cross_entropy": cross_entropy,
+            "focal": focal,
+            "logit_adjusted": partial(logit_adjusted, log_prior=self.log_prior),
+            "bce": binary_one_vs_all,
+            "asymmetric": asymmetric,
+            "mse": squared_error,
+            "huber": huber,
+        }
+        loss, parameters = losses[kind], [values(name) for name in PARAMETERS.get(kind, ())]
+        return lambda outputs, labels: loss(outputs, labels, *parameters)
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss of every lane, `(N,)`, from logits `(N, B, C)` and labels `(B,)`.
+        """Mean loss of every lane, `(N,)`, from outputs `(N, B, C)` and labels as `Target.encode` gives them.
 
         The mean is taken over all lanes at once: how many lanes share a kind must not decide the order of a sum.
         """

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from sweep.batches import StageData
 from sweep.engine import EpochResult
-from sweep.metrics import classification_metrics
 from sweep.user_code import line_of
 
 Metric = Callable[[Tensor, Tensor], float]
@@ -26,17 +26,18 @@ class LaneMeasurement:
     failure: str
 
 
-def measure_lanes(result: EpochResult, labels: Tensor, own_metrics: Mapping[str, Metric]) -> list[LaneMeasurement]:
+def measure_lanes(result: EpochResult, val_data: StageData, own_metrics: Mapping[str, Metric]) -> list[LaneMeasurement]:
     """Measure every lane.
 
     Args:
         result: Of the epoch.
-        labels: Of the val images, `(n,)`.
-        own_metrics: The study's, of logits `(n, C)` and labels `(n,)`.
+        val_data: The val images.
+        own_metrics: The study's, of logits `(n, C)` and labels `(n,)` or `(n, C)`, numbers in their own units.
     """
-    of_stack = classification_metrics(result.val_logits, labels)
+    labels = val_data.labels
+    of_stack = val_data.target.measure(result.val_logits, labels)
     lanes = []
-    for i, logits in enumerate(result.val_logits):
+    for i, logits in enumerate(val_data.target.decode(result.val_logits)):
         metrics = {f"val_{name}": values[i].item() for name, values in of_stack.items()}
         train_loss = result.train_loss[i].item()
         finite = all(map(math.isfinite, [*metrics.values(), train_loss]))

@@ -1,10 +1,14 @@
 """Lane-wise metrics: every lane, whatever loss trained it, is measured by the same numbers."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 N_CALIBRATION_BINS = 15
+THRESHOLD = 0.5
+"""Probability from which an image is said to have a label."""
 
 
 def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -35,13 +39,106 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         "nll": nll,
         "ece": _expected_calibration_error(confidence, correct),
     }
-    broken = ~logits.isfinite().all(-1).all(-1)
-    return {name: values.masked_fill(broken, torch.nan) for name, values in metrics.items()}
+    return _nan_where_broken(metrics, logits)
+
+
+def multi_label_metrics(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Metrics of every lane on one set of images that may have any of `C` labels each.
+
+    Args:
+        logits: `(N, n, C)`.
+        labels: 0 or 1, `(n, C)`.
+
+    Returns:
+        Each `(N,)`, fp64: `map`, the mean over labels of `average_precision`, labels that no image has left out;
+        `micro_f1`, of all answers together, and `macro_f1`, the mean over the same labels, at probability 0.5;
+        `label_accuracy`, the share of all answers that are right; `bce`, the mean binary cross-entropy in nats. A lane
+        with a logit that is not finite has NaN in all of them.
+    """
+    logits, has = logits.double(), labels.bool()
+    present = has.any(0)
+    said = logits >= _logit(THRESHOLD)
+    true, errors = (said & has).double(), (said != has).double()
+    of_label = _f1(true.sum(1), errors.sum(1))[:, present]
+    metrics = {
+        "map": average_precision(logits, has)[:, present].mean(-1),
+        "micro_f1": _f1(true.sum((1, 2)), errors.sum((1, 2))),
+        "macro_f1": of_label.mean(-1),
+        "label_accuracy": 1 - errors.mean((1, 2)),
+        "bce": ((1 - has.double()) * logits - F.logsigmoid(logits)).mean((1, 2)),
+    }
+    return _nan_where_broken(metrics, logits)
+
+
+def average_precision(scores: Tensor, has: Tensor) -> Tensor:
+    """Of each label, the mean over the images that have it of the precision among all that score as high.
+
+    Args:
+        scores: Finite or not, `(N, n, C)`.
+        has: `(n, C)` of bool.
+
+    Returns:
+        `(N, C)`, fp64; NaN for a label that no image has.
+    """
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    ranked = scores.gather(1, order)
+    hits = has.expand(scores.shape).gather(1, order).double()
+    ranks = torch.arange(1, scores.shape[1] + 1, dtype=torch.float64, device=scores.device)[:, None]
+    precision = hits.cumsum(1) / ranks
+    last_of_tie = torch.ones_like(hits, dtype=torch.bool)
+    last_of_tie[:, :-1] = ranked[:, :-1] != ranked[:, 1:]
+    ends = torch.where(last_of_tie, ranks, torch.inf).flip(1).cummin(1).values.flip(1)
+    precision = precision.gather(1, ends.long() - 1)  # images that score alike are one step of the curve
+    return (precision * hits).sum(1) / hits.sum(1)
+
+
+def regression_metrics(values: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Metrics of every lane on one set of images that have `C` numbers each, in the numbers' own units.
+
+    Args:
+        values: `(N, n, C)`.
+        targets: `(n, C)`.
+
+    Returns:
+        Each `(N,)`, fp64, the mean over targets: `r2`, the share of the targets' variance on these images that is
+        explained; `rmse`, the root of the mean squared error; `mae`, the mean absolute error. A lane with a value that
+        is not finite has NaN in all of them.
+    """
+    values, targets = values.double(), targets.double()
+    errors = values - targets
+    squared = errors.square().mean(1)
+    metrics = {
+        "r2": (1 - squared / targets.var(0, correction=0)).mean(-1),
+        "rmse": squared.sqrt().mean(-1),
+        "mae": errors.abs().mean((1, 2)),
+    }
+    return _nan_where_broken(metrics, values)
 
 
 def correct_answers(logits: Tensor, labels: Tensor) -> Tensor:
     """Which images each lane gets right, `(N, n)` of bool, from logits `(N, n, C)` and labels `(n,)`."""
     return logits.argmax(-1) == labels
+
+
+def right_labels(logits: Tensor, labels: Tensor) -> Tensor:
+    """Of each image the share of labels that each lane answers rightly, `(N, n)`; shapes as `multi_label_metrics`."""
+    return ((logits >= _logit(THRESHOLD)) == labels.bool()).double().mean(-1)
+
+
+def _logit(probability: float) -> float:
+    return math.log(probability / (1 - probability))
+
+
+def _f1(true_positives: Tensor, errors: Tensor) -> Tensor:
+    """F1; 1 where there was nothing to find and nothing was found."""
+    denominator = 2 * true_positives + errors
+    return torch.where(denominator > 0, 2 * true_positives / denominator, 1.0)
+
+
+def _nan_where_broken(metrics: dict[str, Tensor], outputs: Tensor) -> dict[str, Tensor]:
+    """The metrics, NaN for lanes with an output that is not finite."""
+    broken = ~outputs.isfinite().all(-1).all(-1)
+    return {name: values.masked_fill(broken, torch.nan) for name, values in metrics.items()}
 
 
 def _class_accuracies(correct: Tensor, labels: Tensor, n_classes: int) -> Tensor:

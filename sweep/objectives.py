@@ -7,9 +7,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from sweep.task_kinds import CLASSES
+
 Direction = Literal["maximize", "minimize"]
-METRICS = ("top1", "mean_class_accuracy", "worst_class_accuracy", "nll", "ece")
-"""What every lane is measured by on val, see `sweep.metrics`."""
+METRICS = tuple(CLASSES.metrics)
+"""What every lane is measured by on val where the task is of classes, see `sweep.metrics`."""
 
 OTHER_OBJECTIVES = ("train_loss", "trainable_parameters", "inference_seconds")
 
@@ -22,9 +24,11 @@ class Objectives:
 
     Attributes:
         directions: By name; the first is the one that names a winner and that `--target` is about.
+        tie: The measured number that breaks ties, less is better.
     """
 
     directions: Mapping[str, Direction]
+    tie: str = f"val_{CLASSES.tie}"
 
     @property
     def names(self) -> list[str]:

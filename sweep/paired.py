@@ -11,10 +11,10 @@ NORMAL_95 = 1.959964
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference in top-1 accuracy, with its 95% interval over images.
+    """A difference in what answers are worth on average, top-1 accuracy for classes, with its 95% interval over images.
 
     Attributes:
-        mean: The trial's accuracy less the baseline's.
+        mean: The trial's mean less the baseline's.
         low: Lower end.
         high: Upper end.
     """
@@ -24,17 +24,17 @@ class Difference:
     high: float
 
 
-def paired_difference(correct: Tensor, baseline: Tensor) -> Difference:
+def paired_difference(answers: Tensor, baseline: Tensor) -> Difference:
     """Compare two trials on the same images.
 
     The interval is over the choice of images; what another seed of a lane would have given is not in it, though with
     replicates both sides are means over their seeds.
 
     Args:
-        correct: Which images each replicate of the trial gets right, `(replicates, n)` of bool.
+        answers: What each replicate's answer to each image is worth, `(replicates, n)`; see `Target.of_images`.
         baseline: The same of the baseline.
     """
-    differences = correct.double().mean(0) - baseline.double().mean(0)
+    differences = answers.double().mean(0) - baseline.double().mean(0)
     n_images = len(differences)
     mean = differences.mean().item()
     error = differences.std(correction=1).item() / math.sqrt(n_images) if n_images > 1 else math.nan

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from sweep.batches import Batch, TrainingData
 from sweep.lanes import LaneConfig
+from sweep.task_kinds import CLASSES
 
 
 def train_plainly(
@@ -53,31 +55,44 @@ def train_plainly(
 
 
 def plain_loss(config: LaneConfig, class_counts: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """A configuration's loss, from logits `(B, C)` and labels `(B,)` to a number.
+    """A configuration's loss, from outputs `(B, C)` and labels, as `StageData.batch` gives them, to a number.
 
     Args:
-        config: Names it.
+        config: Names it; that of classes if it names none.
         class_counts: Training images of each class, `(C,)`, in the dtype of the logits; an empty class counts as one.
     """
-    if config.loss == "cross_entropy":
-        return lambda logits, labels: F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
-    if config.loss == "focal":
+    losses: dict[str, Callable[..., Tensor]] = {
+        "cross_entropy": partial(F.cross_entropy, label_smoothing=config.label_smoothing),
+        "focal": partial(_focal, config),
+        "logit_adjusted": partial(_logit_adjusted, config, class_counts.clamp_min(1)),
+        "bce": _binary,
+        "asymmetric": partial(_asymmetric, config),
+        "mse": F.mse_loss,
+        "huber": partial(F.huber_loss, delta=config.huber_delta),
+    }
+    return losses[config.loss or CLASSES.losses[0]]
 
-        def focal(logits: Tensor, labels: Tensor) -> Tensor:
-            p = torch.softmax(logits, -1)[torch.arange(len(labels), device=labels.device), labels]
-            return (-((1 - p) ** config.focal_gamma) * p.log()).mean()
 
-        return focal
-    if config.loss == "logit_adjusted":
-        counts = class_counts.clamp_min(1)
-        adjustment = config.logit_adjustment * (counts / counts.sum()).log()
-        return lambda logits, labels: F.cross_entropy(logits + adjustment, labels)
+def _focal(config: LaneConfig, logits: Tensor, labels: Tensor) -> Tensor:
+    p = torch.softmax(logits, -1)[torch.arange(len(labels), device=labels.device), labels]
+    return (-((1 - p) ** config.focal_gamma) * p.log()).mean()
 
-    def one_vs_all(logits: Tensor, labels: Tensor) -> Tensor:
-        targets = F.one_hot(labels, logits.shape[-1]).to(logits.dtype)
-        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(-1).mean()
 
-    return one_vs_all
+def _logit_adjusted(config: LaneConfig, counts: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits + config.logit_adjustment * (counts / counts.sum()).log(), labels)
+
+
+def _binary(logits: Tensor, labels: Tensor) -> Tensor:
+    targets = labels if labels.dim() > 1 else F.one_hot(labels, logits.shape[-1]).to(logits.dtype)
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(-1).mean()
+
+
+def _asymmetric(config: LaneConfig, logits: Tensor, labels: Tensor) -> Tensor:
+    p = logits.sigmoid()
+    q = (p - config.asymmetric_margin).clamp(min=0)
+    present = (1 - p) ** config.asymmetric_gamma_positive * p.log()
+    absent = q**config.asymmetric_gamma_negative * (1 - q).log()
+    return -(labels * present + (1 - labels) * absent).sum(-1).mean()
 
 
 def _optimizer(module: nn.Module, config: LaneConfig) -> torch.optim.Optimizer:

@@ -83,9 +83,10 @@ def _history(complete: Any, objective: str, direction: str, texts: list[str]) ->
 
 def _bars(complete: Any, objective: str) -> dict[str, Any] | None:
     """Spread over replicates, where there are some."""
-    if objective != "val_top1" or complete["val_top1_std"].isna().all():
+    spread = f"{objective}_std"
+    if spread not in complete or complete[spread].isna().all():
         return None
-    return {"type": "data", "array": complete["val_top1_std"]}
+    return {"type": "data", "array": complete[spread]}
 
 
 def write_figure(path: Path, figure: go.Figure) -> None:

@@ -26,13 +26,11 @@ class Prediction:
 
     Attributes:
         item: The image's path, or the text.
-        label: Index of the most probable class.
-        probabilities: `(C,)`, on the CPU.
+        values: Probabilities of the classes or labels, or a regression's numbers, `(C,)`, on the CPU.
     """
 
     item: str
-    label: int
-    probabilities: Tensor
+    values: Tensor
 
 
 @dataclass(frozen=True)
@@ -126,13 +124,12 @@ def predict(
             readable = [x for x in inputs if isinstance(x, Tensor)]
             rows: Iterator[Tensor] = iter(())
             if readable:
-                rows = iter(model(torch.stack(readable).to(device)).softmax(-1).cpu())
+                rows = iter(model.target.probabilities(model(torch.stack(readable).to(device))).cpu())
             for item, found in zip(batch, inputs, strict=True):
                 if isinstance(found, Unreadable):
                     yield found
                 else:
-                    probabilities = next(rows)
-                    yield Prediction(item, int(probabilities.argmax()), probabilities)
+                    yield Prediction(item, next(rows))
             on_progress(len(batch))
 
 

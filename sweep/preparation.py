@@ -11,6 +11,7 @@ from sweep.errors import UsageError
 from sweep.precision import require_fp32_sums
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study import Study
+from sweep.task_kinds import TASK_KINDS
 from sweep.views import TrainingViews
 
 
@@ -19,7 +20,7 @@ class Prepared:
     """A study that can be planned and run.
 
     Attributes:
-        study: What is searched.
+        study: What is searched, on the kind of task that the data make.
         n_parallel: Lanes of a stack that were asked for; None for as many as fit.
         device: Where backbone and lanes run.
         data: The three splits.
@@ -69,7 +70,9 @@ def prepare(
         )
     study.check_baseline()
     check_precision(study.precision, device)
-    data = load_data(study.data, seed=study.seed, cache_dir=cache_dir, on_bad_image=on_bad_image)
+    data = load_data(study.data, seed=study.seed, cache_dir=cache_dir, on_bad_image=on_bad_image, task=study.task)
+    study = study.on(TASK_KINDS[data.task])
+    study.check_baseline()
     backbone = load_backbone(
         study.backbone,
         group_size=study.group_size,

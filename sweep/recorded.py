@@ -10,6 +10,9 @@ from backbones import Backbone, load_backbone, recorded_stages
 from backbones.sizes import recorded_size
 from sweep.data import DataSet, OnBadImage, load_data
 from sweep.errors import SweepError
+from sweep.results import Results
+from sweep.run_folder import RESTORE, RunFolder
+from sweep.targets import Target, recorded_target
 
 
 def recorded_data(
@@ -29,11 +32,24 @@ def recorded_data(
     """
     name = moved_to or config["data"]
     on_bad_image: OnBadImage = "skip" if config.get("skipped_images") else "error"
-    data = load_data(name, seed=config["seed"], cache_dir=cache_dir, on_bad_image=on_bad_image)
+    data = load_data(name, seed=config["seed"], cache_dir=cache_dir, on_bad_image=on_bad_image, task=config.get("task"))
     for split in splits:
         if getattr(data, split).fingerprint != config["splits"][split]["fingerprint"]:
             raise SweepError(f"the {split} images of {name} are not those that the run saw")
     return data
+
+
+def target_of_run(results: Results, folder: RunFolder) -> Target:
+    """What the outputs of a run's side-networks say.
+
+    Raises:
+        SweepError: The record is damaged.
+    """
+    config = results.config
+    try:
+        return recorded_target({**config.get("target", {}), "task": results.kind.name}, len(config["classes"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise SweepError(f"{folder.config_path} is damaged: its target: {error}{RESTORE}") from error
 
 
 def recorded_backbone(config: Mapping[str, Any], cache_dir: Path, device: torch.device | str = "cpu") -> Backbone:

@@ -10,9 +10,9 @@ from torch import Tensor
 from sweep.batches import StageData, TrainingData
 from sweep.engine import Stack, split_logits, train
 from sweep.lanes import LaneConfig
-from sweep.metrics import classification_metrics
 from sweep.seeds import derive_seed
 from sweep.side_networks.spec import SideNetworkSpec
+from sweep.task_kinds import CLASSES, TaskKind
 
 LEARNING_RATES = np.geomspace(1e-3, 1.0, 10)
 EPOCHS_FACTOR = 4
@@ -67,7 +67,8 @@ def tuned_linear_probe(
     tokens = spec.plain(1).head.tokens
     pooled_train = train_data.pooled(tokens)
     pooled_val, pooled_test = (data.pooled(tokens) for data in (val_data, test_data))
-    configs = [probe_config(float(lr)) for lr in LEARNING_RATES]
+    target = val_data.target
+    configs = [probe_config(float(lr), target.kind) for lr in LEARNING_RATES]
     stages = range(1, spec.n_stages)
     candidates = []
     for stage in stages:
@@ -81,18 +82,22 @@ def tuned_linear_probe(
             batch_size=batch_size,
             seed=seed,
         )
-        val = classification_metrics(results[-1].val_logits, val_data.labels)
-        candidates += [_Candidate(stage, i, _of_lane(val, i), state) for i, state in enumerate(states)]
-    best = min(candidates, key=_Candidate.order)
+        val = target.measure(results[-1].val_logits, val_data.labels)
+        candidates += [
+            _Candidate(stage, i, {name: values[i].item() for name, values in val.items()}, outputs, state)
+            for i, (outputs, state) in enumerate(zip(results[-1].val_logits, states, strict=True))
+        ]
+    best = min(candidates, key=lambda candidate: candidate.order(target.kind))
     probe = spec.pooled_probe(best.stage, seed)
     probe.load_state_dict(best.state)
-    test = classification_metrics(split_logits(Stack([probe.to(device)]), pooled_test), test_data.labels)
-    return ProbeResult(best.stage, configs[best.lane].lr, len(candidates), best.val, _of_lane(test, 0))
+    best_val = best.val | target.standard_error(best.val_outputs, val_data.labels)
+    test = target.measure_one(split_logits(Stack([probe.to(device)]), pooled_test)[0], test_data.labels)
+    return ProbeResult(best.stage, configs[best.lane].lr, len(candidates), best_val, test)
 
 
-def probe_config(lr: float) -> LaneConfig:
-    """How a probe of that learning rate is trained."""
-    return LaneConfig(lr=lr, rank=1, warmup_epochs=2)
+def probe_config(lr: float, kind: TaskKind = CLASSES) -> LaneConfig:
+    """How a probe of that learning rate is trained on a kind of task, under its first loss."""
+    return LaneConfig(lr=lr, rank=1, warmup_epochs=2).on(kind)
 
 
 @dataclass(frozen=True)
@@ -102,12 +107,9 @@ class _Candidate:
     stage: int
     lane: int
     val: dict[str, float]
+    val_outputs: Tensor
     state: dict[str, Tensor]
 
-    def order(self) -> tuple[bool, float, float]:
-        """Sorts best first, by val top-1 and then NLL, as trials are; diverged probes last."""
-        return math.isnan(self.val["nll"]), -self.val["top1"], self.val["nll"]
-
-
-def _of_lane(metrics: dict[str, Tensor], lane: int) -> dict[str, float]:
-    return {name: values[lane].item() for name, values in metrics.items()}
+    def order(self, kind: TaskKind) -> tuple[bool, float, float]:
+        """Sorts best first, by the score on val and then the tie, as trials are by default; diverged probes last."""
+        return math.isnan(self.val[kind.tie]), -self.val[kind.score], self.val[kind.tie]

@@ -18,7 +18,7 @@ class ResidentStageData(StageData):
 
     Attributes:
         on_device: `stages`.
-        labels_on_device: `labels`, `(n,)`.
+        labels_on_device: `labels`.
     """
 
     on_device: Tensor
@@ -32,13 +32,15 @@ class ResidentStageData(StageData):
         for start in range(0, len(data), COPIED_IMAGES):
             part = slice(start, start + COPIED_IMAGES)
             on_device[part].copy_(torch.from_numpy(np.array(data.stages[part])))
+        labels = data.labels.to(device)
         return cls(
             data.stages,
             data.labels,
             data.n_classes,
             on_device,
-            data.labels.to(device),
+            labels,
             widths=data.widths,
+            target=data.target,
             lengths=data.lengths,
         )
 
@@ -48,7 +50,8 @@ class ResidentStageData(StageData):
         wanted = indices.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else indices
         images = self.on_device.index_select(0, wanted)
         stages = images.transpose(0, 1).to(like.device, like.dtype).contiguous()
-        return self._with_lengths(apart(stages, self.widths), indices), self.labels_on_device.index_select(0, wanted)
+        labels = self.target.encode(self.labels_on_device.index_select(0, wanted), like)
+        return self._with_lengths(apart(stages, self.widths), indices), labels
 
 
 def resident_where_it_fits(splits: list[StageData], device: torch.device, budget_bytes: int) -> list[StageData]:

@@ -8,20 +8,13 @@ import numpy as np
 import pandas as pd
 
 from sweep.errors import SweepError
-from sweep.objectives import METRICS, Costs, Direction, Objectives, non_dominated_fronts
+from sweep.objectives import Costs, Direction, Objectives, non_dominated_fronts
 from sweep.run_folder import RESTORE, RunFolder, read_json, read_table
+from sweep.task_kinds import TaskKind, recorded_kind
 
 PARAMETER_PREFIX = "params_"
 ATTRIBUTE_PREFIX = "user_attrs_"
 
-NUMBERS = (
-    "trial",
-    "trainable_parameters",
-    "val_top1_std",
-    *(f"top1_vs_baseline{end}" for end in ("", "_low", "_high")),
-    *(f"val_{name}" for name in METRICS),
-)
-TRIAL_COLUMNS = {**dict.fromkeys(NUMBERS, float), **dict.fromkeys(("state", "failure", "stopped"), str)}
 CURVE_COLUMNS = {"trial": float, "replicate": float, "epoch": float, "metric": str, "value": float}
 
 
@@ -34,10 +27,11 @@ class Results:
             a user attribute; the metrics on val at the last epoch, means over replicates (`val_top1`,
             `val_mean_class_accuracy`, `val_worst_class_accuracy`, `val_nll`, `val_ece`, the study's own) and
             `val_top1_std` over replicates; the paired difference in top-1 to the baseline with its 95% interval
-            (`top1_vs_baseline`, `…_low`, `…_high`); `train_loss`, `epochs`, `trainable_parameters`,
-            `inference_seconds`, `seconds` (the trial's share of its stacks' wall time); `lane` and `first_order` (slot
-            and first data order), `seeds` (replicates), `seed` (of the first), `feasible`, `lane_config` (JSON of what
-            `suggest` returned), `stopped`, `failure`. With several objectives `front`: 0 for the Pareto front.
+            (`top1_vs_baseline`, `…_low`, `…_high`); for other tasks than of classes what `sweep.task_kinds` names
+            instead; `train_loss`, `epochs`, `trainable_parameters`, `inference_seconds`, `seconds` (the trial's share
+            of its stacks' wall time); `lane` and `first_order` (slot and first data order), `seeds` (replicates),
+            `seed` (of the first), `feasible`, `lane_config` (JSON of what `suggest` returned), `stopped`, `failure`.
+            With several objectives `front`: 0 for the Pareto front.
         curves: One row a `trial`, `replicate`, `epoch` and `metric`, with its `value`.
         summary: The winner on test, the tuned linear probe, and where the time went; empty if the run did not end.
         config: What was run: the study's declarations, options, versions.
@@ -53,6 +47,11 @@ class Results:
         """The study's, in its order: names of columns of `trials`, each with the direction that is better."""
         objectives: dict[str, Direction] = self.config["objectives"]
         return objectives
+
+    @property
+    def kind(self) -> TaskKind:
+        """The kind of task."""
+        return recorded_kind(self.config)
 
 
 def load_results(run: str | Path) -> Results:
@@ -74,13 +73,22 @@ def load_results(run: str | Path) -> Results:
         or not all(direction in ("maximize", "minimize") for direction in objectives.values())
     ):
         raise SweepError(f"{folder.config_path} is damaged: its objectives are {objectives!r}{RESTORE}")
-    fronts = {"front": float} if len(objectives) > 1 else {}
+    columns = trial_columns(recorded_kind(config)) | dict.fromkeys(objectives, float)
+    if len(objectives) > 1:
+        columns["front"] = float
     return Results(
-        trials=read_table(folder.trials_path, {**TRIAL_COLUMNS, **dict.fromkeys(objectives, float), **fronts}),
+        trials=read_table(folder.trials_path, columns),
         curves=read_table(folder.curves_path, CURVE_COLUMNS),
         summary=read_json(folder.summary_path) if folder.summary_path.is_file() else {},
         config=config,
     )
+
+
+def trial_columns(kind: TaskKind) -> dict[str, type]:
+    """The columns that the trials table of a kind of task has at least, with what they hold."""
+    metrics = (f"val_{name}" for name in kind.metrics)
+    numbers = ("trial", "trainable_parameters", kind.std_column, *kind.paired_columns, *metrics)
+    return {**dict.fromkeys(numbers, float), **dict.fromkeys(("state", "failure", "stopped"), str)}
 
 
 def parameter_columns(trials: pd.DataFrame) -> list[str]:
@@ -93,7 +101,7 @@ def rank_trials(trials: pd.DataFrame, objectives: Objectives) -> pd.DataFrame:
 
     Complete trials come first, feasible before infeasible, then pruned ones, the longest trained first, then all
     others. Within each: by Pareto front where there are several objectives (column `front`), then by the first
-    objective and the ones after it, ties by val NLL, then by number.
+    objective and the ones after it, ties by the objectives' `tie`, then by number.
     """
     keys = pd.DataFrame(
         {
@@ -106,7 +114,7 @@ def rank_trials(trials: pd.DataFrame, objectives: Objectives) -> pd.DataFrame:
         trials = trials.assign(front=_fronts(trials, objectives))
         keys["front"] = trials["front"]
     costs = pd.DataFrame(_costs(trials, objectives), index=keys.index)
-    keys = pd.concat([keys, costs, trials[["val_nll", "trial"]]], axis=1)
+    keys = pd.concat([keys, costs, trials[[objectives.tie, "trial"]]], axis=1)
     return trials.loc[keys.sort_values(list(keys.columns)).index].reset_index(drop=True)
 
 

@@ -17,9 +17,11 @@ from sweep.runner import carry_out
 from sweep.samplers import SAMPLERS
 from sweep.storage import mend_journal, require_recorded_url
 from sweep.study import DATA_OBJECTS, LoadedStudy, Study, load_study, study_names
+from sweep.task_kinds import recorded_kind
 
 DECIDED_BY_OPTIONS = (
     *("trials", "epochs", "batch_size", "backbone", "image_size", "max_tokens", "data", "group_size", "stages", "pool"),
+    "task",
     *("modules_per_block", "precision", "max_rank", "seeds", "seed", "augment", "views", "cache"),
 )
 """Declarations that `sweep run` may have overridden: they are taken from the run's record."""
@@ -139,7 +141,7 @@ def _as_recorded(loaded: LoadedStudy, folder: RunFolder, config: dict[str, Any],
             raise _changed(loaded, folder, "augment", loaded.study.augment, OWN_FUNCTION)
     if config["sampler"] in SAMPLERS:
         overrides["sampler"] = config["sampler"]
-    study: Study = loaded.study.override(**overrides)
+    study: Study = loaded.study.override(**overrides).on(recorded_kind(config))
     declared = json.loads(json.dumps(study.declarations()))
     for name in (*DECIDED_BY_STUDY, "sampler", "augment", "views"):
         if declared[name] != config.get(name):

@@ -5,15 +5,22 @@ from functools import cached_property
 
 from plotly.graph_objects import Figure
 
-from sweep.errors import SweepError
+from sweep.errors import SweepError, UsageError
 from sweep.export.selection import winner_of
 from sweep.paths import default_cache_dir
 from sweep.plots import trials_figure
 from sweep.report.evidence import Evidence, winner_on_val
-from sweep.report.figures import confusion_matrix, learning_curves, reliability_diagram, search_figures
+from sweep.report.figures import (
+    confusion_matrix,
+    learning_curves,
+    predicted_against_true,
+    reliability_diagram,
+    search_figures,
+)
 from sweep.results import Results
 from sweep.run_folder import RunFolder
 from sweep.storage import load_optuna_study
+from sweep.task_kinds import CLASSES, REGRESSION, TaskKind
 
 
 @dataclass(frozen=True)
@@ -51,12 +58,30 @@ class RunPlots:
         return self._of_search("One parameter at a time")
 
     def confusion(self) -> Figure:
-        """The winner's confusion matrix on val; raises `SweepError` where the images are no longer the run's."""
+        """The winner's confusion matrix on val.
+
+        Raises:
+            UsageError: The task is not of classes.
+            SweepError: The images are no longer the run's.
+        """
+        self._require(CLASSES, "confusion")
         return _styled(confusion_matrix(self._evidence, self.results.config["classes"]))
 
     def calibration(self) -> Figure:
         """The winner's accuracy against its confidence on val; raises as `confusion`."""
+        self._require(CLASSES, "calibration")
         return _styled(reliability_diagram(self._evidence))
+
+    def predictions(self) -> Figure:
+        """The winner's numbers against the true ones on val; raises as `confusion` where the task is no regression."""
+        self._require(REGRESSION, "predictions")
+        return _styled(predicted_against_true(self._evidence, self.results.config["classes"]))
+
+    def _require(self, kind: TaskKind, name: str) -> None:
+        if self.results.kind is not kind:
+            raise UsageError(
+                f"plot.{name}() is for the task {kind.name}, and that of {self.folder.path} is {self.results.kind.name}"
+            )
 
     @property
     def _winner(self) -> int:

@@ -18,6 +18,7 @@ from sweep.preparation import Prepared
 from sweep.reference import ProbeResult
 from sweep.storage import shown_url
 from sweep.study import LoadedStudy
+from sweep.targets import Target
 
 PACKAGES = ("sweep", "torch", "torchvision", "timm", "optuna", "numpy", "pandas", "pillow")
 TEXT_PACKAGES = ("transformers", "tokenizers")
@@ -54,7 +55,7 @@ def run_config(
     enqueued: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """What was asked for, what it was asked of, and with which versions."""
-    data, backbone = prepared.data, prepared.backbone
+    data, backbone, target = prepared.data, prepared.backbone, Target.of(prepared.data)
     packages = (*PACKAGES, *TEXT_PACKAGES) if backbone.kind == "texts" else PACKAGES
     splits = {"train": data.train, "val": data.val, "test": data.test}
     return {
@@ -73,6 +74,7 @@ def run_config(
         "on_bad_image": prepared.on_bad_image,
         "kind": data.kind,
         "classes": list(data.class_names),
+        "target": {"mean": list(target.mean), "std": list(target.std)},
         "data_notice": data.notice,
         "skipped_images": [asdict(skipped) for skipped in data.skipped],
         "files_left_aside": dict(data.left_aside),
@@ -95,6 +97,7 @@ def file_sha256(path: Path) -> str | None:
 def run_summary(
     search: Search,
     winner: Winner,
+    val_error: dict[str, float],
     test: dict[str, float],
     probe: ProbeResult,
     plan: Plan,
@@ -103,7 +106,10 @@ def run_summary(
     n_test_images: int,
     n_images_computed: int,
 ) -> dict[str, Any]:
-    """The answer: the winner beside the reference, how the search went, and where the time went."""
+    """The answer: the winner beside the reference, how the search went, and where the time went.
+
+    `val_error` is the standard error of the winner's score on val, where it had to be bootstrapped.
+    """
     record, records = winner.record, search.ledger.log.records
     states = Counter(r.state for r in records)
     return {
@@ -111,7 +117,8 @@ def run_summary(
             "trial": record.trial,
             "params": record.params,
             "trainable_parameters": record.trainable_parameters,
-            "val": {name.removeprefix("val_"): v for name, v in record.metrics.items() if name != "train_loss"},
+            "val": {name.removeprefix("val_"): v for name, v in record.metrics.items() if name != "train_loss"}
+            | val_error,
             "test": test,
         },
         "linear_probe": asdict(probe),

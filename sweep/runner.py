@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from sweep.driver import Search, Winner
 from sweep.engine import Stack, split_logits
 from sweep.errors import SweepError
 from sweep.features import compute_features
-from sweep.metrics import classification_metrics
 from sweep.planner import plan_features, plan_study
 from sweep.preparation import Prepared, prepare
 from sweep.proposals import Proposals
@@ -35,6 +34,8 @@ from sweep.snapshot import capture, restore
 from sweep.snapshot_files import SnapshotFiles
 from sweep.storage import check_storage_free, create_optuna_study, shown_url
 from sweep.study import LoadedStudy, Study
+from sweep.targets import Target
+from sweep.task_kinds import CLASSES
 from sweep.training_data import resident_where_they_fit, training_data
 
 RESIDENT_SHARE = 0.5
@@ -90,11 +91,12 @@ def run_study(
     study, budget = loaded.study, budget or Budget()
     RunFolder.check_free(out)
     _sampler_of(study)
-    study.check_enqueued(enqueued)
     if storage_url is not None:
         check_storage_free(storage_url, out.resolve().name)
     device = device_named(device_name)
     prepared = prepare(study, n_parallel=n_parallel, device=device, cache_dir=cache_dir, on_bad_image=on_bad_image)
+    prepared.study.check_enqueued(enqueued)
+    loaded = replace(loaded, study=prepared.study)
     folder = RunFolder.create(out)
     with folder.locked():
         RunFolder.check_free(out)
@@ -193,12 +195,13 @@ def carry_out(
     seconds.linear_probe = time.perf_counter() - probe_started
 
     test_started = time.perf_counter()
-    test = _test_winner(winner, spec, splits.test, folder, device)
+    val_error, test = _evaluated(winner, spec, splits, folder, device)
     seconds.test = time.perf_counter() - test_started
     seconds.total = time.perf_counter() - started
     summary = run_summary(
         search,
         winner,
+        val_error,
         test,
         probe,
         plan,
@@ -212,7 +215,7 @@ def carry_out(
 
 def _sampler_of(study: Study) -> AskTellSampler:
     return make_sampler(
-        study.sampler, seed=derive_seed(study.seed, "sampler"), grid=study.grid, n_objectives=len(study.objectives)
+        study.sampler, seed=derive_seed(study.seed, "sampler"), grid=study.grid, n_objectives=len(study.ranking.names)
     )
 
 
@@ -278,7 +281,7 @@ def _winner_of(search: Search, folder: RunFolder, loaded: LoadedStudy) -> Winner
 def _features(prepared: Prepared, cache_dir: Path, reporter: Reporter, seconds: WallSeconds) -> _Splits:
     """The stages of all splits, from the cache where they are there."""
     backbone, data, device = prepared.backbone, prepared.data, prepared.device
-    n_computed, n_images = 0, 0
+    n_computed, n_images, target = 0, 0, Target.of(prepared.data)
 
     def stages_of(split: Split) -> StageData:
         nonlocal n_computed, n_images
@@ -292,10 +295,16 @@ def _features(prepared: Prepared, cache_dir: Path, reporter: Reporter, seconds: 
         seconds.features += features.wall_seconds
         n_computed += features.n_computed
         n_images += split.n_images
-        return features.as_data(data.n_classes)
+        return features.as_data(data.n_classes, target)
 
     train = training_data(
-        prepared.views, [data.train], stages_of, backbone=backbone, device=device, n_classes=data.n_classes
+        prepared.views,
+        [data.train],
+        stages_of,
+        backbone=backbone,
+        device=device,
+        n_classes=data.n_classes,
+        target=target,
     )
     val, test = stages_of(data.val), stages_of(data.test)
     if n_computed:
@@ -305,11 +314,14 @@ def _features(prepared: Prepared, cache_dir: Path, reporter: Reporter, seconds: 
     return _Splits(train, val, test, n_computed)
 
 
-def _test_winner(
-    winner: Winner, spec: SideNetworkSpec, test_data: StageData, folder: RunFolder, device: torch.device
-) -> dict[str, float]:
-    """Read the winner back as a plain LAST, and evaluate that on test."""
+def _evaluated(
+    winner: Winner, spec: SideNetworkSpec, splits: _Splits, folder: RunFolder, device: torch.device
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Read the winner back as a plain LAST: the standard error of its score on val, and its metrics on test."""
     module = spec.plain(winner.rank)
     module.load_state_dict(read_weights(folder.winner_path))
-    metrics = classification_metrics(split_logits(Stack([module.to(device)]), test_data), test_data.labels)
-    return {name: values[0].item() for name, values in metrics.items()}
+    stack, target = Stack([module.to(device)]), splits.test.target
+    val_error = {}
+    if target.kind is not CLASSES:  # theirs follows from the score
+        val_error = target.standard_error(split_logits(stack, splits.val)[0], splits.val.labels)
+    return val_error, target.measure_one(split_logits(stack, splits.test)[0], splits.test.labels)

@@ -22,7 +22,7 @@ from sweep.proposals import Proposal
 from sweep.pruning import Arrival
 from sweep.trial_log import TrialRecord
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sweep.errors import UsageError
 from sweep.lanes import LaneConfig
-from sweep.objectives import METRICS, OTHER_OBJECTIVES, Direction, Objectives
+from sweep.objectives import OTHER_OBJECTIVES, Direction, Objectives
 from sweep.pruning import Halving
 from sweep.recipes import NONE, OWN_FUNCTION, Augment, Cache, check_declared
+from sweep.task_kinds import CLASSES, TASK_KINDS, TaskKind
 from sweep.user_code import execute, line_of
 
 if TYPE_CHECKING:
@@ -27,6 +28,19 @@ DATA_OBJECTS = "objects of the study file"
 POSITIVE = ("max_rank", "group_size", "modules_per_block", "trials", "epochs", "batch_size", "seeds")
 
 
+@dataclass(frozen=True)
+class Space:
+    """What is searched on a kind of task.
+
+    Attributes:
+        suggest: As of `Study`.
+        baseline: As of `Study`.
+    """
+
+    suggest: Callable[["optuna.Trial"], LaneConfig]
+    baseline: Mapping[str, Any]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """One search: a space, and what every trial of it shares.
@@ -37,8 +51,10 @@ class Study:
         max_rank: Largest rank that `suggest` may ask for; lanes are padded to it.
         backbone: A name that `sweep backbones` lists, or your own, `./mine.py:build`.
         data: A data set's name, a folder or a file, as `--data` takes them; or data set objects by split, `"train"`,
-            `"test"` and perhaps `"val"`, whose items are (Pillow image, class index), such as torchvision's; or one of
+            `"test"` and perhaps `"val"`, whose items are (Pillow image, label), such as torchvision's; or one of
             them under `"all"`, to be split.
+        task: `"classes"`, `"multi-label"` or `"regression"`; chosen from the labels if not given.
+        other_tasks: What to search, instead of `suggest` and `baseline`, where the task is of that kind.
         image_size: Side of the backbone's input in pixels; the backbone's own if not given.
         max_tokens: Of every text, so many tokens are read; the backbone's own if not given.
         group_size: `g`, blocks between two stages.
@@ -60,9 +76,11 @@ class Study:
         seed: Of the search, of initialisations (with the trial's number), of the data order and of a folder's split.
         seeds: Replicates of every configuration, lanes that differ in their initialisation; ranked by their mean.
         objectives: Measured names, each with `"maximize"` or `"minimize"`: `val_top1`, `val_mean_class_accuracy`,
-            `val_worst_class_accuracy`, `val_nll`, `val_ece`, `val_NAME` of your own metrics, `train_loss`,
-            `trainable_parameters`, `inference_seconds` (of the side-network, one image). The first one names a winner.
+            `val_worst_class_accuracy`, `val_nll`, `val_ece` (for other tasks those of `sweep.task_kinds`), `val_NAME`
+            of your own metrics, `train_loss`, `trainable_parameters`, `inference_seconds` (of the side-network, one
+            image). The first one names a winner. Not given, the task's score is maximised: top-1, mAP or R².
         metrics: Your own by name: each takes one lane's val logits `(n, C)` and labels `(n,)`, and returns a number.
+            Labels are 0 and 1, or numbers in their own units as are then the lane's values, `(n, C)` for other tasks.
         halving: Rungs at which the weaker trials are stopped; None to train all to the end.
         sampler: A name in `sweep.samplers.SAMPLERS`, or an Optuna (or OptunaHub) sampler.
         grid: Values by parameter, for the sampler `"grid"`.
@@ -76,6 +94,8 @@ class Study:
     max_rank: int
     backbone: str = "dinov2_small_focus"
     data: str | Mapping[str, Any] = "count"
+    task: str | None = None
+    other_tasks: Mapping[str, Space] = field(default_factory=dict)
     image_size: int | None = None
     max_tokens: int | None = None
     group_size: int = 1
@@ -91,7 +111,7 @@ class Study:
     batch_size: int = 32
     seed: int = 0
     seeds: int = 1
-    objectives: Mapping[str, Direction] = field(default_factory=lambda: {"val_top1": "maximize"})
+    objectives: Mapping[str, Direction] | None = None
     metrics: Mapping[str, Callable[["Tensor", "Tensor"], float]] = field(default_factory=dict)
     halving: Halving | None = None
     sampler: "str | optuna.samplers.BaseSampler" = "tpe"
@@ -121,7 +141,19 @@ class Study:
         if self.halving is not None and not isinstance(self.halving, Halving):
             raise UsageError(f"Study.halving must be a sweep.Halving or None, not {self.halving!r}")
         check_declared(self.augment, self.views, self.cache)
+        self._check_tasks()
         self._check_objectives()
+
+    def _check_tasks(self) -> None:
+        known = ", ".join(TASK_KINDS)
+        if self.task is not None and self.task not in TASK_KINDS:
+            raise UsageError(f"task must be one of {known}, not {self.task!r} (--task, or the study file)")
+        for task, space in self.other_tasks.items():
+            if task not in TASK_KINDS or not isinstance(space, Space):
+                raise UsageError(
+                    f"Study.other_tasks has {task!r}: {space!r}; give a sweep.Space for each of {known} that is to "
+                    f"have its own"
+                )
 
     def _check_stages(self, stages: object) -> None:
         if not isinstance(stages, list | tuple) or not all(isinstance(block, int) for block in stages):
@@ -129,24 +161,44 @@ class Study:
         object.__setattr__(self, "stages", tuple(stages))
 
     def _check_objectives(self) -> None:
+        kinds = TASK_KINDS.values() if self.task is None else [self.kind]
+        measured = dict.fromkeys(name for kind in kinds for name in kind.metrics)
         for name, metric in self.metrics.items():
-            if not callable(metric) or not str(name).isidentifier() or name in METRICS:
+            if not callable(metric) or not str(name).isidentifier() or name in self.kind.metrics:
                 raise UsageError(
                     f"Study.metrics has {name!r}: {metric!r}; give a function of logits and labels under a new name"
                 )
-        known = [*(f"val_{name}" for name in (*METRICS, *self.metrics)), *OTHER_OBJECTIVES]
+        if self.objectives is None:
+            return
+        known = [*(f"val_{name}" for name in (*measured, *self.metrics)), *OTHER_OBJECTIVES]
         if not self.objectives:
-            raise UsageError("Study.objectives is empty; leave it out for {'val_top1': 'maximize'}")
+            raise UsageError(f"Study.objectives is empty; leave it out for {dict(self.ranking.directions)}")
         for name, direction in self.objectives.items():
             if name not in known:
-                raise UsageError(f"Study.objectives has {name!r}; give one of {', '.join(known)}")
+                whose = "" if self.task is None else f", and the data make a task of the kind {self.task}"
+                raise UsageError(f"Study.objectives has {name!r}{whose}; give one of {', '.join(known)}")
             if direction not in ("maximize", "minimize"):
                 raise UsageError(f"Study.objectives[{name!r}] must be 'maximize' or 'minimize', not {direction!r}")
 
     @property
+    def kind(self) -> TaskKind:
+        """The kind of task; of classes as long as nobody has said."""
+        return CLASSES if self.task is None else TASK_KINDS[self.task]
+
+    @property
     def ranking(self) -> Objectives:
         """The order that the objectives give trials."""
-        return Objectives(self.objectives)
+        return Objectives(self.objectives or {f"val_{self.kind.score}": "maximize"}, f"val_{self.kind.tie}")
+
+    def on(self, kind: TaskKind) -> "Study":
+        """The study on data that make a task of that kind: with the space that it declares for it.
+
+        Raises:
+            UsageError: An objective is not measured there.
+        """
+        space = self.other_tasks.get(kind.name)
+        own = {} if space is None else {"suggest": space.suggest, "baseline": space.baseline}
+        return self.override(task=kind.name, **own)
 
     @staticmethod
     def _check_whole(name: str, value: object, least: int) -> None:
@@ -158,12 +210,12 @@ class Study:
 
     def declarations(self) -> dict[str, Any]:
         """Everything but the functions, as JSON can hold it, for the run's record."""
-        declared = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "suggest"}
+        declared = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("suggest", "other_tasks")}
         return {
             **declared,
             "data": self.data if isinstance(self.data, str) else DATA_OBJECTS,
             "augment": self.augment if isinstance(self.augment, str) else OWN_FUNCTION,
-            "objectives": dict(self.objectives),
+            "objectives": dict(self.ranking.directions),
             "metrics": list(self.metrics),
             "halving": None if self.halving is None else asdict(self.halving),
             "sampler": self.sampler if isinstance(self.sampler, str) else type(self.sampler).__name__,
@@ -237,10 +289,13 @@ class Study:
         """Ask `suggest` for one configuration.
 
         Raises:
-            UsageError: `suggest` raised, returned something else, or asked for a rank above `max_rank`.
+            UsageError: `suggest` raised, returned something else, or asked for a rank above `max_rank` or for a loss
+                that does not fit the task.
         """
         try:
             config = self.suggest(cast("optuna.Trial", trial))
+            if self.task is not None and isinstance(config, LaneConfig):
+                config = config.on(self.kind)
         except UsageError as error:
             raise UsageError(f"{error} ({line_of(self.suggest, error)})") from error
         except Exception as error:

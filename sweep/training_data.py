@@ -18,6 +18,7 @@ from sweep.batches import Batch, StageData, TrainingData, apart, stages_first
 from sweep.data import Split
 from sweep.features import decoded, require_finite, rounded_stages
 from sweep.resident import resident_where_it_fits
+from sweep.targets import OF_CLASSES, Target
 from sweep.views import TrainingViews
 
 POOLED_VIEWS = 4
@@ -66,6 +67,7 @@ class LiveViews:
         backbone: On `device`.
         device: Where images are sent.
         n_classes: `C`.
+        target: What the labels are.
     """
 
     views: TrainingViews
@@ -73,19 +75,20 @@ class LiveViews:
     backbone: Backbone
     device: torch.device
     n_classes: int
+    target: Target = OF_CLASSES
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def labels(self) -> Tensor:
-        """Class indices, `(n,)`."""
+        """As of `StageData`."""
         return torch.from_numpy(np.concatenate([split.labels for split in self.splits]))
 
     @property
     def class_counts(self) -> Tensor:
         """See `TrainingData`."""
-        return torch.bincount(self.labels, minlength=self.n_classes)
+        return self.target.counts(self.labels, self.n_classes)
 
     def batches(self, order: int, indices: Iterable[Tensor], like: Tensor) -> Generator[Batch]:
         """See `TrainingData`; threads decode the images of a batch while the one before it is trained on."""
@@ -93,7 +96,7 @@ class LiveViews:
         with closing(self._stored(order - 1, indices)) as stored:
             for wanted, values in stored:
                 stages = apart(stages_first(values.to(like.device), like), widths)
-                yield stages, labels[wanted].to(like.device)
+                yield stages, self.target.encode(labels[wanted], like)
 
     def pooled(self, tokens: slice) -> CachedViews:
         """See `TrainingData`: the first few views, in memory."""
@@ -106,7 +109,7 @@ class LiveViews:
             StageData(values.cpu().numpy(), wanted, self.n_classes, widths=widths).pooled(tokens).stages[:]
             for wanted, values in self._stored(number, places)
         ]
-        return StageData(np.concatenate(parts), self.labels, self.n_classes, widths=widths)
+        return StageData(np.concatenate(parts), self.labels, self.n_classes, widths=widths, target=self.target)
 
     def _stored(self, number: int, indices: Iterable[Tensor]) -> Generator[tuple[Tensor, Tensor]]:
         """Batches of one view, as the cache would hold them: which images, `(B,)`, and their features in float16."""
@@ -127,6 +130,7 @@ def training_data(
     backbone: Backbone,
     device: torch.device,
     n_classes: int,
+    target: Target = OF_CLASSES,
 ) -> TrainingData:
     """What side-networks learn from.
 
@@ -137,9 +141,10 @@ def training_data(
         backbone: On `device`.
         device: Where images are sent.
         n_classes: `C`.
+        target: What the labels are.
     """
     if views.n_cached == 0:
-        return LiveViews(views, tuple(splits), backbone, device, n_classes)
+        return LiveViews(views, tuple(splits), backbone, device, n_classes, target)
     return CachedViews(
         tuple(
             reduce(StageData.joined, [stages_of(views.split(split, number)) for split in splits])

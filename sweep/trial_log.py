@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sweep.objectives import METRICS, Objectives
+from sweep.objectives import Objectives
 from sweep.paired import Difference
 from sweep.results import ATTRIBUTE_PREFIX, PARAMETER_PREFIX, parameter_columns, rank_trials
+from sweep.task_kinds import CLASSES, TaskKind
 
 
 @dataclass
@@ -35,8 +36,8 @@ class TrialRecord:
         stopped: Why it was pruned; empty if it was not.
         epochs: Epochs it was measured after.
         metrics: Of the last of these epochs, means over replicates: `train_loss` and one `val_…` a metric.
-        top1_std: Standard deviation of top-1 over replicates; NaN for one.
-        vs_baseline: Paired difference in top-1 to the baseline after as many epochs.
+        score_std: Standard deviation of the task's score over replicates; NaN for one.
+        vs_baseline: Paired difference to the baseline after as many epochs, in top-1 for classes.
         seconds: Its share of its stacks' wall time.
     """
 
@@ -55,7 +56,7 @@ class TrialRecord:
     stopped: str = ""
     epochs: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
-    top1_std: float = math.nan
+    score_std: float = math.nan
     vs_baseline: Difference | None = None
     seconds: float = 0.0
 
@@ -73,14 +74,15 @@ class TrialLog:
 
     Args:
         objectives: What ranks trials.
+        kind: Of task.
 
     Attributes:
         records: One a trial, in the order in which they entered.
         curves: Trial, replicate, epoch, metric and value.
     """
 
-    def __init__(self, objectives: Objectives) -> None:
-        self.objectives = objectives
+    def __init__(self, objectives: Objectives, kind: TaskKind = CLASSES) -> None:
+        self.objectives, self.kind = objectives, kind
         self.records: list[TrialRecord] = []
         self.curves: list[tuple[int, int, int, str, float]] = []
 
@@ -91,7 +93,8 @@ class TrialLog:
         record.epochs = epoch
         record.metrics = {name: statistics.fmean(m[name] for m in replicates) for name in replicates[0]}
         if len(replicates) > 1:
-            record.top1_std = float(np.std([m["val_top1"] for m in replicates], ddof=1))  # NaN where one is
+            scores = [m[f"val_{self.kind.score}"] for m in replicates]
+            record.score_std = float(np.std(scores, ddof=1))  # NaN where one is
         record.seconds += seconds
         for replicate, metrics in enumerate(replicates):
             self.curves.extend((record.trial, replicate, epoch, name, value) for name, value in metrics.items())
@@ -99,14 +102,15 @@ class TrialLog:
     def restart(self, record: TrialRecord) -> None:
         """Forget what was measured of a trial that trains again from its first step."""
         record.epochs, record.metrics, record.seconds = 0, {}, 0.0
-        record.top1_std, record.vs_baseline = math.nan, None
+        record.score_std, record.vs_baseline = math.nan, None
         self.curves = [row for row in self.curves if row[0] != record.trial]
 
     def trials_table(self) -> pd.DataFrame:
         """One row a trial, best first; columns as in `sweep.Results`."""
         own_metrics = dict.fromkeys(name for record in self.records for name in record.metrics)
-        metrics = [*(f"val_{name}" for name in METRICS), *(name for name in own_metrics if name.startswith("val_"))]
-        table = pd.DataFrame([_row(record, list(dict.fromkeys(metrics))) for record in self.records])
+        metrics = [f"val_{name}" for name in self.kind.metrics]
+        metrics += [name for name in own_metrics if name.startswith("val_")]
+        table = pd.DataFrame([_row(record, list(dict.fromkeys(metrics)), self.kind) for record in self.records])
         parameters = parameter_columns(table)
         for name in parameters:
             if table[name].dropna().map(type).nunique() > 1:  # a categorical such as [1, "auto"]
@@ -120,18 +124,17 @@ class TrialLog:
         return pd.DataFrame(self.curves, columns=list(types)).astype(types)
 
 
-def _row(record: TrialRecord, metrics: Sequence[str]) -> dict[str, Any]:
+def _row(record: TrialRecord, metrics: Sequence[str], kind: TaskKind) -> dict[str, Any]:
     difference = record.vs_baseline or Difference(math.nan, math.nan, math.nan)
+    ends = (difference.mean, difference.low, difference.high)
     return {
         "trial": record.trial,
         "state": record.state,
         **{PARAMETER_PREFIX + name: value for name, value in record.params.items()},
         **{ATTRIBUTE_PREFIX + name: _plain(value) for name, value in record.user_attrs.items()},
         **{name: record.metrics.get(name, math.nan) for name in metrics},
-        "val_top1_std": record.top1_std,
-        "top1_vs_baseline": difference.mean,
-        "top1_vs_baseline_low": difference.low,
-        "top1_vs_baseline_high": difference.high,
+        kind.std_column: record.score_std,
+        **dict(zip(kind.paired_columns, ends, strict=True)),
         "train_loss": record.metrics.get("train_loss", math.nan),
         "epochs": record.epochs,
         "trainable_parameters": record.trainable_parameters,

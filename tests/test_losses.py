@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sweep.lanes import LOSSES, LaneConfig
+from sweep.lanes import LaneConfig
 from sweep.losses import LaneLosses, binary_one_vs_all, cross_entropy, focal, logit_adjusted
+from sweep.task_kinds import CLASSES
 
 N, B, C = 4, 11, 6
 GENERATOR_SEED = 5
@@ -127,17 +128,17 @@ def test_binary_one_vs_all_has_gradient_sigma_minus_target(logit: float, dtype: 
 MIXED = [
     LaneConfig(lr=1, loss="bce"),
     LaneConfig(lr=1, loss="focal", focal_gamma=1.5),
-    LaneConfig(lr=1, label_smoothing=0.3),
+    LaneConfig(lr=1, loss="cross_entropy", label_smoothing=0.3),
     LaneConfig(lr=1, loss="logit_adjusted", logit_adjustment=0.7),
     LaneConfig(lr=1, loss="focal", focal_gamma=4),
-    LaneConfig(lr=1),
+    LaneConfig(lr=1, loss="cross_entropy"),
     LaneConfig(lr=1, loss="bce"),
     LaneConfig(lr=1, loss="logit_adjusted", logit_adjustment=2),
 ]
 
 
 def test_mixed_kinds_equal_each_alone() -> None:
-    assert {config.loss for config in MIXED} == set(LOSSES)
+    assert {config.loss for config in MIXED} == set(CLASSES.losses)
     labels = some_labels()
     counts = torch.bincount(labels, minlength=C)
     log_prior = (counts.clamp_min(1) / counts.clamp_min(1).sum(dtype=torch.float64)).log()
@@ -207,14 +208,14 @@ def test_bits_do_not_depend_on_the_place_in_the_stack(batch: int, classes: int) 
         [9, 17, 1, 4, 12],
         list(reversed(range(N_LANES))),
     ]
-    stacks += [[i for i in range(N_LANES) if configs[i].loss == kind] for kind in LOSSES]
+    stacks += [[i for i in range(N_LANES) if configs[i].loss == kind] for kind in CLASSES.losses]
     for lanes in stacks:
         losses, grad = run(lanes)
         assert torch.equal(losses, reference[lanes]), lanes
         assert torch.equal(grad, reference_grad[lanes]), lanes
 
 
-@pytest.mark.parametrize("kind", LOSSES)
+@pytest.mark.parametrize("kind", CLASSES.losses)
 def test_bits_of_one_image_do_not_depend_on_the_place_in_a_wide_stack(kind: str) -> None:
     """In a last batch of one image the lanes are what a kernel runs over: `pow` would differ in 1 lane of 60."""
     n_lanes, classes = 400, 3

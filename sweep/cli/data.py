@@ -6,7 +6,7 @@ from sweep.cli.console import stdout
 
 
 def data() -> None:
-    """List the data sets that `--data` takes by name: sizes, classes, licences, and whether they are here.
+    """List the data sets that `--data` takes by name: tasks, sizes, licences, and whether they are here.
 
     For images and texts of your own see docs/data.md: folders, tables, arrays, saved Hugging Face data sets.
     """
@@ -16,12 +16,13 @@ def data() -> None:
 
     cache_dir = default_cache_dir()
     table = Table(title="data sets by name", title_justify="left")
-    for heading in ("--data", "classes", "train / val / test", "what", "licence", "where"):
-        table.add_column(heading, justify="right" if heading == "classes" else "left")
+    for heading in ("--data", "task", "outputs", "train / val / test", "what", "licence", "where"):
+        table.add_column(heading, justify="right" if heading == "outputs" else "left", no_wrap=heading == "--data")
     for name, packaged in DATA_SETS.items():
         sizes = " / ".join(map(str, packaged.sizes))
         where = packaged.whereabouts(cache_dir)
-        table.add_row(name, str(packaged.n_classes), sizes, packaged.content, packaged.licence, where)
+        cells = (str(packaged.n_classes), sizes, packaged.content, packaged.licence, where)
+        table.add_row(name, packaged.task, *cells)
     stdout.print(table)
     for name, groups in PACKAGED_SUITES.items():
         members = "; ".join(f"{group}: {', '.join(tasks)}" for group, tasks in groups.items())

@@ -39,6 +39,9 @@ Data = Annotated[
         "docs/data.md."
     ),
 ]
+TaskName = Annotated[
+    str | None, typer.Option(help="`classes`, `multi-label` or `regression`; told by the labels if not given.")
+]
 GroupSize = Annotated[int | None, typer.Option(help="g: blocks of the backbone between two side blocks.")]
 Stages = Annotated[
     str | None,

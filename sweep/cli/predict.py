@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sweep.cli import options
 from sweep.cli.console import stderr
+from sweep.task_kinds import CLASSES, MULTI_LABEL, REGRESSION, TaskKind
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import
     from sweep.predict import Prediction, Unreadable
@@ -33,6 +34,9 @@ def predict(
 ) -> None:
     """Label images or texts: path or text, label, its probability, then the probability of each class.
 
+    Where an image may have several labels: path, those of probability 0.5 or more, joined by `|`, then the probability
+    of each. For a regression: path and numbers.
+
     An image that cannot be read is named on standard error and left out; the others are labelled all the same.
 
         sweep predict shipped photos/ --csv labels.csv
@@ -53,7 +57,8 @@ def predict(
         outcomes = predict_items(
             loaded, found, batch_size=batch_size, on_progress=lambda count: progress.advance(bar, count)
         )
-        rows = _rows(outcomes, "text" if kind == "texts" else "path", loaded.class_names, unreadable)
+        heading = "text" if kind == "texts" else "path"
+        rows = _rows(outcomes, heading, loaded.class_names, loaded.target.kind, unreadable)
         if csv_file == STANDARD_OUTPUT:
             csv.writer(sys.stdout).writerows(rows)
         else:
@@ -81,18 +86,34 @@ def _rows(
     outcomes: Iterable["Prediction | Unreadable"],
     heading: str,
     class_names: tuple[str, ...],
+    kind: TaskKind,
     unreadable: list["Unreadable"],
 ) -> Iterator[list[str]]:
     """The lines of the table; what could not be read is put aside."""
+    from sweep.data.labels import SEPARATOR
+    from sweep.metrics import THRESHOLD
     from sweep.predict import Unreadable
 
-    yield [heading, "label", "probability", *(f"p_{name}" for name in class_names)]
+    probabilities = [f"p_{name}" for name in class_names]
+    yield {
+        CLASSES: [heading, "label", "probability", *probabilities],
+        MULTI_LABEL: [heading, "labels", *probabilities],
+        REGRESSION: [heading, *class_names],
+    }[kind]
     for outcome in outcomes:
         if isinstance(outcome, Unreadable):
             unreadable.append(outcome)
             continue
-        p = outcome.probabilities.tolist()
-        yield [outcome.item, class_names[outcome.label], *(f"{value:.6f}" for value in (p[outcome.label], *p))]
+        values = outcome.values.tolist()
+        shown = [f"{value:.6g}" if kind is REGRESSION else f"{value:.6f}" for value in values]
+        answer: list[str] = []
+        if kind is CLASSES:
+            best = int(outcome.values.argmax())
+            answer = [class_names[best], shown[best]]
+        elif kind is MULTI_LABEL:
+            named = zip(class_names, values, strict=True)
+            answer = [SEPARATOR.join(name for name, p in named if p >= THRESHOLD)]
+        yield [outcome.item, *answer, *shown]
 
 
 def _write(path: Path, rows: Iterable[list[str]]) -> None:

@@ -19,6 +19,7 @@ def run(
     image_size: options.ImageSize = None,
     max_tokens: options.MaxTokens = None,
     data: options.Data = None,
+    task: options.TaskName = None,
     group_size: options.GroupSize = None,
     stages: options.Stages = None,
     modules_per_block: options.ModulesPerBlock = None,
@@ -48,10 +49,10 @@ def run(
     """Train a study's trials together and rank them.
 
     Trials learn from the train split and are ranked by the study's objectives on val after their last epoch; the first
-    is top-1 accuracy unless the study says otherwise. The winner, and a linear probe tuned on the same features, are
-    evaluated once on test. The search ends with `--trials`, `--time` or `--target`, whichever comes first. A run that
-    is stopped or killed goes on with `sweep resume`. Features of the images are computed once and kept in the cache
-    (`$SWEEP_CACHE_DIR`, or `~/.cache/sweep`).
+    is top-1 accuracy (mAP for several labels an image, R² for numbers) unless the study says otherwise. The winner,
+    and a linear probe tuned on the same features, are evaluated once on test. The search ends with `--trials`, `--time`
+    or `--target`, whichever comes first. A run that is stopped or killed goes on with `sweep resume`. Features of the
+    images are computed once and kept in the cache (`$SWEEP_CACHE_DIR`, or `~/.cache/sweep`).
 
         sweep run --study lr_rank --n-parallel 32
 
@@ -89,6 +90,7 @@ def run(
             image_size=image_size,
             max_tokens=max_tokens,
             data=data,
+            task=task,
             group_size=group_size,
             stages=options.stages_asked_for(stages),
             modules_per_block=modules_per_block,

@@ -13,26 +13,16 @@ from sweep.cli.console import printable
 from sweep.kinds import kind_of
 from sweep.results import PARAMETER_PREFIX, Results, parameter_columns
 from sweep.run_folder import RunFolder, require_entries
+from sweep.task_kinds import TaskKind
 
 TOP = 10
-COLUMNS = {
-    "trial": "trial",
-    "val_top1": "top-1",
-    "val_mean_class_accuracy": "class acc.",
-    "val_nll": "NLL",
-    "val_ece": "ECE",
-    "trainable_parameters": "size",
-}
 NUMBER = int | float
+METHODS = ("winner", "linear_probe")
 SUMMARY_ENTRIES: dict[str, type | UnionType] = {
     "winner.trial": int,
     "winner.trainable_parameters": int,
-    "winner.val.top1": NUMBER,
-    "winner.test.top1": NUMBER,
     "linear_probe.n_configurations": int,
     "linear_probe.stage": int,
-    "linear_probe.val.top1": NUMBER,
-    "linear_probe.test.top1": NUMBER,
     "n_val_images": int,
     "n_test_images": int,
     "configs_per_hour": NUMBER,
@@ -51,15 +41,18 @@ def show_trials(console: Console, results: Results, limit: int = TOP) -> None:
         results: Of a run.
         limit: Rows to print at most.
     """
-    trials, objectives = results.trials, list(results.objectives)
+    trials, objectives, kind = results.trials, list(results.objectives), results.kind
     by = f"Pareto front over {', '.join(objectives)}" if len(objectives) > 1 else objectives[0]
     table = Table(title=f"trials, best first by {printable(by)} after the last epoch", title_justify="left")
-    columns = {**COLUMNS, **{name: name for name in objectives if name not in COLUMNS}}
+    columns = {"trial": "trial", **{f"val_{name}": kind.metrics[name] for name in kind.shown}}
+    columns |= {"trainable_parameters": "size"}
+    columns |= {name: name for name in objectives if name not in columns}
     if "front" in trials:
         columns = {"trial": "trial", "front": "front", **columns}
     for heading in columns.values():
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("vs baseline (95%)", justify="right", no_wrap=True)
+    of = "" if kind.paired == kind.score else f"{kind.paired.replace('_', ' ')} "
+    table.add_column(f"{of}vs baseline (95%)", justify="right", no_wrap=not of)
     table.add_column("configuration")
     parameters = parameter_columns(trials)
     for row in trials.head(limit).to_dict("records"):
@@ -75,20 +68,19 @@ def show_trials(console: Console, results: Results, limit: int = TOP) -> None:
         cells = {name: _cell(row[name]) for name in columns}
         if not _missing(row.get("front")):
             cells["front"] = f"{row['front']:.0f}"
-        if not _missing(row["val_top1_std"]):
-            cells["val_top1"] += f" ± {row['val_top1_std']:.3f}"
+        if not _missing(row[kind.std_column]):
+            cells[f"val_{kind.score}"] += f" ± {row[kind.std_column]:.3f}"
         shown = escape(printable(configuration)) + failure + stopped
-        table.add_row(*cells.values(), _difference(row), shown)
+        table.add_row(*cells.values(), _difference(row, kind), shown)
     console.print(table)
     if len(trials) > limit:
         console.print(f"and {len(trials) - limit} more", highlight=False)
 
 
-def _difference(row: dict[Any, Any]) -> str:
-    """Of a trial and the baseline in top-1, with its interval."""
-    if row["trial"] == 0 or _missing(row["top1_vs_baseline"]):
-        return "-"
-    return "{:+.3f} ({:+.3f}, {:+.3f})".format(*(row[f"top1_vs_baseline{end}"] for end in ("", "_low", "_high")))
+def _difference(row: dict[Any, Any], kind: TaskKind) -> str:
+    """Of a trial and the baseline, with its interval."""
+    mean, low, high = (row[name] for name in kind.paired_columns)
+    return "-" if row["trial"] == 0 or _missing(mean) else f"{mean:+.3f} ({low:+.3f}, {high:+.3f})"
 
 
 def _missing(value: Any) -> bool:
@@ -107,10 +99,13 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
     """Print the winner beside the linear probe, where the time went, and where everything is."""
     summary = results.summary
     if summary:
-        require_entries(RunFolder(run).summary_path, summary, SUMMARY_ENTRIES)
+        kind = results.kind
+        scores = {f"{whose}.{split}.{kind.score}": NUMBER for whose in METHODS for split in ("val", "test")}
+        require_entries(RunFolder(run).summary_path, summary, SUMMARY_ENTRIES | scores)
         winner, probe = summary["winner"], summary["linear_probe"]
         n_val, n_test = summary["n_val_images"], summary["n_test_images"]
-        title = f"top-1 (± standard error) on {n_val} val and {n_test} test {kind_of(results.config)}"
+        score, items = kind.metrics[kind.score], kind_of(results.config)
+        title = f"{score} (± standard error) on {n_val} val and {n_test} test {items}"
         table = Table(title=title, title_justify="left")
         for heading in ("", "val", "test"):
             table.add_column(heading)
@@ -119,7 +114,7 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
             (f"linear probe, best of {probe['n_configurations']}: stage {probe['stage']}", probe),
         )
         for name, row in rows:
-            table.add_row(name, _accuracy(row["val"]["top1"], n_val), _accuracy(row["test"]["top1"], n_test))
+            table.add_row(name, kind.with_error(row["val"], n_val), kind.with_error(row["test"], n_test))
         console.print(table)
         seconds = summary["wall_seconds"]
         console.print(
@@ -140,8 +135,3 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
         )
         line = printable(f"the search ended because {summary['ended']} ({ended})")
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _accuracy(value: float, n_images: int) -> str:
-    spread = math.sqrt(value * (1 - value) / n_images) if 0 <= value <= 1 and n_images > 0 else math.nan
-    return f"{value:.3f} ± {spread:.3f}"

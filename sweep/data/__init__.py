@@ -17,6 +17,7 @@ from sweep.data.suites import PACKAGED_SUITES, find_suite
 from sweep.data.table import load_table
 from sweep.data.vtab import LIST_FILES, vtab_task
 from sweep.errors import UsageError
+from sweep.task_kinds import CLASSES
 
 __all__ = ["DATA_SETS", "DataSet", "OnBadImage", "SkippedImage", "Split", "load_data"]
 
@@ -24,7 +25,12 @@ FILE_SUFFIXES = ".csv", ".parquet", ".npz"
 
 
 def load_data(
-    spec: str | Mapping[str, Any], *, seed: int, cache_dir: Path, on_bad_image: OnBadImage = "error"
+    spec: str | Mapping[str, Any],
+    *,
+    seed: int,
+    cache_dir: Path,
+    on_bad_image: OnBadImage = "error",
+    task: str | None = None,
 ) -> DataSet:
     """Load a data set of images or texts; images are decoded when they are opened.
 
@@ -37,25 +43,28 @@ def load_data(
         cache_dir: root of sweep's cache, for the demo sets that are fetched.
         on_bad_image: ``"skip"`` decodes every image once and leaves out, before splitting, those that
             cannot be read; each is logged, and listed in `DataSet.skipped`.
+        task: kind of task, see `sweep.task_kinds`; told by the labels if not given.
 
     Raises:
-        UsageError: nothing is called `spec`, or it does not hold what it should.
+        UsageError: nothing is called `spec`, or it does not hold what it should, or makes no task of that kind.
         SweepError: a demo set cannot be fetched, a file is damaged, or an image cannot be read.
     """
     checker = ImageChecker(on_bad_image)
     if not isinstance(spec, str):
-        return object_data(spec, seed=seed, checker=checker)
+        return object_data(spec, seed=seed, checker=checker, task=task)
     if spec in DATA_SETS:
+        _require_task(spec, DATA_SETS[spec].task, task)
         return DATA_SETS[spec].load(cache_dir)
     path = Path(os.path.expanduser(spec))
     if find_suite(spec, cache_dir) is not None:
         raise UsageError(f"{spec} is several tasks, which `sweep run` takes; give one of them here")
     if os.path.isdir(path):
+        _require_task(f"the folder {path}", CLASSES.name, task)
         return _from_folder(path, seed, checker)
     suffix = path.suffix.lower()
     if suffix in FILE_SUFFIXES and os.path.isfile(path):
         read = array_file if suffix == ".npz" else load_table
-        return read(path, seed=seed, checker=checker)
+        return read(path, seed=seed, checker=checker, task=task)
     close = difflib.get_close_matches(spec, [*DATA_SETS, *PACKAGED_SUITES], n=1)
     reason = "does not exist"
     if os.path.exists(path):
@@ -66,6 +75,15 @@ def load_data(
         f"Give one of {', '.join(DATA_SETS)}; a folder of images, one subfolder a class; a table of images or texts; "
         f"an archive of arrays; a saved Hugging Face data set; or a VTAB-1K task folder (docs/data.md)"
     )
+
+
+def _require_task(what: str, has: str, asked: str | None) -> None:
+    """Refuse data that make no task of the kind that was asked for."""
+    if asked not in (None, has):
+        raise UsageError(
+            f"{what} makes a task of the kind {has}, not {asked}; leave --task out, or give the labels in a table or "
+            f"arrays (docs/data.md)"
+        )
 
 
 def _from_folder(folder: Path, seed: int, checker: ImageChecker) -> DataSet:

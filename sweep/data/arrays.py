@@ -10,7 +10,8 @@ from PIL import Image
 
 from sweep.data.base import DataSet, Indices, Split, digest_of
 from sweep.data.files import ImageChecker
-from sweep.data.splitting import SPLIT_NAMES, divided, name_classes
+from sweep.data.labels import labelled_by_array
+from sweep.data.splitting import SPLIT_NAMES, divided
 from sweep.errors import SweepError, UsageError
 
 PAIRS = ("{split}_images", "{split}_labels"), ("x_{split}", "y_{split}")
@@ -24,16 +25,17 @@ NEEDED = (
 Array = npt.NDArray[Any]
 
 
-def array_file(path: Path, *, seed: int, checker: ImageChecker) -> DataSet:
+def array_file(path: Path, *, seed: int, checker: ImageChecker, task: str | None = None) -> DataSet:
     """Load an archive of arrays into memory.
 
-    Images are `(n, H, W)` grey or `(n, H, W, 3)` RGB of 8 bits; labels `(n,)` or `(n, 1)`, whole numbers or text.
-    Nothing in the file is unpickled.
+    Images are `(n, H, W)` grey or `(n, H, W, 3)` RGB of 8 bits; labels `(n,)` or `(n, 1)`, whole numbers or text; or
+    `(n, C)` of 0 and 1; or numbers with a point, `(n,)` or `(n, C)`. Nothing in the file is unpickled.
 
     Args:
         path: `*.npz`.
         seed: seed of the splitting, where the arrays are not split, or have no val.
         checker: has nothing to do here, arrays cannot be unreadable one by one.
+        task: kind of task; told by the labels if not given.
 
     Raises:
         UsageError: an array is missing, of another shape or type than it should be, or too large for the memory.
@@ -41,13 +43,17 @@ def array_file(path: Path, *, seed: int, checker: ImageChecker) -> DataSet:
     """
     parts = _read_parts(path)
     images: list[npt.NDArray[np.uint8]] = []
-    names: list[str] = []
+    values: list[Array] = []
     given: list[str] = []
-    for split, (image_name, label_name, of_split, values) in parts.items():
+    for split, (image_name, label_name, of_split, of_labels) in parts.items():
         images.append(_checked_images(path, image_name, of_split))
-        names += _label_names(path, label_name, values, image_name, len(of_split))
+        values.append(_checked_labels(path, label_name, of_labels, image_name, len(of_split)))
         given += [split] * len(of_split)
-    labels, class_names = name_classes(names)
+    shapes = {of_labels.shape[1:] for of_labels in values}
+    if len(shapes) > 1 or len({of_labels.dtype.kind in "fc" for of_labels in values}) > 1:
+        raise UsageError(f"the label arrays of {path} are of several kinds; give each split the same")
+    found = labelled_by_array(np.concatenate(values), task, f"{next(iter(parts.values()))[1]} of {path}")
+    labels, class_names = found.labels, found.names
     starts = np.cumsum([0, *(len(part) for part in images)])
 
     def image(index: int) -> npt.NDArray[np.uint8]:
@@ -77,6 +83,7 @@ def array_file(path: Path, *, seed: int, checker: ImageChecker) -> DataSet:
         what=f"arrays of {path}",
         seed=seed,
         checker=checker,
+        task=found.task,
     )
 
 
@@ -139,15 +146,17 @@ def _checked_images(path: Path, name: str, images: Array) -> npt.NDArray[np.uint
     return images
 
 
-def _label_names(path: Path, name: str, labels: Array, image_name: str, n_images: int) -> list[str]:
-    """The class of every image by name."""
+def _checked_labels(path: Path, name: str, labels: Array, image_name: str, n_images: int) -> Array:
+    """The array itself, one column squeezed; `UsageError` where it cannot be labels of so many images."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.dtype.kind not in "iuU":
-        raise UsageError(f"{name} of {path} holds {labels.dtype}; labels are whole numbers or text, one an image")
-    if labels.shape != (n_images,):
+    if labels.dtype.kind == "u" and labels.max(initial=0) <= np.iinfo(np.int64).max:
+        labels = labels.astype(np.int64)  # beside int64, uint64 would become float64
+    if labels.dtype.kind not in "biufU":
+        raise UsageError(f"{name} of {path} holds {labels.dtype}; labels are numbers or text")
+    if labels.ndim not in (1, 2) or len(labels) != n_images or not all(labels.shape):
         raise UsageError(f"{name} of {path} has shape {labels.shape}, but {image_name} has {n_images} images")
-    return [str(label) for label in labels.tolist()]
+    return labels
 
 
 def _shown(names: set[str]) -> str:

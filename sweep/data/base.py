@@ -12,6 +12,7 @@ import numpy.typing as npt
 from sweep.kinds import Kind
 
 Labels = npt.NDArray[np.int64]
+AnyLabels = npt.NDArray[np.int64 | np.float64]
 Indices = npt.NDArray[np.int64]
 
 
@@ -21,14 +22,14 @@ class Split:
 
     Attributes:
         name: what the split is called, for messages.
-        labels: (n,) int64, classes counted from 0.
+        labels: (n,) int64, classes counted from 0; or (n, C), int64 of 0 and 1, or float64.
         opener: index to decoded Pillow image, or text; safe to call from several threads.
         fingerprinter: returns the fingerprint; called once, when it is first asked for.
         source: index to the file that the image comes from, or to the text's place; None where there is none to name.
     """
 
     name: str
-    labels: Labels
+    labels: AnyLabels
     opener: Callable[[int], Any] = field(repr=False)
     fingerprinter: Callable[[], str] = field(repr=False)
     source: Callable[[int], str] | None = field(default=None, repr=False)
@@ -98,18 +99,19 @@ class SkippedImage:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A classification task: train to fit, val to choose, test for the one final evaluation.
+    """A task: train to fit, val to choose, test for the one final evaluation.
 
     Attributes:
         name: short name.
         description: one line on what the images are and how they were split.
-        class_names: name of every class, in order of label.
+        class_names: name of every class, in order of label; or of every label, or target, that an image may have.
         train: images to fit on.
         val: images to choose by.
         test: images for the final evaluation.
         notice: origin and licence, to be shown with results; empty for a user's own files.
         skipped: unreadable images that were left out because the user said so.
         left_aside: number of files that are no images by their extension, by extension.
+        task: `"classes"`, `"multi-label"` or `"regression"`, see `sweep.task_kinds`.
         kind: what the splits hold. Of texts, what is said of images here holds likewise.
     """
 
@@ -122,11 +124,12 @@ class DataSet:
     notice: str = ""
     skipped: tuple[SkippedImage, ...] = ()
     left_aside: Mapping[str, int] = field(default_factory=dict)
+    task: str = "classes"
     kind: Kind = "images"
 
     @property
     def n_classes(self) -> int:
-        """Number of classes, C."""
+        """Number of classes, labels or targets, C."""
         return len(self.class_names)
 
 

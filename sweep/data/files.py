@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from sweep.data.base import Labels, SkippedImage, Split, digest_of
+from sweep.data.base import AnyLabels, SkippedImage, Split, digest_of
 from sweep.errors import SweepError, UsageError
 
 logger = logging.getLogger(__name__)
@@ -128,14 +128,14 @@ class ImageChecker:
         return f" ({len(self.skipped)} unreadable images were skipped)" if self.skipped else ""
 
 
-def file_split(name: str, root: Path, files: Sequence[Path], labels: Labels) -> Split:
+def file_split(name: str, root: Path, files: Sequence[Path], labels: AnyLabels) -> Split:
     """Return a split over image files that were checked; their pixels are read when they are opened.
 
     Args:
         name: what the split is called.
         root: folder that the fingerprint's paths are relative to.
         files: image files below `root`, in order.
-        labels: (n,) int64.
+        labels: as of `Split`.
     """
     kept = tuple(files)
 

@@ -1,24 +1,32 @@
 """Data sets as Python objects: what a study file hands over, such as torchvision's."""
 
 import hashlib
-import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
-from sweep.data.base import DataSet, Indices, Labels, Split, digest_of
+from sweep.data.base import AnyLabels, DataSet, Indices, Labels, Split, digest_of
 from sweep.data.files import ImageChecker, require_plain_colours
+from sweep.data.labels import labelled_by_array
 from sweep.data.splitting import SPLIT_NAMES, divided
 from sweep.errors import SweepError, UsageError
 from sweep.seeds import global_state
+from sweep.task_kinds import CLASSES, MULTI_LABEL, REGRESSION
 
 WHOLE = "all"
+WANTED = "not a class index from 0 on, labels of 0 and 1 or numbers"
+
+Label = npt.NDArray[Any]
 
 
-def object_data(objects: Mapping[str, Any], *, seed: int, checker: ImageChecker) -> DataSet:
-    """Take over map-style data sets, of which an item is a Pillow image and a class index.
+def object_data(objects: Mapping[str, Any], *, seed: int, checker: ImageChecker, task: str | None = None) -> DataSet:
+    """Take over map-style data sets, of which an item is a Pillow image and a label.
+
+    A label is a class index; or 0 and 1, or numbers with a point, in a tuple, an array or a tensor on the CPU; or one
+    number with a point.
 
     Every item is fetched once here, for its label and for the fingerprint, and again when its features are computed;
     never two at a time: files with one handle and global random state are not made for threads.
@@ -27,6 +35,7 @@ def object_data(objects: Mapping[str, Any], *, seed: int, checker: ImageChecker)
         objects: data sets by split, `"train"`, `"test"` and perhaps `"val"`; or one under `"all"`, to be split.
         seed: seed of the splitting, where there is no val.
         checker: told of items that cannot be had.
+        task: kind of task; told by the labels if not given.
 
     Raises:
         UsageError: splits, items or labels are not as they should be.
@@ -38,7 +47,7 @@ def object_data(objects: Mapping[str, Any], *, seed: int, checker: ImageChecker)
             f"give train, test and, optionally, val, or all, to have them split at random"
         )
     items = [_Item(split, part, index) for split, part in objects.items() for index in range(_length(split, part))]
-    found: list[tuple[int, str]] = [(0, "")] * len(items)
+    found: list[tuple[Label, str]] = [(np.zeros(()), "")] * len(items)
 
     def look(index: int) -> None:
         found[index] = items[index].label_and_digest()
@@ -48,8 +57,7 @@ def object_data(objects: Mapping[str, Any], *, seed: int, checker: ImageChecker)
     if not kept:
         raise UsageError(f"Study.data has no item that can be used{checker.remark()}")
     _require_repeatable(items[kept[0]], found[kept[0]][1])
-    labels = np.array([found[index][0] for index in kept], dtype=np.int64)
-    class_names = _class_names(objects, labels)
+    labels, class_names, task = _labelled(objects, [(items[index], found[index][0]) for index in kept], task)
     given = None if WHOLE in objects else [items[index].split for index in kept]
 
     def split_of(name: str, members: Indices) -> Split:
@@ -64,7 +72,9 @@ def object_data(objects: Mapping[str, Any], *, seed: int, checker: ImageChecker)
 
     kinds = ", ".join(f"{split} {type(part).__name__}" for split, part in objects.items())
     what = f"Study.data ({kinds})"
-    return divided(labels, class_names, given, split_of, name="objects", what=what, seed=seed, checker=checker)
+    return divided(
+        labels, class_names, given, split_of, name="objects", what=what, seed=seed, checker=checker, task=task
+    )
 
 
 def _length(split: str, part: Any) -> int:
@@ -73,7 +83,7 @@ def _length(split: str, part: Any) -> int:
     except TypeError as error:
         raise UsageError(
             f"Study.data[{split!r}] is {type(part).__name__}, which has no length; give a map-style data set, "
-            f"whose items are (Pillow image, class index)"
+            f"whose items are (Pillow image, label)"
         ) from error
 
 
@@ -98,8 +108,8 @@ class _Item:
         if not (isinstance(item, tuple | list) and len(item) == 2 and isinstance(item[0], Image.Image)):
             kinds = ", ".join(type(value).__name__ for value in item) if isinstance(item, tuple | list) else ""
             raise UsageError(
-                f"{self.name} is {f'({kinds})' if kinds else type(item).__name__}, not a Pillow image and a class "
-                f"index; leave tensors to sweep, which resizes and normalises by itself"
+                f"{self.name} is {f'({kinds})' if kinds else type(item).__name__}, not a Pillow image and a "
+                f"label; leave tensors to sweep, which resizes and normalises by itself"
             )
         return item[0], item[1]
 
@@ -107,16 +117,16 @@ class _Item:
         """The image; `SweepError` where it cannot be had."""
         return self._fetched()[0]
 
-    def label_and_digest(self) -> tuple[int, str]:
-        """The class, and the SHA-256 of the pixels."""
+    def label_and_digest(self) -> tuple[Label, str]:
+        """The label, `()` or `(C,)`, and the SHA-256 of the pixels."""
         image, value = self._fetched()
         require_plain_colours(self.name, image.mode)
         try:
-            label = operator.index(value)
-        except TypeError as error:
-            raise UsageError(f"the label of {self.name} is {value!r:.40}, not a class index from 0 on") from error
-        if isinstance(value, bool) or label < 0:
-            raise UsageError(f"the label of {self.name} is {value!r:.40}, not a class index from 0 on")
+            label = np.asarray(value)
+        except (TypeError, ValueError, RuntimeError) as error:  # of ragged lists, and tensors on a GPU
+            raise UsageError(f"the label of {self.name} is {value!r:.40}, {WANTED}") from error
+        if not (label.dtype.kind in "iuf" and label.ndim == 0) and not (label.dtype.kind in "biuf" and label.ndim == 1):
+            raise UsageError(f"the label of {self.name} is {value!r:.40}, {WANTED}")
         palette = bytes(image.getpalette() or [])
         header = f"{image.mode} {image.size} {len(palette)}".encode()
         return label, hashlib.sha256(b"".join([header, palette, image.tobytes()])).hexdigest()
@@ -129,6 +139,25 @@ def _require_repeatable(item: _Item, digest: str) -> None:
             f"{item.name} is another image every time; leave random transforms out, and declare them as Study.augment, "
             f"which makes them repeatable"
         )
+
+
+def _labelled(
+    objects: Mapping[str, Any], labels: Sequence[tuple[_Item, Label]], task: str | None
+) -> tuple[AnyLabels, tuple[str, ...], str]:
+    """Labels, names and kind of task of items that can be used."""
+    first, like = labels[0]
+    for item, label in labels:
+        if label.shape != like.shape or (label.dtype.kind == "f") != (like.dtype.kind == "f"):
+            raise UsageError(f"the label of {item.name} is {label!r:.40}, of another kind than that of {first.name}")
+    values = np.stack([label for _, label in labels])
+    if values.ndim > 1 or values.dtype.kind == "f" or task == REGRESSION.name:
+        found = labelled_by_array(values, task, "the labels of Study.data")
+        return found.labels, found.names, found.task
+    if task == MULTI_LABEL.name or values.min() < 0:
+        item, label = next((item, label) for item, label in labels if task == MULTI_LABEL.name or label < 0)
+        raise UsageError(f"the label of {item.name} is {label.item()!r:.40}, {WANTED}")
+    classes = values.astype(np.int64)
+    return classes, _class_names(objects, classes), CLASSES.name
 
 
 def _class_names(objects: Mapping[str, Any], labels: Labels) -> tuple[str, ...]:

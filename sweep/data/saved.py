@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 
 from sweep.data.base import DataSet, Indices, Labels, Split, digest_of
 from sweep.data.files import Encoded, ImageChecker, decode, inside
-from sweep.data.splitting import divided, name_classes
+from sweep.data.labels import name_classes
+from sweep.data.splitting import divided
 from sweep.errors import SweepError, UsageError
 from sweep.run_folder import read_json
 

@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from sweep.data.base import DataSet, Indices, Labels, Split, stratified_split
+from sweep.data.base import AnyLabels, DataSet, Indices, Labels, Split, stratified_split
 from sweep.data.files import ImageChecker
+from sweep.data.labels import require_measurable
 from sweep.errors import UsageError
+from sweep.task_kinds import CLASSES
 
 logger = logging.getLogger(__name__)
 
@@ -17,24 +19,8 @@ VAL_SHARE, TEST_SHARE = 0.16, 0.20
 VAL_SHARE_OF_TRAIN = VAL_SHARE / (1 - TEST_SHARE)
 
 
-def name_classes(values: Sequence[str]) -> tuple[Labels, tuple[str, ...]]:
-    """Number classes that are given by name, one an image.
-
-    Args:
-        values: (n,) names; whole numbers are ordered by value, anything else by text.
-
-    Returns:
-        (n,) labels from 0 without gaps, and the names in order of label.
-    """
-    names = sorted(set(values))
-    if all(name.isascii() and name.isdigit() and len(name) < 19 for name in names):
-        names.sort(key=int)
-    label_of = {name: label for label, name in enumerate(names)}
-    return np.array([label_of[value] for value in values], dtype=np.int64), tuple(names)
-
-
 def divided(
-    labels: Labels,
+    labels: AnyLabels,
     class_names: tuple[str, ...],
     given: Sequence[str] | None,
     split_of: Callable[[str, Indices], Split],
@@ -43,30 +29,35 @@ def divided(
     what: str,
     seed: int,
     checker: ImageChecker,
+    task: str = CLASSES.name,
 ) -> DataSet:
     """Make a data set of images that lie in one row.
 
     Args:
-        labels: (n,) int64.
+        labels: as of `Split`.
         class_names: in order of label.
         given: the split of each image, `"train"`, `"val"` or `"test"`; None to have them split 64 / 16 / 20 %.
-            Without any `"val"`, 20 % of train become val.
+            Without any `"val"`, 20 % of train become val. Where there are no classes, shares are of all images.
         split_of: makes a split, given its name and the indices of its images.
         name: of the data set.
         what: the images come from, for messages and the description.
         seed: seed of the splitting.
         checker: has tried the images.
+        task: kind of task.
 
     Raises:
-        UsageError: fewer than two classes, a missing split, or a class that is too small or not in train.
+        UsageError: fewer than two classes, a missing split, a class that is too small or not in train, or a split on
+            which nothing can be measured.
     """
     remark = checker.remark()
-    if len(class_names) < 2:
+    if task == CLASSES.name and len(class_names) < 2:
         raise UsageError(f"{what} has {len(class_names)} classes{remark}; a task needs at least 2")
+    strata, names = (labels.astype(np.int64), class_names) if task == CLASSES.name else _one_stratum(len(labels))
     if given is None:
-        parts, how = split_three_ways(labels, class_names, seed=seed, where=what, remark=remark)
+        parts, how = split_three_ways(strata, names, seed=seed, where=what, remark=remark)
     else:
-        parts, how = _as_given(labels, class_names, np.array(given), seed=seed, where=what, remark=remark)
+        parts, how = _as_given(strata, names, np.array(given), seed=seed, where=what, remark=remark)
+    require_measurable(task, class_names, {split: labels[members] for split, members in parts.items()}, what)
     train, val, test = (split_of(split, parts[split]) for split in SPLIT_NAMES)
     return DataSet(
         name=name,
@@ -76,7 +67,13 @@ def divided(
         val=val,
         test=test,
         skipped=tuple(checker.skipped),
+        task=task,
     )
+
+
+def _one_stratum(n_images: int) -> tuple[Labels, tuple[str, ...]]:
+    """Images that have no classes, as if all were of one without a name."""
+    return np.zeros(n_images, dtype=np.int64), ("",)
 
 
 def _as_given(
@@ -125,7 +122,7 @@ def split_three_ways(
     """
     _require_class_size(labels, class_names, where, remark, smallest=3, splits="train, val and test")
     parts = stratified_split(labels, (VAL_SHARE, TEST_SHARE), seed)
-    return dict(zip(SPLIT_NAMES, parts, strict=True)), f"64 / 16 / 20 % of each class, split seed {seed}"
+    return dict(zip(SPLIT_NAMES, parts, strict=True)), f"64 / 16 / 20 % of {_whole(class_names)}, split seed {seed}"
 
 
 def split_off_val(
@@ -137,11 +134,18 @@ def split_off_val(
     return {"train": kept, "val": held}, f"train and test as given, val is 20 % of train, split seed {seed}"
 
 
+def _whole(class_names: Sequence[str]) -> str:
+    """What shares are of, in words."""
+    return "each class" if any(class_names) else "all images"
+
+
 def _require_class_size(
     labels: Labels, class_names: Sequence[str], where: str, remark: str, *, smallest: int, splits: str
 ) -> None:
     sizes = np.bincount(labels, minlength=len(class_names))
     for name, size in zip(class_names, sizes.tolist(), strict=True):
+        if size < smallest and not name:
+            raise UsageError(f"{where} has {size} images{remark}; {smallest} are needed to be in {splits}. Add images")
         if size < smallest:
             raise UsageError(
                 f"class {name!r} in {where} has {size} images{remark}; {smallest} are needed to be in "

@@ -21,6 +21,8 @@ SPLIT_SIZES = {"train": 800, "val": 200, "test": 500}
 RADII = (9.0, 10.5, 12.25, 14.3, 16.7, 19.5)
 """Pixels: of the circle that has the shape's area; each 1/6 more than the one before."""
 N_PLACES = 16
+REACH = 1.6
+"""Radii from a shape's centre beyond which no outline goes."""
 LEAST_CONTRAST = 70  # of 255, in the channel that differs most
 NOTICE = "Rendered by sweep itself; synthetic, not dSprites and not VTAB."
 
@@ -127,11 +129,34 @@ def render(seed: str, *, scale: int | None = None, column: int | None = None, sh
     turn, y = rng.uniform(0, 2 * math.pi), rng.random()
     radius = RADII[drawn_scale if scale is None else scale]
     outline = list(SHAPES.values())[drawn_shape if shape is None else shape]
-    margin = 1.6 * RADII[-1]  # no outline reaches further
+    margin = REACH * RADII[-1]
     x = place if column is None else (column + place) / N_PLACES
-    centre = [margin + part * (IMAGE_SIZE - 2 * margin) for part in (x, y)]
-    ground = [rng.uniform(40, 215) for _ in range(3)]
-    colour = _colour_unlike(rng, ground)
+    across, down = (margin + part * (IMAGE_SIZE - 2 * margin) for part in (x, y))
+    ground = ground_colour(rng)
+    colour = colour_unlike(rng, ground)
+    picture = mottled(rng, ground)
+    paste_shape(picture, outline, (across, down), radius, turn, colour)
+    return picture
+
+
+def paste_shape(
+    picture: Image.Image,
+    outline: Outline,
+    centre: tuple[float, float],
+    radius: float,
+    turn: float,
+    colour: tuple[int, ...],
+) -> None:
+    """Draw a shape into a picture.
+
+    Args:
+        picture: RGB, of 96 x 96 pixels.
+        outline: one of `SHAPES`.
+        centre: across and down, in pixels.
+        radius: of the circle that has the shape's area, in pixels.
+        turn: in radians.
+        colour: red, green and blue.
+    """
     side = IMAGE_SIZE * SUPERSAMPLING
     mask = Image.new("L", (side, side))
     cos, sin = math.cos(turn), math.sin(turn)
@@ -144,12 +169,15 @@ def render(seed: str, *, scale: int | None = None, column: int | None = None, sh
     ]
     ImageDraw.Draw(mask).polygon(corners, fill=255)
     mask = mask.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX)
-    picture = _mottled(rng, ground)
     picture.paste(colour, (0, 0), mask)
-    return picture
 
 
-def _colour_unlike(rng: random.Random, ground: list[float]) -> tuple[int, ...]:
+def ground_colour(rng: random.Random) -> list[float]:
+    """A colour for the ground."""
+    return [rng.uniform(40, 215) for _ in range(3)]
+
+
+def colour_unlike(rng: random.Random, ground: list[float]) -> tuple[int, ...]:
     """A colour that stands out against the ground."""
     while True:
         colour = [rng.randint(20, 235) for _ in range(3)]
@@ -157,7 +185,7 @@ def _colour_unlike(rng: random.Random, ground: list[float]) -> tuple[int, ...]:
             return tuple(colour)
 
 
-def _mottled(rng: random.Random, ground: list[float]) -> Image.Image:
+def mottled(rng: random.Random, ground: list[float]) -> Image.Image:
     """A ground that is darker here and brighter there, in soft spots."""
     noise = np.random.default_rng(rng.randrange(2**32)).normal(0, 18, (8, 8, 3)) + np.array(ground)
     spots = Image.fromarray(noise.clip(0, 255).astype(np.uint8))

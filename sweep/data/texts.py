@@ -3,18 +3,19 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from sweep.data.base import DataSet, Indices, Labels, Split, digest_of
+from sweep.data.base import AnyLabels, DataSet, Indices, Split, digest_of
 from sweep.data.files import ImageChecker
-from sweep.data.splitting import divided, name_classes
+from sweep.data.labels import Labelled
+from sweep.data.splitting import divided
 
 
-def text_split(name: str, texts: Sequence[str], labels: Labels, source: Callable[[int], str] | None = None) -> Split:
+def text_split(name: str, texts: Sequence[str], labels: AnyLabels, source: Callable[[int], str] | None = None) -> Split:
     """Return a split over texts.
 
     Args:
         name: what the split is called.
         texts: (n,) texts.
-        labels: (n,) int64.
+        labels: as of `Split`.
         source: index to where the text stands; None where there is nothing to name.
     """
     kept = tuple(texts)
@@ -23,7 +24,7 @@ def text_split(name: str, texts: Sequence[str], labels: Labels, source: Callable
 
 def text_data(
     texts: Sequence[str],
-    names: Sequence[str],
+    found: Labelled,
     given: Sequence[str] | None,
     where: Sequence[str],
     *,
@@ -35,7 +36,7 @@ def text_data(
 
     Args:
         texts: (n,) texts.
-        names: the class of each.
+        found: their labels.
         given: the split of each; None to have them split.
         where: the place of each, for messages.
         name: of the data set.
@@ -45,12 +46,14 @@ def text_data(
     Raises:
         UsageError: as of `divided`.
     """
-    labels, class_names = name_classes(names)
+    labels = found.labels
 
     def split_of(split: str, members: Indices) -> Split:
         chosen = members.tolist()
         return text_split(split, [texts[i] for i in chosen], labels[members], lambda index: where[chosen[index]])
 
     checker = ImageChecker("error")
-    data = divided(labels, class_names, given, split_of, name=name, what=what, seed=seed, checker=checker)
+    data = divided(
+        labels, found.names, given, split_of, name=name, what=what, seed=seed, checker=checker, task=found.task
+    )
     return replace(data, kind="texts")

@@ -1,7 +1,6 @@
 """The model card: what a stranger needs to know before using an exported model."""
 
 import json
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -12,16 +11,23 @@ from backbones.protocol import Transform
 from backbones.sizes import shown_size
 from backbones.text_transform import TextInput
 from sweep.export.config import BACKBONE_FILE, ONNX_FILE, TORCH_EXPORT_FILE, ModelConfig
-from sweep.export.graph import TOLERANCE
+from sweep.export.graph import TOLERANCE, output_name
 from sweep.export.selection import Chosen
 from sweep.kinds import Kind
 from sweep.results import Results
+from sweep.task_kinds import CLASSES, MULTI_LABEL, REGRESSION, TaskKind
 
-METRICS = {"top1": "top-1", "mean_class_accuracy": "mean class accuracy", "nll": "NLL (nats)", "ece": "ECE"}
+HEADINGS = {"mean_class_accuracy": "mean class accuracy", "nll": "NLL (nats)", "bce": "BCE (nats)"}
 GRAPHS = {
     TORCH_EXPORT_FILE: "`torch.export.load(path).module()` is the model without sweep",
     ONNX_FILE: "for ONNX Runtime, `images` (N, 3, H, W) to `logits` (N, C)",
 }
+ANSWERS = {
+    CLASSES: "model.class_names[logits.argmax()]",
+    MULTI_LABEL: "[name for name, p in zip(model.class_names, logits[0].sigmoid()) if p >= 0.5]",
+    REGRESSION: "dict(zip(model.class_names, values[0].tolist()))",
+}
+"""What a user does with what the model gives of one image, by kind of task."""
 
 
 def command_line(arguments: Sequence[str]) -> str:
@@ -62,32 +68,37 @@ def model_card(
 
 
 def _what_it_is(config: ModelConfig, with_backbone: bool, differences: Mapping[str, float]) -> str:
-    side, n_members = config.side_network, len(config.members)
-    kind = "A LAST side-network" if n_members == 1 else f"{n_members} LAST side-networks behind one forward pass"
+    side, n_members, kind = config.side_network, len(config.members), config.target.kind
+    given = output_name(kind)
+    networks = "A LAST side-network" if n_members == 1 else f"{n_members} LAST side-networks behind one forward pass"
     ranks = ", ".join(str(member.rank) for member in config.members)
     of_texts = _kind(config) == "texts"
     item = '"a text"' if of_texts else 'Image.open("photo.jpg")'
     lines = [
-        f"{kind} (low-rank attention side-tuning, arXiv 2402.04009; rank {ranks}, {side.n_modules} modules) "
+        f"{networks} (low-rank attention side-tuning, arXiv 2402.04009; rank {ranks}, {side.n_modules} modules) "
         f"of a frozen {markdown_text(config.backbone.name)} at {shown_size(asdict(config.transform))}: "
-        f"{_kind(config)} to {len(config.class_names)} classes.",
+        f"{_kind(config)} to {len(config.class_names)} {kind.outputs}.",
         "",
         "```python",
         "import sweep",
         *([] if of_texts else ["from PIL import Image"]),
         "",
         'model = sweep.load_model(".")  # this folder',
-        f"logits = model(model.transform({item}).unsqueeze(0))",
-        "model.class_names[logits.argmax()]",
+        f"{given} = model(model.transform({item}).unsqueeze(0))",
+        ANSWERS[kind],
         "```",
         "",
         _input(config.transform),
     ]
+    if kind is REGRESSION:
+        lines += ["", "Values are in the units of the targets: the model undoes the standardisation it learned under."]
     if n_members > 1:
-        lines += [
-            "",
-            "The logits are log-probabilities: the logarithm of the mean of the members' probabilities.",
-        ]
+        together = {
+            CLASSES: "The logits are log-probabilities: the logarithm of the mean of the members' probabilities.",
+            MULTI_LABEL: "The logits are those of the mean of the members' probabilities.",
+            REGRESSION: "The values are the means of the members'.",
+        }
+        lines += ["", together[kind]]
     lines += [
         "",
         f"The backbone's weights are inside (`{BACKBONE_FILE}`): the model loads without a network."
@@ -97,7 +108,8 @@ def _what_it_is(config: ModelConfig, with_backbone: bool, differences: Mapping[s
     for name, difference in differences.items():
         lines += [
             "",
-            f"`{name}`: {GRAPHS[name]}. On random images its logits differ from the model's by at most "
+            f"`{name}`: {GRAPHS[name].replace('logits', given)}. On random images its {given} differ from the model's "
+            f"by at most "
             f"{difference:.1e} (tolerance {TOLERANCE:.0e}).",
         ]
     return "\n".join(lines)
@@ -128,24 +140,28 @@ def _data(config: ModelConfig) -> str:
     seen = f" ({markdown_text(training['images'])})" if training["images"] else ""
     return (
         f"## Data\n\n{markdown_text(training['data'])}: {sizes} {_kind(config)}. Trained on train{seen}.{notice}\n\n"
-        f"{len(config.class_names)} classes: {names}."
+        f"{len(config.class_names)} {config.target.kind.outputs}: {names}."
     )
 
 
 def _metrics(config: ModelConfig, results: Results, chosen: Sequence[Chosen]) -> str:
     splits = config.training["splits"]
-    n_val, n_test, kind = splits["val"]["images"], splits["test"]["images"], _kind(config)
-    rows = metric_head()
+    n_val, n_test, kind = splits["val"]["images"], splits["test"]["images"], results.kind
+    of_val, of_test = f"{n_val} val {_kind(config)}", f"{n_test} test {_kind(config)}"
+    rows = metric_head(kind)
     for c in chosen:
-        val = {name: c.row[f"val_{name}"] for name in METRICS}
-        rows.append(metric_row(f"trial {c.weights.trial}, {n_val} val {kind}", val, n_val))
-        if test := _test_metrics(results, c):
-            rows.append(metric_row(f"trial {c.weights.trial}, {n_test} test {kind}", test, n_test))
+        val = {name: c.row[f"val_{name}"] for name in kind.shown}
+        test = _test_metrics(results, c)
+        if test:  # of the winner, whose errors were bootstrapped where they do not follow
+            val |= results.summary["winner"]["val"]
+        rows.append(metric_row(kind, f"trial {c.weights.trial}, {of_val}", val, n_val))
+        if test:
+            rows.append(metric_row(kind, f"trial {c.weights.trial}, {of_test}", test, n_test))
     if results.summary:
         probe = results.summary["linear_probe"]
-        rows.append(metric_row(f"linear probe for comparison, {n_val} val {kind}", probe["val"], n_val))
-        rows.append(metric_row(f"linear probe for comparison, {n_test} test {kind}", probe["test"], n_test))
-    notes = [f"± is the standard error over {kind}; another seed is not in it."]
+        rows.append(metric_row(kind, f"linear probe for comparison, {of_val}", probe["val"], n_val))
+        rows.append(metric_row(kind, f"linear probe for comparison, {of_test}", probe["test"], n_test))
+    notes = [f"± is the standard error over {_kind(config)}; another seed is not in it."]
     if len(chosen) > 1:
         notes.append("The ensemble as a whole was not evaluated; these are the numbers of its members.")
     return "\n".join(["## Metrics", "", *rows, "", *notes])
@@ -158,16 +174,15 @@ def _test_metrics(results: Results, chosen: Chosen) -> dict[str, float] | None:
     return test
 
 
-def metric_head() -> list[str]:
+def metric_head(kind: TaskKind) -> list[str]:
     """The first two lines of a Markdown table of metrics."""
-    return [f"| | {' | '.join(METRICS.values())} |", f"|---{'|---' * len(METRICS)}|"]
+    headings = (HEADINGS.get(metric, kind.metrics[metric]) for metric in kind.shown)
+    return [f"| | {' | '.join(headings)} |", f"|---{'|---' * len(kind.shown)}|"]
 
 
-def metric_row(name: str, metrics: Mapping[str, float], n_images: int) -> str:
-    """A line of a Markdown table of metrics, with the standard error of top-1 over images."""
-    top1 = metrics["top1"]
-    error = math.sqrt(top1 * (1 - top1) / n_images)
-    cells = [f"{top1:.3f} ± {error:.3f}", *(f"{metrics[key]:.3f}" for key in METRICS if key != "top1")]
+def metric_row(kind: TaskKind, name: str, metrics: Mapping[str, float], n_images: int) -> str:
+    """A line of a Markdown table of metrics, with the standard error of the score over images."""
+    cells = [kind.with_error(metrics, n_images), *(f"{metrics[metric]:.3f}" for metric in kind.shown[1:])]
     return f"| {name} | {' | '.join(cells)} |"
 
 
@@ -175,8 +190,9 @@ def _how_chosen(results: Results, chosen: Sequence[Chosen], kind: Kind) -> str:
     complete = int((results.trials["state"] == "COMPLETE").sum())
     best = int(results.trials.iloc[0]["trial"])
     order = ", then ".join(markdown_text(name) for name in results.objectives)
+    tie = results.kind.tie_heading
     front = "Pareto front, then by " if len(results.objectives) > 1 else ""
-    rank = f"the run ranks its trials by {front}{order} after the last epoch, ties by negative log-likelihood"
+    rank = f"the run ranks its trials by {front}{order} after the last epoch, ties by {tie}"
     if (
         len(chosen) > 1
         and front

@@ -11,6 +11,7 @@ from backbones.text_transform import TextInput
 from sweep.errors import SweepError, UsageError
 from sweep.run_folder import read_json
 from sweep.side_networks.spec import SideNetworkSpec
+from sweep.targets import OF_CLASSES, Target, recorded_target
 
 FORMAT = "sweep model"
 FORMAT_VERSION = 1
@@ -79,8 +80,9 @@ class ModelConfig:
         transform: What turns an image into its input; of a text backbone, what is to be known of that.
         side_network: The shape of all members.
         members: One side-network each.
-        class_names: `C` names, in the order of the logits.
+        class_names: `C` names, in the order of the logits; of classes, labels or targets.
         training: How the model came to be: study, data, command and versions; for the record.
+        target: What the outputs say.
     """
 
     backbone: BackboneReference
@@ -89,10 +91,12 @@ class ModelConfig:
     members: tuple[Member, ...]
     class_names: tuple[str, ...]
     training: dict[str, Any]
+    target: Target = OF_CLASSES
 
     def as_json(self) -> dict[str, Any]:
         """The contents of `config.json`."""
-        return {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+        target = {"task": self.target.kind.name, "mean": self.target.mean, "std": self.target.std}
+        return {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self), "target": target}
 
     @classmethod
     def read(cls, folder: Path) -> "ModelConfig":
@@ -121,6 +125,7 @@ class ModelConfig:
                 members=tuple(Member(**member) for member in value["members"]),
                 class_names=tuple(value["class_names"]),
                 training=value["training"],
+                target=recorded_target(value.get("target", {}), len(value["class_names"])),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise SweepError(f"{path} is damaged: {error}; export the model again") from error

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from sweep.errors import SweepError
 from sweep.export.model import AdaptedModel
+from sweep.task_kinds import REGRESSION, TaskKind
 
 TOLERANCE = 1e-4
-"""Largest difference of a logit that passes: single precision, summed in another order."""
+"""Largest difference of a logit, or of a number in deviations on train, that passes: single precision, summed in
+another order."""
 
 TRACED_BATCH = 2
 CHECKED_BATCH = 3
@@ -37,7 +39,7 @@ def write_torch_export(model: AdaptedModel, path: Path) -> float:
     torch.export.save(program, path)
     images = _images(model, CHECKED_BATCH)
     with torch.no_grad():
-        return _checked(torch.export.load(path).module()(images), model(images), path)
+        return _checked(torch.export.load(path).module()(images), model, images, path)
 
 
 def require_onnx() -> None:
@@ -51,7 +53,7 @@ def require_onnx() -> None:
 
 
 def write_onnx(model: AdaptedModel, path: Path) -> float:
-    """Write the model as ONNX, from `images` to `logits`, for any number of images.
+    """Write the model as ONNX, from `images` to `logits` or `values`, for any number of images.
 
     Args:
         model: On the CPU.
@@ -74,7 +76,7 @@ def write_onnx(model: AdaptedModel, path: Path) -> float:
             dynamo=True,
             dynamic_shapes=_dynamic_shapes(),
             input_names=["images"],
-            output_names=["logits"],
+            output_names=[output_name(model.target.kind)],
             verbose=False,
         )
     assert program is not None
@@ -83,7 +85,12 @@ def write_onnx(model: AdaptedModel, path: Path) -> float:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {"images": images.numpy()})
     with torch.no_grad():
-        return _checked(torch.from_numpy(np.asarray(logits)), model(images), path)
+        return _checked(torch.from_numpy(np.asarray(logits)), model, images, path)
+
+
+def output_name(kind: TaskKind) -> str:
+    """What a model's outputs are called."""
+    return "values" if kind is REGRESSION else "logits"
 
 
 def _dynamic_shapes() -> dict[str, dict[int, torch.export.Dim]]:
@@ -96,8 +103,9 @@ def _images(model: AdaptedModel, count: int) -> Tensor:
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
-def _checked(logits: Tensor, expected: Tensor, path: Path) -> float:
-    difference = (logits - expected).abs().max().item()
+def _checked(outputs: Tensor, model: AdaptedModel, images: Tensor, path: Path) -> float:
+    scale = outputs.new_tensor(model.target.std or (1.0,))
+    difference: float = ((outputs - model(images)) / scale).abs().max().item()
     if not difference <= TOLERANCE:
         raise SweepError(
             f"{path.name} gives logits that differ by {difference:.1e} from the model's, more than {TOLERANCE:.0e}; "

@@ -23,8 +23,8 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> "Ad
         device: Where the model is to run.
 
     Returns:
-        A module in eval mode, from images `(B, 3, H, W)` or texts `(B, L)` to logits `(B, C)`, with `class_names` and
-        `transform`:
+        A module in eval mode, from images `(B, 3, H, W)` or texts `(B, L)` to logits `(B, C)`, or to numbers in their
+        own units where the task was a regression, with `class_names` and `transform`:
 
             model = sweep.load_model("shipped")
             logits = model(model.transform(image).unsqueeze(0))  # or a text

@@ -36,6 +36,7 @@ from sweep.export.graph import require_onnx, write_onnx, write_torch_export
 from sweep.export.model import AdaptedModel, assemble
 from sweep.export.selection import Chosen, choose
 from sweep.recipes import described
+from sweep.recorded import target_of_run
 from sweep.results import Results, load_results
 from sweep.run_folder import RunFolder
 from sweep.side_networks.spec import SideNetworkSpec
@@ -93,7 +94,7 @@ def export_run(
     folder = RunFolder.open(run)
     results = load_results(run)
     spec, chosen = choose(results, folder, trial=trial, ensemble=ensemble)
-    config = _model_config(results, spec, chosen)
+    config = _model_config(results, folder, spec, chosen)
     if (torch_export or onnx) and isinstance(config.transform, TextInput):
         raise UsageError("--torch-export and --onnx are for models of images; leave them out, and use sweep.load_model")
     needs_backbone = with_backbone or torch_export or onnx
@@ -131,11 +132,11 @@ def model_of_run(run: Path, *, trial: int, cache_dir: Path) -> AdaptedModel:
     folder = RunFolder.open(run)
     results = load_results(run)
     spec, chosen = choose(results, folder, trial=trial, ensemble=None)
-    config = _model_config(results, spec, chosen)
+    config = _model_config(results, folder, spec, chosen)
     return assemble(_backbone(config, folder, cache_dir), config, [c.weights.state for c in chosen])
 
 
-def _model_config(results: Results, spec: SideNetworkSpec, chosen: Sequence[Chosen]) -> ModelConfig:
+def _model_config(results: Results, folder: RunFolder, spec: SideNetworkSpec, chosen: Sequence[Chosen]) -> ModelConfig:
     recorded = results.config
     return ModelConfig(
         backbone=BackboneReference(
@@ -149,6 +150,7 @@ def _model_config(results: Results, spec: SideNetworkSpec, chosen: Sequence[Chos
         members=tuple(Member(c.weights.trial, c.weights.rank, c.hyperparameters) for c in chosen),
         class_names=tuple(recorded["classes"]),
         training={**{name: recorded[name] for name in RECORDED}, "images": described(recorded)},
+        target=target_of_run(results, folder),
     )
 
 

@@ -8,12 +8,13 @@ import numpy.typing as npt
 import torch
 
 from sweep.data import Split
+from sweep.data.base import AnyLabels
 from sweep.engine import EVALUATION_BATCH_SIZE
 from sweep.errors import SweepError
 from sweep.features import compute_features
 from sweep.kinds import Kind
 from sweep.lane_weights import weights_of
-from sweep.recorded import recorded_backbone, recorded_data
+from sweep.recorded import recorded_backbone, recorded_data, target_of_run
 from sweep.results import Results
 from sweep.run_folder import RunFolder
 from sweep.study import DATA_OBJECTS
@@ -24,16 +25,21 @@ class Evidence:
     """The winner on the val images.
 
     Attributes:
-        probabilities: `(n, C)`.
-        labels: `(n,)`.
+        values: Probabilities of classes or labels, or a regression's numbers, `(n, C)`.
+        labels: As of the split.
         val: The images, or texts.
         kind: Which of them.
     """
 
-    probabilities: npt.NDArray[np.float64]
-    labels: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float64]
+    labels: AnyLabels
     val: Split
     kind: Kind
+
+    @property
+    def probabilities(self) -> npt.NDArray[np.float64]:
+        """The values, where they are probabilities."""
+        return self.values
 
     @property
     def predicted(self) -> npt.NDArray[np.int64]:
@@ -70,9 +76,11 @@ def winner_on_val(results: Results, folder: RunFolder, winner: int, cache_dir: P
     module = spec.plain(weights.rank)
     module.load_state_dict(weights.state)
     features = compute_features(backbone, val, cache_dir=cache_dir)
-    data = features.as_data(spec.n_classes)
+    target = target_of_run(results, folder)
+    data = features.as_data(spec.n_classes, target)
     like = next(module.parameters())
     with torch.no_grad():
         batches = torch.arange(len(data)).split(EVALUATION_BATCH_SIZE)
         logits = torch.cat([module(data.batch(indices, like)[0]) for indices in batches])
-    return Evidence(logits.double().softmax(-1).numpy(), features.labels.numpy(), val, items.kind)
+    values = target.probabilities(target.decode(logits.double())).numpy()
+    return Evidence(values, features.labels.numpy(), val, items.kind)

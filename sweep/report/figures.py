@@ -13,8 +13,13 @@ from plotly.graph_objects import Bar, Figure, Heatmap, Scatter
 
 from sweep.metrics import N_CALIBRATION_BINS
 from sweep.report.evidence import Evidence
+from sweep.task_kinds import TASK_KINDS
 
-CURVES = {"val_top1": "top-1 on val", "val_nll": "NLL on val", "val_ece": "ECE on val", "train_loss": "training loss"}
+CURVES = {
+    **{f"val_{metric}": f"{kind.metrics[metric]} on val" for kind in TASK_KINDS.values() for metric in kind.shown},
+    "train_loss": "training loss",
+}
+CURVES.pop("val_mean_class_accuracy")  # close to top-1
 BASELINE = 0
 OTHERS_COLOUR, WINNER_COLOUR, BASELINE_COLOUR = "rgba(110,120,135,0.35)", "#d1495b", "#00798c"
 FIGURE_HEIGHT = 480
@@ -131,7 +136,7 @@ def confusion_matrix(evidence: Evidence, class_names: Sequence[str]) -> Figure:
     """Images of each class (rows) by the class they were given (columns)."""
     n_classes = len(class_names)
     counts = np.zeros((n_classes, n_classes), dtype=np.int64)
-    np.add.at(counts, (evidence.labels, evidence.predicted), 1)
+    np.add.at(counts, (evidence.labels.astype(np.int64), evidence.predicted), 1)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     names = [escape(name) for name in class_names]
     in_cells = n_classes <= LARGEST_NUMBERED_MATRIX
@@ -194,6 +199,52 @@ def reliability_diagram(evidence: Evidence) -> Figure:
         yaxis={"title": {"text": "accuracy"}, "range": [0, 1], "scaleanchor": "x", "constrain": "domain"},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
         height=520,
+    )
+    return figure
+
+
+def predicted_against_true(evidence: Evidence, names: Sequence[str]) -> Figure:
+    """Every val image's target (across) and what it was predicted to be (up); buttons choose the target."""
+    figure = Figure()
+    for column, name in enumerate(names):
+        true, said = evidence.labels[:, column], evidence.values[:, column]
+        ends = [float(min(true.min(), said.min())), float(max(true.max(), said.max()))]
+        figure.add_trace(
+            Scatter(
+                x=true.tolist(),
+                y=said.tolist(),
+                customdata=list(range(len(true))),
+                mode="markers",
+                marker={"color": BASELINE_COLOUR, "size": 6, "opacity": 0.6},
+                name=escape(name),
+                visible=column == 0,
+                hovertemplate="image %{customdata}: is %{x:.4g}, said %{y:.4g}<extra></extra>",
+            )
+        )
+        figure.add_trace(
+            Scatter(
+                x=ends,
+                y=ends,
+                mode="lines",
+                line={"color": "#888", "dash": "dash"},
+                name="no error",
+                visible=column == 0,
+            )
+        )
+    buttons = [
+        {
+            "label": escape(name),
+            "method": "update",
+            "args": [{"visible": [i // 2 == column for i in range(2 * len(names))]}],
+        }
+        for column, name in enumerate(names)
+    ]
+    menu = {"type": "buttons", "buttons": buttons, "x": 0, "xanchor": "left", "y": 1.15, "direction": "right"}
+    figure.update_layout(
+        updatemenus=[menu] if len(names) > 1 else [],
+        xaxis={"title": {"text": "true"}},
+        yaxis={"title": {"text": "predicted"}},
+        height=FIGURE_HEIGHT,
     )
     return figure
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from backbones import Taps, recorded_stages
 from backbones.sizes import shown_size
-from sweep.export.card import METRICS, command_line
+from sweep.export.card import command_line
 from sweep.export.selection import hyperparameters_of
 from sweep.kinds import kind_of
 from sweep.recipes import described
@@ -15,15 +15,11 @@ from sweep.report import page
 from sweep.report.figures import BASELINE
 from sweep.report.page import Cell
 from sweep.results import PARAMETER_PREFIX, Results, parameter_columns
+from sweep.task_kinds import TASK_KINDS, TaskKind
 
 N_NAMED_CLASSES = 20
-SHOWN = ("val_mean_class_accuracy", "val_nll", "val_ece", "train_loss")
 LABELS = {
-    "val_top1": "top-1",
-    "val_mean_class_accuracy": "class acc.",
-    "val_worst_class_accuracy": "worst class acc.",
-    "val_nll": "NLL",
-    "val_ece": "ECE",
+    **{f"val_{metric}": heading for kind in TASK_KINDS.values() for metric, heading in kind.metrics.items()},
     "train_loss": "train loss",
     "trainable_parameters": "size",
 }
@@ -31,25 +27,27 @@ LABELS = {
 
 def answer(results: Results, winner: int) -> str:
     """The winner beside baseline and linear probe, and what was searched on what."""
-    config, summary = results.config, results.summary
+    config, summary, kind = results.config, results.summary, results.kind
     row = _row(results.trials, winner)
     n_val, n_test = (config["splits"][name]["images"] for name in ("val", "test"))
-    columns = ["", *(f"{name}, {split}" for split in ("val", "test") for name in ("top-1", "NLL", "ECE"))]
-    rows = [[Cell(f"winner, trial {winner}"), *_metrics({k: row[f"val_{k}"] for k in METRICS}, n_val)]]
+    columns = ["", *(f"{name}, {split}" for split in ("val", "test") for name in map(kind.metrics.get, kind.shown))]
+    of_winner = {name: row[f"val_{name}"] for name in kind.shown} | (summary["winner"]["val"] if summary else {})
+    rows = [[Cell(f"winner, trial {winner}"), *_metrics(kind, of_winner, n_val)]]
     if winner != BASELINE and not (base := results.trials[results.trials["trial"] == BASELINE]).empty:
-        of_base = {k: base.iloc[0][f"val_{k}"] for k in METRICS}
-        rows.append([Cell(f"baseline, trial {BASELINE}"), *_metrics(of_base, n_val), *_metrics(None, n_test)])
+        of_base = {name: base.iloc[0][f"val_{name}"] for name in kind.shown}
+        name = f"baseline, trial {BASELINE}"
+        rows.append([Cell(name), *_metrics(kind, of_base, n_val), *_metrics(kind, None, n_test)])
     if summary:
-        rows[0] += _metrics(summary["winner"]["test"], n_test)
+        rows[0] += _metrics(kind, summary["winner"]["test"], n_test)
         probe = summary["linear_probe"]
         name = f"linear probe, best of {probe['n_configurations']}"
-        rows.append([Cell(name), *_metrics(probe["val"], n_val), *_metrics(probe["test"], n_test)])
+        rows.append([Cell(name), *_metrics(kind, probe["val"], n_val), *_metrics(kind, probe["test"], n_test)])
     else:
-        rows[0] += _metrics(None, n_test)
+        rows[0] += _metrics(kind, None, n_test)
     states = results.trials["state"].value_counts().to_dict()
-    kind = kind_of(config)
+    items = kind_of(config)
     note = (
-        f"{n_val} val and {n_test} test {kind}; ± is the standard error over {kind}. Trials are ranked by "
+        f"{n_val} val and {n_test} test {items}; ± is the standard error over {items}. Trials are ranked by "
         f"{', '.join(results.objectives)} "
         f"after the last epoch, and val numbers of the best of many flatter. "
         + (
@@ -62,7 +60,7 @@ def answer(results: Results, winner: int) -> str:
     more = f", … ({len(classes)} in all)" if len(classes) > N_NAMED_CLASSES else ""
     facts = {
         "data": f"{config['data']}. {config['data_notice']}",
-        "classes": ", ".join(classes[:N_NAMED_CLASSES]) + more,
+        kind.outputs: ", ".join(classes[:N_NAMED_CLASSES]) + more,
         "backbone": f"{config['backbone']} at {shown_size(config['transform'])}, "
         f"{Taps(config['group_size'], recorded_stages(config.get('stages')))}",
         **({"training images": views} if (views := described(config)) else {}),
@@ -72,19 +70,17 @@ def answer(results: Results, winner: int) -> str:
     return page.heading("The answer") + page.table(columns, rows) + page.paragraph(note, quiet=True) + page.pairs(facts)
 
 
-def _metrics(metrics: dict[str, float] | None, n_images: int) -> list[Cell]:
+def _metrics(kind: TaskKind, metrics: dict[str, float] | None, n_images: int) -> list[Cell]:
     if metrics is None:
-        return [Cell("")] * 3
-    top1 = metrics["top1"]
-    error = math.sqrt(top1 * (1 - top1) / n_images)
+        return [Cell("")] * len(kind.shown)
     return [
-        Cell(f"{top1:.3f} ± {error:.3f}", top1),
-        *(Cell(f"{metrics[name]:.3f}", metrics[name]) for name in ("nll", "ece")),
+        Cell(kind.with_error(metrics, n_images), metrics[kind.score]),
+        *(Cell(f"{metrics[name]:.3f}", metrics[name]) for name in kind.shown[1:]),
     ]
 
 
-def _interval(row: dict[str, Any]) -> str:
-    low, high = row["top1_vs_baseline_low"], row["top1_vs_baseline_high"]
+def _interval(row: dict[str, Any], kind: TaskKind) -> str:
+    _, low, high = (row[name] for name in kind.paired_columns)
     return "" if math.isnan(low) or row["trial"] == BASELINE else f"{low:+.3f} to {high:+.3f}"
 
 
@@ -114,8 +110,8 @@ def front(results: Results) -> str:
 def trials(results: Results) -> str:
     """All trials in a table that sorts by a click."""
     note = (
-        "Click a heading to sort. “to baseline” is the paired difference of top-1 to trial 0 after as many epochs, on "
-        "the same val images, with its 95% interval over images."
+        f"Click a heading to sort. “to baseline” is the paired difference of {results.kind.paired_heading} to trial 0 "
+        f"after as many epochs, on the same val images, with its 95% interval over images."
     )
     return page.heading("Trials, best first") + page.paragraph(note, quiet=True) + trials_table(results)
 
@@ -124,10 +120,11 @@ def trials_table(results: Results, limit: int | None = None) -> str:
     """Trials, best first, as many as `limit`."""
     trials = results.trials
     parameters = [name.removeprefix(PARAMETER_PREFIX) for name in parameter_columns(trials)]
-    several = len(results.objectives) > 1
-    others = [name for name in results.objectives if name not in (*SHOWN, "val_top1", "trainable_parameters")]
-    shown = [*SHOWN, *others]
-    first = ["rank", "trial", *["front"] * several, "state", "top-1", "to baseline", "95%"]
+    several, kind = len(results.objectives) > 1, results.kind
+    score, *shown = (f"val_{name}" for name in kind.shown)
+    shown.append("train_loss")
+    shown += [name for name in results.objectives if name not in (score, *shown, "trainable_parameters")]
+    first = ["rank", "trial", *["front"] * several, "state", LABELS[score], "to baseline", "95%"]
     rows = []
     for rank, row in enumerate(_records(trials.head(limit or len(trials))), start=1):
         own = hyperparameters_of(row, trials)
@@ -137,9 +134,9 @@ def trials_table(results: Results, limit: int | None = None) -> str:
                 Cell(str(row["trial"]), float(row["trial"])),
                 *([_whole(row["front"])] if several else []),
                 Cell(row["state"]),
-                _cell(row["val_top1"]),
-                _cell(row["top1_vs_baseline"], signed=True),
-                Cell(_interval(row), row["top1_vs_baseline_low"]),
+                _cell(row[score]),
+                _cell(row[kind.paired_columns[0]], signed=True),
+                Cell(_interval(row, kind), row[kind.paired_columns[1]]),
                 *(_cell(row[name]) for name in shown),
                 *(_cell(own.get(name)) for name in parameters),
                 Cell(f"{row['trainable_parameters']:,}", float(row["trainable_parameters"])),

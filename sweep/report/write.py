@@ -1,34 +1,23 @@
 """A run folder turned into its report."""
 
-import base64
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-from PIL import Image
 from plotly.graph_objects import Figure
 
-from backbones.protocol import to_rgb
 from sweep.errors import SweepError, UsageError
 from sweep.export.selection import winner_of
 from sweep.paths import write_atomically
 from sweep.plots import trials_figure
 from sweep.report import page, tables
-from sweep.report.evidence import Evidence, winner_on_val
-from sweep.report.figures import (
-    confusion_matrix,
-    learning_curves,
-    reliability_diagram,
-    search_figures,
-)
+from sweep.report.evidence import winner_on_val
+from sweep.report.figures import learning_curves, search_figures
 from sweep.report.page import Page
+from sweep.report.winner import winner_sections
 from sweep.results import load_results
 from sweep.run_folder import RunFolder
 from sweep.storage import load_optuna_study
 
-N_CONFUSED = 24
-THUMBNAIL_SIDE = 132
-EXCERPT_LENGTH = 240
 PNG_SCALE = 2
 PNG_WIDTH, PNG_HEIGHT = 1000, 560
 
@@ -86,14 +75,8 @@ def write_report(
             page.heading("The winner on val, image by image") + page.paragraph(f"Left out: {error}", quiet=True)
         )
     else:
-        classes = results.config["classes"]
-        document.add(
-            page.heading(f"Confusion of trial {winner} on val")
-            + plotted("confusion", confusion_matrix(evidence, classes)),
-            page.heading(f"Calibration of trial {winner} on val")
-            + plotted("calibration", reliability_diagram(evidence)),
-        )
-        document.add(_most_confused(evidence, classes))
+        for sections in winner_sections(evidence, results, winner, plotted):
+            document.add(*sections)
     document.add(tables.cost(results), tables.made_with(results))
     html = document.html()
     try:
@@ -129,36 +112,3 @@ def write_png(figures: dict[str, Figure], folder: Path) -> None:
     except Exception as error:  # of the browser that kaleido drives: whatever it likes to raise
         reason = str(error).strip().splitlines()
         raise SweepError(f"--png: {reason[0] if reason else type(error).__name__}; {remedy}") from error
-
-
-def _most_confused(evidence: Evidence, class_names: Sequence[str]) -> str:
-    indices = evidence.most_confused(N_CONFUSED)
-    n_wrong = int((evidence.predicted != evidence.labels).sum())
-    shown, kind = [], evidence.kind
-    for index in indices:
-        said, true = int(evidence.predicted[index]), int(evidence.labels[index])
-        p = evidence.probabilities[index]
-        lines = (
-            f"is {class_names[true]} ({p[true]:.0%})",
-            f"said {class_names[said]} ({p[said]:.0%})",
-            f"val {kind.removesuffix('s')} {index}",
-        )
-        item = evidence.val.open(index)
-        shown.append(page.quotation(_excerpt(item), lines) if kind == "texts" else page.image(_thumbnail(item), lines))
-    note = (
-        f"{n_wrong} of {len(evidence.labels)} val {kind} are misclassified; "
-        f"those come first that the winner is surest of."
-    )
-    return page.heading(f"Most confused {kind}") + page.paragraph(note, quiet=True) + page.images(shown)
-
-
-def _excerpt(text: str) -> str:
-    return text if len(text) <= EXCERPT_LENGTH else f"{text[:EXCERPT_LENGTH].rsplit(maxsplit=1)[0]} …"
-
-
-def _thumbnail(image: Image.Image) -> str:
-    picture = to_rgb(image)
-    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()

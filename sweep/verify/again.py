@@ -74,7 +74,7 @@ def train_again(trial: RecordedTrial, setting: Setting, on_epoch: Callable[[int]
     )
     curve: dict[CurveKey, float] = {}
     for epoch, order in enumerate(trial.orders, start=1):
-        measured = measure_lanes(training.epoch(order), setting.val_data.labels, {})
+        measured = measure_lanes(training.epoch(order), setting.val_data, {})
         for replicate, lane in enumerate(measured):
             curve |= {(replicate, epoch, name): value for name, value in lane.metrics.items()}
         on_epoch(epoch)

@@ -24,6 +24,7 @@ from sweep.recorded import recorded_backbone, recorded_data
 from sweep.results import Results, load_results
 from sweep.run_folder import RESTORE, RunFolder
 from sweep.study import Study
+from sweep.targets import Target
 from sweep.training_data import training_data
 from sweep.verify.again import CurveKey, Setting, largest_difference, steps_beside_plain_loop, train_again
 from sweep.verify.record import RecordedTrial, recorded_trial
@@ -153,11 +154,13 @@ def _setting(
             f"and Pillow that its config.json names"
         )
 
+    n_classes, target = images.n_classes, Target.of(images)
+
     def stages_of(split: Split) -> StageData:
-        return compute_features(backbone, split, cache_dir=cache_dir, device=device).as_data(images.n_classes)
+        return compute_features(backbone, split, cache_dir=cache_dir, device=device).as_data(n_classes, target)
 
     train_data = training_data(
-        views, [images.train], stages_of, backbone=backbone, device=device, n_classes=images.n_classes
+        views, [images.train], stages_of, backbone=backbone, device=device, n_classes=n_classes, target=target
     )
     spec = side_network_spec(study, images, backbone)
     return Setting(spec, train_data, stages_of(images.val), study.epochs, study.batch_size, study.seed, device)

@@ -84,7 +84,12 @@ def test_figures(run: sweep.Run) -> None:
         figure = getattr(run.plot, name)()
         assert isinstance(figure, Figure)
         assert figure.data, name
-    assert {name for name in dir(run.plot) if not name.startswith("_")} == {*names, "folder", "results", "storage"}
+    others = {"folder", "results", "storage", "predictions"}  # the last of a regression
+    assert {name for name in dir(run.plot) if not name.startswith("_")} == {*names, *others}
+    with pytest.raises(
+        UsageError, match=r"plot\.predictions\(\) is for the task regression, and that of .* is classes"
+    ):
+        run.plot.predictions()
 
 
 def test_a_run_shows_itself_in_a_notebook(run: sweep.Run) -> None:

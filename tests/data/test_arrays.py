@@ -91,8 +91,19 @@ def test_fingerprint_sees_pixels_labels_and_shape(tmp_path: Path) -> None:
         ({"images": COLOURS[..., :2], "labels": LABELS}, r"images of .* has shape \(12, 6, 5, 2\)"),
         ({"images": GREYS[:0], "labels": LABELS[:0]}, r"images of .* has shape \(0, 6, 5\)"),
         ({"images": GREYS, "labels": LABELS[:5]}, r"labels of .* has shape \(5,\), but images has 12 images"),
-        ({"images": GREYS, "labels": np.eye(12)}, r"labels of .* holds float64"),
-        ({"images": GREYS, "labels": np.eye(12, dtype=int)}, r"labels of .* has shape \(12, 12\)"),
+        (
+            {"images": GREYS, "labels": 2 * np.eye(12, dtype=int)},
+            r"labels of .* of shape \(12, 12\); .* are 0 or 1, a row",
+        ),
+        ({"images": GREYS, "labels": np.zeros((12, 3), int)}, r"no train image of .*scans\.npz has a label"),
+        ({"images": GREYS, "labels": np.where(LABELS, np.nan, 0.5)}, r"labels of .* has targets that are not finite"),
+        ({"images": GREYS, "labels": np.full(12, 0.5)}, r"target has one value in all 8 train images of .*scans\.npz"),
+        ({"images": GREYS, "labels": np.zeros((12, 3, 2))}, r"labels of .* has shape \(12, 3, 2\)"),
+        ({"images": GREYS, "labels": LABELS > 1}, r"labels of .* holds bool of shape \(12,\); for classes"),
+        (
+            {"x_train": GREYS, "y_train": LABELS, "x_test": GREYS, "y_test": LABELS / 2},
+            r"the label arrays of .* are of several kinds",
+        ),
         ({"images": GREYS, "labels": np.zeros(12, int)}, r"scans\.npz has 1 classes"),
     ],
 )

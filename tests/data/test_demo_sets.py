@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sweep.data import DATA_SETS, DataSet, load_data, scanned, sprites
+from sweep.data import DATA_SETS, DataSet, load_data, scanned, sprite_tasks, sprites
 from sweep.data import digits as digits_module
 from sweep.data.base import Split
 from sweep.data.glyphs import glyph_font
@@ -34,10 +34,14 @@ def test_sizes_balance_and_fingerprints(name: str, cache_dir: Path) -> None:
     assert data.n_classes == DATA_SETS[name].n_classes
     assert tuple(split.n_images for split in splits) == DATA_SETS[name].sizes, "as `sweep data` says"
     assert data.name == name
+    assert data.task == DATA_SETS[name].task
     for split in splits:
-        sizes = np.bincount(split.labels, minlength=data.n_classes)
-        assert sizes.max() - sizes.min() <= 1
-        assert split.labels.dtype == np.int64
+        if data.task == "classes":
+            sizes = np.bincount(split.labels, minlength=data.n_classes)
+            assert sizes.max() - sizes.min() <= 1
+        else:
+            assert split.labels.shape == (split.n_images, data.n_classes)
+        assert split.labels.dtype == (np.float64 if data.task == "regression" else np.int64)
         with pytest.raises(IndexError):
             split.open(split.n_images)
     assert len({split.fingerprint for split in splits}) == 3
@@ -99,14 +103,10 @@ def test_count_shows_as_many_objects_as_it_says(n_objects: int, monkeypatch: pyt
 
 
 def solid(colour: tuple[int, int, int], brightness: np.ndarray, inside: np.ndarray) -> object:
-    from PIL import Image
-
     return Image.fromarray(np.where(inside[..., None], 255, 0).repeat(4, axis=-1).astype(np.uint8), "RGBA")
 
 
 def dark(rng: object, side: int) -> object:
-    from PIL import Image
-
     return Image.new("RGB", (side, side))
 
 
@@ -139,8 +139,9 @@ def test_a_file_is_no_data_set(tmp_path: Path, cache_dir: Path) -> None:
 
 @pytest.fixture
 def white_on_black(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sprites, "_colour_unlike", lambda rng, ground: (255, 255, 255))
-    monkeypatch.setattr(sprites, "_mottled", lambda rng, ground: dark(rng, sprites.IMAGE_SIZE))
+    for module in (sprites, sprite_tasks):
+        monkeypatch.setattr(module, "colour_unlike", lambda rng, ground: (255, 255, 255))
+        monkeypatch.setattr(module, "mottled", lambda rng, ground: dark(rng, sprites.IMAGE_SIZE))
 
 
 @pytest.mark.usefixtures("white_on_black")
@@ -170,6 +171,40 @@ def test_shapes_differ_and_nothing_else_does() -> None:
     assert len({picture.tobytes() for picture in pictures}) == len(sprites.SHAPES)
     areas = [picture.sum() / 255 for picture in pictures]
     assert max(areas) / min(areas) < 1.06
+
+
+@pytest.mark.usefixtures("white_on_black")
+def test_a_sprite_is_where_its_targets_say_and_as_large() -> None:
+    data = sprite_tasks.sprite_place()
+    places = np.arange(sprites.IMAGE_SIZE) + 0.5
+    for index in range(24):
+        picture = np.asarray(data.train.open(index).convert("L"), dtype=np.float64)
+        x, y, radius = data.train.labels[index]
+        assert (picture.sum(0) * places).sum() / picture.sum() == pytest.approx(x, abs=0.02 * radius)
+        assert (picture.sum(1) * places).sum() / picture.sum() == pytest.approx(y, abs=0.02 * radius)
+        assert np.sqrt(picture.sum() / 255 / np.pi) == pytest.approx(radius, rel=0.03)
+        assert not np.concatenate([picture[[0, -1]].ravel(), picture[:, [0, -1]].ravel()]).any(), "wholly inside"
+
+
+@pytest.mark.usefixtures("white_on_black")
+def test_a_picture_shows_the_shapes_that_its_labels_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sprite_tasks, "SPACING", sprites.REACH)  # outlines do not touch
+    data = sprite_tasks.sprite_set()
+    drawn: list[list[str]] = []
+    name_of = {id(outline): name for name, outline in sprites.SHAPES.items()}
+    render_set = sprite_tasks.render_set
+
+    def remembered(seed: str, outlines: list[sprites.Outline]) -> Image.Image:
+        drawn.append([name_of[id(outline)] for outline in outlines])
+        return render_set(seed, outlines)
+
+    monkeypatch.setattr(sprite_tasks, "render_set", remembered)
+    for index in range(24):
+        picture = np.asarray(data.val.open(index).convert("L"))
+        labels = [name for name, has in zip(data.class_names, data.val.labels[index], strict=True) if has]
+        assert drawn[-1] == labels
+        assert islands(picture > 128) == len(labels)
+    assert {len(labels) for labels in drawn} == set(range(sprite_tasks.MOST_SHAPES + 1))
 
 
 def test_typefaces_differ_and_nothing_else_does(cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

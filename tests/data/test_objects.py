@@ -109,10 +109,10 @@ def generator(numbers: range) -> Any:
         ({"training": Numbered(range(4)), "test": Numbered(range(4))}, "has the parts training, test"),
         ({"all": generator(range(4))}, r"Study\.data\['all'\] is generator, which has no length"),
         ({"all": FakeData(6, (3, 8, 8), 2, ToTensor())}, r"data\['all'\]\[0\] is \(Tensor, int\), not a Pillow image"),
-        ({"all": [7, 8]}, r"data\['all'\]\[0\] is int, not a Pillow image and a class index"),
+        ({"all": [7, 8]}, r"data\['all'\]\[0\] is int, not a Pillow image and a label"),
         ({"all": Numbered(range(4), lambda number: "cat")}, r"the label of .*\[0\] is 'cat', not a class index"),
         ({"all": Numbered(range(4), lambda number: number - 1)}, r"the label of .*\[0\] is -1, not a class index"),
-        ({"all": Numbered(range(4), lambda number: 0.0)}, r"the label of .*\[0\] is 0\.0, not a class index"),
+        ({"all": Numbered(range(4), lambda number: {number})}, r"the label of .*\[0\] is \{0\}, not a class index"),
         (
             {"all": Numbered(range(4), lambda number: 2 * number)},
             "no item of Study.data has label 1; number the classes",

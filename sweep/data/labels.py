@@ -1,0 +1,190 @@
+"""Labels as data bring them, told apart: a class an image, several labels an image, or numbers."""
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sweep.data.base import AnyLabels, Labels
+from sweep.errors import UsageError
+from sweep.task_kinds import CLASSES, LARGEST_TARGET, MULTI_LABEL, REGRESSION
+
+logger = logging.getLogger(__name__)
+
+SEPARATOR = "|"
+LONGEST_SHOWN = 40
+
+Where = Callable[[int], str]
+"""Which image, by its index, for messages."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What was found.
+
+    Attributes:
+        task: Kind of task.
+        labels: As of `Split`.
+        names: Of classes, labels or targets.
+    """
+
+    task: str
+    labels: AnyLabels
+    names: tuple[str, ...]
+
+
+def ordered_names(values: Sequence[str]) -> tuple[str, ...]:
+    """The different names among `values`; whole numbers are ordered by value, anything else by text."""
+    names = sorted(set(values))
+    if all(name.isascii() and name.isdigit() and len(name) < 19 for name in names):
+        names.sort(key=int)
+    return tuple(names)
+
+
+def name_classes(values: Sequence[str]) -> tuple[Labels, tuple[str, ...]]:
+    """Number classes that are given by name, one an image.
+
+    Args:
+        values: (n,) names.
+
+    Returns:
+        (n,) labels from 0 without gaps, and the names in order of label.
+    """
+    names = ordered_names(values)
+    label_of = {name: label for label, name in enumerate(names)}
+    return np.array([label_of[value] for value in values], dtype=np.int64), names
+
+
+def labelled_by_text(texts: Sequence[str], task: str | None, where: Where) -> Labelled:
+    """Read one text an image: a class, labels such as `cat|dog` (none where it is empty), or a number.
+
+    Args:
+        texts: (n,).
+        task: Kind of task; several labels where a text has a `|`, else classes, if not given.
+        where: For messages.
+
+    Raises:
+        UsageError: A text is none of the kind.
+    """
+    if task is None:
+        task = MULTI_LABEL.name if any(SEPARATOR in text for text in texts) else CLASSES.name
+    if task == REGRESSION.name:
+        numbers = [[number_of(text, where(index))] for index, text in enumerate(texts)]
+        return Labelled(task, np.array(numbers), ("label",))
+    if task == CLASSES.name:
+        for index, text in enumerate(texts):
+            if not text.strip():
+                raise UsageError(f"{where(index)}: the label is empty; give the image's class, or drop the row")
+        return Labelled(task, *name_classes(texts))
+    of_images = [{part.strip() for part in text.split(SEPARATOR)} - {""} for text in texts]
+    names = ordered_names([name for own in of_images for name in own])
+    labels = np.array([[name in own for name in names] for own in of_images], dtype=np.int64)
+    return Labelled(task, labels.reshape(len(texts), len(names)), names)
+
+
+def labelled_by_columns(columns: Mapping[str, Sequence[str]], task: str, where: Where) -> Labelled:
+    """Read several texts an image, a column a label (0 or 1) or a target (a number).
+
+    Args:
+        columns: (n,) texts by name.
+        task: Several labels, or a regression.
+        where: For messages.
+
+    Raises:
+        UsageError: A text is none of the kind.
+    """
+    read = number_of if task == REGRESSION.name else _zero_or_one
+    values = [
+        [read(text, f"{where(index)}: {name}") for index, text in enumerate(texts)] for name, texts in columns.items()
+    ]
+    table = np.array(values, dtype=np.float64).T
+    return Labelled(task, table.copy() if task == REGRESSION.name else table.astype(np.int64), tuple(columns))
+
+
+def labelled_by_array(values: npt.NDArray[np.generic], task: str | None, what: str) -> Labelled:
+    """Read an array: classes `(n,)`, whole numbers or text; labels of 0 and 1, `(n, C)`; or targets, `(n,)`, `(n, C)`.
+
+    Args:
+        values: One or a row an image.
+        task: Kind of task; told by type and shape if not given.
+        what: The array, for messages.
+
+    Raises:
+        UsageError: The array is none of the kind.
+    """
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    kind = values.dtype.kind
+    if task is None:
+        task = REGRESSION.name if kind == "f" else MULTI_LABEL.name if values.ndim == 2 else CLASSES.name
+    if task == CLASSES.name and kind in "iuU" and values.ndim == 1:
+        return Labelled(task, *name_classes([str(value) for value in values.tolist()]))
+    if task == MULTI_LABEL.name and kind in "biuf" and values.ndim == 2 and np.isin(values, (0, 1)).all():
+        return Labelled(task, values.astype(np.int64), tuple(map(str, range(values.shape[1]))))
+    if task == REGRESSION.name and kind in "iuf" and values.ndim in (1, 2):
+        numbers = values.astype(np.float64).reshape(len(values), -1)
+        if not (np.abs(numbers) <= LARGEST_TARGET).all():
+            raise UsageError(
+                f"{what} has targets that are not finite, or beyond {LARGEST_TARGET:g}; leave such images out"
+            )
+        names = ("target",) if values.ndim == 1 else tuple(map(str, range(values.shape[1])))
+        return Labelled(task, numbers, names)
+    wanted = {
+        CLASSES.name: "whole numbers or text, one an image",
+        MULTI_LABEL.name: "0 or 1, a row an image and a column a label",
+        REGRESSION.name: "numbers, one an image or a row an image",
+    }[task]
+    raise UsageError(f"{what} holds {values.dtype} of shape {values.shape}; for {task}, labels are {wanted}")
+
+
+def number_of(text: str, where: str) -> float:
+    """A finite number.
+
+    Raises:
+        UsageError: The text is none.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not abs(number) <= LARGEST_TARGET:
+        raise UsageError(f"{where}: {text[:LONGEST_SHOWN]!r} is not a finite number; correct it, or drop the row")
+    return number
+
+
+def _zero_or_one(text: str, where: str) -> int:
+    found = {"0": 0, "1": 1, "false": 0, "true": 1, "0.0": 0, "1.0": 1}.get(text.lower())
+    if found is None:
+        raise UsageError(
+            f"{where} is {text[:LONGEST_SHOWN]!r}, not 0 or 1. A table without a column label or target has a column a "
+            f"label; name the column of classes label, or drop those that are no labels"
+        )
+    return found
+
+
+def require_measurable(task: str, names: Sequence[str], labels: Mapping[str, AnyLabels], where: str) -> None:
+    """Refuse splits that nothing can be learned from, or measured on; say which labels cannot be learned.
+
+    Args:
+        task: Kind of task.
+        names: Of labels or targets.
+        labels: By split.
+        where: What the images come from, for messages.
+
+    Raises:
+        UsageError: No image of a split has a label, or a target has one value throughout a split.
+    """
+    for split, of_split in labels.items():
+        if task == MULTI_LABEL.name and not of_split.any():
+            raise UsageError(f"no {split} image of {where} has a label; mean average precision needs some")
+        if task == REGRESSION.name and (constant := np.flatnonzero(np.ptp(of_split, axis=0) == 0)).size:
+            raise UsageError(
+                f"{names[constant[0]]} has one value in all {len(of_split)} {split} images of {where}; R² needs "
+                f"targets that differ. Add images, or leave the target out"
+            )
+    if task == MULTI_LABEL.name:
+        for index in np.flatnonzero(~labels["train"].any(axis=0)).tolist():
+            logger.warning("no train image of %s has the label %r, which cannot be learned", where, names[index])

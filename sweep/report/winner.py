@@ -1,0 +1,118 @@
+"""What the winner does on val, image by image, as sections of the report: what they are depends on the task."""
+
+import base64
+import io
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from plotly.graph_objects import Figure
+
+from backbones.protocol import to_rgb
+from sweep.metrics import THRESHOLD, average_precision
+from sweep.report import page
+from sweep.report.evidence import Evidence
+from sweep.report.figures import confusion_matrix, predicted_against_true, reliability_diagram
+from sweep.report.page import Cell
+from sweep.results import Results
+from sweep.task_kinds import CLASSES, MULTI_LABEL
+
+N_CONFUSED = 24
+THUMBNAIL_SIDE = 132
+EXCERPT_LENGTH = 240
+
+Plotted = Callable[[str, Figure], str]
+
+
+def winner_sections(evidence: Evidence, results: Results, winner: int, plotted: Plotted) -> Iterator[tuple[str, ...]]:
+    """Sections, those that stand beside each other together.
+
+    Args:
+        evidence: The winner on val.
+        results: The run's tables.
+        winner: Its trial.
+        plotted: Turns a figure, given its name, into HTML.
+    """
+    names: list[str] = results.config["classes"]
+    if results.kind is CLASSES:
+        yield (
+            page.heading(f"Confusion of trial {winner} on val")
+            + plotted("confusion", confusion_matrix(evidence, names)),
+            page.heading(f"Calibration of trial {winner} on val")
+            + plotted("calibration", reliability_diagram(evidence)),
+        )
+        yield (_most_confused(evidence, names),)
+    elif results.kind is MULTI_LABEL:
+        yield (page.heading(f"Labels of trial {winner} on val") + labels_table(evidence, names),)
+    else:
+        heading = page.heading(f"Predicted and true values of trial {winner} on val")
+        yield (heading + plotted("predicted", predicted_against_true(evidence, names)),)
+        yield (_farthest(evidence, names),)
+
+
+def labels_table(evidence: Evidence, names: Sequence[str]) -> str:
+    """Average precision, and precision and recall at probability 0.5, of every label."""
+    has, said = evidence.labels == 1, evidence.values >= THRESHOLD
+    precisions = average_precision(torch.from_numpy(evidence.values)[None], torch.from_numpy(has))[0].tolist()
+    rows = []
+    for label, name in enumerate(names):
+        n_has, n_said = int(has[:, label].sum()), int(said[:, label].sum())
+        n_both = int((has & said)[:, label].sum())
+        shares = [precisions[label], *(n_both / n if n else np.nan for n in (n_said, n_has))]
+        cells = [Cell("" if np.isnan(share) else f"{share:.3f}", float(share)) for share in shares]
+        rows.append([Cell(name), Cell(str(n_has), float(n_has)), *cells])
+    note = f"Precision and recall at probability {THRESHOLD}. A label that no val image has is not in the mean."
+    columns = ["label", "images", "average precision", "precision", "recall"]
+    return page.paragraph(note, quiet=True) + page.table(columns, rows, sortable=True)
+
+
+def _most_confused(evidence: Evidence, class_names: Sequence[str]) -> str:
+    indices = evidence.most_confused(N_CONFUSED)
+    n_wrong = int((evidence.predicted != evidence.labels).sum())
+    pictures = []
+    for index in indices:
+        said, true = int(evidence.predicted[index]), int(evidence.labels[index])
+        p = evidence.probabilities[index]
+        lines = (
+            f"is {class_names[true]} ({p[true]:.0%})",
+            f"said {class_names[said]} ({p[said]:.0%})",
+        )
+        pictures.append(_shown(evidence, index, lines))
+    note = (
+        f"{n_wrong} of {len(evidence.labels)} val {evidence.kind} are misclassified; "
+        f"those come first that the winner is surest of."
+    )
+    return page.heading(f"Most confused {evidence.kind}") + page.paragraph(note, quiet=True) + page.images(pictures)
+
+
+def _farthest(evidence: Evidence, names: Sequence[str]) -> str:
+    """The images that the winner is farthest off on, each target in its deviations on val."""
+    errors = np.abs(evidence.values - evidence.labels) / evidence.labels.std(0)
+    pictures = []
+    for index in np.argsort(-errors.mean(-1), kind="stable")[:N_CONFUSED].tolist():
+        lines = [
+            f"{name} is {true:.4g}, said {said:.4g}"
+            for name, true, said in zip(names, evidence.labels[index], evidence.values[index], strict=True)
+        ]
+        pictures.append(_shown(evidence, index, lines))
+    note = "Those come first that the winner is farthest off on, in deviations of the targets."
+    return page.heading("Largest errors") + page.paragraph(note, quiet=True) + page.images(pictures)
+
+
+def _shown(evidence: Evidence, index: int, lines: Sequence[str]) -> str:
+    """One image or text of val, with what is said of it."""
+    item, lines = evidence.val.open(index), [*lines, f"val {evidence.kind.removesuffix('s')} {index}"]
+    return page.quotation(_excerpt(item), lines) if evidence.kind == "texts" else page.image(_thumbnail(item), lines)
+
+
+def _excerpt(text: str) -> str:
+    return text if len(text) <= EXCERPT_LENGTH else f"{text[:EXCERPT_LENGTH].rsplit(maxsplit=1)[0]} …"
+
+
+def _thumbnail(image: Image.Image) -> str:
+    picture = to_rgb(image)
+    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
