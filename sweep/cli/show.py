@@ -116,6 +116,8 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
         for name, row in rows:
             table.add_row(name, kind.with_error(row["val"], n_val), kind.with_error(row["test"], n_test))
         console.print(table)
+        if probe["test"][kind.score] >= winner["test"][kind.score]:
+            console.print("the linear probe is as good on test: adaptation does not pay here", highlight=False)
         seconds = summary["wall_seconds"]
         console.print(
             f"seconds: features {seconds['features']:.1f}, search {seconds['search']:.1f} "

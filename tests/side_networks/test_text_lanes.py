@@ -170,7 +170,12 @@ def lanes(kind: type[LAST], numbers: Sequence[int], dtype: torch.dtype, *, causa
 def test_lane_equals_plain_loop_in_fp64_after_50_steps(kind: type[LAST], causal: bool, pool: Pool) -> None:
     modules = lanes(kind, range(3), torch.float64, causal=causal, pool=pool)
     states, _ = train(modules, CONFIGS, TRAIN, VAL, n_epochs=EPOCHS, batch_size=BATCH_SIZE, seed=SEED)
-    batches = [b for epoch in range(1, EPOCHS + 1) for b in training_batches(len(TRAIN), BATCH_SIZE, SEED, epoch)]
+    like = torch.empty(0, dtype=torch.float64)
+    batches = [
+        batch
+        for epoch in range(1, EPOCHS + 1)
+        for batch in TRAIN.batches(epoch, training_batches(len(TRAIN), BATCH_SIZE, SEED, epoch), like)
+    ]
     for i, (config, state) in enumerate(zip(CONFIGS, states, strict=True)):
         alone = build(LAST, config.rank, config.rank, causal=causal, pool=pool, seed=i).double()
         train_plainly(alone, config, TRAIN, batches, n_steps=len(batches), steps_per_epoch=len(batches) // EPOCHS)

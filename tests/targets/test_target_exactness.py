@@ -67,7 +67,12 @@ def run_stack(
 def test_lane_equals_plain_loop_in_fp64_after_50_steps(kind: TaskKind, n_outputs: int) -> None:
     data, lanes = data_of(kind, n_outputs), LANES[kind]
     states, _ = run_stack(data, lanes, list(range(len(lanes))), torch.float64)
-    batches = [b for epoch in range(1, EPOCHS + 1) for b in training_batches(N_IMAGES, BATCH_SIZE, SEED, epoch)]
+    like = torch.empty(0, dtype=torch.float64)
+    batches = [
+        batch
+        for epoch in range(1, EPOCHS + 1)
+        for batch in data.batches(epoch, training_batches(N_IMAGES, BATCH_SIZE, SEED, epoch), like)
+    ]
     assert len(batches) == 50
     for i, config in enumerate(lanes):
         alone = build(LAST, n_outputs, config.rank, 100 + i, torch.float64, config.rank)

@@ -21,7 +21,9 @@ def test_every_command_and_the_study(photos: Path, tmp_path: Path, monkeypatch: 
     (file,) = re.findall(r"```python\n(# augmented\.py.*?)```", section, re.DOTALL)
     Path("augmented.py").write_text(file)
     commands = re.findall(r"^    sweep (.*)$", section, re.MULTILINE)
-    commands += [f"{command} --data {photos}" for command in re.findall(r"^# augmented\.py:  sweep (.*)$", file)]
+    commands += [
+        f"{command} --data {photos}" for command in re.findall(r"^# augmented\.py:  sweep (.*)$", file, re.MULTILINE)
+    ]
     augmentations = set()
     for number, command in enumerate(commands):
         out = ["--out", f"run{number}"] if command.startswith("run") else []
