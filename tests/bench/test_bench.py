@@ -88,9 +88,8 @@ def test_command_writes_the_stable_keys(tmp_path: Path, monkeypatch: pytest.Monk
     assert content["ratios"]["sequential"] > 0
     assert content["machine"]
     assert content["versions"]["torch"] == importlib.metadata.version("torch")
-    by_name = {row["name"]: row for row in content["rows"]}
-    ours, theirs = by_name["sweep"]["configs_per_hour"], by_name["sequential"]["configs_per_hour"]
-    assert content["ratios"]["sequential"] == pytest.approx(ours / theirs, rel=0.5)
+    for row in content["rows"]:
+        assert row["configs_per_hour"] == pytest.approx(3600 / row["seconds_per_config"])
 
 
 def test_plot_is_one_file_that_needs_no_network(tmp_path: Path) -> None:
