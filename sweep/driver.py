@@ -16,15 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweep.batches import StageData, TrainingData, n_batches
+from sweep.batches import StageData, TrainingData
 from sweep.budget import Budget, duration_text
-from sweep.engine import EpochResult, Lane, Training
-from sweep.errors import SweepError, UsageError
+from sweep.engine import EpochResult
+from sweep.errors import UsageError
 from sweep.lane_weights import KEPT_TRIALS, KeptWeights, LaneWeights
 from sweep.latency import INFERENCE_SECONDS, LatencyMeter
 from sweep.ledger import Entrant, Ledger
 from sweep.measurement import measure_lanes
 from sweep.memory import is_out_of_memory
+from sweep.occupancy import Occupancy
 from sweep.paired import paired_difference
 from sweep.proposals import CLONE, Proposals
 from sweep.pruning import Arrival, RungTable
@@ -74,16 +75,11 @@ class Search:
     Attributes:
         ledger: Records of all trials.
         kept: Weights of the best few.
-        running: Trials in training.
-        waiting: Trials that were asked for, and have to start from their first epoch again.
-        free_slots: Numbers of the lanes that nobody trains in.
-        order: The data order that the stack followed last.
+        lanes: Who trains in them.
         rungs: What reached each rung; None where the study has none.
         baseline_answers: What trial 0's answer to each val image was worth, by epoch; see `Target.of_images`.
         ended: Why the search ended, as a sentence's end.
         search_seconds: Wall time of earlier processes, up to the snapshot that this one goes on from.
-        training_seconds: Wall time inside training and evaluation.
-        lane_seconds: The same, of all lanes that had a trial.
     """
 
     def __init__(
@@ -105,25 +101,18 @@ class Search:
         self.proposals = proposals
         self.study = study
         self.ledger = Ledger(proposals.optuna_study, study)
-        self.spec = spec
-        self.train_data, self.val_data = train_data, val_data
-        self.n_parallel = n_parallel
-        self.device = device
+        self.lanes = Occupancy(study, spec, train_data, val_data, n_parallel=n_parallel, device=device)
+        self.spec, self.val_data, self.device = spec, val_data, device
         self.budget = budget
         self.reporter = reporter
         self.inbox = inbox
         self.save_tables, self.save_snapshot = save_tables, save_snapshot
         self.kept = KeptWeights()
-        self.running: list[Entrant] = []
-        self.waiting: list[Entrant] = []
-        self.free_slots = list(range(n_parallel))
-        self.order = 0
         self.rungs = RungTable(study.halving) if study.halving else None
         self.baseline_answers: dict[int, Tensor] = {}
         self.ended = ""
-        self.search_seconds = self.training_seconds = self.lane_seconds = 0.0
+        self.search_seconds = 0.0
         self.latency = LatencyMeter(spec, val_data, device) if INFERENCE_SECONDS in study.ranking.names else None
-        self._training: Training | None = None
         self._started = self._saved = time.perf_counter()
         self._saving_seconds = 0.0
 
@@ -134,11 +123,6 @@ class Search:
             weights = self.kept[record.trial]
             return Winner(record, weights.rank, weights.state)
         return None
-
-    @property
-    def occupied_share(self) -> float:
-        """Of the lanes over the time of training, those that had a trial."""
-        return self.lane_seconds / (self.training_seconds * self.n_parallel) if self.training_seconds else 0.0
 
     @property
     def wall_seconds(self) -> float:
@@ -167,12 +151,12 @@ class Search:
                         raise
                     self._halve(error)
                     self._save()
-                self._free_memory()
+                self.lanes.free_memory()
             for path in self.inbox.unread():
                 self.reporter.message(f"the search ended before {path} could be attended to")
-            for entrant in (*self.running, *self.waiting):
+            for entrant in self.lanes.entrants:
                 self.ledger.prune(entrant, self.ended)
-            self.running, self.waiting = [], []
+            self.lanes.leave()
             self._save()
         except BaseException:
             if self.ledger.log.records:
@@ -189,7 +173,7 @@ class Search:
             return
         self._attend_to_requests()
         self._fill()
-        if self.running:
+        if self.lanes.running:
             self._train_epoch()
             self._save_sometimes()
             return
@@ -213,19 +197,11 @@ class Search:
 
     def _fill(self) -> None:
         """Give free lanes to trials that wait, and to new ones."""
-        if not self.running:
-            self.order = 0  # a new stack: its trials see the data as those of the first did
-        n_lanes = self.study.seeds
-        while len(self.free_slots) >= n_lanes and (entrant := self._next()):
-            self._take_apart()
-            self.running.append(entrant)
-            entrant.slots, self.free_slots = self.free_slots[:n_lanes], self.free_slots[n_lanes:]
-            entrant.record.first_order = self.order + 1
+        if not self.lanes.running:
+            self.lanes.order = 0  # a new stack: its trials see the data as those of the first did
+        while self.lanes.has_room and (entrant := self._next()):
+            self.lanes.admit(entrant)
             self.ledger.place(entrant)
-            config = entrant.proposal.config
-            entrant.lanes = [
-                Lane(config, self.spec.lane(config.rank, seed).to(self.device)) for seed in entrant.record.seeds
-            ]
 
     def _attend_to_requests(self) -> None:
         """Stop the trials that the user no longer wants, and have those proposed that the user wants."""
@@ -241,15 +217,15 @@ class Search:
         self.inbox.pending = []
 
     def _stop(self, trial: int) -> None:
-        entrants = [entrant for entrant in (*self.running, *self.waiting) if entrant.record.trial == trial]
+        entrants = [entrant for entrant in self.lanes.entrants if entrant.record.trial == trial]
         if trial == 0 or not entrants:
             reason = "all others are compared with it" if trial == 0 else "it is not in training"
             self.reporter.message(f"trial {trial} is not stopped: {reason}")
             return
         (entrant,) = entrants
-        self._take_apart()
+        self.lanes.update_lanes(take_apart=True)
         self.ledger.prune(entrant, f"on request, after epoch {entrant.record.epochs}")
-        self._free_lanes()
+        self.lanes.leave()
         self.reporter.message(f"trial {trial} was stopped on request, after epoch {entrant.record.epochs}")
 
     def _clone(self, trial: int, params: dict[str, Any]) -> None:
@@ -263,8 +239,8 @@ class Search:
 
     def _next(self) -> Entrant | None:
         """The next trial to train."""
-        if self.waiting:
-            return self.waiting.pop(0)
+        if self.lanes.waiting:
+            return self.lanes.waiting.pop(0)
         of_study = [record for record in self.ledger.log.records if CLONE not in record.user_attrs]
         through = len(of_study) == self.study.trials or self.proposals.exhausted
         proposal = self.proposals.next(clones_only=through)
@@ -272,31 +248,8 @@ class Search:
             return None
         return self.ledger.enter(proposal, self.spec, self.latency.of(proposal) if self.latency else None)
 
-    def _take_apart(self) -> None:
-        """Bring the lanes of the stack up to date; the next epoch stacks those that run then."""
-        if self._training is not None:
-            self._training.update_lanes()
-            self._training = None
-
     def _train_epoch(self) -> None:
-        study = self.study
-        lanes = [lane for entrant in self.running for lane in entrant.lanes]
-        if self._training is None:
-            self._training = Training(
-                lanes,
-                self.train_data,
-                self.val_data,
-                n_epochs=study.epochs,
-                batch_size=study.batch_size,
-                seed=study.seed,
-            )
-        self.order += 1
-        n_steps = n_batches(len(self.train_data), study.batch_size)
-        self.reporter.epoch_started(len(lanes), len(self.running) / study.epochs / n_steps)
-        result = self._training.epoch(self.order, self.reporter.step)
-        self.training_seconds += result.wall_seconds
-        self.lane_seconds += result.wall_seconds * len(lanes)
-        self._measure(result)
+        self._measure(self.lanes.train_epoch(self.reporter))
         self._end_trials()
         self.reporter.epoch_ended(self.ledger.progress())
 
@@ -305,10 +258,10 @@ class Search:
         measured = measure_lanes(result, self.val_data, self.study.metrics)
         answers = self.val_data.target.of_images(result.val_logits, self.val_data.labels)
         n_lanes = self.study.seeds
-        for i, entrant in enumerate(self.running):
+        for i, entrant in enumerate(self.lanes.running):
             own = slice(i * n_lanes, (i + 1) * n_lanes)
             record, epoch = entrant.record, entrant.lanes[0].epochs
-            seconds = result.wall_seconds / len(self.running)
+            seconds = result.wall_seconds / len(self.lanes.running)
             self.ledger.log.measured(record, epoch, [lane.metrics for lane in measured[own]], seconds)
             if failure := next((lane.failure for lane in measured[own] if lane.failure), ""):
                 self.ledger.fail(entrant, f"epoch {epoch}: {failure}")
@@ -322,32 +275,26 @@ class Search:
     def _end_trials(self) -> None:
         """Complete the trials that are through, and stop those that a rung stops; their lanes are free again."""
         stopped = self._stopped_at_rungs()
-        complete = [e for e in self.running if e.alive and e.record.epochs == self.study.epochs]
-        pruned = [e for e in self.running if e.record.trial in stopped]
-        broken = [e for e in self.running if not e.alive]
+        running = self.lanes.running
+        complete = [e for e in running if e.alive and e.record.epochs == self.study.epochs]
+        pruned = [e for e in running if e.record.trial in stopped]
+        broken = [e for e in running if not e.alive]
         if not (complete or pruned or broken):
             return
-        self._take_apart()
+        self.lanes.update_lanes(take_apart=True)
         for entrant in complete:
             self.ledger.complete(entrant)
             self._keep_weights(entrant)
         for entrant in pruned:
             self.ledger.prune(entrant, f"at the rung of epoch {entrant.record.epochs}")
-        self._free_lanes()
-
-    def _free_lanes(self) -> None:
-        """Of trials that have ended."""
-        freed = [slot for entrant in self.running if not entrant.alive for slot in entrant.slots]
-        self.free_slots = sorted([*self.free_slots, *freed])
-        self.running = [entrant for entrant in self.running if entrant.alive]
-        self.waiting = [entrant for entrant in self.waiting if entrant.alive]
+        self.lanes.leave()
 
     def _stopped_at_rungs(self) -> set[int]:
         """Numbers of the trials that go no further; the baseline always does, since all are compared with it."""
         if self.rungs is None:
             return set()
         arrivals: dict[int, list[Arrival]] = {}
-        for entrant in self.running:
+        for entrant in self.lanes.running:
             record = entrant.record
             if entrant.alive and record.epochs in self.ledger.rungs:
                 objectives = self.ledger.objectives
@@ -365,35 +312,15 @@ class Search:
             self.kept.retain(best)
 
     def _halve(self, error: BaseException) -> None:
-        """Go on with half the lanes after memory ran out; trials in training start again from their first epoch.
+        """Have trials start again, half as many at a time, after memory ran out.
 
         Raises:
             SweepError: Not even one trial fits.
         """
-        n_lanes = self.study.seeds * len(self.running)
-        if len(self.running) <= 1:
-            raise SweepError(
-                f"one trial ({self.study.seeds} lane{'s' * (self.study.seeds > 1)} of batch size "
-                f"{self.study.batch_size}) does not fit in the memory of {self.device}; "
-                f"lower --batch-size or --max-rank"
-            ) from error
-        trials = [entrant for entrant in (*self.running, *self.waiting) if entrant.alive]
-        self.running, self.waiting, self._training = [], trials, None
-        self.n_parallel = max(self.study.seeds, -(-n_lanes // 2))
-        self.free_slots = list(range(self.n_parallel))
-        for entrant in trials:
+        message = self.lanes.halve(error)
+        for entrant in self.lanes.waiting:
             self.ledger.restart(entrant)
-        self.reporter.message(
-            f"{n_lanes} lanes of batch size {self.study.batch_size} do not fit in the memory of {self.device}; "
-            f"their trials start again, {self.n_parallel} at a time"
-        )
-
-    def _free_memory(self) -> None:
-        """Give back what a stack held, lest the next one find its memory taken."""
-        if self._training is None:
-            gc.collect()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+        self.reporter.message(message)
 
     def _save_sometimes(self) -> None:
         """Unless saving takes more than its share of the time."""
@@ -403,8 +330,7 @@ class Search:
     def _save(self) -> None:
         """Bring tables and a snapshot to disk."""
         began = time.perf_counter()
-        if self._training is not None:
-            self._training.update_lanes()
+        self.lanes.update_lanes()
         self.save_tables(self)
         self.save_snapshot(self)
         self._saved = time.perf_counter()

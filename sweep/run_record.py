@@ -125,7 +125,7 @@ def run_summary(
         "ended": search.ended,
         "n_trials": {state.lower(): states[state] for state in ("COMPLETE", "PRUNED", "FAIL")},
         "n_repeats_dropped": search.proposals.n_dropped,
-        "occupied_share": search.occupied_share,
+        "occupied_share": search.lanes.occupied_share,
         "hypervolume": hypervolume(search.proposals.optuna_study),
         "n_val_images": len(search.val_data),
         "n_test_images": n_test_images,

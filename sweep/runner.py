@@ -176,7 +176,7 @@ def carry_out(
             f"the Optuna storage {where} failed: {error}. The tables so far are in {folder.path}; "
             f"once the storage is back, go on with sweep resume {folder.path}"
         ) from error
-    seconds.search, seconds.training = search.wall_seconds, search.training_seconds
+    seconds.search, seconds.training = search.wall_seconds, search.lanes.training_seconds
     reporter.message(f"the search ended because {search.ended}")
     winner = _winner_of(search, folder, loaded)
 
@@ -244,7 +244,7 @@ def _taken_up(search: Search) -> str:
     n_ended = sum(record.state != "RUNNING" for record in search.ledger.log.records)
     return (
         f"going on after {search.search_seconds:.0f} s of search: {n_ended} trials have ended, "
-        f"{len(search.running) + len(search.waiting)} are in training"
+        f"{len(search.lanes.entrants)} are in training"
     )
 
 

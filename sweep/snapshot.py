@@ -48,7 +48,7 @@ def capture(search: Search) -> Snapshot:
         dtype=torch.int32,
     ).view(-1, 4)
     tensors["curves/value"] = torch.tensor([row[-1] for row in log.curves], dtype=torch.float64)
-    for entrant in search.running:
+    for entrant in search.lanes.running:
         for replicate, lane in enumerate(entrant.lanes):
             tensors |= _prefixed(_lane_name(entrant.record.trial, replicate, "module"), lane.module.state_dict())
             tensors |= _prefixed(_lane_name(entrant.record.trial, replicate, "optimizer"), lane.optimizer_state)
@@ -58,21 +58,21 @@ def capture(search: Search) -> Snapshot:
     arrivals = search.rungs.arrivals if search.rungs else {}
     state = {
         "format": FORMAT,
-        "n_parallel": search.n_parallel,
-        "free_slots": search.free_slots,
-        "order": search.order,
+        "n_parallel": search.lanes.n_parallel,
+        "free_slots": search.lanes.free_slots,
+        "order": search.lanes.order,
         "ended": search.ended,
         "search_seconds": search.wall_seconds,
-        "training_seconds": search.training_seconds,
-        "lane_seconds": search.lane_seconds,
+        "training_seconds": search.lanes.training_seconds,
+        "lane_seconds": search.lanes.lane_seconds,
         "n_asked": search.proposals.n_asked,
         "exhausted": search.proposals.exhausted,
         "n_clones": search.proposals.n_clones,
         "requests": search.inbox.state(),
         "records": [asdict(record) for record in log.records],
         "metrics": metrics,
-        "running": [_entrant_state(entrant) for entrant in search.running],
-        "waiting": [_entrant_state(entrant) for entrant in search.waiting],
+        "running": [_entrant_state(entrant) for entrant in search.lanes.running],
+        "waiting": [_entrant_state(entrant) for entrant in search.lanes.waiting],
         "kept": {str(weights.trial): weights.rank for weights in search.kept},
         "arrivals": {str(rung): [asdict(a) for a in of_rung.values()] for rung, of_rung in arrivals.items()},
     }
@@ -112,13 +112,14 @@ def _restore(search: Search, state: Mapping[str, Any], tensors: Mapping[str, Ten
     if search.latency is not None:
         for proposal in proposals.values():
             search.latency.of(proposal)
-    for name in ("n_parallel", "free_slots", "order", "ended", "search_seconds", "training_seconds", "lane_seconds"):
-        setattr(search, name, state[name])
+    search.ended, search.search_seconds = state["ended"], state["search_seconds"]
+    for name in ("n_parallel", "free_slots", "order", "training_seconds", "lane_seconds"):
+        setattr(search.lanes, name, state[name])
     for values in state["running"]:
         entrant = _entrant(values, records, proposals)
         entrant.lanes = list(_lanes(search, entrant, values["epochs"], groups))
-        search.running.append(entrant)
-    search.waiting = [_entrant(values, records, proposals) for values in state["waiting"]]
+        search.lanes.running.append(entrant)
+    search.lanes.waiting = [_entrant(values, records, proposals) for values in state["waiting"]]
     for trial, rank in state["kept"].items():
         search.kept.add(LaneWeights(int(trial), rank, groups[f"kept/{trial}"]))
     search.baseline_answers = {int(epoch): answers for epoch, answers in groups["baseline"].items()}

@@ -198,7 +198,7 @@ def _sweep(task: _Task, *, halving: Halving | None) -> ArmRun:
     search.run()
     last = stopwatch.last
     n_complete, n_pruned = (last.n_complete, last.n_pruned) if last else (0, 0)
-    return ArmRun(stopwatch.best, n_complete, n_pruned, search.occupied_share)
+    return ArmRun(stopwatch.best, n_complete, n_pruned, search.lanes.occupied_share)
 
 
 def _sequential(task: _Task, *, prunes: bool) -> ArmRun:

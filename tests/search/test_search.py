@@ -15,7 +15,7 @@ from conftest import BASELINE, RecordingReporter, Search, optuna_study, suggest
 from optuna.trial import TrialState
 from safetensors.torch import load_file
 
-import sweep.driver
+import sweep.occupancy
 import sweep.planner
 from sweep import LaneConfig, Study, SweepError, UsageError
 from sweep.engine import EpochResult, Lane, Stack, Training
@@ -205,7 +205,7 @@ def fitting(monkeypatch: pytest.MonkeyPatch, n_lanes: int, error: Exception, n_e
                 raise type(error)(*error.args)  # a fresh one: a kept error would keep the stack that raised it
             return super().epoch(order, on_step)
 
-    monkeypatch.setattr(sweep.driver, "Training", Limited)
+    monkeypatch.setattr(sweep.occupancy, "Training", Limited)
     return tried
 
 
