@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from sweep.bench.accuracy_results import LAST, LORA, PROBE, AccuracyBenchmark, AccuracyRow, AccuracySizes
+from sweep.bench.accuracy_results import LAST, LORA, PROBE, STUDY, AccuracyBenchmark, AccuracyRow, AccuracySizes
 from sweep.bench.lora import CONFIGS, choose_lora, retrain_lora
 from sweep.bench.memory import PeakMemory
 from sweep.bench.rows import has_peft
@@ -182,7 +182,7 @@ def _row(task: Task, method: str, *, test_top1: float, n_test_images: int, **res
 
 
 def _study_of(task: Task, sizes: AccuracySizes) -> LoadedStudy:
-    loaded = load_study("mini_vtab")
+    loaded = load_study(STUDY)
     study = loaded.study.override(
         data=task.data,
         image_size=sizes.image_size,

@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+STUDY = "mini_vtab"
+"""By which LAST is tuned."""
+
 LAST, PROBE, LORA = "last", "linear_probe", "lora"
 
 

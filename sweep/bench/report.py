@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from sweep.bench.accuracy_results import LORA, PROBE, AccuracyBenchmark, AccuracyRow, AccuracySizes
+from sweep.bench.accuracy_results import LORA, PROBE, STUDY, AccuracyBenchmark, AccuracyRow, AccuracySizes
 from sweep.bench.measure import Benchmark, Spread, machine, versions
 from sweep.bench.scaling import Point
 from sweep.bench.search import SearchBenchmark, SearchSizes
@@ -17,6 +17,7 @@ from sweep.bench.workload import Sizes
 from sweep.errors import SweepError, UsageError
 from sweep.paths import write_atomically
 from sweep.plots import write_figure
+from sweep.study import load_study
 
 PLOT_COLOURS = ("#d62728", "#ff9896", "#1f77b4", "#7f7f7f")
 
@@ -151,13 +152,17 @@ def show_search(console: Console, benchmark: SearchBenchmark, sizes: SearchSizes
     )
 
 
+def _accuracy_common(sizes: AccuracySizes) -> dict[str, Any]:
+    return {"study": load_study(STUDY).study.declarations(), **_common(sizes)}
+
+
 def accuracy_json(benchmark: AccuracyBenchmark, sizes: AccuracySizes) -> dict[str, Any]:
     """Every row of the accuracy suite so far, and LAST against each other method; all keys stay."""
     against = {method: benchmark.against(method) for method in (PROBE, LORA)}
     return {
         **asdict(benchmark),
         "against": {method: asdict(comparison) for method, comparison in against.items() if comparison},
-        **_common(sizes),
+        **_accuracy_common(sizes),
     }
 
 
@@ -169,7 +174,7 @@ def measured_rows(path: Path, sizes: AccuracySizes) -> list[AccuracyRow]:
     """
     if not path.exists():
         return []
-    common = json.loads(json.dumps(_common(sizes)))
+    common = json.loads(json.dumps(_accuracy_common(sizes)))
     try:
         content = json.loads(path.read_text())
         rows = [AccuracyRow(**row) for row in content["rows"]]
@@ -178,7 +183,7 @@ def measured_rows(path: Path, sizes: AccuracySizes) -> list[AccuracyRow]:
         raise UsageError(f"{path} is no report of --suite accuracy; give --json another file") from error
     if not same:
         raise UsageError(
-            f"{path} was measured with other sizes, on another machine or with other versions; "
+            f"{path} was measured with other sizes or another study, on another machine or with other versions; "
             f"give --json another file, or what it was begun with, to go on"
         )
     return rows

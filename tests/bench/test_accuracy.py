@@ -182,7 +182,7 @@ def test_command_writes_as_it_goes_and_goes_on(named: object, tmp_path: Path, mo
     content = json.loads(path.read_text())
     assert content["rows"][:2] == before["rows"]
     assert [set(row) for row in content["rows"]] == [{field.name for field in fields(AccuracyRow)}] * 3
-    assert set(content) == {"rows", "missing", "against", "sizes", "machine", "versions"}
+    assert set(content) == {"rows", "missing", "against", "study", "sizes", "machine", "versions"}
     ours, _, lora = content["rows"]
     against = content["against"][LORA]
     assert against["points"] == pytest.approx(100 * (ours["test_top1"] - lora["test_top1"]))
@@ -191,6 +191,9 @@ def test_command_writes_as_it_goes_and_goes_on(named: object, tmp_path: Path, mo
     assert "last over linear_probe, 1 tasks" in went_on.output
     with_others = CliRunner().invoke(app, [*COMMAND[:-3], "--seeds", "1", "--json", str(path)])
     assert "measured with other sizes" in str(with_others.exception)
+    path.write_text(json.dumps({**content, "study": {**content["study"], "stages": [1, 2]}}))
+    with_another_study = CliRunner().invoke(app, [*COMMAND, str(path)])
+    assert "another study" in str(with_another_study.exception)
 
 
 @pytest.mark.parametrize("content", ["not JSON", "[]", '{"rows": [{"name": "sweep"}]}', "{}"])
