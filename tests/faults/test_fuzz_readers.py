@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from fuzzed_data import data_readers
+from fuzzed_labels import label_readers
 from fuzzed_runs import run_readers
+from fuzzed_search import search_readers
 from fuzzing import Reader, fuzz
 
 pytestmark = [
@@ -19,13 +21,16 @@ pytestmark = [
 
 READERS = (
     *("images", "lists", "csv", "parquet", "arrays", "saved", "folders"),
+    *("texts", "text_files", "labels", "label_arrays", "enqueued"),
     *("cache", "json", "tables", "weights", "journal"),
+    *("requests", "snapshots"),
 )
 
 
 @pytest.fixture(scope="module")
-def readers() -> dict[str, Reader]:
-    return {**data_readers(), **run_readers()}
+def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
+    searched = search_readers(tmp_path_factory.mktemp("searched"))
+    return {**data_readers(), **label_readers(), **run_readers(), **searched}
 
 
 @pytest.mark.parametrize("name", READERS)

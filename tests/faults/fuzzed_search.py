@@ -1,0 +1,137 @@
+"""The readers of what a search takes up that are fuzzed: requests made from another terminal, and snapshots."""
+
+import hashlib
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from fuzzed_labels import STUDY
+from fuzzing import Reader, damaged, wrong_entries
+from hypothesis import strategies as st
+from optuna.storages import InMemoryStorage
+from safetensors.torch import save
+
+from sweep.batches import StageData
+from sweep.budget import Budget
+from sweep.driver import Search
+from sweep.proposals import Proposals
+from sweep.reporter import Reporter, SearchProgress
+from sweep.requests import Inbox, Request
+from sweep.run_folder import RunFolder
+from sweep.runner import _save_tables, _taken_up
+from sweep.samplers import make_sampler
+from sweep.side_networks.spec import SideNetworkSpec
+from sweep.snapshot import Snapshot, capture, restore
+from sweep.snapshot_files import SnapshotFiles
+
+SPEC = SideNetworkSpec(
+    width=3, n_stages=2, n_classes=3, n_prefix_tokens=1, modules_per_block=1, pool="mean", max_rank=2
+)
+DATA = StageData(np.arange(6 * 2 * 3 * 3).reshape(6, 2, 3, 3).astype(np.float16) / 100, torch.arange(6) % 3, 3)
+
+
+class AfterAnEpoch(Reporter):
+    """Does something once, when the first epoch has ended."""
+
+    def __init__(self, do: Callable[[], object]):
+        self.do = do
+
+    def epoch_ended(self, progress: SearchProgress) -> None:
+        self.do()
+        self.do = lambda: None
+
+
+def new_search(
+    folder: Path, storage: InMemoryStorage, reporter: Reporter, on_save: Callable[[Search], object]
+) -> Search:
+    """A search of three trials on two lanes over six made-up images, which takes a few hundredths of a second."""
+    sampler = make_sampler("random", seed=0, grid=None, n_objectives=1)
+    study = optuna.create_study(
+        study_name="run", storage=storage, sampler=sampler, direction="maximize", load_if_exists=True
+    )
+    return Search(
+        Proposals(study, STUDY, sampler),
+        STUDY,
+        SPEC,
+        DATA,
+        DATA,
+        n_parallel=2,
+        device=torch.device("cpu"),
+        budget=Budget(),
+        reporter=reporter,
+        inbox=Inbox(RunFolder(folder)),
+        save_tables=partial(_save_tables, RunFolder(folder), SPEC),
+        save_snapshot=on_save,
+    )
+
+
+def read_request(folder: Path, content: bytes) -> None:
+    """A search in whose course somebody leaves a request; it goes on to its end, and its tables are written."""
+    path = RunFolder(folder).requests_path / "request.json"
+    path.unlink(missing_ok=True)
+
+    def ask() -> None:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+
+    snapshots = SnapshotFiles(folder / "snapshots", lambda line: None)
+    new_search(folder, InMemoryStorage(), AfterAnEpoch(ask), lambda search: snapshots.write(capture(search))).run()
+
+
+def a_snapshot(folder: Path) -> tuple[bytes, Snapshot]:
+    """What a storage holds after the first epochs of a search, pickled, and the search then."""
+    storage = InMemoryStorage()
+    taken: list[tuple[bytes, Snapshot]] = []
+    new_search(folder, storage, Reporter(), lambda search: taken.append((pickle.dumps(storage), capture(search)))).run()
+    return taken[1]
+
+
+def file_content(state: Any, tensors: dict[str, torch.Tensor]) -> bytes:
+    return save(tensors, {"state": json.dumps(state)})
+
+
+def read_snapshot(stored: bytes, folder: Path, content: bytes) -> None:
+    """A snapshot under the name that its content asks for, and a search that is to go on from it."""
+    shutil.rmtree(folder / "snapshots", ignore_errors=True)
+    (folder / "snapshots").mkdir()
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    (folder / "snapshots" / f"snapshot-000001-{digest}.safetensors").write_bytes(content)
+    search = new_search(folder, pickle.loads(stored), Reporter(), lambda search: None)
+    snapshot = SnapshotFiles(folder / "snapshots", lambda line: None).newest()
+    assert snapshot is not None
+    restore(search, snapshot)
+    assert _taken_up(search)
+
+
+def search_readers(folder: Path) -> dict[str, Reader]:
+    requests = [asdict(Request("stop", 1)), asdict(Request("clone", 1, {"lr": 0.02, "rank": 1, "loss": "focal"}))]
+    written = [json.dumps(request).encode() for request in requests]
+    stored, snapshot = a_snapshot(folder)
+    intact = file_content(snapshot.state, snapshot.tensors)
+    names = st.sampled_from(sorted(snapshot.tensors))
+    shapes = st.sampled_from([torch.zeros(0), torch.full((3, 4), 10**9), torch.ones((), dtype=torch.bool)])
+
+    def other_tensor(name: str, tensor: torch.Tensor) -> bytes:
+        return file_content(snapshot.state, {**snapshot.tensors, name: tensor})
+
+    states = wrong_entries(snapshot.state).map(lambda state: file_content(json.loads(state), snapshot.tensors))
+    return {
+        "requests": Reader(
+            damaged(written) | st.sampled_from(requests).flatmap(wrong_entries), read_request, 60, 3_000, written
+        ),
+        "snapshots": Reader(
+            damaged([intact]) | states | st.builds(other_tensor, names, shapes),
+            partial(read_snapshot, stored),
+            100,
+            10_000,
+            [intact],
+        ),
+    }
