@@ -4,11 +4,12 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from sweep.errors import SweepError, UsageError
-from sweep.run_folder import RunFolder, read_weights_and_metadata
+from sweep.run_folder import RESTORE, RunFolder, read_weights_and_metadata
 from sweep.side_networks.spec import SideNetworkSpec
 
 KEPT_TRIALS = 10
@@ -75,13 +76,13 @@ def weights_of(folder: RunFolder, trial: int, winner: int) -> tuple[SideNetworkS
     """
     if trial == winner:
         metadata, state = read_weights_and_metadata(folder.winner_path)
-        return _spec(folder.winner_path, metadata), LaneWeights(trial, int(metadata["rank"]), state)
-    kept: dict[str, int] = {}
+        return _checked(folder.winner_path, metadata, trial, metadata.get("rank"), state)
+    kept: dict[str, Any] = {}
     if folder.weights_path.is_file():
         metadata, state = read_weights_and_metadata(folder.weights_path, prefix=_key(trial, ""))
-        kept = json.loads(metadata.get("ranks", "{}"))
+        kept = _ranks(folder.weights_path, metadata)
         if str(trial) in kept:
-            return _spec(folder.weights_path, metadata), LaneWeights(trial, kept[str(trial)], state)
+            return _checked(folder.weights_path, metadata, trial, kept[str(trial)], state)
     others = sorted({winner, *map(int, kept)})
     raise UsageError(
         f"the weights of trial {trial} were not kept in {folder.path}; "
@@ -93,8 +94,27 @@ def _key(trial: int, name: str) -> str:
     return f"trial {trial}/{name}"
 
 
-def _spec(path: Path, metadata: dict[str, str]) -> SideNetworkSpec:
+def _ranks(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """Ranks by the number of a trial whose weights are in the file."""
     try:
-        return SideNetworkSpec.of_metadata(metadata)
+        ranks = json.loads(metadata.get("ranks", "{}"))
+        if isinstance(ranks, dict) and all(name.isdecimal() and len(name) < 19 for name in ranks):
+            return ranks
+        raise ValueError(f"its ranks are {str(ranks)[:40]}")
+    except (ValueError, RecursionError) as error:
+        raise SweepError(f"{path} is damaged: {error}{RESTORE}") from error
+
+
+def _checked(
+    path: Path, metadata: dict[str, str], trial: int, rank: Any, state: dict[str, Tensor]
+) -> tuple[SideNetworkSpec, LaneWeights]:
+    """What was read of a trial, once it is known to make a side-network."""
+    try:
+        spec = SideNetworkSpec.of_metadata(metadata)
+        weights = LaneWeights(trial, int(rank), state)
+        spec.trained(weights.rank, state)
     except KeyError as error:
         raise SweepError(f"{path} does not say its {error}: it was not written by this version of sweep") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise SweepError(f"{path} is damaged: {error}{RESTORE}") from error
+    return spec, weights

@@ -208,13 +208,16 @@ def read_json(path: Path, remedy: str = RESTORE) -> dict[str, Any]:
     return value
 
 
-def require_entries(path: Path, value: Mapping[str, Any], entries: Mapping[str, type | UnionType]) -> None:
+def require_entries(
+    path: Path, value: Mapping[str, Any], entries: Mapping[str, type | UnionType], remedy: str = RESTORE
+) -> None:
     """Check that what was read from `path` has what a program is going to take out of it.
 
     Args:
         path: For the message.
         value: A JSON object.
         entries: Type by dotted name, such as `{"winner.val.top1": float}`.
+        remedy: How a message ends.
 
     Raises:
         SweepError: An entry is missing or of another type.
@@ -225,7 +228,7 @@ def require_entries(path: Path, value: Mapping[str, Any], entries: Mapping[str, 
             found = found.get(part) if isinstance(found, dict) else None
         wrong = not isinstance(found, expected) or isinstance(found, bool)
         if wrong or (isinstance(found, int) and abs(found) > LARGEST_WHOLE):
-            raise SweepError(f"{path} is damaged: its entry {name} is {str(found)[:40]!r}{RESTORE}")
+            raise SweepError(f"{path} is damaged: its entry {name} is {str(found)[:40]!r}{remedy}")
 
 
 def read_table(path: Path, columns: Mapping[str, type]) -> pd.DataFrame:

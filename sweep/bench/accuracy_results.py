@@ -1,11 +1,16 @@
 """What the accuracy suite measures, and how its methods compare."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
+
+from sweep.run_folder import LARGEST_WHOLE
 
 STUDY = "mini_vtab"
 """By which LAST is tuned."""
+
+IN_JSON: Mapping[Any, Any] = {float: int | float, float | None: int | float | None, Mapping[str, Any]: dict}
+"""What JSON has of an entry of a row, where that is not the entry's own type."""
 
 LAST, PROBE, LORA = "last", "linear_probe", "lora"
 
@@ -68,6 +73,25 @@ class AccuracyRow:
     trainable_parameters: int
     tune_seconds: float
     peak_memory_bytes: int
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "AccuracyRow":
+        """From what JSON holds.
+
+        Raises:
+            TypeError: An entry is missing, or one too many, or of another type.
+            ValueError: A number is out of range.
+        """
+        row = cls(**values)
+        for field in fields(cls):
+            value, kind = getattr(row, field.name), IN_JSON.get(field.type, field.type)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise TypeError(f"{field.name} is {str(value)[:40]!r}")
+            if isinstance(value, int | float) and not 0 <= value < LARGEST_WHOLE:
+                raise ValueError(f"{field.name} is {str(value)[:40]}")
+        if row.method not in (LAST, PROBE, LORA) or row.tune_seconds == 0:
+            raise ValueError(f"method {row.method[:40]!r} took {row.tune_seconds} s")
+        return row
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from sweep.bench.accuracy_results import LORA, PROBE, STUDY, AccuracyBenchmark, AccuracyRow, AccuracySizes
 from sweep.bench.measure import Benchmark, Spread, machine, versions
@@ -176,11 +177,11 @@ def measured_rows(path: Path, sizes: AccuracySizes) -> list[AccuracyRow]:
         return []
     common = json.loads(json.dumps(_accuracy_common(sizes)))
     try:
-        content = json.loads(path.read_text())
-        rows = [AccuracyRow(**row) for row in content["rows"]]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        rows = [AccuracyRow.of(row) for row in content["rows"]]
         same = all(content[name] == value for name, value in common.items())
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is no report of --suite accuracy; give --json another file") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(f"{path} is no report of --suite accuracy: {error}; give --json another file") from error
     if not same:
         raise UsageError(
             f"{path} was measured with other sizes or another study, on another machine or with other versions; "
@@ -204,8 +205,8 @@ def show_accuracy(console: Console, benchmark: AccuracyBenchmark, sizes: Accurac
     for row in sorted(benchmark.rows, key=lambda row: tasks.index(row.task)):
         spread = "" if row.test_top1_std is None else f" ({100 * row.test_top1_std:.1f})"
         table.add_row(
-            row.group,
-            row.task,
+            Text(row.group),
+            Text(row.task),
             row.method,
             str(row.n_configurations),
             f"{100 * row.val_top1:.1f}",
@@ -223,6 +224,7 @@ def show_accuracy(console: Console, benchmark: AccuracyBenchmark, sizes: Accurac
                 f"({groups}); "
                 f"{method} took {comparison.tune_seconds_ratio:.2g} times as long to tune",
                 highlight=False,
+                markup=False,
             )
 
 

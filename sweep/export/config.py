@@ -3,13 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import UnionType
 from typing import Any
+
+from PIL import Image
 
 from backbones import recorded_stages
 from backbones.protocol import Transform
 from backbones.text_transform import TextInput
 from sweep.errors import SweepError, UsageError
-from sweep.run_folder import read_json
+from sweep.run_folder import read_json, require_entries
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.targets import OF_CLASSES, Target, recorded_target
 
@@ -23,6 +26,15 @@ BACKBONE_FILE = "backbone.safetensors"
 BACKBONE_CONFIG_FILE, TOKENIZER_FILE = "backbone.json", "tokenizer.json"
 """Beside the weights of a text backbone."""
 
+ENTRIES: dict[str, type | UnionType] = {
+    **dict.fromkeys(("backbone.name", "backbone.fingerprint"), str),
+    **dict.fromkeys(("format_version", "backbone.group_size", "side_network.n_classes"), int),
+    **dict.fromkeys(("members", "class_names"), list),
+    **dict.fromkeys(("transform", "side_network", "training"), dict),
+}
+INTERPOLATIONS = tuple(name.lower() for name in Image.Resampling.__members__)
+AGAIN = "; export the model again"
+
 TORCH_EXPORT_FILE = "model.pt2"
 ONNX_FILE = "model.onnx"
 
@@ -33,10 +45,17 @@ def recorded_transform(value: Mapping[str, Any]) -> Transform | TextInput:
     Raises:
         KeyError: An entry is missing.
         TypeError: One is too many, or of another type.
+        ValueError: One is out of range.
     """
     if "max_tokens" in value:
         return TextInput(**value)
-    return Transform(**{**value, "mean": tuple(value["mean"]), "std": tuple(value["std"])})
+    transform = Transform(**{**value, "mean": tuple(value["mean"]), "std": tuple(value["std"])})
+    for name, numbers in (("mean", transform.mean), ("std", transform.std)):
+        if len(numbers) != 3 or not all(isinstance(number, int | float) and abs(number) < 1e6 for number in numbers):
+            raise ValueError(f"{name} is {str(numbers)[:40]}, and there are three colours")
+    if transform.interpolation not in INTERPOLATIONS:
+        raise ValueError(f"interpolation is {str(transform.interpolation)[:40]!r}, not one of {INTERPOLATIONS}")
+    return transform
 
 
 @dataclass(frozen=True)
@@ -110,12 +129,16 @@ class ModelConfig:
         value = read_json(path) if path.is_file() else {}
         if value.get("format") != FORMAT:
             raise UsageError(f"{folder} holds no exported model; make one: sweep export RUN --to {folder}")
+        require_entries(path, value, ENTRIES, AGAIN)
         if value["format_version"] != FORMAT_VERSION:
             raise UsageError(
                 f"{path} has format version {value['format_version']}, and this sweep reads {FORMAT_VERSION}; "
                 f"load it with a newer sweep"
             )
+        names = value["class_names"]
         try:
+            if not all(isinstance(name, str) for name in names) or len(names) != value["side_network"]["n_classes"]:
+                raise ValueError(f"class_names are {str(names)[:40]}")
             return cls(
                 backbone=BackboneReference(
                     **{**value["backbone"], "stages": recorded_stages(value["backbone"].get("stages"))}
@@ -123,9 +146,9 @@ class ModelConfig:
                 transform=recorded_transform(value["transform"]),
                 side_network=SideNetworkSpec(**value["side_network"]),
                 members=tuple(Member(**member) for member in value["members"]),
-                class_names=tuple(value["class_names"]),
+                class_names=tuple(names),
                 training=value["training"],
-                target=recorded_target(value.get("target", {}), len(value["class_names"])),
+                target=recorded_target(value.get("target", {}), len(names)),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise SweepError(f"{path} is damaged: {error}; export the model again") from error
+            raise SweepError(f"{path} is damaged: {error}{AGAIN}") from error

@@ -39,6 +39,13 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> "Ad
     folder = Path(folder)
     config = ModelConfig.read(folder)
     backbone = _backbone(folder, config)
+    spec = config.side_network
+    beside = (len(backbone.widths), backbone.n_prefix_tokens)
+    if (spec.n_stages, spec.n_prefix_tokens) != beside or spec.stage_widths != tuple(backbone.widths):
+        raise SweepError(
+            f"{folder / CONFIG_FILE} is damaged: its side_network does not fit beside {backbone.name}; "
+            f"export the model again"
+        )
     path = folder / WEIGHTS_FILE
     weights = read_weights(path)
     states: list[dict[str, torch.Tensor]] = [{} for _ in config.members]
@@ -47,7 +54,7 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> "Ad
             _, number, own_name = name.split(".", maxsplit=2)
             states[int(number)][own_name] = tensor
         return assemble(backbone, config, states).to(device)
-    except (RuntimeError, ValueError, IndexError) as error:
+    except (ValueError, IndexError) as error:
         raise SweepError(f"{path} does not fit the {CONFIG_FILE} beside it; export the model again") from error
 
 

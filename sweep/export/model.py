@@ -70,11 +70,8 @@ def assemble(backbone: FrozenBackbone, config: ModelConfig, states: Sequence[Map
         states: One `state_dict` a member.
 
     Raises:
-        RuntimeError: A state does not fit its member.
+        ValueError: A state does not fit its member.
     """
-    side_networks = []
-    for member, state in zip(config.members, states, strict=True):
-        side_network = config.side_network.plain(member.rank)
-        side_network.load_state_dict(state)
-        side_networks.append(side_network)
+    members = zip(config.members, states, strict=True)
+    side_networks = [config.side_network.trained(member.rank, state) for member, state in members]
     return AdaptedModel(backbone, side_networks, config.class_names, config.target).eval()

@@ -6,6 +6,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sweep.precision import Precision, product_dtype
 from sweep.side_networks.cost import Form, cheaper_form, pyramid_work_per_token, work_per_token
@@ -48,6 +49,9 @@ class SideNetworkSpec:
     causal: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("width", "n_stages", "n_classes", "n_prefix_tokens", "modules_per_block", "max_rank"):
+            if not isinstance(getattr(self, name), int):
+                raise TypeError(f"{name} must be a whole number, not {getattr(self, name)!r}")
         if not all(isinstance(width, int) and width > 0 for width in self.widths):
             raise TypeError(f"widths must be positive whole numbers, not {self.widths!r}")
         object.__setattr__(self, "widths", tuple(self.widths))  # a list, as JSON has it
@@ -58,6 +62,8 @@ class SideNetworkSpec:
 
         Raises:
             KeyError: An entry is missing.
+            TypeError: One is no whole number, and should be.
+            ValueError: Likewise.
         """
         values: dict[str, Any] = {
             f.name: metadata[f.name] if f.default is MISSING else metadata.get(f.name, str(f.default))
@@ -109,6 +115,23 @@ class SideNetworkSpec:
     def plain(self, rank: int) -> SideNetwork:
         """An unpadded LAST in its direct form, to load a trained lane's weights into."""
         return self._direct(rank, rank)
+
+    def trained(self, rank: int, state: Mapping[str, Tensor]) -> SideNetwork:
+        """An unpadded LAST in its direct form with weights that were read from a file.
+
+        Raises:
+            ValueError: They are not those of such a LAST.
+        """
+        try:
+            with torch.device("meta"):  # a file may name any size: memory is taken only for weights that are there
+                expected = self.plain(rank).state_dict() if self.n_modules <= len(state) else {}
+            if {name: x.shape for name, x in state.items()} != {name: x.shape for name, x in expected.items()}:
+                raise ValueError(f"the weights are not those of a LAST of rank {rank} and {self.n_modules} modules")
+            module = self.plain(rank)
+            module.load_state_dict(state)
+        except (RuntimeError, TypeError, OverflowError) as error:
+            raise ValueError(f"there is no LAST of rank {rank!r} with these weights: {error}") from error
+        return module
 
     def _direct(self, rank: int, padded_rank: int) -> SideNetwork:
         options = self._options(padded_rank)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from fuzzed_data import data_readers
 from fuzzed_labels import label_readers
+from fuzzed_models import model_readers
+from fuzzed_records import record_readers
 from fuzzed_runs import run_readers
 from fuzzed_search import search_readers
 from fuzzing import Reader, fuzz
@@ -24,13 +26,22 @@ READERS = (
     *("texts", "text_files", "labels", "label_arrays", "enqueued"),
     *("cache", "json", "tables", "weights", "journal"),
     *("requests", "snapshots"),
+    *("suites", "retrained", "accuracy", "recorded", "resumed", "watched"),
+    *("kept", "exported", "tokenizers"),
 )
 
 
 @pytest.fixture(scope="module")
 def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
     searched = search_readers(tmp_path_factory.mktemp("searched"))
-    return {**data_readers(), **label_readers(), **run_readers(), **searched}
+    return {
+        **data_readers(),
+        **label_readers(),
+        **run_readers(),
+        **searched,
+        **record_readers(),
+        **model_readers(),
+    }
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -1,0 +1,193 @@
+"""The readers of records that are fuzzed: of suites, of tests, of the accuracy suite, of runs to be taken up again."""
+
+import contextlib
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from fuzzed_labels import STUDY
+from fuzzed_runs import CURVES, TRIALS, journal
+from fuzzing import Reader, damaged, parquet, wrong_entries
+from hypothesis import strategies as st
+from rich.console import Console
+
+from sweep import LaneConfig
+from sweep.bench.accuracy_results import AccuracyBenchmark, AccuracyRow, AccuracySizes
+from sweep.bench.report import accuracy_json, measured_rows, show_accuracy
+from sweep.cli.results import Format, results
+from sweep.cli.watch import view
+from sweep.reporter import Reporter
+from sweep.results import load_results
+from sweep.resume import resume_run
+from sweep.retrain import RECORD as RETRAINED
+from sweep.retrain import Retrained, read_retrained
+from sweep.run_folder import RunFolder
+from sweep.study import LoadedStudy
+from sweep.suite_results import RECORD, TABLE
+from sweep.task_kinds import CLASSES
+from sweep.verify.record import recorded_trial
+from sweep.watch import Watcher
+
+Files = dict[str, bytes]
+
+
+def one_damaged(
+    files: Files, objects: dict[str, dict[str, Any]], *more: st.SearchStrategy[Any]
+) -> st.SearchStrategy[Any]:
+    """The name of a file, and what stands in it instead; `objects` are what the JSON files hold."""
+
+    def damage(name: str) -> st.SearchStrategy[Any]:
+        contents = damaged([files[name]])
+        if name in objects:
+            contents = contents | wrong_entries(objects[name])
+        return st.tuples(st.just(name), contents, *more)
+
+    return st.sampled_from(sorted(files)).flatmap(damage)
+
+
+def as_json(objects: dict[str, dict[str, Any]]) -> Files:
+    return {name: json.dumps(value).encode() for name, value in objects.items()}
+
+
+def written(folder: Path, files: Files) -> Path:
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+SUITE = {"suite": "VTAB-1K", "missing": {"dtd": "not in vtab"}, "means": {}, "declarations": {}}
+TASK_ROWS = pd.DataFrame(
+    {
+        "task": ["svhn", "eurosat"],
+        "group": ["natural", "specialised"],
+        **dict.fromkeys(("winner_trial", "winner_parameters", "n_train", "n_test"), 3),
+        **dict.fromkeys(("winner_test_top1_std", "seconds", "winner_val_top1", "winner_test_top1"), 0.5),
+        **dict.fromkeys(("linear_probe_val_top1", "linear_probe_test_top1"), 0.25),
+    }
+)
+SUITE_FILES = {**as_json({RECORD: SUITE}), TABLE: parquet(TASK_ROWS)}
+
+
+def read_suite(folder: Path, damage: tuple[str, bytes, Format]) -> None:
+    """`sweep results` on the folder of a suite."""
+    name, content, format = damage
+    with contextlib.redirect_stdout(io.StringIO()):
+        results(written(folder, {**SUITE_FILES, name: content}), format)
+
+
+OF_TEST = {"top1": 0.5, "nll": 1.0}
+RETRAINED_RECORD = asdict(Retrained(OF_TEST, 0.25, OF_TEST, 80, 20, 1.5))
+
+
+def read_retrained_record(folder: Path, content: bytes) -> None:
+    retrained = read_retrained(RunFolder(written(folder, {RETRAINED: content})))
+    assert retrained is not None
+    assert retrained.winner["top1"] + retrained.linear_probe["top1"] + retrained.wall_seconds is not None
+
+
+ACCURACY_SIZES = AccuracySizes()
+ROWS = [
+    AccuracyRow("svhn", "natural", method, 16, {"lr": 0.01}, 0.5, 3, 0.5, std, 0.01, 1000, 1234, 1.5, 2**30)
+    for method, std in (("last", 0.01), ("linear_probe", None))
+]
+
+
+def wrong_rows(report: dict[str, Any]) -> st.SearchStrategy[bytes]:
+    """The report with one row in which a few entries are of another type or value, or gone."""
+    return wrong_entries(report["rows"][0]).map(
+        lambda row: json.dumps({**report, "rows": [json.loads(row), *report["rows"][1:]]}).encode()
+    )
+
+
+def read_accuracy(folder: Path, content: bytes) -> None:
+    """What an interrupted accuracy suite left, which is gone on with and shown."""
+    path = folder / "accuracy.json"
+    path.write_bytes(content)
+    benchmark = AccuracyBenchmark(measured_rows(path, ACCURACY_SIZES), {})
+    accuracy_json(benchmark, ACCURACY_SIZES)
+    show_accuracy(Console(file=io.StringIO()), benchmark, ACCURACY_SIZES)
+
+
+SPLIT = {"images": 20, "fingerprint": "f"}
+CONFIG: dict[str, Any] = {
+    **STUDY.on(CLASSES).declarations(),
+    **{"study": "small", "study_file": "small.py", "study_sha256": None, "storage": None, "device": "cpu"},
+    **{"backbone_fingerprint": "f", "transform": {"image_size": 32}, "classes": ["a", "b"], "versions": {}},
+    **{"on_bad_image": "error", "n_parallel": 2, "splits": {"train": SPLIT, "val": SPLIT, "test": SPLIT}},
+    **{"budget": {"wall_seconds": None, "target": None}, "enqueued": [{"lr": 0.1}], "augment_fingerprint": None},
+}
+
+
+def trials() -> pd.DataFrame:
+    """As of a run whose trials have all their columns."""
+    table = pd.read_parquet(io.BytesIO(TRIALS))
+    return table.assign(lane_config=json.dumps(asdict(LaneConfig(lr=0.01, rank=1))))
+
+
+RUN_FILES = {**as_json({"config.json": CONFIG}), "trials.parquet": parquet(trials()), "curves.parquet": CURVES}
+
+
+def read_recorded(folder: Path, damage: tuple[str, bytes]) -> None:
+    """What `sweep verify` trains again."""
+    name, content = damage
+    run = RunFolder(written(folder, {**RUN_FILES, name: content}))
+    recorded = recorded_trial(load_results(folder), run, 1)
+    assert len(recorded.orders) == recorded.epochs > 0
+    assert len(recorded.seeds) > 0
+
+
+class NoFurther(Exception):  # noqa: N818 - it is none
+    """What is fuzzed has been read."""
+
+
+def read_resumed(folder: Path, content: bytes) -> None:
+    """What `sweep resume` reads before it looks for images and backbone."""
+
+    def prepared(*_: object, **__: object) -> None:
+        raise NoFurther
+
+    written(folder, {"config.json": content})
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(NoFurther):
+        patch.setattr("sweep.resume.prepare", prepared)
+        study = LoadedStudy("small", Path("small.py"), STUDY)
+        resume_run(folder, study, storage_url=None, cache_dir=folder, reporter=Reporter())
+
+
+def read_watched(folder: Path, damage: tuple[str, bytes]) -> None:
+    """`sweep watch`, at one moment of a run."""
+    name, content = damage
+    written(folder, {**WATCHED, name: content})
+    console = Console(file=io.StringIO())
+    console.print(view(Watcher(RunFolder(folder), None).look(), console))
+
+
+WATCHED = {**as_json({"config.json": CONFIG}), "optuna.journal": journal()}
+
+
+def record_readers() -> dict[str, Reader]:
+    accuracy = accuracy_json(AccuracyBenchmark(ROWS, {}), ACCURACY_SIZES)
+    retrained, config, measured = (json.dumps(value).encode() for value in (RETRAINED_RECORD, CONFIG, accuracy))
+    return {
+        "suites": Reader(
+            one_damaged(SUITE_FILES, {RECORD: SUITE}, st.sampled_from(list(Format))),
+            read_suite,
+            60,
+            4_000,
+            [(TABLE, SUITE_FILES[TABLE], format) for format in Format],
+        ),
+        "retrained": Reader(
+            damaged([retrained]) | wrong_entries(RETRAINED_RECORD), read_retrained_record, 100, 5_000, [retrained]
+        ),
+        "accuracy": Reader(damaged([measured]) | wrong_rows(accuracy), read_accuracy, 100, 5_000, [measured]),
+        "recorded": Reader(
+            one_damaged(RUN_FILES, {"config.json": CONFIG}), read_recorded, 100, 5_000, list(RUN_FILES.items())
+        ),
+        "resumed": Reader(damaged([config]) | wrong_entries(CONFIG), read_resumed, 100, 5_000, [config]),
+        "watched": Reader(
+            one_damaged(WATCHED, {"config.json": CONFIG}), read_watched, 100, 5_000, list(WATCHED.items())
+        ),
+    }
