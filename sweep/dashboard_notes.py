@@ -12,17 +12,20 @@ from optuna.storages import BaseStorage
 from optuna_dashboard import get_note, save_note
 from optuna_dashboard.artifact import get_artifact_path
 
+from sweep.cli.show import METHODS, NUMBER, SUMMARY_ENTRIES
 from sweep.errors import SweepError
 from sweep.export.card import command_line, markdown_text, metric_head, metric_row
 from sweep.export.selection import hyperparameters_of
 from sweep.results import Results
-from sweep.run_folder import RunFolder
+from sweep.run_folder import RESTORE, RunFolder, require_entries
 
 ARTIFACTS = "artifacts"
 """Where in the run folder Optuna's artifact store is."""
 
 HARMLESS = ("application/json", "application/octet-stream", "image/jpeg", "image/png", "text/csv", "text/plain")
 """Types of artifacts that a browser shows or saves, and never runs."""
+
+CONFIG_ENTRIES = {**dict.fromkeys(("study", "data", "backbone"), str), "command": list}
 
 TOP = 5
 """Trials that the note lists."""
@@ -64,6 +67,24 @@ def _type_of(described: object) -> str | None:
     return str(meta.get("mimetype")) if isinstance(meta, dict) else None
 
 
+def check_noted(results: Results, folder: RunFolder) -> None:
+    """Refuse a record that `study_note` cannot be made of.
+
+    Raises:
+        SweepError: An entry is missing or of another type.
+    """
+    metrics = {
+        f"{whose}.{split}.{metric}": NUMBER
+        for whose in METHODS
+        for split in ("val", "test")
+        for metric in results.kind.shown
+    }
+    require_entries(folder.summary_path, results.summary, SUMMARY_ENTRIES | metrics)
+    require_entries(folder.config_path, results.config, CONFIG_ENTRIES)
+    if not all(isinstance(argument, str) for argument in results.config["command"]):
+        raise SweepError(f"{folder.config_path} is damaged: its command holds more than text{RESTORE}")
+
+
 def annotate(study: optuna.Study, results: Results, folder: RunFolder, store: FileSystemArtifactStore) -> None:
     """Give the study of a run that ended its note and artifacts: once, so that a user's edits stay.
 
@@ -72,9 +93,13 @@ def annotate(study: optuna.Study, results: Results, folder: RunFolder, store: Fi
         results: The run's tables.
         folder: The run's folder.
         store: Where artifacts go.
+
+    Raises:
+        SweepError: The run's record is damaged.
     """
     if get_note(study):
         return
+    check_noted(results, folder)
     with tempfile.TemporaryDirectory() as name:
         links = {}
         for path in _files(results, folder, Path(name)):

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import UnionType
 from typing import Any, Protocol
 
 import pandas as pd
@@ -22,6 +23,12 @@ from sweep.retrain import Retrained, read_retrained, retrain
 from sweep.run_folder import RunFolder, read_json, require_entries
 from sweep.study import LoadedStudy
 from sweep.suite_results import COLUMNS, METHODS, RECORD, TABLE, SuiteResults, is_suite
+
+IN_A_ROW: dict[str, type | UnionType] = {
+    **dict.fromkeys(("winner.trial", "winner.trainable_parameters"), int),
+    **dict.fromkeys(("winner.val.top1", "linear_probe.val.top1", "wall_seconds.total"), int | float),
+}
+"""What a row takes out of a run's summary."""
 
 
 class SearchTask(Protocol):
@@ -73,7 +80,9 @@ def run_suite(
         if retrained is None:
             reporter.message("training the winner and the probe again, on train and val")
             retrained = retrain(folder, _prepared(study, folder, cache_dir), cache_dir)
-        rows.append(_row(task, read_json(folder.summary_path), retrained))
+        summary = read_json(folder.summary_path)
+        require_entries(folder.summary_path, summary, IN_A_ROW)
+        rows.append(_row(task, summary, retrained))
         results = SuiteResults(pd.DataFrame(rows), suite.name, suite.missing)
         _write(results, loaded, out)
     return results

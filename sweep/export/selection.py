@@ -9,7 +9,7 @@ import pandas as pd
 from sweep.errors import SweepError, UsageError
 from sweep.lane_weights import KEPT_TRIALS, LaneWeights, weights_of
 from sweep.results import PARAMETER_PREFIX, Results, parameter_columns
-from sweep.run_folder import RunFolder
+from sweep.run_folder import RunFolder, require_entries
 from sweep.side_networks.spec import SideNetworkSpec
 
 
@@ -32,9 +32,10 @@ def winner_of(results: Results, folder: RunFolder) -> int:
     """The number of the trial that the run's ranking puts first.
 
     Raises:
-        SweepError: No trial is complete.
+        SweepError: No trial is complete, or the summary is damaged.
     """
     if results.summary:
+        require_entries(folder.summary_path, results.summary, {"winner.trial": int})
         return int(results.summary["winner"]["trial"])
     complete = results.trials[results.trials["state"] == "COMPLETE"]
     if complete.empty:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from fuzzed_labels import STUDY
-from fuzzed_runs import CURVES, TRIALS, journal
+from fuzzed_runs import CURVES, SUMMARY, TRIALS, journal
 from fuzzing import Reader, damaged, parquet, wrong_entries
 from hypothesis import strategies as st
 from rich.console import Console
@@ -20,6 +20,9 @@ from sweep.bench.accuracy_results import AccuracyBenchmark, AccuracyRow, Accurac
 from sweep.bench.report import accuracy_json, measured_rows, show_accuracy
 from sweep.cli.results import Format, results
 from sweep.cli.watch import view
+from sweep.dashboard_notes import check_noted, study_note
+from sweep.export.selection import winner_of
+from sweep.objectives import METRICS as VAL_METRICS
 from sweep.reporter import Reporter
 from sweep.results import load_results
 from sweep.resume import resume_run
@@ -112,10 +115,19 @@ def read_accuracy(folder: Path, content: bytes) -> None:
     show_accuracy(Console(file=io.StringIO()), benchmark, ACCURACY_SIZES)
 
 
+MEASURED = {split: dict.fromkeys(VAL_METRICS, 0.5) for split in ("val", "test")}
+ENDED = {**SUMMARY, **{whose: {**SUMMARY[whose], **MEASURED} for whose in ("winner", "linear_probe")}}
 SPLIT = {"images": 20, "fingerprint": "f"}
 CONFIG: dict[str, Any] = {
     **STUDY.on(CLASSES).declarations(),
-    **{"study": "small", "study_file": "small.py", "study_sha256": None, "storage": None, "device": "cpu"},
+    **{
+        "command": ["sweep", "run", "small"],
+        "study": "small",
+        "study_file": "small.py",
+        "study_sha256": None,
+        "storage": None,
+        "device": "cpu",
+    },
     **{"backbone_fingerprint": "f", "transform": {"image_size": 32}, "classes": ["a", "b"], "versions": {}},
     **{"on_bad_image": "error", "n_parallel": 2, "splits": {"train": SPLIT, "val": SPLIT, "test": SPLIT}},
     **{"budget": {"wall_seconds": None, "target": None}, "enqueued": [{"lr": 0.1}], "augment_fingerprint": None},
@@ -128,20 +140,35 @@ def trials() -> pd.DataFrame:
     return table.assign(lane_config=json.dumps(asdict(LaneConfig(lr=0.01, rank=1))))
 
 
-RUN_FILES = {**as_json({"config.json": CONFIG}), "trials.parquet": parquet(trials()), "curves.parquet": CURVES}
+RUN_FILES = {
+    **as_json({"config.json": CONFIG, "summary.json": ENDED}),
+    "trials.parquet": parquet(trials()),
+    "curves.parquet": CURVES,
+}
 
 
 def read_recorded(folder: Path, damage: tuple[str, bytes]) -> None:
     """What `sweep verify` trains again."""
     name, content = damage
     run = RunFolder(written(folder, {**RUN_FILES, name: content}))
-    recorded = recorded_trial(load_results(folder), run, 1)
+    results = load_results(folder)
+    winner_of(results, run)
+    recorded = recorded_trial(results, run, 1)
     assert len(recorded.orders) == recorded.epochs > 0
     assert len(recorded.seeds) > 0
 
 
 class NoFurther(Exception):  # noqa: N818 - it is none
     """What is fuzzed has been read."""
+
+
+def read_noted(folder: Path, damage: tuple[str, bytes]) -> None:
+    """What the dashboard says of a run that has ended."""
+    name, content = damage
+    run = RunFolder(written(folder, {**RUN_FILES, name: content}))
+    results = load_results(folder)
+    check_noted(results, run)
+    assert study_note(results, {"config.json": "config"})
 
 
 def read_resumed(folder: Path, content: bytes) -> None:
@@ -184,7 +211,18 @@ def record_readers() -> dict[str, Reader]:
         ),
         "accuracy": Reader(damaged([measured]) | wrong_rows(accuracy), read_accuracy, 100, 5_000, [measured]),
         "recorded": Reader(
-            one_damaged(RUN_FILES, {"config.json": CONFIG}), read_recorded, 100, 5_000, list(RUN_FILES.items())
+            one_damaged(RUN_FILES, {"config.json": CONFIG, "summary.json": ENDED}),
+            read_recorded,
+            100,
+            5_000,
+            list(RUN_FILES.items()),
+        ),
+        "noted": Reader(
+            one_damaged(RUN_FILES, {"config.json": CONFIG, "summary.json": ENDED}),
+            read_noted,
+            100,
+            5_000,
+            list(RUN_FILES.items()),
         ),
         "resumed": Reader(damaged([config]) | wrong_entries(CONFIG), read_resumed, 100, 5_000, [config]),
         "watched": Reader(

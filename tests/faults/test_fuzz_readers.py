@@ -26,7 +26,7 @@ READERS = (
     *("texts", "text_files", "labels", "label_arrays", "enqueued"),
     *("cache", "json", "tables", "weights", "journal"),
     *("requests", "snapshots"),
-    *("suites", "retrained", "accuracy", "recorded", "resumed", "watched"),
+    *("suites", "retrained", "accuracy", "recorded", "noted", "resumed", "watched"),
     *("kept", "exported", "tokenizers"),
 )
 
