@@ -76,10 +76,15 @@ class TextTransform(TextInput):
         """Return `text` as int64 of shape (max_tokens,), `BEYOND` after its last token; safe in several threads.
 
         Raises:
-            SweepError: The text has no token.
+            SweepError: The text has no token, or the tokenizer fails on it.
         """
         tokenizer: Tokenizer = self._tokenizer  # type: ignore[attr-defined]
-        ids = tokenizer.encode(text).ids
+        try:
+            ids = tokenizer.encode(text).ids
+        except Exception as error:  # what the package raises is a plain Exception
+            raise SweepError(
+                f"the tokenizer fails on the text {text[:LONGEST_SHOWN]!r}: {error}; save the tokenizer again"
+            ) from error
         if not ids:
             raise SweepError(f"the text {text[:LONGEST_SHOWN]!r} has no token; leave it out")
         row = np.full(self.max_tokens, BEYOND, dtype=np.int64)

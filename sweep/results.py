@@ -1,5 +1,6 @@
 """The answer of a run as pandas tables."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,13 +67,7 @@ def load_results(run: str | Path) -> Results:
     """
     folder = RunFolder.open(Path(run))
     config = read_json(folder.config_path)
-    objectives = config.get("objectives")
-    if (
-        not isinstance(objectives, dict)
-        or not objectives
-        or not all(direction in ("maximize", "minimize") for direction in objectives.values())
-    ):
-        raise SweepError(f"{folder.config_path} is damaged: its objectives are {objectives!r}{RESTORE}")
+    objectives = recorded_objectives(folder, config)
     columns = trial_columns(recorded_kind(config)) | dict.fromkeys(objectives, float)
     if len(objectives) > 1:
         columns["front"] = float
@@ -82,6 +77,26 @@ def load_results(run: str | Path) -> Results:
         summary=read_json(folder.summary_path) if folder.summary_path.is_file() else {},
         config=config,
     )
+
+
+def recorded_objectives(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, Direction]:
+    """The objectives of a run, each with the direction that is better.
+
+    Args:
+        folder: The run's, for messages.
+        config: Its record.
+
+    Raises:
+        SweepError: The record does not have them.
+    """
+    objectives = config.get("objectives")
+    if (
+        not isinstance(objectives, dict)
+        or not objectives
+        or not all(direction in ("maximize", "minimize") for direction in objectives.values())
+    ):
+        raise SweepError(f"{folder.config_path} is damaged: its objectives are {str(objectives)[:40]}{RESTORE}")
+    return objectives
 
 
 def trial_columns(kind: TaskKind) -> dict[str, type]:

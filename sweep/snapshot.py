@@ -7,6 +7,7 @@ as the one that was captured: lanes with their weights, optimizer state and age;
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from types import UnionType
 from typing import Any
 
 import torch
@@ -20,9 +21,17 @@ from sweep.ledger import Entrant
 from sweep.paired import Difference
 from sweep.proposals import Proposal
 from sweep.pruning import Arrival
+from sweep.run_folder import LARGEST_WHOLE
 from sweep.trial_log import TrialRecord
 
 FORMAT = 3
+ENTRIES: Mapping[str, type | UnionType] = {
+    **dict.fromkeys(("n_parallel", "order", "n_asked", "n_clones"), int),
+    **dict.fromkeys(("search_seconds", "training_seconds", "lane_seconds"), int | float),
+    **dict.fromkeys(("free_slots", "records", "metrics", "running", "waiting"), list),
+    **dict.fromkeys(("requests", "kept", "arrivals"), dict),
+    **{"ended": str, "exhausted": bool},
+}
 
 
 @dataclass(frozen=True)
@@ -93,11 +102,15 @@ def restore(search: Search, snapshot: Snapshot) -> None:
         )
     try:
         _restore(search, snapshot.state, snapshot.tensors)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
         raise SweepError(f"the snapshot does not fit the study: {type(error).__name__}: {error}") from error
 
 
 def _restore(search: Search, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    for name, expected in ENTRIES.items():
+        value = state[name]
+        if not isinstance(value, expected) or (isinstance(value, int | float) and not 0 <= value < LARGEST_WHOLE):
+            raise ValueError(f"its entry {name} is {str(value)[:40]!r}")
     log, groups = search.ledger.log, _grouped(tensors)
     log.records = [_record(values) for values in state["records"]]
     records = {record.trial: record for record in log.records}

@@ -146,7 +146,7 @@ class Study:
 
     def _check_tasks(self) -> None:
         known = ", ".join(TASK_KINDS)
-        if self.task is not None and self.task not in TASK_KINDS:
+        if self.task is not None and (not isinstance(self.task, str) or self.task not in TASK_KINDS):
             raise UsageError(f"task must be one of {known}, not {self.task!r} (--task, or the study file)")
         for task, space in self.other_tasks.items():
             if task not in TASK_KINDS or not isinstance(space, Space):

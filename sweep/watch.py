@@ -2,23 +2,24 @@
 
 import time
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from sweep.errors import SweepError
 from sweep.objectives import Objectives
 from sweep.proposals import DUPLICATE, LANE
-from sweep.run_folder import RunFolder, read_json, require_entries
+from sweep.results import recorded_objectives
+from sweep.run_folder import RESTORE, RunFolder, read_json, require_entries
 from sweep.storage import load_optuna_study
 
 CONFIG_ENTRIES = {
     **dict.fromkeys(("study", "data"), str),
     **dict.fromkeys(("trials", "epochs", "seeds"), int),
     "n_parallel": int | str,
-    "objectives": dict,
 }
 WORDS = {
     TrialState.RUNNING: "training",
@@ -113,8 +114,11 @@ class Watcher:
         self.folder = folder
         self.config = read_json(folder.config_path)
         require_entries(folder.config_path, self.config, CONFIG_ENTRIES)
-        self.objectives = Objectives(self.config["objectives"])
+        self.objectives = Objectives(recorded_objectives(folder, self.config))
+        if self.config["epochs"] < 1:
+            raise SweepError(f"{folder.config_path} is damaged: its epochs are {self.config['epochs']}{RESTORE}")
         self.study = load_optuna_study(folder, storage_url, f"sweep watch {folder.path}")
+        self._where = "the Optuna storage" if storage_url else folder.journal_path
         self._journal = folder.journal_path if storage_url is None else None
 
     def look(self, *, goes_on: bool = False) -> RunView:
@@ -158,13 +162,19 @@ class Watcher:
         """A trial, of a run in which trials have left these lanes."""
         lane = _lane(trial)
         refilled = trial.state == TrialState.RUNNING and lane is not None and lane in left
-        told = dict(sorted(trial.intermediate_values.items()))
+        told: Iterable[tuple[int, float]] = trial.intermediate_values.items()
         curve = trial.user_attrs.get("curve")
-        if isinstance(curve, dict):  # of several objectives, told at the end
-            told = dict(zip(curve["epoch"], curve[self.objectives.first], strict=True))
+        try:
+            if isinstance(curve, dict):  # of several objectives, told at the end
+                told = zip(curve["epoch"], curve[self.objectives.first], strict=True)
+            values_of = {int(epoch): float(value) for epoch, value in told}
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise SweepError(
+                f"{self._where} is damaged: the curve of trial {trial.number}: {error}{RESTORE}"
+            ) from error
         why = str(trial.user_attrs.get("failure") or trial.user_attrs.get("stopped") or "")
         state = "refilled" if refilled else WORDS[trial.state]
-        epoch, values = max(told, default=None), list(told.values())
+        epoch, values = max(values_of, default=None), [values_of[epoch] for epoch in sorted(values_of)]
         return WatchedTrial(trial.number, lane, state, epoch, values, trial.params, why)
 
     def _best(self, trials: list[WatchedTrial]) -> WatchedTrial | None:
