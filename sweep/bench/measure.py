@@ -30,7 +30,7 @@ LARGEST_DIFFERENCE = 0.01
 rounding in a gradient near zero becomes a step; anything but rounding gives differences near 1."""
 
 DIRECT_LANES_BYTES = 9 * 2**30
-"""`vmap_direct` is measured with no more lanes than need about this much, and scaled."""
+"""`vmap_direct` is given no more lanes than need about this much."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class Measured:
     Attributes:
         name: Of the row.
         what: One line.
-        n_lanes: Configurations one measured step trained; where it is below `N`, cost and memory are scaled.
+        n_lanes: Configurations one measured step trained.
         step_seconds: Of one step of one configuration.
         seconds_per_config: Of all its steps, and of its share of the feature pass where the row uses the cache.
         configs_per_hour: 3600 over that.
         ratio_to_sequential: In configurations per hour, repetition by repetition.
-        peak_memory_bytes: Of `N` lanes if the row is stacked, of one if not.
+        peak_memory_bytes: Of so many lanes.
         floor_share: Useful FLOPs over the machine's matrix-product rate, as a share of the step's time.
     """
 
@@ -128,8 +128,8 @@ def run_benchmark(workload: Workload, say: Callable[[str], None]) -> Benchmark:
     n_lanes["vmap_direct"] = fastest_direct_lanes(workload, sizes.n_parallel)
     if n_lanes["vmap_direct"] < sizes.n_parallel:
         notes.append(
-            f"vmap_direct is measured with {n_lanes['vmap_direct']} lanes, with which it is fastest, and scaled to "
-            f"{sizes.n_parallel}"
+            f"vmap_direct trains {n_lanes['vmap_direct']} lanes at a time, with which it is fastest, one such stack "
+            f"after the other; its memory is that of one"
         )
     notes.append(
         f"every row is measured on single steps of {sizes.batch_size} images, and scaled to the "
@@ -149,8 +149,6 @@ def run_benchmark(workload: Workload, say: Callable[[str], None]) -> Benchmark:
         say(f"memory: {name}")
         cost = statistics.median(of_config[name])
         step = Spread.of(seconds[name])
-        scale = sizes.n_parallel / n_lanes[name] if name in STACKED else 1
-        memory = round(scale * peak_memory_bytes(name, n_lanes[name], sizes, workload.shape))
         measured.append(
             Measured(
                 name,
@@ -160,7 +158,7 @@ def run_benchmark(workload: Workload, say: Callable[[str], None]) -> Benchmark:
                 cost,
                 3600 / cost,
                 None if name == "sequential" else _ratio(of_config["sequential"], of_config[name]),
-                memory,
+                peak_memory_bytes(name, n_lanes[name], sizes, workload.shape),
                 flops[name] / (own_gemm if name == "sweep" else gemm) / step.median,
             )
         )
