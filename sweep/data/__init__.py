@@ -3,6 +3,7 @@
 import difflib
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from sweep.data.folder import image_folder
 from sweep.data.objects import object_data
 from sweep.data.packaged import DATA_SETS
 from sweep.data.saved import is_saved, saved_data_set
-from sweep.data.suites import PACKAGED_SUITES, find_suite
+from sweep.data.suites import PACKAGED_SUITES, TASK_FILES, find_suite
 from sweep.data.table import load_table
 from sweep.data.vtab import LIST_FILES, vtab_task
 from sweep.errors import UsageError
@@ -64,7 +65,8 @@ def load_data(
     suffix = path.suffix.lower()
     if suffix in FILE_SUFFIXES and os.path.isfile(path):
         read = array_file if suffix == ".npz" else load_table
-        return read(path, seed=seed, checker=checker, task=task)
+        data = read(path, seed=seed, checker=checker, task=task)
+        return replace(data, name=path.resolve().parent.name) if path.name in TASK_FILES else data
     close = difflib.get_close_matches(spec, [*DATA_SETS, *PACKAGED_SUITES], n=1)
     reason = "does not exist"
     if os.path.exists(path):
