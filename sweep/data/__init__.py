@@ -60,8 +60,7 @@ def load_data(
     if find_suite(spec, cache_dir) is not None:
         raise UsageError(f"{spec} is several tasks, which `sweep run` takes; give one of them here")
     if os.path.isdir(path):
-        _require_task(f"the folder {path}", CLASSES.name, task)
-        return _from_folder(path, seed, checker)
+        return _from_folder(path, seed, checker, task)
     suffix = path.suffix.lower()
     if suffix in FILE_SUFFIXES and os.path.isfile(path):
         read = array_file if suffix == ".npz" else load_table
@@ -88,9 +87,11 @@ def _require_task(what: str, has: str, asked: str | None) -> None:
         )
 
 
-def _from_folder(folder: Path, seed: int, checker: ImageChecker) -> DataSet:
-    if any((folder / name).is_file() for name in LIST_FILES.values()):
+def _from_folder(folder: Path, seed: int, checker: ImageChecker, task: str | None) -> DataSet:
+    of_vtab = any((folder / name).is_file() for name in LIST_FILES.values())
+    if not of_vtab and is_saved(folder):
+        return saved_data_set(folder, seed=seed, checker=checker, task=task)
+    _require_task(f"the folder {folder}", CLASSES.name, task)
+    if of_vtab:
         return vtab_task(folder, checker)
-    if is_saved(folder):
-        return saved_data_set(folder, seed=seed, checker=checker)
     return image_folder(folder, seed=seed, checker=checker)

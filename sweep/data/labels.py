@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,9 @@ logger = logging.getLogger(__name__)
 
 SEPARATOR = "|"
 LONGEST_SHOWN = 40
+TARGET, TARGET_PREFIX = "target", "target_"
+"""Names of columns that have numbers to be predicted."""
+
 
 Where = Callable[[int], str]
 """Which image, by its index, for messages."""
@@ -79,10 +82,14 @@ def labelled_by_text(texts: Sequence[str], task: str | None, where: Where) -> La
             if not text.strip():
                 raise UsageError(f"{where(index)}: the label is empty; give the image's class, or drop the row")
         return Labelled(task, *name_classes(texts))
-    of_images = [{part.strip() for part in text.split(SEPARATOR)} - {""} for text in texts]
+    return labelled_by_sets([{part.strip() for part in text.split(SEPARATOR)} - {""} for text in texts])
+
+
+def labelled_by_sets(of_images: Sequence[Collection[str]]) -> Labelled:
+    """Several labels an image, by the names of those that it has, `(n,)`."""
     names = ordered_names([name for own in of_images for name in own])
     labels = np.array([[name in own for name in names] for own in of_images], dtype=np.int64)
-    return Labelled(task, labels.reshape(len(texts), len(names)), names)
+    return Labelled(MULTI_LABEL.name, labels.reshape(len(of_images), len(names)), names)
 
 
 def labelled_by_columns(columns: Mapping[str, Sequence[str]], task: str, where: Where) -> Labelled:

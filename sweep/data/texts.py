@@ -8,6 +8,9 @@ from sweep.data.files import ImageChecker
 from sweep.data.labels import Labelled
 from sweep.data.splitting import divided
 
+TEXT = "text"
+"""Name of the column that has them."""
+
 
 def text_split(name: str, texts: Sequence[str], labels: AnyLabels, source: Callable[[int], str] | None = None) -> Split:
     """Return a split over texts.

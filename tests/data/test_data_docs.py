@@ -26,6 +26,7 @@ SIZES = {
     "places.npz": (38, 10, 12),
     "pets": (12, 4, 4),
     "pets-split": (12, 4, 4),
+    "news": (13, 3, 4),
     "vtab-1k/svhn": (8, 8, 8),
 }
 SUITES = {"vtab-1k": ["svhn", "kitti"], "several": ["dated", "tagged"]}
