@@ -15,6 +15,7 @@ from optuna_dashboard.artifact import get_artifact_path
 from sweep.errors import SweepError
 from sweep.export.card import command_line, markdown_text, metric_head, metric_row
 from sweep.export.selection import hyperparameters_of
+from sweep.kinds import kind_of
 from sweep.results import Results
 from sweep.run_folder import RunFolder
 
@@ -101,15 +102,15 @@ def study_note(results: Results, links: Mapping[str, str]) -> str:
     """
     config, summary, trials = results.config, results.summary, results.trials
     winner, probe, kind = summary["winner"], summary["linear_probe"], results.kind
-    n_val, n_test = summary["n_val_images"], summary["n_test_images"]
+    n_val, n_test, items = summary["n_val_images"], summary["n_test_images"], kind_of(config)
     states = ", ".join(f"{number} {state}" for state, number in summary["n_trials"].items() if number)
     seconds = summary["wall_seconds"]
     metrics = [
         *metric_head(kind),
-        metric_row(kind, f"winner, trial {winner['trial']}, {n_val} val images", winner["val"], n_val),
-        metric_row(kind, f"winner, trial {winner['trial']}, {n_test} test images", winner["test"], n_test),
-        metric_row(kind, f"linear probe, {n_val} val images", probe["val"], n_val),
-        metric_row(kind, f"linear probe, {n_test} test images", probe["test"], n_test),
+        metric_row(kind, f"winner, trial {winner['trial']}, {n_val} val {items}", winner["val"], n_val),
+        metric_row(kind, f"winner, trial {winner['trial']}, {n_test} test {items}", winner["test"], n_test),
+        metric_row(kind, f"linear probe, {n_val} val {items}", probe["val"], n_val),
+        metric_row(kind, f"linear probe, {n_test} test {items}", probe["test"], n_test),
     ]
     best: list[str] = []
     for row in trials.head(TOP).to_dict("records"):
@@ -123,7 +124,7 @@ def study_note(results: Results, links: Mapping[str, str]) -> str:
         "\n".join(metrics),
         f"Ranked by {', then '.join(map(markdown_text, results.objectives))} on val after the last epoch, so the val "
         f"numbers of the best flatter; test was looked at once, by winner and probe. ± is the standard error over "
-        f"images.",
+        f"{items}.",
         "\n".join(best),
         f"Backbone {markdown_text(config['backbone'])}; {states}; the search ended because "
         f"{markdown_text(summary['ended'])}. Seconds: features {seconds['features']:.0f}, search "

@@ -70,10 +70,8 @@ def write_report(
     try:
         evidence = winner_on_val(results, folder, winner, cache_dir)
     except SweepError as error:
-        say(f"left out, what the winner does image by image: {error}")
-        document.add(
-            page.heading("The winner on val, image by image") + page.paragraph(f"Left out: {error}", quiet=True)
-        )
+        say(f"left out, what the winner does on val: {error}")
+        document.add(page.heading("The winner on val") + page.paragraph(f"Left out: {error}", quiet=True))
     else:
         for sections in winner_sections(evidence, results, winner, plotted):
             document.add(*sections)
