@@ -15,7 +15,6 @@ from backbones import load_backbone, recorded_stages
 from backbones.frozen import FrozenBackbone
 from backbones.sizes import recorded_size
 from backbones.text_backbone import TextBackbone
-from backbones.text_transform import TextInput
 from sweep.errors import SweepError, UsageError
 from sweep.export.card import model_card
 from sweep.export.config import (
@@ -83,9 +82,9 @@ def export_run(
         cache_dir: Root of sweep's cache.
 
     Raises:
-        UsageError: Something is already in `to`, or there is no such trial, or its weights were not kept; or a graph is
-            asked for of a model of texts.
-        SweepError: The backbone is not the one of the run, a graph does not compute the same, or a file is damaged.
+        UsageError: Something is already in `to`, or there is no such trial, or its weights were not kept.
+        SweepError: The backbone is not the one of the run, a graph cannot be made or does not compute the same, or a
+            file is damaged.
     """
     if to.exists() and not (to.is_dir() and not any(to.iterdir())):
         raise UsageError(f"{to} is not empty; choose another folder with --to, or remove it")
@@ -95,8 +94,6 @@ def export_run(
     results = load_results(run)
     spec, chosen = choose(results, folder, trial=trial, ensemble=ensemble)
     config = _model_config(results, folder, spec, chosen)
-    if (torch_export or onnx) and isinstance(config.transform, TextInput):
-        raise UsageError("--torch-export and --onnx are for models of images; leave them out, and use sweep.load_model")
     needs_backbone = with_backbone or torch_export or onnx
     backbone = _backbone(config, folder, cache_dir) if needs_backbone else None
     weights = {
@@ -114,7 +111,8 @@ def export_run(
                 save_file(_own(backbone.network.state_dict()), partial / BACKBONE_FILE)
                 if isinstance(backbone, TextBackbone):
                     (partial / BACKBONE_CONFIG_FILE).write_text(backbone.config_json, encoding="utf-8")
-                    (partial / TOKENIZER_FILE).write_text(backbone.tokenizer_json, encoding="utf-8")
+            if isinstance(backbone, TextBackbone):  # a graph alone wants it, too
+                (partial / TOKENIZER_FILE).write_text(backbone.tokenizer_json, encoding="utf-8")
             model = assemble(backbone, config, [c.weights.state for c in chosen])
             if torch_export:
                 differences[TORCH_EXPORT_FILE] = write_torch_export(model, partial / TORCH_EXPORT_FILE)
