@@ -128,6 +128,11 @@ class FrozenBackbone(nn.Module, ABC):
         device = torch.device("cpu") if first is None else first.device
         return torch.zeros(count, 3, self.image_size, self.image_size, device=device)
 
+    def random_inputs(self, count: int) -> Tensor:
+        """Noise of the size and scale of transformed images, on the CPU, the same at every call."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(count, 3, self.image_size, self.image_size, generator=generator)
+
 
 def pooled_tokens(grid: Tensor, size: tuple[int, int]) -> Tensor:
     """Average a grid (B, D, H, W) onto one of `size`: tokens (B, L, D), row by row."""

@@ -91,10 +91,19 @@ class TextBackbone(FrozenBackbone):
         device = next(self.network.parameters()).device
         return torch.zeros(count, self.tokens, dtype=torch.int64, device=device)
 
+    def random_inputs(self, count: int) -> Tensor:
+        """Texts of random tokens and lengths, (count, L), on the CPU, the same at every call."""
+        network: Any = self.network
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(network.get_input_embeddings().num_embeddings, (count, self.tokens), generator=generator)
+        lengths = torch.randint(1, self.tokens + 1, (count, 1), generator=generator)
+        return ids.where(torch.arange(self.tokens) < lengths, BEYOND)
+
     def _run(self, inputs: Tensor) -> Stages:
         """Stages of (B, L) numbers of tokens."""
         lengths = (inputs != BEYOND).sum(1)
-        longest = int(lengths.max())
+        traced = torch.compiler.is_compiling()  # a graph cannot end where the longest of its texts does
+        longest = inputs.shape[1] if traced else int(lengths.max())
         ids = inputs[:, :longest]
         valid = ids != BEYOND
         network: Any = self.network

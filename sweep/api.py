@@ -97,7 +97,7 @@ def run_tasks(
     reporter: Reporter | None = None,
     **options: Any,
 ) -> "SuiteResults":
-    """Run a study on every task of a suite, such as `data="mini-vtab"` or a folder of VTAB-1K tasks.
+    """Run a study on every task of a suite, such as `data="mini-vtab"` or a folder of tasks.
 
     Each task's winner is trained again on train and val, and tested once. Where the folder holds the same study on the
     same tasks, stopped half way, it is gone on with.

@@ -12,20 +12,19 @@ from optuna.storages import BaseStorage
 from optuna_dashboard import get_note, save_note
 from optuna_dashboard.artifact import get_artifact_path
 
-from sweep.cli.show import METHODS, NUMBER, SUMMARY_ENTRIES
 from sweep.errors import SweepError
 from sweep.export.card import command_line, markdown_text, metric_head, metric_row
 from sweep.export.selection import hyperparameters_of
+from sweep.kinds import kind_of
+from sweep.record_entries import require_config, require_summary
 from sweep.results import Results
-from sweep.run_folder import RESTORE, RunFolder, require_entries
+from sweep.run_folder import RunFolder
 
 ARTIFACTS = "artifacts"
 """Where in the run folder Optuna's artifact store is."""
 
 HARMLESS = ("application/json", "application/octet-stream", "image/jpeg", "image/png", "text/csv", "text/plain")
 """Types of artifacts that a browser shows or saves, and never runs."""
-
-CONFIG_ENTRIES = {**dict.fromkeys(("study", "data", "backbone"), str), "command": list}
 
 TOP = 5
 """Trials that the note lists."""
@@ -67,24 +66,6 @@ def _type_of(described: object) -> str | None:
     return str(meta.get("mimetype")) if isinstance(meta, dict) else None
 
 
-def check_noted(results: Results, folder: RunFolder) -> None:
-    """Refuse a record that `study_note` cannot be made of.
-
-    Raises:
-        SweepError: An entry is missing or of another type.
-    """
-    metrics = {
-        f"{whose}.{split}.{metric}": NUMBER
-        for whose in METHODS
-        for split in ("val", "test")
-        for metric in results.kind.shown
-    }
-    require_entries(folder.summary_path, results.summary, SUMMARY_ENTRIES | metrics)
-    require_entries(folder.config_path, results.config, CONFIG_ENTRIES)
-    if not all(isinstance(argument, str) for argument in results.config["command"]):
-        raise SweepError(f"{folder.config_path} is damaged: its command holds more than text{RESTORE}")
-
-
 def annotate(study: optuna.Study, results: Results, folder: RunFolder, store: FileSystemArtifactStore) -> None:
     """Give the study of a run that ended its note and artifacts: once, so that a user's edits stay.
 
@@ -99,7 +80,8 @@ def annotate(study: optuna.Study, results: Results, folder: RunFolder, store: Fi
     """
     if get_note(study):
         return
-    check_noted(results, folder)
+    require_summary(folder, results.summary, results.kind, results.kind.shown)
+    require_config(folder, results.config)
     with tempfile.TemporaryDirectory() as name:
         links = {}
         for path in _files(results, folder, Path(name)):
@@ -126,15 +108,15 @@ def study_note(results: Results, links: Mapping[str, str]) -> str:
     """
     config, summary, trials = results.config, results.summary, results.trials
     winner, probe, kind = summary["winner"], summary["linear_probe"], results.kind
-    n_val, n_test = summary["n_val_images"], summary["n_test_images"]
+    n_val, n_test, items = summary["n_val_images"], summary["n_test_images"], kind_of(config)
     states = ", ".join(f"{number} {state}" for state, number in summary["n_trials"].items() if number)
     seconds = summary["wall_seconds"]
     metrics = [
         *metric_head(kind),
-        metric_row(kind, f"winner, trial {winner['trial']}, {n_val} val images", winner["val"], n_val),
-        metric_row(kind, f"winner, trial {winner['trial']}, {n_test} test images", winner["test"], n_test),
-        metric_row(kind, f"linear probe, {n_val} val images", probe["val"], n_val),
-        metric_row(kind, f"linear probe, {n_test} test images", probe["test"], n_test),
+        metric_row(kind, f"winner, trial {winner['trial']}, {n_val} val {items}", winner["val"], n_val),
+        metric_row(kind, f"winner, trial {winner['trial']}, {n_test} test {items}", winner["test"], n_test),
+        metric_row(kind, f"linear probe, {n_val} val {items}", probe["val"], n_val),
+        metric_row(kind, f"linear probe, {n_test} test {items}", probe["test"], n_test),
     ]
     best: list[str] = []
     for row in trials.head(TOP).to_dict("records"):
@@ -148,7 +130,7 @@ def study_note(results: Results, links: Mapping[str, str]) -> str:
         "\n".join(metrics),
         f"Ranked by {', then '.join(map(markdown_text, results.objectives))} on val after the last epoch, so the val "
         f"numbers of the best flatter; test was looked at once, by winner and probe. ± is the standard error over "
-        f"images.",
+        f"{items}.",
         "\n".join(best),
         f"Backbone {markdown_text(config['backbone'])}; {states}; the search ended because "
         f"{markdown_text(summary['ended'])}. Seconds: features {seconds['features']:.0f}, search "

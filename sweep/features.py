@@ -30,6 +30,7 @@ from sweep.batches import StageData, apart, stored_shape
 from sweep.data.base import Split
 from sweep.errors import SweepError
 from sweep.feature_store import DATA_FILE, DTYPE, FORMAT_VERSION, Entry, intact_batches
+from sweep.kinds import one_of
 from sweep.paths import ensure_folder
 from sweep.targets import OF_CLASSES, Target
 
@@ -281,5 +282,5 @@ def require_finite(
         index = batch[int(finite.logical_not().nonzero()[0])]
         raise SweepError(
             f"{split.describe(index)}: backbone {backbone.name!r} gives features that are not "
-            f"finite or exceed the largest float16 (65504). Use another backbone or remove the image"
+            f"finite or exceed the largest float16 (65504). Use another backbone or remove the {one_of(split.kind)}"
         )

@@ -35,7 +35,7 @@ def recorded_data(
     data = load_data(name, seed=config["seed"], cache_dir=cache_dir, on_bad_image=on_bad_image, task=config.get("task"))
     for split in splits:
         if getattr(data, split).fingerprint != config["splits"][split]["fingerprint"]:
-            raise SweepError(f"the {split} images of {name} are not those that the run saw")
+            raise SweepError(f"the {split} {data.kind} of {name} are not those that the run saw")
     return data
 
 

@@ -42,7 +42,7 @@ class Reporter:
         """Whatever follows is about this run, whose trials are in this Optuna storage or in the folder's journal."""
 
     def features(self, split: str, n_done: int, n_images: int) -> None:
-        """Images of a split whose features are there."""
+        """So many have their features, of a split that is named with what it has: `"images of train"`."""
 
     def search_started(self, n_trials: int, n_epochs: int) -> None:
         """A search of up to `n_trials` starts, each of `n_epochs`."""

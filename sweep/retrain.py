@@ -13,13 +13,14 @@ from sweep.data import Split
 from sweep.engine import Stack, split_logits, train
 from sweep.features import compute_features
 from sweep.memory import available_bytes
-from sweep.metrics import classification_metrics
 from sweep.preparation import Prepared
 from sweep.reference import EPOCHS_FACTOR, probe_config
 from sweep.run_folder import RunFolder, read_json, require_entries
 from sweep.runner import RESIDENT_SHARE
 from sweep.seeds import derive_seed
 from sweep.side_networks import trim_rank
+from sweep.targets import Target
+from sweep.task_kinds import recorded_kind
 from sweep.training_data import resident_where_they_fit, training_data
 
 WEIGHTS, RECORD = "retrained.safetensors", "retrained.json"
@@ -32,7 +33,7 @@ class Retrained:
 
     Attributes:
         winner: Metrics on test by name, means over replicates.
-        winner_top1_std: Standard deviation of top-1 over replicates; 0 for one.
+        winner_std: Standard deviation of the task's score over replicates; 0 for one.
         linear_probe: Metrics of the probe on test.
         n_train_images: Of train and val together.
         n_test_images: Of test.
@@ -40,7 +41,7 @@ class Retrained:
     """
 
     winner: dict[str, float]
-    winner_top1_std: float
+    winner_std: float
     linear_probe: dict[str, float]
     n_train_images: int
     n_test_images: int
@@ -52,7 +53,8 @@ def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path) -> Retrained
 
     Configurations, epochs and batch size stay those of the search: with more images, an epoch has more steps. The
     winner gets as many replicates as the study has, from fresh initialisations. The run folder gets the weights of the
-    first, `retrained.safetensors`, and the numbers, `retrained.json`.
+    first, `retrained.safetensors`, and the numbers, `retrained.json`. A regression's targets keep the scale that they
+    were given on train, which its configurations were chosen under.
 
     Args:
         folder: A finished run.
@@ -66,13 +68,19 @@ def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path) -> Retrained
     study, device = prepared.study, prepared.device
     summary = read_json(folder.summary_path)
     require_entries(folder.summary_path, summary, CHOSEN)
-    data, backbone = prepared.data, prepared.backbone
+    data, backbone, target = prepared.data, prepared.backbone, Target.of(prepared.data)
 
     def stages_of(split: Split) -> StageData:
-        return compute_features(backbone, split, cache_dir=cache_dir, device=device).as_data(data.n_classes)
+        return compute_features(backbone, split, cache_dir=cache_dir, device=device).as_data(data.n_classes, target)
 
     together = training_data(
-        prepared.views, [data.train, data.val], stages_of, backbone=backbone, device=device, n_classes=data.n_classes
+        prepared.views,
+        [data.train, data.val],
+        stages_of,
+        backbone=backbone,
+        device=device,
+        n_classes=data.n_classes,
+        target=target,
     )
     val, test = stages_of(data.val), stages_of(data.test)
 
@@ -83,7 +91,7 @@ def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path) -> Retrained
     probe = prepared.spec.pooled_probe(stage, derive_seed(study.seed, "retraining", "linear probe")).to(device)
     (state,), _ = train(
         [probe],
-        [probe_config(lr)],
+        [probe_config(lr, target.kind)],
         together.pooled(tokens),
         val.first(1).pooled(tokens),
         n_epochs=EPOCHS_FACTOR * study.epochs,
@@ -91,11 +99,11 @@ def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path) -> Retrained
         seed=study.seed,
     )
     probe.load_state_dict(state)
-    of_probe = classification_metrics(split_logits(Stack([probe]), test.pooled(tokens)), test.labels)
+    of_probe = target.measure(split_logits(Stack([probe]), test.pooled(tokens)), test.labels)
 
     retrained = Retrained(
         winner=winner,
-        winner_top1_std=std,
+        winner_std=std,
         linear_probe={name: values[0].item() for name, values in of_probe.items()},
         n_train_images=len(together),
         n_test_images=len(test),
@@ -113,7 +121,7 @@ def _retrained_winner(
     val: StageData,
     test: StageData,
 ) -> tuple[dict[str, float], float]:
-    """The winner's metrics on test, means over replicates, and the deviation of its top-1."""
+    """The winner's metrics on test, means over replicates, and the deviation of its score."""
     study, spec, device = prepared.study, prepared.spec, prepared.device
     config = study.lane_config(optuna.trial.FixedTrial(params))
     seeds = [derive_seed(study.seed, "retraining", i) for i in range(study.seeds)]
@@ -136,8 +144,8 @@ def _retrained_winner(
         modules.append(module)
     folder.write_weights(folder.path / WEIGHTS, modules[0].state_dict(), spec.metadata(config.rank))
     logits = split_logits(Stack([module.to(device) for module in modules]), test)
-    metrics = classification_metrics(logits, test.labels)
-    std = statistics.pstdev(metrics["top1"].tolist())
+    metrics = test.target.measure(logits, test.labels)
+    std = statistics.pstdev(metrics[test.target.kind.score].tolist())
     return {name: values.mean().item() for name, values in metrics.items()}, std
 
 
@@ -151,7 +159,9 @@ def read_retrained(folder: RunFolder) -> Retrained | None:
     if not path.is_file():
         return None
     value = read_json(path)
+    value.setdefault("winner_std", value.get("winner_top1_std"))  # as it was called when all tasks were of classes
     names = [field.name for field in fields(Retrained)]
     numbers = {name: int | float for name in names if name not in ("winner", "linear_probe")}
-    require_entries(path, value, {**numbers, "winner.top1": float, "linear_probe.top1": float})
+    score = recorded_kind(read_json(folder.config_path)).score
+    require_entries(path, value, {**numbers, f"winner.{score}": float, f"linear_probe.{score}": float})
     return Retrained(**{name: value[name] for name in names})

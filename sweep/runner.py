@@ -290,7 +290,7 @@ def _features(prepared: Prepared, cache_dir: Path, reporter: Reporter, seconds: 
             split,
             cache_dir=cache_dir,
             device=device,
-            on_progress=partial(reporter.features, split.name),
+            on_progress=partial(reporter.features, f"{split.kind} of {split.name}"),
         )
         seconds.features += features.wall_seconds
         n_computed += features.n_computed

@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import UnionType
 from typing import Any, Protocol
 
 import pandas as pd
@@ -17,18 +16,17 @@ from sweep.data.suites import Suite, Task
 from sweep.device import device_named
 from sweep.errors import UsageError
 from sweep.preparation import Prepared, prepare
+from sweep.record_entries import METHODS, NUMBER
 from sweep.reporter import Reporter
 from sweep.resume import resume_run
 from sweep.retrain import Retrained, read_retrained, retrain
 from sweep.run_folder import RunFolder, read_json, require_entries
 from sweep.study import LoadedStudy
-from sweep.suite_results import COLUMNS, METHODS, RECORD, TABLE, SuiteResults, is_suite
+from sweep.suite_results import COLUMNS, RECORD, TABLE, SuiteResults, is_suite
+from sweep.task_kinds import TaskKind, recorded_kind
 
-IN_A_ROW: dict[str, type | UnionType] = {
-    **dict.fromkeys(("winner.trial", "winner.trainable_parameters"), int),
-    **dict.fromkeys(("winner.val.top1", "linear_probe.val.top1", "wall_seconds.total"), int | float),
-}
-"""What a row takes out of a run's summary."""
+IN_A_ROW = {"winner.trial": int, "winner.trainable_parameters": int, "wall_seconds.total": NUMBER}
+"""What a row takes out of a run's summary, beside scores."""
 
 
 class SearchTask(Protocol):
@@ -80,9 +78,11 @@ def run_suite(
         if retrained is None:
             reporter.message("training the winner and the probe again, on train and val")
             retrained = retrain(folder, _prepared(study, folder, cache_dir), cache_dir)
+        kind = recorded_kind(read_json(folder.config_path))
         summary = read_json(folder.summary_path)
-        require_entries(folder.summary_path, summary, IN_A_ROW)
-        rows.append(_row(task, summary, retrained))
+        scores = dict.fromkeys((f"{method}.val.{kind.score}" for method in METHODS), NUMBER)
+        require_entries(folder.summary_path, summary, IN_A_ROW | scores)
+        rows.append(_row(task, kind, summary, retrained))
         results = SuiteResults(pd.DataFrame(rows), suite.name, suite.missing)
         _write(results, loaded, out)
     return results
@@ -115,17 +115,19 @@ def _declarations(loaded: LoadedStudy) -> Any:
     return json.loads(json.dumps({"study": loaded.name, **loaded.study.declarations()}))
 
 
-def _row(task: Task, summary: Mapping[str, Any], retrained: Retrained) -> dict[str, Any]:
+def _row(task: Task, kind: TaskKind, summary: Mapping[str, Any], retrained: Retrained) -> dict[str, Any]:
+    score = kind.score
     return {
         "task": task.name,
         "group": task.group,
+        "kind": kind.name,
         "winner_trial": summary["winner"]["trial"],
         "winner_parameters": summary["winner"]["trainable_parameters"],
-        "winner_val_top1": summary["winner"]["val"]["top1"],
-        "winner_test_top1": retrained.winner["top1"],
-        "winner_test_top1_std": retrained.winner_top1_std,
-        "linear_probe_val_top1": summary["linear_probe"]["val"]["top1"],
-        "linear_probe_test_top1": retrained.linear_probe["top1"],
+        f"winner_val_{score}": summary["winner"]["val"][score],
+        f"winner_test_{score}": retrained.winner[score],
+        f"winner_test_{score}_std": retrained.winner_std,
+        f"linear_probe_val_{score}": summary["linear_probe"]["val"][score],
+        f"linear_probe_test_{score}": retrained.linear_probe[score],
         "n_train": retrained.n_train_images,
         "n_test": retrained.n_test_images,
         "seconds": summary["wall_seconds"]["total"] + retrained.wall_seconds,
@@ -141,8 +143,7 @@ def _write(results: SuiteResults, loaded: LoadedStudy, out: Path) -> None:
             "groups": results.group_means(column).to_dict(),
             **dict(zip(("group_mean", "flat_mean"), results.means(column), strict=True)),
         }
-        for column in (f"{method}_test_top1" for method in METHODS)
-        if len(results.tasks)
+        for column in (f"{method}_test_{kind.score}" for kind in results.kinds for method in METHODS)
     }
     record = {"suite": results.suite, "missing": dict(results.missing), "means": means}
     folder.write_json(out / RECORD, {**record, "declarations": _declarations(loaded)})

@@ -141,7 +141,7 @@ def check_retrained_is_a_plain_training_on_train_and_val(tmp_path: Path) -> None
     retrained = read_retrained(folder)
     assert retrained is not None
     assert retrained.winner["top1"] == pytest.approx(top1.mean().item())
-    assert retrained.winner_top1_std == pytest.approx(top1.std(correction=0).item())
+    assert retrained.winner_std == pytest.approx(top1.std(correction=0).item())
     for name, tensor in read_weights(folder.path / "retrained.safetensors").items():
         torch.testing.assert_close(tensor, plain[0].state_dict()[name], rtol=0, atol=0)
     assert read_weights(folder.winner_path).keys() == plain[0].state_dict().keys()

@@ -121,7 +121,7 @@ def measure_last(task: Task, sizes: AccuracySizes) -> list[AccuracyRow]:
         val_top1=winner["val"]["top1"],
         n_seeds=sizes.n_seeds,
         test_top1=retrained.winner["top1"],
-        test_top1_std=retrained.winner_top1_std if sizes.n_seeds > 1 else None,
+        test_top1_std=retrained.winner_std if sizes.n_seeds > 1 else None,
         n_test_images=retrained.n_test_images,
         trainable_parameters=winner["trainable_parameters"],
         tune_seconds=feature_seconds + seconds["search"],

@@ -28,7 +28,7 @@ from sweep.errors import SweepError
 
 app = typer.Typer(
     name="sweep",
-    help="Find the learning rate, rank and loss for adapting a frozen backbone to your images.\n\n"
+    help="Find the learning rate, rank and loss for adapting a frozen backbone to your images or texts.\n\n"
     "One forward pass of the backbone feeds many small side-networks that train together; Optuna proposes them.\n\n"
     "Begin with:  sweep run --study lr_rank --n-parallel 32",
     no_args_is_help=True,

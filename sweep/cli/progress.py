@@ -52,7 +52,7 @@ class TerminalReporter(Reporter):
     def features(self, split: str, n_done: int, n_images: int) -> None:
         self._live.start()
         if split not in self._splits:
-            self._splits[split] = self._progress.add_task(f"features of {split}", total=n_images, note="images")
+            self._splits[split] = self._progress.add_task(f"features, {split}", total=n_images, note="")
         self._progress.update(self._splits[split], completed=n_done)
         if n_done == n_images:
             self._live.stop()
@@ -110,7 +110,7 @@ class LineReporter(Reporter):
 
     def features(self, split: str, n_done: int, n_images: int) -> None:
         if n_done == n_images:
-            self.message(f"features of {split}: {n_images} images")
+            self.message(f"features: {n_images} {split}")
 
     def search_started(self, n_trials: int, n_epochs: int) -> None:
         self._lines = 0

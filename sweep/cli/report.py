@@ -20,7 +20,7 @@ def report(
 ) -> None:
     """Write a run's report: table, learning curves, parameter importances, the winner's errors, cost.
 
-    One file that opens without a network. What the winner does image by image comes from the feature cache.
+    One file that opens without a network. What the winner does on val comes from the feature cache.
     """
     from sweep.paths import default_cache_dir
     from sweep.report.write import write_png, write_report

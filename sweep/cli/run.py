@@ -51,8 +51,8 @@ def run(
     Trials learn from the train split and are ranked by the study's objectives on val after their last epoch; the first
     is top-1 accuracy (mAP for several labels an image, R² for numbers) unless the study says otherwise. The winner,
     and a linear probe tuned on the same features, are evaluated once on test. The search ends with `--trials`, `--time`
-    or `--target`, whichever comes first. A run that is stopped or killed goes on with `sweep resume`. Features of the
-    images are computed once and kept in the cache (`$SWEEP_CACHE_DIR`, or `~/.cache/sweep`).
+    or `--target`, whichever comes first. A run that is stopped or killed goes on with `sweep resume`. Features are
+    computed once and kept in the cache (`$SWEEP_CACHE_DIR`, or `~/.cache/sweep`).
 
         sweep run --study lr_rank --n-parallel 32
 
@@ -60,8 +60,8 @@ def run(
 
         sweep run --study lr_rank_halving --trials 200 --time 10m
 
-    With `--data mini-vtab`, or a folder of VTAB-1K tasks, every task is searched; its winner is trained again on train
-    and val and tested once; group means and the flat mean are printed.
+    With `--data mini-vtab`, or a folder of tasks (VTAB-1K's, or your own), every task is searched; its winner is
+    trained again on train and val and tested once; group means and the flat mean of each metric are printed.
     """
     from sweep import api
     from sweep.cli.outcome import carry_out_and_show

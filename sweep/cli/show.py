@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from types import UnionType
 from typing import Any
 
 from rich.console import Console
@@ -11,26 +10,12 @@ from rich.table import Table
 
 from sweep.cli.console import printable
 from sweep.kinds import kind_of
+from sweep.record_entries import require_summary
 from sweep.results import PARAMETER_PREFIX, Results, parameter_columns
-from sweep.run_folder import RunFolder, require_entries
+from sweep.run_folder import RunFolder
 from sweep.task_kinds import TaskKind
 
 TOP = 10
-NUMBER = int | float
-METHODS = ("winner", "linear_probe")
-SUMMARY_ENTRIES: dict[str, type | UnionType] = {
-    "winner.trial": int,
-    "winner.trainable_parameters": int,
-    "linear_probe.n_configurations": int,
-    "linear_probe.stage": int,
-    "n_val_images": int,
-    "n_test_images": int,
-    "configs_per_hour": NUMBER,
-    "ended": str,
-    **{f"n_trials.{state}": int for state in ("complete", "pruned", "fail")},
-    "plan.search_wall_seconds": NUMBER,
-    **{f"wall_seconds.{part}": NUMBER for part in ("features", "search", "training", "linear_probe", "total")},
-}
 
 
 def show_trials(console: Console, results: Results, limit: int = TOP) -> None:
@@ -100,8 +85,7 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
     summary = results.summary
     if summary:
         kind = results.kind
-        scores = {f"{whose}.{split}.{kind.score}": NUMBER for whose in METHODS for split in ("val", "test")}
-        require_entries(RunFolder(run).summary_path, summary, SUMMARY_ENTRIES | scores)
+        require_summary(RunFolder(run), summary, kind, ())
         winner, probe = summary["winner"], summary["linear_probe"]
         n_val, n_test = summary["n_val_images"], summary["n_test_images"]
         score, items = kind.metrics[kind.score], kind_of(results.config)

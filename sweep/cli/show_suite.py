@@ -1,5 +1,6 @@
 """A suite's table for a terminal: tasks, the groups' means, the flat mean, and published rows beside."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sweep.cli.console import printable
+from sweep.task_kinds import CLASSES, TaskKind
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import
     from sweep.suite_results import SuiteResults
@@ -16,21 +18,38 @@ PER_CENT = 100
 
 
 def show_suite(console: Console, results: "SuiteResults", folder: Path) -> None:
-    """Print one row a task, then the means.
+    """Print one row a task, then the means; a table of both for each kind of task, for their metrics do not mix.
 
     Args:
         console: Where to.
         results: What was found.
         folder: Where it is.
     """
+    from sweep.data.suites import PACKAGED_SUITES
+
+    for kind in results.kinds or (CLASSES,):
+        _show_tasks(console, results, kind)
+        if len(results.of_kind(kind)):
+            _show_means(console, results, kind)
+    if results.missing:
+        reasons = "; ".join(f"{name} ({reason})" for name, reason in results.missing.items())
+        console.print(f"not here: {printable(reasons)}", highlight=False, markup=False, soft_wrap=True)
+    if results.suite in PACKAGED_SUITES:
+        console.print("The images are not VTAB's.", highlight=False)
+    console.print(f"results:   sweep results {folder}", highlight=False, soft_wrap=True)
+    console.print(f"           sweep results {folder}/TASK", highlight=False, soft_wrap=True)
+
+
+def _show_tasks(console: Console, results: "SuiteResults", kind: TaskKind) -> None:
     from sweep.data.suites import VTAB
     from sweep.published import PUBLISHED_LAST
 
-    n_tasks, n_missing = len(results.tasks), len(results.missing)
-    of_all = f"{n_tasks} of its {n_tasks + n_missing} tasks" if n_missing else f"{n_tasks} tasks"
-    published = results.suite == VTAB
+    of_kind = results.of_kind(kind)
+    n_tasks, n_all = len(of_kind), len(results.tasks) + len(results.missing)
+    of_all = f"{n_tasks} of its {n_all} tasks" if n_tasks < n_all else f"{n_tasks} tasks"
+    published, score = results.suite == VTAB, kind.score
     table = Table(
-        title=f"{printable(results.suite)}, {of_all}: top-1 (%); chosen on val, trained again on train and val, "
+        title=f"{printable(results.suite)}, {of_all}: {_heading(kind)}; chosen on val, trained again on train and val, "
         "tested once",
         title_justify="left",
     )
@@ -39,44 +58,38 @@ def show_suite(console: Console, results: "SuiteResults", folder: Path) -> None:
     columns = ["trial", "size", "val", "test", "probe val", "probe test", *(["LAST, published"] if published else [])]
     for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
-    for row in results.tasks.to_dict("records"):
-        test = _per_cent(row["winner_test_top1"])
-        if row["winner_test_top1_std"]:
-            test += f" ± {_per_cent(row['winner_test_top1_std'])}"
+    for row in of_kind.to_dict("records"):
+        test = _shown(row[f"winner_test_{score}"], kind)
+        if row[f"winner_test_{score}_std"]:
+            test += f" ± {_shown(row[f'winner_test_{score}_std'], kind)}"
         cells = [
             f"{row['winner_trial']:.0f}",
             f"{row['winner_parameters']:,.0f}",
-            _per_cent(row["winner_val_top1"]),
+            _shown(row[f"winner_val_{score}"], kind),
             test,
-            _per_cent(row["linear_probe_val_top1"]),
-            _per_cent(row["linear_probe_test_top1"]),
+            _shown(row[f"linear_probe_val_{score}"], kind),
+            _shown(row[f"linear_probe_test_{score}"], kind),
             *([f"{PUBLISHED_LAST[row['task']]:.1f}" if row["task"] in PUBLISHED_LAST else "-"] if published else []),
         ]
         table.add_row(escape(printable(row["group"])), escape(printable(row["task"])), *cells)
     console.print(table)
-    if n_tasks:
-        _show_means(console, results, published)
-    if n_missing:
-        reasons = "; ".join(f"{name} ({reason})" for name, reason in results.missing.items())
-        console.print(f"not here: {printable(reasons)}", highlight=False, markup=False, soft_wrap=True)
-    if not published:
-        console.print("The images are not VTAB's.", highlight=False)
-    console.print(f"results:   sweep results {folder}", highlight=False, soft_wrap=True)
-    console.print(f"           sweep results {folder}/TASK", highlight=False, soft_wrap=True)
 
 
-def _show_means(console: Console, results: "SuiteResults", published: bool) -> None:
+def _show_means(console: Console, results: "SuiteResults", kind: TaskKind) -> None:
+    from sweep.data.suites import VTAB
     from sweep.published import PUBLISHED
 
-    groups = list(results.group_means("winner_test_top1").index)
-    table = Table(title="means on test", title_justify="left")
+    groups = results.of_kind(kind)["group"].unique().tolist()
+    table = Table(title=f"means on test, {_heading(kind)}", title_justify="left")
     table.add_column("")
     for heading in (*groups, "group mean", "flat mean"):
         table.add_column(escape(printable(str(heading))), justify="right")
-    for name, column in (("winner", "winner_test_top1"), ("linear probe", "linear_probe_test_top1")):
+    for name, method in (("winner", "winner"), ("linear probe", "linear_probe")):
+        column = f"{method}_test_{kind.score}"
         of_groups = results.group_means(column)
-        table.add_row(name, *(_per_cent(of_groups[group]) for group in groups), *map(_per_cent, results.means(column)))
-    if published:
+        values = [*(of_groups.get(group, math.nan) for group in groups), *results.means(column)]
+        table.add_row(name, *(_shown(value, kind) for value in values))
+    if results.suite == VTAB:
         for row in PUBLISHED:
             size = "" if row.parameters is None else f", {row.parameters:g} M"
             flat = "-" if row.flat_mean is None else f"{row.flat_mean:.2f}"
@@ -84,5 +97,10 @@ def _show_means(console: Console, results: "SuiteResults", published: bool) -> N
     console.print(table)
 
 
-def _per_cent(share: float) -> str:
-    return f"{PER_CENT * share:.1f}"
+def _heading(kind: TaskKind) -> str:
+    return f"{kind.metrics[kind.score]}{' (%)' if kind is CLASSES else ''}"
+
+
+def _shown(score: float, kind: TaskKind) -> str:
+    """Top-1 in per cent, as the literature has it."""
+    return f"{PER_CENT * score:.1f}" if kind is CLASSES else f"{score:.3f}"

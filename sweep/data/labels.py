@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +10,15 @@ import numpy.typing as npt
 
 from sweep.data.base import AnyLabels, Labels
 from sweep.errors import UsageError
+from sweep.kinds import Kind, one_of
 from sweep.task_kinds import CLASSES, LARGEST_TARGET, MULTI_LABEL, REGRESSION
 
 logger = logging.getLogger(__name__)
 
 SEPARATOR = "|"
+TARGET, TARGET_PREFIX = "target", "target_"
+"""Names of columns that have numbers to be predicted."""
+
 LONGEST_SHOWN = 40
 
 Where = Callable[[int], str]
@@ -77,12 +81,16 @@ def labelled_by_text(texts: Sequence[str], task: str | None, where: Where) -> La
     if task == CLASSES.name:
         for index, text in enumerate(texts):
             if not text.strip():
-                raise UsageError(f"{where(index)}: the label is empty; give the image's class, or drop the row")
+                raise UsageError(f"{where(index)}: the label is empty; give the class, or drop the row")
         return Labelled(task, *name_classes(texts))
-    of_images = [{part.strip() for part in text.split(SEPARATOR)} - {""} for text in texts]
+    return labelled_by_sets([{part.strip() for part in text.split(SEPARATOR)} - {""} for text in texts])
+
+
+def labelled_by_sets(of_images: Sequence[Collection[str]]) -> Labelled:
+    """Several labels an image, by the names of those that it has, `(n,)`."""
     names = ordered_names([name for own in of_images for name in own])
     labels = np.array([[name in own for name in names] for own in of_images], dtype=np.int64)
-    return Labelled(task, labels.reshape(len(texts), len(names)), names)
+    return Labelled(MULTI_LABEL.name, labels.reshape(len(of_images), len(names)), names)
 
 
 def labelled_by_columns(columns: Mapping[str, Sequence[str]], task: str, where: Where) -> Labelled:
@@ -127,15 +135,13 @@ def labelled_by_array(values: npt.NDArray[np.generic], task: str | None, what: s
     if task == REGRESSION.name and kind in "iuf" and values.ndim in (1, 2):
         numbers = values.astype(np.float64).reshape(len(values), -1)
         if not (np.abs(numbers) <= LARGEST_TARGET).all():
-            raise UsageError(
-                f"{what} has targets that are not finite, or beyond {LARGEST_TARGET:g}; leave such images out"
-            )
+            raise UsageError(f"{what} has targets that are not finite, or beyond {LARGEST_TARGET:g}; leave those out")
         names = ("target",) if values.ndim == 1 else tuple(map(str, range(values.shape[1])))
         return Labelled(task, numbers, names)
     wanted = {
-        CLASSES.name: "whole numbers or text, one an image",
-        MULTI_LABEL.name: "0 or 1, a row an image and a column a label",
-        REGRESSION.name: "numbers, one an image or a row an image",
+        CLASSES.name: "whole numbers or text, one each",
+        MULTI_LABEL.name: "0 or 1, a column a label",
+        REGRESSION.name: "numbers, one or a row each",
     }[task]
     raise UsageError(f"{what} holds {values.dtype} of shape {values.shape}; for {task}, labels are {wanted}")
 
@@ -165,7 +171,9 @@ def _zero_or_one(text: str, where: str) -> int:
     return found
 
 
-def require_measurable(task: str, names: Sequence[str], labels: Mapping[str, AnyLabels], where: str) -> None:
+def require_measurable(
+    task: str, names: Sequence[str], labels: Mapping[str, AnyLabels], where: str, kind: Kind
+) -> None:
     """Refuse splits that nothing can be learned from, or measured on; say which labels cannot be learned.
 
     Args:
@@ -173,18 +181,21 @@ def require_measurable(task: str, names: Sequence[str], labels: Mapping[str, Any
         names: Of labels or targets.
         labels: By split.
         where: What the images come from, for messages.
+        kind: What they are, likewise.
 
     Raises:
         UsageError: No image of a split has a label, or a target has one value throughout a split.
     """
     for split, of_split in labels.items():
         if task == MULTI_LABEL.name and not of_split.any():
-            raise UsageError(f"no {split} image of {where} has a label; mean average precision needs some")
+            raise UsageError(f"no {split} {one_of(kind)} of {where} has a label; mean average precision needs some")
         if task == REGRESSION.name and (constant := np.flatnonzero(np.ptp(of_split, axis=0) == 0)).size:
             raise UsageError(
-                f"{names[constant[0]]} has one value in all {len(of_split)} {split} images of {where}; R² needs "
-                f"targets that differ. Add images, or leave the target out"
+                f"{names[constant[0]]} has one value in all {len(of_split)} {split} {kind} of {where}; R² needs "
+                f"targets that differ. Add {kind}, or leave the target out"
             )
     if task == MULTI_LABEL.name:
         for index in np.flatnonzero(~labels["train"].any(axis=0)).tolist():
-            logger.warning("no train image of %s has the label %r, which cannot be learned", where, names[index])
+            logger.warning(
+                "no train %s of %s has the label %r, which cannot be learned", one_of(kind), where, names[index]
+            )

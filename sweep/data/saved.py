@@ -14,15 +14,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sweep.data.base import DataSet, Indices, Labels, Split, digest_of
+from sweep.data.base import AnyLabels, DataSet, Indices, Split, digest_of
 from sweep.data.files import Encoded, ImageChecker, decode, inside
-from sweep.data.labels import name_classes
+from sweep.data.saved_labels import LABEL_COLUMNS, Kinds, LabelColumns, label_columns, read_labels, shown_columns
 from sweep.data.splitting import divided
+from sweep.data.texts import TEXT, text_data
 from sweep.errors import SweepError, UsageError
 from sweep.run_folder import read_json
 
 INFO, STATE, SPLITS = "dataset_info.json", "state.json", "dataset_dict.json"
 SPLIT_ALIASES = {"validation": "val", "valid": "val"}
+TEXT_TYPES = "string", "large_string"
 AGAIN = "save the data set again with save_to_disk"
 
 
@@ -31,56 +33,62 @@ def is_saved(folder: Path) -> bool:
     return (folder / SPLITS).is_file() or (folder / STATE).is_file()
 
 
-def saved_data_set(folder: Path, *, seed: int, checker: ImageChecker) -> DataSet:
+def saved_data_set(folder: Path, *, seed: int, checker: ImageChecker, task: str | None = None) -> DataSet:
     """Load a saved `Dataset`, or a `DatasetDict` with train, test and perhaps validation.
 
-    It needs one column of images, their bytes inside (as `save_to_disk` leaves them), and one of labels: the only
-    `ClassLabel`, or else a column named `label` of whole numbers or text. No file outside of the folder is read.
+    It needs one column of images, their bytes inside (as `save_to_disk` leaves them), or else one of texts, named
+    `text` if there are several; and labels: the only `ClassLabel` or list of them, or else a column named `label` or
+    `labels`, or else numbers, `target` or `target_…`. No file outside of the folder is read.
 
     Args:
         folder: what `save_to_disk` was given.
         seed: seed of the splitting, where there are no splits or no validation.
         checker: tries the images, before they are split.
+        task: kind of task; told by the columns if not given.
 
     Raises:
-        UsageError: splits or columns are not as they should be, or a row lacks an image or a label.
+        UsageError: splits or columns are not as they should be, or a row lacks what is to be learned from or a label.
         SweepError: a file is damaged, or an image cannot be read and bad images are errors.
     """
-    parts = {split: _read_part(part) for split, part in _parts(folder).items()}
-    class_names = next(iter(parts.values())).class_names
-    images: list[Encoded] = []
-    values: list[Any] = []
-    given: list[str] = []
-    for split, part in parts.items():
-        if part.class_names != class_names:
-            raise UsageError(f"{part.folder} has other classes than {next(iter(parts.values())).folder}; {AGAIN}")
-        images += part.images
-        values += part.labels
-        given += [split] * len(part.images)
-    kept = np.flatnonzero(checker.readable(images)).tolist()
+    parts = {split: _read_part(part, task) for split, part in _parts(folder).items()}
+    first = next(iter(parts.values()))
+    for part in parts.values():
+        if part.columns.class_names != first.columns.class_names:
+            raise UsageError(f"{part.folder} has other classes than {first.folder}; {AGAIN}")
+        if (part.columns, part.of_texts) != (first.columns, first.of_texts):
+            raise UsageError(f"{part.folder} has other columns than {first.folder}; {AGAIN}")
+    images = [image for part in parts.values() for image in part.images]
+    texts = [text for part in parts.values() for text in part.texts]
+    values = [row for part in parts.values() for row in part.labels]
+    places = [f"{part.folder}, row {row}" for part in parts.values() for row in range(len(part.labels))]
+    kept = np.flatnonzero(checker.readable(images)).tolist() if images else list(range(len(texts)))
     if not kept:
-        raise UsageError(f"{folder} has no image that can be read{checker.remark()}")
-    if class_names is None:
-        labels, class_names = name_classes([str(values[index]) for index in kept])
-    else:
-        labels = np.array([values[index] for index in kept], dtype=np.int64)
+        what = "text" if first.of_texts else "image that can be read"
+        raise UsageError(f"{folder} has no {what}{checker.remark()}")
+    name, what = folder.resolve().name, f"Hugging Face data set {folder}"
+    found = read_labels([values[index] for index in kept], first.columns, task, lambda i: places[kept[i]], str(folder))
+    splits = [split for split, part in parts.items() for _ in part.labels]
+    given = None if "" in parts else [splits[index] for index in kept]
+    if first.of_texts:
+        return text_data(texts, found, given, places, name=name, what=what, seed=seed)
 
-    def split_of(name: str, members: Indices) -> Split:
-        return _split(name, [images[kept[index]] for index in members.tolist()], labels[members])
+    def split_of(split: str, members: Indices) -> Split:
+        return _split(split, [images[kept[index]] for index in members.tolist()], found.labels[members])
 
     return divided(
-        labels,
-        class_names,
-        None if "" in parts else [given[index] for index in kept],
+        found.labels,
+        found.names,
+        given,
         split_of,
-        name=folder.resolve().name,
-        what=f"Hugging Face data set {folder}",
+        name=name,
+        what=what,
         seed=seed,
         checker=checker,
+        task=found.task,
     )
 
 
-def _split(name: str, images: list[Encoded], labels: Labels) -> Split:
+def _split(name: str, images: list[Encoded], labels: AnyLabels) -> Split:
     return Split(
         name,
         labels,
@@ -107,55 +115,56 @@ def _parts(folder: Path) -> Mapping[str, Path]:
 
 @dataclass(frozen=True)
 class _Part:
-    """One saved `Dataset`: its images, their labels, and the names that the labels have; None where they are names."""
+    """One saved `Dataset`: its images or its texts, and the values of the columns of labels, row by row."""
 
     folder: Path
+    columns: LabelColumns
+    labels: list[tuple[Any, ...]]
     images: list[Encoded]
-    labels: list[Any]
-    class_names: tuple[str, ...] | None
+    texts: list[str]
+    of_texts: bool
 
 
-def _read_part(folder: Path) -> _Part:
+def _read_part(folder: Path, task: str | None) -> _Part:
     features = read_json(folder / INFO, f"; {AGAIN}").get("features")
     features = features if isinstance(features, dict) else {}
     kinds = {name: kind for name, kind in features.items() if isinstance(kind, dict)}
-    image_column = _only(folder, kinds, "Image")
-    named = [name for name, kind in kinds.items() if kind.get("_type") == "ClassLabel"]
-    label_column = named[0] if len(named) == 1 else "label"
-    if label_column not in kinds:
-        raise UsageError(
-            f"{folder} has {len(named)} ClassLabel columns and none named label (its columns: {_shown(kinds)}); "
-            f"name the one to learn label and save again"
-        )
-    class_names = _class_names(folder, kinds[label_column])
-    table = _read_table(folder, [image_column, label_column])
-    contents, labels = _contents(folder, table.column(image_column)), table.column(label_column).to_pylist()
+    item, of_texts = _item_column(folder, kinds)
+    columns = label_columns(folder, kinds, task)
+    table = _read_table(folder, [item, *columns.names])
+    labels = list(zip(*(table.column(name).to_pylist() for name in columns.names), strict=True))
+    if of_texts:
+        return _Part(folder, columns, labels, [], _texts_of(folder, item, table.column(item)), of_texts)
+    contents = _contents(folder, table.column(item))
     images = [Encoded(f"{folder}, row {row}", partial(_content, contents, row)) for row in range(len(labels))]
-    for row, label in enumerate(labels):
-        whole = isinstance(label, int) and not isinstance(label, bool)
-        if class_names is None and (whole or (isinstance(label, str) and label)):
-            continue
-        if class_names is not None and whole and 0 <= label < len(class_names):
-            continue
-        wanted = "whole numbers or text" if class_names is None else f"0 to {len(class_names) - 1}"
-        raise UsageError(f"{folder}, row {row}: {label_column} is {str(label)[:40]}; labels are {wanted}, one an image")
-    return _Part(folder, images, labels, class_names)
+    return _Part(folder, columns, labels, images, [], of_texts)
 
 
-def _only(folder: Path, kinds: Mapping[str, Mapping[str, Any]], wanted: str) -> str:
-    names = [name for name, kind in kinds.items() if kind.get("_type") == wanted]
-    if len(names) != 1:
-        raise UsageError(
-            f"{folder} has {len(names)} {wanted} columns, one is needed (its columns: {_shown(kinds)}); "
-            f"drop the others, or cast_column the right one to datasets.{wanted}(), and save again"
-        )
-    return names[0]
+def _item_column(folder: Path, kinds: Kinds) -> tuple[str, bool]:
+    """The column that has what is to be learned from, and whether it is of texts."""
+    images = [name for name, kind in kinds.items() if kind.get("_type") == "Image"]
+    texts = [
+        name
+        for name, kind in kinds.items()
+        if kind.get("_type") == "Value" and kind.get("dtype") in TEXT_TYPES and name not in LABEL_COLUMNS
+    ]
+    if len(images) == 1:
+        return images[0], False
+    if not images and (TEXT in texts or len(texts) == 1):
+        return (TEXT if TEXT in texts else texts[0]), True
+    raise UsageError(
+        f"{folder} has {len(images)} Image columns and {len(texts)} of text, one of either is needed (its columns: "
+        f"{shown_columns(kinds)}); drop the others, cast_column the right one to datasets.Image(), or name the one of "
+        f"text {TEXT}, and save again"
+    )
 
 
-def _class_names(folder: Path, kind: Mapping[str, Any]) -> tuple[str, ...] | None:
-    if kind.get("_type") != "ClassLabel":
-        return None
-    return tuple(_texts(folder / INFO, kind.get("names"), "class names"))
+def _texts_of(folder: Path, name: str, column: pa.ChunkedArray) -> list[str]:
+    values = column.to_pylist()
+    for row, value in enumerate(values):
+        if not isinstance(value, str) or not value.strip():
+            raise UsageError(f"{folder}, row {row}: {name} is {str(value)[:40]!r}; drop the row and save again")
+    return values
 
 
 def _read_table(folder: Path, columns: list[str]) -> pa.Table:
@@ -202,7 +211,3 @@ def _texts(path: Path, value: Any, what: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise SweepError(f"{path} is damaged: its {what} are {str(value)[:60]}; {AGAIN}")
     return value
-
-
-def _shown(kinds: Mapping[str, Any]) -> str:
-    return ", ".join(kinds)[:80] or "none"

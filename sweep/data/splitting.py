@@ -10,6 +10,7 @@ from sweep.data.base import AnyLabels, DataSet, Indices, Labels, Split, stratifi
 from sweep.data.files import ImageChecker
 from sweep.data.labels import require_measurable
 from sweep.errors import UsageError
+from sweep.kinds import Kind, one_of
 from sweep.task_kinds import CLASSES
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ def divided(
     seed: int,
     checker: ImageChecker,
     task: str = CLASSES.name,
+    kind: Kind = "images",
 ) -> DataSet:
     """Make a data set of images that lie in one row.
 
@@ -44,6 +46,7 @@ def divided(
         seed: seed of the splitting.
         checker: has tried the images.
         task: kind of task.
+        kind: what they are, for messages.
 
     Raises:
         UsageError: fewer than two classes, a missing split, a class that is too small or not in train, or a split on
@@ -54,10 +57,10 @@ def divided(
         raise UsageError(f"{what} has {len(class_names)} classes{remark}; a task needs at least 2")
     strata, names = (labels.astype(np.int64), class_names) if task == CLASSES.name else _one_stratum(len(labels))
     if given is None:
-        parts, how = split_three_ways(strata, names, seed=seed, where=what, remark=remark)
+        parts, how = split_three_ways(strata, names, seed=seed, where=what, remark=remark, kind=kind)
     else:
-        parts, how = _as_given(strata, names, np.array(given), seed=seed, where=what, remark=remark)
-    require_measurable(task, class_names, {split: labels[members] for split, members in parts.items()}, what)
+        parts, how = _as_given(strata, names, np.array(given), seed=seed, where=what, remark=remark, kind=kind)
+    require_measurable(task, class_names, {split: labels[members] for split, members in parts.items()}, what, kind)
     train, val, test = (split_of(split, parts[split]) for split in SPLIT_NAMES)
     return DataSet(
         name=name,
@@ -77,13 +80,20 @@ def _one_stratum(n_images: int) -> tuple[Labels, tuple[str, ...]]:
 
 
 def _as_given(
-    labels: Labels, class_names: Sequence[str], given: npt.NDArray[np.str_], *, seed: int, where: str, remark: str
+    labels: Labels,
+    class_names: Sequence[str],
+    given: npt.NDArray[np.str_],
+    *,
+    seed: int,
+    where: str,
+    remark: str,
+    kind: Kind,
 ) -> tuple[Mapping[str, Indices], str]:
     parts = {name: np.flatnonzero(given == name) for name in SPLIT_NAMES}
     for name in ("train", "test"):
         if not len(parts[name]):
             raise UsageError(
-                f"{where} has no {name} images{remark}; it needs train and test (val is optional), or no splits at all "
+                f"{where} has no {name} {kind}{remark}; it needs train and test (val is optional), or no splits at all "
                 f"to be split at random"
             )
     in_train = set(labels[parts["train"]].tolist())
@@ -91,19 +101,22 @@ def _as_given(
         if unknown := set(labels[parts[name]].tolist()) - in_train:
             raise UsageError(
                 f"class {class_names[min(unknown)]!r} of {where} is in {name} but not in train{remark}; "
-                f"a class needs images to learn from"
+                f"a class needs {kind} to learn from"
             )
     if lacking := [name for label, name in enumerate(class_names) if label not in in_train]:
-        logger.warning("%s has no image of class %r%s (%d such classes)", where, lacking[0], remark, len(lacking))
+        what = one_of(kind)
+        logger.warning("%s has no %s of class %r%s (%d such classes)", where, what, lacking[0], remark, len(lacking))
     if len(parts["val"]):
         return parts, "splits as given"
     of_train = parts["train"]
-    kept, how = split_off_val(labels[of_train], class_names, seed=seed, where=f"train of {where}", remark=remark)
+    kept, how = split_off_val(
+        labels[of_train], class_names, seed=seed, where=f"train of {where}", remark=remark, kind=kind
+    )
     return {"train": of_train[kept["train"]], "val": of_train[kept["val"]], "test": parts["test"]}, how
 
 
 def split_three_ways(
-    labels: Labels, class_names: Sequence[str], *, seed: int, where: str, remark: str
+    labels: Labels, class_names: Sequence[str], *, seed: int, where: str, remark: str, kind: Kind = "images"
 ) -> tuple[Mapping[str, Indices], str]:
     """Split 64 / 16 / 20 % of each class.
 
@@ -113,6 +126,7 @@ def split_three_ways(
         seed: seed of the splitting.
         where: what the images come from, for messages.
         remark: what to add to a message about too few images.
+        kind: what they are, for messages.
 
     Returns:
         Indices by split, in the order of `SPLIT_NAMES`, and how they were found.
@@ -120,34 +134,35 @@ def split_three_ways(
     Raises:
         UsageError: a class is too small.
     """
-    _require_class_size(labels, class_names, where, remark, smallest=3, splits="train, val and test")
+    _require_class_size(labels, class_names, where, remark, kind, smallest=3, splits="train, val and test")
     parts = stratified_split(labels, (VAL_SHARE, TEST_SHARE), seed)
-    return dict(zip(SPLIT_NAMES, parts, strict=True)), f"64 / 16 / 20 % of {_whole(class_names)}, split seed {seed}"
+    how = f"64 / 16 / 20 % of {_whole(class_names, kind)}, split seed {seed}"
+    return dict(zip(SPLIT_NAMES, parts, strict=True)), how
 
 
 def split_off_val(
-    labels: Labels, class_names: Sequence[str], *, seed: int, where: str, remark: str
+    labels: Labels, class_names: Sequence[str], *, seed: int, where: str, remark: str, kind: Kind = "images"
 ) -> tuple[Mapping[str, Indices], str]:
     """Make 20 % of each class of train val; arguments and result as `split_three_ways`, without test."""
-    _require_class_size(labels, class_names, where, remark, smallest=2, splits="train and val")
+    _require_class_size(labels, class_names, where, remark, kind, smallest=2, splits="train and val")
     kept, held = stratified_split(labels, (VAL_SHARE_OF_TRAIN,), seed)
     return {"train": kept, "val": held}, f"train and test as given, val is 20 % of train, split seed {seed}"
 
 
-def _whole(class_names: Sequence[str]) -> str:
+def _whole(class_names: Sequence[str], kind: Kind) -> str:
     """What shares are of, in words."""
-    return "each class" if any(class_names) else "all images"
+    return "each class" if any(class_names) else f"all {kind}"
 
 
 def _require_class_size(
-    labels: Labels, class_names: Sequence[str], where: str, remark: str, *, smallest: int, splits: str
+    labels: Labels, class_names: Sequence[str], where: str, remark: str, kind: Kind, *, smallest: int, splits: str
 ) -> None:
     sizes = np.bincount(labels, minlength=len(class_names))
     for name, size in zip(class_names, sizes.tolist(), strict=True):
         if size < smallest and not name:
-            raise UsageError(f"{where} has {size} images{remark}; {smallest} are needed to be in {splits}. Add images")
+            raise UsageError(f"{where} has {size} {kind}{remark}; {smallest} are needed to be in {splits}. Add {kind}")
         if size < smallest:
             raise UsageError(
-                f"class {name!r} in {where} has {size} images{remark}; {smallest} are needed to be in "
-                f"{splits}. Add images or remove the class"
+                f"class {name!r} in {where} has {size} {kind}{remark}; {smallest} are needed to be in "
+                f"{splits}. Add {kind} or remove the class"
             )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sweep.data.packaged import DATA_SETS, HERE
+from sweep.data.saved import is_saved
 from sweep.data.scanned import fashion_mnist
 from sweep.data.vtab import ALIASES, LIST_FILES
 from sweep.errors import UsageError
@@ -37,6 +38,12 @@ PACKAGED_SUITES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 """Tasks by group. The groups are like VTAB's in kind; the images are not VTAB's."""
 
+TASK_FILES = "task.csv", "task.parquet", "task.npz"
+"""What a subfolder has that is a task of the user's own: a table, or arrays."""
+
+OWN = "own"
+"""The one group of these."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -58,7 +65,7 @@ class Suite:
     """Several tasks.
 
     Attributes:
-        name: `"mini-vtab"`, or `"VTAB-1K"`.
+        name: `"mini-vtab"`, `"VTAB-1K"`, or that of the user's folder.
         tasks: Those that are here, group by group.
         missing: Those that are not: why, by name.
     """
@@ -72,18 +79,21 @@ def find_suite(spec: object, cache_dir: Path) -> Suite | None:
     """Return the suite that a study's data name; None where they are a single data set, or nothing.
 
     Args:
-        spec: the name of a packaged suite, or a folder that has VTAB-1K task folders in it.
+        spec: the name of a packaged suite, a folder that has VTAB-1K task folders in it, or one whose subfolders have
+            a table or arrays each, `task.csv`, `task.parquet` or `task.npz`, or are saved Hugging Face data sets.
         cache_dir: root of sweep's cache.
 
     Raises:
-        UsageError: two folders are the same task.
+        UsageError: two folders are the same task, or a folder has two task files.
     """
     if not isinstance(spec, str):
         return None
     if spec in PACKAGED_SUITES:
         return _packaged(spec, cache_dir)
     folder = Path(os.path.expanduser(spec))
-    return _vtab(folder) if os.path.isdir(folder) and not _is_task(folder) else None
+    if not os.path.isdir(folder) or _is_task(folder) or is_saved(folder):
+        return None
+    return _vtab(folder) or _own(folder)
 
 
 def _packaged(name: str, cache_dir: Path) -> Suite:
@@ -117,6 +127,29 @@ def _vtab(folder: Path) -> Suite | None:
         logger.warning("left aside: %s has lists of images, but VTAB-1K has no task %s", found[name], name)
     missing = {task: f"not in {folder}" for tasks in VTAB_GROUPS.values() for task in tasks if task not in names}
     return Suite(VTAB, tuple(known), missing)
+
+
+def _own(folder: Path) -> Suite | None:
+    """The tasks below a folder, in order of name; None where there is none."""
+    inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    tasks = [Task(path.name, OWN, str(data)) for path in inner if (data := _own_task(path)) is not None]
+    if not tasks:
+        return None
+    names = {task.name for task in tasks}
+    for path in inner:
+        if path.name not in names:
+            logger.warning("left aside: %s has no %s and is no saved data set", path, ", ".join(TASK_FILES))
+    return Suite(folder.resolve().name, tuple(tasks))
+
+
+def _own_task(folder: Path) -> Path | None:
+    """What `load_data` takes of a subfolder that is a task."""
+    if is_saved(folder):
+        return folder
+    files = [folder / name for name in TASK_FILES if (folder / name).is_file()]
+    if len(files) > 1:
+        raise UsageError(f"{folder} has both {files[0].name} and {files[1].name}; move one of them away")
+    return files[0] if files else None
 
 
 def _is_task(folder: Path) -> bool:

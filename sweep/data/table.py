@@ -14,18 +14,17 @@ import pyarrow.parquet as pq
 
 from sweep.data.base import DataSet, Indices, Split
 from sweep.data.files import ImageChecker, file_split, inside
-from sweep.data.labels import Labelled, labelled_by_columns, labelled_by_text
+from sweep.data.labels import TARGET, TARGET_PREFIX, Labelled, labelled_by_columns, labelled_by_text
 from sweep.data.splitting import SPLIT_NAMES, divided
-from sweep.data.texts import text_data
+from sweep.data.texts import TEXT, text_data
 from sweep.errors import SweepError, UsageError
 from sweep.task_kinds import MULTI_LABEL, REGRESSION
 
-PATH, TEXT = "path", "text"
+PATH = "path"
 NEEDED = (
     "a table of images has the columns path, label and, if you have splits, split; one of texts has text in the place "
     "of path"
 )
-TARGET, TARGET_PREFIX = "target", "target_"
 LONGEST_SHOWN = 60
 
 

@@ -1,12 +1,14 @@
 """Texts in memory: splits of them, and the rows of a table that has a column `text`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from sweep.data.base import AnyLabels, DataSet, Indices, Split, digest_of
 from sweep.data.files import ImageChecker
 from sweep.data.labels import Labelled
 from sweep.data.splitting import divided
+
+TEXT = "text"
+"""Name of the column that has them."""
 
 
 def text_split(name: str, texts: Sequence[str], labels: AnyLabels, source: Callable[[int], str] | None = None) -> Split:
@@ -19,7 +21,14 @@ def text_split(name: str, texts: Sequence[str], labels: AnyLabels, source: Calla
         source: index to where the text stands; None where there is nothing to name.
     """
     kept = tuple(texts)
-    return Split(name, labels, lambda index: kept[index], lambda: digest_of(["texts", labels.tobytes(), *kept]), source)
+    return Split(
+        name,
+        labels,
+        lambda index: kept[index],
+        lambda: digest_of(["texts", labels.tobytes(), *kept]),
+        source,
+        kind="texts",
+    )
 
 
 def text_data(
@@ -52,8 +61,15 @@ def text_data(
         chosen = members.tolist()
         return text_split(split, [texts[i] for i in chosen], labels[members], lambda index: where[chosen[index]])
 
-    checker = ImageChecker("error")
-    data = divided(
-        labels, found.names, given, split_of, name=name, what=what, seed=seed, checker=checker, task=found.task
+    return divided(
+        labels,
+        found.names,
+        given,
+        split_of,
+        name=name,
+        what=what,
+        seed=seed,
+        checker=ImageChecker("error"),
+        task=found.task,
+        kind="texts",
     )
-    return replace(data, kind="texts")

@@ -9,9 +9,9 @@ from typing import Any
 from backbones.origin import origin_of
 from backbones.protocol import Transform
 from backbones.sizes import shown_size
-from backbones.text_transform import TextInput
-from sweep.export.config import BACKBONE_FILE, ONNX_FILE, TORCH_EXPORT_FILE, ModelConfig
-from sweep.export.graph import TOLERANCE, output_name
+from backbones.text_transform import BEYOND, TextInput
+from sweep.export.config import BACKBONE_FILE, ONNX_FILE, TOKENIZER_FILE, TORCH_EXPORT_FILE, ModelConfig
+from sweep.export.graph import TOLERANCE, input_name, output_name
 from sweep.export.selection import Chosen
 from sweep.kinds import Kind
 from sweep.results import Results
@@ -20,7 +20,7 @@ from sweep.task_kinds import CLASSES, MULTI_LABEL, REGRESSION, TaskKind
 HEADINGS = {"mean_class_accuracy": "mean class accuracy", "nll": "NLL (nats)", "bce": "BCE (nats)"}
 GRAPHS = {
     TORCH_EXPORT_FILE: "`torch.export.load(path).module()` is the model without sweep",
-    ONNX_FILE: "for ONNX Runtime, `images` (N, 3, H, W) to `logits` (N, C)",
+    ONNX_FILE: "for ONNX Runtime",
 }
 ANSWERS = {
     CLASSES: "model.class_names[logits.argmax()]",
@@ -108,15 +108,22 @@ def _what_it_is(config: ModelConfig, with_backbone: bool, differences: Mapping[s
     for name, difference in differences.items():
         lines += [
             "",
-            f"`{name}`: {GRAPHS[name].replace('logits', given)}. On random images its {given} differ from the model's "
-            f"by at most "
-            f"{difference:.1e} (tolerance {TOLERANCE:.0e}).",
+            f"`{name}`: {GRAPHS[name]}, from {_graph_input(config.transform)} to `{given}` (N, C). On random "
+            f"{_kind(config)} its {given} differ from the model's by at most {difference:.1e} (tolerance "
+            f"{TOLERANCE:.0e}).",
         ]
     return "\n".join(lines)
 
 
 def _kind(config: ModelConfig) -> Kind:
     return "texts" if isinstance(config.transform, TextInput) else "images"
+
+
+def _graph_input(transform: Transform | TextInput) -> str:
+    if isinstance(transform, TextInput):
+        name = input_name("texts")
+        return f"`{name}` (N, {transform.max_tokens}), numbers by `{TOKENIZER_FILE}` and {BEYOND} beyond a text's end,"
+    return f"`{input_name('images')}` (N, 3, {transform.image_size}, {transform.image_size})"
 
 
 def _input(transform: Transform | TextInput) -> str:

@@ -1,7 +1,9 @@
-"""A model as a graph that runs without sweep: PyTorch's own exported program, or ONNX. Each is checked on images."""
+"""A model as a graph that runs without sweep: PyTorch's own exported program, or ONNX. Each is checked."""
 
 import importlib.util
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from sweep.errors import SweepError
 from sweep.export.model import AdaptedModel
+from sweep.kinds import Kind
 from sweep.task_kinds import REGRESSION, TaskKind
 
 TOLERANCE = 1e-4
@@ -22,7 +25,7 @@ INSTALL_ONNX = 'ONNX needs onnxscript and onnxruntime; python -m pip install -e 
 
 
 def write_torch_export(model: AdaptedModel, path: Path) -> float:
-    """Write the model as a `torch.export` program, for any number of images.
+    """Write the model as a `torch.export` program, for any number of images or texts.
 
     Args:
         model: On the CPU.
@@ -32,14 +35,14 @@ def write_torch_export(model: AdaptedModel, path: Path) -> float:
         The largest difference between its logits and the model's.
 
     Raises:
-        SweepError: The difference is above the tolerance.
+        SweepError: The difference is above the tolerance, or PyTorch cannot make a graph of the model.
     """
-    with torch.no_grad():
-        program = torch.export.export(model, (_images(model, TRACED_BATCH),), dynamic_shapes=_dynamic_shapes())
-    torch.export.save(program, path)
-    images = _images(model, CHECKED_BATCH)
-    with torch.no_grad():
-        return _checked(torch.export.load(path).module()(images), model, images, path)
+    inputs = model.backbone.random_inputs(CHECKED_BATCH)
+    with torch.no_grad(), _made(model, path):
+        example = model.backbone.random_inputs(TRACED_BATCH)
+        torch.export.save(torch.export.export(model, (example,), dynamic_shapes=_dynamic_shapes()), path)
+        outputs = torch.export.load(path).module()(inputs)
+    return _checked(outputs, model, inputs, path)
 
 
 def require_onnx() -> None:
@@ -53,7 +56,7 @@ def require_onnx() -> None:
 
 
 def write_onnx(model: AdaptedModel, path: Path) -> float:
-    """Write the model as ONNX, from `images` to `logits` or `values`, for any number of images.
+    """Write the model as ONNX, from `images` or `tokens` to `logits` or `values`, for any number of them.
 
     Args:
         model: On the CPU.
@@ -63,29 +66,34 @@ def write_onnx(model: AdaptedModel, path: Path) -> float:
         The largest difference between the logits of ONNX Runtime and the model's.
 
     Raises:
-        SweepError: The difference is above the tolerance, or a package is missing.
+        SweepError: The difference is above the tolerance, a package is missing, or PyTorch cannot make a graph of the
+            model.
     """
     require_onnx()
     import onnxruntime
 
-    with warnings.catch_warnings(), torch.no_grad():
+    inputs, name = model.backbone.random_inputs(CHECKED_BATCH), input_name(model.backbone.kind)
+    with warnings.catch_warnings(), torch.no_grad(), _made(model, path):
         warnings.simplefilter("ignore")  # of PyTorch's exporter, about itself
         program = torch.onnx.export(
             model,
-            (_images(model, TRACED_BATCH),),
+            (model.backbone.random_inputs(TRACED_BATCH),),
             dynamo=True,
             dynamic_shapes=_dynamic_shapes(),
-            input_names=["images"],
+            input_names=[name],
             output_names=[output_name(model.target.kind)],
             verbose=False,
         )
-    assert program is not None
-    program.save(path)
-    images = _images(model, CHECKED_BATCH)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (logits,) = session.run(None, {"images": images.numpy()})
-    with torch.no_grad():
-        return _checked(torch.from_numpy(np.asarray(logits)), model, images, path)
+        assert program is not None
+        program.save(path)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        (outputs,) = session.run(None, {name: inputs.numpy()})
+    return _checked(torch.from_numpy(np.asarray(outputs)), model, inputs, path)
+
+
+def input_name(kind: Kind) -> str:
+    """What a model's inputs are called."""
+    return "tokens" if kind == "texts" else "images"
 
 
 def output_name(kind: TaskKind) -> str:
@@ -97,15 +105,25 @@ def _dynamic_shapes() -> dict[str, dict[int, torch.export.Dim]]:
     return {"images": {0: torch.export.Dim("batch")}}
 
 
-def _images(model: AdaptedModel, count: int) -> Tensor:
-    """Noise of the size and scale of transformed images, the same at every call."""
-    side = model.backbone.image_size
-    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+@contextmanager
+def _made(model: AdaptedModel, path: Path) -> Iterator[None]:
+    """Say which file cannot be made of which backbone."""
+    try:
+        yield
+    except OSError:  # of a full disk, say: the folder's error, not the network's
+        raise
+    except Exception as error:  # of PyTorch and ONNX Runtime, about a network: a dozen types
+        lines = str(error).strip().splitlines()
+        raise SweepError(
+            f"{path.name} cannot be made of a model beside {model.backbone.name}: "
+            f"{lines[0] if lines else type(error).__name__}; nothing was exported. Leave the option out"
+        ) from error
 
 
-def _checked(outputs: Tensor, model: AdaptedModel, images: Tensor, path: Path) -> float:
+def _checked(outputs: Tensor, model: AdaptedModel, inputs: Tensor, path: Path) -> float:
     scale = outputs.new_tensor(model.target.std or (1.0,))
-    difference: float = ((outputs - model(images)) / scale).abs().max().item()
+    with torch.no_grad():
+        difference: float = ((outputs - model(inputs)) / scale).abs().max().item()
     if not difference <= TOLERANCE:
         raise SweepError(
             f"{path.name} gives logits that differ by {difference:.1e} from the model's, more than {TOLERANCE:.0e}; "

@@ -15,7 +15,6 @@ from backbones import load_backbone, recorded_stages
 from backbones.frozen import FrozenBackbone
 from backbones.sizes import recorded_size
 from backbones.text_backbone import TextBackbone
-from backbones.text_transform import TextInput
 from sweep.errors import SweepError, UsageError
 from sweep.export.card import model_card
 from sweep.export.config import (
@@ -36,9 +35,10 @@ from sweep.export.graph import require_onnx, write_onnx, write_torch_export
 from sweep.export.model import AdaptedModel, assemble
 from sweep.export.selection import Chosen, choose
 from sweep.recipes import described
+from sweep.record_entries import require_config
 from sweep.recorded import target_of_run
 from sweep.results import Results, load_results
-from sweep.run_folder import RunFolder
+from sweep.run_folder import RESTORE, RunFolder
 from sweep.side_networks.spec import SideNetworkSpec
 
 RECORDED = ("study", "command", "data", "data_notice", "splits", "epochs", "batch_size", "seed", "versions")
@@ -83,9 +83,9 @@ def export_run(
         cache_dir: Root of sweep's cache.
 
     Raises:
-        UsageError: Something is already in `to`, or there is no such trial, or its weights were not kept; or a graph is
-            asked for of a model of texts.
-        SweepError: The backbone is not the one of the run, a graph does not compute the same, or a file is damaged.
+        UsageError: Something is already in `to`, or there is no such trial, or its weights were not kept.
+        SweepError: The backbone is not the one of the run, a graph cannot be made or does not compute the same, or a
+            file is damaged.
     """
     if to.exists() and not (to.is_dir() and not any(to.iterdir())):
         raise UsageError(f"{to} is not empty; choose another folder with --to, or remove it")
@@ -94,9 +94,7 @@ def export_run(
     folder = RunFolder.open(run)
     results = load_results(run)
     spec, chosen = choose(results, folder, trial=trial, ensemble=ensemble)
-    config = _model_config(results, folder, spec, chosen)
-    if (torch_export or onnx) and isinstance(config.transform, TextInput):
-        raise UsageError("--torch-export and --onnx are for models of images; leave them out, and use sweep.load_model")
+    config = model_config(results, folder, spec, chosen)
     needs_backbone = with_backbone or torch_export or onnx
     backbone = _backbone(config, folder, cache_dir) if needs_backbone else None
     weights = {
@@ -114,7 +112,8 @@ def export_run(
                 save_file(_own(backbone.network.state_dict()), partial / BACKBONE_FILE)
                 if isinstance(backbone, TextBackbone):
                     (partial / BACKBONE_CONFIG_FILE).write_text(backbone.config_json, encoding="utf-8")
-                    (partial / TOKENIZER_FILE).write_text(backbone.tokenizer_json, encoding="utf-8")
+            if isinstance(backbone, TextBackbone):  # a graph alone wants it, too
+                (partial / TOKENIZER_FILE).write_text(backbone.tokenizer_json, encoding="utf-8")
             model = assemble(backbone, config, [c.weights.state for c in chosen])
             if torch_export:
                 differences[TORCH_EXPORT_FILE] = write_torch_export(model, partial / TORCH_EXPORT_FILE)
@@ -132,12 +131,28 @@ def model_of_run(run: Path, *, trial: int, cache_dir: Path) -> AdaptedModel:
     folder = RunFolder.open(run)
     results = load_results(run)
     spec, chosen = choose(results, folder, trial=trial, ensemble=None)
-    config = _model_config(results, folder, spec, chosen)
+    config = model_config(results, folder, spec, chosen)
     return assemble(_backbone(config, folder, cache_dir), config, [c.weights.state for c in chosen])
 
 
-def _model_config(results: Results, folder: RunFolder, spec: SideNetworkSpec, chosen: Sequence[Chosen]) -> ModelConfig:
+def model_config(results: Results, folder: RunFolder, spec: SideNetworkSpec, chosen: Sequence[Chosen]) -> ModelConfig:
+    """The `config.json` of an exported model.
+
+    Args:
+        results: Of the run.
+        folder: Where it is, for messages.
+        spec: Shape of its side-networks.
+        chosen: The members of the model.
+
+    Raises:
+        SweepError: The run's record is damaged.
+    """
     recorded = results.config
+    require_config(folder, recorded)
+    try:
+        transform = recorded_transform(recorded["transform"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise SweepError(f"{folder.config_path} is damaged: its transform: {error}{RESTORE}") from error
     return ModelConfig(
         backbone=BackboneReference(
             recorded["backbone"],
@@ -145,7 +160,7 @@ def _model_config(results: Results, folder: RunFolder, spec: SideNetworkSpec, ch
             recorded["group_size"],
             recorded_stages(recorded.get("stages")),
         ),
-        transform=recorded_transform(recorded["transform"]),
+        transform=transform,
         side_network=spec,
         members=tuple(Member(c.weights.trial, c.weights.rank, c.hyperparameters) for c in chosen),
         class_names=tuple(recorded["classes"]),

@@ -11,6 +11,7 @@ import optuna
 import pandas as pd
 from plotly.graph_objects import Bar, Figure, Heatmap, Scatter
 
+from sweep.kinds import one_of
 from sweep.metrics import N_CALIBRATION_BINS
 from sweep.report.evidence import Evidence
 from sweep.task_kinds import TASK_KINDS
@@ -152,7 +153,7 @@ def confusion_matrix(evidence: Evidence, class_names: Sequence[str]) -> Figure:
             zmin=0,
             zmax=1,
             colorbar={"title": {"text": "share of<br>the class"}},
-            hovertemplate="is %{y}, said %{x}: %{customdata} images<extra></extra>",
+            hovertemplate=f"is %{{y}}, said %{{x}}: %{{customdata}} {evidence.kind}<extra></extra>",
         )
     )
     figure.update_layout(
@@ -188,7 +189,8 @@ def reliability_diagram(evidence: Evidence) -> Figure:
             customdata=np.stack([n_images, mean_confidence], -1)[filled].tolist(),
             marker={"color": BASELINE_COLOUR, "opacity": 0.75},
             name="accuracy",
-            hovertemplate="accuracy %{y:.2f}, confidence %{customdata[1]:.2f}, %{customdata[0]} images<extra></extra>",
+            hovertemplate="accuracy %{y:.2f}, confidence %{customdata[1]:.2f}, %{customdata[0]} "
+            f"{evidence.kind}<extra></extra>",
         )
     )
     figure.add_trace(
@@ -218,7 +220,7 @@ def predicted_against_true(evidence: Evidence, names: Sequence[str]) -> Figure:
                 marker={"color": BASELINE_COLOUR, "size": 6, "opacity": 0.6},
                 name=escape(name),
                 visible=column == 0,
-                hovertemplate="image %{customdata}: is %{x:.4g}, said %{y:.4g}<extra></extra>",
+                hovertemplate=f"{one_of(evidence.kind)} " + "%{customdata}: is %{x:.4g}, said %{y:.4g}<extra></extra>",
             )
         )
         figure.add_trace(

@@ -109,9 +109,10 @@ def front(results: Results) -> str:
 
 def trials(results: Results) -> str:
     """All trials in a table that sorts by a click."""
+    items = kind_of(results.config)
     note = (
         f"Click a heading to sort. “to baseline” is the paired difference of {results.kind.paired_heading} to trial 0 "
-        f"after as many epochs, on the same val images, with its 95% interval over images."
+        f"after as many epochs, on the same val {items}, with its 95% interval over {items}."
     )
     return page.heading("Trials, best first") + page.paragraph(note, quiet=True) + trials_table(results)
 
@@ -180,7 +181,7 @@ def cost(results: Results) -> str:
         seconds, plan = results.summary["wall_seconds"], results.summary.get("plan", {})
         facts |= {name.replace("_", " "): f"{value:.1f} s" for name, value in seconds.items()}
         facts["configurations per hour"] = f"{results.summary['configs_per_hour']:.0f}"
-        facts["images through the backbone"] = f"{results.summary['n_images_computed']:,}"
+        facts[f"{kind_of(results.config)} through the backbone"] = f"{results.summary['n_images_computed']:,}"
         if plan:
             facts["feature cache"] = f"{plan['cache_bytes'] / 2**20:,.0f} MiB on disk"
             facts["lanes that fit"] = f"{plan['lanes_that_fit']:,}"

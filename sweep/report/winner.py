@@ -10,6 +10,7 @@ from PIL import Image
 from plotly.graph_objects import Figure
 
 from backbones.protocol import to_rgb
+from sweep.kinds import one_of
 from sweep.metrics import THRESHOLD, average_precision
 from sweep.report import page
 from sweep.report.evidence import Evidence
@@ -62,8 +63,9 @@ def labels_table(evidence: Evidence, names: Sequence[str]) -> str:
         shares = [precisions[label], *(n_both / n if n else np.nan for n in (n_said, n_has))]
         cells = [Cell("" if np.isnan(share) else f"{share:.3f}", float(share)) for share in shares]
         rows.append([Cell(name), Cell(str(n_has), float(n_has)), *cells])
-    note = f"Precision and recall at probability {THRESHOLD}. A label that no val image has is not in the mean."
-    columns = ["label", "images", "average precision", "precision", "recall"]
+    item = one_of(evidence.kind)
+    note = f"Precision and recall at probability {THRESHOLD}. A label that no val {item} has is not in the mean."
+    columns = ["label", evidence.kind, "average precision", "precision", "recall"]
     return page.paragraph(note, quiet=True) + page.table(columns, rows, sortable=True)
 
 
@@ -102,7 +104,7 @@ def _farthest(evidence: Evidence, names: Sequence[str]) -> str:
 
 def _shown(evidence: Evidence, index: int, lines: Sequence[str]) -> str:
     """One image or text of val, with what is said of it."""
-    item, lines = evidence.val.open(index), [*lines, f"val {evidence.kind.removesuffix('s')} {index}"]
+    item, lines = evidence.val.open(index), [*lines, f"val {one_of(evidence.kind)} {index}"]
     return page.quotation(_excerpt(item), lines) if evidence.kind == "texts" else page.image(_thumbnail(item), lines)
 
 

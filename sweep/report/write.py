@@ -9,6 +9,7 @@ from sweep.errors import SweepError, UsageError
 from sweep.export.selection import winner_of
 from sweep.paths import write_atomically
 from sweep.plots import trials_figure
+from sweep.record_entries import require_config
 from sweep.report import page, tables
 from sweep.report.evidence import winner_on_val
 from sweep.report.figures import learning_curves, search_figures
@@ -50,6 +51,7 @@ def write_report(
     folder = RunFolder.open(run)
     results = load_results(run)
     winner = winner_of(results, folder)
+    require_config(folder, results.config)
     document = Page(f"{results.config['study']}: {len(results.trials)} trials on {results.config['data']}")
     figures: dict[str, Figure] = {}
 
@@ -70,10 +72,8 @@ def write_report(
     try:
         evidence = winner_on_val(results, folder, winner, cache_dir)
     except SweepError as error:
-        say(f"left out, what the winner does image by image: {error}")
-        document.add(
-            page.heading("The winner on val, image by image") + page.paragraph(f"Left out: {error}", quiet=True)
-        )
+        say(f"left out, what the winner does on val: {error}")
+        document.add(page.heading("The winner on val") + page.paragraph(f"Left out: {error}", quiet=True))
     else:
         for sections in winner_sections(evidence, results, winner, plotted):
             document.add(*sections)

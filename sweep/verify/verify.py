@@ -20,6 +20,7 @@ from sweep.lane_weights import weights_of
 from sweep.lanes import LaneConfig
 from sweep.preparation import check_precision, side_network_spec
 from sweep.recipes import OWN_FUNCTION, UNDECLARED
+from sweep.record_entries import require_config
 from sweep.recorded import recorded_backbone, recorded_data
 from sweep.results import Results, load_results
 from sweep.run_folder import RESTORE, RunFolder
@@ -108,6 +109,7 @@ def verify_trial(
         SweepError: Its files are damaged, or images or backbone are no longer those of the run.
     """
     folder, results = RunFolder.open(run), load_results(run)
+    require_config(folder, results.config)
     trial = recorded_trial(results, folder, number)
     setting = _setting(results.config, trial.config, device, cache_dir, data)
     again = train_again(trial, setting, on_epoch)

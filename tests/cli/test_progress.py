@@ -12,7 +12,7 @@ def drive(reporter: Reporter) -> None:
     """A search of 8 trials and 20 epochs of two steps; one trial fails at once."""
     reporter.message("data: [photos]")
     for done in (32, 40):
-        reporter.features("train", done, 40)
+        reporter.features("images of train", done, 40)
     reporter.search_started(8, 20)
     for epoch in range(1, 21):
         reporter.epoch_started(8, 8 / 40)
@@ -41,7 +41,7 @@ def test_bars_show_lanes_epoch_best_and_failures() -> None:
     shown = screen.file.getvalue()
     for part in (
         "data: [photos]",
-        "features of train",
+        "features, images of train",
         "trials, 8 lanes",
         "best val_top1 0.700, 1 failed",
         "8/8",
@@ -56,6 +56,6 @@ def test_lines_are_few_and_plain() -> None:
     drive(reporter)
     assert isinstance(pipe.file, io.StringIO)
     lines = pipe.file.getvalue().splitlines()
-    assert lines[:3] == ["data: [photos]", "features of train: 40 images", "training 8 trials of 20 epochs"]
+    assert lines[:3] == ["data: [photos]", "features: 40 images of train", "training 8 trials of 20 epochs"]
     assert lines[-1] == "8.0 of 8 trials: best val_top1 0.700, 1 failed"
     assert len(lines) <= 3 + 10

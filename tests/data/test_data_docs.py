@@ -26,8 +26,10 @@ SIZES = {
     "places.npz": (38, 10, 12),
     "pets": (12, 4, 4),
     "pets-split": (12, 4, 4),
+    "news": (13, 3, 4),
     "vtab-1k/svhn": (8, 8, 8),
 }
+SUITES = {"vtab-1k": ["svhn", "kitti"], "several": ["dated", "tagged"]}
 
 
 def test_every_example(tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +43,8 @@ def test_every_example(tmp_path: Path, cache_dir: Path, monkeypatch: pytest.Monk
         else:
             exec(compile(block, str(PAGE), "exec"), shared)
     named = re.findall(r"^    sweep run --study (\S+)(?: --data (\S+))?$", text, re.MULTILINE)
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
+    suites: dict[str, list[str]] = {}
     for study, data in named:
         declared = load_study(study).study.data
         suite = find_suite(data or declared, tmp_path)
@@ -50,7 +53,10 @@ def test_every_example(tmp_path: Path, cache_dir: Path, monkeypatch: pytest.Monk
             found[data] = tuple(split.n_images for split in (loaded.train, loaded.val, loaded.test))
             loaded.train.open(0)
         elif data:
-            assert [task.name for task in suite.tasks] == ["svhn", "kitti"]
+            suites[data] = [task.name for task in suite.tasks]
+            for task in suite.tasks:
+                load_data(task.data, seed=0, cache_dir=cache_dir).train.open(0)
+    assert suites == SUITES
     assert found == SIZES
     loaded = load_data(load_study("./mine.py").study.data, seed=0, cache_dir=tmp_path)
     assert (loaded.train.n_images + loaded.val.n_images, loaded.test.n_images) == (80, 40)

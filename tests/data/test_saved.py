@@ -87,7 +87,7 @@ def test_fingerprint_is_the_contents_and_labels(tmp_path: Path) -> None:
         ({"train": [0, 1], "test": [0], "extra": [0]}, r"has the splits train, test, extra"),
         ({"train": [0, 1], "val": [0], "validation": [0], "test": [0]}, r"has the splits train, val, validation, test"),
         ({"train": [0, 0], "test": [1]}, r"class 'dog' of .* is in test but not in train"),
-        ({"train": [0, 1, None], "test": [1]}, r"train, row 2: label is None; labels are 0 to 1, one an image"),
+        ({"train": [0, 1, None], "test": [1]}, r"train, row 2: label is None; labels are 0 to 1, one a row"),
         ({"train": [0, 1, 1], "test": [-1]}, r"test, row 0: label is -1; labels are 0 to 1"),
     ],
 )
@@ -104,14 +104,126 @@ def test_wrong_splits_and_labels(tmp_path: Path, data: dict[str, list[int]], mes
             made(0, [0, 1]).rename_column("label", "kind").cast_column("kind", datasets.Value("int64")),
             "none named label",
         ),
-        (made(0, [0, 1]).remove_columns("image"), r"has 0 Image columns, one is needed \(its columns: label\)"),
-        (made(0, [0.5, 1.5], datasets.Value("float32")), r"row 0: label is 0\.5; labels are whole numbers or text"),
+        (
+            made(0, [0, 1]).remove_columns("image"),
+            r"has 0 Image columns and 0 of text, one of either is needed \(its columns: label\)",
+        ),
+        (made(0, [True, False] * 3, datasets.Value("bool")), r"label of .*pets holds bool of shape \(6,\)"),
+        (made(0, ["a", None, "b"], datasets.Value("string")), r"row 1: label is None; labels are text or numbers"),
         (made(0, [0, 1]).cast_column("image", datasets.Image(decode=False)).add_column("more", [1, 2]), "has 1 images"),
     ],
 )
 def test_wrong_columns(tmp_path: Path, data: datasets.Dataset, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         load(saved(data, tmp_path / "pets"))
+
+
+SEVERAL = datasets.List(datasets.ClassLabel(names=NAMES))
+LISTS = datasets.List(datasets.Value("int64"))
+FLOATS = datasets.List(datasets.Value("float32"))
+
+
+def whole(kind: Any, labels: Sequence[object], folder: Path, column: str = "label") -> DataSet:
+    """The three splits of images with these labels, as loaded."""
+    data = made(0, labels, kind)
+    return load(saved(data.rename_column("label", column) if column != "label" else data, folder))
+
+
+def in_order(data: DataSet) -> list[Any]:
+    """Labels by the red of their image, which is the row's number."""
+    splits = (data.train, data.val, data.test)
+    rows = [
+        (red, label)
+        for part, split in zip(reds(data), splits, strict=True)
+        for red, label in zip(part, split.labels.tolist(), strict=True)
+    ]
+    return [label for _, label in sorted(rows)]
+
+
+def test_several_labels(tmp_path: Path) -> None:
+    lists = [[0], [0, 1], [], [1]] * 3
+    data = whole(SEVERAL, lists, tmp_path / "named", "animals")
+    assert (data.task, data.class_names) == ("multi-label", ("cat", "dog"))
+    assert in_order(data) == [[1, 0], [1, 1], [0, 0], [0, 1]] * 3
+    data = whole(datasets.List(datasets.Value("string")), [["b"], ["b", "a"], []] * 4, tmp_path / "text", "labels")
+    assert (data.class_names, in_order(data)[:3]) == (("a", "b"), [[0, 1], [1, 1], [0, 0]])
+    data = whole(LISTS, [[7], [30, 7], []] * 4, tmp_path / "numbers")
+    assert (data.class_names, in_order(data)[:3]) == (("7", "30"), [[1, 0], [1, 1], [0, 0]])
+    data = whole(LISTS, [[0, 1, 1], [1, 0, 0]] * 6, tmp_path / "entries", "labels")
+    assert (data.class_names, in_order(data)[:2]) == (("0", "1", "2"), [[0, 1, 1], [1, 0, 0]])
+
+
+def test_numbers(tmp_path: Path) -> None:
+    numbers = [0.5 * row for row in range(12)]
+    data = whole(datasets.Value("float32"), numbers, tmp_path / "a")
+    assert (data.task, data.class_names, in_order(data)) == ("regression", ("target",), [[n] for n in numbers])
+    data = whole(datasets.Value("int64"), list(range(12)), tmp_path / "b", "target_age")
+    assert (data.task, data.class_names, in_order(data)) == ("regression", ("age",), [[row] for row in range(12)])
+    data = whole(FLOATS, [[n, -n] for n in numbers], tmp_path / "c", "labels")
+    assert (data.class_names, in_order(data)[3]) == (("0", "1"), [1.5, -1.5])
+    folder = saved(made(0, list(range(12)), datasets.Value("int64")), tmp_path / "d")
+    data = load_data(str(folder), seed=0, cache_dir=tmp_path, task="regression")
+    assert (data.task, in_order(data)[5]) == ("regression", [5.0])
+    folder = saved(made(0, [0, 1] * 6, target=list(range(12))), tmp_path / "e")
+    assert load(folder).task == "classes"
+    assert load_data(str(folder), seed=0, cache_dir=tmp_path, task="regression").task == "regression"
+
+
+def test_texts(tmp_path: Path) -> None:
+    features = {
+        "title": datasets.Value("string"),
+        "text": datasets.Value("large_string"),
+        "mood": datasets.ClassLabel(names=NAMES),
+    }
+    columns = {"title": ["t"] * 12, "text": [f"text {n}" for n in range(12)], "mood": [0, 1] * 6}
+    two = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+    for name, data in (("two", two), ("one", two.remove_columns("text").rename_column("title", "sentence"))):
+        loaded = load(saved(data, tmp_path / name))
+        assert (loaded.kind, loaded.name, loaded.class_names) == ("texts", name, ("cat", "dog"))
+        assert loaded.train.n_images + loaded.val.n_images + loaded.test.n_images == 12
+    loaded = load(tmp_path / "two")
+    assert [int(loaded.val.open(i).split()[1]) % 2 for i in range(2)] == loaded.val.labels.tolist()
+    assert "two, row " in loaded.test.describe(0)
+    given = datasets.DatasetDict({"train": two.select(range(8)), "test": two.select(range(8, 12))})
+    assert load(saved(given, tmp_path / "split")).test.open(3) == "text 11"
+    with pytest.raises(UsageError, match=r"has 0 Image columns and 2 of text, .*name the one of text text, and save"):
+        load(saved(two.rename_column("text", "body"), tmp_path / "which"))
+    empty = datasets.Dataset.from_dict({**columns, "text": ["x", " "] * 6}, features=two.features)
+    with pytest.raises(UsageError, match=r"empty, row 1: text is ' '; drop the row and save again"):
+        load(saved(empty, tmp_path / "empty"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "message"),
+    [
+        (SEVERAL, [[0], None], r"row 1: label is None; labels are 0 to 1, a list of them a row"),
+        (LISTS, [[0, 3], [None, 1]], r"row 1: label is \[None, 1\]; labels are text or numbers, or lists of either"),
+        (
+            FLOATS,
+            [[0.5, 3], [1.5]] * 3,
+            r"row [0-9]+: label is \[1\.5\]; of several targets every row has a number each",
+        ),
+        (datasets.Value("float32"), [0.5, float("nan")] * 3, r"label of .*pets has targets that are not finite"),
+    ],
+)
+def test_wrong_lists_and_numbers(tmp_path: Path, kind: Any, labels: list[Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load(saved(made(0, labels, kind), tmp_path / "pets"))
+
+
+def test_another_kind_of_task_than_was_asked_for(tmp_path: Path) -> None:
+    folder = saved(made(0, [0, 1] * 6), tmp_path / "pets")
+    with pytest.raises(UsageError, match=r"label of .*pets makes a task of the kind classes, not multi-label; leave"):
+        load_data(str(folder), seed=0, cache_dir=tmp_path, task="multi-label")
+    targets = made(0, [0, 1] * 6, target=[*range(11), None])
+    with pytest.raises(UsageError, match=r"row 11: target is None; targets are finite numbers, one a row"):
+        load_data(str(saved(targets, tmp_path / "ages")), seed=0, cache_dir=tmp_path, task="regression")
+    parts = {
+        "train": made(0, [0, 1]),
+        "test": made(0, [0.5, 1], datasets.Value("float64")).rename_column("label", "labels"),
+    }
+    with pytest.raises(UsageError, match=r"test has other classes than .*train"):
+        load(saved(datasets.DatasetDict({**parts, "train": made(0, [0, 1])}), tmp_path / "mixed"))
 
 
 def edit(path: Path, **values: object) -> None:

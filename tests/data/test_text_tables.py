@@ -73,6 +73,13 @@ def test_fingerprint_is_of_texts_and_labels(tmp_path: Path) -> None:
         ("text,label\na,\n", r"texts\.csv:2: the label is empty"),
         ("text,label,text\na,b,c\n", r"texts\.csv has two columns text"),
         ("text,label\n", r"texts\.csv has no rows; .* a row an image or a text"),
+        (
+            "text,label\na,x\nb,x\nc,y\n",
+            r"class 'x' .*has 2 texts; 3 are needed to be in train, val and test\. Add texts",
+        ),
+        ("text,label,split\na,x,train\nb,y,train\n", r"texts\.csv has no test texts"),
+        ("text,target\na,1\nb,1\nc,1\n", r"target has one value in all 1 train texts of .*Add texts, or leave"),
+        ("text,label\na,x|y\nb,\nc,\n", r"no (train|val|test) text of .* has a label"),
         ("text,label,split\na,b,dev\n", r"texts\.csv:2: split 'dev' should be train, val or test"),
     ],
 )
@@ -87,6 +94,7 @@ def test_packaged_texts(cache_dir: Path) -> None:
     groups = load_data("newsgroups", seed=0, cache_dir=cache_dir)
     for data in (tomatoes, groups):
         assert data.kind == "texts"
+        assert data.val.describe(3) == "text 3 of split 'val'"
         parts = [{split.open(i) for i in range(split.n_images)} for split in (data.train, data.val, data.test)]
         assert all(text.strip() for part in parts for text in part)
         assert len(parts[0] & parts[1]) == 0

@@ -1,6 +1,7 @@
 """A run on texts from its command to an exported model, and all that is asked of a run in between."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -111,6 +112,9 @@ def test_report_shows_texts(run: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert call("report", run) == 0
     page = (run / "report.html").read_text()
     assert "Most confused texts" in page
+    assert "on the same val texts, with its 95% interval over texts" in page
+    assert "texts through the backbone" in page
+    assert re.search(r"\d images", page) is None
     assert "at 20 tokens" in page
     n_wrong = page.count("<blockquote>")
     winner = load_results(run).summary["winner"]["val"]["top1"]
@@ -149,13 +153,40 @@ def test_exported_model_needs_neither_folder_nor_name(shipped: Path, tmp_path: P
         sweep.load_model(moved)
 
 
-def test_export_without_the_backbone_and_as_a_graph(run: Path, cache: Path, tmp_path: Path) -> None:
-    export_run(run, tmp_path / "small", with_backbone=False, cache_dir=cache)
-    model = sweep.load_model(tmp_path / "small")
-    assert model(model.transform("the car is red").unsqueeze(0)).shape == (1, 3)
-    for graph in ({"onnx": True}, {"torch_export": True}):
-        with pytest.raises(sweep.UsageError, match="are for models of images"):
-            export_run(run, tmp_path / "graph", cache_dir=cache, **graph)  # type: ignore[arg-type]
+def test_export_without_the_backbone_and_as_a_graph(run: Path, cache: Path, tmp_path: Path, text_table: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    to = tmp_path / "small"
+    exported = export_run(run, to, with_backbone=False, onnx=True, torch_export=True, cache_dir=cache)
+    assert max(exported.differences.values()) < 1e-4
+    model = sweep.load_model(to)
+    texts = ["red", *pd.read_csv(text_table)["text"][:6]]
+    tokens = torch.stack([model.transform(text) for text in texts])
+    session, program = onnxruntime.InferenceSession(to / "model.onnx"), torch.export.load(to / "model.pt2").module()
+    for count in (1, 7):
+        with torch.no_grad():
+            expected, of_program = model(tokens[:count]), program(tokens[:count])
+        (of_onnx,) = session.run(["logits"], {"tokens": tokens[:count].numpy()})
+        torch.testing.assert_close(torch.from_numpy(of_onnx), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(of_program, expected, rtol=0, atol=1e-5)
+    assert (to / "tokenizer.json").is_file()
+    assert (
+        "`tokens` (N, 20), numbers by `tokenizer.json` and -1 beyond a text's end, to `logits`"
+        in (to / "README.md").read_text()
+    )
+
+
+def test_a_network_that_no_graph_can_be_made_of(
+    run: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("data-dependent\nand more")
+
+    monkeypatch.setattr("torch.export.export", refuse)
+    with pytest.raises(
+        sweep.SweepError, match=r"model\.pt2 cannot be made of a model beside .*: data-dependent; nothing"
+    ):
+        export_run(run, tmp_path / "graph", torch_export=True, cache_dir=cache)
+    assert not (tmp_path / "graph").exists()
 
 
 def test_predict_labels_a_table_and_lines(

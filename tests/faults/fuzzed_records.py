@@ -15,20 +15,24 @@ from fuzzing import Reader, damaged, parquet, wrong_entries
 from hypothesis import strategies as st
 from rich.console import Console
 
+from backbones import Transform
 from sweep import LaneConfig
 from sweep.bench.accuracy_results import AccuracyBenchmark, AccuracyRow, AccuracySizes
 from sweep.bench.report import accuracy_json, measured_rows, show_accuracy
 from sweep.cli.results import Format, results
 from sweep.cli.watch import view
-from sweep.dashboard_notes import check_noted, study_note
+from sweep.dashboard_notes import study_note
 from sweep.export.selection import winner_of
+from sweep.export.write import model_config
 from sweep.objectives import METRICS as VAL_METRICS
+from sweep.record_entries import require_config, require_summary
 from sweep.reporter import Reporter
 from sweep.results import load_results
 from sweep.resume import resume_run
 from sweep.retrain import RECORD as RETRAINED
 from sweep.retrain import Retrained, read_retrained
 from sweep.run_folder import RunFolder
+from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study import LoadedStudy
 from sweep.suite_results import RECORD, TABLE
 from sweep.task_kinds import CLASSES
@@ -87,7 +91,7 @@ RETRAINED_RECORD = asdict(Retrained(OF_TEST, 0.25, OF_TEST, 80, 20, 1.5))
 
 
 def read_retrained_record(folder: Path, content: bytes) -> None:
-    retrained = read_retrained(RunFolder(written(folder, {RETRAINED: content})))
+    retrained = read_retrained(RunFolder(written(folder, {RETRAINED: content, "config.json": b"{}"})))
     assert retrained is not None
     assert retrained.winner["top1"] + retrained.linear_probe["top1"] + retrained.wall_seconds is not None
 
@@ -128,10 +132,19 @@ CONFIG: dict[str, Any] = {
         "storage": None,
         "device": "cpu",
     },
-    **{"backbone_fingerprint": "f", "transform": {"image_size": 32}, "classes": ["a", "b"], "versions": {}},
+    **{
+        "backbone_fingerprint": "f",
+        "transform": asdict(Transform(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))),
+        "classes": ["a", "b"],
+        "versions": {},
+        "data_notice": "",
+    },
     **{"on_bad_image": "error", "n_parallel": 2, "splits": {"train": SPLIT, "val": SPLIT, "test": SPLIT}},
     **{"budget": {"wall_seconds": None, "target": None}, "enqueued": [{"lr": 0.1}], "augment_fingerprint": None},
 }
+
+
+SPEC = SideNetworkSpec(8, 3, 2, 1, modules_per_block=1, pool="mean", max_rank=2)
 
 
 def trials() -> pd.DataFrame:
@@ -148,11 +161,12 @@ RUN_FILES = {
 
 
 def read_recorded(folder: Path, damage: tuple[str, bytes]) -> None:
-    """What `sweep verify` trains again."""
+    """What `sweep verify` trains again, and `sweep export` writes down."""
     name, content = damage
     run = RunFolder(written(folder, {**RUN_FILES, name: content}))
     results = load_results(folder)
     winner_of(results, run)
+    assert model_config(results, run, SPEC, ()).side_network is SPEC
     recorded = recorded_trial(results, run, 1)
     assert len(recorded.orders) == recorded.epochs > 0
     assert len(recorded.seeds) > 0
@@ -167,7 +181,8 @@ def read_noted(folder: Path, damage: tuple[str, bytes]) -> None:
     name, content = damage
     run = RunFolder(written(folder, {**RUN_FILES, name: content}))
     results = load_results(folder)
-    check_noted(results, run)
+    require_summary(run, results.summary, results.kind, results.kind.shown)
+    require_config(run, results.config)
     assert study_note(results, {"config.json": "config"})
 
 

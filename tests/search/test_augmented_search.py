@@ -209,7 +209,7 @@ def test_a_run_says_what_it_learns_from(cli: Cli) -> None:
     code, _, said = cli("run", "--augment", "flip-crop", "--views", "2", "--out", "cached")
     assert code == 0
     assert "training images: flip-crop, 2 cached views of every train image" in said
-    assert "features of train, view 2: 39 images" in said
+    assert "features: 39 images of train, view 2" in said
     assert "features: 99 of 99 images computed" in said
     code, _, said = cli("run", "--augment", "flip-crop", "--cache", "off", "--out", "live")
     assert code == 0

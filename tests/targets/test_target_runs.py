@@ -155,13 +155,19 @@ def test_commands_show_it(
 def test_the_exported_model_gives_what_the_run_measured(
     task: str, runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
     shipped, results = tmp_path / "shipped", load_results(runs[task])
-    exported = sweep.load_run(runs[task]).best.export(shipped, torch_export=True)
+    exported = sweep.load_run(runs[task]).best.export(shipped, torch_export=True, onnx=True)
+    assert exported.differences.keys() == {"model.pt2", "model.onnx"}
     assert max(exported.differences.values()) < 1e-4
     model = sweep.load_model(shipped)
     data = load_data(results.config["data"], seed=0, cache_dir=tmp_path)
+    items = torch.stack([model.transform(data.test.open(i)) for i in range(data.test.n_images)])
     with torch.no_grad():
-        outputs = model(torch.stack([model.transform(data.test.open(i)) for i in range(data.test.n_images)]))
+        outputs = model(items)
+    name = "values" if task == "regression" else "logits"
+    (of_graph,) = onnxruntime.InferenceSession(shipped / "model.onnx").run([name], {"images": items.numpy()})
+    torch.testing.assert_close(torch.from_numpy(of_graph), outputs, rtol=1e-6, atol=1e-4)
     labels = torch.from_numpy(data.test.labels)
     plain = Target(MULTI_LABEL) if task == "multi-label" else Target(REGRESSION, (0.0,), (1.0,))
     measured = plain.measure(outputs[None], labels)
@@ -171,6 +177,7 @@ def test_the_exported_model_gives_what_the_run_measured(
         assert 500 < outputs.mean() < 510, "in the targets' own units"
     card = (shipped / "README.md").read_text()
     assert f"images to {len(data.class_names)} {TASK_KINDS[task].outputs}" in card
+    assert f"`model.onnx`: for ONNX Runtime, from `images` (N, 3, 32, 32) to `{name}` (N, C)" in card
 
     table = tmp_path / "predicted.csv"
     image = data.test.source(0)
@@ -198,6 +205,16 @@ def test_an_ensemble_is_exported(task: str, runs: dict[str, Path], tmp_path: Pat
         torch.testing.assert_close(said.sigmoid(), of_members.sigmoid().mean(0))
     else:
         torch.testing.assert_close(said, of_members.mean(0))
+
+
+@pytest.mark.slow
+@TASKS
+def test_an_ensemble_is_a_graph_too(task: str, runs: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    exported = export_run(
+        runs[task], tmp_path / "all", ensemble="top2", onnx=True, torch_export=True, cache_dir=tmp_path
+    )
+    assert max(exported.differences.values()) < 1e-4
 
 
 def test_a_notebook_plots_numbers_against_the_true_ones(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
