@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import UnionType
 from typing import Any, Protocol
 
 import pandas as pd
@@ -25,7 +26,11 @@ from sweep.study import LoadedStudy
 from sweep.suite_results import COLUMNS, RECORD, TABLE, SuiteResults, is_suite
 from sweep.task_kinds import TaskKind, recorded_kind
 
-IN_A_ROW = {"winner.trial": int, "winner.trainable_parameters": int, "wall_seconds.total": NUMBER}
+IN_A_ROW: dict[str, type | UnionType] = {
+    "winner.trial": int,
+    "winner.trainable_parameters": int,
+    "wall_seconds.total": NUMBER,
+}
 """What a row takes out of a run's summary, beside scores."""
 
 

@@ -160,7 +160,7 @@ def _item_column(folder: Path, kinds: Kinds) -> tuple[str, bool]:
 
 
 def _texts_of(folder: Path, name: str, column: pa.ChunkedArray) -> list[str]:
-    values = column.to_pylist()
+    values: list[str] = column.to_pylist()
     for row, value in enumerate(values):
         if not isinstance(value, str) or not value.strip():
             raise UsageError(f"{folder}, row {row}: {name} is {str(value)[:40]!r}; drop the row and save again")
