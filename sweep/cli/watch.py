@@ -88,7 +88,7 @@ def heading(seen: "RunView") -> str:
         parts.append(f"{word} {seen.objective} {seen.best.values[-1]:.4g}, trial {seen.best.number}")
     goes_on = not (seen.ended or seen.stopped)
     if goes_on and n_over == seen.n_trials:
-        parts.append("the linear probe and the look at test come last")
+        parts.append("the linear probe and test come last")
     elif goes_on and seen.counts:
         of = "" if seen.n_parallel is None else f" of {seen.n_parallel}"
         parts.append(f"{seen.lanes}{of} lanes occupied")

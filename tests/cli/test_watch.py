@@ -87,7 +87,7 @@ def test_what_is_seen_is_what_the_run_itself_knows(watching: Watching) -> None:
         assert not seen.ended
         running = [trial.in_training for trial in seen.trials]
         assert running == sorted(running, reverse=True)
-        shown = f"{progress.n_running} of 3 lanes occupied" if progress.n_running else "the linear probe and the test"
+        shown = f"{progress.n_running} of 3 lanes occupied" if progress.n_running else "the linear probe and test"
         assert shown in heading(seen)
     first = watching.seen[0][1]
     assert first.seconds_left is not None

@@ -165,8 +165,8 @@ def test_the_exported_model_gives_what_the_run_measured(
     items = torch.stack([model.transform(data.test.open(i)) for i in range(data.test.n_images)])
     with torch.no_grad():
         outputs = model(items)
-    name = "values" if task == "regression" else "logits"
-    (of_graph,) = onnxruntime.InferenceSession(shipped / "model.onnx").run([name], {"images": items.numpy()})
+    output = "values" if task == "regression" else "logits"
+    (of_graph,) = onnxruntime.InferenceSession(shipped / "model.onnx").run([output], {"images": items.numpy()})
     torch.testing.assert_close(torch.from_numpy(of_graph), outputs, rtol=1e-6, atol=1e-4)
     labels = torch.from_numpy(data.test.labels)
     plain = Target(MULTI_LABEL) if task == "multi-label" else Target(REGRESSION, (0.0,), (1.0,))
@@ -177,7 +177,7 @@ def test_the_exported_model_gives_what_the_run_measured(
         assert 500 < outputs.mean() < 510, "in the targets' own units"
     card = (shipped / "README.md").read_text()
     assert f"images to {len(data.class_names)} {TASK_KINDS[task].outputs}" in card
-    assert f"`model.onnx`: for ONNX Runtime, from `images` (N, 3, 32, 32) to `{name}` (N, C)" in card
+    assert f"`model.onnx`: for ONNX Runtime, from `images` (N, 3, 32, 32) to `{output}` (N, C)" in card
 
     table = tmp_path / "predicted.csv"
     image = data.test.source(0)
