@@ -229,6 +229,9 @@ class Search:
         self.reporter.message(f"trial {trial} was stopped on request, after epoch {entrant.record.epochs}")
 
     def _clone(self, trial: int, params: dict[str, Any]) -> None:
+        if all(record.trial != trial for record in self.ledger.log.records):
+            self.reporter.message(f"trial {trial} is not cloned: this run has none of that number")
+            return
         try:
             self.study.check_fixed(params, f"the clone of trial {trial}", partial=True)
         except UsageError as error:

@@ -35,7 +35,7 @@ class Request:
             ValueError: It is no request.
         """
         match values:
-            case {"action": "stop" | "clone" as action, "trial": int(trial), "params": dict(params)}:
+            case {"action": "stop" | "clone" as action, "trial": int(trial), "params": dict(params)} if trial >= 0:
                 return cls(action, trial, params)
         raise ValueError(f"no request: {str(dict(values))[:100]}")
 

@@ -19,7 +19,7 @@ from sweep import Halving, Study, UsageError, load_results
 from sweep.ledger import Ledger
 from sweep.proposals import CLONE, Proposals
 from sweep.reporter import Reporter
-from sweep.requests import Inbox
+from sweep.requests import Inbox, Request, send
 from sweep.resume import resume_run
 from sweep.run_folder import RunFolder
 from sweep.snapshot_files import SnapshotFiles
@@ -212,6 +212,16 @@ def test_what_cannot_be_asked_for(
     assert "has ended" in call(monkeypatch, capsys, folder.path, "stop", "--trial", "1")
     folder.summary_path.unlink()
     assert "no process works on" in call(monkeypatch, capsys, folder.path, "stop", "--trial", "1")
+
+
+@pytest.mark.parametrize("trial", [99, 10**400])
+def test_a_clone_of_a_trial_that_there_is_not(
+    small_study: Study, search: Search, folder: RunFolder, trial: int
+) -> None:
+    reporter = Asking({1: lambda: send(folder, Request("clone", trial, {"lr": 0.025, "rank": 1}))})
+    trials = search(small_study, reporter=reporter).trials
+    assert len(trials) == small_study.trials
+    assert f"trial {trial} is not cloned: this run has none of that number" in reporter.messages
 
 
 def test_trials_that_have_ended_are_not_stopped(small_study: Study, search: Search, folder: RunFolder) -> None:
