@@ -46,7 +46,6 @@ def line_of(function: Callable[..., object], error: BaseException) -> str:
 
 
 def _line(error: BaseException, file: str) -> str:
-    """The last line of `file` that the error passed through, as a user would look for it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    frame = next((frame for frame in reversed(frames) if frame.filename == file), frames[-1])
-    return f"{frame.filename}, line {frame.lineno}: {frame.line}"
+    """The last line of `file` that the error passed through, as a user would look for it; the file, if it has none."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f"{frames[-1].filename}, line {frames[-1].lineno}: {frames[-1].line}" if frames else file
