@@ -105,10 +105,16 @@ def test_full_disk_is_an_honest_error(
 
 
 @pytest.mark.slow
-def test_disk_full_at_every_third_write(
-    tmp_path: Path, drawn_images: Path, untouched: Callable[[str], dict[str, Any]], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("first", [1, 2, 3])
+def test_disk_full_at_every_write(
+    tmp_path: Path,
+    drawn_images: Path,
+    untouched: Callable[[str], dict[str, Any]],
+    first: int,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    number = 1
+    """Every third write from the first, the second and the third on: three tests that may run side by side."""
+    number = first
     while full_disk(run := Victim(tmp_path / f"victim{number}", drawn_images, "grid"), number):
         run.finish()
         assert_same(run.result(), untouched("grid"))
