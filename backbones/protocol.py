@@ -84,13 +84,16 @@ class Backbone(Protocol):
     transform: Transform | TextTransform
 
     @property
-    def width(self) -> int: ...  # noqa: D102
+    def width(self) -> int:
+        """See above."""
 
     @property
-    def size(self) -> str: ...  # noqa: D102
+    def size(self) -> str:
+        """See above."""
 
     @property
-    def fingerprint(self) -> str: ...  # noqa: D102
+    def fingerprint(self) -> str:
+        """See above."""
 
     def stages(self, inputs: torch.Tensor) -> list[torch.Tensor]:
         """Run the frozen network once and return its stages.

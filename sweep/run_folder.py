@@ -257,11 +257,20 @@ def read_table(path: Path, columns: Mapping[str, type]) -> pd.DataFrame:
         loaded: pd.DataFrame = table.to_pandas()
     except Exception as error:  # the reader answers damage with errors of a dozen types
         raise SweepError(f"cannot read {path}: {error}{RESTORE}") from error
-    for name, expected in columns.items():
-        if name not in loaded:
-            raise SweepError(f"{path} is damaged: it has no column {name}{RESTORE}")
-        numeric = pd.api.types.is_numeric_dtype(loaded[name]) and not pd.api.types.is_bool_dtype(loaded[name])
-        text = len(loaded) == 0 or loaded[name].map(lambda value: isinstance(value, str)).all()
-        if not (numeric if expected is float else text):
-            raise SweepError(f"{path} is damaged: its column {name} holds {loaded[name].dtype}{RESTORE}")
+    require_columns(path, loaded, columns)
     return loaded
+
+
+def require_columns(path: Path, table: pd.DataFrame, columns: Mapping[str, type]) -> None:
+    """Check that a table that was read from `path` has certain columns, `columns` as of `read_table`.
+
+    Raises:
+        SweepError: It lacks a column, or has one of another type.
+    """
+    for name, expected in columns.items():
+        if name not in table:
+            raise SweepError(f"{path} is damaged: it has no column {name}{RESTORE}")
+        numeric = pd.api.types.is_numeric_dtype(table[name]) and not pd.api.types.is_bool_dtype(table[name])
+        text = len(table) == 0 or table[name].map(lambda value: isinstance(value, str)).all()
+        if not (numeric if expected is float else text):
+            raise SweepError(f"{path} is damaged: its column {name} holds {table[name].dtype}{RESTORE}")

@@ -8,7 +8,7 @@ import pandas as pd
 
 from sweep.errors import SweepError
 from sweep.record_entries import METHODS
-from sweep.run_folder import read_json, read_table
+from sweep.run_folder import read_json, read_table, require_columns
 from sweep.task_kinds import CLASSES, TASK_KINDS, TaskKind
 
 TABLE, RECORD = "tasks.parquet", "suite.json"
@@ -90,5 +90,7 @@ def load_suite(folder: Path) -> SuiteResults:
         kinds = [TASK_KINDS.get(str(name)) for name in tasks["kind"].unique()]
         if None in kinds:
             raise SweepError(f"{table} is damaged: it has a kind of task that there is not; run the study again")
-        read_table(table, {name: float for kind in kinds if kind is not None for name in score_columns(kind)})
+        require_columns(
+            table, tasks, {name: float for kind in kinds if kind is not None for name in score_columns(kind)}
+        )
     return SuiteResults(tasks, suite, {str(name): str(reason) for name, reason in missing.items()})

@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import onnxruntime
 import pandas as pd
 import pytest
 import torch
@@ -154,7 +155,6 @@ def test_exported_model_needs_neither_folder_nor_name(shipped: Path, tmp_path: P
 
 
 def test_export_without_the_backbone_and_as_a_graph(run: Path, cache: Path, tmp_path: Path, text_table: Path) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
     to = tmp_path / "small"
     exported = export_run(run, to, with_backbone=False, onnx=True, torch_export=True, cache_dir=cache)
     assert max(exported.differences.values()) < 1e-4

@@ -1,10 +1,10 @@
 """From a run to a model: what it computes, what it says of itself, and what it refuses."""
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -274,10 +274,6 @@ def test_graph_that_differs_is_not_exported(
 
 
 def test_onnx_computes_the_same(finished_run: Path, tmp_path: Path, cache: Path) -> None:
-    if any(importlib.util.find_spec(name) is None for name in ("onnxscript", "onnxruntime")):
-        pytest.skip("onnxscript and onnxruntime (extra: export) are not installed")
-    import onnxruntime
-
     to = tmp_path / "graph"
     exported = export_run(finished_run, to, onnx=True, cache_dir=cache)
     assert exported.differences["model.onnx"] <= graph.TOLERANCE

@@ -172,7 +172,7 @@ def read_recorded(folder: Path, damage: tuple[str, bytes]) -> None:
     assert len(recorded.seeds) > 0
 
 
-class NoFurther(Exception):  # noqa: N818 - it is none
+class ReadEnoughError(Exception):
     """What is fuzzed has been read."""
 
 
@@ -190,10 +190,10 @@ def read_resumed(folder: Path, content: bytes) -> None:
     """What `sweep resume` reads before it looks for images and backbone."""
 
     def prepared(*_: object, **__: object) -> None:
-        raise NoFurther
+        raise ReadEnoughError
 
     written(folder, {"config.json": content})
-    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(NoFurther):
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(ReadEnoughError):
         patch.setattr("sweep.resume.prepare", prepared)
         study = LoadedStudy("small", Path("small.py"), STUDY)
         resume_run(folder, study, storage_url=None, cache_dir=folder, reporter=Reporter())
@@ -213,6 +213,7 @@ WATCHED = {**as_json({"config.json": CONFIG}), "optuna.journal": journal()}
 def record_readers() -> dict[str, Reader]:
     accuracy = accuracy_json(AccuracyBenchmark(ROWS, {}), ACCURACY_SIZES)
     retrained, config, measured = (json.dumps(value).encode() for value in (RETRAINED_RECORD, CONFIG, accuracy))
+    of_run = one_damaged(RUN_FILES, {"config.json": CONFIG, "summary.json": ENDED})
     return {
         "suites": Reader(
             one_damaged(SUITE_FILES, {RECORD: SUITE}, st.sampled_from(list(Format))),
@@ -225,20 +226,8 @@ def record_readers() -> dict[str, Reader]:
             damaged([retrained]) | wrong_entries(RETRAINED_RECORD), read_retrained_record, 100, 5_000, [retrained]
         ),
         "accuracy": Reader(damaged([measured]) | wrong_rows(accuracy), read_accuracy, 100, 5_000, [measured]),
-        "recorded": Reader(
-            one_damaged(RUN_FILES, {"config.json": CONFIG, "summary.json": ENDED}),
-            read_recorded,
-            100,
-            5_000,
-            list(RUN_FILES.items()),
-        ),
-        "noted": Reader(
-            one_damaged(RUN_FILES, {"config.json": CONFIG, "summary.json": ENDED}),
-            read_noted,
-            100,
-            5_000,
-            list(RUN_FILES.items()),
-        ),
+        "recorded": Reader(of_run, read_recorded, 100, 5_000, list(RUN_FILES.items())),
+        "noted": Reader(of_run, read_noted, 100, 5_000, list(RUN_FILES.items())),
         "resumed": Reader(damaged([config]) | wrong_entries(CONFIG), read_resumed, 100, 5_000, [config]),
         "watched": Reader(
             one_damaged(WATCHED, {"config.json": CONFIG}), read_watched, 100, 5_000, list(WATCHED.items())

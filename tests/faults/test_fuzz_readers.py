@@ -18,7 +18,6 @@ from fuzzing import Reader, fuzz
 
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore::UserWarning:PIL\."),  # as the command does: remarks on damaged metadata
-    pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
 ]
 
 READERS = (

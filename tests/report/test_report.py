@@ -1,6 +1,5 @@
 """`sweep report`: one page that opens anywhere, says what the run found, and runs nothing of what it quotes."""
 
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -170,9 +169,8 @@ def test_png_without_kaleido(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         write_png({}, tmp_path / "png")
 
 
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 def test_figures_as_png(finished_run: Path, tmp_path: Path) -> None:
-    if CHROMIUM is None or importlib.util.find_spec("kaleido") is None:
-        pytest.skip("kaleido (extra: report) or Chromium is not installed")
     results = load_results(finished_run)
     trial = results.summary["winner"]["trial"]
     evidence = winner_on_val(results, RunFolder(finished_run), trial, finished_run.parent / "cache")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import optuna
 import pandas as pd
 import pytest
@@ -155,7 +156,6 @@ def test_commands_show_it(
 def test_the_exported_model_gives_what_the_run_measured(
     task: str, runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
     shipped, results = tmp_path / "shipped", load_results(runs[task])
     exported = sweep.load_run(runs[task]).best.export(shipped, torch_export=True, onnx=True)
     assert exported.differences.keys() == {"model.pt2", "model.onnx"}
@@ -210,7 +210,6 @@ def test_an_ensemble_is_exported(task: str, runs: dict[str, Path], tmp_path: Pat
 @pytest.mark.slow
 @TASKS
 def test_an_ensemble_is_a_graph_too(task: str, runs: dict[str, Path], tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
     exported = export_run(
         runs[task], tmp_path / "all", ensemble="top2", onnx=True, torch_export=True, cache_dir=tmp_path
     )
