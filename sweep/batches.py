@@ -143,7 +143,14 @@ class StageData:
             The stages, each `(B, L, D)` with its own `D`, and the labels as `Target.encode` gives them. Of texts the
             stages are `Stages`, and end with the longest.
         """
-        stored = torch.from_numpy(self.stages[indices.numpy()]).to(like.device)
+        return self.of_stored(self.stored(indices).to(like.device), indices, like)
+
+    def stored(self, indices: Tensor) -> Tensor:
+        """Some images as they are stored, `(B, S, L, D)` or as `stored_shape` says, copied to the host's memory."""
+        return torch.from_numpy(self.stages[indices.numpy()])
+
+    def of_stored(self, stored: Tensor, indices: Tensor, like: Tensor) -> Batch:
+        """What `batch` gives, of what `stored` gave and has been brought to the device of `like`."""
         stages = self._with_lengths(apart(stages_first(stored, like), self.widths), indices)
         return stages, self.target.encode(self.labels[indices], like)
 

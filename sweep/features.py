@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -26,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from backbones.protocol import Backbone
 from backbones.stages import lengths_of
+from sweep.ahead import one_ahead
 from sweep.batches import StageData, apart, stored_shape
 from sweep.data.base import Split
 from sweep.errors import SweepError
@@ -258,15 +258,9 @@ def decoded(backbone: Backbone, split: Split, batches: Iterable[Places]) -> Gene
         return backbone.transform(split.open(index))
 
     pool = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="decode")
-    waiting: deque[tuple[Places, list[Future[torch.Tensor]]]] = deque()
     try:
-        for batch in batches:
-            waiting.append((batch, [pool.submit(decode, index) for index in batch]))
-            if len(waiting) > 1:
-                ready, images = waiting.popleft()
-                yield ready, torch.stack([image.result() for image in images])
-        for ready, images in waiting:
-            yield ready, torch.stack([image.result() for image in images])
+        for batch, images in one_ahead(batches, lambda batch: [pool.submit(decode, index) for index in batch]):
+            yield batch, torch.stack([image.result() for image in images])
     finally:
         pool.shutdown(cancel_futures=True)
 

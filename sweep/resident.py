@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sweep.batches import StageData, apart
+from sweep.prefetched import PrefetchedStageData
 
 COPIED_IMAGES = 64
 """Images on their way to the device at a time, so that a split on disk need not fit in the host's memory."""
@@ -55,12 +56,15 @@ class ResidentStageData(StageData):
 
 
 def resident_where_it_fits(splits: list[StageData], device: torch.device, budget_bytes: int) -> list[StageData]:
-    """The splits, those that fit in the budget, in order, copied to a GPU; on a CPU they stay as they are."""
+    """The splits for a GPU: copied to it those that fit in the budget, in order, the others read ahead.
+
+    On a CPU, whose cores train themselves, they stay as they are.
+    """
     if device.type != "cuda":
         return splits
     placed: list[StageData] = []
     for data in splits:
         fits = data.stages.nbytes <= budget_bytes
         budget_bytes -= data.stages.nbytes if fits else 0
-        placed.append(ResidentStageData.of(data, device) if fits else data)
+        placed.append(ResidentStageData.of(data, device) if fits else PrefetchedStageData.of(data))
     return placed

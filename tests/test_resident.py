@@ -1,4 +1,6 @@
-"""Splits held on a device: the same batches, the budget kept."""
+"""Splits held on a device, or read ahead of it: the same batches, the budget kept."""
+
+import threading
 
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ import torch
 
 from sweep import resident
 from sweep.batches import StageData
+from sweep.prefetched import PrefetchedStageData
 from sweep.resident import ResidentStageData, resident_where_it_fits
 
 CPU = torch.device("cpu")
@@ -39,6 +42,35 @@ def test_the_copy_is_the_devices_own() -> None:
     assert held.on_device.any()
 
 
+def test_batches_read_ahead_are_those_of_the_split() -> None:
+    data, like = some_data(), torch.zeros(1)
+    ahead = PrefetchedStageData.of(data)
+    indices = [torch.tensor(places) for places in ([4, 0, 6], [1], [5, 2])]
+    found, expected = (list(one.batches(1, indices, like)) for one in (ahead, data))
+    assert len(found) == 3
+    for (stages, labels), (wanted, wanted_labels) in zip(found, expected, strict=True):
+        assert torch.equal(torch.stack(stages), torch.stack(wanted))
+        assert torch.equal(labels, wanted_labels)
+
+
+def test_a_batch_is_read_while_the_one_before_it_is_used() -> None:
+    read: list[list[int]] = []
+
+    class Watched:
+        shape, dtype, nbytes = some_data().stages.shape, np.dtype(np.float16), 0
+
+        def __getitem__(self, places: np.ndarray) -> np.ndarray:
+            read.append(places.tolist())
+            return np.zeros((len(places), 3, 5, 4), np.float16)
+
+    data = PrefetchedStageData.of(StageData(Watched(), torch.arange(7) % 4, 5))
+    batches = data.batches(1, [torch.tensor([place]) for place in range(4)], torch.zeros(1))
+    next(batches)
+    batches.close()  # waits for its thread
+    assert read == [[0], [1]]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
+
+
 @pytest.mark.parametrize(("budget_images", "placed"), [(14, [True, True]), (9, [True, False]), (5, [False, True])])
 def test_what_fits_is_placed(budget_images: int, placed: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
     of_device = ResidentStageData.of
@@ -46,5 +78,6 @@ def test_what_fits_is_placed(budget_images: int, placed: list[bool], monkeypatch
     splits = [some_data(7), some_data(4)]
     budget_bytes = budget_images * splits[0].stages[0].nbytes
     found = resident_where_it_fits(splits, torch.device("cuda"), budget_bytes)
-    assert [isinstance(data, ResidentStageData) for data in found] == placed
+    kinds = [ResidentStageData if fits else PrefetchedStageData for fits in placed]
+    assert [type(data) for data in found] == kinds
     assert resident_where_it_fits(splits, CPU, budget_bytes) == splits
