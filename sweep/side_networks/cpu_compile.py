@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import torch
+from torch import Tensor
 
 from sweep.paths import default_cache_dir
 
@@ -35,6 +37,11 @@ def announce() -> None:
     """Say why the first step on a machine takes longer than all others."""
     if not Path(_FOLDER).exists():
         logger.info("compiling kernels for this processor: once, half a minute")
+
+
+def has_kernels(like: Tensor) -> bool:
+    """Whether there are kernels for such tensors: those of single precision on a CPU."""
+    return like.device.type == "cpu" and like.dtype == torch.float32
 
 
 def compiled(function: Callable[..., Any]) -> Any:

@@ -5,7 +5,6 @@ The same function as `rank_space_trunk.py` with the pooling behind it, in compil
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +15,7 @@ from sweep.precision import write_product
 from sweep.side_networks.cpu_attention import MAX_UNROLLED_RANK
 from sweep.side_networks.cpu_compile import announce
 from sweep.side_networks.cpu_products import ALIGNMENT
+from sweep.side_networks.cpu_tasks import on_threads
 from sweep.side_networks.cpu_trunk_kernels import trunk_backward, trunk_forward
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ GROUPS = 4
 
 A constant: how a sum is split decides its last bits.
 """
-
-SHARES_OF_A_THREAD = 8
-"""Into which a thread's part of the tasks is cut, so that threads that are held up leave some to the others."""
 
 
 def is_compiled(rank: int, device: torch.device, dtype: torch.dtype) -> bool:
@@ -172,16 +169,8 @@ def _extents(frozen: "FrozenStreams", tokens: slice) -> tuple[Tensor, Tensor, Te
 
 
 def _run(kernel: Callable[..., None], rank: int, n_tasks: int, *arguments: Any) -> None:
-    """Tasks on as many threads as PyTorch uses, a few at a time: a core with other work to do takes fewer of them."""
-    n_threads = torch.get_num_threads()
-    at_once = max(1, n_tasks // (SHARES_OF_A_THREAD * n_threads))
-
-    def run(first: int) -> None:
-        kernel((0,) * rank, first, min(first + at_once, n_tasks), *arguments)
-
-    with ThreadPoolExecutor(n_threads) as pool:
-        for _ in pool.map(run, range(0, n_tasks, at_once)):
-            pass
+    """A kernel of modules of a rank, on several threads."""
+    on_threads(lambda first, last: kernel((0,) * rank, first, last, *arguments), n_tasks)
 
 
 def _float(x: float) -> Any:

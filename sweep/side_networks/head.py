@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 Pool = Literal["mean", "class", "last"]
+KEEP = "head.keep"
+"""What a side-network calls the buffer of its head that dropout replaces."""
 
 
 class Head(nn.Module):
@@ -19,7 +21,12 @@ class Head(nn.Module):
 
     Raises:
         ValueError: `pool="class"` without a prefix token, or an unknown pooling.
+
+    Attributes:
+        keep: What the normalised channels are multiplied by: 1, and in a training step with dropout a mask, `(B, D)`.
     """
+
+    keep: Tensor
 
     def __init__(self, width: int, n_classes: int, *, pool: Pool, n_prefix_tokens: int):
         super().__init__()
@@ -30,6 +37,7 @@ class Head(nn.Module):
         self.tokens = {"mean": slice(n_prefix_tokens, None), "class": slice(0, 1), "last": slice(-1, None)}[pool]
         self.norm = nn.LayerNorm(width)
         self.linear = nn.Linear(width, n_classes)
+        self.register_buffer("keep", torch.ones(()), persistent=False)
 
     def pool(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Mean over the pooled tokens: `(..., B, L, X)` to `(..., B, X)`; of a text only those it has.
@@ -53,5 +61,5 @@ class Head(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Logits `(B, C)` from pooled tokens `(B, D)`."""
-        logits: Tensor = self.linear(self.norm(pooled))
+        logits: Tensor = self.linear(self.norm(pooled) * self.keep)
         return logits

@@ -1,0 +1,24 @@
+"""Work of compiled kernels, spread over threads."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+SHARES_OF_A_THREAD = 8
+"""Into which a thread's part of the tasks is cut, so that threads that are held up leave some to the others."""
+
+
+def on_threads(run: Callable[[int, int], None], n_tasks: int, shares: int = SHARES_OF_A_THREAD) -> None:
+    """Tasks on as many threads as PyTorch uses, a few at a time: a core with other work to do takes fewer of them.
+
+    Args:
+        run: Does the tasks from a first up to a last number, without Python's lock.
+        n_tasks: How many there are.
+        shares: Into which a thread's part of them is cut.
+    """
+    n_threads = torch.get_num_threads()
+    at_once = max(1, n_tasks // (shares * n_threads))
+    with ThreadPoolExecutor(n_threads) as pool:
+        for _ in pool.map(lambda first: run(first, min(first + at_once, n_tasks)), range(0, n_tasks, at_once)):
+            pass
