@@ -124,7 +124,8 @@ def _create(name: str, architecture: str, **options: Any) -> Any:
     """A timm model with random weights and no head."""
     try:
         return timm.create_model(architecture, pretrained=False, num_classes=0, **options)
-    except (AssertionError, RuntimeError, ValueError, ZeroDivisionError) as error:
+    except (AssertionError, ArithmeticError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         if "img_size" not in options:
             raise
-        raise UsageError(f"{name!r} cannot be built for images of {options['img_size']} px: {error}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UsageError(f"{name!r} cannot be built for images of {options['img_size']} px: {reason}") from error
