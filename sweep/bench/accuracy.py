@@ -5,13 +5,15 @@ Every method is chosen on val, trained again on train and val together, and test
 """
 
 import math
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -82,7 +84,7 @@ def _in_own_process(
     measure: Callable[[Task, AccuracySizes], list[AccuracyRow]], task: Task, sizes: AccuracySizes
 ) -> list[AccuracyRow]:
     """Call a function where nothing else has left its memory."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         try:
             return pool.submit(measure, task, sizes).result()
         except BrokenProcessPool as error:
@@ -90,6 +92,18 @@ def _in_own_process(
                 f"the process that measured {task.name} was killed, as it is when memory ends. "
                 f"Free some, and give the same command to go on"
             ) from error
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that started it was killed, and not go on for nobody."""
+    parent = parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
 def measure_last(task: Task, sizes: AccuracySizes) -> list[AccuracyRow]:
