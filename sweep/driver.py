@@ -13,10 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from sweep.batches import StageData, TrainingData
 from sweep.budget import Budget, duration_text
 from sweep.engine import EpochResult
 from sweep.errors import UsageError
@@ -32,8 +30,6 @@ from sweep.pruning import Arrival, RungTable
 from sweep.reporter import Reporter
 from sweep.requests import Inbox
 from sweep.side_networks import trim_rank
-from sweep.side_networks.spec import SideNetworkSpec
-from sweep.study import Study
 from sweep.trial_log import TrialRecord
 
 SAVING_SHARE = 0.02
@@ -60,12 +56,7 @@ class Search:
 
     Args:
         proposals: Where trials come from.
-        study: What is searched.
-        spec: Shape of the side-networks.
-        train_data: What lanes learn from.
-        val_data: What lanes are compared on.
-        n_parallel: Lanes to train at a time, at most.
-        device: Where they train.
+        lanes: Where they train; of the same study.
         budget: When to end, beside the study's number of trials.
         reporter: Told what happens.
         inbox: What the user asks for meanwhile.
@@ -73,9 +64,9 @@ class Search:
         save_snapshot: Called with the search between two epochs, to bring to disk all that it needs to go on.
 
     Attributes:
+        study: What is searched.
         ledger: Records of all trials.
         kept: Weights of the best few.
-        lanes: Who trains in them.
         rungs: What reached each rung; None where the study has none.
         baseline_answers: What trial 0's answer to each val image was worth, by epoch; see `Target.of_images`.
         ended: Why the search ended, as a sentence's end.
@@ -85,13 +76,8 @@ class Search:
     def __init__(
         self,
         proposals: Proposals,
-        study: Study,
-        spec: SideNetworkSpec,
-        train_data: TrainingData,
-        val_data: StageData,
+        lanes: Occupancy,
         *,
-        n_parallel: int,
-        device: torch.device,
         budget: Budget,
         reporter: Reporter,
         inbox: Inbox,
@@ -99,10 +85,9 @@ class Search:
         save_snapshot: Callable[["Search"], None],
     ):
         self.proposals = proposals
-        self.study = study
+        self.lanes = lanes
+        self.study = study = lanes.study
         self.ledger = Ledger(proposals.optuna_study, study)
-        self.lanes = Occupancy(study, spec, train_data, val_data, n_parallel=n_parallel, device=device)
-        self.spec, self.val_data, self.device = spec, val_data, device
         self.budget = budget
         self.reporter = reporter
         self.inbox = inbox
@@ -112,7 +97,8 @@ class Search:
         self.baseline_answers: dict[int, Tensor] = {}
         self.ended = ""
         self.search_seconds = 0.0
-        self.latency = LatencyMeter(spec, val_data, device) if INFERENCE_SECONDS in study.ranking.names else None
+        meter = LatencyMeter(lanes.spec, lanes.val_data, lanes.device)
+        self.latency = meter if INFERENCE_SECONDS in study.ranking.names else None
         self._started = self._saved = time.perf_counter()
         self._saving_seconds = 0.0
 
@@ -249,7 +235,7 @@ class Search:
         proposal = self.proposals.next(clones_only=through)
         if proposal is None:
             return None
-        return self.ledger.enter(proposal, self.spec, self.latency.of(proposal) if self.latency else None)
+        return self.ledger.enter(proposal, self.lanes.spec, self.latency.of(proposal) if self.latency else None)
 
     def _train_epoch(self) -> None:
         self._measure(self.lanes.train_epoch(self.reporter))
@@ -258,8 +244,9 @@ class Search:
 
     def _measure(self, result: EpochResult) -> None:
         """Log the epoch of every trial, compare it with the baseline, report it, and fail the trials that broke."""
-        measured = measure_lanes(result, self.val_data, self.study.metrics)
-        answers = self.val_data.target.of_images(result.val_logits, self.val_data.labels)
+        val_data = self.lanes.val_data
+        measured = measure_lanes(result, val_data, self.study.metrics)
+        answers = val_data.target.of_images(result.val_logits, val_data.labels)
         n_lanes = self.study.seeds
         for i, entrant in enumerate(self.lanes.running):
             own = slice(i * n_lanes, (i + 1) * n_lanes)

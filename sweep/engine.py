@@ -11,7 +11,7 @@ saw, and not on what trains beside it.
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from sweep.batches import StageData, TrainingData, n_batches, training_batches
+from sweep.dropout import LaneStep, dropout_buffers
 from sweep.lanes import LaneConfig
 from sweep.losses import LaneLosses
 from sweep.optim import LaneOptimizers, schedule_factors
@@ -57,7 +58,11 @@ class Stack:
         return logits
 
     def gradients(
-        self, stages: list[Tensor], labels: Tensor, losses_of: Callable[[Tensor, Tensor], Tensor]
+        self,
+        stages: list[Tensor],
+        labels: Tensor,
+        losses_of: Callable[[Tensor, Tensor], Tensor],
+        replaced: Mapping[str, Tensor] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses of every lane and the gradient of each with respect to its own parameters.
 
@@ -67,11 +72,12 @@ class Stack:
             stages: Each `(B, L, D)`.
             labels: `(B,)`.
             losses_of: Maps logits `(N, B, C)` and labels to losses `(N,)`.
+            replaced: Buffers by name that are others in this step, each `(N, ...)`; see `dropout_buffers`.
 
         Returns:
             Losses `(N,)`, detached, and gradients by parameter name, each `(N, ...)`.
         """
-        losses = losses_of(self.logits(stages), labels)
+        losses = losses_of(self._forward(self.params, {**self.buffers, **(replaced or {})}, stages), labels)
         grads = torch.autograd.grad(losses.sum(), list(self.params.values()))
         return losses.detach(), dict(zip(self.params, grads, strict=True))
 
@@ -87,12 +93,14 @@ class Lane:
     Attributes:
         config: Its hyperparameters.
         module: The side-network, with its weights as they are now.
+        seed: Its own, for its dropout.
         optimizer_state: See `LaneOptimizers.lane_states`; empty before the first step.
         epochs: Epochs it has trained for.
     """
 
     config: LaneConfig
     module: nn.Module
+    seed: int
     optimizer_state: dict[str, Tensor] = field(default_factory=dict)
     epochs: int = 0
 
@@ -163,7 +171,8 @@ class Training:
         indices = training_batches(len(data), self.batch_size, self.seed, order)
         with closing(data.batches(order, indices, like)) as batches:
             for step, (stages, labels) in enumerate(batches):
-                losses, grads = self.stack.gradients(stages, labels, self.losses_of)
+                replaced = dropout_buffers(self._lane_steps(step), stages[-1])
+                losses, grads = self.stack.gradients(stages, labels, self.losses_of, replaced)
                 self.optimizers.step(grads, factors[step])
                 loss_sum += losses * len(labels)
                 on_step()
@@ -172,6 +181,12 @@ class Training:
         val_logits = split_logits(self.stack, self.val_data)[: self.n_lanes]
         train_loss = (loss_sum / len(data)).cpu()[: self.n_lanes]
         return EpochResult(train_loss, val_logits, time.perf_counter() - started)
+
+    def _lane_steps(self, step: int) -> list[LaneStep]:
+        """Where every lane is at a step of the epoch."""
+        return [
+            LaneStep(lane.config.dropout, lane.seed, lane.epochs * self.steps_per_epoch + step) for lane in self.lanes
+        ]
 
     def update_lanes(self) -> list[Lane]:
         """Bring the lanes up to the stack's weights, so that they can be stacked with others, or written down."""
@@ -192,6 +207,7 @@ def train(
     n_epochs: int,
     batch_size: int,
     seed: int,
+    lane_seeds: Sequence[int] | None = None,
 ) -> tuple[list[dict[str, Tensor]], list[EpochResult]]:
     """Train side-networks together from their first epoch to their last.
 
@@ -203,11 +219,13 @@ def train(
         n_epochs: Passes over `train_data`.
         batch_size: `B`.
         seed: The study's seed, for the data order.
+        lane_seeds: One a module, for its dropout; counted from 0 if not given.
 
     Returns:
         The trained weights, one `state_dict` a lane, and one `EpochResult` an epoch.
     """
-    lanes = [Lane(config, module) for config, module in zip(configs, modules, strict=True)]
+    lane_seeds = range(len(modules)) if lane_seeds is None else lane_seeds
+    lanes = [Lane(*of_lane) for of_lane in zip(configs, modules, lane_seeds, strict=True)]
     training = Training(lanes, train_data, val_data, n_epochs=n_epochs, batch_size=batch_size, seed=seed)
     results = [training.epoch(order) for order in range(1, n_epochs + 1)]
     return [training.stack.lane_state(i) for i in range(len(lanes))], results
@@ -216,5 +234,6 @@ def train(
 @torch.no_grad()
 def split_logits(stack: Stack, data: StageData) -> Tensor:
     """Logits of every lane on a whole split, `(N, n, C)`, on the CPU."""
-    batches = torch.arange(len(data)).split(EVALUATION_BATCH_SIZE)
-    return torch.cat([stack.logits(data.batch(indices, stack.like)[0]) for indices in batches], dim=1).cpu()
+    indices = torch.arange(len(data)).split(EVALUATION_BATCH_SIZE)
+    with closing(data.batches(1, indices, stack.like)) as batches:
+        return torch.cat([stack.logits(stages) for stages, _ in batches], dim=1).cpu()

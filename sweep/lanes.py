@@ -21,6 +21,7 @@ class LaneConfig:
         head_lr_ratio: The head's learning rate as a multiple of `lr`.
         rank: `r` of the lane's modules, at most the study's `max_rank`.
         optimizer: `"adamw"` or `"sgd"` (with momentum).
+        clip_norm: Length to which all gradients of the lane together are cut, if they are longer; None for any length.
         weight_decay: Decoupled for AdamW, added to the gradient for SGD; never on biases and norms.
         beta1: First-moment decay of AdamW.
         beta2: Second-moment decay of AdamW.
@@ -28,6 +29,8 @@ class LaneConfig:
         momentum: Momentum of SGD.
         schedule: `"cosine"` to zero or `"constant"`, both after a linear warm-up.
         warmup_epochs: Length of the warm-up in epochs, fractions allowed.
+        dropout: Share of the normalised channels that the head classifies by to leave out, at random, of every image in
+            every training step.
         loss: For classes `"cross_entropy"`, `"focal"`, `"logit_adjusted"` or `"bce"` (one-vs-all); for several labels
             an image `"bce"` or `"asymmetric"`; for numbers `"mse"` or `"huber"`. None for the first of these.
         label_smoothing: Mass taken from the label and spread over all classes; for `cross_entropy` only.
@@ -47,6 +50,7 @@ class LaneConfig:
     head_lr_ratio: float = 1.0
     rank: int = 8
     optimizer: str = "adamw"
+    clip_norm: float | None = None
     weight_decay: float = 0.05
     beta1: float = 0.9
     beta2: float = 0.999
@@ -54,6 +58,7 @@ class LaneConfig:
     momentum: float = 0.9
     schedule: str = "cosine"
     warmup_epochs: float = 1.0
+    dropout: float = 0.0
     loss: str | None = None
     label_smoothing: float = 0.0
     focal_gamma: float = 2.0
@@ -77,12 +82,10 @@ class LaneConfig:
             *("asymmetric_gamma_positive", "asymmetric_gamma_negative"),
         ):
             self._check(name, getattr(self, name) >= 0, "must not be negative")
+        self._check("clip_norm", self.clip_norm is None or self.clip_norm > 0, "must be above 0, or None")
         for name in (
-            "beta1",
-            "beta2",
-            "momentum",
-            "label_smoothing",
-            "asymmetric_margin",
+            *("beta1", "beta2", "momentum"),
+            *("dropout", "label_smoothing", "asymmetric_margin"),
         ):  # 0.9999999 would round to 1 in fp32
             self._check(name, 0 <= getattr(self, name) <= 0.999999, "must be at least 0 and below 1")
         self._check("rank", self.rank >= 1, "must be at least 1")
@@ -103,7 +106,9 @@ class LaneConfig:
 
     def _check_type(self, name: str, expected: Any) -> None:
         value = getattr(self, name)
-        if expected is float:
+        if expected == float | None and value is None:
+            return
+        if expected in (float, float | None):
             number = isinstance(value, int | float) and not isinstance(value, bool)
             self._check(name, number and abs(value) <= sys.float_info.max, "must be a finite number")
         elif not isinstance(value, expected) or isinstance(value, bool):

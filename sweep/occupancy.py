@@ -7,6 +7,7 @@ import torch
 from sweep.batches import StageData, TrainingData, n_batches
 from sweep.engine import EpochResult, Lane, Training
 from sweep.errors import SweepError
+from sweep.lanes import LaneConfig
 from sweep.ledger import Entrant
 from sweep.reporter import Reporter
 from sweep.side_networks.spec import SideNetworkSpec
@@ -77,9 +78,11 @@ class Occupancy:
         self.running.append(entrant)
         entrant.slots, self.free_slots = self.free_slots[:n_lanes], self.free_slots[n_lanes:]
         entrant.record.first_order = self.order + 1
-        entrant.lanes = [
-            Lane(config, self.spec.lane(config.rank, seed).to(self.device)) for seed in entrant.record.seeds
-        ]
+        entrant.lanes = [self.new_lane(config, seed) for seed in entrant.record.seeds]
+
+    def new_lane(self, config: LaneConfig, seed: int) -> Lane:
+        """A lane that has not trained yet."""
+        return Lane(config, self.spec.lane(config.rank, seed).to(self.device), seed)
 
     def train_epoch(self, reporter: Reporter) -> EpochResult:
         """Train all lanes that have a trial for one epoch."""

@@ -10,9 +10,15 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from sweep.cpu_adamw import adamw_step
 from sweep.lanes import LaneConfig
+from sweep.side_networks.cpu_compile import has_kernels
+from sweep.side_networks.cpu_tasks import on_threads
 
 Params = dict[str, Tensor]
+
+CLIPPING_EPS = 1e-6
+"""Added to a length before it divides, as PyTorch does."""
 
 
 def schedule_factors(configs: Sequence[LaneConfig], n_steps: int, steps_per_epoch: int) -> Tensor:
@@ -103,6 +109,9 @@ class LaneAdamW:
         """
         debias1 = (1 - self.beta1_power.mul_(self.beta1)).to(self.beta1)
         debias2 = (1 - self.beta2_power.mul_(self.beta2)).sqrt().to(self.beta2)
+        if has_kernels(self.beta1):
+            self._compiled_step(params, grads, lr, debias1, debias2)
+            return
         for name, p in params.items():
             grad, mean, square = grads[name], self.mean[name], self.square[name]
             if is_decayed(p):
@@ -111,6 +120,25 @@ class LaneAdamW:
             square.mul_(_over(self.beta2, p)).add_(grad.square().mul_(_over(1 - self.beta2, p)))
             denominator = square.sqrt().div_(_over(debias2, p)).add_(_over(self.eps, p))
             p.sub_((mean / denominator).mul_(_over(lr[name] / debias1, p)))
+
+    def _compiled_step(
+        self, params: Params, grads: Mapping[str, Tensor], lr: Mapping[str, Tensor], debias1: Tensor, debias2: Tensor
+    ) -> None:
+        """The same in one pass over every parameter, lanes spread over threads."""
+        of_lanes = [x.numpy() for x in (self.beta1, self.beta2, debias2, self.eps)]
+        arguments = []
+        for name, p in params.items():
+            decay = 1 - lr[name] * self.weight_decay if is_decayed(p) else torch.ones_like(debias1)
+            n_lanes, rates = len(decay), (decay, lr[name] / debias1)
+            tensors = (p, grads[name].contiguous(), self.mean[name], self.square[name])
+            rows = (x.view(n_lanes, -1).numpy() for x in tensors)
+            arguments.append([*rows, *(x.numpy() for x in rates), *of_lanes])
+
+        def update(first: int, last: int) -> None:
+            for of_parameter in arguments:
+                adamw_step(first, last, *of_parameter)
+
+        on_threads(update, len(debias1), shares=1)
 
 
 class LaneSGD:
@@ -136,6 +164,27 @@ class LaneSGD:
             p.sub_(_over(lr[name], p) * velocity)
 
 
+class LaneClipping:
+    """`torch.nn.utils.clip_grad_norm_` for every lane by a norm of its own; a lane that has none is left as it is.
+
+    Args:
+        configs: `N` lanes.
+        like: A stacked parameter.
+    """
+
+    def __init__(self, configs: Sequence[LaneConfig], like: Tensor):
+        norms = [config.clip_norm for config in configs]
+        self.clips = torch.tensor([norm is not None for norm in norms], device=like.device)
+        self.norms = torch.tensor([norm or 1.0 for norm in norms], dtype=like.dtype, device=like.device)
+
+    def __call__(self, grads: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Gradients by parameter name, each `(N, ...)`, cut to length."""
+        of_parameters = [torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads.values()]
+        lengths = torch.linalg.vector_norm(torch.stack(of_parameters, 1), dim=1)
+        factor = torch.where(self.clips, (self.norms / (lengths + CLIPPING_EPS)).clamp(max=1), 1)
+        return {name: grad * _over(factor, grad) for name, grad in grads.items()}
+
+
 _OPTIMIZERS: dict[str, type[LaneAdamW] | type[LaneSGD]] = {"adamw": LaneAdamW, "sgd": LaneSGD}
 
 
@@ -152,6 +201,8 @@ class LaneOptimizers:
         self.params = params
         of = _LaneHyperparameters(configs, next(iter(params.values())))
         lr, head_lr = of("lr"), of("lr") * of("head_lr_ratio")
+        clips = any(config.clip_norm is not None for config in configs)
+        self.clipping = LaneClipping(configs, lr) if clips else None
         self.peak_lr = {name: head_lr if name.startswith("head.") else lr for name in params}
         self.groups: list[tuple[Tensor, LaneAdamW | LaneSGD]] = []
         for kind in sorted({config.optimizer for config in configs}):
@@ -187,6 +238,8 @@ class LaneOptimizers:
             factor: The schedules' factors on the peak learning rates, `(N,)`.
         """
         lr = {name: peak * factor for name, peak in self.peak_lr.items()}
+        if self.clipping is not None:
+            grads = self.clipping(grads)
         if len(self.groups) == 1:
             self.groups[0][1].step(self.params, grads, lr)
             return

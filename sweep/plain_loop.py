@@ -8,9 +8,12 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from sweep.batches import Batch, TrainingData
+from sweep.dropout import LaneStep, dropout_mask
 from sweep.lanes import LaneConfig
+from sweep.side_networks.head import KEEP
 from sweep.task_kinds import CLASSES
 
 
@@ -22,6 +25,7 @@ def train_plainly(
     *,
     n_steps: int,
     steps_per_epoch: int,
+    seed: int = 0,
 ) -> None:
     """Train a module in place.
 
@@ -32,6 +36,7 @@ def train_plainly(
         batches: What each step learns from, of `data`, in the dtype and on the device of the module.
         n_steps: Length of the schedule, whether or not there are as many batches.
         steps_per_epoch: For the warm-up, whose length is in epochs.
+        seed: The lane's, for dropout.
     """
     like = next(module.parameters())
     loss_of = plain_loss(config, data.class_counts.to(like))
@@ -46,10 +51,17 @@ def train_plainly(
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (n_steps - warmup)))
 
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    for stages, labels in batches:
-        loss = loss_of(module(stages), labels)
+    for step, (stages, labels) in enumerate(batches):
+        if config.dropout:
+            mask = dropout_mask(LaneStep(config.dropout, seed, step), stages[-1])
+            outputs = functional_call(module, {KEEP: mask}, (stages,))
+        else:
+            outputs = module(stages)
+        loss = loss_of(outputs, labels)
         optimizer.zero_grad()
         loss.backward()
+        if config.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
         optimizer.step()
         scheduler.step()
 

@@ -136,6 +136,7 @@ def _retrained_winner(
         n_epochs=study.epochs,
         batch_size=study.batch_size,
         seed=study.seed,
+        lane_seeds=seeds,
     )
     modules = []
     for state in states:

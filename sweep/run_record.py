@@ -127,7 +127,7 @@ def run_summary(
         "n_repeats_dropped": search.proposals.n_dropped,
         "occupied_share": search.lanes.occupied_share,
         "hypervolume": hypervolume(search.proposals.optuna_study),
-        "n_val_images": len(search.val_data),
+        "n_val_images": len(search.lanes.val_data),
         "n_test_images": n_test_images,
         "n_images_computed": n_images_computed,
         "configs_per_hour": 3600 * len(records) / seconds.search,

@@ -18,6 +18,7 @@ from sweep.driver import Search, Winner
 from sweep.engine import Stack, split_logits
 from sweep.errors import SweepError
 from sweep.features import compute_features
+from sweep.occupancy import Occupancy
 from sweep.planner import plan_features, plan_study
 from sweep.preparation import Prepared, prepare
 from sweep.proposals import Proposals
@@ -150,16 +151,13 @@ def carry_out(
     train_data, val_data = resident_where_they_fit(
         splits.train, splits.val, device, round(RESIDENT_SHARE * max(0, left_bytes))
     )
+    n_parallel = _lanes_of(folder, plan.n_parallel)
+    lanes = Occupancy(study, spec, train_data, val_data, n_parallel=n_parallel, device=device)
     snapshots = SnapshotFiles(folder.snapshots_path, reporter.message)
     try:
         search = Search(
             Proposals(optuna_study, study, sampler, enqueued),
-            study,
-            spec,
-            train_data,
-            val_data,
-            n_parallel=_lanes_of(folder, plan.n_parallel),
-            device=device,
+            lanes,
             budget=budget,
             reporter=reporter,
             inbox=Inbox(folder),

@@ -168,10 +168,11 @@ def _lanes(
 ) -> Iterator[Lane]:
     config, record = entrant.proposal.config, entrant.record
     for replicate, (seed, n_epochs) in enumerate(zip(record.seeds, epochs, strict=True)):
-        module = search.spec.lane(config.rank, seed)
-        module.load_state_dict(groups[_lane_name(record.trial, replicate, "module")])
-        optimizer_state = groups[_lane_name(record.trial, replicate, "optimizer")]
-        yield Lane(config, module.to(search.device), optimizer_state, n_epochs)
+        lane = search.lanes.new_lane(config, seed)
+        lane.module.load_state_dict(groups[_lane_name(record.trial, replicate, "module")])
+        lane.optimizer_state = groups[_lane_name(record.trial, replicate, "optimizer")]
+        lane.epochs = n_epochs
+        yield lane
 
 
 def _record(values: Mapping[str, Any]) -> TrialRecord:

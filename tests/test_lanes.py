@@ -22,7 +22,7 @@ def assert_refused(name: str, value: object) -> None:
 
 
 def test_every_field_is_a_number_a_choice_or_the_rank() -> None:
-    assert {*NUMBERS, *CHOICES, "rank"} == {field.name for field in fields(LaneConfig)}
+    assert {*NUMBERS, *CHOICES, "rank", "clip_norm"} == {field.name for field in fields(LaneConfig)}
 
 
 @pytest.mark.parametrize("name", ["lr", "head_lr_ratio", "eps"])
@@ -39,7 +39,14 @@ def test_numbers_from_zero(name: str) -> None:
         assert getattr(config(**{name: value}), name) == value
 
 
-@pytest.mark.parametrize("name", ["beta1", "beta2", "momentum", "label_smoothing"])
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), True, "1"])
+def test_clip_norm_is_a_positive_number_or_none(value: object) -> None:
+    assert_refused("clip_norm", value)
+    for norm in (None, 1, 0.5):
+        assert config(clip_norm=norm).clip_norm == norm
+
+
+@pytest.mark.parametrize("name", ["beta1", "beta2", "momentum", "dropout", "label_smoothing"])
 def test_numbers_below_one(name: str) -> None:
     for value in (-1e-9, 1, 1.0, 1.5):
         assert_refused(name, value)
@@ -55,7 +62,7 @@ def test_what_is_no_finite_number_is_refused(name: str, value: object) -> None:
 
 @pytest.mark.parametrize("name", [name for name in NUMBERS if name not in ("beta1", "beta2", "momentum")])
 def test_integers_are_numbers(name: str) -> None:
-    value = 0 if name in ("label_smoothing", "asymmetric_margin") else 2
+    value = 0 if name in ("dropout", "label_smoothing", "asymmetric_margin") else 2
     assert getattr(config(**{name: value}), name) == value
 
 

@@ -79,6 +79,8 @@ def by_torch(
             group["lr"] = peak * factor
         for name, p in own.items():
             p.grad = of_step[name][lane].clone()
+        if config.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(own.values(), config.clip_norm)
         optimizer.step()
     return {name: p.detach() for name, p in own.items()}
 
@@ -121,6 +123,29 @@ def test_mixed_optimizers_and_head_ratios_share_a_stack(dtype: torch.dtype) -> N
     assert {config.optimizer for config in configs[:2]} == {"adamw", "sgd"}
     factors = torch.rand(N_STEPS, len(configs), generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     assert_lanes_are_torchs(configs, dtype, factors)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_every_lane_clips_to_its_own_norm_and_the_others_do_not(dtype: torch.dtype) -> None:
+    """Gradients are from 0.06 to 60 long, so norms between cut some steps, all, or none."""
+    norms = [0.02, 1.0, 10, 1e3, None, 0.5, None, 1e-4]
+    configs = [replace(SGD[i], clip_norm=norm) for i, norm in enumerate(norms)]
+    configs += [replace(ADAMW[2 * i], clip_norm=norm) for i, norm in enumerate(norms)]
+    assert_lanes_are_torchs(configs, dtype, torch.ones(N_STEPS, len(configs), dtype=torch.float64))
+
+
+def test_a_lane_that_does_not_clip_keeps_its_bits_whatever_its_gradients() -> None:
+    """Even where their length is beyond single precision."""
+    configs = [replace(SGD[1], clip_norm=norm) for norm in (None, 1.0)]
+    ends = []
+    for of_stack in (configs, configs[:1] * 2):
+        params = starting_params(2, torch.float32)
+        huge = {name: torch.full_like(p, 1e25) for name, p in params.items()}
+        LaneOptimizers(params, of_stack).step(huge, torch.ones(2))
+        ends.append(params)
+    for name, p in ends[0].items():
+        assert p[0].isfinite().all()
+        assert torch.equal(p[0], ends[1][name][0])
 
 
 @pytest.mark.parametrize("kind", [LaneAdamW, LaneSGD])

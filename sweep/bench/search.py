@@ -22,6 +22,7 @@ from sweep.engine import EVALUATION_BATCH_SIZE
 from sweep.features import compute_features
 from sweep.lanes import LaneConfig
 from sweep.losses import LaneLosses
+from sweep.occupancy import Occupancy
 from sweep.optim import schedule_factors
 from sweep.paths import default_cache_dir
 from sweep.preparation import prepare
@@ -180,15 +181,12 @@ def _sweep(task: _Task, *, halving: Halving | None) -> ArmRun:
     study = replace(task.study, halving=halving)
     sampler = make_sampler(study.sampler, seed=derive_seed(study.seed, "sampler"), grid=None, n_objectives=1)
     proposals = Proposals(optuna.create_study(direction="maximize", sampler=sampler), study, sampler)
+    n_parallel, device = task.sizes.n_parallel, task.device
+    lanes = Occupancy(study, task.spec, task.train_data, task.val_data, n_parallel=n_parallel, device=device)
     stopwatch = _Stopwatch()
     search = Search(
         proposals,
-        study,
-        task.spec,
-        task.train_data,
-        task.val_data,
-        n_parallel=task.sizes.n_parallel,
-        device=task.device,
+        lanes,
         budget=Budget(wall_seconds=task.sizes.wall_seconds),
         reporter=stopwatch,
         inbox=Inbox(None),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sweep.batches import Batch, StageData, TrainingData, n_batches, training_batches
+from sweep.dropout import LaneStep, dropout_buffers
 from sweep.engine import Lane, Stack, Training
 from sweep.losses import LaneLosses
 from sweep.measurement import measure_lanes
@@ -65,7 +66,10 @@ class TrainedAgain:
 def train_again(trial: RecordedTrial, setting: Setting, on_epoch: Callable[[int], None]) -> TrainedAgain:
     """Train a trial as the engine does, its replicates alone in the stack."""
     training = Training(
-        [Lane(trial.config, setting.spec.lane(trial.config.rank, seed).to(setting.device)) for seed in trial.seeds],
+        [
+            Lane(trial.config, setting.spec.lane(trial.config.rank, seed).to(setting.device), seed)
+            for seed in trial.seeds
+        ],
         setting.train_data,
         setting.val_data,
         n_epochs=setting.n_epochs,
@@ -107,6 +111,7 @@ def steps_beside_plain_loop(trial: RecordedTrial, setting: Setting, n_steps: int
             islice(batches, n_steps),
             n_steps=total,
             steps_per_epoch=setting.steps_per_epoch,
+            seed=trial.seeds[0],
         )
 
     losses_of = LaneLosses([config] * 2, setting.train_data.class_counts.to(setting.device), torch.float64)
@@ -114,7 +119,9 @@ def steps_beside_plain_loop(trial: RecordedTrial, setting: Setting, n_steps: int
     factors = schedule_factors([config] * 2, total, setting.steps_per_epoch).to(setting.device)
     with closing(_batches(trial, setting, stack.like)) as batches:
         for step, (stages, labels) in enumerate(islice(batches, n_steps)):
-            _, gradients = stack.gradients(stages, labels, losses_of)
+            at = LaneStep(config.dropout, trial.seeds[0], step)
+            replaced = dropout_buffers([at] * 2, stages[-1])
+            _, gradients = stack.gradients(stages, labels, losses_of, replaced)
             optimizers.step(gradients, factors[step])
     expected = {name: tensor.cpu() for name, tensor in plain.state_dict().items()}
     return n_steps, largest_difference(trim_rank(stack.lane_state(0), rank), expected)

@@ -33,6 +33,8 @@ CONFIGS = [
     LaneConfig(lr=5e-3, rank=1, loss="logit_adjusted", beta1=0.8, beta2=0.99, eps=1e-6),
     LaneConfig(lr=2e-2, rank=2, loss="bce", optimizer="sgd", momentum=0.8, weight_decay=0.01),
     LaneConfig(lr=8e-3, rank=5, label_smoothing=0.2, warmup_epochs=2.5),
+    LaneConfig(lr=4e-3, rank=6, dropout=0.4, clip_norm=0.8),
+    LaneConfig(lr=3e-3, rank=2, dropout=0.1, optimizer="sgd", clip_norm=0.1),
 ]
 
 
@@ -57,7 +59,8 @@ def run_stack(
     """Train some of the trials together; return every trial's weights and its curve."""
     modules = [build(kind, configs[i], 100 + i, dtype, MAX_RANK) for i in lanes]
     own = [configs[i] for i in lanes]
-    states, results = train(modules, own, TRAIN, VAL, n_epochs=EPOCHS, batch_size=BATCH_SIZE, seed=SEED)
+    lengths = {"n_epochs": EPOCHS, "batch_size": BATCH_SIZE}
+    states, results = train(modules, own, TRAIN, VAL, **lengths, seed=SEED, lane_seeds=[100 + i for i in lanes])
     curves: dict[int, list[Tensor]] = {i: [] for i in lanes}
     for result in results:
         metrics = classification_metrics(result.val_logits, VAL.labels)
@@ -67,7 +70,7 @@ def run_stack(
     return dict(zip(lanes, states, strict=True)), curves
 
 
-def plain_loop(module: nn.Module, config: LaneConfig) -> dict[str, Tensor]:
+def plain_loop(module: nn.Module, config: LaneConfig, seed: int) -> dict[str, Tensor]:
     """One trial alone: `nn.Module`, `torch.optim`, `LambdaLR`, no stack and no padding."""
     like = next(module.parameters())
     batches = [
@@ -76,7 +79,8 @@ def plain_loop(module: nn.Module, config: LaneConfig) -> dict[str, Tensor]:
         for batch in TRAIN.batches(epoch, training_batches(len(TRAIN), BATCH_SIZE, SEED, epoch), like)
     ]
     steps_per_epoch = -(-len(TRAIN) // BATCH_SIZE)
-    train_plainly(module, config, TRAIN, batches, n_steps=EPOCHS * steps_per_epoch, steps_per_epoch=steps_per_epoch)
+    n_steps = EPOCHS * steps_per_epoch
+    train_plainly(module, config, TRAIN, batches, n_steps=n_steps, steps_per_epoch=steps_per_epoch, seed=seed)
     return {name: p.detach() for name, p in module.named_parameters()}
 
 
@@ -86,7 +90,7 @@ def test_lane_equals_plain_loop_in_fp64_after_50_steps(kind: type[LAST]) -> None
     for i, config in enumerate(CONFIGS):
         alone = build(LAST, config, 100 + i, torch.float64, config.rank)
         start = copy.deepcopy(alone.state_dict())
-        expected = plain_loop(alone, config)
+        expected = plain_loop(alone, config, 100 + i)
         lane = trim_rank(states[i], config.rank)
         for name, value in expected.items():
             assert not torch.equal(value, start[name]), f"{name} was not trained"
@@ -125,12 +129,12 @@ def test_lane_that_enters_late_is_the_same_trial_alone_on_its_data_order(kind: t
     """Lanes enter and leave between epochs, down to one, and nobody's bits show it."""
 
     def lane(i: int) -> Lane:
-        return Lane(CONFIGS[i], build(kind, CONFIGS[i], 100 + i, torch.float32, MAX_RANK))
+        return Lane(CONFIGS[i], build(kind, CONFIGS[i], 100 + i, torch.float32, MAX_RANK), 100 + i)
 
     def training(lanes: list[Lane]) -> Training:
         return Training(lanes, TRAIN, VAL, n_epochs=EPOCHS, batch_size=BATCH_SIZE, seed=SEED)
 
-    enters = {0: 1, 1: 1, 2: 1, 3: 2, 4: 3, 5: 4}  # trial: first data order
+    enters = {0: 1, 1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 2, 7: 3}  # trial: first data order
     leaves = {1: 2, 2: 3}  # trial: last data order; the others train to their end
     running: dict[int, Lane] = {}
     logits: dict[int, Tensor] = {}

@@ -22,6 +22,7 @@ from safetensors.torch import save
 from sweep.batches import StageData
 from sweep.budget import Budget
 from sweep.driver import Search
+from sweep.occupancy import Occupancy
 from sweep.proposals import Proposals
 from sweep.reporter import Reporter, SearchProgress
 from sweep.requests import Inbox, Request
@@ -59,12 +60,7 @@ def new_search(
     )
     return Search(
         Proposals(study, STUDY, sampler),
-        STUDY,
-        SPEC,
-        DATA,
-        DATA,
-        n_parallel=2,
-        device=torch.device("cpu"),
+        Occupancy(STUDY, SPEC, DATA, DATA, n_parallel=2, device=torch.device("cpu")),
         budget=Budget(),
         reporter=reporter,
         inbox=Inbox(RunFolder(folder)),

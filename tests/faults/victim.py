@@ -53,7 +53,14 @@ def suggest(trial: optuna.Trial) -> LaneConfig:
     trial.set_user_attr("rank_squared", rank**2)
     trial.set_constraint("small", rank - 3.5)
     optimizer = "sgd" if lr > 0.5 else "adamw"
-    return LaneConfig(lr=1e30 if lr > 0.5 else lr, optimizer=optimizer, rank=rank, loss=loss, focal_gamma=gamma)
+    return LaneConfig(
+        lr=1e30 if lr > 0.5 else lr,
+        optimizer=optimizer,
+        rank=rank,
+        loss=loss,
+        focal_gamma=gamma,
+        dropout=0.2 if loss == "focal" else 0.0,
+    )
 
 
 def repetitive(trial: optuna.Trial) -> LaneConfig:

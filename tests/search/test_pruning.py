@@ -142,7 +142,7 @@ def test_a_refilled_lane_is_its_trial_alone_on_the_data_order_it_saw(
         width=32, n_stages=3, n_classes=3, n_prefix_tokens=1, modules_per_block=1, pool="mean", max_rank=4
     )
     alone = Training(
-        [Lane(config, spec.lane(config.rank, int(late["seed"])))],
+        [Lane(config, spec.lane(config.rank, int(late["seed"])), int(late["seed"]))],
         data[0].train_data,
         data[0].val_data,
         n_epochs=study.epochs,

@@ -29,8 +29,10 @@ def suggest(trial: optuna.Trial) -> LaneConfig:
     return LaneConfig(
         lr=1e30 if wild else trial.suggest_float("lr", 1e-3, 1e-1, log=True),
         rank=trial.suggest_categorical("rank", [1, 2]),
-        loss=trial.suggest_categorical("loss", ["focal", "logit_adjusted"]),
+        loss=(loss := trial.suggest_categorical("loss", ["focal", "logit_adjusted"])),
         optimizer="sgd" if wild else "adamw",
+        dropout=0.3 if loss == "focal" else 0.0,
+        clip_norm=1.0 if loss == "focal" and not wild else None,
     )
 
 

@@ -159,7 +159,7 @@ def test_one_forward_serves_all_lanes_of_a_step(
     spec = SideNetworkSpec(
         width=32, n_stages=3, n_classes=3, n_prefix_tokens=1, modules_per_block=1, pool="mean", max_rank=2
     )
-    lanes = [Lane(LaneConfig(lr=1e-2, rank=2), spec.lane(2, seed)) for seed in range(n_lanes)]
+    lanes = [Lane(LaneConfig(lr=1e-2, rank=2), spec.lane(2, seed), seed) for seed in range(n_lanes)]
     val = StageData(np.zeros((2, 3, backbone.tokens, 32), np.float16), torch.tensor([0, 1]), 3)
     training = Training(lanes, fresh, val, n_epochs=3, batch_size=16, seed=0)
     for order in (1, 2, 3):
