@@ -14,8 +14,7 @@ from torch import Tensor
 
 from backbones.stages import lengths_of
 from sweep.precision import add_product, write_product
-from sweep.side_networks import bf16_kernels, cpu_streams, torch_kernels
-from sweep.side_networks.cpu_compile import has_kernels
+from sweep.side_networks import bf16_kernels, torch_kernels
 from sweep.side_networks.visible import attention_bias
 
 
@@ -50,10 +49,15 @@ class FrozenStreams:
         causal: bool = False,
     ) -> Self:
         """From stages `z_0 … z_m`, each `(B, L, D)`; `S̃` is rounded to `dtype`, if given, after all else is done."""
-        of_stages = cpu_streams.centred_streams if has_kernels(stages[0]) else centred_streams
-        centred, squares = of_stages(stages)
-        centred = centred.flatten(1, 2).to(dtype or centred.dtype)
-        return cls(centred, squares, modules_per_block, eps, lengths_of(stages), causal)
+        stream = stages[0].clone()
+        centred = stream.new_empty(len(stages) - 1, *stream.shape)
+        squares = stream.new_empty(centred.shape[:-1])
+        for i, stage in enumerate(stages[1:]):
+            stream += stage
+            torch.sub(stream, stream.mean(-1, keepdim=True), out=centred[i])
+            torch.linalg.vector_norm(centred[i], dim=-1, out=squares[i])
+        centred = centred.flatten(1, 2).to(dtype or stream.dtype)
+        return cls(centred, squares.square_(), modules_per_block, eps, lengths_of(stages), causal)
 
     def bias(self) -> Tensor | None:
         """What is added to the scores, see `visible.py`."""
@@ -63,18 +67,6 @@ class FrozenStreams:
         """`S̃ᵀ`, `(D, B·L)`, and `|S̃|²`, `(B, L)`, in front of a module."""
         block = module // self.modules_per_block
         return self.centred[block].T, self.squares[block]
-
-
-def centred_streams(stages: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """As `cpu_streams.centred_streams`, made of PyTorch's operations."""
-    stream = stages[0].clone()
-    centred = stream.new_empty(len(stages) - 1, *stream.shape)
-    squares = stream.new_empty(centred.shape[:-1])
-    for i, stage in enumerate(stages[1:]):
-        stream += stage
-        torch.sub(stream, stream.mean(-1, keepdim=True), out=centred[i])
-        torch.linalg.vector_norm(centred[i], dim=-1, out=squares[i])
-    return centred, squares.square_()
 
 
 def trunk(

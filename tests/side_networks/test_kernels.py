@@ -10,7 +10,6 @@ from torch.func import vmap
 
 from backbones.stages import Stages
 from sweep.side_networks.cpu_attention import KEYS, attend, attend_backward
-from sweep.side_networks.cpu_streams import centred_streams
 from sweep.side_networks.cpu_trunk import is_compiled, pooled_trunk
 from sweep.side_networks.cpu_vector_math import exp
 from sweep.side_networks.cpu_vectors import VECTOR, load, store
@@ -212,27 +211,6 @@ def test_compiled_trunk_of_texts_is_the_plain_one(
     with torch.no_grad():
         again = pooled_by("compiled", stages, lanes, 2, pool, **options)
     torch.testing.assert_close(again, results[0][0], rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("width", [1, VECTOR - 1, 2 * VECTOR, 3 * VECTOR + 5])
-@pytest.mark.parametrize(("images", "tokens"), [(1, 1), (2, 7), (5, 40)])
-def test_compiled_streams_are_the_formulas(images: int, tokens: int, width: int) -> None:
-    stages = [100 + drawn(images, tokens, width, seed=seed) for seed in range(4)]
-    before = [stage.clone() for stage in stages]
-    centred, squares = centred_streams(stages)
-    for i, (of_block, of) in enumerate(zip(centred, squares, strict=True), start=1):
-        stream = torch.stack(stages[: i + 1]).double().sum(0)
-        expected = stream - stream.mean(-1, keepdim=True)
-        torch.testing.assert_close(of_block.double(), expected, rtol=0, atol=2e-4)  # 400 in fp32 is exact to 3e-5
-        torch.testing.assert_close(of.double(), of_block.double().square().sum(-1), rtol=1e-6, atol=1e-8)
-    assert all(map(torch.equal, stages, before))
-
-
-def test_streams_of_stages_that_are_views() -> None:
-    stored = drawn(3, 2, 9, 20)
-    views, copies = ([stage[:, :5] for stage in stored], [stage[:, :5].clone() for stage in stored])
-    assert not views[0].is_contiguous()
-    assert all(map(torch.equal, centred_streams(views), centred_streams(copies)))
 
 
 def test_a_second_backward_pass_is_refused() -> None:
