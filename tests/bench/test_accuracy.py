@@ -3,10 +3,14 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 import torch
@@ -249,6 +253,36 @@ def test_a_process_that_is_killed_or_fails_is_an_error_of_ours() -> None:
     with pytest.raises(SweepError, match="not in process") as refused:
         accuracy._in_own_process(refuse, TASK, SIZES)
     assert str(os.getpid()) not in str(refused.value)
+
+
+def say_who(task: Task, sizes: AccuracySizes) -> list[AccuracyRow]:
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+    return []
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes as Linux shows them")
+def test_the_process_ends_when_the_command_is_killed() -> None:
+    here = Path(__file__)
+    code = f"import {here.stem} as t; t.accuracy._in_own_process(t.say_who, t.TASK, t.SIZES)"
+    command = subprocess.Popen([sys.executable, "-c", code], cwd=here.parent, stdout=subprocess.PIPE, text=True)
+    assert command.stdout is not None
+    with command, open(f"/proc/{int(command.stdout.readline())}/stat") as worker:
+        command.kill()
+        command.wait()
+        until = time.monotonic() + 30
+        while _runs(worker) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not _runs(worker)
+
+
+def _runs(stat: TextIO) -> bool:
+    """Whether the process behind an open file of /proc is there, and no zombie that nobody has buried."""
+    try:
+        stat.seek(0)
+        return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except ProcessLookupError:
+        return False
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets a peak")
