@@ -21,9 +21,11 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from sweep.batches import StageData, TrainingData, n_batches, training_batches
 from sweep.dropout import LaneStep, dropout_buffers
+from sweep.errors import UsageError
 from sweep.lanes import LaneConfig
 from sweep.losses import LaneLosses
 from sweep.optim import LaneOptimizers, schedule_factors
+from sweep.side_networks.head import KEEP
 
 EVALUATION_BATCH_SIZE = 64
 
@@ -131,6 +133,9 @@ class Training:
         n_epochs: Length of every lane's schedule.
         batch_size: `B`.
         seed: The study's seed, for the data order.
+
+    Raises:
+        UsageError: A lane has dropout, and its side-network no `sweep.side_networks.head.Head`.
     """
 
     def __init__(
@@ -150,6 +155,12 @@ class Training:
         self.steps_per_epoch = n_batches(len(train_data), batch_size)
         configs = [lane.config for lane in self.lanes]
         self.stack = Stack([lane.module for lane in self.lanes])
+        if KEEP not in self.stack.buffers and any(config.dropout for config in configs):
+            kind = type(self.lanes[0].module).__name__
+            raise UsageError(
+                f"LaneConfig.dropout is given, and {kind} has nothing to drop from: as its `head` take "
+                f"sweep.side_networks.head.Head, or leave dropout out"
+            )
         like = self.stack.like
         self.losses_of = LaneLosses(configs, train_data.class_counts.to(like.device), like.dtype)
         self.optimizers = LaneOptimizers(self.stack.params, configs)

@@ -2,10 +2,13 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from sweep.batches import StageData
 from sweep.dropout import LaneStep, dropout_buffers, dropout_mask
-from sweep.engine import Stack
+from sweep.engine import Stack, train
+from sweep.errors import UsageError
+from sweep.lanes import LaneConfig
 from sweep.side_networks import LAST, LinearProbe, PyramidLAST, RankSpaceLAST
 from sweep.side_networks.head import KEEP
 
@@ -80,3 +83,19 @@ def test_the_mask_stays_out_of_weights_and_of_answers() -> None:
     stack.gradients(STAGES, torch.zeros(N_IMAGES, dtype=torch.long), summed, dropout_buffers(at, LIKE))
     assert torch.equal(stack.logits(STAGES), before)
     torch.testing.assert_close(before[0], module(STAGES))
+
+
+def test_a_side_network_without_our_head_is_refused() -> None:
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(WIDTH, 4)
+
+        def forward(self, stages: list[Tensor]) -> Tensor:
+            return self.head(stages[-1].mean(1))
+
+    data = StageData(torch.stack(STAGES, 1).numpy(), torch.zeros(N_IMAGES, dtype=torch.long), 4)
+    lengths = {"n_epochs": 1, "batch_size": 3, "seed": 0}
+    train([Plain()], [LaneConfig(lr=1e-3)], data, data, **lengths)
+    with pytest.raises(UsageError, match="dropout is given, and Plain has nothing to drop from"):
+        train([Plain()], [LaneConfig(lr=1e-3, dropout=0.1)], data, data, **lengths)
