@@ -1,5 +1,6 @@
 """Timing rows side by side."""
 
+import gc
 import importlib.metadata
 import math
 import os
@@ -140,6 +141,7 @@ def run_benchmark(workload: Workload, say: Callable[[str], None]) -> Benchmark:
     seconds = time_rows(rows, workload.device)
     flops = {name: row.useful_flops / row.n_lanes for name, row in rows.items()}
     del rows
+    gc.collect()  # a stack refers to itself, and the processes that follow need the memory
 
     feature_seconds = sizes.n_images / feature_pass.images_per_second
     share = {name: 0.0 if name in ON_IMAGES else feature_seconds / sizes.n_parallel for name in names}
