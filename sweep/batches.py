@@ -143,16 +143,16 @@ class StageData:
             The stages, each `(B, L, D)` with its own `D`, and the labels as `Target.encode` gives them. Of texts the
             stages are `Stages`, and end with the longest.
         """
-        return self.of_stored(self.stored(indices).to(like.device), indices, like)
+        return self.of_stored(self.stored(indices).to(like.device), self.labels[indices], indices, like)
 
     def stored(self, indices: Tensor) -> Tensor:
         """Some images as they are stored, `(B, S, L, D)` or as `stored_shape` says, copied to the host's memory."""
         return torch.from_numpy(self.stages[indices.numpy()])
 
-    def of_stored(self, stored: Tensor, indices: Tensor, like: Tensor) -> Batch:
-        """What `batch` gives, of what `stored` gave and has been brought to the device of `like`."""
+    def of_stored(self, stored: Tensor, labels: Tensor, indices: Tensor, like: Tensor) -> Batch:
+        """What `batch` gives, of what `stored` gave and has been brought to the device of `like`, and of its labels."""
         stages = self._with_lengths(apart(stages_first(stored, like), self.widths), indices)
-        return stages, self.target.encode(self.labels[indices], like)
+        return stages, self.target.encode(labels, like)
 
     def _with_lengths(self, stages: list[Tensor], indices: Tensor) -> list[Tensor]:
         """The stages of a batch of texts, with how long these are; those of images as they are."""

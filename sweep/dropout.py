@@ -4,14 +4,14 @@ A lane's mask follows from its seed and from how many steps it has taken, and fr
 stack, in any lane, and after a run was resumed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sweep.seeds import generator
-from sweep.side_networks.head import KEEP
+from sweep.side_networks.head import KEEP, NORM
 
 
 class LaneStep(NamedTuple):
@@ -28,24 +28,38 @@ class LaneStep(NamedTuple):
     step: int
 
 
-def dropout_mask(at: LaneStep, like: Tensor) -> Tensor:
+def dropout_mask(at: LaneStep, n_images: int, width: int, dtype: torch.dtype) -> Tensor:
     """What a lane's channels are multiplied by in one step: 0 with probability `rate`, else `1 / (1 − rate)`.
 
     Args:
         at: The lane.
-        like: The last stage of the batch, `(B, L, D)`.
+        n_images: `B`.
+        width: Of what the head normalises, `D`.
+        dtype: Of the lane.
 
     Returns:
-        `(B, D)`, in the dtype and on the device of `like`.
+        `(B, D)`, on the CPU.
     """
-    n_images, width = like.shape[0], like.shape[-1]
     kept = torch.rand(n_images, width, generator=generator(at.seed, "dropout", at.step)) >= at.rate
-    return (kept.to(like.dtype) / (1 - at.rate)).to(like.device)
+    return kept.to(dtype) / (1 - at.rate)
 
 
-def dropout_buffers(lanes: Sequence[LaneStep], like: Tensor) -> dict[str, Tensor]:
-    """What stands in for the heads' buffers in one step, `(N, B, D)` by name; empty where no lane drops anything."""
+def dropout_buffers(lanes: Sequence[LaneStep], n_images: int, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What stands in for the heads' buffers in one step.
+
+    Args:
+        lanes: `N` of them.
+        n_images: `B`.
+        params: Of the stack, by name, each `(N, ...)`.
+
+    Returns:
+        `(N, B, D)` by name, on the device of the lanes; empty where no lane drops anything.
+    """
     if not any(at.rate for at in lanes):
         return {}
-    everything = like.new_ones(like.shape[0], like.shape[-1])
-    return {KEEP: torch.stack([dropout_mask(at, like) if at.rate else everything for at in lanes])}
+    like = params[NORM]
+    masks = torch.ones(len(lanes), n_images, like.shape[-1], dtype=like.dtype)
+    for mask, at in zip(masks, lanes, strict=True):
+        if at.rate:
+            mask.copy_(dropout_mask(at, n_images, like.shape[-1], like.dtype))
+    return {KEEP: masks.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else masks}

@@ -1,6 +1,7 @@
 """The engine: `N` side-networks trained by one vectorised step over one batch of frozen stages.
 
-A stack does not know which side-network it trains. It asks that a module take the list of stages and return logits;
+A stack does not know which side-network it trains. It asks that a module take the list of stages and return logits,
+and for dropout that its `head` be `sweep.side_networks.head.Head`;
 parameters and buffers are stacked with `stack_module_state`, and `vmap` runs the lanes. What a module computes from
 the stages alone has no lane dimension, so `vmap` computes it once for all lanes.
 
@@ -182,7 +183,7 @@ class Training:
         indices = training_batches(len(data), self.batch_size, self.seed, order)
         with closing(data.batches(order, indices, like)) as batches:
             for step, (stages, labels) in enumerate(batches):
-                replaced = dropout_buffers(self._lane_steps(step), stages[-1])
+                replaced = dropout_buffers(self._lane_steps(step), len(labels), self.stack.params)
                 losses, grads = self.stack.gradients(stages, labels, self.losses_of, replaced)
                 self.optimizers.step(grads, factors[step])
                 loss_sum += losses * len(labels)

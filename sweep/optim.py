@@ -12,10 +12,13 @@ from torch import Tensor
 
 from sweep.cpu_adamw import adamw_step
 from sweep.lanes import LaneConfig
-from sweep.side_networks.cpu_compile import has_kernels
+from sweep.side_networks.cpu_compile import announce, has_kernels
 from sweep.side_networks.cpu_tasks import on_threads
 
 Params = dict[str, Tensor]
+
+FEW_NUMBERS = 2**18
+"""Of all lanes' parameters; fewer are updated sooner than threads are started."""
 
 CLIPPING_EPS = 1e-6
 """Added to a length before it divides, as PyTorch does."""
@@ -109,7 +112,7 @@ class LaneAdamW:
         """
         debias1 = (1 - self.beta1_power.mul_(self.beta1)).to(self.beta1)
         debias2 = (1 - self.beta2_power.mul_(self.beta2)).sqrt().to(self.beta2)
-        if has_kernels(self.beta1):
+        if has_kernels(self.beta1.device, self.beta1.dtype):
             self._compiled_step(params, grads, lr, debias1, debias2)
             return
         for name, p in params.items():
@@ -125,6 +128,7 @@ class LaneAdamW:
         self, params: Params, grads: Mapping[str, Tensor], lr: Mapping[str, Tensor], debias1: Tensor, debias2: Tensor
     ) -> None:
         """The same in one pass over every parameter, lanes spread over threads."""
+        announce()
         of_lanes = [x.numpy() for x in (self.beta1, self.beta2, debias2, self.eps)]
         arguments = []
         for name, p in params.items():
@@ -133,12 +137,16 @@ class LaneAdamW:
             tensors = (p, grads[name].contiguous(), self.mean[name], self.square[name])
             rows = (x.view(n_lanes, -1).numpy() for x in tensors)
             arguments.append([*rows, *(x.numpy() for x in rates), *of_lanes])
+            torch.autograd.graph.increment_version(p)
 
         def update(first: int, last: int) -> None:
             for of_parameter in arguments:
                 adamw_step(first, last, *of_parameter)
 
-        on_threads(update, len(debias1), shares=1)
+        if sum(p.numel() for p in params.values()) < FEW_NUMBERS:
+            update(0, len(debias1))
+        else:
+            on_threads(update, len(debias1), shares=1)
 
 
 class LaneSGD:

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from sweep.batches import Batch, TrainingData
 from sweep.dropout import LaneStep, dropout_mask
 from sweep.lanes import LaneConfig
-from sweep.side_networks.head import KEEP
+from sweep.side_networks.head import KEEP, NORM
 from sweep.task_kinds import CLASSES
 
 
@@ -53,8 +53,9 @@ def train_plainly(
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     for step, (stages, labels) in enumerate(batches):
         if config.dropout:
-            mask = dropout_mask(LaneStep(config.dropout, seed, step), stages[-1])
-            outputs = functional_call(module, {KEEP: mask}, (stages,))
+            width = module.get_parameter(NORM).shape[-1]
+            mask = dropout_mask(LaneStep(config.dropout, seed, step), len(labels), width, like.dtype)
+            outputs = functional_call(module, {KEEP: mask.to(like.device)}, (stages,))
         else:
             outputs = module(stages)
         loss = loss_of(outputs, labels)

@@ -1,15 +1,19 @@
 """Features that do not fit on a GPU: a thread reads a batch and sends it while the one before it is trained on."""
 
+import functools
 from collections.abc import Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from sweep.ahead import one_ahead
 from sweep.batches import Batch, StageData
+
+Sent = tuple[list[Tensor], torch.cuda.Event | None]
+"""Tensors on their way to a device, and what tells that they are there; None if they are."""
 
 
 @dataclass(frozen=True)
@@ -19,52 +23,41 @@ class PrefetchedStageData(StageData):
     @classmethod
     def of(cls, data: StageData) -> "PrefetchedStageData":
         """The same split; nothing is copied."""
-        return cls(
-            data.stages,
-            data.labels,
-            data.n_classes,
-            widths=data.widths,
-            target=data.target,
-            lengths=data.lengths,
-        )
+        return cls(**{field.name: getattr(data, field.name) for field in fields(StageData)})
 
     def batches(self, order: int, indices: Iterable[Tensor], like: Tensor) -> Generator[Batch]:
         """See `TrainingData`."""
-        sending = _Sending(like.device)
+        with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as reader:
 
-        def read_and_send(wanted: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-            return sending.send(self.stored(wanted))
+            def start(wanted: Tensor) -> Future[Sent]:
+                return reader.submit(lambda: _send(like.device, self.stored(wanted), self.labels[wanted]))
 
-        with (
-            ThreadPoolExecutor(1, thread_name_prefix="prefetch") as reader,
-            closing(one_ahead(indices, lambda wanted: reader.submit(read_and_send, wanted))) as ready,
-        ):
-            for wanted, sent in ready:
-                yield self.of_stored(sending.received(*sent.result()), wanted, like)
+            with closing(one_ahead(indices, start)) as ready:
+                for wanted, reading in ready:
+                    stored, labels = _received(*reading.result())
+                    yield self.of_stored(stored, labels, wanted, like)
 
 
-class _Sending:
-    """From the host to a device, on a GPU by a stream of its own, so that it copies while it computes.
+@functools.cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """What a device copies by while it computes; one for all batches, which take over one another's memory."""
+    return torch.cuda.Stream(device)
 
-    Args:
-        device: Where to.
-    """
 
-    def __init__(self, device: torch.device):
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+def _send(device: torch.device, *tensors: Tensor) -> Sent:
+    """Begin to send tensors from the host; what comes back goes to `_received`."""
+    if device.type != "cuda":
+        return list(tensors), None
+    with torch.cuda.stream(_stream(device)):
+        sent = [tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors]
+        return sent, _stream(device).record_event()
 
-    def send(self, stored: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-        """Begin to send; what comes back goes to `received`."""
-        if self._stream is None:
-            return stored, None
-        with torch.cuda.stream(self._stream):
-            sent = stored.pin_memory().to(self._stream.device, non_blocking=True)
-            return sent, self._stream.record_event()
 
-    def received(self, sent: Tensor, event: torch.cuda.Event | None) -> Tensor:
-        """What was sent, for use by the stream that computes, which waits for it; the host does not."""
-        if event is not None:
-            computing = torch.cuda.current_stream(sent.device)
-            computing.wait_event(event)
-            sent.record_stream(computing)
-        return sent
+def _received(sent: list[Tensor], arrived: torch.cuda.Event | None) -> list[Tensor]:
+    """What was sent, for the stream that computes: it waits until they are there, and the host does not."""
+    if arrived is not None:
+        computing = torch.cuda.current_stream(sent[0].device)
+        computing.wait_event(arrived)
+        for tensor in sent:
+            tensor.record_stream(computing)
+    return sent

@@ -1,6 +1,6 @@
 """Features kept on a GPU: a batch is gathered there instead of being read, converted and copied by the host."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -34,16 +34,8 @@ class ResidentStageData(StageData):
             part = slice(start, start + COPIED_IMAGES)
             on_device[part].copy_(torch.from_numpy(np.array(data.stages[part])))
         labels = data.labels.to(device)
-        return cls(
-            data.stages,
-            data.labels,
-            data.n_classes,
-            on_device,
-            labels,
-            widths=data.widths,
-            target=data.target,
-            lengths=data.lengths,
-        )
+        own = {field.name: getattr(data, field.name) for field in fields(StageData)}
+        return cls(**own, on_device=on_device, labels_on_device=labels)
 
     def batch(self, indices: Tensor, like: Tensor) -> tuple[list[Tensor], Tensor]:
         """As `StageData.batch`; the host waits for nothing, so it can prepare a step while another runs."""

@@ -26,7 +26,7 @@ class TrialRecord:
         user_attrs: What the study's `suggest` set.
         feasible: Whether it keeps the constraints that `suggest` set.
         lane_config: What `suggest` made of them: all fields of its `LaneConfig`.
-        seeds: Of its lanes' initialisations, one a replicate.
+        seeds: Of its lanes' initialisations and dropout, one a replicate.
         trainable_parameters: Of the module at its own rank, padding not counted.
         inference_seconds: Of the side-network for one image; NaN where the study does not ask for it.
         lane: Slot of its first replicate.

@@ -9,21 +9,19 @@ from sweep.dropout import LaneStep, dropout_buffers, dropout_mask
 from sweep.engine import Stack, train
 from sweep.errors import UsageError
 from sweep.lanes import LaneConfig
-from sweep.side_networks import LAST, LinearProbe, PyramidLAST, RankSpaceLAST
+from sweep.side_networks import LAST, LinearProbe, PyramidLAST, RankSpaceLAST, RankSpacePyramidLAST
 from sweep.side_networks.head import KEEP
 
 WIDTH, N_IMAGES = 16, 6
 STAGES = [torch.randn(N_IMAGES, 5, WIDTH, generator=torch.Generator().manual_seed(i)) for i in range(3)]
-LIKE = STAGES[-1]
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_a_mask_drops_its_share_and_keeps_the_mean(rate: float) -> None:
-    like = torch.empty(400, 1, 500, dtype=torch.float64)
-    mask = dropout_mask(LaneStep(rate, 1, 2), like)
+    mask = dropout_mask(LaneStep(rate, 1, 2), 400, 500, torch.float64)
     kept = 1 / (1 - rate)
     assert mask.shape == (400, 500)
-    assert mask.dtype == like.dtype
+    assert mask.dtype == torch.float64
     assert ((mask == 0) | (mask == kept)).all()
     # The share dropped of 200,000 has a deviation of at most 0.0011, by rows of 500 of 0.022, by columns of 0.025.
     dropped = (mask == 0).double()
@@ -33,32 +31,36 @@ def test_a_mask_drops_its_share_and_keeps_the_mean(rate: float) -> None:
 
 
 def test_a_mask_follows_from_seed_and_step_alone() -> None:
-    first = dropout_mask(LaneStep(0.5, 1, 2), LIKE)
+    def mask(seed: int, step: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return dropout_mask(LaneStep(0.5, seed, step), N_IMAGES, WIDTH, dtype)
+
+    first = mask(1, 2)
     torch.manual_seed(99)
-    assert torch.equal(first, dropout_mask(LaneStep(0.5, 1, 2), LIKE))
-    assert torch.equal(first, dropout_mask(LaneStep(0.5, 1, 2), LIKE.double()).float())
-    assert not torch.equal(first, dropout_mask(LaneStep(0.5, 1, 3), LIKE))
-    assert not torch.equal(first, dropout_mask(LaneStep(0.5, 2, 2), LIKE))
+    assert torch.equal(first, mask(1, 2))
+    assert torch.equal(first, mask(1, 2, torch.float64).float())
+    assert not torch.equal(first, mask(1, 3))
+    assert not torch.equal(first, mask(2, 2))
 
 
 def test_no_lane_drops_anything_and_nothing_is_computed() -> None:
-    assert dropout_buffers([LaneStep(0.0, 1, 2)] * 3, LIKE) == {}
+    assert dropout_buffers([LaneStep(0.0, 1, 2)] * 3, N_IMAGES, {}) == {}
 
 
 def summed(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.square().mean((1, 2))
 
 
-@pytest.mark.parametrize("kind", [LAST, RankSpaceLAST, LinearProbe, PyramidLAST])
+@pytest.mark.parametrize("kind", [LAST, RankSpaceLAST, LinearProbe, PyramidLAST, RankSpacePyramidLAST])
 def test_lanes_with_and_without_dropout_share_a_stack(kind: type) -> None:
     """The one's loss is that of a module whose head's input is masked; the other's has the bits of a stack without."""
     torch.manual_seed(0)
-    arguments = {LinearProbe: (WIDTH, 4), PyramidLAST: ([WIDTH] * 3, 4, 2)}
+    pyramid = ([WIDTH] * 3, 4, 2)
+    arguments = {LinearProbe: (WIDTH, 4), PyramidLAST: pyramid, RankSpacePyramidLAST: pyramid}
     modules = [kind(*arguments.get(kind, (WIDTH, 3, 4, 2))) for _ in range(3)]
     labels = torch.zeros(N_IMAGES, dtype=torch.long)
     stack = Stack(modules)
     at = [LaneStep(0.0, 1, 0), LaneStep(0.5, 2, 0), LaneStep(0.5, 3, 0)]
-    losses, grads = stack.gradients(STAGES, labels, summed, dropout_buffers(at, LIKE))
+    losses, grads = stack.gradients(STAGES, labels, summed, dropout_buffers(at, N_IMAGES, stack.params))
     without, grads_without = stack.gradients(STAGES, labels, summed)
     assert losses[0] == without[0]
     assert (losses != without).tolist() == [False, True, True]
@@ -70,7 +72,7 @@ def test_lanes_with_and_without_dropout_share_a_stack(kind: type) -> None:
         hook = head.norm.register_forward_hook(lambda module, inputs, output: features.append(output))  # noqa: B023
         modules[lane](STAGES)
         hook.remove()
-        expected = head.linear(features[0] * dropout_mask(at[lane], LIKE)).square().mean()
+        expected = head.linear(features[0] * dropout_mask(at[lane], N_IMAGES, WIDTH, torch.float32)).square().mean()
         torch.testing.assert_close(losses[lane], expected.detach())
 
 
@@ -80,7 +82,9 @@ def test_the_mask_stays_out_of_weights_and_of_answers() -> None:
     stack = Stack([module, module])
     before = stack.logits(STAGES)
     at = [LaneStep(0.5, 1, 0), LaneStep(0.5, 2, 0)]
-    stack.gradients(STAGES, torch.zeros(N_IMAGES, dtype=torch.long), summed, dropout_buffers(at, LIKE))
+    stack.gradients(
+        STAGES, torch.zeros(N_IMAGES, dtype=torch.long), summed, dropout_buffers(at, N_IMAGES, stack.params)
+    )
     assert torch.equal(stack.logits(STAGES), before)
     torch.testing.assert_close(before[0], module(STAGES))
 

@@ -134,6 +134,26 @@ def test_every_lane_clips_to_its_own_norm_and_the_others_do_not(dtype: torch.dty
     assert_lanes_are_torchs(configs, dtype, torch.ones(N_STEPS, len(configs), dtype=torch.float64))
 
 
+@pytest.mark.parametrize("few", [0, 2**40], ids=["on threads", "inline"])
+def test_compiled_steps_take_gradients_as_they_lie(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transposed or expanded, on threads or not: the same bits."""
+    ends = []
+    for as_they_lie in (False, True):
+        monkeypatch.setattr("sweep.optim.FEW_NUMBERS", few if as_they_lie else 1)
+        params = {"body": torch.ones(3, 4, 5), "head.linear.weight": torch.ones(3, 2, 6)}
+        transposed = gradients(3, torch.float32)[0]["blocks.0.q.weight"].mT  # (3, 4, 3)
+        grads = {
+            "body": torch.nn.functional.pad(transposed, (0, 2)).mT.contiguous().mT,
+            "head.linear.weight": torch.tensor([1.0, -2.0, 3.0]).view(3, 1, 1).expand(3, 2, 6),
+        }
+        assert not any(grad.is_contiguous() for grad in grads.values())
+        optimizers = LaneOptimizers(params, ADAMW[:3])
+        optimizers.step(grads if as_they_lie else {k: g.contiguous() for k, g in grads.items()}, torch.ones(3))
+        ends.append(params)
+    assert all(torch.equal(p, ends[1][name]) for name, p in ends[0].items())
+    assert not (ends[0]["body"][..., :3] == 1).any()
+
+
 def test_a_lane_that_does_not_clip_keeps_its_bits_whatever_its_gradients() -> None:
     """Even where their length is beyond single precision."""
     configs = [replace(SGD[1], clip_norm=norm) for norm in (None, 1.0)]

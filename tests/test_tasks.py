@@ -38,7 +38,7 @@ from sweep import LaneConfig, Study
 
 def suggest(trial):
     rank = trial.suggest_categorical("rank", [1, 2])
-    return LaneConfig(lr=trial.suggest_float("lr", 1e-3, 1e-1, log=True), rank=rank)
+    return LaneConfig(lr=trial.suggest_float("lr", 1e-3, 1e-1, log=True), rank=rank, dropout=0.2)
 
 study = Study(
     suggest=suggest, baseline={"lr": 1e-2, "rank": 2}, max_rank=2, backbone="tiny-untrained", group_size=2, trials=2,
@@ -129,9 +129,11 @@ def check_retrained_is_a_plain_training_on_train_and_val(tmp_path: Path) -> None
     from sweep.side_networks.spec import SideNetworkSpec
 
     spec = SideNetworkSpec(32, 3, 4, backbone.n_prefix_tokens, 1, "mean", 2)
-    config = sweep.LaneConfig(**winner["params"])
-    lanes = [spec.lane(config.rank, derive_seed(0, "retraining", i)) for i in range(2)]
-    states, _ = train(lanes, [config] * 2, together, together, n_epochs=study.epochs, batch_size=8, seed=study.seed)
+    config = sweep.LaneConfig(**winner["params"], dropout=0.2)
+    seeds = [derive_seed(0, "retraining", i) for i in range(2)]
+    lanes = [spec.lane(config.rank, seed) for seed in seeds]
+    lengths = {"n_epochs": study.epochs, "batch_size": 8}
+    states, _ = train(lanes, [config] * 2, together, together, **lengths, seed=study.seed, lane_seeds=seeds)
     plain: list[LAST] = []
     for state in states:
         plain.append(spec.plain(config.rank))

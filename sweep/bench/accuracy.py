@@ -6,8 +6,10 @@ Every method is chosen on val, trained again on train and val together, and test
 
 import math
 import os
+import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -33,6 +35,9 @@ from sweep.retrain import retrain
 from sweep.run_folder import read_json
 from sweep.runner import run_study
 from sweep.study import LoadedStudy, load_study
+
+GRACE_SECONDS = 10.0
+"""For a process that is to end, to clear away what it has in temporary folders."""
 
 
 def run_accuracy_benchmark(
@@ -95,12 +100,17 @@ def _in_own_process(
 
 
 def end_with_parent() -> None:
-    """Let this process end when the one that started it was killed, and not go on for nobody."""
+    """Let this process end when the one that started it was killed, and not go on for nobody.
+
+    It is interrupted first, so that it clears away its temporary folders.
+    """
     parent = parent_process()
     assert parent is not None
 
     def wait() -> None:
         parent.join()
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(GRACE_SECONDS)
         os._exit(1)
 
     threading.Thread(target=wait, name="parent", daemon=True).start()

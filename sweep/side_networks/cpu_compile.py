@@ -10,7 +10,6 @@ from typing import Any
 
 import numba
 import torch
-from torch import Tensor
 
 from sweep.paths import default_cache_dir
 
@@ -25,7 +24,7 @@ def _folder() -> Path:
     """
     here = Path(__file__).parent
     kept = here / "__pycache__" if os.access(here, os.W_OK) else default_cache_dir()
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(here.glob("cpu_*.py"))))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(here.parent.rglob("cpu_*.py"))))
     return Path(numba.config.CACHE_DIR or kept) / f"kernels-{digest.hexdigest()[:16]}"  # type: ignore[attr-defined]
 
 
@@ -35,13 +34,13 @@ _FOLDER = str(_folder())
 @functools.cache
 def announce() -> None:
     """Say why the first step on a machine takes longer than all others."""
-    if not Path(_FOLDER).exists():
+    if not any(Path(_FOLDER).rglob("*.nbi")):
         logger.info("compiling kernels for this processor: once, half a minute")
 
 
-def has_kernels(like: Tensor) -> bool:
+def has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether there are kernels for such tensors: those of single precision on a CPU."""
-    return like.device.type == "cpu" and like.dtype == torch.float32
+    return device.type == "cpu" and dtype == torch.float32
 
 
 def compiled(function: Callable[..., Any]) -> Any:

@@ -19,6 +19,9 @@ def on_threads(run: Callable[[int, int], None], n_tasks: int, shares: int = SHAR
     """
     n_threads = torch.get_num_threads()
     at_once = max(1, n_tasks // (shares * n_threads))
+    if n_threads == 1 or n_tasks <= at_once:
+        run(0, n_tasks)
+        return
     with ThreadPoolExecutor(n_threads) as pool:
         for _ in pool.map(lambda first: run(first, min(first + at_once, n_tasks)), range(0, n_tasks, at_once)):
             pass

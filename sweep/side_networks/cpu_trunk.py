@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sweep.precision import write_product
 from sweep.side_networks.cpu_attention import MAX_UNROLLED_RANK
-from sweep.side_networks.cpu_compile import announce
+from sweep.side_networks.cpu_compile import announce, has_kernels
 from sweep.side_networks.cpu_products import ALIGNMENT
 from sweep.side_networks.cpu_tasks import on_threads
 from sweep.side_networks.cpu_trunk_kernels import trunk_backward, trunk_forward
@@ -30,7 +30,7 @@ A constant: how a sum is split decides its last bits.
 
 def is_compiled(rank: int, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether lanes of a rank are computed here, and not by `rank_space_trunk.py`."""
-    return device.type == "cpu" and dtype == torch.float32 and rank <= MAX_UNROLLED_RANK
+    return has_kernels(device, dtype) and rank <= MAX_UNROLLED_RANK
 
 
 def pooled_trunk(

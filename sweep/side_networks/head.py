@@ -8,6 +8,8 @@ from torch import Tensor, nn
 Pool = Literal["mean", "class", "last"]
 KEEP = "head.keep"
 """What a side-network calls the buffer of its head that dropout replaces."""
+NORM = "head.norm.weight"
+"""A parameter that is as wide as what it replaces."""
 
 
 class Head(nn.Module):

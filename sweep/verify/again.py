@@ -120,7 +120,7 @@ def steps_beside_plain_loop(trial: RecordedTrial, setting: Setting, n_steps: int
     with closing(_batches(trial, setting, stack.like)) as batches:
         for step, (stages, labels) in enumerate(islice(batches, n_steps)):
             at = LaneStep(config.dropout, trial.seeds[0], step)
-            replaced = dropout_buffers([at] * 2, stages[-1])
+            replaced = dropout_buffers([at] * 2, len(labels), stack.params)
             _, gradients = stack.gradients(stages, labels, losses_of, replaced)
             optimizers.step(gradients, factors[step])
     expected = {name: tensor.cpu() for name, tensor in plain.state_dict().items()}

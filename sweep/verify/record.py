@@ -29,7 +29,7 @@ class RecordedTrial:
     Attributes:
         number: Optuna's.
         config: Its hyperparameters.
-        seeds: Of its initialisations, one a replicate.
+        seeds: Of its initialisations and dropout, one a replicate.
         epochs: It was measured after.
         first_order: The data order that its first epoch followed; its later ones followed the next.
         metrics: Of its last epoch, means over replicates, by column of the trials table.

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TextIO
 
 import pytest
@@ -256,8 +257,9 @@ def test_a_process_that_is_killed_or_fails_is_an_error_of_ours() -> None:
 
 
 def say_who(task: Task, sizes: AccuracySizes) -> list[AccuracyRow]:
-    print(os.getpid(), flush=True)
-    time.sleep(600)
+    with TemporaryDirectory() as name:
+        print(os.getpid(), name, flush=True)
+        time.sleep(600)
     return []
 
 
@@ -267,13 +269,16 @@ def test_the_process_ends_when_the_command_is_killed() -> None:
     code = f"import {here.stem} as t; t.accuracy._in_own_process(t.say_who, t.TASK, t.SIZES)"
     command = subprocess.Popen([sys.executable, "-c", code], cwd=here.parent, stdout=subprocess.PIPE, text=True)
     assert command.stdout is not None
-    with command, open(f"/proc/{int(command.stdout.readline())}/stat") as worker:
+    number, folder = command.stdout.readline().split()
+    with command, open(f"/proc/{number}/stat") as worker:
+        assert Path(folder).is_dir()
         command.kill()
         command.wait()
-        until = time.monotonic() + 30
+        until = time.monotonic() + 3 * accuracy.GRACE_SECONDS
         while _runs(worker) and time.monotonic() < until:
             time.sleep(0.05)
         assert not _runs(worker)
+    assert not Path(folder).exists()
 
 
 def _runs(stat: TextIO) -> bool:

@@ -1,6 +1,7 @@
 """The compiled kernels of the CPU against plain PyTorch."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from torch import Tensor
 from torch.func import vmap
 
 from backbones.stages import Stages
+from sweep.side_networks import cpu_compile
 from sweep.side_networks.cpu_attention import KEYS, attend, attend_backward
+from sweep.side_networks.cpu_tasks import on_threads
 from sweep.side_networks.cpu_trunk import is_compiled, pooled_trunk
 from sweep.side_networks.cpu_vector_math import exp
 from sweep.side_networks.cpu_vectors import VECTOR, load, store
@@ -220,6 +223,31 @@ def test_a_second_backward_pass_is_refused() -> None:
     torch.autograd.grad(total, leaves, retain_graph=True)
     with pytest.raises(RuntimeError, match="inplace operation"):
         torch.autograd.grad(total, leaves)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+@pytest.mark.parametrize("n_tasks", [1, 2, 7, 32, 33, 101])
+@pytest.mark.parametrize("shares", [1, 8])
+def test_every_task_is_done_once(n_tasks: int, shares: int, n_threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
+    done: list[int] = []
+    on_threads(lambda first, last: done.extend(range(first, last)), n_tasks, shares)
+    assert sorted(done) == list(range(n_tasks))
+
+
+def test_compiling_is_announced_once_and_only_where_nothing_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cpu_compile, "_FOLDER", str(tmp_path))
+    caplog.set_level("INFO")
+    cpu_compile.announce.__wrapped__()
+    assert [record.message for record in caplog.records] == [
+        "compiling kernels for this processor: once, half a minute"
+    ]
+    (tmp_path / "of_a_module").mkdir()  # numba makes it when the module is imported
+    (tmp_path / "of_a_module" / "kernel.nbi").touch()
+    cpu_compile.announce.__wrapped__()
+    assert len(caplog.records) == 1
 
 
 def test_what_is_compiled() -> None:

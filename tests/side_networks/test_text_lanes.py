@@ -139,7 +139,7 @@ TRAIN, VAL = text_data(60, 1), text_data(20, 2)
 CONFIGS = [
     LaneConfig(lr=3e-3, rank=8),
     LaneConfig(lr=1e-2, rank=3, head_lr_ratio=5.0, loss="focal"),
-    LaneConfig(lr=5e-3, rank=1, loss="bce", optimizer="sgd", weight_decay=0.01),
+    LaneConfig(lr=5e-3, rank=1, loss="bce", optimizer="sgd", weight_decay=0.01, dropout=0.3, clip_norm=0.5),
 ]
 EPOCHS, BATCH_SIZE, SEED = 5, 6, 3  # ten steps an epoch
 
@@ -178,7 +178,8 @@ def test_lane_equals_plain_loop_in_fp64_after_50_steps(kind: type[LAST], causal:
     ]
     for i, (config, state) in enumerate(zip(CONFIGS, states, strict=True)):
         alone = build(LAST, config.rank, config.rank, causal=causal, pool=pool, seed=i).double()
-        train_plainly(alone, config, TRAIN, batches, n_steps=len(batches), steps_per_epoch=len(batches) // EPOCHS)
+        lengths = {"n_steps": len(batches), "steps_per_epoch": len(batches) // EPOCHS}
+        train_plainly(alone, config, TRAIN, batches, **lengths, seed=i)
         lane = trim_rank(state, config.rank)
         for name, value in alone.named_parameters():
             assert (lane[name] - value).abs().max() < 1e-10, f"rank {config.rank}, {name}"
@@ -190,7 +191,8 @@ def test_lane_is_bitwise_the_same_in_any_stack(kind: type[LAST], causal: bool, p
     def trained(numbers: Sequence[int]) -> list[tuple[dict[str, Tensor], Tensor]]:
         modules = lanes(kind, numbers, torch.float32, causal=causal, pool=pool)
         configs = [CONFIGS[i % 3] for i in numbers]
-        states, results = train(modules, configs, TRAIN, VAL, n_epochs=2, batch_size=BATCH_SIZE, seed=SEED)
+        lengths, seeds = {"n_epochs": 2, "batch_size": BATCH_SIZE}, [i % 3 for i in numbers]
+        states, results = train(modules, configs, TRAIN, VAL, **lengths, seed=SEED, lane_seeds=seeds)
         return list(zip(states, results[-1].val_logits, strict=False))
 
     reference = trained(range(6))
