@@ -1,9 +1,9 @@
 """The engine: `N` side-networks trained by one vectorised step over one batch of frozen stages.
 
-A stack does not know which side-network it trains. It asks that a module take the list of stages and return logits,
-and for dropout that its `head` be `sweep.side_networks.head.Head`;
-parameters and buffers are stacked with `stack_module_state`, and `vmap` runs the lanes. What a module computes from
-the stages alone has no lane dimension, so `vmap` computes it once for all lanes.
+A stack does not know which side-network it trains. It asks that a module take the list of stages and return logits, and
+for dropout that its `head` be `sweep.side_networks.head.Head`. Parameters and buffers are stacked with
+`stack_module_state`, and `vmap` runs the lanes. What a module computes from the stages alone has no lane dimension, so
+`vmap` computes it once for all lanes.
 
 A `Training` advances a stack by an epoch at a time. Between two epochs its lanes can be taken apart, some of them
 ended, others added, and stacked again: a lane's numbers depend on its configuration, its seed and the data order it
