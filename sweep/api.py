@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from dataclasses import fields
 from datetime import datetime
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -178,8 +179,10 @@ def _reporting(reporter: Reporter | None) -> Iterator[Reporter]:
 
 
 def new_run_path(study_name: str) -> Path:
-    """Where a run goes that was not told."""
-    return Path("runs") / f"{study_name}-{datetime.now():%Y%m%d-%H%M%S}"
+    """Where a run goes that was not told: named by the second, and numbered where another began in the same one."""
+    path = Path("runs") / f"{study_name}-{datetime.now():%Y%m%d-%H%M%S}"
+    numbered = (path.with_name(f"{path.name}-{number}") for number in count(2))
+    return next(free for free in chain([path], numbered) if not free.exists())
 
 
 def overridden_study(study: AnyStudy, declared: Mapping[str, Any]) -> LoadedStudy:

@@ -102,14 +102,15 @@ def _in_own_process(
 def end_with_parent() -> None:
     """Let this process end when the one that started it was killed, and not go on for nobody.
 
-    It is interrupted first, so that it clears away its temporary folders.
+    It is asked to end first, so that it clears away its temporary folders.
     """
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     parent = parent_process()
     assert parent is not None
 
     def wait() -> None:
         parent.join()
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(GRACE_SECONDS)
         os._exit(1)
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from plotly.graph_objects import Figure
 
 import sweep
 from sweep import LaneConfig, Study, SweepError, UsageError
+from sweep.api import new_run_path
 from sweep.data import load_data
 from sweep.metrics import classification_metrics
 from sweep.reporter import Reporter
@@ -145,3 +147,20 @@ def test_a_run_of_which_nothing_is_complete(finished_run: Path, tmp_path: Path) 
         _ = run.best
     with pytest.raises(SweepError, match="too few complete trials"):
         run.plot.slices()
+
+
+def test_runs_that_begin_in_one_second_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime(2026, 1, 2, 3, 4, 5)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sweep.api.datetime", Clock)
+    names = ["mine-20260102-030405", "mine-20260102-030405-2", "mine-20260102-030405-3"]
+    for name in names:
+        path = new_run_path("mine")
+        assert path == Path("runs") / name
+        path.mkdir(parents=True)
