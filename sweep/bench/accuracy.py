@@ -36,7 +36,7 @@ from sweep.run_folder import read_json
 from sweep.runner import run_study
 from sweep.study import LoadedStudy, load_study
 
-GRACE_SECONDS = 10.0
+GRACE_SECONDS = 3.0
 """For a process that is to end, to clear away what it has in temporary folders."""
 
 
