@@ -18,7 +18,7 @@ from sweep.side_networks.cpu_tasks import on_threads
 Params = dict[str, Tensor]
 
 FEW_NUMBERS = 2**18
-"""Of all lanes' parameters; fewer are updated sooner than threads are started."""
+"""Of all lanes' parameters; fewer are left to one thread."""
 
 CLIPPING_EPS = 1e-6
 """Added to a length before it divides, as PyTorch does."""

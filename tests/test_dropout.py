@@ -50,6 +50,15 @@ def summed(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.square().mean((1, 2))
 
 
+def normalised(module: nn.Module) -> Tensor:
+    """What the head of a side-network classifies by, `(B, D)`."""
+    features: list[Tensor] = []
+    hook = module.head.norm.register_forward_hook(lambda norm, inputs, output: features.append(output))
+    module(STAGES)
+    hook.remove()
+    return features[0]
+
+
 @pytest.mark.parametrize("kind", [LAST, RankSpaceLAST, LinearProbe, PyramidLAST, RankSpacePyramidLAST])
 def test_lanes_with_and_without_dropout_share_a_stack(kind: type) -> None:
     """The one's loss is that of a module whose head's input is masked; the other's has the bits of a stack without."""
@@ -67,12 +76,8 @@ def test_lanes_with_and_without_dropout_share_a_stack(kind: type) -> None:
     for name, grad in grads.items():
         assert torch.equal(grad[0], grads_without[name][0])
     for lane in (1, 2):
-        head = modules[lane].head
-        features: list[Tensor] = []
-        hook = head.norm.register_forward_hook(lambda module, inputs, output: features.append(output))  # noqa: B023
-        modules[lane](STAGES)
-        hook.remove()
-        expected = head.linear(features[0] * dropout_mask(at[lane], N_IMAGES, WIDTH, torch.float32)).square().mean()
+        mask = dropout_mask(at[lane], N_IMAGES, WIDTH, torch.float32)
+        expected = modules[lane].head.linear(normalised(modules[lane]) * mask).square().mean()
         torch.testing.assert_close(losses[lane], expected.detach())
 
 

@@ -89,7 +89,7 @@ def _in_own_process(
     measure: Callable[[Task, AccuracySizes], list[AccuracyRow]], task: Task, sizes: AccuracySizes
 ) -> list[AccuracyRow]:
     """Call a function where nothing else has left its memory."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         try:
             return pool.submit(measure, task, sizes).result()
         except BrokenProcessPool as error:
@@ -99,7 +99,7 @@ def _in_own_process(
             ) from error
 
 
-def end_with_parent() -> None:
+def _end_with_parent() -> None:
     """Let this process end when the one that started it was killed, and not go on for nobody.
 
     It is asked to end first, so that it clears away its temporary folders.
