@@ -90,7 +90,7 @@ def test_choices(name: str) -> None:
 
 def test_a_configuration_is_given_by_name_and_stays_as_it_is() -> None:
     with pytest.raises(TypeError):
-        LaneConfig(1e-3)  # type: ignore[misc]
+        LaneConfig(1e-3)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="lr"):
         LaneConfig()  # type: ignore[call-arg]
     with pytest.raises(FrozenInstanceError):

@@ -47,7 +47,7 @@ def test_importing_sweep_imports_nothing_heavy() -> None:
         assert getattr(sweep, name).__name__ == name
     assert set(sweep.__all__) <= set(dir(sweep))
     with pytest.raises(AttributeError, match="has no attribute 'sweeep'"):
-        _ = sweep.sweeep  # type: ignore[attr-defined]
+        _ = sweep.sweeep
 
 
 def test_tables_of_a_run(run: sweep.Run, finished_run: Path) -> None:

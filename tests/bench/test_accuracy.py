@@ -76,7 +76,7 @@ def named(monkeypatch: pytest.MonkeyPatch, cache_dir: Path, few: DataSet) -> Cal
         monkeypatch.setitem(DATA_SETS, NAME, replace(DATA_SETS[NAME], load=lambda _: data))
 
     monkeypatch.setenv("SWEEP_CACHE_DIR", str(cache_dir))
-    monkeypatch.setitem(PACKAGED_SUITES, "mini-vtab", {"structured": (NAME,)})  # type: ignore[attr-defined]
+    monkeypatch.setitem(PACKAGED_SUITES, "mini-vtab", {"structured": (NAME,)})
     put(few)
     return put
 

@@ -125,7 +125,7 @@ def test_report_shows_texts(run: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_exported_model_has_the_winners_numbers(run: Path, shipped: Path, text_table: Path, cache: Path) -> None:
     model = sweep.load_model(shipped)
-    data = sweep.data.load_data(str(text_table), seed=0, cache_dir=cache)  # type: ignore[attr-defined]
+    data = sweep.data.load_data(str(text_table), seed=0, cache_dir=cache)
     with torch.no_grad():
         logits = model(torch.stack([model.transform(data.test.open(i)) for i in range(data.test.n_images)]))
     top1 = (logits.argmax(-1).numpy() == data.test.labels).mean()

@@ -77,7 +77,7 @@ def test_the_winner_is_retrained_on_views_of_train_and_val(
     study = replace(small_study, augment="flip-crop", trials=2, epochs=2)
     weights = {}
     for name, declared in (("plain", {"augment": "none"}), ("cached", {"views": 2}), ("live", {"cache": "off"})):
-        ours = replace(study, **declared)  # type: ignore[arg-type]
+        ours = replace(study, **declared)
         search(ours, out=tmp_path / name)
         prepared = prepare(ours, n_parallel=2, device=CPU, cache_dir=tmp_path / "cache")
         retrained = retrain(RunFolder(tmp_path / name), prepared, tmp_path / "cache")

@@ -48,7 +48,7 @@ def test_shipped_baselines_are_in_their_spaces() -> None:
     for name in study_names():
         study = load_study(name).study
         trial = optuna.trial.FixedTrial(dict(study.baseline))
-        config = study.lane_config(trial)  # type: ignore[arg-type]
+        config = study.lane_config(trial)
         assert config.rank <= study.max_rank
 
 

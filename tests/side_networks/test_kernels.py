@@ -102,7 +102,7 @@ def test_nan_is_not_hidden() -> None:
 def exponentials(x: np.ndarray) -> np.ndarray:
     import numba
 
-    @numba.njit  # type: ignore[untyped-decorator]
+    @numba.njit
     def kernel(x: np.ndarray, out: np.ndarray) -> None:
         for i in range(0, x.size, VECTOR):
             store(out, i, exp(load(x, i)))

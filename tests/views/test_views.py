@@ -79,10 +79,10 @@ def test_global_random_states_neither_matter_nor_change() -> None:
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
-        states = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state()  # type: ignore[union-attr]
+        states = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state()
         assert pixels(ours.view(split, 5, 2)) == expected
         assert random.getstate() == states[0]
-        assert np.random.get_state()[1].tobytes() == states[1]  # type: ignore[union-attr]
+        assert np.random.get_state()[1].tobytes() == states[1]
         assert torch.equal(torch.get_rng_state(), states[2])
 
 
