@@ -15,7 +15,7 @@ import torch
 
 from sweep.bench.memory import peak_memory_bytes
 from sweep.bench.rows import ON_IMAGES, ROWS, SAME_WEIGHTS, STACKED, Row, VmapDirect, has_peft
-from sweep.bench.workload import FeaturePass, Workload, measure_feature_pass, synchronise
+from sweep.bench.workload import FeaturePass, Shape, Sizes, Workload, measure_feature_pass, synchronise
 from sweep.errors import SweepError
 from sweep.precision import product_dtype
 
@@ -60,7 +60,7 @@ class Measured:
         seconds_per_config: Of all its steps, and of its share of the feature pass where the row uses the cache.
         configs_per_hour: 3600 over that.
         ratio_to_sequential: In configurations per hour, repetition by repetition.
-        peak_memory_bytes: Of so many lanes.
+        peak_memory_bytes: Of so many lanes; None where the process that measures it did not end.
         floor_share: Useful FLOPs over the machine's matrix-product rate, as a share of the step's time.
     """
 
@@ -71,7 +71,7 @@ class Measured:
     seconds_per_config: float
     configs_per_hour: float
     ratio_to_sequential: Spread | None
-    peak_memory_bytes: int
+    peak_memory_bytes: int | None
     floor_share: float
 
 
@@ -149,6 +149,11 @@ def run_benchmark(workload: Workload, say: Callable[[str], None]) -> Benchmark:
     measured = []
     for name in names:
         say(f"memory: {name}")
+        try:
+            memory = peak_memory_bytes(name, n_lanes[name], sizes, workload.shape)
+        except SweepError as error:
+            memory = None
+            notes.append(f"no memory of {name}: {error}")
         cost = statistics.median(of_config[name])
         step = Spread.of(seconds[name])
         measured.append(
@@ -160,7 +165,7 @@ def run_benchmark(workload: Workload, say: Callable[[str], None]) -> Benchmark:
                 cost,
                 3600 / cost,
                 None if name == "sequential" else _ratio(of_config["sequential"], of_config[name]),
-                peak_memory_bytes(name, n_lanes[name], sizes, workload.shape),
+                memory,
                 flops[name] / (own_gemm if name == "sweep" else gemm) / step.median,
             )
         )
@@ -180,15 +185,19 @@ def _ratio(theirs: Sequence[float], ours: Sequence[float]) -> Spread:
     return Spread.of([a / b for a, b in zip(theirs, ours, strict=True)])
 
 
+def direct_lanes_that_fit(sizes: Sizes, shape: Shape) -> int:
+    """Lanes of `vmap_direct` in some `DIRECT_LANES_BYTES`: each keeps about five streams of `(B, L, D)` a module."""
+    stream_bytes = 4 * sizes.batch_size * shape.tokens * shape.width
+    return max(2, DIRECT_LANES_BYTES // (5 * stream_bytes * (shape.n_stages - 1)))
+
+
 def fastest_direct_lanes(workload: Workload, most: int) -> int:
     """Lanes with which a step of `vmap_direct` costs least a lane.
 
     Few, where a few lanes' streams fit a processor's caches; many, where a GPU has to be filled. Two, eight and as many
-    as may be are tried; about five streams of `(B, L, D)` a module are alive in each.
+    as may be are tried.
     """
-    shape = workload.shape
-    stream_bytes = 4 * workload.sizes.batch_size * shape.tokens * shape.width
-    fit = max(2, DIRECT_LANES_BYTES // (5 * stream_bytes * (shape.n_stages - 1)))
+    fit = direct_lanes_that_fit(workload.sizes, workload.shape)
     candidates = sorted({min(n_lanes, fit, most) for n_lanes in (2, 8, most)})
     if len(candidates) == 1:
         return candidates[0]

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from sweep.bench.accuracy_results import LORA, PROBE, STUDY, AccuracyBenchmark, AccuracyRow, AccuracySizes
 from sweep.bench.measure import Benchmark, Spread, machine, versions
-from sweep.bench.scaling import Point
+from sweep.bench.scaling import Point, memory_of_further_lanes
 from sweep.bench.search import SearchBenchmark, SearchSizes
 from sweep.bench.workload import Sizes
 from sweep.errors import SweepError, UsageError
@@ -36,8 +36,9 @@ def benchmark_json(benchmark: Benchmark, sizes: Sizes) -> dict[str, Any]:
 
 
 def scaling_json(points: list[Point], sizes: Sizes) -> dict[str, Any]:
-    """Every point of the scaling suite."""
-    return {"scaling": [asdict(point) for point in points], **_common(sizes)}
+    """Every point of the scaling suite, and what further lanes add to memory."""
+    memory = {name: asdict(further) for name, further in memory_of_further_lanes(points).items()}
+    return {"scaling": [asdict(point) for point in points], "memory_of_further_lanes": memory, **_common(sizes)}
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -56,7 +57,9 @@ def _spread(spread: Spread, digits: int = 1) -> str:
     return f"{spread.median:.{digits}f} ({spread.low:.{digits}f}–{spread.high:.{digits}f})"
 
 
-def _size(n_bytes: int) -> str:
+def _size(n_bytes: int | None) -> str:
+    if n_bytes is None:
+        return "–"
     return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
 
 
@@ -94,10 +97,11 @@ def show_benchmark(console: Console, benchmark: Benchmark, sizes: Sizes) -> None
         if other in memory:
             ours, theirs = memory["sequential"], memory[other]
             time_share = ours.step_seconds.median / theirs.step_seconds.median
-            memory_share = ours.peak_memory_bytes / theirs.peak_memory_bytes
+            shares = f"{time_share:.0%} of the time"
+            if ours.peak_memory_bytes is not None and theirs.peak_memory_bytes is not None:
+                shares += f", {ours.peak_memory_bytes / theirs.peak_memory_bytes:.0%} of the memory"
             console.print(
-                f"one LAST configuration (sequential) against {other}: {time_share:.0%} of the time, "
-                f"{memory_share:.0%} of the memory",
+                f"one LAST configuration (sequential) against {other}: {shares}",
                 highlight=False,
             )
     passed = benchmark.feature_pass
@@ -126,6 +130,11 @@ def show_scaling(console: Console, points: list[Point]) -> None:
             _spread(point.ratio_to_sequential_cached),
         )
     console.print(table)
+    for name, memory in memory_of_further_lanes(points).items():
+        console.print(
+            f"{name}, up to {memory.n_lanes} lanes: {memory.bytes_per_lane / 2**20:.1f} MiB for every further lane",
+            highlight=False,
+        )
 
 
 def search_json(benchmark: SearchBenchmark, sizes: SearchSizes) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Cost and memory of a lane against the number of lanes and against every size."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from sweep.bench.measure import Spread, fastest_direct_lanes, time_rows
+from sweep.bench.measure import Spread, direct_lanes_that_fit, fastest_direct_lanes, time_rows
 from sweep.bench.memory import peak_memory_bytes
 from sweep.bench.rows import Row, SequentialCached, SweepRow, VmapDirect
 from sweep.bench.workload import Shape, Sizes, Workload
@@ -31,6 +31,8 @@ class Point:
         ratio_to_vmap_direct: Its step's seconds over ours.
         ratio_to_sequential_cached: Its step's seconds over ours.
         peak_memory_bytes: Of the whole stack.
+        vmap_direct_peak_memory_bytes: Of as many lanes in `vmap_direct`; None where they would need too much, and where
+            it is not `N` that is varied.
         configs_per_hour: Training steps alone.
     """
 
@@ -44,26 +46,65 @@ class Point:
     ratio_to_vmap_direct: Spread
     ratio_to_sequential_cached: Spread
     peak_memory_bytes: int
+    vmap_direct_peak_memory_bytes: int | None
     configs_per_hour: float
 
 
-def run_scaling(sizes: Sizes, say: Callable[[str], None]) -> list[Point]:
-    """Double `N` until memory ends or a step takes 20 s, then vary one size at a time with eight lanes."""
-    points: list[Point] = []
+def run_scaling(sizes: Sizes, say: Callable[[str], None]) -> Iterator[Point]:
+    """Double `N` until memory ends or a step takes 20 s, then vary one size at a time with eight lanes.
+
+    Args:
+        sizes: `n_parallel` is the most lanes; backbone and image size are not used.
+        say: Told what happens.
+
+    Yields:
+        Points, as they are measured.
+    """
     n_lanes = 1
     while n_lanes <= sizes.n_parallel:
         point = _try("N", replace(sizes, n_parallel=n_lanes), BASE, say)
         if point is None:
             break
-        points.append(point)
+        yield point
         if point.step_seconds.median * n_lanes > SLOWEST_STEP_SECONDS:
             break
         n_lanes *= 2
     for varied, rank, shape in _variations(sizes):
         point = _try(varied, replace(sizes, n_parallel=VARIED_LANES, rank=rank), shape, say)
         if point is not None:
-            points.append(point)
-    return points
+            yield point
+
+
+@dataclass(frozen=True)
+class LaneMemory:
+    """What every lane after the first adds to peak memory, from the fewest to the most lanes measured.
+
+    Attributes:
+        n_lanes: The most.
+        bytes_per_lane: Of each of the others.
+    """
+
+    n_lanes: int
+    bytes_per_lane: float
+
+
+def memory_of_further_lanes(points: Sequence[Point]) -> dict[str, LaneMemory]:
+    """Of `sweep` and of `vmap_direct`, where at least two numbers of lanes were measured."""
+    of_n = [point for point in points if point.varied == "N"]
+    measured = {
+        "sweep": [(point.n_parallel, point.peak_memory_bytes) for point in of_n],
+        "vmap_direct": [
+            (point.n_parallel, point.vmap_direct_peak_memory_bytes)
+            for point in of_n
+            if point.vmap_direct_peak_memory_bytes is not None
+        ],
+    }
+    further = {}
+    for name, by_lanes in measured.items():
+        if len(by_lanes) > 1:
+            (fewest, least), (most, largest) = by_lanes[0], by_lanes[-1]
+            further[name] = LaneMemory(most, (largest - least) / (most - fewest))
+    return further
 
 
 def _variations(sizes: Sizes) -> Iterator[tuple[str, int, Shape]]:
@@ -82,6 +123,9 @@ def _try(varied: str, sizes: Sizes, shape: Shape, say: Callable[[str], None]) ->
     label = f"N={sizes.n_parallel} K={n_modules} r={sizes.rank} L={shape.tokens} D={shape.width}"
     try:
         memory = peak_memory_bytes("sweep", sizes.n_parallel, sizes, shape)
+        direct_memory = None
+        if varied == "N" and sizes.n_parallel <= direct_lanes_that_fit(sizes, shape):
+            direct_memory = peak_memory_bytes("vmap_direct", sizes.n_parallel, sizes, shape)
     except SweepError as error:
         say(f"{label}: {error}")
         return None
@@ -110,5 +154,6 @@ def _try(varied: str, sizes: Sizes, shape: Shape, say: Callable[[str], None]) ->
         over_ours("vmap_direct"),
         over_ours("sequential_cached"),
         memory,
+        direct_memory,
         3600 / (sizes.steps_per_config * step.median),
     )

@@ -105,7 +105,10 @@ def bench(
         if backbone is not None and image_size is None:
             given["image_size"] = None  # the backbone's own
         sizes = Sizes(**{**SUITES[suite], **given, "device": str(where), "precision": precision or "fp32"})
-        content = _scaling(sizes, plot, say) if suite is Suite.scaling else _rows(sizes, say)
+        if suite is Suite.scaling:
+            _scaling(sizes, plot, json_file, say)
+            return
+        content = _rows(sizes, say)
     if json_file is not None:
         report.write_json(json_file, content)
 
@@ -120,15 +123,18 @@ def _rows(sizes: "Sizes", say: Callable[[str], None]) -> dict[str, Any]:
     return benchmark_json(benchmark, sizes)
 
 
-def _scaling(sizes: "Sizes", plot: Path | None, say: Callable[[str], None]) -> dict[str, Any]:
-    from sweep.bench.report import scaling_json, show_scaling, write_plot
-    from sweep.bench.scaling import run_scaling
+def _scaling(sizes: "Sizes", plot: Path | None, json_file: Path | None, say: Callable[[str], None]) -> None:
+    from sweep.bench.report import scaling_json, show_scaling, write_json, write_plot
+    from sweep.bench.scaling import Point, run_scaling
 
-    points = run_scaling(sizes, say)
+    points: list[Point] = []
+    for point in run_scaling(sizes, say):
+        points.append(point)
+        if json_file is not None:
+            write_json(json_file, scaling_json(points, sizes))
     show_scaling(stdout, points)
     if plot is not None:
         write_plot(plot, points)
-    return scaling_json(points, sizes)
 
 
 def _search(

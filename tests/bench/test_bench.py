@@ -16,7 +16,7 @@ from sweep.bench.measure import LARGEST_DIFFERENCE, Spread, weight_difference
 from sweep.bench.memory import peak_memory_bytes
 from sweep.bench.report import write_plot
 from sweep.bench.rows import SweepRow, last_step_flops
-from sweep.bench.scaling import Point
+from sweep.bench.scaling import Point, memory_of_further_lanes
 from sweep.bench.workload import Shape, Sizes, Workload
 from sweep.cli import app
 from sweep.errors import SweepError, UsageError
@@ -92,9 +92,58 @@ def test_command_writes_the_stable_keys(tmp_path: Path, monkeypatch: pytest.Monk
         assert row["configs_per_hour"] == pytest.approx(3600 / row["seconds_per_config"])
 
 
+def test_memory_that_cannot_be_measured_costs_no_other_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def only_of_some(row: str, *_: object) -> int:
+        if row == "full_finetune":
+            raise SweepError("the row full_finetune with 1 lanes did not end: killed")
+        return 2**20
+
+    monkeypatch.setattr("sweep.bench.measure.peak_memory_bytes", only_of_some)
+    path = tmp_path / "bench.json"
+    result = CliRunner().invoke(
+        app, ["bench", "--backbone", "tiny-untrained", "--n-parallel", "2", "--json", str(path)]
+    )
+    assert result.exit_code == 0, result.output
+    assert "note: no memory of full_finetune" in result.output
+    memory = {row["name"]: row["peak_memory_bytes"] for row in json.loads(path.read_text())["rows"]}
+    assert memory.pop("full_finetune") is None
+    assert set(memory.values()) == {2**20}
+
+
+def test_scaling_keeps_what_it_measured_before_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted_at_four(row: str, n_lanes: int, *_: object) -> int:
+        if n_lanes == 4:
+            raise KeyboardInterrupt
+        return (3 if row == "vmap_direct" else 1) * n_lanes * 2**20
+
+    monkeypatch.setattr("sweep.bench.scaling.peak_memory_bytes", interrupted_at_four)
+    monkeypatch.setattr("sweep.bench.scaling.BASE", SHAPE)
+    path = tmp_path / "scaling.json"
+    result = CliRunner().invoke(app, ["bench", "--suite", "scaling", "--n-parallel", "4", "--json", str(path)])
+    assert result.exit_code != 0
+    content = json.loads(path.read_text())
+    assert [point["n_parallel"] for point in content["scaling"]] == [1, 2]
+    assert content["memory_of_further_lanes"] == {
+        "sweep": {"n_lanes": 2, "bytes_per_lane": 2**20},
+        "vmap_direct": {"n_lanes": 2, "bytes_per_lane": 3 * 2**20},
+    }
+
+
+def test_memory_of_further_lanes_leaves_out_the_first_and_other_sizes() -> None:
+    spread = Spread(1.0, 1.0, 1.0)
+    points = [
+        Point(varied, n, 4, 8, 65, 384, spread, spread, spread, 100 + 7 * n, direct, 1.0)
+        for varied, n, direct in (("N", 1, 170), ("N", 5, 450), ("N", 9, None), ("r", 8, 10**9))
+    ]
+    memory = memory_of_further_lanes(points)
+    assert (memory["sweep"].n_lanes, memory["sweep"].bytes_per_lane) == (9, 7)
+    assert (memory["vmap_direct"].n_lanes, memory["vmap_direct"].bytes_per_lane) == (5, 70)
+    assert memory_of_further_lanes(points[:1]) == {}
+
+
 def test_plot_is_one_file_that_needs_no_network(tmp_path: Path) -> None:
     spread = Spread(1.0, 1.0, 1.0)
-    points = [Point("N", n, 4, 8, 65, 384, spread, spread, spread, n * 2**30, 10.0 * n) for n in (1, 2, 4)]
+    points = [Point("N", n, 4, 8, 65, 384, spread, spread, spread, n * 2**30, None, 10.0 * n) for n in (1, 2, 4)]
     write_plot(tmp_path / "plot.html", points)
     text = (tmp_path / "plot.html").read_text()
     assert "configurations per hour" in text
