@@ -57,7 +57,7 @@ class _Attention(torch.autograd.Function):
             x.unsqueeze(0).expand(lanes, *x.shape) if dim is None else x.movedim(dim, 0)
             for x, dim in zip(tensors, in_dims[:3], strict=True)
         ]
-        if stacked[0].is_cuda:
+        if stacked[0].device.type != "cpu":
             q, k, v = (x.transpose(0, 1) for x in stacked)
             return attention_of_heads(q, k, v, bias), 1
         q, k, v = (x.flatten(0, 1) for x in stacked)

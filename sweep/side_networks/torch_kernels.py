@@ -11,7 +11,7 @@ from sweep.side_networks.attention import attention_of_heads, attention_of_matri
 
 def _attention(qkv: Tensor, dtype: torch.dtype | None, bias: Tensor | None) -> Tensor:
     """`softmax(q kᵀ + bias) v`, `(N, r, B, L)`, from `(N, 3r, B, L)`: lanes are heads on a GPU, or in another dtype."""
-    if qkv.is_cuda or dtype is not None:
+    if qkv.device.type != "cpu" or dtype is not None:
         q, k, v = (x.permute(2, 0, 3, 1).to(dtype or x.dtype) for x in qkv.chunk(3, 1))
         heads: Tensor = attention_of_heads(q, k, v, bias).to(qkv.dtype)
         return heads.permute(1, 3, 0, 2)
