@@ -8,6 +8,7 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from sweep import LaneConfig, Study
@@ -15,6 +16,15 @@ from sweep.cli.console import stderr
 from sweep.cli.progress import LineReporter
 from sweep.runner import run_study
 from sweep.study import LoadedStudy
+
+
+def pytest_configure() -> None:
+    """Workers of pytest-xdist share the cores, with one another and with the commands they start."""
+    n_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if n_workers > 1:
+        n_threads = max(1, (os.cpu_count() or 1) // n_workers)
+        os.environ.setdefault("OMP_NUM_THREADS", str(n_threads))
+        torch.set_num_threads(n_threads)
 
 
 @pytest.fixture(scope="session")
@@ -124,7 +134,6 @@ def save_tokenizer(folder: Path, *, special: bool) -> None:
 
 def save_text_network(folder: Path, model_type: str, **options: Any) -> Path:
     """A small text network of transformers with seeded random weights, and its tokenizer."""
-    import torch
     from transformers import CONFIG_MAPPING, AutoModel
 
     config = CONFIG_MAPPING[model_type](vocab_size=TEXT_VOCABULARY, **options)

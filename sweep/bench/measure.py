@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from sweep.bench.memory import peak_memory_bytes
-from sweep.bench.rows import ON_IMAGES, ROWS, SAME_WEIGHTS, STACKED, Row, VmapDirect, has_peft
+from sweep.bench.profile import Part, profile_step
+from sweep.bench.rows import ON_IMAGES, ROWS, SAME_WEIGHTS, STACKED, Row, SweepRow, VmapDirect, has_peft
 from sweep.bench.workload import FeaturePass, Shape, Sizes, Workload, measure_feature_pass, synchronise
 from sweep.errors import SweepError
 from sweep.precision import product_dtype
@@ -86,6 +87,7 @@ class Benchmark:
         largest_weight_difference: Of the rows that train the same configurations, see `LARGEST_DIFFERENCE`.
         feature_pass: Throughput.
         gemm_flops_per_second: Of fp32 matrix products of 2048, measured in this run.
+        profile: Where a step of `sweep` goes, see `profile_step`.
         notes: What the table does not say by itself.
     """
 
@@ -95,6 +97,7 @@ class Benchmark:
     largest_weight_difference: float
     feature_pass: FeaturePass
     gemm_flops_per_second: float
+    profile: list[Part]
     notes: list[str]
 
 
@@ -140,6 +143,8 @@ def run_benchmark(workload: Workload, say: Callable[[str], None]) -> Benchmark:
     say("timing: " + ", ".join(names))
     seconds = time_rows(rows, workload.device)
     flops = {name: row.useful_flops / row.n_lanes for name, row in rows.items()}
+    assert isinstance(rows["sweep"], SweepRow)
+    profile = profile_step(rows["sweep"])
     del rows
     gc.collect()  # a stack refers to itself, and the processes that follow need the memory
 
@@ -177,6 +182,7 @@ def run_benchmark(workload: Workload, say: Callable[[str], None]) -> Benchmark:
         difference,
         feature_pass,
         gemm,
+        profile,
         notes,
     )
 

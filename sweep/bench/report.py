@@ -12,6 +12,7 @@ from rich.text import Text
 
 from sweep.bench.accuracy_results import LORA, PROBE, STUDY, AccuracyBenchmark, AccuracyRow, AccuracySizes
 from sweep.bench.measure import Benchmark, Spread, machine, versions
+from sweep.bench.profile import Part
 from sweep.bench.scaling import Point, memory_of_further_lanes
 from sweep.bench.search import SearchBenchmark, SearchSizes
 from sweep.bench.workload import Sizes
@@ -111,8 +112,20 @@ def show_benchmark(console: Console, benchmark: Benchmark, sizes: Sizes) -> None
         f"matrix products {benchmark.gemm_flops_per_second / 1e9:.0f} GFLOP/s",
         highlight=False,
     )
+    if benchmark.profile:
+        console.print("a step of sweep, by PyTorch's profiler: " + _profile(benchmark.profile), highlight=False)
     for note in benchmark.notes:
         console.print(f"note: {note}", highlight=False)
+
+
+def _profile(parts: list[Part]) -> str:
+    """Milliseconds a configuration and shares, and of matrix products their rate."""
+    whole = sum(part.seconds for part in parts)
+    rates = ["" if part.flops is None else f" at {part.flops / part.seconds / 1e9:.0f} GFLOP/s" for part in parts]
+    return ", ".join(
+        f"{part.name} {1e3 * part.seconds:.1f} ms{rate} ({part.seconds / whole:.0%})"
+        for part, rate in zip(parts, rates, strict=True)
+    )
 
 
 def show_scaling(console: Console, points: list[Point]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import record_function
 from torch.utils.flop_counter import FlopCounterMode
 
 from sweep.bench.workload import N_CLASSES, Workload
@@ -16,6 +17,9 @@ from sweep.engine import Stack
 from sweep.lanes import LaneConfig
 from sweep.losses import LaneLosses
 from sweep.optim import LaneOptimizers
+
+BATCH, GRADIENTS, OPTIMIZER = "sweep bench: batch", "sweep bench: gradients", "sweep bench: optimizer"
+"""Parts of a stack's step, as PyTorch's profiler shows them."""
 
 
 class Row(Protocol):
@@ -136,6 +140,7 @@ class _StackRow:
 
     def __init__(self, workload: Workload, modules: list[nn.Module]):
         configs = workload.configs[: len(modules)]
+        self.workload = workload
         self.n_lanes = len(modules)
         self.data = workload.features
         self.stack = Stack([module.to(workload.device) for module in modules])
@@ -147,9 +152,12 @@ class _StackRow:
 
     def step(self) -> None:
         """What `sweep.engine.train` does for a batch."""
-        stages, labels = self.data.batch(torch.arange(len(self.data)), self.stack.like)
-        _, grads = self.stack.gradients(stages, labels, self.losses_of)
-        self.optimizers.step(grads, self.factor)
+        with record_function(BATCH):
+            stages, labels = self.data.batch(torch.arange(len(self.data)), self.stack.like)
+        with record_function(GRADIENTS):
+            _, grads = self.stack.gradients(stages, labels, self.losses_of)
+        with record_function(OPTIMIZER):
+            self.optimizers.step(grads, self.factor)
 
     def state(self) -> list[dict[str, Tensor]]:
         """The trained weights, one dictionary a lane."""
@@ -169,6 +177,12 @@ class SweepRow(_StackRow):
     def __init__(self, workload: Workload, n_lanes: int):
         rank, spec = workload.sizes.rank, workload.spec
         super().__init__(workload, [spec.lane(rank, workload.seed_of(lane)) for lane in range(n_lanes)])
+
+    @property
+    def shared_product_flops(self) -> float:
+        """Of one lane's step in rank space: queries, keys and values of all modules, forward and for their weights."""
+        B, shape, r = self.workload.sizes.batch_size, self.workload.shape, self.workload.sizes.rank
+        return 2.0 * 2 * (shape.n_stages - 1) * 3 * r * shape.width * B * shape.tokens
 
 
 class _OnImages(_PlainLoop):

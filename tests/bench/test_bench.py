@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from typer.testing import CliRunner
 from sweep.bench import rows as rows_module
 from sweep.bench.measure import LARGEST_DIFFERENCE, Spread, weight_difference
 from sweep.bench.memory import peak_memory_bytes
+from sweep.bench.profile import profile_step
 from sweep.bench.report import write_plot
 from sweep.bench.rows import SweepRow, last_step_flops
 from sweep.bench.scaling import Point, memory_of_further_lanes
 from sweep.bench.workload import Shape, Sizes, Workload
 from sweep.cli import app
 from sweep.errors import SweepError, UsageError
+from sweep.side_networks.cpu_attention import MAX_UNROLLED_RANK
 
 SIZES = Sizes(backbone="tiny-untrained", image_size=None, n_parallel=2, batch_size=8, rank=4)
 SHAPE = Shape(n_stages=4, tokens=17, width=32)
@@ -59,6 +62,25 @@ def test_useful_flops_are_those_of_the_direct_form() -> None:
     recomputed_scores = 3 * 2 * B * L * L * r  # by the kernel, in the backward pass: not useful
     counted = counter.get_total_flops() - recomputed_scores
     assert last_step_flops(workload) == pytest.approx(counted, rel=1e-6)
+
+
+def test_profile_is_of_the_whole_step() -> None:
+    row = SweepRow(Workload.of_random_features(replace(SIZES, batch_size=32, n_parallel=8), Shape(5, 65, 64)), 8)
+    row.step()
+    started = time.perf_counter()
+    parts = profile_step(row)
+    waited = (time.perf_counter() - started) / row.n_lanes
+    seconds = {part.name: part.seconds for part in parts}
+    assert all(value > 0 for value in seconds.values())
+    assert sum(seconds.values()) < waited
+    products = next(part for part in parts if part.flops is not None)
+    assert products.flops == 2 * 2 * 4 * 3 * SIZES.rank * 64 * 32 * 65
+
+
+def test_steps_that_are_not_compiled_have_no_profile() -> None:
+    row = SweepRow(Workload.of_random_features(replace(SIZES, rank=MAX_UNROLLED_RANK + 1), SHAPE), 2)
+    row.step()
+    assert profile_step(row) == []
 
 
 def test_memory_of_a_row_grows_with_lanes() -> None:
