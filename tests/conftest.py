@@ -1,6 +1,7 @@
 """Fixtures for all tests."""
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,16 @@ def pytest_configure() -> None:
         n_threads = max(1, (os.cpu_count() or 1) // n_workers)
         os.environ.setdefault("OMP_NUM_THREADS", str(n_threads))
         torch.set_num_threads(n_threads)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What was logged of files with names in no encoding is made text, which workers of pytest-xdist send."""
+    report = yield
+    report.sections = [
+        (heading, logged.encode(errors="backslashreplace").decode()) for heading, logged in report.sections
+    ]
+    return report
 
 
 @pytest.fixture(scope="session")
