@@ -26,8 +26,8 @@ from sweep.side_networks.cpu_vectors import (
     zeros,
 )
 
-MAX_UNROLLED_RANK = 16
-"""Above this the products in attention are large enough for matrix kernels, and unrolled loops too long."""
+MAX_UNROLLED_RANK = 64
+"""Above this the products in attention are large enough for matrix kernels, and unrolled loops too long to compile."""
 
 KEYS = 256
 """Keys of a tile; a multiple of `KEYS_AT_ONCE`."""

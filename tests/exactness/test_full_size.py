@@ -10,6 +10,7 @@ from sweep.engine import train
 from sweep.lanes import LaneConfig
 from sweep.precision import FEWEST_ROWS, SUMMED_AT_ONCE, add_product, write_product
 from sweep.side_networks import LAST, PyramidLAST, RankSpaceLAST, RankSpacePyramidLAST
+from sweep.side_networks.cpu_attention import MAX_UNROLLED_RANK
 
 TOKENS, BATCH, N_CLASSES, STEPS = 65, 32, 10, 2
 WIDTHS = (384, 384, 384)
@@ -40,6 +41,7 @@ def first_lane(
         (RankSpaceLAST, 1),
         (RankSpaceLAST, 8),
         (RankSpaceLAST, 24),
+        (RankSpaceLAST, MAX_UNROLLED_RANK + 8),
         (LAST, 8),
         (PyramidLAST, 8),
         (RankSpacePyramidLAST, 8),
