@@ -229,7 +229,7 @@ def bytes_per_lane(spec: SideNetworkSpec, tokens: int, batch_size: int, *, compi
         return RANK_SPACE_COPIES * parameter_bytes(spec) + FP32_BYTES * streams
     training = kept_bytes(spec, n_tokens, compiled=compiled)
     if compiled:
-        training += FP32_BYTES * (GROUPS + 1) * k * r * (4 * k * r + spec.width)
+        training += FP32_BYTES * k * r * ((GROUPS + 1) * (4 * k * r + spec.width) + 6 * k * r)
         evaluation = kept_bytes(spec, -(-EVALUATION_BATCH_SIZE // k) * tokens, compiled=True)
     else:
         training += FP32_BYTES * n_tokens * (3 * k * r + 4 * r)

@@ -90,7 +90,7 @@ def test_rank_space_wins_at_low_rank_and_the_direct_form_at_high() -> None:
     assert cheaper_form(work_per_token(384, 256, 12)) == "direct"
     forms = [cheaper_form(work_per_token(384, rank, 12)) for rank in range(1, 257)]
     assert forms == sorted(forms, reverse=True), "one crossing"
-    assert cheaper_form(work_per_token(384, 16, 48)) == "rank space", "compiled, its work grows with K and not K²"
+    assert cheaper_form(work_per_token(384, 16, 48)) == "rank space", "its products of width D grow with K, not K²"
 
 
 def test_work_of_a_few_modules_by_hand() -> None:

@@ -61,7 +61,7 @@ class Measured:
         seconds_per_config: Of all its steps, and of its share of the feature pass where the row uses the cache.
         configs_per_hour: 3600 over that.
         ratio_to_sequential: In configurations per hour, repetition by repetition.
-        peak_memory_bytes: Of so many lanes; None where the process that measures it did not end.
+        peak_memory_bytes: Of so many lanes; None where the process that measures it failed.
         floor_share: Useful FLOPs over the machine's matrix-product rate, as a share of the step's time.
     """
 
@@ -158,7 +158,7 @@ def run_benchmark(workload: Workload, say: Callable[[str], None]) -> Benchmark:
             memory = peak_memory_bytes(name, n_lanes[name], sizes, workload.shape)
         except SweepError as error:
             memory = None
-            notes.append(f"no memory of {name}: {error}")
+            notes.append(f"the peak memory of {name} was not measured: {error}")
         cost = statistics.median(of_config[name])
         step = Spread.of(seconds[name])
         measured.append(
@@ -192,7 +192,10 @@ def _ratio(theirs: Sequence[float], ours: Sequence[float]) -> Spread:
 
 
 def direct_lanes_that_fit(sizes: Sizes, shape: Shape) -> int:
-    """Lanes of `vmap_direct` in some `DIRECT_LANES_BYTES`: each keeps about five streams of `(B, L, D)` a module."""
+    """How many lanes of `vmap_direct` fit in about `DIRECT_LANES_BYTES`, at least two.
+
+    Each keeps about five streams of `(B, L, D)` a module, in fp32.
+    """
     stream_bytes = 4 * sizes.batch_size * shape.tokens * shape.width
     return max(2, DIRECT_LANES_BYTES // (5 * stream_bytes * (shape.n_stages - 1)))
 

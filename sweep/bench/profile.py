@@ -1,6 +1,7 @@
 """Where a training step of `sweep` goes."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,7 @@ import torch
 from sweep.bench.rows import BATCH, GRADIENTS, OPTIMIZER, SweepRow
 from sweep.side_networks.cpu_trunk import is_compiled
 
-SHARED_PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_")
+SHARED_PRODUCTS = ("aten::mm", "aten::addmm_")
 """Products with frozen streams, one for all lanes; what lanes multiply of their own are batched products."""
 
 TASKS = "_PooledTrunk"
@@ -22,7 +23,7 @@ class Part:
     Attributes:
         name: What is done in it.
         seconds: Of one configuration.
-        flops: Of one configuration, where they are matrix products alone; else None.
+        flops: Of one configuration, where the part is matrix products alone; else None.
     """
 
     name: str
@@ -37,11 +38,13 @@ def profile_step(row: SweepRow) -> list[Part]:
         row: Has taken a step before.
 
     Returns:
-        The parts, which together are the step. Empty where it is not the compiled form that runs: plain PyTorch's
+        The parts, which together are the step. Empty where it is not compiled rank space that runs: plain PyTorch's
         operators are mixed in all parts, and a GPU's are not told apart by the host's clock.
     """
     workload = row.workload
-    if not is_compiled(workload.sizes.rank, workload.device, row.stack.like.dtype):
+    if workload.spec.form != "rank space" or not is_compiled(
+        workload.sizes.rank, workload.device, row.stack.like.dtype
+    ):
         return []
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # that there is no GPU is no error
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
@@ -51,11 +54,11 @@ def profile_step(row: SweepRow) -> list[Part]:
     def total(name: str) -> float:
         return 1e-6 / row.n_lanes * sum(float(event.cpu_time_total) for event in events if event.key == name)
 
-    def own(names: tuple[str, ...]) -> float:
-        of_names = (float(event.self_cpu_time_total) for event in events if event.key.startswith(names))
-        return 1e-6 / row.n_lanes * sum(of_names)
+    def own(is_meant: Callable[[str], bool]) -> float:
+        meant = (float(event.self_cpu_time_total) for event in events if is_meant(event.key))
+        return 1e-6 / row.n_lanes * sum(meant)
 
-    products, tasks = own(SHARED_PRODUCTS), own((TASKS,))
+    products, tasks = own(lambda name: name in SHARED_PRODUCTS), own(lambda name: name.startswith(TASKS))
     return [
         Part("products with frozen streams", products, row.shared_product_flops),
         Part("compiled attention and LayerNorm", tasks),

@@ -31,8 +31,8 @@ class Point:
         ratio_to_vmap_direct: Its step's seconds over ours.
         ratio_to_sequential_cached: Its step's seconds over ours.
         peak_memory_bytes: Of the whole stack.
-        vmap_direct_peak_memory_bytes: Of as many lanes in `vmap_direct`; None where they would need too much, and where
-            it is not `N` that is varied.
+        vmap_direct_peak_memory_bytes: Of as many lanes in `vmap_direct`; None where they need too much, and where it
+            is not `N` that is varied.
         configs_per_hour: Training steps alone.
     """
 
@@ -80,8 +80,8 @@ class LaneMemory:
     """What every lane after the first adds to peak memory, from the fewest to the most lanes measured.
 
     Attributes:
-        n_lanes: The most.
-        bytes_per_lane: Of each of the others.
+        n_lanes: The most lanes measured.
+        bytes_per_lane: What each further lane adds.
     """
 
     n_lanes: int
@@ -89,7 +89,11 @@ class LaneMemory:
 
 
 def memory_of_further_lanes(points: Sequence[Point]) -> dict[str, LaneMemory]:
-    """Of `sweep` and of `vmap_direct`, where at least two numbers of lanes were measured."""
+    """By name of a row, `sweep` and `vmap_direct`, where at least two numbers of lanes were measured.
+
+    Args:
+        points: Of the suite, as they came: those of `N` from the fewest lanes to the most.
+    """
     of_n = [point for point in points if point.varied == "N"]
     measured = {
         "sweep": [(point.n_parallel, point.peak_memory_bytes) for point in of_n],
@@ -123,12 +127,15 @@ def _try(varied: str, sizes: Sizes, shape: Shape, say: Callable[[str], None]) ->
     label = f"N={sizes.n_parallel} K={n_modules} r={sizes.rank} L={shape.tokens} D={shape.width}"
     try:
         memory = peak_memory_bytes("sweep", sizes.n_parallel, sizes, shape)
-        direct_memory = None
-        if varied == "N" and sizes.n_parallel <= direct_lanes_that_fit(sizes, shape):
-            direct_memory = peak_memory_bytes("vmap_direct", sizes.n_parallel, sizes, shape)
     except SweepError as error:
         say(f"{label}: {error}")
         return None
+    direct_memory = None
+    if varied == "N" and sizes.n_parallel <= direct_lanes_that_fit(sizes, shape):
+        try:
+            direct_memory = peak_memory_bytes("vmap_direct", sizes.n_parallel, sizes, shape)
+        except SweepError as error:
+            say(f"{label}: {error}")
     workload = Workload.of_random_features(sizes, shape)
     rows: dict[str, Row] = {
         "sweep": SweepRow(workload, sizes.n_parallel),

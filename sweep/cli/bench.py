@@ -128,10 +128,15 @@ def _scaling(sizes: "Sizes", plot: Path | None, json_file: Path | None, say: Cal
     from sweep.bench.scaling import Point, run_scaling
 
     points: list[Point] = []
-    for point in run_scaling(sizes, say):
-        points.append(point)
+
+    def save() -> None:
         if json_file is not None:
             write_json(json_file, scaling_json(points, sizes))
+
+    save()
+    for point in run_scaling(sizes, say):
+        points.append(point)
+        save()
     show_scaling(stdout, points)
     if plot is not None:
         write_plot(plot, points)

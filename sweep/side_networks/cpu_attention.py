@@ -1,4 +1,4 @@
-"""Attention at a rank of a few on a CPU, of one lane and image: scores live in the nearest cache, tile by tile.
+"""Attention at a low rank on a CPU, of one lane and image: scores live in the nearest cache, tile by tile.
 
 A stock kernel spends its time on `L × L` scores: at rank 8 a score costs more to store and load than to compute. Here a
 vector holds the scores of `VECTOR` queries with one key, and the loops over the rank are unrolled.

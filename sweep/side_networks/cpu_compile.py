@@ -10,6 +10,7 @@ from typing import Any
 
 import numba
 import torch
+from filelock import FileLock
 
 from sweep.paths import default_cache_dir
 
@@ -48,6 +49,23 @@ def compiled(function: Callable[..., Any]) -> Any:
     everywhere = numba.config.CACHE_DIR  # type: ignore[attr-defined]
     numba.config.CACHE_DIR = _FOLDER  # type: ignore[attr-defined]
     try:
-        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+        kernel: Any = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
     finally:
         numba.config.CACHE_DIR = everywhere  # type: ignore[attr-defined]
+    kernel._cache.save_overload = _one_process_at_a_time(kernel._cache.save_overload)
+    return kernel
+
+
+def _one_process_at_a_time(save: Callable[..., None]) -> Callable[..., None]:
+    """Numba's way of keeping machine code, under a lock.
+
+    It reads an index, adds a file's name to it and writes both. Two processes that do so at once for two ranks can
+    choose one name, and a rank would then be given the other's code.
+    """
+
+    @functools.wraps(save)
+    def locked(*args: Any) -> None:
+        with FileLock(Path(_FOLDER, "save.lock")):
+            save(*args)
+
+    return locked

@@ -11,7 +11,7 @@ projections that the module reads and the squared length. With `W_γ` the rows `
     |x̃_k|²  = |S̃_k|² + 2 Σ_{j<k} A_j · (Ũ_j S̃_k) + |Σ_{j<k} Ũ_jᵀ A_j|²
 
 The products of size `D` are with `S̃_k`: frozen, and one for all lanes. `rank_space_trunk.py` runs the modules that way;
-`cpu_trunk.py`, in single precision on a CPU, gets the squared length without its `K²/2` products.
+`cpu_trunk.py`, in single precision on a CPU and up to a rank, gets the squared length without its `K²/2` products.
 """
 
 from collections.abc import Sequence

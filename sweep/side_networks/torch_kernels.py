@@ -1,4 +1,4 @@
-"""What rank space does besides matrix products, in plain PyTorch: for a GPU, and for double precision.
+"""What rank space does besides matrix products, in plain PyTorch: for a GPU, for double precision, and for high ranks.
 
 Shapes: `N` lanes, `B` images, `L` tokens, rank `r`, `K` modules of which the k-th is at work, counted from 0.
 """

@@ -77,9 +77,14 @@ def test_profile_is_of_the_whole_step() -> None:
     assert products.flops == 2 * 2 * 4 * 3 * SIZES.rank * 64 * 32 * 65
 
 
-def test_steps_that_are_not_compiled_have_no_profile() -> None:
-    row = SweepRow(Workload.of_random_features(replace(SIZES, rank=MAX_UNROLLED_RANK + 1), SHAPE), 2)
+@pytest.mark.parametrize(
+    ("rank", "shape", "form"),
+    [(MAX_UNROLLED_RANK + 1, Shape(2, 17, 64), "rank space"), (MAX_UNROLLED_RANK, Shape(13, 17, 32), "direct")],
+)
+def test_steps_that_are_not_compiled_have_no_profile(rank: int, shape: Shape, form: str) -> None:
+    row = SweepRow(Workload.of_random_features(replace(SIZES, rank=rank), shape), 2)
     row.step()
+    assert row.workload.spec.form == form
     assert profile_step(row) == []
 
 
@@ -126,7 +131,7 @@ def test_memory_that_cannot_be_measured_costs_no_other_figure(tmp_path: Path, mo
         app, ["bench", "--backbone", "tiny-untrained", "--n-parallel", "2", "--json", str(path)]
     )
     assert result.exit_code == 0, result.output
-    assert "note: no memory of full_finetune" in result.output
+    assert "note: the peak memory of full_finetune was not measured" in result.output
     memory = {row["name"]: row["peak_memory_bytes"] for row in json.loads(path.read_text())["rows"]}
     assert memory.pop("full_finetune") is None
     assert set(memory.values()) == {2**20}

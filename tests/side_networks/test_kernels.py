@@ -6,19 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.func import vmap
 
 from backbones.stages import Stages
 from sweep.side_networks import cpu_compile
-from sweep.side_networks.cpu_attention import KEYS, attend, attend_backward
+from sweep.side_networks.cpu_attention import KEYS, MAX_UNROLLED_RANK, attend, attend_backward
 from sweep.side_networks.cpu_tasks import on_threads
 from sweep.side_networks.cpu_trunk import is_compiled, pooled_trunk
 from sweep.side_networks.cpu_vector_math import exp
 from sweep.side_networks.cpu_vectors import VECTOR, load, store
 from sweep.side_networks.rank_space_trunk import FrozenStreams, trunk
-
-LARGEST_RANK = 64
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -58,7 +57,7 @@ def expected_attention(qkv: Tensor, grad: Tensor, causal: bool = False) -> tuple
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(
     ("rank", "tokens"),
-    [(3, 1), (3, 17), (3, 2 * VECTOR), (8, 3 * VECTOR + 1), (8, KEYS + 5), (24, 23), (LARGEST_RANK, 23)],
+    [(3, 1), (3, 17), (3, 2 * VECTOR), (8, 3 * VECTOR + 1), (8, KEYS + 5), (24, 23), (MAX_UNROLLED_RANK, 23)],
 )
 def test_attention_and_its_gradient(rank: int, tokens: int, causal: bool) -> None:
     inputs = drawn(3 * rank, tokens), drawn(rank, tokens, seed=1)
@@ -172,7 +171,7 @@ def pooled_by(
         (8, 2 * VECTOR, 32, 4),
         (8, KEYS + 5, 8, 1),
         (24, 9, 48, 2),
-        (LARGEST_RANK, 9, 48, 1),
+        (MAX_UNROLLED_RANK, 9, 48, 1),
     ],
 )
 def test_compiled_trunk_is_the_plain_one(rank: int, tokens: int, width: int, modules_per_block: int) -> None:
@@ -257,9 +256,25 @@ def test_compiling_is_announced_once_and_only_where_nothing_is_kept(
     assert len(caplog.records) == 1
 
 
+def test_machine_code_is_kept_by_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_compile, "_FOLDER", str(tmp_path))
+    kept = []
+
+    def keep(code: str) -> None:
+        with pytest.raises(Timeout):
+            FileLock(tmp_path / "save.lock").acquire(timeout=0)
+        kept.append(code)
+
+    cpu_compile._one_process_at_a_time(keep)("of a rank")
+    assert kept == ["of a rank"]
+    with FileLock(tmp_path / "save.lock", timeout=0):
+        pass
+    assert attend._cache.save_overload.__wrapped__, "numba still keeps kernels by the method that is locked"
+
+
 def test_what_is_compiled() -> None:
     cpu = torch.device("cpu")
-    assert is_compiled(LARGEST_RANK, cpu, torch.float32)
-    assert not is_compiled(LARGEST_RANK + 1, cpu, torch.float32)
+    assert is_compiled(MAX_UNROLLED_RANK, cpu, torch.float32)
+    assert not is_compiled(MAX_UNROLLED_RANK + 1, cpu, torch.float32)
     assert not is_compiled(8, cpu, torch.float64)
     assert not is_compiled(8, torch.device("cuda"), torch.float32)
