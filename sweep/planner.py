@@ -205,8 +205,9 @@ def bytes_per_lane(spec: SideNetworkSpec, tokens: int, batch_size: int, *, compi
     """What one more lane takes: the larger of a training step and of the evaluation's batch.
 
     A training step has what is kept. In the backward pass the compiled kernels have, for each of `GROUPS` groups of
-    images and for their sum, the gradients of `W_γ Ũᵀ`, `Ũ Ũᵀ` and `Ũ`. Plain PyTorch has the gradient of attended as
-    it arrives and its copy (`2K·r` a token), d_products (`K·r`), d_qkv (`3r`) and d_stream (`r`).
+    images and for their sum, the gradients of `W_γ Ũᵀ`, `Ũ Ũᵀ` and `Ũ`; and once `W_γ Ũᵀ` (`3K²r²`), `Ũ Ũᵀ` (`K²r²`)
+    and two copies of its gradient. Plain PyTorch has the gradient of attended as it arrives and its copy (`2K·r` a
+    token), d_products (`K·r`), d_qkv (`3r`) and d_stream (`r`).
 
     The evaluation keeps one module's part. Compiled, that is of a `K`th of the images all modules'; else attended and
     products (`2K·r`), and qkv, stream, inverse and log_sum (`4r + 2`).

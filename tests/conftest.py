@@ -23,8 +23,7 @@ def pytest_configure() -> None:
     """Workers of pytest-xdist share the cores, with one another and with the commands they start."""
     n_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if n_workers > 1:
-        n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        n_threads = max(1, n_cores // n_workers)
+        n_threads = max(1, torch.get_num_threads() // n_workers)
         os.environ.setdefault("OMP_NUM_THREADS", str(n_threads))
         torch.set_num_threads(n_threads)
 
