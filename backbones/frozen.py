@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from backbones.protocol import Transform, weights_fingerprint
 from backbones.text_transform import TextTransform
-from sweep.kinds import Kind
+from sweep.tasks.inputs import Kind
 
 
 class FrozenBackbone(nn.Module, ABC):

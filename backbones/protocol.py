@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from backbones.text_transform import TextTransform
-from sweep.kinds import Kind
+from sweep.tasks.inputs import Kind
 
 
 @dataclass(frozen=True)

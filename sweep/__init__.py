@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 from sweep.errors import SweepError, UsageError
 
 if TYPE_CHECKING:
-    from sweep.api import run, run_tasks
+    from sweep.api.run import run, run_tasks
+    from sweep.api.run_handle import Run, load_run
     from sweep.export.loading import load_model
-    from sweep.lanes import LaneConfig
-    from sweep.pruning import Halving
-    from sweep.results import Results, load_results
-    from sweep.run_handle import Run, load_run
-    from sweep.study import Space, Study
+    from sweep.features.batches import StageData
+    from sweep.records.results import Results, load_results
+    from sweep.study.declaration import Space, Study
+    from sweep.study.halving import Halving
+    from sweep.study.lane_config import LaneConfig
+    from sweep.training.engine import train
 
 __all__ = [
     "Halving",
@@ -23,6 +25,7 @@ __all__ = [
     "Results",
     "Run",
     "Space",
+    "StageData",
     "Study",
     "SweepError",
     "UsageError",
@@ -31,20 +34,23 @@ __all__ = [
     "load_run",
     "run",
     "run_tasks",
+    "train",
 ]
 
 _HOME = {
-    "Halving": "sweep.pruning",
-    "LaneConfig": "sweep.lanes",
-    "Results": "sweep.results",
-    "Run": "sweep.run_handle",
-    "Space": "sweep.study",
-    "Study": "sweep.study",
+    "Halving": "sweep.study.halving",
+    "LaneConfig": "sweep.study.lane_config",
+    "Results": "sweep.records.results",
+    "Run": "sweep.api.run_handle",
+    "Space": "sweep.study.declaration",
+    "StageData": "sweep.features.batches",
+    "Study": "sweep.study.declaration",
     "load_model": "sweep.export.loading",
-    "load_results": "sweep.results",
-    "load_run": "sweep.run_handle",
-    "run": "sweep.api",
-    "run_tasks": "sweep.api",
+    "load_results": "sweep.records.results",
+    "load_run": "sweep.api.run_handle",
+    "run": "sweep.api.run",
+    "run_tasks": "sweep.api.run",
+    "train": "sweep.training.engine",
 }
 
 

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from sweep import LaneConfig, Study
-from sweep.cli.console import stderr
-from sweep.cli.progress import LineReporter
-from sweep.runner import run_study
-from sweep.study import LoadedStudy
+from sweep.running.runner import run_study
+from sweep.study.finding import LoadedStudy
+from sweep.terminal.console import stderr
+from sweep.terminal.progress import LineReporter
 
 
 def pytest_configure() -> None:

@@ -28,13 +28,13 @@ from sweep.bench.memory import PeakMemory
 from sweep.bench.rows import has_peft
 from sweep.data.suites import Task, find_suite
 from sweep.errors import SweepError, UsageError
-from sweep.paths import default_cache_dir, ensure_folder
-from sweep.preparation import prepare
-from sweep.reporter import Reporter, SearchProgress
-from sweep.retrain import retrain
-from sweep.run_folder import read_json
-from sweep.runner import run_study
-from sweep.study import LoadedStudy, load_study
+from sweep.machine.checked_files import read_json
+from sweep.machine.paths import default_cache_dir, ensure_folder
+from sweep.records.reporter import Reporter, SearchProgress
+from sweep.running.preparation import prepare
+from sweep.running.retrain import retrain
+from sweep.running.runner import run_study
+from sweep.study.finding import LoadedStudy, load_study
 
 GRACE_SECONDS = 3.0
 """For a process that is to end, to clear away what it has in temporary folders."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sweep.run_folder import LARGEST_WHOLE
+from sweep.machine.checked_files import LARGEST_WHOLE
 
 STUDY = "mini_vtab"
 """By which LAST is tuned."""

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from backbones.timm_vit import TimmViT
-from sweep.batches import Batch, StageData, n_batches, training_batches
 from sweep.bench.rows import with_lora
 from sweep.data import Split
-from sweep.engine import EVALUATION_BATCH_SIZE
-from sweep.lanes import LaneConfig
-from sweep.metrics import classification_metrics
-from sweep.plain_loop import train_plainly
-from sweep.preparation import Prepared
-from sweep.seeds import derive_seed
+from sweep.features.batches import Batch, StageData, n_batches, training_batches
+from sweep.machine.seeds import derive_seed
+from sweep.running.preparation import Prepared
 from sweep.side_networks.head import Head
+from sweep.study.lane_config import LaneConfig
+from sweep.tasks.metrics import classification_metrics
+from sweep.training.engine import EVALUATION_BATCH_SIZE
+from sweep.training.plain_loop import train_plainly
 
 RANK = 8
 HEAD_LR = 5e-3

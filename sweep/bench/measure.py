@@ -18,7 +18,7 @@ from sweep.bench.profile import Part, profile_step
 from sweep.bench.rows import ON_IMAGES, ROWS, SAME_WEIGHTS, STACKED, Row, SweepRow, VmapDirect, has_peft
 from sweep.bench.workload import FeaturePass, Shape, Sizes, Workload, measure_feature_pass, synchronise
 from sweep.errors import SweepError
-from sweep.precision import product_dtype
+from sweep.machine.precision import product_dtype
 
 REPETITIONS = 5
 FEWEST_REPETITIONS = 3

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from sweep.bench.rows import BATCH, GRADIENTS, OPTIMIZER, SweepRow
-from sweep.side_networks.cpu_trunk import is_compiled
+from sweep.side_networks.cpu.trunk import is_compiled
 
 SHARED_PRODUCTS = ("aten::mm", "aten::addmm_")
 """Products with frozen streams, one for all lanes; what lanes multiply of their own are batched products."""

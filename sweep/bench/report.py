@@ -17,9 +17,9 @@ from sweep.bench.scaling import Point, memory_of_further_lanes
 from sweep.bench.search import SearchBenchmark, SearchSizes
 from sweep.bench.workload import Sizes
 from sweep.errors import SweepError, UsageError
-from sweep.paths import write_atomically
-from sweep.plots import write_figure
-from sweep.study import load_study
+from sweep.machine.paths import write_atomically
+from sweep.report.plots import write_figure
+from sweep.study.finding import load_study
 
 PLOT_COLOURS = ("#d62728", "#ff9896", "#1f77b4", "#7f7f7f")
 

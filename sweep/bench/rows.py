@@ -13,10 +13,10 @@ from torch.profiler import record_function
 from torch.utils.flop_counter import FlopCounterMode
 
 from sweep.bench.workload import N_CLASSES, Workload
-from sweep.engine import Stack
-from sweep.lanes import LaneConfig
-from sweep.losses import LaneLosses
-from sweep.optim import LaneOptimizers
+from sweep.study.lane_config import LaneConfig
+from sweep.tasks.losses import LaneLosses
+from sweep.training.engine import Stack
+from sweep.training.optim import LaneOptimizers
 
 BATCH, GRADIENTS, OPTIMIZER = "sweep bench: batch", "sweep bench: gradients", "sweep bench: optimizer"
 """Parts of a stack's step, as PyTorch's profiler shows them."""
@@ -151,7 +151,7 @@ class _StackRow:
         self.useful_flops = self.n_lanes * last_step_flops(workload)
 
     def step(self) -> None:
-        """What `sweep.engine.train` does for a batch."""
+        """What `sweep.training.engine.train` does for a batch."""
         with record_function(BATCH):
             stages, labels = self.data.batch(torch.arange(len(self.data)), self.stack.like)
         with record_function(GRADIENTS):

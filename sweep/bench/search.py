@@ -14,26 +14,27 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from sweep.batches import StageData, n_batches, training_batches
 from sweep.bench.measure import Spread
-from sweep.budget import Budget
-from sweep.driver import Search
-from sweep.engine import EVALUATION_BATCH_SIZE
-from sweep.features import compute_features
-from sweep.lanes import LaneConfig
-from sweep.losses import LaneLosses
-from sweep.occupancy import Occupancy
-from sweep.optim import schedule_factors
-from sweep.paths import default_cache_dir
-from sweep.preparation import prepare
-from sweep.proposals import Proposals
-from sweep.pruning import Halving
-from sweep.reporter import Reporter, SearchProgress
-from sweep.requests import Inbox
-from sweep.samplers import make_sampler
-from sweep.seeds import derive_seed
+from sweep.features.batches import StageData, n_batches, training_batches
+from sweep.features.cache import compute_features
+from sweep.machine.paths import default_cache_dir
+from sweep.machine.seeds import derive_seed
+from sweep.records.reporter import Reporter, SearchProgress
+from sweep.running.preparation import prepare
+from sweep.search.occupancy import Occupancy
+from sweep.search.proposals import Proposals
+from sweep.search.requests import Inbox
+from sweep.search.samplers import make_sampler
+from sweep.search.search import Search
 from sweep.side_networks.spec import SideNetworkSpec
-from sweep.study import Study, load_study
+from sweep.study.budget import Budget
+from sweep.study.declaration import Study
+from sweep.study.finding import load_study
+from sweep.study.halving import Halving
+from sweep.study.lane_config import LaneConfig
+from sweep.tasks.losses import LaneLosses
+from sweep.training.engine import EVALUATION_BATCH_SIZE
+from sweep.training.optim import schedule_factors
 
 MANY_TRIALS = 10_000
 """More than any arm trains in its time."""

@@ -13,16 +13,16 @@ from torch import Tensor
 from backbones import load_backbone
 from backbones.frozen import FrozenBackbone
 from backbones.timm_vit import TimmViT
-from sweep.batches import StageData
 from sweep.data import load_data
 from sweep.data.files import file_split
 from sweep.errors import UsageError
-from sweep.features import compute_features
-from sweep.lanes import LaneConfig
-from sweep.paths import default_cache_dir
-from sweep.precision import Precision
-from sweep.seeds import derive_seed
+from sweep.features.batches import StageData
+from sweep.features.cache import compute_features
+from sweep.machine.paths import default_cache_dir
+from sweep.machine.precision import Precision
+from sweep.machine.seeds import derive_seed
 from sweep.side_networks.spec import SideNetworkSpec
+from sweep.study.lane_config import LaneConfig
 
 N_CLASSES = 8
 SEED = 0

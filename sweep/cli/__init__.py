@@ -11,7 +11,6 @@ from rich.markup import escape
 from sweep.cli.backbones import backbones
 from sweep.cli.bench import bench
 from sweep.cli.clone import clone
-from sweep.cli.console import printable, stderr
 from sweep.cli.dashboard import dashboard
 from sweep.cli.data import data
 from sweep.cli.export import export
@@ -25,6 +24,7 @@ from sweep.cli.stop import stop
 from sweep.cli.verify import verify
 from sweep.cli.watch import watch
 from sweep.errors import SweepError
+from sweep.terminal.console import printable, stderr
 
 app = typer.Typer(
     name="sweep",

@@ -6,8 +6,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from sweep.cli.console import printable, stderr, stdout
 from sweep.errors import UsageError
+from sweep.terminal.console import printable, stderr, stdout
 
 
 def backbones(
@@ -26,7 +26,7 @@ def backbones(
         sweep backbones 'vit_small_*dino*'
     """
     from backbones.catalogue import catalogue
-    from sweep.paths import default_cache_dir
+    from sweep.machine.paths import default_cache_dir
 
     found = catalogue(pattern, default_cache_dir())
     for name, reason in found.failed.items():

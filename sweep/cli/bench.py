@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweep.cli.console import stderr, stdout
 from sweep.errors import UsageError
+from sweep.terminal.console import stderr, stdout
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import
     from sweep.bench.workload import Sizes
@@ -68,8 +68,8 @@ def bench(
     """
     from sweep.bench import report
     from sweep.bench.workload import Sizes
-    from sweep.device import device_named
-    from sweep.preparation import check_precision
+    from sweep.machine.device import device_named
+    from sweep.running.preparation import check_precision
 
     if plot is not None and suite not in (Suite.scaling, Suite.search):
         raise UsageError("--plot draws the suites scaling and search; add --suite, or leave it out")
@@ -147,7 +147,7 @@ def _search(
 ) -> dict[str, Any]:
     from sweep.bench.report import search_json, show_search, write_search_plot
     from sweep.bench.search import SearchSizes, run_search_benchmark
-    from sweep.budget import parse_duration
+    from sweep.study.budget import parse_duration
 
     given = {name: value for name, value in asked.items() if value is not None}
     if time is not None:

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from sweep.cli.console import printable, stdout
 from sweep.errors import UsageError
+from sweep.terminal.console import printable, stdout
 
 
 def clone(
@@ -24,8 +24,8 @@ def clone(
 
         sweep clone runs/lr_rank-… --trial 7 --set lr=3e-4
     """
-    from sweep.run_folder import RunFolder
-    from sweep.steering import ask_to_clone
+    from sweep.records.folder import RunFolder
+    from sweep.search.steering import ask_to_clone
 
     params = ask_to_clone(RunFolder.open(run), trial, dict(map(_change, changes)), storage_url=storage)
     shown = " ".join(f"{name}={value}" for name, value in params.items())

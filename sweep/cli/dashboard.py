@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweep.cli.console import printable, stderr
 from sweep.errors import SweepError, UsageError
+from sweep.terminal.console import printable, stderr
 
 if TYPE_CHECKING:
     from optuna.artifacts import FileSystemArtifactStore
     from optuna.storages import BaseStorage
 
-    from sweep.run_folder import RunFolder
+    from sweep.records.folder import RunFolder
 
 
 def dashboard(
@@ -32,8 +32,8 @@ def dashboard(
     The study of a run that ended has a note with its summary, and the winner's weights and the tables as artifacts; the
     first call writes them, into the run's storage and its folder `artifacts`.
     """
-    from sweep.run_folder import RunFolder
-    from sweep.storage import open_recorded
+    from sweep.records.folder import RunFolder
+    from sweep.search.optuna_storage import open_recorded
 
     folder = RunFolder.open(run)
     if importlib.util.find_spec("optuna_dashboard") is None:
@@ -63,9 +63,9 @@ def _artifacts(
     folder: "RunFolder", opened: "BaseStorage", storage: str | None, command: str
 ) -> "FileSystemArtifactStore | None":
     """The run's artifact store, and its study annotated; nothing where an artifact is not fit to be served."""
-    from sweep.dashboard_notes import annotate, open_artifacts, unsafe_artifact
-    from sweep.results import load_results
-    from sweep.storage import load_optuna_study
+    from sweep.records.results import load_results
+    from sweep.report.dashboard_notes import annotate, open_artifacts, unsafe_artifact
+    from sweep.search.optuna_storage import load_optuna_study
 
     if unsafe := unsafe_artifact(opened):
         stderr.print(

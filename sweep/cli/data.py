@@ -2,7 +2,7 @@
 
 from rich.table import Table
 
-from sweep.cli.console import stdout
+from sweep.terminal.console import stdout
 
 
 def data() -> None:
@@ -12,7 +12,7 @@ def data() -> None:
     """
     from sweep.data.packaged import DATA_SETS
     from sweep.data.suites import PACKAGED_SUITES
-    from sweep.paths import default_cache_dir
+    from sweep.machine.paths import default_cache_dir
 
     cache_dir = default_cache_dir()
     table = Table(title="data sets by name", title_justify="left")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sweep.cli.console import stderr, stdout
+from sweep.terminal.console import stderr, stdout
 
 
 def export(
@@ -42,7 +42,7 @@ def export(
     """
     from sweep.export.graph import TOLERANCE
     from sweep.export.write import export_run
-    from sweep.paths import default_cache_dir
+    from sweep.machine.paths import default_cache_dir
 
     exported = export_run(
         run,

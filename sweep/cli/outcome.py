@@ -8,14 +8,14 @@ from types import FrameType
 
 import typer
 
-from sweep.cli.console import stderr, stdout
-from sweep.cli.progress import reporter_for
 from sweep.cli.show import show_summary, show_trials
 from sweep.cli.show_suite import show_suite
-from sweep.reporter import Reporter
-from sweep.results import load_results
-from sweep.run_folder import RunFolder
-from sweep.suite_results import is_suite, load_suite
+from sweep.records.folder import RunFolder
+from sweep.records.reporter import Reporter
+from sweep.records.results import load_results
+from sweep.records.suite_results import is_suite, load_suite
+from sweep.terminal.console import stderr, stdout
+from sweep.terminal.progress import reporter_for
 
 INTERRUPTED, TERMINATED = 130, 143
 

@@ -6,11 +6,11 @@ from rich.console import Console
 from rich.table import Table
 
 from sweep.cli import options
-from sweep.cli.console import stdout
-from sweep.kinds import Kind
+from sweep.tasks.inputs import Kind
+from sweep.terminal.console import stdout
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import
-    from sweep.planner import Plan
+    from sweep.running.planner import Plan
 
 
 def plan(
@@ -43,11 +43,11 @@ def plan(
 
     Loads the backbone and the data, and times a few images and a few steps. Trains no trial and writes no run folder.
     """
-    from sweep.device import device_named
-    from sweep.paths import default_cache_dir
-    from sweep.planner import plan_features, plan_study
-    from sweep.preparation import prepare
-    from sweep.study import load_study
+    from sweep.machine.device import device_named
+    from sweep.machine.paths import default_cache_dir
+    from sweep.running.planner import plan_features, plan_study
+    from sweep.running.preparation import prepare
+    from sweep.study.finding import load_study
 
     overridden = load_study(study).study.override(
         trials=trials,

@@ -10,11 +10,11 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sweep.cli import options
-from sweep.cli.console import stderr
-from sweep.task_kinds import CLASSES, MULTI_LABEL, REGRESSION, TaskKind
+from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION, TaskKind
+from sweep.terminal.console import stderr
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import
-    from sweep.predict import Prediction, Unreadable
+    from sweep.export.predict import Prediction, Unreadable
 
 STANDARD_OUTPUT = "-"
 
@@ -41,12 +41,12 @@ def predict(
 
         sweep predict shipped photos/ --csv labels.csv
     """
-    from sweep.device import device_named
     from sweep.errors import SweepError
     from sweep.export.loading import load_model
-    from sweep.paths import write_atomically
-    from sweep.predict import find_images, find_texts
-    from sweep.predict import predict as predict_items
+    from sweep.export.predict import find_images, find_texts
+    from sweep.export.predict import predict as predict_items
+    from sweep.machine.device import device_named
+    from sweep.machine.paths import write_atomically
 
     loaded = load_model(model, device=device_named(device))
     kind = loaded.backbone.kind
@@ -91,8 +91,8 @@ def _rows(
 ) -> Iterator[list[str]]:
     """The lines of the table; what could not be read is put aside."""
     from sweep.data.labels import SEPARATOR
-    from sweep.metrics import THRESHOLD
-    from sweep.predict import Unreadable
+    from sweep.export.predict import Unreadable
+    from sweep.tasks.metrics import THRESHOLD
 
     probabilities = [f"p_{name}" for name in class_names]
     yield {

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sweep.cli.console import stderr, stdout
+from sweep.terminal.console import stderr, stdout
 
 
 def report(
@@ -22,7 +22,7 @@ def report(
 
     One file that opens without a network. What the winner does on val comes from the feature cache.
     """
-    from sweep.paths import default_cache_dir
+    from sweep.machine.paths import default_cache_dir
     from sweep.report.write import write_png, write_report
 
     def say(line: str) -> None:

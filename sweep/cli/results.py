@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sweep.cli.console import stdout
+from sweep.terminal.console import stdout
 
 
 class Format(StrEnum):
@@ -32,15 +32,15 @@ def results(
     import json
 
     from sweep.cli.show import show_summary, show_trials
-    from sweep.results import load_results
-    from sweep.suite_results import is_suite
+    from sweep.records.results import load_results
+    from sweep.records.suite_results import is_suite
 
     if is_suite(run):
         _suite_results(run, format, plot)
         return
     loaded = load_results(run)
     if plot is not None:
-        from sweep.plots import trials_figure, write_figure
+        from sweep.report.plots import trials_figure, write_figure
 
         write_figure(plot, trials_figure(loaded))
     if format is Format.CSV:
@@ -58,7 +58,7 @@ def _suite_results(folder: Path, format: Format, plot: Path | None) -> None:
 
     from sweep.cli.show_suite import show_suite
     from sweep.errors import UsageError
-    from sweep.suite_results import load_suite
+    from sweep.records.suite_results import load_suite
 
     if plot is not None:
         raise UsageError(f"--plot draws the trials of one task: sweep results {folder}/TASK --plot {plot}")

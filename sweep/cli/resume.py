@@ -25,9 +25,9 @@ def resume(
         sweep resume runs/lr_rank-20261124-101500
     """
     from sweep.cli.outcome import carry_out_and_show
-    from sweep.paths import default_cache_dir
-    from sweep.resume import resume_run
-    from sweep.study import load_study
+    from sweep.machine.paths import default_cache_dir
+    from sweep.running.resume import resume_run
+    from sweep.study.finding import load_study
 
     loaded = None if study is None else load_study(study)
     carry_out_and_show(

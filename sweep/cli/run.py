@@ -63,9 +63,9 @@ def run(
     With `--data mini-vtab`, or a folder of tasks (VTAB-1K's, or your own), every task is searched; its winner is
     trained again on train and val and tested once; group means and the flat mean of each metric are printed.
     """
-    from sweep import api
+    from sweep.api import run as api
     from sweep.cli.outcome import carry_out_and_show
-    from sweep.study import load_study
+    from sweep.study.finding import load_study
 
     loaded = load_study(study)
     carry_out: Callable[..., object] = api.run_tasks if api.names_tasks(loaded, data) else api.run

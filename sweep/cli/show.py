@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sweep.cli.console import printable
-from sweep.kinds import kind_of
-from sweep.record_entries import require_summary
-from sweep.results import PARAMETER_PREFIX, Results, parameter_columns
-from sweep.run_folder import RunFolder
-from sweep.task_kinds import TaskKind
+from sweep.records.entries import require_summary
+from sweep.records.folder import RunFolder
+from sweep.records.results import PARAMETER_PREFIX, Results, parameter_columns
+from sweep.tasks.inputs import kind_of
+from sweep.tasks.kinds import TaskKind
+from sweep.terminal.console import printable
 
 TOP = 10
 

@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sweep.cli.console import printable
-from sweep.task_kinds import CLASSES, TaskKind
+from sweep.tasks.kinds import CLASSES, TaskKind
+from sweep.terminal.console import printable
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import
-    from sweep.suite_results import SuiteResults
+    from sweep.records.suite_results import SuiteResults
 
 PER_CENT = 100
 
@@ -42,7 +42,7 @@ def show_suite(console: Console, results: "SuiteResults", folder: Path) -> None:
 
 def _show_tasks(console: Console, results: "SuiteResults", kind: TaskKind) -> None:
     from sweep.data.suites import VTAB
-    from sweep.published import PUBLISHED_LAST
+    from sweep.records.published import PUBLISHED_LAST
 
     of_kind = results.of_kind(kind)
     n_tasks, n_all = len(of_kind), len(results.tasks) + len(results.missing)
@@ -77,7 +77,7 @@ def _show_tasks(console: Console, results: "SuiteResults", kind: TaskKind) -> No
 
 def _show_means(console: Console, results: "SuiteResults", kind: TaskKind) -> None:
     from sweep.data.suites import VTAB
-    from sweep.published import PUBLISHED
+    from sweep.records.published import PUBLISHED
 
     groups = results.of_kind(kind)["group"].unique().tolist()
     table = Table(title=f"means on test, {_heading(kind)}", title_justify="left")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sweep.cli.console import stdout
+from sweep.terminal.console import stdout
 
 
 def stop(
@@ -20,8 +20,8 @@ def stop(
 
         sweep stop runs/lr_rank-… --trial 7
     """
-    from sweep.run_folder import RunFolder
-    from sweep.steering import ask_to_stop
+    from sweep.records.folder import RunFolder
+    from sweep.search.steering import ask_to_stop
 
     ask_to_stop(RunFolder.open(run), trial, storage_url=storage)
     stdout.print(f"trial {trial} will be stopped after the epoch under way", highlight=False)

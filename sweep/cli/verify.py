@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sweep.cli import options
-from sweep.cli.console import printable, stderr, stdout
+from sweep.terminal.console import printable, stderr, stdout
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import
     from sweep.verify.verify import Verification
@@ -36,8 +36,8 @@ def verify(
 
         sweep verify runs/lr_rank-… --trial 7
     """
-    from sweep.device import device_named
-    from sweep.paths import default_cache_dir
+    from sweep.machine.device import device_named
+    from sweep.machine.paths import default_cache_dir
     from sweep.verify.verify import verify_trial
 
     with stderr.status(f"training trial {trial} again") as status:

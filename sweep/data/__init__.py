@@ -18,7 +18,7 @@ from sweep.data.suites import PACKAGED_SUITES, TASK_FILES, find_suite
 from sweep.data.table import load_table
 from sweep.data.vtab import LIST_FILES, vtab_task
 from sweep.errors import UsageError
-from sweep.task_kinds import CLASSES
+from sweep.tasks.kinds import CLASSES
 
 __all__ = ["DATA_SETS", "DataSet", "OnBadImage", "SkippedImage", "Split", "load_data"]
 
@@ -44,7 +44,7 @@ def load_data(
         cache_dir: root of sweep's cache, for the demo sets that are fetched.
         on_bad_image: ``"skip"`` decodes every image once and leaves out, before splitting, those that
             cannot be read; each is logged, and listed in `DataSet.skipped`.
-        task: kind of task, see `sweep.task_kinds`; told by the labels if not given.
+        task: kind of task, see `sweep.tasks.kinds`; told by the labels if not given.
 
     Raises:
         UsageError: nothing is called `spec`, or it does not hold what it should, or makes no task of that kind.

@@ -91,7 +91,7 @@ def _read_parts(path: Path) -> Mapping[str, tuple[str, str, Array, Array]]:
     """By split (or `"images"` for one that is still to be split) the names and contents of its two arrays."""
     import torch
 
-    from sweep.memory import available_bytes
+    from sweep.machine.memory import available_bytes
 
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:

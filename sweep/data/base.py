@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sweep.kinds import Kind, one_of
+from sweep.tasks.inputs import Kind, one_of
 
 Labels = npt.NDArray[np.int64]
 AnyLabels = npt.NDArray[np.int64 | np.float64]
@@ -114,7 +114,7 @@ class DataSet:
         notice: origin and licence, to be shown with results; empty for a user's own files.
         skipped: unreadable images that were left out because the user said so.
         left_aside: number of files that are no images by their extension, by extension.
-        task: `"classes"`, `"multi-label"` or `"regression"`, see `sweep.task_kinds`.
+        task: `"classes"`, `"multi-label"` or `"regression"`, see `sweep.tasks.kinds`.
     """
 
     name: str

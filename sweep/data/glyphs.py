@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sweep.data.base import DataSet, Split, digest_of
 from sweep.data.rendered import balanced_labels
-from sweep.packaged_files import fetch_wheel_member
+from sweep.machine.packaged_files import fetch_wheel_member
 
 PACKAGE, VERSION = "matplotlib", "3.11.2"
 FOLDER = "matplotlib/mpl-data/fonts/ttf"

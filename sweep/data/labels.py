@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from sweep.data.base import AnyLabels, Labels
 from sweep.errors import UsageError
-from sweep.kinds import Kind, one_of
-from sweep.task_kinds import CLASSES, LARGEST_TARGET, MULTI_LABEL, REGRESSION
+from sweep.tasks.inputs import Kind, one_of
+from sweep.tasks.kinds import CLASSES, LARGEST_TARGET, MULTI_LABEL, REGRESSION
 
 logger = logging.getLogger(__name__)
 

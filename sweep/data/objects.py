@@ -13,8 +13,8 @@ from sweep.data.files import ImageChecker, require_plain_colours
 from sweep.data.labels import labelled_by_array
 from sweep.data.splitting import SPLIT_NAMES, divided
 from sweep.errors import SweepError, UsageError
-from sweep.seeds import global_state
-from sweep.task_kinds import CLASSES, MULTI_LABEL, REGRESSION
+from sweep.machine.seeds import global_state
+from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION
 
 WHOLE = "all"
 WANTED = "not a class index from 0 on, labels of 0 and 1 or numbers"

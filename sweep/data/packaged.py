@@ -9,8 +9,8 @@ from sweep.data.base import DataSet
 from sweep.data.rendered import count
 from sweep.data.sprite_tasks import sprite_place, sprite_set
 from sweep.data.sprites import sprite_scale, sprite_shape, sprite_x
-from sweep.packaged_files import wheel_folder
-from sweep.task_kinds import CLASSES, MULTI_LABEL, REGRESSION
+from sweep.machine.packaged_files import wheel_folder
+from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION
 
 HERE = "here"
 

@@ -20,7 +20,7 @@ from sweep.data.saved_labels import LABEL_COLUMNS, Kinds, LabelColumns, label_co
 from sweep.data.splitting import divided
 from sweep.data.texts import TEXT, text_data
 from sweep.errors import SweepError, UsageError
-from sweep.run_folder import read_json
+from sweep.machine.checked_files import read_json
 
 INFO, STATE, SPLITS = "dataset_info.json", "state.json", "dataset_dict.json"
 SPLIT_ALIASES = {"validation": "val", "valid": "val"}

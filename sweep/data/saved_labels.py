@@ -18,7 +18,7 @@ from sweep.data.labels import (
     labelled_by_text,
 )
 from sweep.errors import UsageError
-from sweep.task_kinds import CLASSES, LARGEST_TARGET, MULTI_LABEL, REGRESSION
+from sweep.tasks.kinds import CLASSES, LARGEST_TARGET, MULTI_LABEL, REGRESSION
 
 Kinds = Mapping[str, Mapping[str, Any]]
 """What `dataset_info.json` says of each column, by name."""

@@ -11,7 +11,7 @@ from PIL import Image
 
 from sweep.data.base import DataSet, Indices, Labels, Split, digest_of
 from sweep.errors import SweepError
-from sweep.packaged_files import fetch_wheel_member
+from sweep.machine.packaged_files import fetch_wheel_member
 
 Pictures = npt.NDArray[np.uint8]
 

@@ -10,8 +10,8 @@ from sweep.data.base import AnyLabels, DataSet, Indices, Labels, Split, stratifi
 from sweep.data.files import ImageChecker
 from sweep.data.labels import require_measurable
 from sweep.errors import UsageError
-from sweep.kinds import Kind, one_of
-from sweep.task_kinds import CLASSES
+from sweep.tasks.inputs import Kind, one_of
+from sweep.tasks.kinds import CLASSES
 
 logger = logging.getLogger(__name__)
 

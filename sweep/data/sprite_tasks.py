@@ -24,7 +24,7 @@ from sweep.data.sprites import (
     mottled,
     paste_shape,
 )
-from sweep.task_kinds import MULTI_LABEL, REGRESSION
+from sweep.tasks.kinds import MULTI_LABEL, REGRESSION
 
 RENDERER_VERSION = 1
 MOST_SHAPES = 4

@@ -18,7 +18,7 @@ from sweep.data.labels import TARGET, TARGET_PREFIX, Labelled, labelled_by_colum
 from sweep.data.splitting import SPLIT_NAMES, divided
 from sweep.data.texts import TEXT, text_data
 from sweep.errors import SweepError, UsageError
-from sweep.task_kinds import MULTI_LABEL, REGRESSION
+from sweep.tasks.kinds import MULTI_LABEL, REGRESSION
 
 PATH = "path"
 NEEDED = (

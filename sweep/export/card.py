@@ -13,9 +13,9 @@ from backbones.text_transform import BEYOND, TextInput
 from sweep.export.config import BACKBONE_FILE, ONNX_FILE, TOKENIZER_FILE, TORCH_EXPORT_FILE, ModelConfig
 from sweep.export.graph import TOLERANCE, input_name, output_name
 from sweep.export.selection import Chosen
-from sweep.kinds import Kind
-from sweep.results import Results
-from sweep.task_kinds import CLASSES, MULTI_LABEL, REGRESSION, TaskKind
+from sweep.records.results import Results
+from sweep.tasks.inputs import Kind
+from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION, TaskKind
 
 HEADINGS = {"mean_class_accuracy": "mean class accuracy", "nll": "NLL (nats)", "bce": "BCE (nats)"}
 GRAPHS = {

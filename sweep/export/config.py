@@ -12,9 +12,9 @@ from backbones import recorded_stages
 from backbones.protocol import Transform
 from backbones.text_transform import TextInput
 from sweep.errors import SweepError, UsageError
-from sweep.run_folder import read_json, require_entries
+from sweep.machine.checked_files import read_json, require_entries
 from sweep.side_networks.spec import SideNetworkSpec
-from sweep.targets import OF_CLASSES, Target, recorded_target
+from sweep.tasks.targets import OF_CLASSES, Target, recorded_target
 
 FORMAT = "sweep model"
 FORMAT_VERSION = 1

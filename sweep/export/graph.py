@@ -12,8 +12,8 @@ from torch import Tensor
 
 from sweep.errors import SweepError
 from sweep.export.model import AdaptedModel
-from sweep.kinds import Kind
-from sweep.task_kinds import REGRESSION, TaskKind
+from sweep.tasks.inputs import Kind
+from sweep.tasks.kinds import REGRESSION, TaskKind
 
 TOLERANCE = 1e-4
 """Largest difference of a logit, or of a number in deviations on train, that passes: single precision, summed in

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sweep.errors import SweepError
-from sweep.run_folder import read_weights
+from sweep.machine.checked_files import read_weights
 
 if TYPE_CHECKING:  # timm takes seconds to import
     from backbones.frozen import FrozenBackbone
@@ -66,7 +66,7 @@ def _backbone(folder: Path, config: "ModelConfig") -> "FrozenBackbone":
     from backbones.sizes import recorded_size
     from backbones.text_transform import TextInput
     from sweep.export.config import BACKBONE_FILE
-    from sweep.paths import default_cache_dir
+    from sweep.machine.paths import default_cache_dir
 
     reference, path = config.backbone, folder / BACKBONE_FILE
     inside = path.is_file()

@@ -9,7 +9,7 @@ from backbones.frozen import FrozenBackbone
 from backbones.protocol import Transform
 from backbones.text_transform import TextTransform
 from sweep.export.config import ModelConfig
-from sweep.targets import OF_CLASSES, Target
+from sweep.tasks.targets import OF_CLASSES, Target
 
 
 class AdaptedModel(nn.Module):

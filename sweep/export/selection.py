@@ -7,9 +7,10 @@ from typing import Any
 import pandas as pd
 
 from sweep.errors import SweepError, UsageError
-from sweep.lane_weights import KEPT_TRIALS, LaneWeights, weights_of
-from sweep.results import PARAMETER_PREFIX, Results, parameter_columns
-from sweep.run_folder import RunFolder, require_entries
+from sweep.machine.checked_files import require_entries
+from sweep.records.folder import RunFolder
+from sweep.records.results import PARAMETER_PREFIX, Results, parameter_columns
+from sweep.search.lane_weights import KEPT_TRIALS, LaneWeights, weights_of
 from sweep.side_networks.spec import SideNetworkSpec
 
 

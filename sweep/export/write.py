@@ -34,12 +34,13 @@ from sweep.export.config import (
 from sweep.export.graph import require_onnx, write_onnx, write_torch_export
 from sweep.export.model import AdaptedModel, assemble
 from sweep.export.selection import Chosen, choose
-from sweep.recipes import described
-from sweep.record_entries import require_config
-from sweep.recorded import target_of_run
-from sweep.results import Results, load_results
-from sweep.run_folder import RESTORE, RunFolder
+from sweep.machine.checked_files import RESTORE
+from sweep.records.entries import require_config
+from sweep.records.folder import RunFolder
+from sweep.records.results import Results, load_results
+from sweep.running.recorded import target_of_run
 from sweep.side_networks.spec import SideNetworkSpec
+from sweep.study.augmentation import described
 
 RECORDED = ("study", "command", "data", "data_notice", "splits", "epochs", "batch_size", "seed", "versions")
 

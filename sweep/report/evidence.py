@@ -9,15 +9,15 @@ import torch
 
 from sweep.data import Split
 from sweep.data.base import AnyLabels
-from sweep.engine import EVALUATION_BATCH_SIZE
 from sweep.errors import SweepError
-from sweep.features import compute_features
-from sweep.kinds import Kind
-from sweep.lane_weights import weights_of
-from sweep.recorded import recorded_backbone, recorded_data, target_of_run
-from sweep.results import Results
-from sweep.run_folder import RunFolder
-from sweep.study import DATA_OBJECTS
+from sweep.features.cache import compute_features
+from sweep.records.folder import RunFolder
+from sweep.records.results import Results
+from sweep.running.recorded import recorded_backbone, recorded_data, target_of_run
+from sweep.search.lane_weights import weights_of
+from sweep.study.declaration import DATA_OBJECTS
+from sweep.tasks.inputs import Kind
+from sweep.training.engine import EVALUATION_BATCH_SIZE
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import optuna
 import pandas as pd
 from plotly.graph_objects import Bar, Figure, Heatmap, Scatter
 
-from sweep.kinds import one_of
-from sweep.metrics import N_CALIBRATION_BINS
 from sweep.report.evidence import Evidence
-from sweep.task_kinds import TASK_KINDS
+from sweep.tasks.inputs import one_of
+from sweep.tasks.kinds import TASK_KINDS
+from sweep.tasks.metrics import N_CALIBRATION_BINS
 
 CURVES = {
     **{f"val_{metric}": f"{kind.metrics[metric]} on val" for kind in TASK_KINDS.values() for metric in kind.shown},

@@ -9,13 +9,13 @@ from backbones import Taps, recorded_stages
 from backbones.sizes import shown_size
 from sweep.export.card import command_line
 from sweep.export.selection import hyperparameters_of
-from sweep.kinds import kind_of
-from sweep.recipes import described
+from sweep.records.results import PARAMETER_PREFIX, Results, parameter_columns
 from sweep.report import page
 from sweep.report.figures import BASELINE
 from sweep.report.page import Cell
-from sweep.results import PARAMETER_PREFIX, Results, parameter_columns
-from sweep.task_kinds import TASK_KINDS, TaskKind
+from sweep.study.augmentation import described
+from sweep.tasks.inputs import kind_of
+from sweep.tasks.kinds import TASK_KINDS, TaskKind
 
 N_NAMED_CLASSES = 20
 LABELS = {

@@ -10,14 +10,14 @@ from PIL import Image
 from plotly.graph_objects import Figure
 
 from backbones.protocol import to_rgb
-from sweep.kinds import one_of
-from sweep.metrics import THRESHOLD, average_precision
+from sweep.records.results import Results
 from sweep.report import page
 from sweep.report.evidence import Evidence
 from sweep.report.figures import confusion_matrix, predicted_against_true, reliability_diagram
 from sweep.report.page import Cell
-from sweep.results import Results
-from sweep.task_kinds import CLASSES, MULTI_LABEL
+from sweep.tasks.inputs import one_of
+from sweep.tasks.kinds import CLASSES, MULTI_LABEL
+from sweep.tasks.metrics import THRESHOLD, average_precision
 
 N_CONFUSED = 24
 THUMBNAIL_SIDE = 132

@@ -7,17 +7,17 @@ from plotly.graph_objects import Figure
 
 from sweep.errors import SweepError, UsageError
 from sweep.export.selection import winner_of
-from sweep.paths import write_atomically
-from sweep.plots import trials_figure
-from sweep.record_entries import require_config
+from sweep.machine.paths import write_atomically
+from sweep.records.entries import require_config
+from sweep.records.folder import RunFolder
+from sweep.records.results import load_results
 from sweep.report import page, tables
 from sweep.report.evidence import winner_on_val
 from sweep.report.figures import learning_curves, search_figures
 from sweep.report.page import Page
+from sweep.report.plots import trials_figure
 from sweep.report.winner import winner_sections
-from sweep.results import load_results
-from sweep.run_folder import RunFolder
-from sweep.storage import load_optuna_study
+from sweep.search.optuna_storage import load_optuna_study
 
 PNG_SCALE = 2
 PNG_WIDTH, PNG_HEIGHT = 1000, 560

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from sweep.side_networks.cpu_attention import MAX_UNROLLED_RANK
+from sweep.side_networks.cpu.attention import MAX_UNROLLED_RANK
 
 Form = Literal["rank space", "direct"]
 

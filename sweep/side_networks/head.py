@@ -1,11 +1,10 @@
 """What every side-network ends in: pool the tokens, normalise, classify."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-Pool = Literal["mean", "class", "last"]
+from sweep.study.lane_config import Pool
+
 KEEP = "head.keep"
 """What a side-network calls the buffer of its head that dropout replaces."""
 NORM = "head.norm.weight"

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from backbones.stages import lengths_of
 from sweep.side_networks.attention import attention
-from sweep.side_networks.head import Head, Pool
+from sweep.side_networks.head import Head
 from sweep.side_networks.visible import attention_bias
+from sweep.study.lane_config import Pool
 
 
 class LowRankAttention(nn.Module):

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from backbones.stages import lengths_of
-from sweep.side_networks.head import Head, Pool
+from sweep.side_networks.head import Head
+from sweep.study.lane_config import Pool
 
 
 class LinearProbe(nn.Module):

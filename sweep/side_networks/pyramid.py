@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from sweep.side_networks.attention import attention
-from sweep.side_networks.head import Head, Pool
+from sweep.side_networks.head import Head
 from sweep.side_networks.last import check_shape, padded_linear
+from sweep.study.lane_config import Pool
 
 
 class PyramidAttention(nn.Module):

@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from sweep.precision import product
+from sweep.machine.precision import product
 from sweep.side_networks.attention import attention
 from sweep.side_networks.pyramid import PyramidAttention, PyramidLAST
 

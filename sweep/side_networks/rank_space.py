@@ -11,7 +11,7 @@ projections that the module reads and the squared length. With `W_γ` the rows `
     |x̃_k|²  = |S̃_k|² + 2 Σ_{j<k} A_j · (Ũ_j S̃_k) + |Σ_{j<k} Ũ_jᵀ A_j|²
 
 The products of size `D` are with `S̃_k`: frozen, and one for all lanes. `rank_space_trunk.py` runs the modules that way;
-`cpu_trunk.py`, in single precision on a CPU and up to a rank, gets the squared length without its `K²/2` products.
+`cpu/trunk.py`, in single precision on a CPU and up to a rank, gets the squared length without its `K²/2` products.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from sweep.side_networks import cpu_trunk
+from sweep.side_networks.cpu import trunk as cpu_trunk
 from sweep.side_networks.last import LAST, LowRankAttention
 from sweep.side_networks.rank_space_trunk import FrozenStreams, trunk
 
@@ -32,7 +32,8 @@ class RankSpaceLAST(LAST):
     In the general form work grows with `K² r` where the direct form's grows with `K D`: see `cost.py`.
 
     Attributes:
-        product_dtype: What the frozen streams are rounded to for products; None for not at all. See `sweep.precision`.
+        product_dtype: What the frozen streams are rounded to for products, see `sweep.machine.precision`; None if they
+            are not rounded.
     """
 
     product_dtype: torch.dtype | None = None

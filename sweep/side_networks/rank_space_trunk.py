@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from backbones.stages import lengths_of
-from sweep.precision import add_product, write_product
+from sweep.machine.precision import add_product, write_product
 from sweep.side_networks import bf16_kernels, torch_kernels
 from sweep.side_networks.visible import attention_bias
 

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweep.precision import Precision, product_dtype
+from sweep.machine.precision import Precision, product_dtype
 from sweep.side_networks.cost import Form, cheaper_form, pyramid_work_per_token, work_per_token
-from sweep.side_networks.head import Pool
 from sweep.side_networks.last import LAST
 from sweep.side_networks.linear_probe import LinearProbe
 from sweep.side_networks.pyramid import PyramidLAST
 from sweep.side_networks.pyramid_rank_space import RankSpacePyramidLAST
 from sweep.side_networks.rank_space import RankSpaceLAST
+from sweep.study.lane_config import Pool
 
 SideNetwork = LAST | PyramidLAST
 

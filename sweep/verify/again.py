@@ -8,15 +8,15 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from sweep.batches import Batch, StageData, TrainingData, n_batches, training_batches
-from sweep.dropout import LaneStep, dropout_buffers
-from sweep.engine import Lane, Stack, Training
-from sweep.losses import LaneLosses
-from sweep.measurement import measure_lanes
-from sweep.optim import LaneOptimizers, schedule_factors
-from sweep.plain_loop import train_plainly
+from sweep.features.batches import Batch, StageData, TrainingData, n_batches, training_batches
 from sweep.side_networks import trim_rank
 from sweep.side_networks.spec import SideNetworkSpec
+from sweep.tasks.losses import LaneLosses
+from sweep.training.dropout import LaneStep, dropout_buffers
+from sweep.training.engine import Lane, Stack, Training
+from sweep.training.measurement import measure_lanes
+from sweep.training.optim import LaneOptimizers, schedule_factors
+from sweep.training.plain_loop import train_plainly
 from sweep.verify.record import RecordedTrial
 
 CurveKey = tuple[int, int, str]

@@ -8,10 +8,11 @@ from typing import Any
 import pandas as pd
 
 from sweep.errors import SweepError, UsageError
-from sweep.lanes import LaneConfig
-from sweep.results import Results
-from sweep.run_folder import RESTORE, RunFolder, require_entries
-from sweep.seeds import derive_seed
+from sweep.machine.checked_files import RESTORE, require_entries
+from sweep.machine.seeds import derive_seed
+from sweep.records.folder import RunFolder
+from sweep.records.results import Results
+from sweep.study.lane_config import LaneConfig
 
 CONFIG_ENTRIES = {
     **dict.fromkeys(("seed", "seeds", "epochs", "batch_size", "group_size", "modules_per_block", "max_rank"), int),

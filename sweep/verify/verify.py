@@ -11,25 +11,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweep.batches import StageData
 from sweep.data import Split
 from sweep.errors import SweepError, UsageError
 from sweep.export.selection import winner_of
-from sweep.features import compute_features
-from sweep.lane_weights import weights_of
-from sweep.lanes import LaneConfig
-from sweep.preparation import check_precision, side_network_spec
-from sweep.recipes import OWN_FUNCTION, UNDECLARED
-from sweep.record_entries import require_config
-from sweep.recorded import recorded_backbone, recorded_data
-from sweep.results import Results, load_results
-from sweep.run_folder import RESTORE, RunFolder
-from sweep.study import Study
-from sweep.targets import Target
-from sweep.training_data import training_data
+from sweep.features.batches import StageData
+from sweep.features.cache import compute_features
+from sweep.features.training_data import training_data
+from sweep.features.views import TrainingViews
+from sweep.machine.checked_files import RESTORE
+from sweep.records.entries import require_config
+from sweep.records.folder import RunFolder
+from sweep.records.results import Results, load_results
+from sweep.running.preparation import check_precision, side_network_spec
+from sweep.running.recorded import recorded_backbone, recorded_data
+from sweep.search.lane_weights import weights_of
+from sweep.study.augmentation import OWN_FUNCTION, UNDECLARED
+from sweep.study.declaration import Study
+from sweep.study.lane_config import LaneConfig
+from sweep.tasks.targets import Target
 from sweep.verify.again import CurveKey, Setting, largest_difference, steps_beside_plain_loop, train_again
 from sweep.verify.record import RecordedTrial, recorded_trial
-from sweep.views import TrainingViews
 
 DECLARATIONS = ("max_rank", "modules_per_block", "pool", "precision", "epochs", "batch_size", "seed")
 PLAIN_STEPS = 50
@@ -156,7 +157,7 @@ def _setting(
             f"and Pillow that its config.json names"
         )
 
-    n_classes, target = images.n_classes, Target.of(images)
+    n_classes, target = images.n_classes, Target.of(images.task, images.train.labels)
 
     def stages_of(split: Split) -> StageData:
         return compute_features(backbone, split, cache_dir=cache_dir, device=device).as_data(n_classes, target)

@@ -14,10 +14,10 @@ from plotly.graph_objects import Figure
 
 import sweep
 from sweep import LaneConfig, Study, SweepError, UsageError
-from sweep.api import new_run_path
+from sweep.api.run import new_run_path
 from sweep.data import load_data
-from sweep.metrics import classification_metrics
-from sweep.reporter import Reporter
+from sweep.records.reporter import Reporter
+from sweep.tasks.metrics import classification_metrics
 
 
 @pytest.fixture(autouse=True)
@@ -158,7 +158,7 @@ def test_runs_that_begin_in_one_second_have_folders_of_their_own(
             return datetime(2026, 1, 2, 3, 4, 5)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sweep.api.datetime", Clock)
+    monkeypatch.setattr("sweep.api.run.datetime", Clock)
     names = ["mine-20260102-030405", "mine-20260102-030405-2", "mine-20260102-030405-3"]
     for name in names:
         path = new_run_path("mine")

@@ -13,7 +13,7 @@ import pytest
 
 import sweep.cli
 from backbones.origin import PACKAGED
-from sweep.results import load_results
+from sweep.records.results import load_results
 
 TEXT = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text(encoding="utf-8")
 FILES = re.findall(r"```python\n(# (\w+\.py):  (sweep run [^\n]*)\n.*?)```", TEXT, flags=re.DOTALL)

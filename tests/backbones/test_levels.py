@@ -15,20 +15,20 @@ from backbones import load_backbone
 from backbones.frozen import pooled_tokens
 from backbones.packaged_efficientnet import WEIGHTS, convert_state_dict
 from sweep import LaneConfig, Study
-from sweep.batches import StageData
 from sweep.bench.workload import Sizes, Workload
-from sweep.cli.console import stderr
-from sweep.cli.progress import LineReporter
 from sweep.data import load_data
 from sweep.errors import SweepError, UsageError
 from sweep.export.write import export_run
-from sweep.features import compute_features
-from sweep.memory import available_bytes
+from sweep.features.batches import StageData
+from sweep.features.cache import compute_features
+from sweep.features.resident import ResidentStageData
+from sweep.machine.memory import available_bytes
+from sweep.records.results import load_results
 from sweep.report.write import write_report
-from sweep.resident import ResidentStageData
-from sweep.results import load_results
-from sweep.runner import run_study
-from sweep.study import LoadedStudy
+from sweep.running.runner import run_study
+from sweep.study.finding import LoadedStudy
+from sweep.terminal.console import stderr
+from sweep.terminal.progress import LineReporter
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import torch
 
 from backbones import load_backbone
 from backbones.frozen import FrozenBackbone
-from sweep import packaged_files
 from sweep.data import Split, load_data
 from sweep.errors import SweepError
+from sweep.machine import packaged_files
 
 NAME = "dinov2_small_focus"
 

@@ -28,8 +28,8 @@ from sweep.cli import app
 from sweep.data import DATA_SETS, DataSet, Split
 from sweep.data.suites import PACKAGED_SUITES, Task
 from sweep.errors import SweepError, UsageError
-from sweep.preparation import Prepared, prepare
-from sweep.study import load_study
+from sweep.running.preparation import Prepared, prepare
+from sweep.study.finding import load_study
 
 NAME = "sprite-scale"
 TASK = Task(NAME, "structured", NAME)

@@ -22,7 +22,7 @@ from sweep.bench.scaling import Point, memory_of_further_lanes
 from sweep.bench.workload import Shape, Sizes, Workload
 from sweep.cli import app
 from sweep.errors import SweepError, UsageError
-from sweep.side_networks.cpu_attention import MAX_UNROLLED_RANK
+from sweep.side_networks.cpu.attention import MAX_UNROLLED_RANK
 
 SIZES = Sizes(backbone="tiny-untrained", image_size=None, n_parallel=2, batch_size=8, rank=4)
 SHAPE = Shape(n_stages=4, tokens=17, width=32)

@@ -12,9 +12,9 @@ from optuna_dashboard import get_note, save_note
 
 import sweep
 import sweep.cli
-from sweep.objectives import Objectives
-from sweep.run_folder import RunFolder
-from sweep.storage import create_optuna_study, load_optuna_study, shown_url
+from sweep.records.folder import RunFolder
+from sweep.search.optuna_storage import create_optuna_study, load_optuna_study, shown_url
+from sweep.study.objectives import Objectives
 
 Cli = Callable[..., tuple[int, str]]
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import sweep.cli
-from sweep.engine import EpochResult, Training
+from sweep.training.engine import EpochResult, Training
 
 Cli = Callable[..., tuple[int, str]]
 OFFLINE_NAME = "vit_small_patch16_224.augreg_in21k"

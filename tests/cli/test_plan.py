@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import sweep.cli
-import sweep.planner
+import sweep.running.planner
 
 Cli = Callable[..., str]
 
@@ -49,7 +49,7 @@ def test_plan_prints_every_cost_and_runs_nothing(cli: Cli, tmp_path: Path) -> No
 
 
 def test_auto_is_what_fits(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep.planner, "lanes_that_fit", lambda *args: 4)
+    monkeypatch.setattr(sweep.running.planner, "lanes_that_fit", lambda *args: 4)
     assert "stack up to 4 lanes" in cli("plan", "--n-parallel", "auto")
     printed = cli("run", "--n-parallel", "auto", "--out", "here")
     summary = json.loads(Path("here/summary.json").read_text())

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from sweep import load_results
 from sweep.cli.show import show_summary
-from sweep.run_folder import RunFolder
+from sweep.records.folder import RunFolder
 
 
 @pytest.mark.parametrize(("winner", "probe", "said"), [(0.6, 0.6, True), (0.6, 0.7, True), (0.6, 0.5, False)])

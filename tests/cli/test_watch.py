@@ -13,12 +13,13 @@ import pytest
 from rich.console import Console
 
 import sweep.cli
-from sweep import Halving, LaneConfig, Study, SweepError, UsageError, api, load_results
-from sweep.cli.progress import TerminalReporter
-from sweep.cli.watch import BARS, heading, sparkline, view
-from sweep.reporter import Reporter, SearchProgress
-from sweep.run_folder import RunFolder
-from sweep.watch import RunView, Watcher
+from sweep import Halving, LaneConfig, Study, SweepError, UsageError, load_results
+from sweep.api import run as api
+from sweep.records.folder import RunFolder
+from sweep.records.reporter import Reporter, SearchProgress
+from sweep.report.watch import RunView, Watcher
+from sweep.terminal.lanes_view import BARS, heading, sparkline, view
+from sweep.terminal.progress import TerminalReporter
 
 COMMAND = sys.modules["sweep.cli.watch"]  # `sweep.cli.watch` itself is the function of that name
 
@@ -121,7 +122,7 @@ def test_a_run_that_nobody_works_on(
     finished_run: Path, cache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reporter = Watching(tmp_path / "run", stop_after=2)
-    monkeypatch.setattr("sweep.watch.SILENCE_OF_A_STOPPED_RUN", 0)
+    monkeypatch.setattr("sweep.report.watch.SILENCE_OF_A_STOPPED_RUN", 0)
     with pytest.raises(KeyboardInterrupt):
         api.run(
             drawn(finished_run, trials=2, epochs=4), n_parallel=2, out=tmp_path / "run", device="cpu", reporter=reporter
@@ -182,7 +183,7 @@ def test_lines_where_nobody_watches(
     looks = [watching.before, *(seen for _, seen in watching.seen)]
     last = Watcher(RunFolder.open(watching.run), None).look()
     monkeypatch.setattr(COMMAND, "SECONDS_BETWEEN_LOOKS", 0)
-    monkeypatch.setattr("sweep.watch.Watcher.look", lambda self: looks.pop(0) if looks else last)
+    monkeypatch.setattr("sweep.report.watch.Watcher.look", lambda self: looks.pop(0) if looks else last)
     assert call(monkeypatch, watching.run) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(set(lines)) == 2 + len(watching.seen)
@@ -196,7 +197,7 @@ def test_the_table_in_a_terminal(
     monkeypatch.setattr(COMMAND, "SECONDS_BETWEEN_LOOKS", 0)
     looks = [seen for _, seen in watching.seen]
     last = Watcher(RunFolder.open(watching.run), None).look()
-    monkeypatch.setattr("sweep.watch.Watcher.look", lambda self: looks.pop(0) if looks else last)
+    monkeypatch.setattr("sweep.report.watch.Watcher.look", lambda self: looks.pop(0) if looks else last)
     assert call(monkeypatch, watching.run) == 0
     assert "lanes occupied" in file.getvalue()
     assert "the run has ended" in file.getvalue()
@@ -205,7 +206,7 @@ def test_the_table_in_a_terminal(
 def test_the_run_itself_shows_its_lanes(
     finished_run: Path, cache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweep.cli.progress.SECONDS_BETWEEN_LOOKS", 0)
+    monkeypatch.setattr("sweep.terminal.progress.SECONDS_BETWEEN_LOOKS", 0)
     screen = Console(file=io.StringIO(), width=140, height=20, force_terminal=True, color_system=None)
     reporter = TerminalReporter(screen)
     study = drawn(finished_run, trials=6, epochs=4, halving=Halving(eta=2, first_rung=1))

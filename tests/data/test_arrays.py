@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import sweep.memory
+import sweep.machine.memory
 from sweep.data import DataSet, load_data
 from sweep.errors import SweepError, UsageError
 
@@ -113,7 +113,7 @@ def test_wrong_arrays(tmp_path: Path, arrays: dict[str, np.ndarray], message: st
 
 
 def test_more_than_memory_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep.memory, "available_bytes", lambda device: 100)
+    monkeypatch.setattr(sweep.machine.memory, "available_bytes", lambda device: 100)
     with pytest.raises(UsageError, match=r"scans\.npz unpacks to 0\.0 GiB, more than the memory"):
         load(tmp_path, images=GREYS, labels=LABELS)
 

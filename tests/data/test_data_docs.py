@@ -8,7 +8,7 @@ import pytest
 
 from sweep.data import load_data
 from sweep.data.suites import find_suite
-from sweep.study import load_study
+from sweep.study.finding import load_study
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 SIZES = {

@@ -8,7 +8,7 @@ import pytest
 
 from sweep.data import DataSet, load_data
 from sweep.errors import SweepError, UsageError
-from sweep.predict import find_texts
+from sweep.export.predict import find_texts
 
 Writer = Callable[[Path, pd.DataFrame], Path]
 

@@ -14,7 +14,7 @@ import torch
 import sweep
 import sweep.cli
 from sweep.export.write import export_run
-from sweep.results import load_results
+from sweep.records.results import load_results
 from sweep.verify.verify import verify_trial
 
 

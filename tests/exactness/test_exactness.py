@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sweep.batches import StageData, training_batches
-from sweep.engine import Lane, Training, train
-from sweep.lanes import LaneConfig
-from sweep.metrics import classification_metrics
-from sweep.plain_loop import train_plainly
+from sweep.features.batches import StageData, training_batches
 from sweep.side_networks import LAST, LinearProbe, RankSpaceLAST, trim_rank
+from sweep.study.lane_config import LaneConfig
+from sweep.tasks.metrics import classification_metrics
+from sweep.training.engine import Lane, Training, train
+from sweep.training.plain_loop import train_plainly
 
 WIDTH, N_STAGES, N_CLASSES, TOKENS, MAX_RANK = 24, 4, 5, 10, 8
 EPOCHS, BATCH_SIZE, SEED = 5, 12, 3

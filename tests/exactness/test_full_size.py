@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sweep.batches import StageData
-from sweep.engine import train
-from sweep.lanes import LaneConfig
-from sweep.precision import FEWEST_ROWS, SUMMED_AT_ONCE, add_product, write_product
+from sweep.features.batches import StageData
+from sweep.machine.precision import FEWEST_ROWS, SUMMED_AT_ONCE, add_product, write_product
 from sweep.side_networks import LAST, PyramidLAST, RankSpaceLAST, RankSpacePyramidLAST
-from sweep.side_networks.cpu_attention import MAX_UNROLLED_RANK
+from sweep.side_networks.cpu.attention import MAX_UNROLLED_RANK
+from sweep.study.lane_config import LaneConfig
+from sweep.training.engine import train
 
 TOKENS, BATCH, N_CLASSES, STEPS = 65, 32, 10, 2
 WIDTHS = (384, 384, 384)

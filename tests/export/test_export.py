@@ -18,10 +18,10 @@ from sweep.errors import SweepError, UsageError
 from sweep.export import graph
 from sweep.export.config import FORMAT_VERSION
 from sweep.export.write import export_run
-from sweep.lane_weights import KeptWeights, LaneWeights, weights_of
-from sweep.metrics import classification_metrics
-from sweep.results import load_results
-from sweep.run_folder import RunFolder
+from sweep.records.folder import RunFolder
+from sweep.records.results import load_results
+from sweep.search.lane_weights import KeptWeights, LaneWeights, weights_of
+from sweep.tasks.metrics import classification_metrics
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from sweep import LaneConfig, Study
 from sweep.data import DataSet, load_data
-from sweep.enqueued import read_enqueued
-from sweep.predict import find_texts
-from sweep.targets import Target
-from sweep.task_kinds import CLASSES, LARGEST_TARGET, MULTI_LABEL, TASK_KINDS
+from sweep.export.predict import find_texts
+from sweep.study.enqueued import read_enqueued
+from sweep.tasks.kinds import CLASSES, LARGEST_TARGET, MULTI_LABEL, TASK_KINDS
+from sweep.tasks.targets import Target
 
 TASKS = st.sampled_from([None, *TASK_KINDS])
 
@@ -110,7 +110,7 @@ def read_label_arrays(folder: Path, archive: tuple[bytes, str | None]) -> None:
 
 def check_labels(data: DataSet) -> None:
     """Labels are of their kind of task, and losses can take them."""
-    target = Target.of(data)
+    target = Target.of(data.task, data.train.labels)
     for split in (data.train, data.val, data.test):
         labels = split.labels
         assert split.n_images > 0

@@ -23,8 +23,8 @@ from backbones.frozen import FrozenBackbone
 from backbones.text_transform import TextTransform
 from sweep import SweepError, load_model
 from sweep.export.config import CONFIG_FILE, WEIGHTS_FILE, BackboneReference, Member, ModelConfig
-from sweep.lane_weights import KeptWeights, LaneWeights, weights_of
-from sweep.run_folder import RunFolder
+from sweep.records.folder import RunFolder
+from sweep.search.lane_weights import KeptWeights, LaneWeights, weights_of
 from sweep.side_networks.spec import SideNetworkSpec
 
 

@@ -20,24 +20,24 @@ from sweep import LaneConfig
 from sweep.bench.accuracy_results import AccuracyBenchmark, AccuracyRow, AccuracySizes
 from sweep.bench.report import accuracy_json, measured_rows, show_accuracy
 from sweep.cli.results import Format, results
-from sweep.cli.watch import view
-from sweep.dashboard_notes import study_note
 from sweep.export.selection import winner_of
 from sweep.export.write import model_config
-from sweep.objectives import METRICS as VAL_METRICS
-from sweep.record_entries import require_config, require_summary
-from sweep.reporter import Reporter
-from sweep.results import load_results
-from sweep.resume import resume_run
-from sweep.retrain import RECORD as RETRAINED
-from sweep.retrain import Retrained, read_retrained
-from sweep.run_folder import RunFolder
+from sweep.records.entries import require_config, require_summary
+from sweep.records.folder import RunFolder
+from sweep.records.reporter import Reporter
+from sweep.records.results import load_results
+from sweep.records.suite_results import RECORD, TABLE
+from sweep.report.dashboard_notes import study_note
+from sweep.report.watch import Watcher
+from sweep.running.resume import resume_run
+from sweep.running.retrain import RECORD as RETRAINED
+from sweep.running.retrain import Retrained, read_retrained
 from sweep.side_networks.spec import SideNetworkSpec
-from sweep.study import LoadedStudy
-from sweep.suite_results import RECORD, TABLE
-from sweep.task_kinds import CLASSES
+from sweep.study.finding import LoadedStudy
+from sweep.study.objectives import METRICS as VAL_METRICS
+from sweep.tasks.kinds import CLASSES
+from sweep.terminal.lanes_view import view
 from sweep.verify.record import recorded_trial
-from sweep.watch import Watcher
 
 Files = dict[str, bytes]
 
@@ -194,7 +194,7 @@ def read_resumed(folder: Path, content: bytes) -> None:
 
     written(folder, {"config.json": content})
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(ReadEnoughError):
-        patch.setattr("sweep.resume.prepare", prepared)
+        patch.setattr("sweep.running.resume.prepare", prepared)
         study = LoadedStudy("small", Path("small.py"), STUDY)
         resume_run(folder, study, storage_url=None, cache_dir=folder, reporter=Reporter())
 

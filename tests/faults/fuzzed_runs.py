@@ -19,12 +19,13 @@ from PIL import Image
 from backbones import Transform
 from sweep.cli.results import Format, results
 from sweep.data import Split
-from sweep.features import compute_features
-from sweep.objectives import METRICS as VAL_METRICS
-from sweep.objectives import Objectives
-from sweep.run_folder import RunFolder, read_weights
-from sweep.storage import open_storage
-from sweep.trial_log import TrialLog, TrialRecord
+from sweep.features.cache import compute_features
+from sweep.machine.checked_files import read_weights
+from sweep.records.folder import RunFolder
+from sweep.records.trial_log import TrialLog, TrialRecord
+from sweep.search.optuna_storage import open_storage
+from sweep.study.objectives import METRICS as VAL_METRICS
+from sweep.study.objectives import Objectives
 
 
 class MeanBackbone:

@@ -19,19 +19,19 @@ from hypothesis import strategies as st
 from optuna.storages import InMemoryStorage
 from safetensors.torch import save
 
-from sweep.batches import StageData
-from sweep.budget import Budget
-from sweep.driver import Search
-from sweep.occupancy import Occupancy
-from sweep.proposals import Proposals
-from sweep.reporter import Reporter, SearchProgress
-from sweep.requests import Inbox, Request
-from sweep.run_folder import RunFolder
-from sweep.runner import _save_tables, _taken_up
-from sweep.samplers import make_sampler
+from sweep.features.batches import StageData
+from sweep.records.folder import RunFolder
+from sweep.records.reporter import Reporter, SearchProgress
+from sweep.running.runner import _save_tables, _taken_up
+from sweep.running.snapshot_files import SnapshotFiles
+from sweep.search.occupancy import Occupancy
+from sweep.search.proposals import Proposals
+from sweep.search.requests import Inbox, Request
+from sweep.search.samplers import make_sampler
+from sweep.search.search import Search
+from sweep.search.snapshot import Snapshot, capture, restore
 from sweep.side_networks.spec import SideNetworkSpec
-from sweep.snapshot import Snapshot, capture, restore
-from sweep.snapshot_files import SnapshotFiles
+from sweep.study.budget import Budget
 
 SPEC = SideNetworkSpec(
     width=3, n_stages=2, n_classes=3, n_prefix_tokens=1, modules_per_block=1, pool="mean", max_rank=2

@@ -10,9 +10,9 @@ import pytest
 from victim import FAILED_HONESTLY, INTERRUPTED, STUDIES, Fault, Victim, assert_same, random_fault
 
 from sweep import UsageError
-from sweep.reporter import Reporter
-from sweep.resume import resume_run
-from sweep.study import LoadedStudy
+from sweep.records.reporter import Reporter
+from sweep.running.resume import resume_run
+from sweep.study.finding import LoadedStudy
 
 N_WRITES = {"rungs and refill": 550, "several objectives and replicates": 360, "exhausted": 1950, "grid": 390}
 """Flushes and renames of a run whose trials are in a journal, about; a data base's own are not seen."""

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from victim import STUDIES
 
-from sweep.reporter import Reporter, SearchProgress
-from sweep.runner import run_study
-from sweep.study import LoadedStudy
+from sweep.records.reporter import Reporter, SearchProgress
+from sweep.running.runner import run_study
+from sweep.study.finding import LoadedStudy
 
 N_TRIALS, N_LANES = 2000, 64
 

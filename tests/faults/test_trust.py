@@ -21,11 +21,12 @@ import backbones.hub
 from backbones import load_backbone
 from sweep import SweepError
 from sweep.cli.show import show_trials
-from sweep.objectives import Objectives
-from sweep.results import Results
-from sweep.run_folder import RunFolder, read_table
-from sweep.storage import open_storage
-from sweep.trial_log import TrialLog, TrialRecord
+from sweep.machine.checked_files import read_table
+from sweep.records.folder import RunFolder
+from sweep.records.results import Results
+from sweep.records.trial_log import TrialLog, TrialRecord
+from sweep.search.optuna_storage import open_storage
+from sweep.study.objectives import Objectives
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(path for package in ("sweep", "backbones", "studies") for path in (ROOT / package).rglob("*.py"))
@@ -74,7 +75,7 @@ def test_the_product_has_none() -> None:
     assert len(MODULES) > 50
     found = {str(path.relative_to(ROOT)): list(dangers(path.read_text(encoding="utf-8"))) for path in MODULES}
     assert {name: calls for name, calls in found.items() if calls} == {
-        "sweep/user_code.py": ["spec.loader.exec_module"]
+        "sweep/machine/user_code.py": ["spec.loader.exec_module"]
     }
 
 

@@ -28,17 +28,17 @@ import torch
 from optuna.storages import JournalStorage, RDBStorage
 from safetensors.torch import load_file
 
-import sweep.driver
+import sweep.search.search
 from sweep import Halving, LaneConfig, Study, SweepError, load_results
-from sweep.reporter import Reporter
-from sweep.resume import resume_run
-from sweep.run_folder import RunFolder
-from sweep.runner import run_study
-from sweep.storage import open_storage
-from sweep.study import LoadedStudy
+from sweep.records.folder import RunFolder
+from sweep.records.reporter import Reporter
+from sweep.running.resume import resume_run
+from sweep.running.runner import run_study
+from sweep.search.optuna_storage import open_storage
+from sweep.study.finding import LoadedStudy
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["backbones.packaged", "sweep.resume"])
+PROCESSES.set_forkserver_preload(["backbones.packaged", "sweep.running.resume"])
 
 FAILED_HONESTLY, INTERRUPTED = 3, 130
 """Exit codes of a process that ended with an error of ours, or by Ctrl-C."""
@@ -126,7 +126,7 @@ def _arm(fault: Fault) -> None:
     if fault.after_seconds is not None:
         threading.Thread(target=_strike, args=(fault.after_seconds, fault.signal), daemon=True).start()
     if fault.snapshots_often:
-        sweep.driver.SAVING_SHARE = math.inf
+        sweep.search.search.SAVING_SHARE = math.inf
     if fault.clock_jumps:
         rng = random.Random(0)
         time.time = lambda: rng.uniform(0, 4e9)

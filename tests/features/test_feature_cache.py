@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 
 from backbones import Transform, load_backbone
-from sweep import feature_store as module
 from sweep.data import Split
 from sweep.errors import SweepError
-from sweep.features import Features, compute_features, feature_key
+from sweep.features import entry as module
+from sweep.features.cache import Features, compute_features, feature_key
 
 N_IMAGES = 10
 

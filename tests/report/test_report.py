@@ -15,11 +15,11 @@ from plotly.graph_objects import Figure
 
 from sweep.errors import SweepError, UsageError
 from sweep.export.selection import winner_of
+from sweep.records.folder import RunFolder
+from sweep.records.results import load_results
 from sweep.report.evidence import winner_on_val
 from sweep.report.figures import confusion_matrix, learning_curves, reliability_diagram
 from sweep.report.write import write_png, write_report
-from sweep.results import load_results
-from sweep.run_folder import RunFolder
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SILENT = [

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from sweep import LaneConfig, Results, Study, load_results
-from sweep.reporter import Reporter, SearchProgress
-from sweep.run_folder import RunFolder
-from sweep.runner import run_study
-from sweep.storage import open_storage
-from sweep.study import LoadedStudy
+from sweep.records.folder import RunFolder
+from sweep.records.reporter import Reporter, SearchProgress
+from sweep.running.runner import run_study
+from sweep.search.optuna_storage import open_storage
+from sweep.study.finding import LoadedStudy
 
 Search = Callable[..., Results]
 

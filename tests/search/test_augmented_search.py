@@ -18,11 +18,11 @@ from backbones.frozen import FrozenBackbone
 from sweep import Results, Study, UsageError, load_results
 from sweep.errors import SweepError
 from sweep.export.write import export_run
-from sweep.preparation import prepare
-from sweep.resume import resume_run
-from sweep.retrain import retrain
-from sweep.run_folder import RunFolder
-from sweep.study import LoadedStudy
+from sweep.records.folder import RunFolder
+from sweep.running.preparation import prepare
+from sweep.running.resume import resume_run
+from sweep.running.retrain import retrain
+from sweep.study.finding import LoadedStudy
 from sweep.verify.verify import verify_trial
 
 CPU = torch.device("cpu")

@@ -12,8 +12,8 @@ from optuna.trial import TrialState
 from torch import Tensor
 
 from sweep import Study, SweepError, UsageError
-from sweep.budget import Budget, duration_text, parse_duration
-from sweep.paired import paired_difference
+from sweep.records.paired import paired_difference
+from sweep.study.budget import Budget, duration_text, parse_duration
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_time_ends_the_search_between_epochs(
 ) -> None:
     """The clock is ours: it stands still but for 10 s an epoch. A target that nobody reaches changes nothing."""
     now = [0.0]
-    monkeypatch.setattr("sweep.driver.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("sweep.search.search.time.perf_counter", lambda: now[0])
     reporter = RecordingReporter()
 
     def tick(epoch: int) -> None:

@@ -10,8 +10,8 @@ from conftest import BASELINE, RecordingReporter, Search, optuna_study
 from optuna.trial import TrialState
 
 from sweep import LaneConfig, Study, UsageError
-from sweep.enqueued import read_enqueued
-from sweep.samplers import SAMPLERS, experiments_allowed
+from sweep.search.samplers import SAMPLERS, experiments_allowed
+from sweep.study.enqueued import read_enqueued
 
 GRID = {"lr": [1e-3, 1e-2, 1e-1], "rank": [1, 2], "loss": ["cross_entropy"]}
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from sweep import Halving, Study, UsageError
-from sweep.engine import Lane, Training
-from sweep.pruning import Arrival, RungTable
+from sweep.search.rungs import Arrival, RungTable
+from sweep.training.engine import Lane, Training
 
 HALVING = Halving(eta=3, first_rung=1)
 

@@ -14,17 +14,17 @@ from conftest import RecordingReporter, Search, optuna_study
 from optuna.trial import TrialState
 
 import sweep.cli
-import sweep.driver
+import sweep.search.search
 from sweep import Halving, Study, UsageError, load_results
-from sweep.ledger import Ledger
-from sweep.proposals import CLONE, Proposals
-from sweep.reporter import Reporter
-from sweep.requests import Inbox, Request, send
-from sweep.resume import resume_run
-from sweep.run_folder import RunFolder
-from sweep.snapshot_files import SnapshotFiles
-from sweep.steering import ask_to_clone, ask_to_stop
-from sweep.study import LoadedStudy
+from sweep.records.folder import RunFolder
+from sweep.records.reporter import Reporter
+from sweep.running.resume import resume_run
+from sweep.running.snapshot_files import SnapshotFiles
+from sweep.search.ledger import Ledger
+from sweep.search.proposals import CLONE, Proposals
+from sweep.search.requests import Inbox, Request, send
+from sweep.search.steering import ask_to_clone, ask_to_stop
+from sweep.study.finding import LoadedStudy
 from sweep.verify.verify import verify_trial
 
 Cli = Callable[..., str]
@@ -138,7 +138,7 @@ def test_requests_survive_a_kill(
     reporter = Asking(at)
     owner, name, n_calls = KILLS[killed_at]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep.driver, "SAVING_SHARE", math.inf)
+        patch.setattr(sweep.search.search, "SAVING_SHARE", math.inf)
         kill_after(patch, owner, name, n_calls)
         with pytest.raises(KeyboardInterrupt):
             search(small_study, reporter=reporter)

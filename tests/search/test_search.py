@@ -15,12 +15,12 @@ from conftest import BASELINE, RecordingReporter, Search, optuna_study, suggest
 from optuna.trial import TrialState
 from safetensors.torch import load_file
 
-import sweep.occupancy
-import sweep.planner
+import sweep.running.planner
+import sweep.search.occupancy
 from sweep import LaneConfig, Study, SweepError, UsageError
-from sweep.engine import EpochResult, Lane, Stack, Training
-from sweep.ledger import MAX_REPORTS
+from sweep.search.ledger import MAX_REPORTS
 from sweep.side_networks import LAST
+from sweep.training.engine import EpochResult, Lane, Stack, Training
 
 TIMES = ["seconds"]
 
@@ -205,7 +205,7 @@ def fitting(monkeypatch: pytest.MonkeyPatch, n_lanes: int, error: Exception, n_e
                 raise type(error)(*error.args)  # a fresh one: a kept error would keep the stack that raised it
             return super().epoch(order, on_step)
 
-    monkeypatch.setattr(sweep.occupancy, "Training", Limited)
+    monkeypatch.setattr(sweep.search.occupancy, "Training", Limited)
     return tried
 
 
@@ -297,7 +297,7 @@ def test_the_plan_stands_beside_what_the_run_took(small_study: Study, search: Se
 def test_auto_takes_the_lanes_that_fit_and_no_more_than_trials(
     small_study: Study, search: Search, monkeypatch: pytest.MonkeyPatch, n_fitting: int, epochs: list[int]
 ) -> None:
-    monkeypatch.setattr(sweep.planner, "lanes_that_fit", lambda *args: n_fitting)
+    monkeypatch.setattr(sweep.running.planner, "lanes_that_fit", lambda *args: n_fitting)
     reporter = RecordingReporter()
     results = search(small_study, n_parallel=None, reporter=reporter)
     assert reporter.epochs == epochs

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.func import vmap
 
 from backbones.stages import Stages
-from sweep.side_networks import cpu_compile
-from sweep.side_networks.cpu_attention import KEYS, MAX_UNROLLED_RANK, attend, attend_backward
-from sweep.side_networks.cpu_tasks import on_threads
-from sweep.side_networks.cpu_trunk import is_compiled, pooled_trunk
-from sweep.side_networks.cpu_vector_math import exp
-from sweep.side_networks.cpu_vectors import VECTOR, load, store
+from sweep.side_networks.cpu import compile as cpu_compile
+from sweep.side_networks.cpu.attention import KEYS, MAX_UNROLLED_RANK, attend, attend_backward
+from sweep.side_networks.cpu.tasks import on_threads
+from sweep.side_networks.cpu.trunk import is_compiled, pooled_trunk
+from sweep.side_networks.cpu.vector_math import exp
+from sweep.side_networks.cpu.vectors import VECTOR, load, store
 from sweep.side_networks.rank_space_trunk import FrozenStreams, trunk
 
 

@@ -5,13 +5,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sweep.batches import StageData
-from sweep.engine import Stack, train
-from sweep.lanes import LaneConfig
+from sweep.features.batches import StageData
 from sweep.side_networks import RankSpaceLAST, torch_kernels
 from sweep.side_networks.attention import attention_of_heads, attention_of_matrices
 from sweep.side_networks.rank_space_trunk import FrozenStreams
 from sweep.side_networks.spec import SideNetworkSpec
+from sweep.study.lane_config import LaneConfig
+from sweep.training.engine import Stack, train
 
 ROUNDING = 2.0**-8
 """The largest relative error of a number rounded to bf16 is half of this."""

@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sweep.batches import StageData, training_batches
-from sweep.engine import train
-from sweep.lanes import LaneConfig
+from sweep.features.batches import StageData, training_batches
 from sweep.side_networks import LAST, PyramidLAST, RankSpacePyramidLAST, trim_rank
-from sweep.side_networks.head import Pool
 from sweep.side_networks.spec import SideNetworkSpec
+from sweep.study.lane_config import LaneConfig, Pool
+from sweep.training.engine import train
 
 N_CLASSES, BATCH, TOKENS = 5, 6, 9
 LABELS = torch.arange(BATCH) % N_CLASSES

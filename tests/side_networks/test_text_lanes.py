@@ -9,13 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.stages import Stages
-from sweep.batches import StageData, training_batches
-from sweep.engine import train
-from sweep.lanes import LaneConfig
-from sweep.plain_loop import train_plainly
+from sweep.features.batches import StageData, training_batches
 from sweep.side_networks import LAST, LinearProbe, RankSpaceLAST, trim_rank
-from sweep.side_networks.head import Pool
 from sweep.side_networks.spec import SideNetworkSpec
+from sweep.study.lane_config import LaneConfig, Pool
+from sweep.training.engine import train
+from sweep.training.plain_loop import train_plainly
 
 WIDTH, N_STAGES, N_CLASSES, TOKENS = 16, 4, 5, 37
 LENGTHS = torch.tensor([37, 1, 20, 7, 33, 2])

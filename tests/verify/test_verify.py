@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 
 import sweep.cli
 from sweep import Halving, LaneConfig, Study, SweepError, UsageError, load_results
-from sweep.reporter import Reporter
-from sweep.run_folder import RunFolder
-from sweep.runner import run_study
-from sweep.study import LoadedStudy
+from sweep.records.folder import RunFolder
+from sweep.records.reporter import Reporter
+from sweep.running.runner import run_study
+from sweep.study.finding import LoadedStudy
 from sweep.verify.verify import Verification, verify_trial
 
 CPU = torch.device("cpu")

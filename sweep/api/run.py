@@ -1,0 +1,206 @@
+"""A run in Python: start one, or open its folder, and look at it.
+
+    import sweep
+
+    run = sweep.run("lr_rank", n_parallel=32, data="./photos")
+    run.trials
+    model = run.best.load()
+
+The command line calls the same function.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import fields
+from datetime import datetime
+from functools import partial
+from itertools import chain, count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweep.api.run_handle import Run, load_run
+from sweep.errors import UsageError
+from sweep.machine.paths import default_cache_dir
+from sweep.records.folder import RunFolder
+from sweep.records.reporter import Reporter
+from sweep.study.budget import Budget, parse_duration
+from sweep.study.declaration import Study
+from sweep.study.enqueued import read_enqueued
+from sweep.study.finding import LoadedStudy, load_study
+
+if TYPE_CHECKING:  # PyTorch and plotly take seconds to import
+    from sweep.data import OnBadImage
+    from sweep.data.suites import Suite
+    from sweep.records.suite_results import SuiteResults
+
+
+AnyStudy = str | Path | Study | LoadedStudy
+
+
+def run(
+    study: AnyStudy,
+    *,
+    n_parallel: int | None = 32,
+    out: str | Path | None = None,
+    time: str | None = None,
+    target: float | None = None,
+    enqueue: str | Path | Sequence[Mapping[str, Any]] = (),
+    storage: str | None = None,
+    device: str | None = None,
+    on_bad_image: "OnBadImage" = "error",
+    reporter: Reporter | None = None,
+    **declared: Any,
+) -> Run:
+    """Train a study's trials together and rank them.
+
+    Args:
+        study: A study's name, such as `"lr_rank"`, the path of a Python file, or a `sweep.Study`; one that is loaded
+            already is not executed again.
+        n_parallel: Trials trained together in one stack; None for as many as fit in memory.
+        out: Run folder to make; `runs/STUDY-TIME` if not given.
+        time: End the search after this long: `"90s"`, `"10m"`, `"1h30m"`.
+        target: End the search when a trial's last epoch reaches this first objective.
+        enqueue: Trials to train first: one mapping of parameters each, or a CSV file of them.
+        storage: An Optuna storage URL; a journal in the run folder if not given.
+        device: As PyTorch names it; the GPU if there is one, else the CPU, if not given.
+        on_bad_image: What to do with an image file that cannot be read: `"error"` stops, `"skip"` leaves it out.
+        reporter: Told what happens; some lines on standard error if not given.
+        **declared: What the study declares, overridden, such as `data="./photos"`, `trials=64` or `epochs=20`; see
+            `sweep.Study`. None leaves the study's own.
+
+    Raises:
+        UsageError: A request that cannot be carried out as given.
+        SweepError: Something failed on the way; what was finished is in the run folder.
+        KeyboardInterrupt: The run was interrupted; `load_run` opens what was finished.
+    """
+    loaded, search = _settled(
+        study,
+        n_parallel=n_parallel,
+        time=time,
+        target=target,
+        enqueue=enqueue,
+        storage=storage,
+        device=device,
+        on_bad_image=on_bad_image,
+        **declared,
+    )
+    if (suite := _suite_of(loaded)) is not None:
+        raise UsageError(f"{suite.name} is several tasks; give it to sweep.run_tasks, or to the command sweep run")
+    folder = Path(out) if out is not None else new_run_path(loaded.name)
+    with _reporting(reporter) as told:
+        search(loaded, out=folder, reporter=told)
+    return load_run(folder, storage=storage)
+
+
+def run_tasks(
+    study: AnyStudy,
+    *,
+    out: str | Path | None = None,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> "SuiteResults":
+    """Run a study on every task of a suite, such as `data="mini-vtab"` or a folder of tasks.
+
+    Each task's winner is trained again on train and val, and tested once. Where the folder holds the same study on the
+    same tasks, stopped half way, it is gone on with.
+
+    Args:
+        study: As of `run`.
+        out: Folder to make, with a run folder a task; `runs/STUDY-TIME` if not given.
+        reporter: As of `run`.
+        **options: All others of `run`, but `storage`: each task keeps its own journal.
+
+    Raises:
+        UsageError: A request that cannot be carried out as given, or the data are one task only.
+        SweepError: Something failed on the way; what was finished is in the folder.
+        KeyboardInterrupt: The run was interrupted; likewise.
+    """
+    from sweep.running.suite import run_suite
+
+    loaded, search = _settled(study, **options)
+    if (suite := _suite_of(loaded)) is None:
+        raise UsageError(f"{loaded.study.data} is one task; give it to sweep.run")
+    if options.get("storage") is not None:
+        raise UsageError(f"--storage is for a single task; {suite.name} keeps a journal in each task's run folder")
+    folder = Path(out) if out is not None else new_run_path(loaded.name)
+    with _reporting(reporter) as told:
+        search = partial(search, reporter=told)
+        return run_suite(loaded, suite, search, out=folder, cache_dir=default_cache_dir(), reporter=told)
+
+
+def names_tasks(study: AnyStudy, data: str | None) -> bool:
+    """Whether a study, with `data` in the place of its own where given, is one of several tasks."""
+    return _suite_of(overridden_study(study, {"data": data})) is not None
+
+
+def _suite_of(loaded: LoadedStudy) -> "Suite | None":
+    from sweep.data.suites import find_suite
+
+    return find_suite(loaded.study.data, default_cache_dir())
+
+
+def _settled(
+    study: AnyStudy,
+    *,
+    n_parallel: int | None = 32,
+    time: str | None = None,
+    target: float | None = None,
+    enqueue: str | Path | Sequence[Mapping[str, Any]] = (),
+    storage: str | None = None,
+    device: str | None = None,
+    on_bad_image: "OnBadImage" = "error",
+    **declared: Any,
+) -> tuple[LoadedStudy, Callable[..., RunFolder]]:
+    """The study, and `run_study` with all but study, folder and reporter settled."""
+    from sweep.running.runner import run_study
+
+    return overridden_study(study, declared), partial(
+        run_study,
+        n_parallel=n_parallel,
+        storage_url=storage,
+        device_name=device,
+        cache_dir=default_cache_dir(),
+        on_bad_image=on_bad_image,
+        budget=Budget(wall_seconds=None if time is None else parse_duration(time), target=target),
+        enqueued=read_enqueued(Path(enqueue)) if isinstance(enqueue, str | Path) else enqueue,
+    )
+
+
+@contextmanager
+def _reporting(reporter: Reporter | None) -> Iterator[Reporter]:
+    """The reporter that was given, or lines on standard error."""
+    from sweep.terminal.console import stderr
+    from sweep.terminal.progress import reporter_for
+
+    if reporter is not None:
+        yield reporter
+        return
+    with closing(reporter_for(stderr)) as shown:
+        yield shown
+
+
+def new_run_path(study_name: str) -> Path:
+    """Where a run goes that was not told: named by the second, and numbered where another began in the same one."""
+    path = Path("runs") / f"{study_name}-{datetime.now():%Y%m%d-%H%M%S}"
+    numbered = (path.with_name(f"{path.name}-{number}") for number in count(2))
+    return next(free for free in chain([path], numbered) if not free.exists())
+
+
+def overridden_study(study: AnyStudy, declared: Mapping[str, Any]) -> LoadedStudy:
+    """A study by name, by file or as it is, with what is declared for one run; None leaves the study's own.
+
+    Raises:
+        UsageError: There is no such study, or a study declares no such thing.
+    """
+    if isinstance(study, LoadedStudy):
+        loaded = study
+    elif isinstance(study, Study):
+        code = getattr(study.suggest, "__code__", None)
+        loaded = LoadedStudy("study", Path(code.co_filename if code else "study"), study)
+    else:
+        loaded = load_study(str(study))
+    known = [f.name for f in fields(Study)]
+    for name in declared:
+        if name not in known:
+            raise UsageError(f"sweep.run() has no argument {name!r}, and a study declares {', '.join(known)}")
+    return LoadedStudy(loaded.name, loaded.path, loaded.study.override(**declared))

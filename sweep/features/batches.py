@@ -1,0 +1,212 @@
+"""Labelled stages on the way into a stack: which images make a batch, and in which order."""
+
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backbones.stages import Stages
+from sweep.machine.seeds import generator
+from sweep.tasks.targets import OF_CLASSES, Target
+
+Batch = tuple[list[Tensor], Tensor]
+"""Stages of some images, each `(B, L, D)` with its own `D`, and their labels as `Target.encode` gives them."""
+
+
+class TrainingData(Protocol):
+    """What side-networks learn from; what is read of an image may differ from one data order to the next."""
+
+    @property
+    def class_counts(self) -> Tensor:
+        """Images of each class or with each label, `(C,)`."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, order: int, indices: Iterable[Tensor], like: Tensor) -> Generator[Batch]:
+        """Read batch after batch; to be closed if it is not read to its end.
+
+        Args:
+            order: The data order that is followed, counted from 1.
+            indices: Which images make each batch, `(B,)`.
+            like: A tensor with the dtype and device to give the stages.
+        """
+
+    def pooled(self, tokens: slice) -> "TrainingData":
+        """The same images with every stage's tokens reduced to one, their mean over `tokens`, in fp32."""
+
+
+class Rows(Protocol):
+    """What is asked of the stages of many images: an array, or something that is read like one along its first axis."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(n, …)`."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of a value."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of all values."""
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class JoinedRows:
+    """Two arrays, one after the other, neither of them copied.
+
+    Args:
+        first: `(n, …)`.
+        second: `(p, …)`, of the same shape otherwise and the same type.
+    """
+
+    def __init__(self, first: Rows, second: Rows):
+        self._first, self._second = first, second
+        self._n_first = first.shape[0]
+        self.shape = (first.shape[0] + second.shape[0], *first.shape[1:])
+        self.dtype = first.dtype
+        self.nbytes = first.nbytes + second.nbytes
+
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        """Rows by a slice or an array of indices, copied."""
+        wanted = np.arange(self.shape[0])[index]
+        rows = np.empty((len(wanted), *self.shape[1:]), self.dtype)
+        in_first = wanted < self._n_first
+        rows[in_first] = self._first[wanted[in_first]]
+        rows[~in_first] = self._second[wanted[~in_first] - self._n_first]
+        return rows
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return chain(self._first, self._second)
+
+
+@dataclass(frozen=True)
+class StageData:
+    """Stages and labels of one split.
+
+    Attributes:
+        stages: As `stored_shape` says, `(n, S, L, D)` for `S` stages of one width; any float type; may be
+            memory-mapped.
+        labels: Class indices, `(n,)`; or 0 and 1, or numbers, `(n, C)`.
+        n_classes: `C`.
+        widths: `D` of every stage; may be left out where they are all the same.
+        target: What the labels are.
+        lengths: Tokens of every text, `(n,)`; None of images.
+    """
+
+    stages: Rows
+    labels: Tensor
+    n_classes: int
+    widths: tuple[int, ...] = field(default=(), kw_only=True)
+    target: Target = field(default=OF_CLASSES, kw_only=True)
+    lengths: Tensor | None = field(default=None, kw_only=True)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def joined(self, other: "StageData") -> "StageData":
+        """These images and then those of `other`; nothing is copied but labels."""
+        stages, labels = JoinedRows(self.stages, other.stages), torch.cat([self.labels, other.labels])
+        if self.lengths is None or other.lengths is None:
+            return self._of(stages, labels)
+        return self._of(stages, labels, torch.cat([self.lengths, other.lengths]))
+
+    def first(self, n_images: int) -> "StageData":
+        """The first so many of these images."""
+        lengths = None if self.lengths is None else self.lengths[:n_images]
+        return self._of(self.stages[:n_images], self.labels[:n_images], lengths)
+
+    @property
+    def class_counts(self) -> Tensor:
+        """Images of each class or with each label, `(C,)`; see `Target.counts`."""
+        return self.target.counts(self.labels, self.n_classes)
+
+    def batches(self, order: int, indices: Iterable[Tensor], like: Tensor) -> Generator[Batch]:
+        """See `TrainingData`; images are the same in every data order."""
+        for wanted in indices:
+            yield self.batch(wanted, like)
+
+    def batch(self, indices: Tensor, like: Tensor) -> Batch:
+        """Read some images.
+
+        Args:
+            indices: Which, `(B,)`.
+            like: A tensor with the dtype and device to give the stages.
+
+        Returns:
+            The stages, each `(B, L, D)` with its own `D`, and the labels as `Target.encode` gives them. Of texts the
+            stages are `Stages`, and end with the longest.
+        """
+        return self.of_stored(self.stored(indices).to(like.device), self.labels[indices], indices, like)
+
+    def stored(self, indices: Tensor) -> Tensor:
+        """Some images as they are stored, `(B, S, L, D)` or as `stored_shape` says, copied to the host's memory."""
+        return torch.from_numpy(self.stages[indices.numpy()])
+
+    def of_stored(self, stored: Tensor, labels: Tensor, indices: Tensor, like: Tensor) -> Batch:
+        """What `batch` gives, of what `stored` gave and has been brought to the device of `like`, and of its labels."""
+        stages = self._with_lengths(apart(stages_first(stored, like), self.widths), indices)
+        return stages, self.target.encode(labels, like)
+
+    def _with_lengths(self, stages: list[Tensor], indices: Tensor) -> list[Tensor]:
+        """The stages of a batch of texts, with how long these are; those of images as they are."""
+        if self.lengths is None:
+            return stages
+        lengths = self.lengths[indices]
+        longest = int(lengths.max())
+        return Stages((stage[:, :longest] for stage in stages), lengths.to(stages[0].device))
+
+    def pooled(self, tokens: slice) -> "StageData":
+        """The same images with every stage's tokens reduced to one, their mean over `tokens`, in fp32.
+
+        Of a text they are `tokens` of those it has.
+        """
+        ends = [None] * len(self) if self.lengths is None else self.lengths.tolist()
+        means = [
+            image[:, :end][:, tokens].mean(1, keepdims=True, dtype=np.float32)
+            for image, end in zip(self.stages, ends, strict=True)
+        ]
+        return self._of(np.stack(means), self.labels)
+
+    def _of(self, stages: Rows, labels: Tensor, lengths: Tensor | None = None) -> "StageData":
+        return StageData(stages, labels, self.n_classes, widths=self.widths, target=self.target, lengths=lengths)
+
+
+def stored_shape(widths: Sequence[int], tokens: int) -> tuple[int, int, int]:
+    """How the stages of an image are stored: `(S, L, D)`, or side by side, `(1, L, Σ D_i)`, where widths differ."""
+    return (len(widths), tokens, widths[0]) if len(set(widths)) == 1 else (1, tokens, sum(widths))
+
+
+def stages_first(stored: Tensor, like: Tensor) -> Tensor:
+    """Stored images `(B, S, L, D)` as `(S, B, L, D)` in the dtype of `like`."""
+    images = stored.transpose(0, 1)
+    return torch.empty(images.shape, dtype=like.dtype, device=stored.device).copy_(images)
+
+
+def apart(stored: Tensor, widths: Sequence[int]) -> list[Tensor]:
+    """The stages, each `(..., D_i)`, of what is stored along the first dimension or, where widths differ, the last."""
+    return list(stored.unbind() if len(set(widths)) <= 1 else stored[0].split(tuple(widths), -1))
+
+
+def training_batches(n_images: int, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:
+    """Indices of one epoch's batches, the same for every lane and every trial of a study.
+
+    Args:
+        n_images: Images of the training split.
+        batch_size: `B`; the last batch of an epoch may be smaller.
+        seed: The study's seed.
+        epoch: Counted from 1; every epoch has its own order.
+    """
+    order = torch.randperm(n_images, generator=generator(seed, "data order", epoch))
+    yield from order.split(batch_size)
+
+
+def n_batches(n_images: int, batch_size: int) -> int:
+    """Batches of an epoch."""
+    return -(-n_images // batch_size)

@@ -1,0 +1,162 @@
+"""What side-networks learn from: cached views that take turns, or features computed for every batch when it is needed.
+
+Either way a lane reads what it would read alone: which view an epoch learns from depends on its data order and on
+nothing else.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backbones import Backbone
+from sweep.data import Split
+from sweep.features.batches import Batch, StageData, TrainingData, apart, stages_first
+from sweep.features.cache import decoded, require_finite, rounded_stages
+from sweep.features.resident import resident_where_it_fits
+from sweep.features.views import TrainingViews
+from sweep.tasks.targets import OF_CLASSES, Target
+
+POOLED_VIEWS = 4
+"""Views that a linear probe learns from where none are cached; each costs a pass of the backbone."""
+
+POOLED_IMAGES = 32
+"""Of one forward pass then."""
+
+
+@dataclass(frozen=True)
+class CachedViews:
+    """Views of the same images, which take turns: data order 1 learns from the first.
+
+    Attributes:
+        views: V of them, all with the same labels.
+    """
+
+    views: tuple[StageData, ...]
+
+    def __len__(self) -> int:
+        return len(self.views[0])
+
+    @property
+    def class_counts(self) -> Tensor:
+        """See `TrainingData`."""
+        return self.views[0].class_counts
+
+    def batches(self, order: int, indices: Iterable[Tensor], like: Tensor) -> Generator[Batch]:
+        """See `TrainingData`."""
+        return self.views[(order - 1) % len(self.views)].batches(order, indices, like)
+
+    def pooled(self, tokens: slice) -> "CachedViews":
+        """See `TrainingData`."""
+        return CachedViews(tuple(view.pooled(tokens) for view in self.views))
+
+
+@dataclass(frozen=True)
+class LiveViews:
+    """Images whose features are computed batch by batch, once for all lanes, and kept nowhere.
+
+    Every data order has a view of its own: the first that of the first cached view, and so on.
+
+    Attributes:
+        views: What is seen of the images.
+        splits: The images, one split after the other.
+        backbone: On `device`.
+        device: Where images are sent.
+        n_classes: `C`.
+        target: What the labels are.
+    """
+
+    views: TrainingViews
+    splits: tuple[Split, ...]
+    backbone: Backbone
+    device: torch.device
+    n_classes: int
+    target: Target = OF_CLASSES
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def labels(self) -> Tensor:
+        """As of `StageData`."""
+        return torch.from_numpy(np.concatenate([split.labels for split in self.splits]))
+
+    @property
+    def class_counts(self) -> Tensor:
+        """See `TrainingData`."""
+        return self.target.counts(self.labels, self.n_classes)
+
+    def batches(self, order: int, indices: Iterable[Tensor], like: Tensor) -> Generator[Batch]:
+        """See `TrainingData`; threads decode the images of a batch while the one before it is trained on."""
+        labels, widths = self.labels, self.backbone.widths
+        with closing(self._stored(order - 1, indices)) as stored:
+            for wanted, values in stored:
+                stages = apart(stages_first(values.to(like.device), like), widths)
+                yield stages, self.target.encode(labels[wanted], like)
+
+    def pooled(self, tokens: slice) -> CachedViews:
+        """See `TrainingData`: the first few views, in memory."""
+        numbers = range(POOLED_VIEWS if self.views.augmentation else 1)
+        return CachedViews(tuple(self._pooled(number, tokens) for number in numbers))
+
+    def _pooled(self, number: int, tokens: slice) -> StageData:
+        widths, places = self.backbone.widths, torch.arange(len(self)).split(POOLED_IMAGES)
+        parts = [
+            StageData(values.cpu().numpy(), wanted, self.n_classes, widths=widths).pooled(tokens).stages[:]
+            for wanted, values in self._stored(number, places)
+        ]
+        return StageData(np.concatenate(parts), self.labels, self.n_classes, widths=widths, target=self.target)
+
+    def _stored(self, number: int, indices: Iterable[Tensor]) -> Generator[tuple[Tensor, Tensor]]:
+        """Batches of one view, as the cache would hold them: which images, `(B,)`, and their features in float16."""
+        split = reduce(Split.joined, [self.views.split(split, number) for split in self.splits])
+        batches = (wanted.tolist() for wanted in indices)
+        with closing(decoded(self.backbone, split, batches)) as ready:
+            for batch, images in ready:
+                values, extremes, _ = rounded_stages(self.backbone, images, self.device)
+                require_finite(values, extremes, batch, self.backbone, split)
+                yield torch.tensor(batch), values
+
+
+def training_data(
+    views: TrainingViews,
+    splits: Sequence[Split],
+    stages_of: Callable[[Split], StageData],
+    *,
+    backbone: Backbone,
+    device: torch.device,
+    n_classes: int,
+    target: Target = OF_CLASSES,
+) -> TrainingData:
+    """What side-networks learn from.
+
+    Args:
+        views: What the study sees of its training images.
+        splits: The images, one split after the other.
+        stages_of: Gives the stages of a split, from the cache where they are there.
+        backbone: On `device`.
+        device: Where images are sent.
+        n_classes: `C`.
+        target: What the labels are.
+    """
+    if views.n_cached == 0:
+        return LiveViews(views, tuple(splits), backbone, device, n_classes, target)
+    return CachedViews(
+        tuple(
+            reduce(StageData.joined, [stages_of(views.split(split, number)) for split in splits])
+            for number in range(views.n_cached)
+        )
+    )
+
+
+def resident_where_they_fit(
+    train: TrainingData, val: StageData, device: torch.device, budget_bytes: int
+) -> tuple[TrainingData, StageData]:
+    """Training data and val with what is stored of them kept on a GPU; see `resident_where_it_fits`."""
+    stored = train.views if isinstance(train, CachedViews) else ()
+    *views, val = resident_where_it_fits([*stored, val], device, budget_bytes)
+    return CachedViews(tuple(views)) if stored else train, val

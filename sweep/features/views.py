@@ -1,0 +1,157 @@
+"""Views of images: what an augmentation makes of an image, the same every time it is asked for.
+
+View `number` of image `index` is a function of the study's seed and of these two numbers: of no batch, order, thread or
+process. A split seen through one view is a `Split` like any other, so the feature cache holds it like any other.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from backbones import Transform
+from backbones.protocol import to_rgb
+from backbones.text_transform import TextTransform
+from sweep.data.base import Split, digest_of
+from sweep.errors import UsageError
+from sweep.machine.seeds import derive_seed, seeded
+from sweep.machine.user_code import line_of
+from sweep.study.augmentation import DEFAULT_VIEWS, NONE, Augment, recipe
+
+if TYPE_CHECKING:
+    from sweep.study.declaration import Study
+
+TRIED_IMAGES, TRIED_VIEWS = 8, 2
+"""What the fingerprint of an augmentation is taken over, and what it is checked on before a run."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """A random change of images, repeatable.
+
+    Attributes:
+        name: For messages.
+        augment: Changes one image.
+        seed: The study's.
+        fingerprint: SHA-256 hex digest over the name and what it made of some images: another recipe, function or
+            version of a library that makes something else of them has another. Empty before it was tried.
+    """
+
+    name: str
+    augment: Augment = field(repr=False)
+    seed: int
+    fingerprint: str = ""
+
+    def tried(self, split: Split) -> "Augmentation":
+        """The same, tried on some images of a split, evenly spaced.
+
+        Raises:
+            UsageError: It fails, gives no image, or another one the second time.
+        """
+        digests = []
+        for index in np.linspace(0, split.n_images - 1, min(TRIED_IMAGES, split.n_images), dtype=int).tolist():
+            for number in range(TRIED_VIEWS):
+                first, second = (_digest(self.view(split, index, number)) for _ in range(2))
+                if first != second:
+                    raise UsageError(
+                        f"{self.name} changes {split.describe(index)} in another way every time; let it draw from "
+                        f"random, numpy.random or torch alone, which sweep seeds"
+                    )
+                digests.append(first)
+        return replace(self, fingerprint=digest_of([self.name, *digests]))
+
+    def view(self, split: Split, index: int, number: int) -> Image.Image:
+        """Decode and change one image; safe to call from several threads.
+
+        Raises:
+            UsageError: The augmentation fails, or gives no image.
+            SweepError: The image cannot be read.
+        """
+        image = to_rgb(split.open(index)).copy()  # a function may change it in place, and a data set may keep it
+        try:
+            with seeded(derive_seed(self.seed, "view", number, index)):
+                changed: object = self.augment(image)
+        except Exception as error:
+            raise UsageError(
+                f"{self.name} failed on {split.describe(index)}: {type(error).__name__}: {error} "
+                f"({line_of(self.augment, error)})"
+            ) from error
+        if not isinstance(changed, Image.Image):
+            raise UsageError(
+                f"{self.name} must give a Pillow image, not {type(changed).__name__}; leave tensors to sweep, which "
+                f"resizes and normalises by itself"
+            )
+        return changed
+
+
+@dataclass(frozen=True)
+class TrainingViews:
+    """Which view of its training images a study learns from, in every data order.
+
+    Attributes:
+        augmentation: None to learn from the images as they are.
+        n_cached: V, views whose features the cache holds, and which take turns from one data order to the next; 0 for
+            a view of its own in every data order, whose features are computed when they are needed.
+    """
+
+    augmentation: Augmentation | None
+    n_cached: int
+
+    @classmethod
+    def of(cls, study: "Study", split: Split, transform: Transform | TextTransform) -> "TrainingViews":
+        """As a study declares them.
+
+        Args:
+            study: Its `augment`, `views`, `cache` and `seed` count.
+            split: Some of its images are tried.
+            transform: Of the study's backbone.
+
+        Raises:
+            UsageError: The study's own function does not work on its images; or it is on texts, which are neither
+                augmented nor read without the cache.
+        """
+        declared, live = study.augment, study.cache == "off"
+        if not isinstance(transform, Transform):
+            if live or declared != NONE:
+                option = "--cache off" if live else "--augment"
+                raise UsageError(f"{option} is for images, and the study is on texts; leave it out")
+            return cls(None, 1)
+        if declared == NONE:
+            return cls(None, 0 if live else 1)
+        if isinstance(declared, str):
+            augmentation = Augmentation(
+                f"augmentation {declared!r}",
+                recipe(declared, transform.image_size, transform.interpolation),
+                study.seed,
+            )
+        else:
+            augmentation = Augmentation("the study's augment", declared, study.seed)
+        return cls(augmentation.tried(split), 0 if live else study.views or DEFAULT_VIEWS)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the augmentation; None without one."""
+        return self.augmentation.fingerprint if self.augmentation else None
+
+    def split(self, split: Split, number: int) -> Split:
+        """A split seen through one view: the same labels in the same order."""
+        augmentation = self.augmentation
+        if augmentation is None:
+            return split
+        return replace(
+            split,
+            name=f"{split.name}, view {number + 1}",
+            opener=lambda index: augmentation.view(split, index, number),
+            fingerprinter=lambda: digest_of(
+                ["view", split.fingerprint, augmentation.fingerprint, str(augmentation.seed), str(number)]
+            ),
+        )
+
+    def cached(self, split: Split) -> list[Split]:
+        """All views of a split whose features the cache holds."""
+        return [self.split(split, number) for number in range(self.n_cached)]
+
+
+def _digest(image: Image.Image) -> str:
+    return digest_of([image.mode, str(image.size), image.tobytes()])

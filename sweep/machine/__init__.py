@@ -1,0 +1,1 @@
+"""What stands on this machine: devices, memory, files, seeds, arithmetic."""

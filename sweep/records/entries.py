@@ -1,0 +1,64 @@
+"""What is asked of a run's record before anything is made of it: the entries that a run writes, with their types."""
+
+from collections.abc import Iterable, Mapping
+from types import UnionType
+from typing import Any
+
+from sweep.errors import SweepError
+from sweep.machine.checked_files import RESTORE, require_entries
+from sweep.records.folder import RunFolder
+from sweep.tasks.kinds import TaskKind
+
+NUMBER = int | float
+METHODS = ("winner", "linear_probe")
+
+SUMMARY: dict[str, type | UnionType] = {
+    "winner.trial": int,
+    "winner.trainable_parameters": int,
+    "linear_probe.n_configurations": int,
+    "linear_probe.stage": int,
+    "n_val_images": int,
+    "n_test_images": int,
+    "configs_per_hour": NUMBER,
+    "ended": str,
+    **{f"n_trials.{state}": int for state in ("complete", "pruned", "fail")},
+    "plan.search_wall_seconds": NUMBER,
+    **{f"wall_seconds.{part}": NUMBER for part in ("features", "search", "training", "linear_probe", "total")},
+}
+CONFIG: dict[str, type | UnionType] = {
+    **dict.fromkeys(("study", "data", "data_notice", "backbone", "backbone_fingerprint", "device", "precision"), str),
+    **dict.fromkeys(("epochs", "batch_size", "seed", "seeds", "max_rank", "group_size", "modules_per_block"), int),
+    **dict.fromkeys(("command", "classes"), list),
+    **dict.fromkeys(("transform", "versions", "splits"), dict),
+    **{f"splits.{split}.images": int for split in ("train", "val", "test")},
+    **{f"splits.{split}.fingerprint": str for split in ("train", "val", "test")},
+}
+
+
+def require_summary(folder: RunFolder, summary: Mapping[str, Any], kind: TaskKind, metrics: Iterable[str]) -> None:
+    """Check the summary of a run that ended.
+
+    Args:
+        folder: The run's, for the message.
+        summary: What was read of it.
+        kind: Of task.
+        metrics: Of the winner and of the probe that are wanted, beside the score that ranks them.
+
+    Raises:
+        SweepError: An entry is missing or of another type.
+    """
+    wanted = dict.fromkeys([kind.score, *metrics])
+    scores = {f"{who}.{split}.{name}": NUMBER for who in METHODS for split in ("val", "test") for name in wanted}
+    require_entries(folder.summary_path, summary, SUMMARY | scores)
+
+
+def require_config(folder: RunFolder, config: Mapping[str, Any]) -> None:
+    """Check what a run wrote about itself.
+
+    Raises:
+        SweepError: An entry is missing or of another type.
+    """
+    require_entries(folder.config_path, config, CONFIG)
+    for name in ("command", "classes"):
+        if not all(isinstance(text, str) for text in config[name]):
+            raise SweepError(f"{folder.config_path} is damaged: its {name} holds more than text{RESTORE}")

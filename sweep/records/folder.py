@@ -1,0 +1,151 @@
+"""The files of a run, written whole or not at all."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from sweep.errors import SweepError, UsageError
+from sweep.machine.paths import write_atomically
+
+if TYPE_CHECKING:  # PyTorch takes a second to import, and tables are read without it
+    from torch import Tensor
+
+CONFIG_FILE, LOCK_FILE = "config.json", "run.lock"
+LOCK_SECONDS = 0.5
+"""To wait for a run's lock: `sweep watch` tries it now and then, for an instant."""
+
+
+class RunFolder:
+    """A folder with everything a run leaves behind.
+
+    Attributes:
+        path: The folder.
+        config_path: The resolved configuration and the versions it ran with.
+        summary_path: The winner, the reference, and where the time went.
+        trials_path: One row a trial.
+        curves_path: One row a trial, epoch and metric.
+        winner_path: The winner's weights, as a plain LAST of its own rank.
+        weights_path: The weights of the best few trials, see `sweep.search.lane_weights`.
+        journal_path: Optuna's storage, unless another was given.
+        snapshots_path: What a run that was killed goes on from, see `sweep.running.snapshot_files`.
+        requests_path: What a user asks of the run meanwhile, see `sweep.search.requests`.
+        lock_path: Held by the process that works on the run.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config_path = path / CONFIG_FILE
+        self.summary_path = path / "summary.json"
+        self.trials_path = path / "trials.parquet"
+        self.curves_path = path / "curves.parquet"
+        self.winner_path = path / "winner.safetensors"
+        self.weights_path = path / "weights.safetensors"
+        self.journal_path = path / "optuna.journal"
+        self.snapshots_path = path / "snapshots"
+        self.requests_path = path / "requests"
+        self.lock_path = path / LOCK_FILE
+
+    @staticmethod
+    def check_free(path: Path) -> None:
+        """Refuse a folder that something is already in; what a run killed at its first step leaves is nothing.
+
+        Raises:
+            UsageError: Something is already there.
+        """
+        if (path / CONFIG_FILE).is_file():
+            raise UsageError(
+                f"the run folder {path} is not empty: a run is in it. Go on with it by sweep resume {path}, or choose "
+                f"another with --out"
+            )
+        leavings = (LOCK_FILE, f"{CONFIG_FILE}.partial")
+        if path.exists() and not (path.is_dir() and all(file.name in leavings for file in path.iterdir())):
+            raise UsageError(f"the run folder {path} is not empty; choose another with --out, or remove it")
+
+    @classmethod
+    def create(cls, path: Path) -> "RunFolder":
+        """Make a new run folder.
+
+        Raises:
+            UsageError: Something is already there.
+            SweepError: The folder cannot be made.
+        """
+        cls.check_free(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SweepError(
+                f"cannot make the run folder {path}: {error.strerror}; choose another with --out"
+            ) from error
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """Open an existing run folder.
+
+        Raises:
+            UsageError: The folder is not a run's.
+        """
+        folder = cls(path)
+        if not folder.config_path.is_file():
+            raise UsageError(f"{path} is not a run folder: it has no {folder.config_path.name}")
+        return folder
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from working on the run meanwhile.
+
+        Raises:
+            UsageError: Another one does.
+            SweepError: The file system has no locks, or refuses.
+        """
+        lock = FileLock(self.lock_path, timeout=LOCK_SECONDS)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise UsageError(
+                f"another process is working on {self.path}; wait for it, or stop it before you resume"
+            ) from error
+        except OSError as error:
+            raise SweepError(f"cannot lock {self.lock_path}: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def is_worked_on(self) -> bool:
+        """Whether a process holds the run's lock; it is tried, so ask where nobody is likely to want it just now."""
+        if not self.lock_path.is_file():
+            return False
+        try:
+            with self.locked():
+                return False
+        except UsageError:
+            return True
+
+    def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
+        """Write a mapping as JSON."""
+        text = json.dumps(value, indent=2, allow_nan=True)
+        self._write(path, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
+
+    def write_table(self, path: Path, table: pd.DataFrame) -> None:
+        """Write a table as parquet."""
+        self._write(path, lambda partial: table.to_parquet(partial, index=False))
+
+    def write_weights(self, path: Path, weights: dict[str, "Tensor"], metadata: dict[str, str]) -> None:
+        """Write weights as safetensors."""
+        from safetensors.torch import save_file
+
+        self._write(path, lambda partial: save_file(weights, partial, metadata))
+
+    @staticmethod
+    def _write(path: Path, write: Callable[[Path], object]) -> None:
+        try:
+            write_atomically(path, write)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise SweepError(f"cannot write {path}: {reason}; free some space, then go on with sweep resume") from error

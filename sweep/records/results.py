@@ -1,0 +1,148 @@
+"""The answer of a run as pandas tables."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sweep.errors import SweepError
+from sweep.machine.checked_files import RESTORE, read_json, read_table
+from sweep.records.folder import RunFolder
+from sweep.study.objectives import Costs, Direction, Objectives, non_dominated_fronts
+from sweep.tasks.kinds import TaskKind, recorded_kind
+
+PARAMETER_PREFIX = "params_"
+ATTRIBUTE_PREFIX = "user_attrs_"
+
+CURVE_COLUMNS = {"trial": float, "replicate": float, "epoch": float, "metric": str, "value": float}
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run found.
+
+    Attributes:
+        trials: One row a trial, best first: `trial`, `state`, one `params_…` column a parameter and one `user_attrs_…`
+            a user attribute; the metrics on val at the last epoch, means over replicates (`val_top1`,
+            `val_mean_class_accuracy`, `val_worst_class_accuracy`, `val_nll`, `val_ece`, the study's own) and
+            `val_top1_std` over replicates; the paired difference in top-1 to the baseline with its 95% interval
+            (`top1_vs_baseline`, `…_low`, `…_high`); for other tasks than of classes what `sweep.tasks.kinds` names
+            instead; `train_loss`, `epochs`, `trainable_parameters`, `inference_seconds`, `seconds` (the trial's share
+            of its stacks' wall time); `lane` and `first_order` (slot and first data order), `seeds` (replicates),
+            `seed` (of the first), `feasible`, `lane_config` (JSON of what `suggest` returned), `stopped`, `failure`.
+            With several objectives `front`: 0 for the Pareto front.
+        curves: One row a `trial`, `replicate`, `epoch` and `metric`, with its `value`.
+        summary: The winner on test, the tuned linear probe, and where the time went; empty if the run did not end.
+        config: What was run: the study's declarations, options, versions.
+    """
+
+    trials: pd.DataFrame
+    curves: pd.DataFrame
+    summary: dict[str, Any]
+    config: dict[str, Any]
+
+    @property
+    def objectives(self) -> dict[str, Direction]:
+        """The study's, in its order: names of columns of `trials`, each with the direction that is better."""
+        objectives: dict[str, Direction] = self.config["objectives"]
+        return objectives
+
+    @property
+    def kind(self) -> TaskKind:
+        """The kind of task."""
+        return recorded_kind(self.config)
+
+
+def load_results(run: str | Path) -> Results:
+    """Read a run folder.
+
+    Args:
+        run: The folder that `sweep run` named at its end.
+
+    Raises:
+        UsageError: The folder is not a run's.
+        SweepError: One of its files is missing or damaged.
+    """
+    folder = RunFolder.open(Path(run))
+    config = read_json(folder.config_path)
+    objectives = recorded_objectives(folder, config)
+    columns = trial_columns(recorded_kind(config)) | dict.fromkeys(objectives, float)
+    if len(objectives) > 1:
+        columns["front"] = float
+    return Results(
+        trials=read_table(folder.trials_path, columns),
+        curves=read_table(folder.curves_path, CURVE_COLUMNS),
+        summary=read_json(folder.summary_path) if folder.summary_path.is_file() else {},
+        config=config,
+    )
+
+
+def recorded_objectives(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, Direction]:
+    """The objectives of a run, each with the direction that is better.
+
+    Args:
+        folder: The run's, for messages.
+        config: Its record.
+
+    Raises:
+        SweepError: The record does not have them.
+    """
+    objectives = config.get("objectives")
+    if (
+        not isinstance(objectives, dict)
+        or not objectives
+        or not all(direction in ("maximize", "minimize") for direction in objectives.values())
+    ):
+        raise SweepError(f"{folder.config_path} is damaged: its objectives are {str(objectives)[:40]}{RESTORE}")
+    return objectives
+
+
+def trial_columns(kind: TaskKind) -> dict[str, type]:
+    """The columns that the trials table of a kind of task has at least, with what they hold."""
+    metrics = (f"val_{name}" for name in kind.metrics)
+    numbers = ("trial", "trainable_parameters", kind.std_column, *kind.paired_columns, *metrics)
+    return {**dict.fromkeys(numbers, float), **dict.fromkeys(("state", "failure", "stopped"), str)}
+
+
+def parameter_columns(trials: pd.DataFrame) -> list[str]:
+    """The columns that hold Optuna's parameters."""
+    return [name for name in map(str, trials.columns) if name.startswith(PARAMETER_PREFIX)]
+
+
+def rank_trials(trials: pd.DataFrame, objectives: Objectives) -> pd.DataFrame:
+    """Sort trials best first, by the last of their epochs; no trial is ranked by the best of them.
+
+    Complete trials come first, feasible before infeasible, then pruned ones, the longest trained first, then all
+    others. Within each: by Pareto front where there are several objectives (column `front`), then by the first
+    objective and the ones after it, ties by the objectives' `tie`, then by number.
+    """
+    keys = pd.DataFrame(
+        {
+            "state": trials["state"].map({"COMPLETE": 0, "PRUNED": 1}).fillna(2),
+            "infeasible": ~trials["feasible"],
+            "epochs": -trials["epochs"],
+        }
+    )
+    if len(objectives.names) > 1:
+        trials = trials.assign(front=_fronts(trials, objectives))
+        keys["front"] = trials["front"]
+    costs = pd.DataFrame(_costs(trials, objectives), index=keys.index)
+    keys = pd.concat([keys, costs, trials[[objectives.tie, "trial"]]], axis=1)
+    return trials.loc[keys.sort_values(list(keys.columns)).index].reset_index(drop=True)
+
+
+def _fronts(trials: pd.DataFrame, objectives: Objectives) -> pd.Series:
+    """The front of every complete, feasible trial; missing for all others."""
+    fronts = pd.Series(np.nan, index=trials.index)
+    ranked = trials[(trials["state"] == "COMPLETE") & trials["feasible"]]
+    if len(ranked):
+        fronts[ranked.index] = non_dominated_fronts(_costs(ranked, objectives))
+    return fronts
+
+
+def _costs(trials: pd.DataFrame, objectives: Objectives) -> Costs:
+    rows = zip(*(trials[name] for name in objectives.names), strict=True)
+    return np.array([objectives.costs(dict(zip(objectives.names, row, strict=True))) for row in rows], dtype=np.float64)

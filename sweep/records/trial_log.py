@@ -1,0 +1,156 @@
+"""Our own record of every trial: full curves and final numbers, from which the tables are written."""
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sweep.records.paired import Difference
+from sweep.records.results import ATTRIBUTE_PREFIX, PARAMETER_PREFIX, parameter_columns, rank_trials
+from sweep.study.objectives import Objectives
+from sweep.tasks.kinds import CLASSES, TaskKind
+
+
+@dataclass
+class TrialRecord:
+    """One trial.
+
+    Attributes:
+        trial: Optuna's number.
+        params: Optuna's parameters.
+        user_attrs: What the study's `suggest` set.
+        feasible: Whether it keeps the constraints that `suggest` set.
+        lane_config: What `suggest` made of them: all fields of its `LaneConfig`.
+        seeds: Of its lanes' initialisations and dropout, one a replicate.
+        trainable_parameters: Of the module at its own rank, padding not counted.
+        inference_seconds: Of the side-network for one image; NaN where the study does not ask for it.
+        lane: Slot of its first replicate.
+        first_order: The data order that its first epoch followed; its later ones follow the next.
+        state: `RUNNING`, `COMPLETE`, `PRUNED` or `FAIL`.
+        failure: Why it failed; empty if it did not.
+        stopped: Why it was pruned; empty if it was not.
+        epochs: Epochs it was measured after.
+        metrics: Of the last of these epochs, means over replicates: `train_loss` and one `val_…` a metric.
+        score_std: Standard deviation of the task's score over replicates; NaN for one.
+        vs_baseline: Paired difference to the baseline after as many epochs, in top-1 for classes.
+        seconds: Its share of its stacks' wall time.
+    """
+
+    trial: int
+    params: dict[str, Any]
+    seeds: list[int]
+    trainable_parameters: int
+    user_attrs: dict[str, Any] = field(default_factory=dict)
+    feasible: bool = True
+    lane_config: dict[str, Any] = field(default_factory=dict)
+    inference_seconds: float = math.nan
+    lane: int = 0
+    first_order: int = 1
+    state: str = "RUNNING"
+    failure: str = ""
+    stopped: str = ""
+    epochs: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    score_std: float = math.nan
+    vs_baseline: Difference | None = None
+    seconds: float = 0.0
+
+    def measured(self) -> dict[str, float]:
+        """Everything that an objective can name."""
+        return {
+            **self.metrics,
+            "trainable_parameters": self.trainable_parameters,
+            "inference_seconds": self.inference_seconds,
+        }
+
+
+class TrialLog:
+    """The records of a run.
+
+    Args:
+        objectives: What ranks trials.
+        kind: Of task.
+
+    Attributes:
+        records: One a trial, in the order in which they entered.
+        curves: Trial, replicate, epoch, metric and value.
+    """
+
+    def __init__(self, objectives: Objectives, kind: TaskKind = CLASSES) -> None:
+        self.objectives, self.kind = objectives, kind
+        self.records: list[TrialRecord] = []
+        self.curves: list[tuple[int, int, int, str, float]] = []
+
+    def measured(
+        self, record: TrialRecord, epoch: int, replicates: Sequence[Mapping[str, float]], seconds: float
+    ) -> None:
+        """Add an epoch's measurements, by metric and one mapping a replicate, and its share of wall time to a trial."""
+        record.epochs = epoch
+        record.metrics = {name: statistics.fmean(m[name] for m in replicates) for name in replicates[0]}
+        if len(replicates) > 1:
+            scores = [m[f"val_{self.kind.score}"] for m in replicates]
+            record.score_std = float(np.std(scores, ddof=1))  # NaN where one is
+        record.seconds += seconds
+        for replicate, metrics in enumerate(replicates):
+            self.curves.extend((record.trial, replicate, epoch, name, value) for name, value in metrics.items())
+
+    def restart(self, record: TrialRecord) -> None:
+        """Forget what was measured of a trial that trains again from its first step."""
+        record.epochs, record.metrics, record.seconds = 0, {}, 0.0
+        record.score_std, record.vs_baseline = math.nan, None
+        self.curves = [row for row in self.curves if row[0] != record.trial]
+
+    def trials_table(self) -> pd.DataFrame:
+        """One row a trial, best first; columns as in `sweep.Results`."""
+        own_metrics = dict.fromkeys(name for record in self.records for name in record.metrics)
+        metrics = [f"val_{name}" for name in self.kind.metrics]
+        metrics += [name for name in own_metrics if name.startswith("val_")]
+        table = pd.DataFrame([_row(record, list(dict.fromkeys(metrics)), self.kind) for record in self.records])
+        parameters = parameter_columns(table)
+        for name in parameters:
+            if table[name].dropna().map(type).nunique() > 1:  # a categorical such as [1, "auto"]
+                table[name] = table[name].map(str, na_action="ignore")
+        others = [name for name in table if name not in parameters]
+        return rank_trials(table[[*others[:2], *parameters, *others[2:]]], self.objectives)
+
+    def curves_table(self) -> pd.DataFrame:
+        """One row a trial, replicate, epoch and metric."""
+        types = {"trial": int, "replicate": int, "epoch": int, "metric": str, "value": float}  # also of no rows
+        return pd.DataFrame(self.curves, columns=list(types)).astype(types)
+
+
+def _row(record: TrialRecord, metrics: Sequence[str], kind: TaskKind) -> dict[str, Any]:
+    difference = record.vs_baseline or Difference(math.nan, math.nan, math.nan)
+    ends = (difference.mean, difference.low, difference.high)
+    return {
+        "trial": record.trial,
+        "state": record.state,
+        **{PARAMETER_PREFIX + name: value for name, value in record.params.items()},
+        **{ATTRIBUTE_PREFIX + name: _plain(value) for name, value in record.user_attrs.items()},
+        **{name: record.metrics.get(name, math.nan) for name in metrics},
+        kind.std_column: record.score_std,
+        **dict(zip(kind.paired_columns, ends, strict=True)),
+        "train_loss": record.metrics.get("train_loss", math.nan),
+        "epochs": record.epochs,
+        "trainable_parameters": record.trainable_parameters,
+        "inference_seconds": record.inference_seconds,
+        "seconds": record.seconds,
+        "lane": record.lane,
+        "first_order": record.first_order,
+        "seeds": len(record.seeds),
+        "seed": record.seeds[0],
+        "feasible": record.feasible,
+        "lane_config": json.dumps(record.lane_config),
+        "stopped": record.stopped,
+        "failure": record.failure,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A user attribute as a table can hold it."""
+    return value if isinstance(value, str | int | float | None) else str(value)

@@ -1,0 +1,151 @@
+"""What the dashboard shows beside Optuna's own: the run's summary as a note, and its files as artifacts."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import optuna
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna.storages import BaseStorage
+from optuna_dashboard import get_note, save_note
+from optuna_dashboard.artifact import get_artifact_path
+
+from sweep.errors import SweepError
+from sweep.export.card import command_line, markdown_text, metric_head, metric_row
+from sweep.export.selection import hyperparameters_of
+from sweep.records.entries import require_config, require_summary
+from sweep.records.folder import RunFolder
+from sweep.records.results import Results
+from sweep.tasks.inputs import kind_of
+
+ARTIFACTS = "artifacts"
+"""Where in the run folder Optuna's artifact store is."""
+
+HARMLESS = ("application/json", "application/octet-stream", "image/jpeg", "image/png", "text/csv", "text/plain")
+"""Types of artifacts that a browser shows or saves, and never runs."""
+
+TOP = 5
+"""Trials that the note lists."""
+
+
+def open_artifacts(folder: RunFolder) -> FileSystemArtifactStore:
+    """The run's artifact store; its folder is made where it is missing.
+
+    Raises:
+        SweepError: The folder cannot be made.
+    """
+    path = folder.path / ARTIFACTS
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise SweepError(f"cannot make the folder {path}: {error.strerror}") from error
+    return FileSystemArtifactStore(path)
+
+
+def unsafe_artifact(storage: BaseStorage) -> str | None:
+    """An artifact that a browser might run, if there is one: the server sends what the storage says that it is."""
+    attributes = []
+    for study in storage.get_all_studies():
+        attributes.append(storage.get_study_system_attrs(study._study_id))
+        attributes += [trial._system_attrs for trial in storage.get_all_trials(study._study_id, deepcopy=False)]
+    for of_owner in attributes:
+        for name, value in of_owner.items():
+            if name.startswith(("artifacts:", "dashboard:artifacts:")) and _type_of(value) not in HARMLESS:
+                return f"the artifact {value!r}"
+    return None
+
+
+def _type_of(described: object) -> str | None:
+    """The type that an artifact is described to be of, if it is described as Optuna does."""
+    try:
+        meta = json.loads(str(described))
+    except (ValueError, RecursionError):
+        return None
+    return str(meta.get("mimetype")) if isinstance(meta, dict) else None
+
+
+def annotate(study: optuna.Study, results: Results, folder: RunFolder, store: FileSystemArtifactStore) -> None:
+    """Give the study of a run that ended its note and artifacts: once, so that a user's edits stay.
+
+    Args:
+        study: The run's, in its storage.
+        results: The run's tables.
+        folder: The run's folder.
+        store: Where artifacts go.
+
+    Raises:
+        SweepError: The run's record is damaged.
+    """
+    if get_note(study):
+        return
+    require_summary(folder, results.summary, results.kind, results.kind.shown)
+    require_config(folder, results.config)
+    with tempfile.TemporaryDirectory() as name:
+        links = {}
+        for path in _files(results, folder, Path(name)):
+            identity = upload_artifact(study_or_trial=study, file_path=str(path), artifact_store=store)
+            links[path.name] = get_artifact_path(study, identity)
+    save_note(study, study_note(results, links))
+
+
+def _files(results: Results, folder: RunFolder, work: Path) -> list[Path]:
+    """What to attach, under names that mean something elsewhere too."""
+    winner = work / f"winner-trial-{results.summary['winner']['trial']}.safetensors"
+    shutil.copy(folder.winner_path, winner)
+    trials = work / "trials.csv"
+    results.trials.to_csv(trials, index=False)
+    return [winner, trials, folder.config_path, folder.summary_path]
+
+
+def study_note(results: Results, links: Mapping[str, str]) -> str:
+    """The run's summary as Markdown.
+
+    Args:
+        results: Of a run that ended.
+        links: Paths on the dashboard by name of file.
+    """
+    config, summary, trials = results.config, results.summary, results.trials
+    winner, probe, kind = summary["winner"], summary["linear_probe"], results.kind
+    n_val, n_test, items = summary["n_val_images"], summary["n_test_images"], kind_of(config)
+    states = ", ".join(f"{number} {state}" for state, number in summary["n_trials"].items() if number)
+    seconds = summary["wall_seconds"]
+    metrics = [
+        *metric_head(kind),
+        metric_row(kind, f"winner, trial {winner['trial']}, {n_val} val {items}", winner["val"], n_val),
+        metric_row(kind, f"winner, trial {winner['trial']}, {n_test} test {items}", winner["test"], n_test),
+        metric_row(kind, f"linear probe, {n_val} val {items}", probe["val"], n_val),
+        metric_row(kind, f"linear probe, {n_test} test {items}", probe["test"], n_test),
+    ]
+    best: list[str] = []
+    for row in trials.head(TOP).to_dict("records"):
+        named = {str(name): value for name, value in row.items()}
+        values = ", ".join(f"{markdown_text(name)} {_number(named[name])}" for name in results.objectives)
+        best.append(
+            f"{len(best) + 1}. trial {named['trial']}: {values}; {_settings(hyperparameters_of(named, trials))}"
+        )
+    sections = [
+        f"## {markdown_text(config['study'])} on {markdown_text(config['data'])}",
+        "\n".join(metrics),
+        f"Ranked by {', then '.join(map(markdown_text, results.objectives))} on val after the last epoch, so the val "
+        f"numbers of the best flatter; test was looked at once, by winner and probe. ± is the standard error over "
+        f"{items}.",
+        "\n".join(best),
+        f"Backbone {markdown_text(config['backbone'])}; {states}; the search ended because "
+        f"{markdown_text(summary['ended'])}. Seconds: features {seconds['features']:.0f}, search "
+        f"{seconds['search']:.0f}, all {seconds['total']:.0f}; "
+        f"{summary['configs_per_hour']:.0f} configurations an hour.",
+        "Files: " + ", ".join(f"[{markdown_text(name)}]({path})" for name, path in links.items()),
+        f"    {command_line(config['command'])}",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _settings(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{markdown_text(name)} = {markdown_text(_number(value))}" for name, value in values.items())
+
+
+def _number(value: object) -> object:
+    """A float with its first digits; a whole number with all of them."""
+    return f"{value:.4g}" if isinstance(value, float) else value

@@ -1,0 +1,205 @@
+"""A run as it stands, from what it has written so far; the run itself may go on in another process."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Set
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from sweep.errors import SweepError
+from sweep.machine.checked_files import RESTORE, read_json, require_entries
+from sweep.records.folder import RunFolder
+from sweep.records.results import recorded_objectives
+from sweep.search.optuna_storage import load_optuna_study
+from sweep.search.proposals import DUPLICATE, LANE
+from sweep.study.objectives import Objectives
+
+CONFIG_ENTRIES = {
+    **dict.fromkeys(("study", "data"), str),
+    **dict.fromkeys(("trials", "epochs", "seeds"), int),
+    "n_parallel": int | str,
+}
+WORDS = {
+    TrialState.RUNNING: "training",
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+IN_TRAINING = ("training", "refilled")
+SILENCE_OF_A_STOPPED_RUN = 10.0
+"""Seconds without a word after which it is looked whether a process still works on the run."""
+
+
+@dataclass(frozen=True)
+class WatchedTrial:
+    """One trial.
+
+    Attributes:
+        number: Optuna's.
+        lane: Slot of its first replicate; None of a trial that waits for one.
+        state: `training`, or `refilled` if it trains in a lane that another trial has left; `complete`, `pruned` or
+            `failed`.
+        epoch: The last that it was measured after; None where the storage does not say, with several objectives.
+        values: Of the first objective, by epoch as far as they are told.
+        params: Its parameters.
+        why: It ended early.
+    """
+
+    number: int
+    lane: int | None
+    state: str
+    epoch: int | None
+    values: list[float]
+    params: dict[str, Any]
+    why: str
+
+    @property
+    def in_training(self) -> bool:
+        """Whether it has not ended."""
+        return self.state in IN_TRAINING
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run at one moment.
+
+    Attributes:
+        title: What is searched on what.
+        objective: The first.
+        trials: Those in training, then those that ended, the last first.
+        n_trials: To be trained at most, with those that the user has asked for meanwhile.
+        n_epochs: Of a trial.
+        counts: Trials by state.
+        lanes: Occupied now.
+        n_parallel: Lanes of the stack; None where the run chose for itself.
+        best: The best complete trial, or the best in training if none is complete; None if nothing is measured.
+        configs_per_hour: So far; None before the first epoch.
+        seconds_left: At that pace; None where there is no pace.
+        silent_seconds: Since the run last wrote to its journal; None for a storage of another kind.
+        ended: Whether the run is over.
+        stopped: Whether it is not, and no process works on it.
+    """
+
+    title: str
+    objective: str
+    trials: list[WatchedTrial]
+    n_trials: int
+    n_epochs: int
+    counts: dict[str, int]
+    lanes: int
+    n_parallel: int | None
+    best: WatchedTrial | None
+    configs_per_hour: float | None
+    seconds_left: float | None
+    silent_seconds: float | None
+    ended: bool
+    stopped: bool
+
+
+class Watcher:
+    """Reads a run again and again.
+
+    Args:
+        folder: The run's.
+        storage_url: The Optuna storage of a run that was given one.
+
+    Raises:
+        UsageError: The storage has to be given and is not, or cannot be opened.
+        SweepError: The run's record or its storage is damaged.
+    """
+
+    def __init__(self, folder: RunFolder, storage_url: str | None) -> None:
+        self.folder = folder
+        self.config = read_json(folder.config_path)
+        require_entries(folder.config_path, self.config, CONFIG_ENTRIES)
+        self.objectives = Objectives(recorded_objectives(folder, self.config))
+        if self.config["epochs"] < 1:
+            raise SweepError(f"{folder.config_path} is damaged: its epochs are {self.config['epochs']}{RESTORE}")
+        self.study = load_optuna_study(folder, storage_url, f"sweep watch {folder.path}")
+        self._where = "the Optuna storage" if storage_url else folder.journal_path
+        self._journal = folder.journal_path if storage_url is None else None
+
+    def look(self, *, goes_on: bool = False) -> RunView:
+        """The run as it stands now.
+
+        Args:
+            goes_on: Whether it is known that a process works on it.
+        """
+        ended = self.folder.summary_path.is_file()  # looked for first: what is read after it is the last word
+        told = self.study.get_trials(deepcopy=False)
+        frozen = [t for t in told if t.state in WORDS and DUPLICATE not in t.user_attrs]
+        left = {_lane(t) for t in frozen if t.state.is_finished()}
+        trials = {t.number: self._watched(t, left) for t in frozen}
+        running = [t for t in trials.values() if t.in_training]
+        over = sorted((t for t in frozen if t.state.is_finished()), key=lambda t: t.datetime_complete or datetime.min)
+        n_epochs = self.config["epochs"]
+        done = len(over) + sum((t.epoch or 0) / n_epochs for t in running)
+        rate = self._trials_a_second(frozen, done)
+        silent = None if self._journal is None else max(0.0, time.time() - self._journal.stat().st_mtime)
+        heard_of = silent is not None and silent < SILENCE_OF_A_STOPPED_RUN
+        n_parallel = self.config["n_parallel"]
+        n_trials = max(self.config["trials"], len(frozen))
+        return RunView(
+            title=f"{self.config['study']} on {self.config['data']}",
+            objective=self.objectives.first,
+            trials=[*running, *(trials[t.number] for t in reversed(over))],
+            n_trials=n_trials,
+            n_epochs=n_epochs,
+            counts=dict(Counter(t.state for t in trials.values())),
+            lanes=len(running) * self.config["seeds"],
+            n_parallel=n_parallel if isinstance(n_parallel, int) else None,
+            best=self._best(list(trials.values())),
+            configs_per_hour=None if rate is None else 3600 * rate,
+            seconds_left=None if rate is None else max(0.0, (n_trials - done) / rate),
+            silent_seconds=silent,
+            ended=ended,
+            stopped=not (ended or goes_on or heard_of or self.folder.is_worked_on()),
+        )
+
+    def _watched(self, trial: FrozenTrial, left: Set[int | None]) -> WatchedTrial:
+        """A trial, of a run in which trials have left these lanes."""
+        lane = _lane(trial)
+        refilled = trial.state == TrialState.RUNNING and lane is not None and lane in left
+        told: Iterable[tuple[int, float]] = trial.intermediate_values.items()
+        curve = trial.user_attrs.get("curve")
+        try:
+            if isinstance(curve, dict):  # of several objectives, told at the end
+                told = zip(curve["epoch"], curve[self.objectives.first], strict=True)
+            values_of = {int(epoch): float(value) for epoch, value in told}
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise SweepError(
+                f"{self._where} is damaged: the curve of trial {trial.number}: {error}{RESTORE}"
+            ) from error
+        why = str(trial.user_attrs.get("failure") or trial.user_attrs.get("stopped") or "")
+        state = "refilled" if refilled else WORDS[trial.state]
+        epoch, values = max(values_of, default=None), [values_of[epoch] for epoch in sorted(values_of)]
+        return WatchedTrial(trial.number, lane, state, epoch, values, trial.params, why)
+
+    def _best(self, trials: list[WatchedTrial]) -> WatchedTrial | None:
+        measured = [t for t in trials if t.values]
+        of_state = [t for t in measured if t.state == "complete"] or [t for t in measured if t.in_training]
+        first = self.objectives.first
+        sign = -1 if self.objectives.directions[first] == "maximize" else 1
+        return min(of_state, key=lambda t: sign * t.values[-1], default=None)
+
+    def _trials_a_second(self, trials: list[FrozenTrial], done: float) -> float | None:
+        """Since the first trial began, up to the last that the run was heard of."""
+        started = [t.datetime_start for t in trials if t.datetime_start is not None]
+        if not started or not done:
+            return None
+        if all(t.state.is_finished() for t in trials):
+            until = max(t.datetime_complete for t in trials if t.datetime_complete is not None)
+        elif self._journal is not None:
+            until = datetime.fromtimestamp(self._journal.stat().st_mtime)
+        else:
+            until = datetime.now()
+        elapsed = (until - min(started)).total_seconds()
+        return done / elapsed if elapsed > 0 else None
+
+
+def _lane(trial: FrozenTrial) -> int | None:
+    lane = trial.user_attrs.get(LANE)
+    return lane if isinstance(lane, int) else None

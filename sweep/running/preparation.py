@@ -1,0 +1,143 @@
+"""What a study needs before its first feature: its request checked, its data and backbone loaded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from backbones import Backbone, load_backbone
+from sweep.data import DataSet, OnBadImage, load_data
+from sweep.errors import UsageError
+from sweep.features.views import TrainingViews
+from sweep.machine.precision import require_fp32_sums
+from sweep.side_networks.spec import SideNetworkSpec
+from sweep.study.declaration import Study
+from sweep.tasks.kinds import TASK_KINDS
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study that can be planned and run.
+
+    Attributes:
+        study: What is searched, on the kind of task that the data make.
+        n_parallel: Lanes of a stack that were asked for; None for as many as fit.
+        device: Where backbone and lanes run.
+        data: The three splits.
+        backbone: On `device`.
+        spec: Shape of the side-networks.
+        views: What they see of their training images.
+        on_bad_image: What was done with image files that cannot be read.
+    """
+
+    study: Study
+    n_parallel: int | None
+    device: torch.device
+    data: DataSet
+    backbone: Backbone
+    spec: SideNetworkSpec
+    views: TrainingViews
+    on_bad_image: OnBadImage
+
+
+def prepare(
+    study: Study,
+    *,
+    n_parallel: int | None,
+    device: torch.device,
+    cache_dir: Path,
+    on_bad_image: OnBadImage = "error",
+) -> Prepared:
+    """Check a request and load what it names.
+
+    Args:
+        study: Declarations overridden where the user asked for it.
+        n_parallel: Lanes of a stack; None for as many as fit in memory.
+        device: Where backbone and lanes run.
+        cache_dir: Root of sweep's cache.
+        on_bad_image: What to do with an image file that cannot be read: stop, or leave it out and say so.
+
+    Raises:
+        UsageError: A request that cannot be carried out as given.
+        SweepError: Data or weights cannot be had.
+    """
+    if n_parallel is not None and n_parallel < 1:
+        raise UsageError(f"--n-parallel must be at least 1, not {n_parallel}; give auto for as many as fit in memory")
+    if n_parallel is not None and n_parallel < study.seeds:
+        raise UsageError(
+            f"--n-parallel {n_parallel} is fewer than the {study.seeds} lanes of one trial (--seeds); "
+            f"raise the one or lower the other"
+        )
+    study.check_baseline()
+    check_precision(study.precision, device)
+    data = load_data(study.data, seed=study.seed, cache_dir=cache_dir, on_bad_image=on_bad_image, task=study.task)
+    study = study.on(TASK_KINDS[data.task])
+    study.check_baseline()
+    backbone = load_backbone(
+        study.backbone,
+        group_size=study.group_size,
+        stages=study.stages,
+        image_size=study.image_size,
+        max_tokens=study.max_tokens,
+        cache_dir=cache_dir,
+        device=device,
+    )
+    if backbone.kind != data.kind:
+        raise UsageError(
+            f"the backbone {backbone.name} reads {backbone.kind}, and the data {data.name} are {data.kind}; give other "
+            f"--data (`sweep data` lists some), or another --backbone (`sweep backbones` does)"
+        )
+    spec = side_network_spec(study, data, backbone)
+    if study.precision == "bf16" and spec.widths:
+        raise UsageError(
+            f"--precision bf16 is for backbones of one width, and the stages of {backbone.name} have several; "
+            f"leave it out"
+        )
+    if study.precision == "bf16" and spec.form == "direct":
+        raise UsageError(
+            f"--precision bf16 is for side-networks in rank space, and at --max-rank {study.max_rank} the direct form "
+            f"costs less, which computes in fp32; leave --precision out, or lower --max-rank"
+        )
+    views = TrainingViews.of(study, data.train, backbone.transform)
+    return Prepared(study, n_parallel, device, data, backbone, spec, views, on_bad_image)
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuse a precision that there is not, or that `device` gains nothing from.
+
+    On a CPU a product in bf16 is slower than in fp32, a hundred times without instructions for it: a run that did not
+    find its GPU should say so, not crawl.
+
+    Raises:
+        UsageError: The precision cannot be had on `device`.
+    """
+    if precision not in ("fp32", "bf16"):
+        raise UsageError(f"--precision must be fp32 or bf16, not {precision!r}")
+    if precision == "bf16":
+        if device.type != "cuda":
+            raise UsageError(f"--precision bf16 is for a GPU, and slower than fp32 on {device}; leave it out")
+        require_fp32_sums()
+
+
+def side_network_spec(study: Study, data: DataSet, backbone: Backbone) -> SideNetworkSpec:
+    """Shape of a study's side-networks.
+
+    Raises:
+        UsageError: The study asks for what the backbone does not have.
+    """
+    if study.pool == "class" and backbone.n_prefix_tokens == 0:
+        raise UsageError(f"--pool class needs a class token, and {backbone.name} has none; use --pool mean")
+    if study.pool == "last" and backbone.kind == "images":
+        raise UsageError(f"--pool last is for texts, and {backbone.name} reads images; use --pool mean")
+    return SideNetworkSpec(
+        width=backbone.width,
+        widths=backbone.widths if len(set(backbone.widths)) > 1 else (),
+        n_stages=len(backbone.stage_indices),
+        n_classes=data.n_classes,
+        n_prefix_tokens=backbone.n_prefix_tokens,
+        modules_per_block=study.modules_per_block,
+        pool=study.pool or ("last" if backbone.causal else "mean"),
+        max_rank=study.max_rank,
+        precision=study.precision,
+        causal=backbone.causal,
+    )

@@ -1,0 +1,137 @@
+"""What a run writes about itself: its configuration before, its summary after."""
+
+import hashlib
+import importlib.metadata
+import platform
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sweep.running.planner import Plan
+from sweep.running.preparation import Prepared
+from sweep.search.hypervolume import hypervolume
+from sweep.search.optuna_storage import shown_url
+from sweep.search.search import Search, Winner
+from sweep.study.budget import Budget
+from sweep.study.finding import LoadedStudy
+from sweep.tasks.targets import Target
+from sweep.training.linear_probe_reference import ProbeResult
+
+PACKAGES = ("sweep", "torch", "torchvision", "timm", "optuna", "numpy", "pandas", "pillow")
+TEXT_PACKAGES = ("transformers", "tokenizers")
+"""What the features of texts depend on besides."""
+
+
+@dataclass
+class WallSeconds:
+    """Where a run's time went.
+
+    Attributes:
+        features: Of the feature pass over all splits.
+        training: Of training and evaluating the stacks.
+        search: Of the whole search, `training` included: proposals, reports and tables on top. Of a run that was
+            resumed, both count what led to its result; the other entries are of the process that ended it.
+        linear_probe: Of tuning the reference.
+        test: Of evaluating the winner.
+        total: From the first step to the summary.
+    """
+
+    features: float = 0.0
+    training: float = 0.0
+    search: float = 0.0
+    linear_probe: float = 0.0
+    test: float = 0.0
+    total: float = 0.0
+
+
+def run_config(
+    loaded: LoadedStudy,
+    prepared: Prepared,
+    storage_url: str | None,
+    budget: Budget,
+    enqueued: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """What was asked for, what it was asked of, and with which versions."""
+    data, backbone = prepared.data, prepared.backbone
+    target = Target.of(data.task, data.train.labels)
+    packages = (*PACKAGES, *TEXT_PACKAGES) if backbone.kind == "texts" else PACKAGES
+    splits = {"train": data.train, "val": data.val, "test": data.test}
+    return {
+        "study": loaded.name,
+        "study_file": str(loaded.path),
+        "study_sha256": file_sha256(loaded.path),
+        "command": [part.replace(storage_url, shown_url(storage_url)) for part in sys.argv]
+        if storage_url
+        else sys.argv,
+        **loaded.study.declarations(),
+        "n_parallel": prepared.n_parallel or "auto",
+        "device": str(prepared.device),
+        "storage": shown_url(storage_url) if storage_url else None,
+        "budget": asdict(budget),
+        "enqueued": [dict(params) for params in enqueued],
+        "on_bad_image": prepared.on_bad_image,
+        "kind": data.kind,
+        "classes": list(data.class_names),
+        "target": {"mean": list(target.mean), "std": list(target.std)},
+        "data_notice": data.notice,
+        "skipped_images": [asdict(skipped) for skipped in data.skipped],
+        "files_left_aside": dict(data.left_aside),
+        "splits": {name: {"images": s.n_images, "fingerprint": s.fingerprint} for name, s in splits.items()},
+        "backbone_fingerprint": backbone.fingerprint,
+        "transform": asdict(backbone.transform),
+        "augment_fingerprint": prepared.views.fingerprint,
+        "versions": {
+            "python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in packages},
+        },
+    }
+
+
+def file_sha256(path: Path) -> str | None:
+    """Of a study's file; None for a study that was made without one."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def run_summary(
+    search: Search,
+    winner: Winner,
+    val_error: dict[str, float],
+    test: dict[str, float],
+    probe: ProbeResult,
+    plan: Plan,
+    seconds: WallSeconds,
+    *,
+    n_test_images: int,
+    n_images_computed: int,
+) -> dict[str, Any]:
+    """The answer: the winner beside the reference, how the search went, and where the time went.
+
+    `val_error` is the standard error of the winner's score on val, where it had to be bootstrapped.
+    """
+    record, records = winner.record, search.ledger.log.records
+    states = Counter(r.state for r in records)
+    return {
+        "winner": {
+            "trial": record.trial,
+            "params": record.params,
+            "trainable_parameters": record.trainable_parameters,
+            "val": {name.removeprefix("val_"): v for name, v in record.metrics.items() if name != "train_loss"}
+            | val_error,
+            "test": test,
+        },
+        "linear_probe": asdict(probe),
+        "ended": search.ended,
+        "n_trials": {state.lower(): states[state] for state in ("COMPLETE", "PRUNED", "FAIL")},
+        "n_repeats_dropped": search.proposals.n_dropped,
+        "occupied_share": search.lanes.occupied_share,
+        "hypervolume": hypervolume(search.proposals.optuna_study),
+        "n_val_images": len(search.lanes.val_data),
+        "n_test_images": n_test_images,
+        "n_images_computed": n_images_computed,
+        "configs_per_hour": 3600 * len(records) / seconds.search,
+        "plan": asdict(plan),
+        "wall_seconds": asdict(seconds),
+    }

@@ -1,0 +1,74 @@
+"""What a run's record names, loaded again: images and backbone, checked to be those that the run had."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backbones import Backbone, load_backbone, recorded_stages
+from backbones.sizes import recorded_size
+from sweep.data import DataSet, OnBadImage, load_data
+from sweep.errors import SweepError
+from sweep.machine.checked_files import RESTORE
+from sweep.records.folder import RunFolder
+from sweep.records.results import Results
+from sweep.tasks.targets import Target, recorded_target
+
+
+def recorded_data(
+    config: Mapping[str, Any], cache_dir: Path, *, splits: Iterable[str], moved_to: str | None = None
+) -> DataSet:
+    """The images of a run.
+
+    Args:
+        config: The run's record.
+        cache_dir: Root of sweep's cache.
+        splits: Names of the splits that have to be those of the run.
+        moved_to: Where the images are now, if not where the record says.
+
+    Raises:
+        UsageError: There is no such data set.
+        SweepError: The images are not those that the run saw.
+    """
+    name = moved_to or config["data"]
+    on_bad_image: OnBadImage = "skip" if config.get("skipped_images") else "error"
+    data = load_data(name, seed=config["seed"], cache_dir=cache_dir, on_bad_image=on_bad_image, task=config.get("task"))
+    for split in splits:
+        if getattr(data, split).fingerprint != config["splits"][split]["fingerprint"]:
+            raise SweepError(f"the {split} {data.kind} of {name} are not those that the run saw")
+    return data
+
+
+def target_of_run(results: Results, folder: RunFolder) -> Target:
+    """What the outputs of a run's side-networks say.
+
+    Raises:
+        SweepError: The record is damaged.
+    """
+    config = results.config
+    try:
+        return recorded_target({**config.get("target", {}), "task": results.kind.name}, len(config["classes"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise SweepError(f"{folder.config_path} is damaged: its target: {error}{RESTORE}") from error
+
+
+def recorded_backbone(config: Mapping[str, Any], cache_dir: Path, device: torch.device | str = "cpu") -> Backbone:
+    """The backbone of a run, on a device.
+
+    Raises:
+        UsageError: There is no such backbone.
+        SweepError: Its weights cannot be had, or are not those that the run had.
+    """
+    backbone = load_backbone(
+        config["backbone"],
+        group_size=config["group_size"],
+        stages=recorded_stages(config.get("stages")),
+        **recorded_size(config["transform"]),
+        cache_dir=cache_dir,
+        device=device,
+        from_record=True,
+    )
+    if backbone.fingerprint != config["backbone_fingerprint"]:
+        raise SweepError(f"the backbone {config['backbone']} is not the one that the run had")
+    return backbone

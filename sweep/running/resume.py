@@ -1,0 +1,181 @@
+"""Going on with a run that was killed, interrupted, or stopped by an error."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from backbones import is_path
+from sweep.errors import SweepError, UsageError
+from sweep.machine.checked_files import RESTORE, read_json, require_entries
+from sweep.machine.device import device_named
+from sweep.records.folder import RunFolder
+from sweep.records.reporter import Reporter
+from sweep.running.preparation import Prepared, prepare
+from sweep.running.record import file_sha256
+from sweep.running.runner import carry_out
+from sweep.search.optuna_storage import mend_journal, require_recorded_url
+from sweep.search.samplers import SAMPLERS
+from sweep.study.augmentation import OWN_FUNCTION, UNDECLARED
+from sweep.study.budget import Budget
+from sweep.study.declaration import DATA_OBJECTS, Study
+from sweep.study.finding import LoadedStudy, load_study, study_names
+from sweep.tasks.kinds import recorded_kind
+
+DECIDED_BY_OPTIONS = (
+    *("trials", "epochs", "batch_size", "backbone", "image_size", "max_tokens", "data", "group_size", "stages", "pool"),
+    "task",
+    *("modules_per_block", "precision", "max_rank", "seeds", "seed", "augment", "views", "cache"),
+)
+"""Declarations that `sweep run` may have overridden: they are taken from the run's record."""
+
+DECIDED_BY_STUDY = ("baseline", "objectives", "metrics", "halving", "grid")
+"""Declarations that only a study's file can change: a run that goes on needs them as they were."""
+
+
+def resume_run(
+    path: Path,
+    study: LoadedStudy | None,
+    *,
+    backbone: str | None = None,
+    storage_url: str | None,
+    cache_dir: Path,
+    reporter: Reporter,
+) -> RunFolder:
+    """Bring a run to its end; its tables will equal those of a run that nobody stopped.
+
+    Trials that were in training go on from the last snapshot. Nothing that a run folder names is executed: a study and
+    a backbone of the user's own have to be given.
+
+    Args:
+        path: The run folder.
+        study: As its file has it now; not needed for a study that comes with sweep.
+        backbone: The file of the run's backbone and its function, `PATH.py:FUNCTION`, if it was the user's own.
+        storage_url: The Optuna storage that the run was given, if it was given one.
+        cache_dir: Root of the feature cache.
+        reporter: Told what happens.
+
+    Returns:
+        The run folder; as it was if the run had ended.
+
+    Raises:
+        UsageError: The folder is no run's, another process works on it, or the study, its data or its backbone is no
+            longer what it was.
+        SweepError: The folder is damaged, or the run failed again.
+        KeyboardInterrupt: The user stopped the run again.
+    """
+    folder = RunFolder.open(path)
+    with folder.locked():
+        if folder.summary_path.is_file():
+            reporter.message(f"the run in {folder.path} has ended; nothing is left to do")
+            return folder
+        config = _read_config(folder)
+        study = study or _packaged(folder, config)
+        _require_backbone(folder, config, backbone or study.study.backbone)
+        loaded = _as_recorded(study, folder, config, reporter)
+        require_recorded_url(folder, storage_url, f"sweep resume {path}")
+        loaded.study.check_enqueued(config["enqueued"])
+        prepared = prepare(
+            loaded.study,
+            n_parallel=None if config["n_parallel"] == "auto" else config["n_parallel"],
+            device=device_named(config["device"]),
+            cache_dir=cache_dir,
+            on_bad_image=config["on_bad_image"],
+        )
+        _check_same_inputs(prepared, folder, config)
+        mend_journal(folder)
+        budget = Budget(wall_seconds=config["budget"]["wall_seconds"], target=config["budget"]["target"])
+        return carry_out(
+            loaded, prepared, folder, storage_url, cache_dir, budget, config["enqueued"], reporter, goes_on=True
+        )
+
+
+def _read_config(folder: RunFolder) -> dict[str, Any]:
+    config = {**UNDECLARED, **read_json(folder.config_path)}
+    entries: dict[str, Any] = {
+        **dict.fromkeys(("study", "backbone", "backbone_fingerprint", "sampler", "device", "on_bad_image"), str),
+        **dict.fromkeys(("splits.train", "splits.val", "splits.test"), dict),
+        **dict.fromkeys(("budget.wall_seconds", "budget.target"), float | int | None),
+        "n_parallel": int | str,
+        "enqueued": list,
+    }
+    require_entries(folder.config_path, config, entries)
+    fixed = all(isinstance(params, dict) for params in config["enqueued"])
+    lanes = isinstance(config["n_parallel"], int) or config["n_parallel"] == "auto"
+    if config["on_bad_image"] not in ("error", "skip") or not fixed or not lanes:
+        raise SweepError(f"{folder.config_path} is damaged{RESTORE}")
+    return config
+
+
+def _packaged(folder: RunFolder, config: dict[str, Any]) -> LoadedStudy:
+    """The study of the recorded name that comes with sweep, if that is what ran."""
+    name = config["study"]
+    if name in study_names():
+        loaded = load_study(name)
+        if str(loaded.path) == config.get("study_file") or file_sha256(loaded.path) == config.get("study_sha256"):
+            return loaded
+    raise UsageError(
+        f"{folder.path} ran the study file {config.get('study_file')}. Run folders may come from anybody, so a study "
+        f"file is run only if you give it: sweep resume {folder.path} --study FILE"
+    )
+
+
+def _require_backbone(folder: RunFolder, config: dict[str, Any], given: str) -> None:
+    """Ask for a backbone that is a file."""
+    if is_path(config["backbone"]) and given != config["backbone"]:
+        raise UsageError(
+            f"{folder.path} ran with the backbone {config['backbone']}. Run folders may come from anybody, so a file "
+            f"is executed only if you give it: sweep resume {folder.path} --backbone {config['backbone']}"
+        )
+
+
+def _as_recorded(loaded: LoadedStudy, folder: RunFolder, config: dict[str, Any], reporter: Reporter) -> LoadedStudy:
+    """The study with what was declared when the run began.
+
+    Raises:
+        UsageError: Its file declares something else now.
+    """
+    overrides = {name: config.get(name) for name in DECIDED_BY_OPTIONS}
+    if overrides["data"] == DATA_OBJECTS:
+        overrides["data"] = None  # the study's own, if its file is given
+    if overrides["augment"] == OWN_FUNCTION:
+        overrides["augment"] = None  # likewise
+        if isinstance(loaded.study.augment, str):
+            raise _changed(loaded, folder, "augment", loaded.study.augment, OWN_FUNCTION)
+    if config["sampler"] in SAMPLERS:
+        overrides["sampler"] = config["sampler"]
+    study: Study = loaded.study.override(**overrides).on(recorded_kind(config))
+    declared = json.loads(json.dumps(study.declarations()))
+    for name in (*DECIDED_BY_STUDY, "sampler", "augment", "views"):
+        if declared[name] != config.get(name):
+            raise _changed(loaded, folder, name, declared[name], config.get(name))
+    if file_sha256(loaded.path) != config.get("study_sha256"):
+        reporter.message(f"note: {loaded.path} is not the file that the run began with; its suggest may differ")
+    return LoadedStudy(loaded.name, loaded.path, study)
+
+
+def _changed(loaded: LoadedStudy, folder: RunFolder, name: str, declared: object, recorded: object) -> UsageError:
+    return UsageError(
+        f"{loaded.path} declares {name} = {declared!r}, and {folder.path} was begun with {recorded!r}; "
+        f"undo the change, or begin a new run"
+    )
+
+
+def _check_same_inputs(prepared: Prepared, folder: RunFolder, config: dict[str, Any]) -> None:
+    """Refuse to go on with other images or weights than those that trials were trained on."""
+    data = prepared.data
+    for name, split in (("train", data.train), ("val", data.val), ("test", data.test)):
+        if split.fingerprint != config["splits"][name].get("fingerprint"):
+            raise UsageError(
+                f"the {name} images of {data.name} are not those that {folder.path} was begun with; "
+                f"put them back, or begin a new run"
+            )
+    if prepared.views.fingerprint != config.get("augment_fingerprint"):
+        raise UsageError(
+            f"the augmentation makes other images of {data.name} than when {folder.path} was begun; undo the change of "
+            f"the study file or of the versions of torchvision and Pillow, or begin a new run"
+        )
+    if prepared.backbone.fingerprint != config["backbone_fingerprint"]:
+        raise UsageError(
+            f"the weights of {prepared.backbone.name} are not those that {folder.path} was begun with; "
+            f"put them back, or begin a new run"
+        )

@@ -1,0 +1,170 @@
+"""The end of a protocol: what was chosen on val is trained again on train and val, and looks at test once."""
+
+import statistics
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from sweep.data import Split
+from sweep.features.batches import StageData, TrainingData
+from sweep.features.cache import compute_features
+from sweep.features.training_data import resident_where_they_fit, training_data
+from sweep.machine.checked_files import read_json, require_entries
+from sweep.machine.memory import available_bytes
+from sweep.machine.seeds import derive_seed
+from sweep.records.folder import RunFolder
+from sweep.running.preparation import Prepared
+from sweep.running.runner import RESIDENT_SHARE
+from sweep.side_networks import trim_rank
+from sweep.tasks.kinds import recorded_kind
+from sweep.tasks.targets import Target
+from sweep.training.engine import Stack, split_logits, train
+from sweep.training.linear_probe_reference import EPOCHS_FACTOR, probe_config
+
+WEIGHTS, RECORD = "retrained.safetensors", "retrained.json"
+CHOSEN = {"winner.trial": int, "winner.params": dict, "linear_probe.stage": int, "linear_probe.lr": int | float}
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """What came out on test.
+
+    Attributes:
+        winner: Metrics on test by name, means over replicates.
+        winner_std: Standard deviation of the task's score over replicates; 0 for one.
+        linear_probe: Metrics of the probe on test.
+        n_train_images: Of train and val together.
+        n_test_images: Of test.
+        wall_seconds: Of training and testing both.
+    """
+
+    winner: dict[str, float]
+    winner_std: float
+    linear_probe: dict[str, float]
+    n_train_images: int
+    n_test_images: int
+    wall_seconds: float
+
+
+def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path) -> Retrained:
+    """Train a run's winner and its tuned linear probe on train and val together, and test each once.
+
+    Configurations, epochs and batch size stay those of the search: with more images, an epoch has more steps. The
+    winner gets as many replicates as the study has, from fresh initialisations. The run folder gets the weights of the
+    first, `retrained.safetensors`, and the numbers, `retrained.json`. A regression's targets keep the scale that they
+    were given on train, which its configurations were chosen under.
+
+    Args:
+        folder: A finished run.
+        prepared: What it ran on; its features are in the cache, but for augmented views of val.
+        cache_dir: Root of sweep's cache.
+
+    Raises:
+        SweepError: The run's summary is damaged, or its files cannot be written.
+    """
+    started = time.perf_counter()
+    study, device = prepared.study, prepared.device
+    summary = read_json(folder.summary_path)
+    require_entries(folder.summary_path, summary, CHOSEN)
+    data, backbone = prepared.data, prepared.backbone
+    target = Target.of(data.task, data.train.labels)
+
+    def stages_of(split: Split) -> StageData:
+        return compute_features(backbone, split, cache_dir=cache_dir, device=device).as_data(data.n_classes, target)
+
+    together = training_data(
+        prepared.views,
+        [data.train, data.val],
+        stages_of,
+        backbone=backbone,
+        device=device,
+        n_classes=data.n_classes,
+        target=target,
+    )
+    val, test = stages_of(data.val), stages_of(data.test)
+
+    winner, std = _retrained_winner(folder, prepared, summary["winner"]["params"], together, val, test)
+
+    tokens = prepared.spec.plain(1).head.tokens
+    stage, lr = summary["linear_probe"]["stage"], float(summary["linear_probe"]["lr"])
+    probe = prepared.spec.pooled_probe(stage, derive_seed(study.seed, "retraining", "linear probe")).to(device)
+    (state,), _ = train(
+        [probe],
+        [probe_config(lr, target.kind)],
+        together.pooled(tokens),
+        val.first(1).pooled(tokens),
+        n_epochs=EPOCHS_FACTOR * study.epochs,
+        batch_size=study.batch_size,
+        seed=study.seed,
+    )
+    probe.load_state_dict(state)
+    of_probe = target.measure(split_logits(Stack([probe]), test.pooled(tokens)), test.labels)
+
+    retrained = Retrained(
+        winner=winner,
+        winner_std=std,
+        linear_probe={name: values[0].item() for name, values in of_probe.items()},
+        n_train_images=len(together),
+        n_test_images=len(test),
+        wall_seconds=time.perf_counter() - started,
+    )
+    folder.write_json(folder.path / RECORD, asdict(retrained))
+    return retrained
+
+
+def _retrained_winner(
+    folder: RunFolder,
+    prepared: Prepared,
+    params: dict[str, Any],
+    together: TrainingData,
+    val: StageData,
+    test: StageData,
+) -> tuple[dict[str, float], float]:
+    """The winner's metrics on test, means over replicates, and the deviation of its score."""
+    study, spec, device = prepared.study, prepared.spec, prepared.device
+    config = study.lane_config(optuna.trial.FixedTrial(params))
+    seeds = [derive_seed(study.seed, "retraining", i) for i in range(study.seeds)]
+    train_data, val_data = resident_where_they_fit(
+        together, val.first(1), device, round(RESIDENT_SHARE * available_bytes(device))
+    )
+    states, _ = train(
+        [spec.lane(config.rank, seed).to(device) for seed in seeds],
+        [config] * study.seeds,
+        train_data,
+        val_data,  # the engine measures every epoch; val is trained on here, so that number is of no use
+        n_epochs=study.epochs,
+        batch_size=study.batch_size,
+        seed=study.seed,
+        lane_seeds=seeds,
+    )
+    modules = []
+    for state in states:
+        module = spec.plain(config.rank)
+        module.load_state_dict(trim_rank(state, config.rank))
+        modules.append(module)
+    folder.write_weights(folder.path / WEIGHTS, modules[0].state_dict(), spec.metadata(config.rank))
+    logits = split_logits(Stack([module.to(device) for module in modules]), test)
+    metrics = test.target.measure(logits, test.labels)
+    std = statistics.pstdev(metrics[test.target.kind.score].tolist())
+    return {name: values.mean().item() for name, values in metrics.items()}, std
+
+
+def read_retrained(folder: RunFolder) -> Retrained | None:
+    """What `retrain` wrote into a run folder; None where nothing is there yet.
+
+    Raises:
+        SweepError: The file is damaged.
+    """
+    path = folder.path / RECORD
+    if not path.is_file():
+        return None
+    value = read_json(path)
+    value.setdefault("winner_std", value.get("winner_top1_std"))  # as it was called when all tasks were of classes
+    names = [field.name for field in fields(Retrained)]
+    numbers = {name: int | float for name in names if name not in ("winner", "linear_probe")}
+    score = recorded_kind(read_json(folder.config_path)).score
+    require_entries(path, value, {**numbers, f"winner.{score}": float, f"linear_probe.{score}": float})
+    return Retrained(**{name: value[name] for name in names})

@@ -1,0 +1,327 @@
+"""A run from names to answer: data, features, search, reference, and one look at the test images."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+
+from sweep.data import OnBadImage, Split
+from sweep.errors import SweepError
+from sweep.features.batches import StageData, TrainingData
+from sweep.features.cache import compute_features
+from sweep.features.training_data import resident_where_they_fit, training_data
+from sweep.machine.checked_files import read_json, read_weights, require_entries
+from sweep.machine.device import device_named
+from sweep.machine.seeds import derive_seed
+from sweep.records.folder import RunFolder
+from sweep.records.reporter import Reporter
+from sweep.running.planner import plan_features, plan_study
+from sweep.running.preparation import Prepared, prepare
+from sweep.running.record import WallSeconds, run_config, run_summary
+from sweep.running.snapshot_files import SnapshotFiles
+from sweep.search.occupancy import Occupancy
+from sweep.search.optuna_storage import check_storage_free, create_optuna_study, shown_url
+from sweep.search.proposals import Proposals
+from sweep.search.requests import Inbox
+from sweep.search.samplers import AskTellSampler, make_sampler
+from sweep.search.search import Search, Winner
+from sweep.search.snapshot import capture, restore
+from sweep.side_networks.spec import SideNetworkSpec
+from sweep.study.augmentation import described
+from sweep.study.budget import Budget
+from sweep.study.declaration import Study
+from sweep.study.finding import LoadedStudy
+from sweep.tasks.kinds import CLASSES
+from sweep.tasks.targets import Target
+from sweep.training.engine import Stack, split_logits
+from sweep.training.linear_probe_reference import tuned_linear_probe
+
+RESIDENT_SHARE = 0.5
+"""Of the memory that a GPU has left beside a stack, what features kept there may take."""
+
+
+@dataclass(frozen=True)
+class _Splits:
+    train: TrainingData
+    val: StageData
+    test: StageData
+    n_computed: int
+
+
+def run_study(
+    loaded: LoadedStudy,
+    *,
+    n_parallel: int | None,
+    out: Path,
+    storage_url: str | None,
+    device_name: str | None,
+    cache_dir: Path,
+    reporter: Reporter,
+    on_bad_image: OnBadImage = "error",
+    budget: Budget | None = None,
+    enqueued: Sequence[Mapping[str, Any]] = (),
+) -> RunFolder:
+    """Run a study and leave its answer in a folder.
+
+    Trials are trained on the train split and compared on val. Test is looked at once, by the winner and by the tuned
+    linear probe.
+
+    Args:
+        loaded: The study, declarations overridden where the user asked for it.
+        n_parallel: Lanes of a stack; None for as many as fit in memory, at most one a trial.
+        out: Run folder to make.
+        storage_url: An Optuna storage; a journal file in the run folder if not given.
+        device_name: As PyTorch names it; the GPU if there is one, else the CPU, if not given.
+        cache_dir: Root of the feature cache.
+        reporter: Told what happens.
+        on_bad_image: What to do with an image file that cannot be read: stop, or leave it out and record it.
+        budget: When to end before all trials are trained; never if not given.
+        enqueued: Parameters of trials to train after the baseline; what one leaves out, the sampler chooses.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UsageError: A request that cannot be carried out as given.
+        SweepError: Something failed on the way; `resume_run` goes on with what is in the run folder.
+        KeyboardInterrupt: The user stopped the run; likewise.
+    """
+    study, budget = loaded.study, budget or Budget()
+    RunFolder.check_free(out)
+    _sampler_of(study)
+    if storage_url is not None:
+        check_storage_free(storage_url, out.resolve().name)
+    device = device_named(device_name)
+    prepared = prepare(study, n_parallel=n_parallel, device=device, cache_dir=cache_dir, on_bad_image=on_bad_image)
+    prepared.study.check_enqueued(enqueued)
+    loaded = replace(loaded, study=prepared.study)
+    folder = RunFolder.create(out)
+    with folder.locked():
+        RunFolder.check_free(out)
+        folder.write_json(folder.config_path, run_config(loaded, prepared, storage_url, budget, enqueued))
+        return carry_out(loaded, prepared, folder, storage_url, cache_dir, budget, enqueued, reporter)
+
+
+def carry_out(
+    loaded: LoadedStudy,
+    prepared: Prepared,
+    folder: RunFolder,
+    storage_url: str | None,
+    cache_dir: Path,
+    budget: Budget,
+    enqueued: Sequence[Mapping[str, Any]],
+    reporter: Reporter,
+    *,
+    goes_on: bool = False,
+) -> RunFolder:
+    """Bring a run from where its folder and its storage have it to its end; arguments and errors as `run_study`.
+
+    Args:
+        loaded: The study.
+        prepared: What it runs on.
+        folder: Has the configuration; the caller holds its lock.
+        storage_url: An Optuna storage; the folder's journal if not given.
+        cache_dir: Root of the feature cache.
+        budget: When to end before all trials are trained.
+        enqueued: Parameters of trials to train after the baseline.
+        reporter: Told what happens.
+        goes_on: Whether an earlier process worked on it.
+    """
+    started, study, seconds = time.perf_counter(), loaded.study, WallSeconds()
+    spec, device = prepared.spec, prepared.device
+    sampler = _sampler_of(study)
+    optuna_study = create_optuna_study(
+        folder.path.resolve().name, storage_url, folder, objectives=study.ranking, sampler=sampler, goes_on=goes_on
+    )
+    reporter.run_opened(folder, storage_url)
+    _announce(prepared, folder, reporter)
+
+    feature_plan = plan_features(prepared, cache_dir)
+    splits = _features(prepared, cache_dir, reporter, seconds)
+
+    plan = plan_study(feature_plan, prepared)
+    reporter.message(
+        f"plan: {plan.search_wall_seconds:.0f} s of search; stacks of up to {plan.n_parallel} lanes, "
+        f"{plan.lanes_that_fit} fit in memory"
+    )
+    left_bytes = plan.available_bytes - plan.shared_bytes - plan.n_parallel * plan.bytes_per_lane
+    train_data, val_data = resident_where_they_fit(
+        splits.train, splits.val, device, round(RESIDENT_SHARE * max(0, left_bytes))
+    )
+    n_parallel = _lanes_of(folder, plan.n_parallel)
+    lanes = Occupancy(study, spec, train_data, val_data, n_parallel=n_parallel, device=device)
+    snapshots = SnapshotFiles(folder.snapshots_path, reporter.message)
+    try:
+        search = Search(
+            Proposals(optuna_study, study, sampler, enqueued),
+            lanes,
+            budget=budget,
+            reporter=reporter,
+            inbox=Inbox(folder),
+            save_tables=partial(_save_tables, folder, spec),
+            save_snapshot=lambda search: snapshots.write(capture(search)),
+        )
+        if (snapshot := snapshots.newest()) is not None:
+            restore(search, snapshot)
+            reporter.message(_taken_up(search))
+        search.run()
+    except (optuna.exceptions.OptunaError, OSError) as error:
+        where = shown_url(storage_url) if storage_url else folder.journal_path
+        raise SweepError(
+            f"the Optuna storage {where} failed: {error}. The tables so far are in {folder.path}; "
+            f"once the storage is back, go on with sweep resume {folder.path}"
+        ) from error
+    seconds.search, seconds.training = search.wall_seconds, search.lanes.training_seconds
+    reporter.message(f"the search ended because {search.ended}")
+    winner = _winner_of(search, folder, loaded)
+
+    reporter.message("reference: tuning a linear probe on the same features")
+    probe_started = time.perf_counter()
+    probe = tuned_linear_probe(
+        spec,
+        splits.train,
+        splits.val,
+        splits.test,
+        n_epochs=study.epochs,
+        batch_size=study.batch_size,
+        seed=study.seed,
+        device=device,
+    )
+    seconds.linear_probe = time.perf_counter() - probe_started
+
+    test_started = time.perf_counter()
+    val_error, test = _evaluated(winner, spec, splits, folder, device)
+    seconds.test = time.perf_counter() - test_started
+    seconds.total = time.perf_counter() - started
+    summary = run_summary(
+        search,
+        winner,
+        val_error,
+        test,
+        probe,
+        plan,
+        seconds,
+        n_test_images=len(splits.test),
+        n_images_computed=splits.n_computed,
+    )
+    folder.write_json(folder.summary_path, summary)
+    return folder
+
+
+def _sampler_of(study: Study) -> AskTellSampler:
+    return make_sampler(
+        study.sampler, seed=derive_seed(study.seed, "sampler"), grid=study.grid, n_objectives=len(study.ranking.names)
+    )
+
+
+def _lanes_of(folder: RunFolder, planned: int) -> int:
+    """Lanes to train at a time: as planned, but in all processes that work on one run as in the first."""
+    config = read_json(folder.config_path)
+    if "lanes" not in config:
+        folder.write_json(folder.config_path, {**config, "lanes": planned})
+        return planned
+    require_entries(folder.config_path, config, {"lanes": int})
+    lanes: int = config["lanes"]
+    return lanes
+
+
+def _save_tables(folder: RunFolder, spec: SideNetworkSpec, search: Search) -> None:
+    """Bring tables and weights so far into the run folder."""
+    folder.write_table(folder.trials_path, search.ledger.log.trials_table())
+    folder.write_table(folder.curves_path, search.ledger.log.curves_table())
+    if (winner := search.winner) is not None:
+        folder.write_weights(folder.winner_path, winner.state, spec.metadata(winner.rank))
+        search.kept.write(folder, spec)
+
+
+def _taken_up(search: Search) -> str:
+    """Where a search goes on, in words."""
+    n_ended = sum(record.state != "RUNNING" for record in search.ledger.log.records)
+    return (
+        f"going on after {search.search_seconds:.0f} s of search: {n_ended} trials have ended, "
+        f"{len(search.lanes.entrants)} are in training"
+    )
+
+
+def _announce(prepared: Prepared, folder: RunFolder, reporter: Reporter) -> None:
+    """Say what the study runs on."""
+    data, backbone, spec = prepared.data, prepared.backbone, prepared.spec
+    reporter.message(f"data: {data.name}, {data.description}")
+    if data.skipped:
+        reporter.message(f"      {len(data.skipped)} unreadable images left out; {folder.config_path} lists them")
+    if data.notice:
+        reporter.message(f"      {data.notice}")
+    reporter.message(
+        f"backbone: {backbone.name}, {backbone.tokens} tokens x {spec.described_widths}, {spec.n_stages} stages"
+    )
+    if views := described(prepared.study.declarations()):
+        reporter.message(f"training images: {views}")
+
+
+def _winner_of(search: Search, folder: RunFolder, loaded: LoadedStudy) -> Winner:
+    """The winner; or `SweepError` where no trial is complete, with the reason and the remedy."""
+    if search.winner is not None:
+        return search.winner
+    if any(record.state == "PRUNED" for record in search.ledger.log.records):
+        raise SweepError(
+            f"the search ended because {search.ended}, before any trial had trained for its {loaded.study.epochs} "
+            f"epochs; the table so far is in {folder.path}. Give more --time, or fewer --epochs"
+        )
+    raise SweepError(
+        f"no trial ended with finite numbers; the reasons stand in the failure column of {folder.trials_path}. "
+        f"Lower the learning rates in {loaded.path}"
+    )
+
+
+def _features(prepared: Prepared, cache_dir: Path, reporter: Reporter, seconds: WallSeconds) -> _Splits:
+    """The stages of all splits, from the cache where they are there."""
+    backbone, data, device = prepared.backbone, prepared.data, prepared.device
+    n_computed, n_images, target = 0, 0, Target.of(data.task, data.train.labels)
+
+    def stages_of(split: Split) -> StageData:
+        nonlocal n_computed, n_images
+        features = compute_features(
+            backbone,
+            split,
+            cache_dir=cache_dir,
+            device=device,
+            on_progress=partial(reporter.features, f"{split.kind} of {split.name}"),
+        )
+        seconds.features += features.wall_seconds
+        n_computed += features.n_computed
+        n_images += split.n_images
+        return features.as_data(data.n_classes, target)
+
+    train = training_data(
+        prepared.views,
+        [data.train],
+        stages_of,
+        backbone=backbone,
+        device=device,
+        n_classes=data.n_classes,
+        target=target,
+    )
+    val, test = stages_of(data.val), stages_of(data.test)
+    if n_computed:
+        reporter.message(f"features: {n_computed} of {n_images} {data.kind} computed in {seconds.features:.0f} s")
+    else:
+        reporter.message(f"features: all {n_images} {data.kind} from the cache, no backbone forward")
+    return _Splits(train, val, test, n_computed)
+
+
+def _evaluated(
+    winner: Winner, spec: SideNetworkSpec, splits: _Splits, folder: RunFolder, device: torch.device
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Read the winner back as a plain LAST: the standard error of its score on val, and its metrics on test."""
+    module = spec.plain(winner.rank)
+    module.load_state_dict(read_weights(folder.winner_path))
+    stack, target = Stack([module.to(device)]), splits.test.target
+    val_error = {}
+    if target.kind is not CLASSES:  # theirs follows from the score
+        val_error = target.standard_error(split_logits(stack, splits.val)[0], splits.val.labels)
+    return val_error, target.measure_one(split_logits(stack, splits.test)[0], splits.test.labels)

@@ -1,0 +1,155 @@
+"""A study over several tasks: each is searched on its own, its winner trained again on train and val and tested once.
+
+Each task is one ordinary run folder below the suite's. The suite's own two files hold one row a task, and what the
+rows are of.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import UnionType
+from typing import Any, Protocol
+
+import pandas as pd
+
+from sweep.data.suites import Suite, Task
+from sweep.errors import UsageError
+from sweep.machine.checked_files import read_json, require_entries
+from sweep.machine.device import device_named
+from sweep.records.entries import METHODS, NUMBER
+from sweep.records.folder import RunFolder
+from sweep.records.reporter import Reporter
+from sweep.records.suite_results import COLUMNS, RECORD, TABLE, SuiteResults, is_suite
+from sweep.running.preparation import Prepared, prepare
+from sweep.running.resume import resume_run
+from sweep.running.retrain import Retrained, read_retrained, retrain
+from sweep.study.finding import LoadedStudy
+from sweep.tasks.kinds import TaskKind, recorded_kind
+
+IN_A_ROW: dict[str, type | UnionType] = {
+    "winner.trial": int,
+    "winner.trainable_parameters": int,
+    "wall_seconds.total": NUMBER,
+}
+"""What a row takes out of a run's summary, beside scores."""
+
+
+class SearchTask(Protocol):
+    """`sweep.running.runner.run_study` with all but the study and its folder settled."""
+
+    def __call__(self, loaded: LoadedStudy, *, out: Path) -> RunFolder:
+        """Run a study and return its run folder."""
+
+
+def run_suite(
+    loaded: LoadedStudy, suite: Suite, search: SearchTask, *, out: Path, cache_dir: Path, reporter: Reporter
+) -> SuiteResults:
+    """Run a study on every task of a suite.
+
+    A folder in which the same study was stopped on the same suite is gone on with: tasks that have ended stay.
+
+    Args:
+        loaded: The study; its data are the suite's.
+        suite: The tasks.
+        search: Runs the study on one task.
+        out: Folder to make; task `NAME` becomes the run folder `out/NAME`.
+        cache_dir: Root of sweep's cache; as for `search`.
+        reporter: Told what happens.
+
+    Raises:
+        UsageError: A request that cannot be carried out as given.
+        SweepError: A task failed; those before it are finished, and in the table.
+        KeyboardInterrupt: The user stopped; the same holds.
+    """
+    results = SuiteResults(pd.DataFrame(columns=list(COLUMNS)), suite.name, suite.missing)
+    if is_suite(out):
+        _require_same(out, loaded, suite)
+    else:
+        RunFolder.check_free(out)
+        RunFolder.create(out)
+    for name, reason in suite.missing.items():
+        reporter.message(f"left out: {name}, {reason}")
+    _write(results, loaded, out)
+    rows: list[dict[str, Any]] = []
+    for number, task in enumerate(suite.tasks, start=1):
+        reporter.message(f"task {number} of {len(suite.tasks)}: {task.name} ({task.group})")
+        study = LoadedStudy(loaded.name, loaded.path, replace(loaded.study, data=task.data))
+        folder = RunFolder(out / task.name)
+        if folder.config_path.is_file():
+            resume_run(folder.path, study, storage_url=None, cache_dir=cache_dir, reporter=reporter)
+        else:
+            search(study, out=folder.path)
+        retrained = read_retrained(folder)
+        if retrained is None:
+            reporter.message("training the winner and the probe again, on train and val")
+            retrained = retrain(folder, _prepared(study, folder, cache_dir), cache_dir)
+        kind = recorded_kind(read_json(folder.config_path))
+        summary = read_json(folder.summary_path)
+        scores = dict.fromkeys((f"{method}.val.{kind.score}" for method in METHODS), NUMBER)
+        require_entries(folder.summary_path, summary, IN_A_ROW | scores)
+        rows.append(_row(task, kind, summary, retrained))
+        results = SuiteResults(pd.DataFrame(rows), suite.name, suite.missing)
+        _write(results, loaded, out)
+    return results
+
+
+def _prepared(loaded: LoadedStudy, folder: RunFolder, cache_dir: Path) -> Prepared:
+    """What a finished run ran on, where it ran."""
+    config = read_json(folder.config_path)
+    require_entries(folder.config_path, config, {"device": str, "on_bad_image": str})
+    return prepare(
+        loaded.study,
+        n_parallel=None,
+        device=device_named(config["device"]),
+        cache_dir=cache_dir,
+        on_bad_image=config["on_bad_image"],
+    )
+
+
+def _require_same(out: Path, loaded: LoadedStudy, suite: Suite) -> None:
+    """Refuse to go on in a folder that was begun with something else."""
+    begun = read_json(out / RECORD)
+    if begun.get("suite") != suite.name or begun.get("declarations") != _declarations(loaded):
+        raise UsageError(
+            f"{out} was begun with another study, other options or other tasks; give the same command to go on, "
+            f"or choose another folder with --out"
+        )
+
+
+def _declarations(loaded: LoadedStudy) -> Any:
+    return json.loads(json.dumps({"study": loaded.name, **loaded.study.declarations()}))
+
+
+def _row(task: Task, kind: TaskKind, summary: Mapping[str, Any], retrained: Retrained) -> dict[str, Any]:
+    score = kind.score
+    return {
+        "task": task.name,
+        "group": task.group,
+        "kind": kind.name,
+        "winner_trial": summary["winner"]["trial"],
+        "winner_parameters": summary["winner"]["trainable_parameters"],
+        f"winner_val_{score}": summary["winner"]["val"][score],
+        f"winner_test_{score}": retrained.winner[score],
+        f"winner_test_{score}_std": retrained.winner_std,
+        f"linear_probe_val_{score}": summary["linear_probe"]["val"][score],
+        f"linear_probe_test_{score}": retrained.linear_probe[score],
+        "n_train": retrained.n_train_images,
+        "n_test": retrained.n_test_images,
+        "seconds": summary["wall_seconds"]["total"] + retrained.wall_seconds,
+    }
+
+
+def _write(results: SuiteResults, loaded: LoadedStudy, out: Path) -> None:
+    folder = RunFolder(out)
+    if len(results.tasks):
+        folder.write_table(out / TABLE, results.tasks)
+    means = {
+        column: {
+            "groups": results.group_means(column).to_dict(),
+            **dict(zip(("group_mean", "flat_mean"), results.means(column), strict=True)),
+        }
+        for column in (f"{method}_test_{kind.score}" for kind in results.kinds for method in METHODS)
+    }
+    record = {"suite": results.suite, "missing": dict(results.missing), "means": means}
+    folder.write_json(out / RECORD, {**record, "declarations": _declarations(loaded)})

@@ -1,0 +1,1 @@
+"""How trials are chosen, trained side by side, and stopped."""

@@ -1,0 +1,164 @@
+"""Optuna's side of a run: its storage and its study."""
+
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from sweep.errors import SweepError, UsageError
+from sweep.machine.checked_files import RESTORE, read_json
+from sweep.records.folder import RunFolder
+from sweep.search.samplers import experiments_allowed
+from sweep.study.objectives import Objectives
+
+
+def open_storage(url: str | None, folder: RunFolder) -> BaseStorage:
+    """The storage of a run: the URL if one was given, else the journal in the run folder.
+
+    A journal is lines of JSON; reading one executes nothing, whoever wrote it. A URL may load a database driver and
+    reach any host, so it comes from the user, never out of a run folder.
+
+    Raises:
+        UsageError: The URL cannot be opened.
+        SweepError: The journal is damaged, or cannot be read.
+    """
+    if url is not None:
+        try:
+            return optuna.storages.get_storage(url)
+        except Exception as error:  # SQLAlchemy, a driver, or the network
+            raise _cannot_open(url, error) from error
+    try:
+        return JournalStorage(JournalFileBackend(str(folder.journal_path)))
+    except OSError as error:
+        raise SweepError(f"cannot open Optuna's journal {folder.journal_path}: {error.strerror}") from error
+    except Exception as error:  # a line that is no JSON, or no entry of a journal
+        raise SweepError(
+            f"Optuna's journal {folder.journal_path} is damaged: {type(error).__name__}: {error}{RESTORE}; "
+            f"its tables are read without it, by sweep results {folder.path}"
+        ) from error
+
+
+def mend_journal(folder: RunFolder) -> None:
+    """Remove from a journal what a process that was killed left in it: half a line, and Optuna's lock.
+
+    Without this Optuna waits half a minute for the lock. The caller holds the run's own lock.
+
+    Raises:
+        SweepError: The file system refuses.
+    """
+    try:
+        if folder.journal_path.is_file():
+            with folder.journal_path.open("rb+") as file:
+                file.truncate(file.read().rfind(b"\n") + 1)
+        folder.journal_path.with_name(f"{folder.journal_path.name}.lock").unlink(missing_ok=True)
+    except OSError as error:
+        raise SweepError(f"cannot mend Optuna's journal {folder.journal_path}: {error.strerror}") from error
+
+
+def shown_url(url: str) -> str:
+    """The URL of a storage as it may be printed and recorded: without its password."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except (ArgumentError, ValueError):
+        return url
+
+
+def open_recorded(folder: RunFolder, url: str | None, command: str) -> BaseStorage:
+    """The storage of a run that was made before.
+
+    Args:
+        folder: The run folder.
+        url: Given by the user, who must if the run's record names one: a run folder may come from anybody.
+        command: What to type, for the message, but for the option.
+
+    Raises:
+        UsageError: The record names a URL and none is given, or it cannot be opened.
+        SweepError: The journal is missing or damaged.
+    """
+    require_recorded_url(folder, url, command)
+    if url is None and not folder.journal_path.is_file():
+        raise SweepError(f"{folder.journal_path} is missing; without it there is nothing to show")
+    return open_storage(url, folder)
+
+
+def require_recorded_url(folder: RunFolder, url: str | None, command: str) -> None:
+    """Ask for the storage that a run's record names; arguments and errors as `open_recorded`."""
+    if url is None and (recorded := read_json(folder.config_path).get("storage")) is not None:
+        raise UsageError(
+            f"{folder.config_path} says that the trials are in the Optuna storage {recorded}. Run folders may come "
+            f"from anybody, so it is opened only if you give it: {command} --storage URL"
+        )
+
+
+def check_storage_free(url: str, name: str) -> None:
+    """Refuse a storage that cannot be opened or has a study of that name, before anything is made.
+
+    Raises:
+        UsageError: With the reason.
+    """
+    try:
+        names = optuna.study.get_all_study_names(optuna.storages.get_storage(url))
+    except Exception as error:  # SQLAlchemy, a driver, or the network
+        raise _cannot_open(url, error) from error
+    if name in names:
+        raise UsageError(f"--storage {shown_url(url)} already holds a study named {name}; choose another --out")
+
+
+def _cannot_open(url: str, error: Exception) -> UsageError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0].replace(url, shown_url(url))
+    return UsageError(f"--storage {shown_url(url)} cannot be opened: {reason}. Give a URL such as sqlite:///trials.db")
+
+
+def load_optuna_study(folder: RunFolder, url: str | None, command: str) -> optuna.Study:
+    """The Optuna study of a run that was made before; arguments as `open_recorded`.
+
+    Raises:
+        UsageError: As `open_recorded`.
+        SweepError: The storage cannot be opened, or no longer holds the study.
+    """
+    storage = open_recorded(folder, url, command)
+    try:
+        names = optuna.study.get_all_study_names(storage)
+        name = folder.path.resolve().name if url else names[0]
+        return optuna.load_study(study_name=name, storage=storage)
+    except Exception as error:
+        where = shown_url(url) if url else folder.journal_path
+        raise SweepError(f"the Optuna storage {where} cannot be read: {error or type(error).__name__}") from error
+
+
+def create_optuna_study(
+    name: str,
+    url: str | None,
+    folder: RunFolder,
+    *,
+    objectives: Objectives,
+    sampler: BaseSampler,
+    goes_on: bool = False,
+) -> optuna.Study:
+    """Make the Optuna study of a run, or find it where a run goes on.
+
+    Args:
+        name: Its name in the storage.
+        url: An Optuna storage; the run's own journal if not given.
+        folder: The run folder.
+        objectives: What trials are told with; the dashboard shows their names.
+        sampler: Proposes trials.
+        goes_on: Whether the study may be there already.
+
+    Raises:
+        UsageError: The storage cannot be opened.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        study_name=name,
+        storage=open_storage(url, folder),
+        sampler=sampler,
+        directions=list(objectives.directions.values()),
+        load_if_exists=goes_on,
+    )
+    with experiments_allowed():
+        study.set_metric_names(objectives.names)
+    return study

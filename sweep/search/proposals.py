@@ -1,0 +1,262 @@
+"""Asking Optuna for configurations worth a lane: none that repeats, or all but repeats, one that was asked before.
+
+When a run goes on after it was killed, Optuna's storage may hold more trials than the run remembers. Those are taken up
+again, one after the other, before anything new is asked for.
+"""
+
+import contextlib
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
+
+from sweep.errors import SweepError, UsageError
+from sweep.machine.seeds import derive_seed
+from sweep.search.samplers import AskTellSampler
+from sweep.study.declaration import Study
+from sweep.study.lane_config import LaneConfig
+
+NEAR = 0.002
+"""Two trials are nearly the same if no parameter differs by more than this share of its range, which leaves room for
+some 500 trials in a space of one continuous parameter."""
+
+SAMPLER_ASKS = 10
+"""Repeats in a row after which proposals are drawn at random: in a small space a sampler keeps to its favourites."""
+
+MOST_ASKS = 100
+"""Repeats in a row after which the space counts as exhausted."""
+
+ENTERED = "trainable_parameters"
+"""The user attribute that a trial gets last when it enters the search, with all its parameters drawn."""
+
+LANE = "lane"
+"""The user attribute of a trial that trains or has trained: the slot of its first replicate."""
+
+CLONE = "clone_of"
+"""The user attribute of a trial that the user asked for meanwhile: the number of the trial that it varies."""
+
+DUPLICATE = "duplicate_of"
+"""The user attribute of a repeat: the number of the trial that it repeats."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A trial that Optuna was asked for, and what the study's `suggest` made of it.
+
+    Attributes:
+        number: Optuna's.
+        config: The lane's.
+        params: What `suggest` asked for, by name.
+        distributions: Where its values come from, by name.
+        user_attrs: What `suggest` set.
+        feasible: Whether the constraints that `suggest` set are kept.
+        trial: Where Optuna is told what becomes of it; None if it knows how the trial ended.
+        known: What the storage held of a trial that an earlier process asked for.
+    """
+
+    number: int
+    config: LaneConfig
+    params: dict[str, Any]
+    distributions: dict[str, BaseDistribution]
+    user_attrs: dict[str, Any]
+    feasible: bool
+    trial: optuna.Trial | None
+    known: FrozenTrial | None = None
+
+
+class Proposals:
+    """The trials of a search, one after the other: the baseline, those that were enqueued, then the sampler's.
+
+    Args:
+        optuna_study: Empty, or as an earlier process left it.
+        study: What is searched.
+        sampler: The Optuna study's.
+        enqueued: Parameters of trials that follow the baseline; what one leaves out, the sampler chooses.
+
+    Attributes:
+        n_asked: Trials asked for, repeats included.
+        n_dropped: Those that were repeats; Optuna was told that they failed, with `duplicate_of` as an attribute.
+        n_clones: Variations of trials that the user has asked for.
+        exhausted: Whether nothing new is left.
+    """
+
+    def __init__(
+        self,
+        optuna_study: optuna.Study,
+        study: Study,
+        sampler: AskTellSampler,
+        enqueued: Iterable[Mapping[str, Any]] = (),
+    ):
+        self.optuna_study = optuna_study
+        self.study = study
+        self.sampler = sampler
+        self.n_asked = 0
+        self.n_dropped = 0
+        self.n_clones = self._n_clones_asked = 0
+        self.exhausted = False
+        self._accepted: list[Proposal] = []
+        self._of_config: dict[LaneConfig, int] = {}
+        self._random = AskTellSampler(lambda seed: RandomSampler(seed=seed), derive_seed(study.seed, "repeats"))
+        recorded = optuna_study.get_trials(deepcopy=False)
+        self._recorded = deque(trial for trial in recorded if trial.state != TrialState.WAITING)
+        sampler.catch_up(optuna_study)
+        for params in [study.baseline, *enqueued][len(recorded) :]:
+            optuna_study.enqueue_trial(dict(params))
+
+    @property
+    def clone_is_next(self) -> bool:
+        """Whether the user has asked for a trial that was not proposed yet."""
+        return self._n_clones_asked < self.n_clones
+
+    def add_clone(self, of_trial: int, params: Mapping[str, Any]) -> None:
+        """Have a trial of the user's proposed before all others.
+
+        Args:
+            of_trial: Number of the trial that it is a variation of.
+            params: All of its parameters; the sampler chooses what is missing.
+        """
+        self.n_clones += 1
+        held = sum(CLONE in trial.user_attrs for trial in self.optuna_study.get_trials(deepcopy=False))
+        if held < self.n_clones:  # else an earlier process was killed after it had done this
+            self.optuna_study.enqueue_trial(dict(params), user_attrs={CLONE: of_trial})
+
+    def recall(self, n_asked: int) -> dict[int, Proposal]:
+        """What `next` gave an earlier process in the course of its first so many trials, by number.
+
+        Raises:
+            SweepError: The storage no longer holds these trials.
+            UsageError: The study does not take them any more.
+        """
+        n_held = self._recorded[-1].number + 1 if self._recorded else 0
+        if n_held < n_asked:
+            raise SweepError(
+                f"the Optuna storage holds {n_held} trials, and this run had asked for {n_asked}. Give the storage "
+                f"that it ran with, or run the study again with another --out"
+            )
+        accepted = {}
+        while self.n_asked < n_asked:
+            proposal = self._take_up(at_random=False)
+            if proposal is not None and self._is_new(proposal):
+                accepted[proposal.number] = proposal
+        return accepted
+
+    def next(self, *, clones_only: bool = False) -> Proposal | None:
+        """A configuration that was not proposed before; None if none can be found.
+
+        Args:
+            clones_only: Propose nothing but what the user has asked for by `add_clone`.
+
+        Raises:
+            UsageError: The study proposes what cannot be trained.
+        """
+        n_repeats = 0
+        while n_repeats < MOST_ASKS:
+            at_random = n_repeats >= SAMPLER_ASKS and not self.sampler.enumerates
+            if clones_only and not self.clone_is_next:
+                return None
+            if self._recorded:
+                proposal = self._take_up(at_random)
+            elif self.sampler.exhausted and not self.clone_is_next:
+                break
+            else:
+                proposal = self._ask(at_random)
+            if proposal is not None:
+                if self._is_new(proposal):
+                    return proposal
+                n_repeats += 1
+        self.exhausted = True
+        return None
+
+    def _ask(self, at_random: bool) -> Proposal:
+        """A new trial."""
+        with self._sampling_with(self._random if at_random else self.sampler):
+            trial = self.optuna_study.ask()
+            self.n_asked = trial.number + 1
+            return self._proposal(trial, trial)
+
+    def _take_up(self, at_random: bool) -> Proposal | None:
+        """The next trial that an earlier process asked for; None for one that its `suggest` failed on."""
+        known = self._recorded.popleft()
+        self.n_asked = known.number + 1
+        params, trial = known.params, None
+        drawn = ENTERED in known.user_attrs or DUPLICATE in known.user_attrs
+        if known.state.is_finished():
+            if not drawn:
+                return None
+        elif drawn:
+            with self._sampling_with(RandomSampler()):  # has nothing to sample
+                trial = optuna.trial.Trial(self.optuna_study, known._trial_id)
+        else:
+            with self._sampling_with(self._random if at_random else self.sampler):
+                trial = optuna.trial.Trial(self.optuna_study, known._trial_id)
+                self.study.lane_config(trial)
+                params = trial.params
+        asked = FixedTrial(params, known.number)
+        if CLONE in known.user_attrs:
+            asked.set_user_attr(CLONE, known.user_attrs[CLONE])
+        return self._proposal(asked, trial, known)
+
+    @contextlib.contextmanager
+    def _sampling_with(self, sampler: BaseSampler) -> Iterator[None]:
+        self.optuna_study.sampler = sampler
+        try:
+            yield
+        finally:
+            self.optuna_study.sampler = self.sampler
+
+    def _proposal(
+        self, asked: optuna.Trial | FixedTrial, trial: optuna.Trial | None, known: FrozenTrial | None = None
+    ) -> Proposal:
+        """Let the study make a lane's configuration of a trial."""
+        try:
+            config = self.study.lane_config(asked)
+        except UsageError:
+            if trial is not None and known is None:
+                self.optuna_study.tell(trial, state=TrialState.FAIL)
+            raise
+        feasible = all(value <= 0 for value in asked.constraints.values())
+        params, distributions, user_attrs = dict(asked.params), dict(asked.distributions), dict(asked.user_attrs)
+        return Proposal(asked.number, config, params, distributions, user_attrs, feasible, trial, known)
+
+    def _is_new(self, proposal: Proposal) -> bool:
+        """Accept a proposal, unless it repeats another; Optuna is told that a repeat failed."""
+        is_clone = CLONE in proposal.user_attrs
+        self._n_clones_asked += is_clone
+        twin = self._of_config.get(proposal.config) if is_clone else self._twin(proposal)
+        if twin is None:
+            self._accepted.append(replace(proposal, trial=None, known=None))  # what Optuna holds of it is large
+            self._of_config[proposal.config] = proposal.number
+            return True
+        if proposal.trial is not None:
+            proposal.trial.set_user_attr(DUPLICATE, twin)
+            self.optuna_study.tell(proposal.trial, state=TrialState.FAIL)
+        self.n_dropped += 1
+        return False
+
+    def _twin(self, proposal: Proposal) -> int | None:
+        """Number of a trial that this one repeats."""
+        if proposal.config in self._of_config:
+            return self._of_config[proposal.config]
+        return next((other.number for other in self._accepted if _nearly_alike(proposal, other)), None)
+
+
+def _nearly_alike(a: Proposal, b: Proposal) -> bool:
+    if a.params.keys() != b.params.keys() or not a.params:
+        return False
+    return all(_distance(a.distributions[name], value, b.params[name]) <= NEAR for name, value in a.params.items())
+
+
+def _distance(distribution: BaseDistribution, a: Any, b: Any) -> float:
+    """Between two values, as a share of the distribution's range; categories are alike or infinitely far apart."""
+    if not isinstance(distribution, FloatDistribution | IntDistribution):
+        return 0.0 if a == b else math.inf
+    if distribution.single():
+        return 0.0
+    scale = math.log if distribution.log else float
+    return abs(scale(a) - scale(b)) / (scale(distribution.high) - scale(distribution.low))

@@ -1,0 +1,135 @@
+"""Optuna's samplers by name, or any sampler object, made fit for a search that asks and tells by itself.
+
+A search can be killed at any instant and goes on in another process, where it must be proposed the same trials. So a
+sampler by name keeps no random state: whatever it draws for a trial comes from the study's seed and the trial's number,
+and what it knows comes from Optuna's storage.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from sweep.errors import UsageError
+from sweep.machine.seeds import derive_seed
+
+_BY_NAME: dict[str, Callable[[int], BaseSampler]] = {
+    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
+    "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
+    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+    "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
+    "qmc": lambda seed: optuna.samplers.QMCSampler(seed=seed, warn_independent_sampling=False),
+    "cmaes": lambda seed: optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
+}
+SAMPLERS = (*_BY_NAME, "grid")
+ONE_OBJECTIVE = ("cmaes",)
+
+
+@contextlib.contextmanager
+def experiments_allowed() -> Iterator[None]:
+    """Optuna warns of whatever may still change between its versions; ours is pinned."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+class AskTellSampler(BaseSampler):
+    """A sampler that draws by the trial's number, and whose wish to end the study is noted instead of raised.
+
+    Samplers of finite spaces call `Study.stop`, which Optuna forbids outside `Study.optimize`.
+
+    Args:
+        sampler_of: The sampler that draws with a seed; always the same object if it has random state of its own.
+        seed: What the seeds of all draws are derived from.
+
+    Attributes:
+        enumerates: Whether it goes through a finite space.
+        exhausted: Whether it has asked to end the study.
+    """
+
+    def __init__(self, sampler_of: Callable[[int], BaseSampler], seed: int):
+        self._sampler_of = sampler_of
+        self._seed = seed
+        with experiments_allowed():
+            self._any = sampler_of(seed % 2**32)
+        self.enumerates = isinstance(self._any, GridSampler | BruteForceSampler)
+        self.exhausted = False
+
+    def catch_up(self, study: optuna.Study) -> None:
+        """Note what an earlier process may have been told of a study that goes on."""
+        self.exhausted = isinstance(self._any, GridSampler) and self._any.is_exhausted(study)
+
+    def _for(self, trial: FrozenTrial, purpose: str) -> BaseSampler:
+        with experiments_allowed():
+            return self._sampler_of(derive_seed(self._seed, purpose, trial.number) % 2**32)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """As `BaseSampler`."""
+        return self._for(trial, "relative").infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """As `BaseSampler`."""
+        return self._for(trial, "relative").sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """As `BaseSampler`; a parameter's draw does not depend on which others were drawn before."""
+        sampler = self._for(trial, f"parameter {param_name}")
+        return sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """As `BaseSampler`."""
+        self._for(trial, "before").before_trial(study, trial)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """As `BaseSampler`, with `Study.stop` noted."""
+        try:
+            self._for(trial, "after").after_trial(study, trial, state, values)
+        except RuntimeError as error:
+            if "Study.stop" not in str(error):
+                raise
+            self.exhausted = True
+
+
+def make_sampler(
+    sampler: str | BaseSampler, *, seed: int, grid: Mapping[str, Sequence[Any]] | None, n_objectives: int
+) -> AskTellSampler:
+    """The sampler of a study.
+
+    Args:
+        sampler: One of `SAMPLERS`, or an object of Optuna's or of the user's own, which brings its own seed; what such
+            an object keeps in memory is lost when a run is killed.
+        seed: For a sampler by name.
+        grid: Values by parameter, for `grid`.
+        n_objectives: Of the study.
+
+    Raises:
+        UsageError: The name is unknown, or its sampler cannot serve this study.
+    """
+    if isinstance(sampler, BaseSampler):
+        return AskTellSampler(lambda _: sampler, seed)
+    if sampler in ONE_OBJECTIVE and n_objectives > 1:
+        raise UsageError(
+            f"--sampler {sampler} serves one objective, and the study has {n_objectives}; give tpe, gp, nsga2 or random"
+        )
+    if sampler == "grid":
+        if not grid:
+            raise UsageError(
+                "--sampler grid needs values: declare grid={'lr': [1e-4, 1e-3], …} in the study, one list a parameter"
+            )
+        values = {name: list(grid[name]) for name in grid}
+        # one seed for all draws: the numbers of the grid's points hang on it
+        return AskTellSampler(lambda _: optuna.samplers.GridSampler(values, seed=seed % 2**32), seed)
+    if sampler not in _BY_NAME:
+        raise UsageError(f"--sampler must be one of {', '.join(SAMPLERS)}, not {sampler!r}")
+    return AskTellSampler(_BY_NAME[sampler], seed)

@@ -1,0 +1,327 @@
+"""The search: Optuna proposes configurations, a stack trains them together, the results are told back.
+
+At the end of every epoch trials end: at a rung, after their last epoch, or because they broke. Their lanes take new
+trials before the next epoch, proposed with all that is known, while the other lanes go on.
+
+Between two epochs the search can be written to disk (`sweep.search.snapshot`) and continued by another process: what
+follows depends only on its attributes and on what Optuna's storage remembers.
+"""
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from sweep.errors import UsageError
+from sweep.machine.memory import is_out_of_memory
+from sweep.records.paired import paired_difference
+from sweep.records.reporter import Reporter
+from sweep.records.trial_log import TrialRecord
+from sweep.search.lane_weights import KEPT_TRIALS, KeptWeights, LaneWeights
+from sweep.search.latency import INFERENCE_SECONDS, LatencyMeter
+from sweep.search.ledger import Entrant, Ledger
+from sweep.search.occupancy import Occupancy
+from sweep.search.proposals import CLONE, Proposals
+from sweep.search.requests import Inbox
+from sweep.search.rungs import Arrival, RungTable
+from sweep.side_networks import trim_rank
+from sweep.study.budget import Budget, duration_text
+from sweep.training.engine import EpochResult
+from sweep.training.measurement import measure_lanes
+
+SAVING_SHARE = 0.02
+"""Of the wall time, what bringing tables and snapshots to disk may take while trials train."""
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The best complete trial so far.
+
+    Attributes:
+        record: Its numbers.
+        rank: Of its side-network.
+        state: Weights of its first replicate, as a `state_dict` of a plain LAST of its own rank.
+    """
+
+    record: TrialRecord
+    rank: int
+    state: dict[str, Tensor]
+
+
+class Search:
+    """One study's trials.
+
+    Args:
+        proposals: Where trials come from.
+        lanes: Where they train; of the same study.
+        budget: When to end, beside the study's number of trials.
+        reporter: Told what happens.
+        inbox: What the user asks for meanwhile.
+        save_tables: Called with the search to bring its tables and winner to disk.
+        save_snapshot: Called with the search between two epochs, to bring to disk all that it needs to go on.
+
+    Attributes:
+        study: What is searched.
+        ledger: Records of all trials.
+        kept: Weights of the best few.
+        rungs: What reached each rung; None where the study has none.
+        baseline_answers: What trial 0's answer to each val image was worth, by epoch; see `Target.of_images`.
+        ended: Why the search ended, as a sentence's end.
+        search_seconds: Wall time of earlier processes, up to the snapshot that this one goes on from.
+    """
+
+    def __init__(
+        self,
+        proposals: Proposals,
+        lanes: Occupancy,
+        *,
+        budget: Budget,
+        reporter: Reporter,
+        inbox: Inbox,
+        save_tables: Callable[["Search"], None],
+        save_snapshot: Callable[["Search"], None],
+    ):
+        self.proposals = proposals
+        self.lanes = lanes
+        self.study = study = lanes.study
+        self.ledger = Ledger(proposals.optuna_study, study)
+        self.budget = budget
+        self.reporter = reporter
+        self.inbox = inbox
+        self.save_tables, self.save_snapshot = save_tables, save_snapshot
+        self.kept = KeptWeights()
+        self.rungs = RungTable(study.halving) if study.halving else None
+        self.baseline_answers: dict[int, Tensor] = {}
+        self.ended = ""
+        self.search_seconds = 0.0
+        meter = LatencyMeter(lanes.spec, lanes.val_data, lanes.device)
+        self.latency = meter if INFERENCE_SECONDS in study.ranking.names else None
+        self._started = self._saved = time.perf_counter()
+        self._saving_seconds = 0.0
+
+    @property
+    def winner(self) -> Winner | None:
+        """The best complete trial so far."""
+        for record in self.ledger.best_complete(1):
+            weights = self.kept[record.trial]
+            return Winner(record, weights.rank, weights.state)
+        return None
+
+    @property
+    def wall_seconds(self) -> float:
+        """Of the search until now, those of earlier processes included."""
+        return self.search_seconds + time.perf_counter() - self._started
+
+    def run(self) -> None:
+        """Train trials, as many lanes at a time as fit, until the budget ends or nothing new is proposed.
+
+        A stack that does not fit in memory is halved, and its trials start again; so are all stacks after it.
+
+        Raises:
+            UsageError: The study proposes what cannot be trained.
+            SweepError: Not even one trial fits in memory.
+            KeyboardInterrupt: The user stopped the run; its tables were saved, and it can go on from its snapshot.
+        """
+        self._started = self._saved = time.perf_counter()
+        self.reporter.search_started(self.study.trials, self.study.epochs)
+        gc.freeze()  # what the imports made is never garbage: looking through it takes a sixth of a second
+        try:
+            while not self.ended:
+                try:
+                    self._advance()
+                except BaseException as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    self._halve(error)
+                    self._save()
+                self.lanes.free_memory()
+            for path in self.inbox.unread():
+                self.reporter.message(f"the search ended before {path} could be attended to")
+            for entrant in self.lanes.entrants:
+                self.ledger.prune(entrant, self.ended)
+            self.lanes.leave()
+            self._save()
+        except BaseException:
+            if self.ledger.log.records:
+                self.save_tables(self)
+            raise
+        finally:
+            gc.unfreeze()
+            self.reporter.search_ended()
+
+    def _advance(self) -> None:
+        """Fill the free lanes and train all of them for an epoch, unless the search is over."""
+        if self._over():
+            self._save()  # before trials are told: after a while, or on other machines, time would end others
+            return
+        self._attend_to_requests()
+        self._fill()
+        if self.lanes.running:
+            self._train_epoch()
+            self._save_sometimes()
+            return
+        n_trials = len(self.ledger.log.records)
+        if self.proposals.exhausted:
+            self.ended = f"nothing new was left to propose after {n_trials} trials"
+        else:
+            self.ended = f"all {n_trials} trials have been trained"
+
+    def _over(self) -> bool:
+        """Whether the budget ends the search now."""
+        seconds, target = self.budget.wall_seconds, self.budget.target
+        if target is not None and (winner := self.winner) is not None:
+            first, record = self.ledger.objectives.first, winner.record
+            value = record.measured()[first]
+            if self.ledger.objectives.reaches(value, target):
+                self.ended = f"trial {record.trial} reached the target of {target:g} with {first} {value:.4g}"
+        if not self.ended and seconds is not None and self.wall_seconds >= seconds:
+            self.ended = f"the time of {duration_text(seconds)} was over"
+        return bool(self.ended)
+
+    def _fill(self) -> None:
+        """Give free lanes to trials that wait, and to new ones."""
+        if not self.lanes.running:
+            self.lanes.order = 0  # a new stack: its trials see the data as those of the first did
+        while self.lanes.has_room and (entrant := self._next()):
+            self.lanes.admit(entrant)
+            self.ledger.place(entrant)
+
+    def _attend_to_requests(self) -> None:
+        """Stop the trials that the user no longer wants, and have those proposed that the user wants."""
+        if self.inbox.unread():
+            for line in self.inbox.look():
+                self.reporter.message(line)
+            self._save()  # before anything is told: a process that goes on does the same at this epoch
+        for request in self.inbox.pending:
+            if request.action == "stop":
+                self._stop(request.trial)
+            else:
+                self._clone(request.trial, request.params)
+        self.inbox.pending = []
+
+    def _stop(self, trial: int) -> None:
+        entrants = [entrant for entrant in self.lanes.entrants if entrant.record.trial == trial]
+        if trial == 0 or not entrants:
+            reason = "all others are compared with it" if trial == 0 else "it is not in training"
+            self.reporter.message(f"trial {trial} is not stopped: {reason}")
+            return
+        (entrant,) = entrants
+        self.lanes.update_lanes(take_apart=True)
+        self.ledger.prune(entrant, f"on request, after epoch {entrant.record.epochs}")
+        self.lanes.leave()
+        self.reporter.message(f"trial {trial} was stopped on request, after epoch {entrant.record.epochs}")
+
+    def _clone(self, trial: int, params: dict[str, Any]) -> None:
+        if all(record.trial != trial for record in self.ledger.log.records):
+            self.reporter.message(f"trial {trial} is not cloned: this run has none of that number")
+            return
+        try:
+            self.study.check_fixed(params, f"the clone of trial {trial}", partial=True)
+        except UsageError as error:
+            self.reporter.message(f"{error}; it is left out")
+            return
+        self.proposals.add_clone(trial, params)
+        self.reporter.message(f"a clone of trial {trial} is next in line")
+
+    def _next(self) -> Entrant | None:
+        """The next trial to train."""
+        if self.lanes.waiting:
+            return self.lanes.waiting.pop(0)
+        of_study = [record for record in self.ledger.log.records if CLONE not in record.user_attrs]
+        through = len(of_study) == self.study.trials or self.proposals.exhausted
+        proposal = self.proposals.next(clones_only=through)
+        if proposal is None:
+            return None
+        return self.ledger.enter(proposal, self.lanes.spec, self.latency.of(proposal) if self.latency else None)
+
+    def _train_epoch(self) -> None:
+        self._measure(self.lanes.train_epoch(self.reporter))
+        self._end_trials()
+        self.reporter.epoch_ended(self.ledger.progress())
+
+    def _measure(self, result: EpochResult) -> None:
+        """Log the epoch of every trial, compare it with the baseline, report it, and fail the trials that broke."""
+        val_data = self.lanes.val_data
+        measured = measure_lanes(result, val_data, self.study.metrics)
+        answers = val_data.target.of_images(result.val_logits, val_data.labels)
+        n_lanes = self.study.seeds
+        for i, entrant in enumerate(self.lanes.running):
+            own = slice(i * n_lanes, (i + 1) * n_lanes)
+            record, epoch = entrant.record, entrant.lanes[0].epochs
+            seconds = result.wall_seconds / len(self.lanes.running)
+            self.ledger.log.measured(record, epoch, [lane.metrics for lane in measured[own]], seconds)
+            if failure := next((lane.failure for lane in measured[own] if lane.failure), ""):
+                self.ledger.fail(entrant, f"epoch {epoch}: {failure}")
+                continue
+            if record.trial == 0:
+                self.baseline_answers[epoch] = answers[own]
+            if epoch in self.baseline_answers:
+                record.vs_baseline = paired_difference(answers[own], self.baseline_answers[epoch])
+            self.ledger.report(entrant)
+
+    def _end_trials(self) -> None:
+        """Complete the trials that are through, and stop those that a rung stops; their lanes are free again."""
+        stopped = self._stopped_at_rungs()
+        running = self.lanes.running
+        complete = [e for e in running if e.alive and e.record.epochs == self.study.epochs]
+        pruned = [e for e in running if e.record.trial in stopped]
+        broken = [e for e in running if not e.alive]
+        if not (complete or pruned or broken):
+            return
+        self.lanes.update_lanes(take_apart=True)
+        for entrant in complete:
+            self.ledger.complete(entrant)
+            self._keep_weights(entrant)
+        for entrant in pruned:
+            self.ledger.prune(entrant, f"at the rung of epoch {entrant.record.epochs}")
+        self.lanes.leave()
+
+    def _stopped_at_rungs(self) -> set[int]:
+        """Numbers of the trials that go no further; the baseline always does, since all are compared with it."""
+        if self.rungs is None:
+            return set()
+        arrivals: dict[int, list[Arrival]] = {}
+        for entrant in self.lanes.running:
+            record = entrant.record
+            if entrant.alive and record.epochs in self.ledger.rungs:
+                objectives = self.ledger.objectives
+                arrival = Arrival(record.trial, objectives.costs(record.measured()), record.metrics[objectives.tie])
+                arrivals.setdefault(record.epochs, []).append(arrival)
+        return self.rungs.stopped(arrivals) - {0}
+
+    def _keep_weights(self, entrant: Entrant) -> None:
+        """Of a trial that is among the best complete ones so far."""
+        record, rank = entrant.record, entrant.proposal.config.rank
+        best = [r.trial for r in self.ledger.best_complete(KEPT_TRIALS)]
+        if record.trial in best:
+            state = {name: tensor.cpu() for name, tensor in entrant.lanes[0].module.state_dict().items()}
+            self.kept.add(LaneWeights(record.trial, rank, trim_rank(state, rank)))
+            self.kept.retain(best)
+
+    def _halve(self, error: BaseException) -> None:
+        """Have trials start again, half as many at a time, after memory ran out.
+
+        Raises:
+            SweepError: Not even one trial fits.
+        """
+        message = self.lanes.halve(error)
+        for entrant in self.lanes.waiting:
+            self.ledger.restart(entrant)
+        self.reporter.message(message)
+
+    def _save_sometimes(self) -> None:
+        """Unless saving takes more than its share of the time."""
+        if time.perf_counter() - self._saved >= self._saving_seconds / SAVING_SHARE:
+            self._save()
+
+    def _save(self) -> None:
+        """Bring tables and a snapshot to disk."""
+        began = time.perf_counter()
+        self.lanes.update_lanes()
+        self.save_tables(self)
+        self.save_snapshot(self)
+        self._saved = time.perf_counter()
+        self._saving_seconds = self._saved - began

@@ -1,0 +1,197 @@
+"""A search between two epochs as numbers and text, and the same search made of them again.
+
+With what Optuna's storage remembers this is all that a search depends on, so one that is restored goes on bit for bit
+as the one that was captured: lanes with their weights, optimizer state and age; the data order; rungs; the log.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from types import UnionType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sweep.errors import SweepError
+from sweep.machine.checked_files import LARGEST_WHOLE
+from sweep.records.paired import Difference
+from sweep.records.trial_log import TrialRecord
+from sweep.search.lane_weights import LaneWeights
+from sweep.search.ledger import Entrant
+from sweep.search.proposals import Proposal
+from sweep.search.rungs import Arrival
+from sweep.search.search import Search
+from sweep.training.engine import Lane
+
+FORMAT = 3
+ENTRIES: Mapping[str, type | UnionType] = {
+    **dict.fromkeys(("n_parallel", "order", "n_asked", "n_clones"), int),
+    **dict.fromkeys(("search_seconds", "training_seconds", "lane_seconds"), int | float),
+    **dict.fromkeys(("free_slots", "records", "metrics", "running", "waiting"), list),
+    **dict.fromkeys(("requests", "kept", "arrivals"), dict),
+    **{"ended": str, "exhausted": bool},
+}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A search, written down.
+
+    Attributes:
+        state: What JSON can hold.
+        tensors: Weights, optimizer states, curves and answers by name, on the CPU.
+    """
+
+    state: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def capture(search: Search) -> Snapshot:
+    """Write a search down; its lanes are up to date, and no epoch is under way."""
+    log, tensors = search.ledger.log, {}
+    metrics = list(dict.fromkeys(metric for *_, metric, _ in log.curves))
+    number_of = {metric: number for number, metric in enumerate(metrics)}
+    tensors["curves/where"] = torch.tensor(
+        [(trial, replicate, epoch, number_of[metric]) for trial, replicate, epoch, metric, _ in log.curves],
+        dtype=torch.int32,
+    ).view(-1, 4)
+    tensors["curves/value"] = torch.tensor([row[-1] for row in log.curves], dtype=torch.float64)
+    for entrant in search.lanes.running:
+        for replicate, lane in enumerate(entrant.lanes):
+            tensors |= _prefixed(_lane_name(entrant.record.trial, replicate, "module"), lane.module.state_dict())
+            tensors |= _prefixed(_lane_name(entrant.record.trial, replicate, "optimizer"), lane.optimizer_state)
+    for weights in search.kept:
+        tensors |= _prefixed(f"kept/{weights.trial}", weights.state)
+    tensors |= {f"baseline/{epoch}": answers for epoch, answers in search.baseline_answers.items()}
+    arrivals = search.rungs.arrivals if search.rungs else {}
+    state = {
+        "format": FORMAT,
+        "n_parallel": search.lanes.n_parallel,
+        "free_slots": search.lanes.free_slots,
+        "order": search.lanes.order,
+        "ended": search.ended,
+        "search_seconds": search.wall_seconds,
+        "training_seconds": search.lanes.training_seconds,
+        "lane_seconds": search.lanes.lane_seconds,
+        "n_asked": search.proposals.n_asked,
+        "exhausted": search.proposals.exhausted,
+        "n_clones": search.proposals.n_clones,
+        "requests": search.inbox.state(),
+        "records": [asdict(record) for record in log.records],
+        "metrics": metrics,
+        "running": [_entrant_state(entrant) for entrant in search.lanes.running],
+        "waiting": [_entrant_state(entrant) for entrant in search.lanes.waiting],
+        "kept": {str(weights.trial): weights.rank for weights in search.kept},
+        "arrivals": {str(rung): [asdict(a) for a in of_rung.values()] for rung, of_rung in arrivals.items()},
+    }
+    return Snapshot(state, {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def restore(search: Search, snapshot: Snapshot) -> None:
+    """Bring a search that has not begun to where another one was.
+
+    Raises:
+        SweepError: The snapshot is of another version, or does not fit the search.
+        UsageError: The study no longer takes a trial that it proposed.
+    """
+    if snapshot.state.get("format") != FORMAT:
+        raise SweepError(
+            f"the snapshot has format {snapshot.state.get('format')!r}, and this version of sweep reads {FORMAT}; go "
+            f"on with the version that config.json names"
+        )
+    try:
+        _restore(search, snapshot.state, snapshot.tensors)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
+        raise SweepError(f"the snapshot does not fit the study: {type(error).__name__}: {error}") from error
+
+
+def _restore(search: Search, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    for name, expected in ENTRIES.items():
+        value = state[name]
+        if not isinstance(value, expected) or (isinstance(value, int | float) and not 0 <= value < LARGEST_WHOLE):
+            raise ValueError(f"its entry {name} is {str(value)[:40]!r}")
+    log, groups = search.ledger.log, _grouped(tensors)
+    log.records = [_record(values) for values in state["records"]]
+    records = {record.trial: record for record in log.records}
+    where, value = groups["curves"]["where"].tolist(), groups["curves"]["value"].tolist()
+    log.curves = [
+        (trial, replicate, epoch, state["metrics"][metric], value)
+        for (trial, replicate, epoch, metric), value in zip(where, value, strict=True)
+    ]
+    proposals = search.proposals.recall(state["n_asked"])
+    search.proposals.exhausted, search.proposals.n_clones = state["exhausted"], state["n_clones"]
+    search.inbox.restore(**state["requests"])
+    if search.latency is not None:
+        for proposal in proposals.values():
+            search.latency.of(proposal)
+    search.ended, search.search_seconds = state["ended"], state["search_seconds"]
+    for name in ("n_parallel", "free_slots", "order", "training_seconds", "lane_seconds"):
+        setattr(search.lanes, name, state[name])
+    for values in state["running"]:
+        entrant = _entrant(values, records, proposals)
+        entrant.lanes = list(_lanes(search, entrant, values["epochs"], groups))
+        search.lanes.running.append(entrant)
+    search.lanes.waiting = [_entrant(values, records, proposals) for values in state["waiting"]]
+    for trial, rank in state["kept"].items():
+        search.kept.add(LaneWeights(int(trial), rank, groups[f"kept/{trial}"]))
+    search.baseline_answers = {int(epoch): answers for epoch, answers in groups["baseline"].items()}
+    if search.rungs is not None:
+        for rung, arrivals in state["arrivals"].items():
+            search.rungs.arrivals[int(rung)] = {a["trial"]: Arrival(**a) for a in arrivals}
+
+
+def _entrant_state(entrant: Entrant) -> dict[str, Any]:
+    return {
+        "trial": entrant.record.trial,
+        "slots": entrant.slots,
+        "reported": entrant.reported,
+        "curve": list(entrant.curve.items()),
+        "epochs": [lane.epochs for lane in entrant.lanes],
+    }
+
+
+def _entrant(
+    values: Mapping[str, Any], records: Mapping[int, TrialRecord], proposals: Mapping[int, Proposal]
+) -> Entrant:
+    return Entrant(
+        proposals[values["trial"]],
+        records[values["trial"]],
+        slots=values["slots"],
+        reported=values["reported"],
+        curve=dict(values["curve"]),
+    )
+
+
+def _lanes(
+    search: Search, entrant: Entrant, epochs: list[int], groups: Mapping[str, dict[str, Tensor]]
+) -> Iterator[Lane]:
+    config, record = entrant.proposal.config, entrant.record
+    for replicate, (seed, n_epochs) in enumerate(zip(record.seeds, epochs, strict=True)):
+        lane = search.lanes.new_lane(config, seed)
+        lane.module.load_state_dict(groups[_lane_name(record.trial, replicate, "module")])
+        lane.optimizer_state = groups[_lane_name(record.trial, replicate, "optimizer")]
+        lane.epochs = n_epochs
+        yield lane
+
+
+def _record(values: Mapping[str, Any]) -> TrialRecord:
+    difference = values["vs_baseline"]
+    return TrialRecord(**{**values, "vs_baseline": None if difference is None else Difference(**difference)})
+
+
+def _lane_name(trial: int, replicate: int, what: str) -> str:
+    return f"lane/{trial}/{replicate}/{what}"
+
+
+def _prefixed(owner: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{owner}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def _grouped(tensors: Mapping[str, Tensor]) -> defaultdict[str, dict[str, Tensor]]:
+    """Tensors by what stands before the last slash of their names, and by what follows it."""
+    groups: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
+    for path, tensor in tensors.items():
+        owner, _, name = path.rpartition("/")
+        groups[owner][name] = tensor
+    return groups

@@ -1,0 +1,100 @@
+"""Stopping a trial of a run that goes on elsewhere, or having it train a variation of one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial
+
+from sweep.errors import UsageError
+from sweep.records.folder import RunFolder
+from sweep.search.optuna_storage import load_optuna_study
+from sweep.search.proposals import DUPLICATE
+from sweep.search.requests import Request, send
+
+
+def ask_to_stop(folder: RunFolder, trial: int, *, storage_url: str | None) -> None:
+    """Ask a run to stop a trial after the epoch under way; its lane takes the next trial.
+
+    Args:
+        folder: The run's.
+        trial: Its number.
+        storage_url: The Optuna storage of a run that was given one.
+
+    Raises:
+        UsageError: The run or the trial has ended, there is no such trial, or it is the baseline.
+        SweepError: The storage or the folder refuses.
+    """
+    known = _trials_of(folder, trial, storage_url, f"sweep stop {folder.path} --trial {trial}")[trial]
+    if known.state.is_finished():
+        raise UsageError(f"trial {trial} is not in training: it is {known.state.name}")
+    if trial == 0:
+        raise UsageError("trial 0 is the baseline, with which all others are compared; it cannot be stopped")
+    send(folder, Request("stop", trial))
+
+
+def ask_to_clone(
+    folder: RunFolder, trial: int, changes: Mapping[str, str], *, storage_url: str | None
+) -> dict[str, Any]:
+    """Ask a run to train a trial's configuration with some of its parameters changed, in the next lane that is free.
+
+    Args:
+        folder: The run's.
+        trial: Number of the trial to vary.
+        changes: Values by parameter, as they are written on a command line.
+        storage_url: The Optuna storage of a run that was given one.
+
+    Returns:
+        All parameters of the new trial.
+
+    Raises:
+        UsageError: The run has ended, there is no such trial, nothing changes, or a value lies outside its range.
+        SweepError: The storage or the folder refuses.
+    """
+    trials = _trials_of(folder, trial, storage_url, f"sweep clone {folder.path} --trial {trial}")
+    known = trials[trial]
+    asked_for = {name: of for other in trials.values() for name, of in other.distributions.items()}
+    distributions = {**asked_for, **known.distributions}
+    values = {name: _value(name, text, distributions) for name, text in changes.items()}
+    params = {**known.params, **values}
+    if params == known.params:
+        raise UsageError(f"the clone would be trial {trial} again; change something of it, as with --set lr=3e-4")
+    send(folder, Request("clone", trial, params))
+    return params
+
+
+def _trials_of(folder: RunFolder, number: int, storage_url: str | None, command: str) -> dict[int, FrozenTrial]:
+    """The trials of a run that goes on, by number; `number` is among them."""
+    if folder.summary_path.is_file():
+        raise UsageError(f"the run in {folder.path} has ended; a new run trains given trials by --enqueue trials.csv")
+    if not folder.is_worked_on():
+        raise UsageError(f"no process works on {folder.path}; go on with it by sweep resume {folder.path}")
+    trials = load_optuna_study(folder, storage_url, command).get_trials(deepcopy=False)
+    by_number = {trial.number: trial for trial in trials if DUPLICATE not in trial.user_attrs}
+    if number not in by_number:
+        known = f"0 to {max(by_number)}" if by_number else "none yet"
+        raise UsageError(f"the run in {folder.path} has no trial {number}; it has {known}")
+    return by_number
+
+
+def _value(name: str, text: str, distributions: Mapping[str, BaseDistribution]) -> Any:
+    """A parameter's value, as the study's `suggest` would get it.
+
+    Raises:
+        UsageError: The study has no such parameter, or the value is none of its.
+    """
+    if name not in distributions:
+        raise UsageError(f"--set {name}={text}: the study has no parameter {name}; it has {', '.join(distributions)}")
+    distribution = distributions[name]
+    if isinstance(distribution, CategoricalDistribution):
+        for choice in distribution.choices:
+            if str(choice) == text:
+                return choice
+        raise UsageError(f"--set {name}={text}: {name} is one of {', '.join(map(str, distribution.choices))}")
+    try:
+        value = float(text) if isinstance(distribution, FloatDistribution) else int(text)
+        if not distribution._contains(distribution.to_internal_repr(value)):
+            raise ValueError
+    except ValueError as error:
+        raise UsageError(f"--set {name}={text}: the study asks for {distribution}") from error
+    return value

@@ -1,0 +1,1 @@
+"""Compiled kernels that run side-networks on a CPU."""

@@ -1,0 +1,176 @@
+"""Attention at a low rank on a CPU, of one lane and image: scores live in the nearest cache, tile by tile.
+
+A stock kernel spends its time on `L × L` scores: at rank 8 a score costs more to store and load than to compute. Here a
+vector holds the scores of `VECTOR` queries with one key, and the loops over the rank are unrolled.
+
+Rows of queries, keys and values lie `stride` floats apart, tokens along them: `L` tokens and zeros up to whole vectors.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from sweep.side_networks.cpu.compile import compiled
+from sweep.side_networks.cpu.vector_math import add_dot, add_scaled, exp, maximum, scale_rows
+from sweep.side_networks.cpu.vectors import (
+    VECTOR,
+    load,
+    load_wide,
+    loads,
+    places,
+    splat,
+    splats,
+    store,
+    store_rows,
+    zeros,
+)
+
+MAX_UNROLLED_RANK = 64
+"""Above this the products in attention are large enough for matrix kernels, and unrolled loops too long to compile."""
+
+KEYS = 256
+"""Keys of a tile; a multiple of `KEYS_AT_ONCE`."""
+
+KEYS_AT_ONCE = 4
+"""Whose gradients are in registers together."""
+
+BLOCK = 2
+"""Vectors of queries in a tile of the backward pass."""
+
+_ZERO, _ONE, _LOWEST = np.float32(0), np.float32(1), np.float32(-3e38)
+
+
+@compiled
+def _hidden() -> Any:
+    """What is added to the scores of a vector of queries with the key of the first, the second, … of them.
+
+    Row `j` hides a key from the `j` queries before it; the last row hides one from all.
+    """
+    hidden = np.zeros((VECTOR + 1) * VECTOR, np.float32)
+    for j in range(VECTOR + 1):
+        for i in range(j):
+            hidden[j * VECTOR + i] = _LOWEST
+    return hidden
+
+
+@compiled
+def attend(rank: Any, qkv: Any, stride: int, L: int, causal: bool, out: Any, first: int, log_sum: Any) -> None:
+    """`softmax(q kᵀ) v`, and `log Σ exp(score)` of every query, for a rank as a tuple.
+
+    If `causal`, over the keys up to the query. Those in front of a vector of queries all these see, those behind none;
+    to the scores of those between, `_hidden` is added.
+    """
+    R = len(rank)
+    keys = np.empty(L * 2 * R, np.float32)  # k and v of a token side by side
+    for c in range(2 * R):
+        for j in range(L):
+            keys[j * 2 * R + c] = qkv[(R + c) * stride + j]
+    tile = np.empty(KEYS * VECTOR, np.float32)
+    sums = np.empty(stride, np.float32)
+    hidden = _hidden() if causal else np.empty(0, np.float32)
+    for start in range(0, stride, VECTOR):
+        n_seen, n_open = (min(L, start + VECTOR), start) if causal else (L, L)
+        q = loads(qkv, start, stride, rank, VECTOR)
+        attended = zeros(rank, VECTOR)
+        p_sum = splat(_ZERO)
+        largest = splat(_LOWEST)
+        for j0 in range(0, n_seen, KEYS):
+            n_keys = min(KEYS, n_seen - j0)
+            n_first = max(0, min(n_keys, n_open - j0))
+            before = largest
+            for j in range(n_first):
+                score = add_dot(splat(_ZERO), q, splats(keys, (j0 + j) * 2 * R, 1, rank, VECTOR))
+                store(tile, j * VECTOR, score)
+                largest = maximum(largest, score)
+            for j in range(n_first, n_keys):
+                at = (j0 + j - start) * VECTOR
+                score = add_dot(load(hidden, at), q, splats(keys, (j0 + j) * 2 * R, 1, rank, VECTOR))
+                store(tile, j * VECTOR, score)
+                largest = maximum(largest, score)
+            factor = exp(before - largest)
+            attended = scale_rows(attended, factor)
+            p_sum = p_sum * factor
+            for j in range(n_keys):
+                p = exp(load(tile, j * VECTOR) - largest)
+                attended = add_scaled(attended, splats(keys, (j0 + j) * 2 * R + R, 1, rank, VECTOR), p)
+                p_sum = p_sum + p
+        store_rows(out, first + start, stride, scale_rows(attended, splat(_ONE) / p_sum))
+        store(log_sum, start, largest)
+        store(sums, start, p_sum)
+    for i in range(stride):
+        log_sum[i] += math.log(sums[i])
+
+
+@compiled
+def attend_backward(
+    rank: Any, qkv: Any, stride: int, L: int, causal: bool, out: Any, d_out: Any, first: int, log_sum: Any, d_qkv: Any
+) -> None:
+    """The gradient of attention.
+
+    A tile of probabilities and of the scores' gradients is read twice: with a vector along queries for theirs, with a
+    vector along the rank for those of keys and values, so that nothing is added across a vector.
+    """
+    R, width = len(rank), places(rank)
+    W = len(width)
+    n_padded = (L + KEYS_AT_ONCE - 1) // KEYS_AT_ONCE * KEYS_AT_ONCE
+    keys = np.empty(L * 2 * R, np.float32)
+    queries = np.zeros(stride * 2 * W, np.float32)  # q and the gradient g of the output side by side
+    inner = np.zeros(stride, np.float32)  # g · output
+    for c in range(R):
+        for j in range(L):
+            keys[j * 2 * R + c] = qkv[(R + c) * stride + j]
+            keys[j * 2 * R + R + c] = qkv[(2 * R + c) * stride + j]
+            g = d_out[first + c * stride + j]
+            queries[j * 2 * W + c] = qkv[c * stride + j]
+            queries[j * 2 * W + W + c] = g
+            inner[j] += g * out[first + c * stride + j]
+    d_keys = np.zeros(n_padded * 2 * W, np.float32)
+    rows = BLOCK * VECTOR
+    ps, d_scores = np.zeros(KEYS * rows, np.float32), np.zeros(KEYS * rows, np.float32)
+    hidden = _hidden() if causal else np.empty(0, np.float32)
+    for c in range(R):
+        for i in range(stride):
+            d_qkv[c * stride + i] = _ZERO
+    for start in range(0, stride, rows):
+        n_queries = min(rows, stride - start)
+        n_seen = min(L, start + n_queries) if causal else L
+        for j0 in range(0, n_seen, KEYS):
+            n_keys = min(KEYS, n_seen - j0)
+            for i in range(0, n_queries, VECTOR):
+                q = loads(qkv, start + i, stride, rank, VECTOR)
+                shift = splat(_ZERO) - load(log_sum, start + i)
+                n_first = max(0, min(n_keys, start + i - j0)) if causal else n_keys
+                for j in range(n_first):
+                    score = add_dot(shift, q, splats(keys, (j0 + j) * 2 * R, 1, rank, VECTOR))
+                    store(ps, j * rows + i, exp(score))
+                for j in range(n_first, n_keys):
+                    at = min(j0 + j - start - i, VECTOR) * VECTOR
+                    score = add_dot(shift + load(hidden, at), q, splats(keys, (j0 + j) * 2 * R, 1, rank, VECTOR))
+                    store(ps, j * rows + i, exp(score))
+                g = loads(d_out, first + start + i, stride, rank, VECTOR)
+                shift = splat(_ZERO) - load(inner, start + i)
+                for j in range(n_keys):
+                    d_p = add_dot(shift, g, splats(keys, (j0 + j) * 2 * R + R, 1, rank, VECTOR))
+                    store(d_scores, j * rows + i, load(ps, j * rows + i) * d_p)
+                d_q = loads(d_qkv, start + i, stride, rank, VECTOR)
+                for j in range(n_keys):
+                    d_score = load(d_scores, j * rows + i)
+                    d_q = add_scaled(d_q, splats(keys, (j0 + j) * 2 * R, 1, rank, VECTOR), d_score)
+                store_rows(d_qkv, start + i, stride, d_q)
+            for j in range(0, n_keys, KEYS_AT_ONCE):
+                at = (j0 + j) * 2 * W
+                d_k = loads(d_keys, at, 2 * W, KEYS_AT_ONCE, width)
+                d_v = loads(d_keys, at + W, 2 * W, KEYS_AT_ONCE, width)
+                for i in range(n_queries):
+                    of_query = (start + i) * 2 * W
+                    d_score = splats(d_scores, j * rows + i, rows, KEYS_AT_ONCE, width)
+                    p = splats(ps, j * rows + i, rows, KEYS_AT_ONCE, width)
+                    d_k = add_scaled(d_k, d_score, load_wide(queries, of_query, width))
+                    d_v = add_scaled(d_v, p, load_wide(queries, of_query + W, width))
+                store_rows(d_keys, at, 2 * W, d_k)
+                store_rows(d_keys, at + W, 2 * W, d_v)
+    for c in range(R):
+        for j in range(L):
+            d_qkv[(R + c) * stride + j] = d_keys[j * 2 * W + c]
+            d_qkv[(2 * R + c) * stride + j] = d_keys[j * 2 * W + W + c]

@@ -1,0 +1,184 @@
+"""All modules of a rank-space LAST for a whole stack of lanes, in single precision on a CPU.
+
+The same function as `rank_space_trunk.py` with the pooling behind it, in compiled tasks of one lane and image: see
+`trunk_kernels.py`. Here are the products that all lanes share, before and after the tasks.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sweep.machine.precision import write_product
+from sweep.side_networks.cpu.attention import MAX_UNROLLED_RANK
+from sweep.side_networks.cpu.compile import announce, has_kernels
+from sweep.side_networks.cpu.products import ALIGNMENT
+from sweep.side_networks.cpu.tasks import on_threads
+from sweep.side_networks.cpu.trunk_kernels import trunk_backward, trunk_forward
+
+if TYPE_CHECKING:
+    from sweep.side_networks.rank_space_trunk import FrozenStreams
+
+GROUPS = 4
+"""Of a batch's images: each has its own sum of gradients, so that a lane's images train on several cores.
+
+A constant: how a sum is split decides its last bits.
+"""
+
+
+def is_compiled(rank: int, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether lanes of a rank are computed here, and not by `rank_space_trunk.py`."""
+    return has_kernels(device, dtype) and rank <= MAX_UNROLLED_RANK
+
+
+def pooled_trunk(
+    frozen: "FrozenStreams",
+    projections: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    ups: Sequence[Tensor],
+    tokens: slice,
+) -> Tensor:
+    """Attention outputs of all `K` modules of a lane, averaged over tokens.
+
+    Args:
+        frozen: What enters the modules, zero beyond the length of a text.
+        projections: `W_γ`, each `(3r, D)`.
+        biases: `W β`, each `(3r,)`.
+        ups: `Ũ`, each `(r, D)`.
+        tokens: To average over, of those that a text has.
+
+    Returns:
+        `(K·r, B)`. Under `vmap` all lanes are one call.
+    """
+    stacked = (torch.stack(list(x)).unsqueeze(0) for x in (projections, biases, ups))
+    pooled: Tensor = _PooledTrunk.apply(frozen, tokens, torch.is_grad_enabled(), *stacked)[0]
+    return pooled.squeeze(0)
+
+
+class _PooledTrunk(torch.autograd.Function):
+    """All lanes at once.
+
+    Inputs: the frozen streams, tokens to pool, whether a backward pass will follow, and of all lanes `W_γ`
+    `(N, K, 3r, D)`, `W β` `(N, K, 3r)` and `Ũ` `(N, K, r, D)`.
+
+    Outputs: the pooled `A`, `(N, K·r, B)`, and what the backward pass reads: `A`, `LN(x) W`,
+    `1/sqrt(variance + eps)` and `log Σ exp(score)`.
+    """
+
+    @staticmethod
+    def forward(
+        frozen: "FrozenStreams", tokens: slice, keep: bool, projections: Tensor, biases: Tensor, ups: Tensor
+    ) -> tuple[Tensor, ...]:
+        announce()
+        N, K, r, D = ups.shape
+        B, L = frozen.squares.shape[1:]
+        extents = _extents(frozen, tokens)
+        streams, padded_ups = _padded(frozen.centred), _padded(ups)
+        mixing = torch.bmm(projections.flatten(1, 2), ups.flatten(1, 2).mT)
+        rows_of_modules = projections.transpose(0, 1).contiguous().flatten(1, 2)  # (K, N·3r, D)
+        pooled = ups.new_empty(N, K * r, B)
+        # Without a backward pass, some images at a time, so that no more is kept than of one module.
+        at_once = B if keep else -(-B // K)
+        for first in range(0, B, at_once):
+            images = slice(first, min(first + at_once, B))
+            shape = (images.stop - first, L)
+            qkv, attended = ups.new_empty(K, N, 3 * r, *shape), ups.new_empty(K, N, r, *shape)
+            inverse, log_sum = ups.new_empty(K, N, *shape), ups.new_empty(K, N, *shape)
+            rows = slice(first * L, images.stop * L)
+            for k in range(K):
+                shared = frozen.entering(k)[0][:, rows]
+                write_product(qkv[k].flatten(0, 1).flatten(1), rows_of_modules[k], shared)
+            of_images = pooled if keep else ups.new_empty(N, K * r, shape[0])
+            arrays = (
+                qkv,
+                attended,
+                inverse,
+                log_sum,
+                streams[:, rows].contiguous().unflatten(1, shape),
+                frozen.squares[:, images].contiguous(),
+                biases,
+                padded_ups,
+                mixing,
+            )
+            sizes = (_float(D), _float(frozen.eps), *(x[images].numpy() for x in extents), frozen.causal)
+            _run(trunk_forward, r, N * shape[0], *(x.numpy() for x in arrays), *sizes, of_images.numpy())
+            pooled[:, :, images] = of_images
+        return pooled, attended, qkv, inverse, log_sum
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.frozen, ctx.tokens, _, *tensors = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*output[1:], *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        attended, qkv, inverse, log_sum, projections, biases, ups = ctx.saved_tensors
+        frozen = ctx.frozen
+        N, K, r, D = ups.shape
+        B, L = frozen.squares.shape[1:]
+        streams, padded_ups = _padded(frozen.centred), _padded(ups)
+        rows, ups_of_lanes = projections.flatten(1, 2), ups.flatten(1, 2)  # (N, K·3r, D), (N, K·r, D)
+        mixing, gram = torch.bmm(rows, ups_of_lanes.mT), torch.bmm(ups_of_lanes, ups_of_lanes.mT)
+        groups = min(GROUPS, B)
+        d_biases = ups.new_zeros(groups, *biases.shape)
+        d_ups = ups.new_zeros(groups, *padded_ups.shape)
+        d_mixing, d_gram = ups.new_zeros(groups, *mixing.shape), ups.new_zeros(groups, *gram.shape)
+        before = (qkv, attended, inverse, log_sum, streams.unflatten(1, (B, L)), biases, padded_ups, mixing, gram)
+        extents = (*(x.numpy() for x in _extents(frozen, ctx.tokens)), frozen.causal)
+        after = (grads[0].contiguous(), d_biases, d_ups, d_mixing, d_gram)
+        torch.autograd.graph.increment_version(qkv)  # the gradients overwrite it: a second backward pass fails
+        arguments = (*(x.numpy() for x in before), _float(D), *extents, *(x.numpy() for x in after))
+        for step in range(-(-B // groups)):  # a group's images one after another: their gradients are one sum
+            _run(trunk_backward, r, groups * N, step, *arguments)
+
+        d_projections = torch.empty_like(projections)
+        of_module = ups.new_empty(N, 3 * r, D)
+        for k in range(K):
+            write_product(of_module.flatten(0, 1), qkv[k].flatten(0, 1).flatten(1), frozen.entering(k)[0].T)
+            d_projections[:, k] = of_module
+        d_mix, d_squares = d_mixing.sum(0), d_gram.sum(0)
+        d_projections.flatten(1, 2).baddbmm_(d_mix, ups_of_lanes)
+        total = d_ups.sum(0)[..., :D].flatten(1, 2)
+        # The squares of both halves of a pair, but of a module with itself once.
+        total = total.baddbmm(d_squares + d_squares.mT * (1 - torch.kron(torch.eye(K), torch.ones(r, r))), ups_of_lanes)
+        total.baddbmm_(d_mix.mT, rows)
+        return None, None, None, d_projections, d_biases.sum(0), total.view_as(ups)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+        frozen, tokens, keep, *tensors = inputs
+        lanes = info.batch_size
+        folded = (
+            (x.unsqueeze(0).expand(lanes, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1).contiguous()
+            for x, dim in zip(tensors, in_dims[3:], strict=True)
+        )
+        pooled, *kept = _PooledTrunk.apply(frozen, tokens, keep, *folded)
+        return (pooled.unflatten(0, (lanes, -1)), *kept), (0, *(None for _ in kept))
+
+
+def _extents(frozen: "FrozenStreams", tokens: slice) -> tuple[Tensor, Tensor, Tensor]:
+    """How many tokens every image has, and the first and the end of those to pool; each `(B,)`."""
+    B, L = frozen.squares.shape[1:]
+    lengths = torch.full((B,), L) if frozen.lengths is None else frozen.lengths.contiguous()
+    starts, stops = zip(*(tokens.indices(length)[:2] for length in lengths.tolist()), strict=True)
+    return lengths, torch.tensor(starts), torch.tensor(stops)
+
+
+def _run(kernel: Callable[..., None], rank: int, n_tasks: int, *arguments: Any) -> None:
+    """A kernel of modules of a rank, on several threads."""
+    on_threads(lambda first, last: kernel((0,) * rank, first, last, *arguments), n_tasks)
+
+
+def _float(x: float) -> Any:
+    """As compiled kernels take it."""
+    return torch.tensor(x, dtype=torch.float32).numpy()[()]
+
+
+def _padded(x: Tensor) -> Tensor:
+    """With zeros up to a width that compiled products take; itself if it has such a width."""
+    missing = -x.shape[-1] % ALIGNMENT
+    return F.pad(x, (0, missing)) if missing else x

@@ -1,0 +1,193 @@
+"""Vectors of a processor's registers for compiled kernels; what is computed with them is in `vector_math.py`.
+
+Numba vectorises a loop only where it can prove that nothing overlaps, and keeps no array in registers. Here a kernel
+says itself what is a vector and what stays in registers: tuples of vectors are the tiles of its matrix products.
+Arrays are contiguous, and indices count floats from their start.
+
+How many vectors a tuple has must be known when compiling. A number of the source is; a rank `r` comes as a tuple of `r`
+numbers, of which nothing but the length is used: kernels are compiled once for each rank.
+
+    v = load(a, i)                       a[i : i + VECTOR]
+    store(a, i, v)
+    splat(x)                             x in every place
+    zeros(n, width)                      a tuple of n vectors
+    store_rows(a, i, step, tiles)        write a tuple of vectors, as loads reads it
+    splats(a, i, step, n, width)         n vectors: a[i], a[i + step], … in every place of one
+    loads(a, i, step, n, width)          n vectors: a[i : i + width], a[i + step : i + step + width], …
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
+
+VECTOR = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f", False) else 8
+"""Floats in a vector."""
+
+FLOAT, INT = ir.FloatType(), ir.IntType(32)
+FLAGS = ("contract", "nsz")  # a product and a sum may become one instruction
+
+
+def emitted(function: Callable[..., Any]) -> Any:
+    """A function of compiled kernels, given by its type and the instructions it becomes."""
+    return intrinsic(prefer_literal=True)(function)
+
+
+class Vector(types.Type):
+    """Numba's type of `width` floats in registers."""
+
+    def __init__(self, width: int):
+        self.width = width
+        super().__init__(name=f"Vector({width})")
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Vector):
+        super().__init__(manager, kind, ir.VectorType(FLOAT, kind.width))
+
+
+def _number(kind: Any) -> int:
+    """What is known when compiling: the value of a literal, or the length of a tuple."""
+    number: int = kind.count if isinstance(kind, types.UniTuple) else kind.literal_value
+    return number
+
+
+def constant(vector: ir.VectorType, value: float | int) -> ir.Constant:
+    """A vector with a number in every place."""
+    return ir.Constant(vector, [value] * vector.count)
+
+
+def address_of(context: Any, b: ir.IRBuilder, kind: Any, array: ir.Value, index: ir.Value) -> ir.Value:
+    """Of one float of an array."""
+    return b.gep(context.make_array(kind)(context, b, array).data, [index])
+
+
+def _load(b: ir.IRBuilder, address: ir.Value, vector: ir.VectorType) -> ir.Value:
+    value = b.load(b.bitcast(address, vector.as_pointer()))
+    value.align = 4
+    return value
+
+
+def _splat(b: ir.IRBuilder, x: ir.Value, vector: ir.VectorType) -> ir.Value:
+    single = b.insert_element(ir.Constant(vector, ir.Undefined), x, ir.Constant(INT, 0))
+    return b.shuffle_vector(single, ir.Constant(vector, ir.Undefined), constant(ir.VectorType(INT, vector.count), 0))
+
+
+def parts_of(b: ir.IRBuilder, tiles: ir.Value, n: int) -> list[ir.Value]:
+    """The vectors of a tuple of `n`."""
+    return [b.extract_value(tiles, c) for c in range(n)]
+
+
+@emitted
+def divisor(typing: Any, rank: Any, times: Any, limit: Any) -> Any:
+    """The largest divisor of `times · rank` that is at most `limit`, as a tuple of so many numbers."""
+    n = _number(times) * _number(rank)
+    kind = types.UniTuple(types.intp, max(d for d in range(1, _number(limit) + 1) if n % d == 0))
+    return kind(rank, times, limit), lambda context, b, signature, args: context.get_constant_null(kind)
+
+
+@emitted
+def places(typing: Any, rank: Any) -> Any:
+    """The width of a vector that holds one token's `rank` numbers, as a tuple of so many numbers."""
+    kind = types.UniTuple(types.intp, max(4, 1 << (_number(rank) - 1).bit_length()))
+    return kind(rank), lambda context, b, signature, args: context.get_constant_null(kind)
+
+
+@emitted
+def load_wide(typing: Any, a: Any, i: Any, width: Any) -> Any:
+    """`width` floats of an array from `i` on."""
+    kind = Vector(_number(width))
+
+    def emit(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        return _load(b, address_of(context, b, signature.args[0], args[0], args[1]), context.get_value_type(kind))
+
+    return kind(a, types.intp, width), emit
+
+
+@emitted
+def load(typing: Any, a: Any, i: Any) -> Any:
+    """A vector of an array from `i` on."""
+    kind = Vector(VECTOR)
+
+    def emit(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        return _load(b, address_of(context, b, signature.args[0], args[0], args[1]), context.get_value_type(kind))
+
+    return kind(a, types.intp), emit
+
+
+@emitted
+def store(typing: Any, a: Any, i: Any, v: Any) -> Any:
+    """Write a vector to an array from `i` on."""
+
+    def emit(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        address = address_of(context, b, signature.args[0], args[0], args[1])
+        b.store(args[2], b.bitcast(address, args[2].type.as_pointer())).align = 4
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp, v), emit
+
+
+@emitted
+def splat(typing: Any, x: Any) -> Any:
+    """A number in every place."""
+    kind = Vector(VECTOR)
+
+    def emit(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        return _splat(b, args[0], context.get_value_type(kind))
+
+    return kind(types.float32), emit
+
+
+def _rows(name: str, row: Callable[[ir.IRBuilder, ir.Value, ir.VectorType], ir.Value], doc: str) -> Any:
+    """An intrinsic `(a, i, step, n[, width])` for a tuple of `n` vectors, one for each of `a[i], a[i + step], …`."""
+
+    def typed(typing: Any, a: Any, i: Any, step: Any, n: Any, width: Any) -> Any:
+        kind = types.UniTuple(Vector(_number(width)), _number(n))
+
+        def emit(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+            index, values = args[1], []
+            for _ in range(kind.count):
+                address = address_of(context, b, signature.args[0], args[0], index)
+                values.append(row(b, address, context.get_value_type(kind.dtype)))
+                index = b.add(index, args[2])
+            return cgutils.pack_array(b, values)
+
+        return kind(a, types.intp, types.intp, n, width), emit
+
+    typed.__name__, typed.__doc__ = name, doc
+    return emitted(typed)
+
+
+splats = _rows("splats", lambda b, address, vector: _splat(b, b.load(address), vector), "Numbers, each in a vector.")
+loads = _rows("loads", _load, "Vectors of an array.")
+
+
+@emitted
+def zeros(typing: Any, n: Any, width: Any) -> Any:
+    """A tuple of `n` vectors."""
+    kind = types.UniTuple(Vector(_number(width)), _number(n))
+
+    def emit(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        return cgutils.pack_array(b, [constant(context.get_value_type(kind.dtype), 0.0)] * kind.count)
+
+    return kind(n, width), emit
+
+
+@emitted
+def store_rows(typing: Any, a: Any, i: Any, step: Any, tiles: Any) -> Any:
+    """Write every vector of a tuple, `step` floats apart."""
+
+    def emit(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        index = args[1]
+        for value in parts_of(b, args[3], tiles.count):
+            address = address_of(context, b, signature.args[0], args[0], index)
+            b.store(value, b.bitcast(address, value.type.as_pointer())).align = 4
+            index = b.add(index, args[2])
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp, types.intp, tiles), emit

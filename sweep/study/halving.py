@@ -1,0 +1,49 @@
+"""Successive halving, as a study declares it: at which epochs trials are compared, and how many go on."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from sweep.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halving:
+    """Where trials are compared, and how many go on.
+
+    Attributes:
+        eta: One in so many goes on past a rung.
+        first_rung: Epochs after which trials are first compared; the next rungs lie at `eta` times as many each.
+        top_rung: No rung lies above; not given, rungs go on to the last but one epoch.
+
+    Raises:
+        UsageError: A value out of its range.
+    """
+
+    eta: int = 3
+    first_rung: int = 1
+    top_rung: int | None = None
+
+    def __post_init__(self) -> None:
+        top = self.first_rung if self.top_rung is None else self.top_rung
+        for name, value, least in (("eta", self.eta, 2), ("first_rung", self.first_rung, 1), ("top_rung", top, 1)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise UsageError(f"Halving.{name} must be a whole number of at least {least}, not {value!r}")
+        if top < self.first_rung:
+            raise UsageError(f"Halving.top_rung {top} lies below first_rung {self.first_rung}")
+
+    def rungs(self, n_epochs: int) -> list[int]:
+        """Epochs at which trials of `n_epochs` are compared."""
+        top = n_epochs - 1 if self.top_rung is None else min(self.top_rung, n_epochs - 1)
+        rungs, rung = [], self.first_rung
+        while rung <= top:
+            rungs.append(rung)
+            rung *= self.eta
+        return rungs
+
+    def expected_epochs(self, n_epochs: int) -> float:
+        """Epochs that a trial trains for on average, if one in `eta` passes every rung."""
+        bounds = [0, *self.rungs(n_epochs), n_epochs]
+        expected = 0.0
+        for passed, (start, end) in enumerate(pairwise(bounds)):
+            expected += (end - start) / float(self.eta**passed)
+        return expected

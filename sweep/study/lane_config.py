@@ -1,0 +1,125 @@
+"""One lane's configuration: everything that may differ between the side-networks of a stack."""
+
+import sys
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+from sweep.errors import UsageError
+from sweep.tasks.kinds import TASK_KINDS, TaskKind
+
+Pool = Literal["mean", "class", "last"]
+"""What a head reads: the mean of the patch tokens or of a text's, the class token, or the last token."""
+
+OPTIMIZERS = ("adamw", "sgd")
+SCHEDULES = ("constant", "cosine")
+LOSSES = tuple(dict.fromkeys(loss for kind in TASK_KINDS.values() for loss in kind.losses))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaneConfig:
+    """Hyperparameters of one lane. A study's `suggest(trial)` returns one of these.
+
+    Attributes:
+        lr: Peak learning rate of the side modules.
+        head_lr_ratio: The head's learning rate as a multiple of `lr`.
+        rank: `r` of the lane's modules, at most the study's `max_rank`.
+        optimizer: `"adamw"` or `"sgd"` (with momentum).
+        clip_norm: Length to which all gradients of the lane together are cut, if they are longer; None for any length.
+        weight_decay: Decoupled for AdamW, added to the gradient for SGD; never on biases and norms.
+        beta1: First-moment decay of AdamW.
+        beta2: Second-moment decay of AdamW.
+        eps: Denominator term of AdamW.
+        momentum: Momentum of SGD.
+        schedule: `"cosine"` to zero or `"constant"`, both after a linear warm-up.
+        warmup_epochs: Length of the warm-up in epochs, fractions allowed.
+        dropout: Share of the normalised channels that the head classifies by to leave out, at random, of every image in
+            every training step.
+        loss: For classes `"cross_entropy"`, `"focal"`, `"logit_adjusted"` or `"bce"` (one-vs-all); for several labels
+            an image `"bce"` or `"asymmetric"`; for numbers `"mse"` or `"huber"`. None for the first of these.
+        label_smoothing: Mass taken from the label and spread over all classes; for `cross_entropy` only.
+        focal_gamma: Focusing exponent; for `focal` only.
+        logit_adjustment: Weight of the log class priors; for `logit_adjusted` only.
+        asymmetric_gamma_positive: Focusing exponent for labels that an image has; for `asymmetric` only.
+        asymmetric_gamma_negative: The same for those that it has not.
+        asymmetric_margin: Probability up to which a label that it has not costs nothing; for `asymmetric` only.
+        huber_delta: Error, in standard deviations of the target on train, above which the loss is linear; for `huber`
+            only.
+
+    Raises:
+        UsageError: A value of the wrong type or out of its range.
+    """
+
+    lr: float
+    head_lr_ratio: float = 1.0
+    rank: int = 8
+    optimizer: str = "adamw"
+    clip_norm: float | None = None
+    weight_decay: float = 0.05
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    momentum: float = 0.9
+    schedule: str = "cosine"
+    warmup_epochs: float = 1.0
+    dropout: float = 0.0
+    loss: str | None = None
+    label_smoothing: float = 0.0
+    focal_gamma: float = 2.0
+    logit_adjustment: float = 1.0
+    asymmetric_gamma_positive: float = 0.0
+    asymmetric_gamma_negative: float = 4.0
+    asymmetric_margin: float = 0.05
+    huber_delta: float = 1.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            self._check_type(field.name, field.type)
+        self._check_choice("optimizer", OPTIMIZERS)
+        self._check_choice("schedule", SCHEDULES)
+        if self.loss is not None:
+            self._check_choice("loss", LOSSES)
+        for name in ("lr", "head_lr_ratio", "eps", "huber_delta"):
+            self._check(name, getattr(self, name) > 0, "must be above 0")
+        for name in (
+            *("weight_decay", "warmup_epochs", "focal_gamma", "logit_adjustment"),
+            *("asymmetric_gamma_positive", "asymmetric_gamma_negative"),
+        ):
+            self._check(name, getattr(self, name) >= 0, "must not be negative")
+        self._check("clip_norm", self.clip_norm is None or self.clip_norm > 0, "must be above 0, or None")
+        for name in (
+            *("beta1", "beta2", "momentum"),
+            *("dropout", "label_smoothing", "asymmetric_margin"),
+        ):  # 0.9999999 would round to 1 in fp32
+            self._check(name, 0 <= getattr(self, name) <= 0.999999, "must be at least 0 and below 1")
+        self._check("rank", self.rank >= 1, "must be at least 1")
+
+    def on(self, kind: TaskKind) -> "LaneConfig":
+        """The configuration on a kind of task, its loss named.
+
+        Raises:
+            UsageError: Its loss is for another kind.
+        """
+        loss = kind.losses[0] if self.loss is None else self.loss
+        if loss not in kind.losses:
+            raise UsageError(
+                f"LaneConfig.loss is {loss!r}, and the data make a task of the kind {kind.name}, whose losses are "
+                f"{', '.join(kind.losses)}; give one of them, or none"
+            )
+        return replace(self, loss=loss)
+
+    def _check_type(self, name: str, expected: Any) -> None:
+        value = getattr(self, name)
+        if expected == float | None and value is None:
+            return
+        if expected in (float, float | None):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            self._check(name, number and abs(value) <= sys.float_info.max, "must be a finite number")
+        elif not isinstance(value, expected) or isinstance(value, bool):
+            self._check(name, False, f"must be of type {getattr(expected, '__name__', expected)}")
+
+    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        self._check(name, getattr(self, name) in choices, f"must be one of {', '.join(choices)}")
+
+    def _check(self, name: str, valid: bool, rule: str) -> None:
+        if not valid:
+            raise UsageError(f"LaneConfig.{name} {rule}; the study's suggest gave {getattr(self, name)!r}")

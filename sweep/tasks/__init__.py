@@ -1,0 +1,1 @@
+"""What is asked of an input: kinds of task, targets, losses, metrics."""

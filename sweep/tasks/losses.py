@@ -1,0 +1,184 @@
+"""Lane-wise losses: several kinds live in one stack, and a kind that no lane uses costs nothing.
+
+PyTorch's CPU kernels give `exp`, `log`, `expm1` and `logsigmoid` the same bits at every position of a tensor, but not
+`pow` and `sigmoid`, so these two are avoided: a lane's result must not depend on where in the stack it lies.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sweep.tasks.kinds import CLASSES
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: Tensor) -> Tensor:
+    """Cross-entropy against labels smoothed by a lane's own amount.
+
+    Args:
+        logits: `(N, B, C)`.
+        labels: Class indices, `(B,)`.
+        label_smoothing: `(N,)`.
+
+    Returns:
+        The loss of every image, `(N, B)`.
+    """
+    log_p = F.log_softmax(logits, -1)
+    of_label, over_classes = _of_label(log_p, labels), log_p.mean(-1)
+    label_smoothing = label_smoothing[:, None]
+    return -(of_label + label_smoothing * (over_classes - of_label))
+
+
+def focal(logits: Tensor, labels: Tensor, gamma: Tensor) -> Tensor:
+    """Focal loss `−(1 − p)^γ log p` (Lin et al. 2017), `gamma` `(N,)`; shapes as in `cross_entropy`."""
+    log_p = _of_label(F.log_softmax(logits, -1), labels)
+    # 1 - p is exactly 0 for a certain answer, where the derivative of a power below one is infinite.
+    missed = (-torch.expm1(log_p)).clamp_min(torch.finfo(log_p.dtype).tiny)
+    return -(gamma[:, None] * missed.log()).exp() * log_p
+
+
+def logit_adjusted(logits: Tensor, labels: Tensor, weight: Tensor, log_prior: Tensor) -> Tensor:
+    """Cross-entropy on `logits + τ log prior` (Menon et al. 2021): training sees the prior, prediction does not.
+
+    Args:
+        logits: `(N, B, C)`.
+        labels: `(B,)`.
+        weight: `τ`, `(N,)`.
+        log_prior: Logarithm of the training set's class frequencies, `(C,)`.
+
+    Returns:
+        The loss of every image, `(N, B)`.
+    """
+    adjusted = logits + weight[:, None, None] * log_prior
+    return -_of_label(F.log_softmax(adjusted, -1), labels)
+
+
+def binary_one_vs_all(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum over classes of binary cross-entropies; shapes as in `cross_entropy`, or labels of 0 and 1, `(B, C)`."""
+    targets = labels if labels.dim() > 1 else F.one_hot(labels, logits.shape[-1]).to(logits.dtype)
+    return ((1 - targets) * logits - F.logsigmoid(logits)).sum(-1)
+
+
+def asymmetric(
+    logits: Tensor, labels: Tensor, gamma_positive: Tensor, gamma_negative: Tensor, margin: Tensor
+) -> Tensor:
+    """Asymmetric loss (Ridnik et al. 2021): sum over labels of binary focal losses that care less for what is absent.
+
+    With `p` the probability of a label and `q = max(p − margin, 0)`: `−(1 − p)^γ₊ log p` where an image has it,
+    `−q^γ₋ log(1 − q)` where it has not.
+
+    Args:
+        logits: `(N, B, C)`.
+        labels: 0 or 1, `(B, C)`.
+        gamma_positive: `γ₊`, `(N,)`.
+        gamma_negative: `γ₋`, `(N,)`.
+        margin: Probability up to which an absent label costs nothing, `(N,)`.
+
+    Returns:
+        The loss of every image, `(N, B)`.
+    """
+    gamma_positive, gamma_negative, margin = (x[:, None, None] for x in (gamma_positive, gamma_negative, margin))
+    tiny = torch.finfo(logits.dtype).tiny
+    log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
+    not_q = (log_not_p.exp() + margin).clamp(tiny, 1)
+    present = (gamma_positive * log_not_p).exp() * log_p
+    absent = (gamma_negative * (1 - not_q).clamp_min(tiny).log()).exp() * not_q.log()
+    return -(labels * present + (1 - labels) * absent).sum(-1)
+
+
+def squared_error(values: Tensor, targets: Tensor) -> Tensor:
+    """Mean over targets of squared errors: `(N, B, C)` and `(B, C)`, both of deviation 1 on train, to `(N, B)`."""
+    return (values - targets).square().mean(-1)
+
+
+def huber(values: Tensor, targets: Tensor, delta: Tensor) -> Tensor:
+    """As `squared_error`, halved, and linear in errors above a lane's `delta`, `(N,)`."""
+    errors = (values - targets).abs()
+    near = errors.minimum(delta[:, None, None])
+    return (near * (errors - 0.5 * near)).mean(-1)
+
+
+def _of_label(scores: Tensor, labels: Tensor) -> Tensor:
+    """Each image's score at its label: `(N, B, C)` to `(N, B)`."""
+    return scores.gather(-1, labels.expand(scores.shape[:-1]).unsqueeze(-1)).squeeze(-1)
+
+
+PARAMETERS = {
+    "cross_entropy": ("label_smoothing",),
+    "focal": ("focal_gamma",),
+    "logit_adjusted": ("logit_adjustment",),
+    "asymmetric": ("asymmetric_gamma_positive", "asymmetric_gamma_negative", "asymmetric_margin"),
+    "huber": ("huber_delta",),
+}
+"""Names in `LaneConfig` of what a kind of loss takes after outputs and labels, in order."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Lanes under one kind of loss."""
+
+    lanes: Tensor
+    loss: Callable[[Tensor, Tensor], Tensor]
+
+
+class LossConfig(Protocol):
+    """What a lane says of its loss: the kind, and under the names in `PARAMETERS` its parameters."""
+
+    @property
+    def loss(self) -> str | None:
+        """The kind; None for the first of the task's."""
+        ...
+
+
+class LaneLosses:
+    """The losses of a stack, each lane under its own kind and parameters.
+
+    Args:
+        configs: One configuration a lane, `N` of them.
+        class_counts: Training images of each class or with each label, `(C,)`; an empty class counts as one image.
+        dtype: The dtype of the logits.
+
+    A configuration that names no loss has that of classes.
+    """
+
+    def __init__(self, configs: Sequence[LossConfig], class_counts: Tensor, dtype: torch.dtype):
+        device = class_counts.device
+        counts = class_counts.to(dtype).clamp_min(1)
+        self.log_prior = (counts / counts.sum()).log()
+        self.groups: list[_Group] = []
+        kinds = [config.loss or CLASSES.losses[0] for config in configs]
+        for kind in sorted(set(kinds)):
+            lanes = [lane for lane, of_lane in enumerate(kinds) if of_lane == kind]
+
+            def values(name: str, lanes: list[int] = lanes) -> Tensor:
+                return torch.tensor([getattr(configs[i], name) for i in lanes], dtype=dtype, device=device)
+
+            self.groups.append(_Group(torch.tensor(lanes, device=device), self._bind(kind, values)))
+
+    def _bind(self, kind: str, values: Callable[[str], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+        """The loss of one kind with its lanes' parameters filled in."""
+        losses: dict[str, Callable[..., Tensor]] = {
+            "cross_entropy": cross_entropy,
+            "focal": focal,
+            "logit_adjusted": partial(logit_adjusted, log_prior=self.log_prior),
+            "bce": binary_one_vs_all,
+            "asymmetric": asymmetric,
+            "mse": squared_error,
+            "huber": huber,
+        }
+        loss, parameters = losses[kind], [values(name) for name in PARAMETERS.get(kind, ())]
+        return lambda outputs, labels: loss(outputs, labels, *parameters)
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean loss of every lane, `(N,)`, from outputs `(N, B, C)` and labels as `Target.encode` gives them.
+
+        The mean is taken over all lanes at once: how many lanes share a kind must not decide the order of a sum.
+        """
+        of_images = logits.new_zeros(logits.shape[:2])
+        for group in self.groups:
+            of_images = of_images.index_copy(0, group.lanes, group.loss(logits[group.lanes], labels))
+        return of_images.mean(-1)

@@ -1,0 +1,115 @@
+"""The tuned linear probe on the same features: what a side-network has to beat to be worth its parameters."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sweep.features.batches import StageData, TrainingData
+from sweep.machine.seeds import derive_seed
+from sweep.side_networks.spec import SideNetworkSpec
+from sweep.study.lane_config import LaneConfig
+from sweep.tasks.kinds import CLASSES, TaskKind
+from sweep.training.engine import Stack, split_logits, train
+
+LEARNING_RATES = np.geomspace(1e-3, 1.0, 10)
+EPOCHS_FACTOR = 4
+"""A probe trains for this many times the study's epochs: it costs almost nothing, so a short
+run never holds it back."""
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """The probe chosen on val, of all stages and learning rates tried.
+
+    Attributes:
+        stage: Index of the stage it reads.
+        lr: Its learning rate.
+        n_configurations: How many were tried.
+        val: Metrics on val.
+        test: Metrics on test, computed for this one probe.
+    """
+
+    stage: int
+    lr: float
+    n_configurations: int
+    val: dict[str, float]
+    test: dict[str, float]
+
+
+def tuned_linear_probe(
+    spec: SideNetworkSpec,
+    train_data: TrainingData,
+    val_data: StageData,
+    test_data: StageData,
+    *,
+    n_epochs: int,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+) -> ProbeResult:
+    """Tune a linear probe over learning rate and stage, choose on val, test once.
+
+    Every stage but `z_0` is tried, not the last alone: a backbone's middle often knows more.
+
+    Args:
+        spec: Shape of the study's side-networks.
+        train_data: What to learn from.
+        val_data: What to choose on.
+        test_data: Touched once, by the chosen probe.
+        n_epochs: The study's epochs; a probe trains four times as long.
+        batch_size: Images a step.
+        seed: The study's seed.
+        device: Where to train.
+    """
+    tokens = spec.plain(1).head.tokens
+    pooled_train = train_data.pooled(tokens)
+    pooled_val, pooled_test = (data.pooled(tokens) for data in (val_data, test_data))
+    target = val_data.target
+    configs = [probe_config(float(lr), target.kind) for lr in LEARNING_RATES]
+    stages = range(1, spec.n_stages)
+    candidates = []
+    for stage in stages:
+        seeds = [derive_seed(seed, "linear probe", stage, i) for i in range(len(configs))]
+        states, results = train(
+            [spec.pooled_probe(stage, lane_seed).to(device) for lane_seed in seeds],
+            configs,
+            pooled_train,
+            pooled_val,
+            n_epochs=EPOCHS_FACTOR * n_epochs,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        val = target.measure(results[-1].val_logits, val_data.labels)
+        candidates += [
+            _Candidate(stage, i, {name: values[i].item() for name, values in val.items()}, outputs, state)
+            for i, (outputs, state) in enumerate(zip(results[-1].val_logits, states, strict=True))
+        ]
+    best = min(candidates, key=lambda candidate: candidate.order(target.kind))
+    probe = spec.pooled_probe(best.stage, seed)
+    probe.load_state_dict(best.state)
+    best_val = best.val | target.standard_error(best.val_outputs, val_data.labels)
+    test = target.measure_one(split_logits(Stack([probe.to(device)]), pooled_test)[0], test_data.labels)
+    return ProbeResult(best.stage, configs[best.lane].lr, len(candidates), best_val, test)
+
+
+def probe_config(lr: float, kind: TaskKind = CLASSES) -> LaneConfig:
+    """How a probe of that learning rate is trained on a kind of task, under its first loss."""
+    return LaneConfig(lr=lr, rank=1, warmup_epochs=2).on(kind)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """One trained probe."""
+
+    stage: int
+    lane: int
+    val: dict[str, float]
+    val_outputs: Tensor
+    state: dict[str, Tensor]
+
+    def order(self, kind: TaskKind) -> tuple[bool, float, float]:
+        """Sorts best first, by the score on val and then the tie, as trials are by default; diverged probes last."""
+        return math.isnan(self.val[kind.tie]), -self.val[kind.score], self.val[kind.tie]

@@ -1,0 +1,262 @@
+"""Lane-wise optimizers and schedules: `torch.optim`'s update rules with every hyperparameter a tensor over lanes.
+
+`torch.optim` takes one learning rate for all parameters of a group, so a stack needs its own. Each class here is tested
+against its `torch.optim` counterpart over a grid of hyperparameters.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from sweep.side_networks.cpu.compile import announce, has_kernels
+from sweep.side_networks.cpu.tasks import on_threads
+from sweep.study.lane_config import LaneConfig
+from sweep.training.cpu_adamw import adamw_step
+
+Params = dict[str, Tensor]
+
+FEW_NUMBERS = 2**18
+"""Of all lanes' parameters; fewer are left to one thread."""
+
+CLIPPING_EPS = 1e-6
+"""Added to a length before it divides, as PyTorch does."""
+
+
+def schedule_factors(configs: Sequence[LaneConfig], n_steps: int, steps_per_epoch: int) -> Tensor:
+    """Learning-rate factors of every lane at every step.
+
+    Warm-up is linear, its first step at `1 / warm-up steps`; cosine falls from the end of the warm-up and would
+    reach zero one step after the last.
+
+    Args:
+        configs: `N` lanes.
+        n_steps: Optimizer steps of the whole training.
+        steps_per_epoch: Optimizer steps an epoch, for `warmup_epochs`.
+
+    Returns:
+        Factors on the peak learning rate, `(n_steps, N)`, fp64.
+    """
+    return torch.tensor(
+        [[_factor(config, step, n_steps, steps_per_epoch) for config in configs] for step in range(n_steps)],
+        dtype=torch.float64,
+    )
+
+
+def _factor(config: LaneConfig, step: int, n_steps: int, steps_per_epoch: int) -> float:
+    warmup = min(round(config.warmup_epochs * steps_per_epoch), n_steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    if config.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (n_steps - warmup)))
+
+
+class _LaneHyperparameters:
+    """Hyperparameters of some lanes as tensors that broadcast over a stacked parameter."""
+
+    def __init__(self, configs: Sequence[LaneConfig], like: Tensor):
+        self.configs = configs
+        self.like = like
+
+    def __call__(self, name: str) -> Tensor:
+        values = [getattr(config, name) for config in self.configs]
+        return torch.tensor(values, dtype=self.like.dtype, device=self.like.device)
+
+
+def _over(lanes: Tensor, parameter: Tensor) -> Tensor:
+    """A tensor over lanes `(N,)`, shaped to broadcast over a parameter `(N, ...)`."""
+    return lanes.view(-1, *(1,) * (parameter.dim() - 1))
+
+
+def is_decayed(parameter: Tensor) -> bool:
+    """Whether weight decay applies to a stacked parameter `(N, ...)`: matrices yes, biases and norms no."""
+    return parameter.dim() > 2
+
+
+class LaneAdamW:
+    """AdamW (Loshchilov & Hutter 2019) with one value of every hyperparameter per lane.
+
+    Args:
+        params: Stacked parameters, each `(N, ...)`; updated in place.
+        configs: `N` lanes.
+    """
+
+    def __init__(self, params: Params, configs: Sequence[LaneConfig]):
+        of = _LaneHyperparameters(configs, next(iter(params.values())))
+        self.beta1, self.beta2, self.eps = of("beta1"), of("beta2"), of("eps")
+        self.weight_decay = of("weight_decay")
+        self.beta1_power = torch.ones_like(self.beta1, dtype=torch.float64)
+        self.beta2_power = torch.ones_like(self.beta2, dtype=torch.float64)
+        self.mean = {name: torch.zeros_like(p) for name, p in params.items()}
+        self.square = {name: torch.zeros_like(p) for name, p in params.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the next step needs to know of those before, each `(N, ...)` and live."""
+        return {
+            "beta1_power": self.beta1_power,
+            "beta2_power": self.beta2_power,
+            **{f"mean.{name}": tensor for name, tensor in self.mean.items()},
+            **{f"square.{name}": tensor for name, tensor in self.square.items()},
+        }
+
+    @torch.no_grad()
+    def step(self, params: Params, grads: Mapping[str, Tensor], lr: Mapping[str, Tensor]) -> None:
+        """One update.
+
+        Args:
+            params: Stacked parameters, each `(N, ...)`; updated in place.
+            grads: Gradients by parameter name, each `(N, ...)`.
+            lr: Learning rates by parameter name, each `(N,)`.
+        """
+        debias1 = (1 - self.beta1_power.mul_(self.beta1)).to(self.beta1)
+        debias2 = (1 - self.beta2_power.mul_(self.beta2)).sqrt().to(self.beta2)
+        if has_kernels(self.beta1.device, self.beta1.dtype):
+            self._compiled_step(params, grads, lr, debias1, debias2)
+            return
+        for name, p in params.items():
+            grad, mean, square = grads[name], self.mean[name], self.square[name]
+            if is_decayed(p):
+                p.mul_(_over(1 - lr[name] * self.weight_decay, p))
+            mean.lerp_(grad, _over(1 - self.beta1, p))
+            square.mul_(_over(self.beta2, p)).add_(grad.square().mul_(_over(1 - self.beta2, p)))
+            denominator = square.sqrt().div_(_over(debias2, p)).add_(_over(self.eps, p))
+            p.sub_((mean / denominator).mul_(_over(lr[name] / debias1, p)))
+
+    def _compiled_step(
+        self, params: Params, grads: Mapping[str, Tensor], lr: Mapping[str, Tensor], debias1: Tensor, debias2: Tensor
+    ) -> None:
+        """The same in one pass over every parameter, lanes spread over threads."""
+        announce()
+        of_lanes = [x.numpy() for x in (self.beta1, self.beta2, debias2, self.eps)]
+        arguments = []
+        for name, p in params.items():
+            decay = 1 - lr[name] * self.weight_decay if is_decayed(p) else torch.ones_like(debias1)
+            n_lanes, rates = len(decay), (decay, lr[name] / debias1)
+            tensors = (p, grads[name].contiguous(), self.mean[name], self.square[name])
+            rows = (x.view(n_lanes, -1).numpy() for x in tensors)
+            arguments.append([*rows, *(x.numpy() for x in rates), *of_lanes])
+            torch.autograd.graph.increment_version(p)
+
+        def update(first: int, last: int) -> None:
+            for of_parameter in arguments:
+                adamw_step(first, last, *of_parameter)
+
+        if sum(p.numel() for p in params.values()) < FEW_NUMBERS:
+            update(0, len(debias1))
+        else:
+            on_threads(update, len(debias1), shares=1)
+
+
+class LaneSGD:
+    """SGD with momentum, one value of every hyperparameter per lane; arguments as `LaneAdamW`."""
+
+    def __init__(self, params: Params, configs: Sequence[LaneConfig]):
+        of = _LaneHyperparameters(configs, next(iter(params.values())))
+        self.momentum, self.weight_decay = of("momentum"), of("weight_decay")
+        self.velocity = {name: torch.zeros_like(p) for name, p in params.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """As `LaneAdamW.state`."""
+        return {f"velocity.{name}": tensor for name, tensor in self.velocity.items()}
+
+    @torch.no_grad()
+    def step(self, params: Params, grads: Mapping[str, Tensor], lr: Mapping[str, Tensor]) -> None:
+        """One update; arguments as `LaneAdamW.step`."""
+        for name, p in params.items():
+            grad, velocity = grads[name], self.velocity[name]
+            if is_decayed(p):
+                grad = grad + _over(self.weight_decay, p) * p
+            velocity.mul_(_over(self.momentum, p)).add_(grad)
+            p.sub_(_over(lr[name], p) * velocity)
+
+
+class LaneClipping:
+    """`torch.nn.utils.clip_grad_norm_` for every lane by a norm of its own; a lane that has none is left as it is.
+
+    Args:
+        configs: `N` lanes.
+        like: A stacked parameter.
+    """
+
+    def __init__(self, configs: Sequence[LaneConfig], like: Tensor):
+        norms = [config.clip_norm for config in configs]
+        self.clips = torch.tensor([norm is not None for norm in norms], device=like.device)
+        self.norms = torch.tensor([norm or 1.0 for norm in norms], dtype=like.dtype, device=like.device)
+
+    def __call__(self, grads: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Gradients by parameter name, each `(N, ...)`, cut to length."""
+        of_parameters = [torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads.values()]
+        lengths = torch.linalg.vector_norm(torch.stack(of_parameters, 1), dim=1)
+        factor = torch.where(self.clips, (self.norms / (lengths + CLIPPING_EPS)).clamp(max=1), 1)
+        return {name: grad * _over(factor, grad) for name, grad in grads.items()}
+
+
+_OPTIMIZERS: dict[str, type[LaneAdamW] | type[LaneSGD]] = {"adamw": LaneAdamW, "sgd": LaneSGD}
+
+
+class LaneOptimizers:
+    """The optimizers of a stack, each lane under its own kind.
+
+    Args:
+        params: Stacked parameters by name, each `(N, ...)`; updated in place. Names that begin with `head.` learn
+            at `lr * head_lr_ratio`.
+        configs: `N` lanes.
+    """
+
+    def __init__(self, params: Params, configs: Sequence[LaneConfig]):
+        self.params = params
+        of = _LaneHyperparameters(configs, next(iter(params.values())))
+        lr, head_lr = of("lr"), of("lr") * of("head_lr_ratio")
+        clips = any(config.clip_norm is not None for config in configs)
+        self.clipping = LaneClipping(configs, lr) if clips else None
+        self.peak_lr = {name: head_lr if name.startswith("head.") else lr for name in params}
+        self.groups: list[tuple[Tensor, LaneAdamW | LaneSGD]] = []
+        for kind in sorted({config.optimizer for config in configs}):
+            members = [lane for lane, config in enumerate(configs) if config.optimizer == kind]
+            lanes = torch.tensor(members, device=lr.device)
+            subset = {name: p[lanes] for name, p in params.items()}
+            optimizer = _OPTIMIZERS[kind](subset, [configs[lane] for lane in members])
+            self.groups.append((lanes, optimizer))
+
+    def lane_states(self) -> list[dict[str, Tensor]]:
+        """A copy of every lane's state, by name, for `load`; lanes of one kind have the same names."""
+        states: dict[int, dict[str, Tensor]] = {}
+        for lanes, optimizer in self.groups:
+            live = optimizer.state()
+            for i, lane in enumerate(lanes.tolist()):
+                states[lane] = {name: tensor[i].clone() for name, tensor in live.items()}
+        return [states[lane] for lane in sorted(states)]
+
+    def load(self, states: Sequence[Mapping[str, Tensor]]) -> None:
+        """Go on where lanes stopped: one state a lane, empty for a lane that starts."""
+        for lanes, optimizer in self.groups:
+            for name, tensor in optimizer.state().items():
+                for i, lane in enumerate(lanes.tolist()):
+                    if states[lane]:
+                        tensor[i] = states[lane][name]
+
+    @torch.no_grad()
+    def step(self, grads: Mapping[str, Tensor], factor: Tensor) -> None:
+        """Update every lane.
+
+        Args:
+            grads: Gradients by parameter name, each `(N, ...)`.
+            factor: The schedules' factors on the peak learning rates, `(N,)`.
+        """
+        lr = {name: peak * factor for name, peak in self.peak_lr.items()}
+        if self.clipping is not None:
+            grads = self.clipping(grads)
+        if len(self.groups) == 1:
+            self.groups[0][1].step(self.params, grads, lr)
+            return
+        for lanes, optimizer in self.groups:
+            subset = {name: p[lanes] for name, p in self.params.items()}
+            optimizer.step(
+                subset,
+                {name: grad[lanes] for name, grad in grads.items()},
+                {name: rates[lanes] for name, rates in lr.items()},
+            )
+            for name, p in subset.items():
+                self.params[name].index_copy_(0, lanes, p)

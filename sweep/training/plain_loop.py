@@ -1,0 +1,124 @@
+"""One trial as a PyTorch user would train it: a module, a loss, `torch.optim`, no lanes. What the engine is held to."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from sweep.features.batches import Batch, TrainingData
+from sweep.side_networks.head import KEEP, NORM
+from sweep.study.lane_config import LaneConfig
+from sweep.tasks.kinds import CLASSES
+from sweep.training.dropout import LaneStep, dropout_mask
+
+
+def train_plainly(
+    module: nn.Module,
+    config: LaneConfig,
+    data: TrainingData,
+    batches: Iterable[Batch],
+    *,
+    n_steps: int,
+    steps_per_epoch: int,
+    seed: int = 0,
+) -> None:
+    """Train a module in place.
+
+    Args:
+        module: From stages, each `(B, L, D)`, to logits `(B, C)`.
+        config: Its hyperparameters.
+        data: What to learn from.
+        batches: What each step learns from, of `data`, in the dtype and on the device of the module.
+        n_steps: Length of the schedule, whether or not there are as many batches.
+        steps_per_epoch: For the warm-up, whose length is in epochs.
+        seed: The lane's, for dropout.
+    """
+    like = next(module.parameters())
+    loss_of = plain_loss(config, data.class_counts.to(like))
+    optimizer = _optimizer(module, config)
+    warmup = min(round(config.warmup_epochs * steps_per_epoch), n_steps)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        if config.schedule == "constant" or step >= n_steps:
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (n_steps - warmup)))
+
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    for step, (stages, labels) in enumerate(batches):
+        if config.dropout:
+            width = module.get_parameter(NORM).shape[-1]
+            mask = dropout_mask(LaneStep(config.dropout, seed, step), len(labels), width, like.dtype)
+            outputs = functional_call(module, {KEEP: mask.to(like.device)}, (stages,))
+        else:
+            outputs = module(stages)
+        loss = loss_of(outputs, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        if config.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
+        optimizer.step()
+        scheduler.step()
+
+
+def plain_loss(config: LaneConfig, class_counts: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """A configuration's loss, from outputs `(B, C)` and labels, as `StageData.batch` gives them, to a number.
+
+    Args:
+        config: Names it; that of classes if it names none.
+        class_counts: Training images of each class, `(C,)`, in the dtype of the logits; an empty class counts as one.
+    """
+    losses: dict[str, Callable[..., Tensor]] = {
+        "cross_entropy": partial(F.cross_entropy, label_smoothing=config.label_smoothing),
+        "focal": partial(_focal, config),
+        "logit_adjusted": partial(_logit_adjusted, config, class_counts.clamp_min(1)),
+        "bce": _binary,
+        "asymmetric": partial(_asymmetric, config),
+        "mse": F.mse_loss,
+        "huber": partial(F.huber_loss, delta=config.huber_delta),
+    }
+    return losses[config.loss or CLASSES.losses[0]]
+
+
+def _focal(config: LaneConfig, logits: Tensor, labels: Tensor) -> Tensor:
+    p = torch.softmax(logits, -1)[torch.arange(len(labels), device=labels.device), labels]
+    return (-((1 - p) ** config.focal_gamma) * p.log()).mean()
+
+
+def _logit_adjusted(config: LaneConfig, counts: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits + config.logit_adjustment * (counts / counts.sum()).log(), labels)
+
+
+def _binary(logits: Tensor, labels: Tensor) -> Tensor:
+    targets = labels if labels.dim() > 1 else F.one_hot(labels, logits.shape[-1]).to(logits.dtype)
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(-1).mean()
+
+
+def _asymmetric(config: LaneConfig, logits: Tensor, labels: Tensor) -> Tensor:
+    p = logits.sigmoid()
+    q = (p - config.asymmetric_margin).clamp(min=0)
+    present = (1 - p) ** config.asymmetric_gamma_positive * p.log()
+    absent = q**config.asymmetric_gamma_negative * (1 - q).log()
+    return -(labels * present + (1 - labels) * absent).sum(-1).mean()
+
+
+def _optimizer(module: nn.Module, config: LaneConfig) -> torch.optim.Optimizer:
+    """Two learning rates, head and the rest, and decay on matrices alone."""
+    groups = []
+    for is_head, has_decay in itertools.product((False, True), repeat=2):
+        params = [
+            p
+            for name, p in module.named_parameters()
+            if name.startswith("head.") == is_head and (p.dim() > 1) == has_decay
+        ]
+        lr = config.lr * config.head_lr_ratio if is_head else config.lr
+        groups.append({"params": params, "lr": lr, "weight_decay": config.weight_decay if has_decay else 0.0})
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), eps=config.eps)
+    return torch.optim.SGD(groups, momentum=config.momentum)

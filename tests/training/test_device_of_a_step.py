@@ -1,0 +1,107 @@
+"""A training step on a device: every tensor lies there, and the host waits for none of its results.
+
+PyTorch's `meta` device holds no values, so a value that the host wants is an error, and what is not told to go where
+the lanes are stays on the CPU. It stands in for a GPU from a batch that is there to the optimizer's update. Batches and
+dropout's masks, which are copied to a GPU, are not part of it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from backbones.stages import Stages
+from sweep.side_networks.spec import SideNetworkSpec
+from sweep.study.lane_config import LaneConfig
+from sweep.tasks.losses import LaneLosses
+from sweep.training.engine import Stack
+from sweep.training.optim import LaneOptimizers
+
+DEVICE = "meta"
+N_IMAGES, N_TOKENS = 6, 17
+SHAPE: dict[str, Any] = {"width": 32, "n_stages": 4, "n_classes": 5, "n_prefix_tokens": 1, "pool": "mean"}
+CONFIGS = [
+    LaneConfig(lr=1e-3, loss="cross_entropy", label_smoothing=0.1),
+    LaneConfig(lr=1e-3, loss="focal", optimizer="sgd", clip_norm=1.0),
+    LaneConfig(lr=1e-3, loss="bce", clip_norm=0.1),
+    LaneConfig(lr=1e-3, loss="logit_adjusted", optimizer="sgd"),
+]
+
+
+class OnDevice(TorchDispatchMode):
+    """Fails at an operation that reads or writes a tensor elsewhere; counts operations.
+
+    Numbers are tensors without dimensions to PyTorch, and may come from the host.
+    """
+
+    n_operations = 0
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self.n_operations += 1
+        self.require_on_device(func, (args, kwargs))
+        out = func(*args, **(kwargs or {}))
+        self.require_on_device(func, out)
+        return out
+
+    def require_on_device(self, func: Callable[..., Any], values: Any) -> None:
+        for x in tree_leaves(values):
+            if isinstance(x, Tensor) and x.dim() > 0:
+                assert x.device.type == DEVICE, f"{func} has a tensor on {x.device}"
+
+
+def operations_of_a_step(spec: SideNetworkSpec, n_lanes: int, lengths: bool = False) -> int:
+    configs = [CONFIGS[lane % len(CONFIGS)] for lane in range(n_lanes)]
+    stack = Stack([spec.lane(spec.max_rank, seed).to(DEVICE) for seed in range(n_lanes)])
+    like = stack.like
+    losses_of = LaneLosses(configs, torch.ones(spec.n_classes, device=DEVICE), like.dtype)
+    optimizers = LaneOptimizers(stack.params, configs)
+    stages = [torch.empty(N_IMAGES, N_TOKENS, width, device=DEVICE) for width in spec.stage_widths]
+    if lengths:
+        stages = Stages(stages, torch.empty(N_IMAGES, dtype=torch.long, device=DEVICE))
+    labels = torch.empty(N_IMAGES, dtype=torch.long, device=DEVICE)
+    factor = like.new_ones(n_lanes)
+    with OnDevice() as counted:
+        losses, grads = stack.gradients(stages, labels, losses_of)
+        optimizers.step(grads, factor)
+    assert losses.shape == (n_lanes,)
+    return counted.n_operations
+
+
+@pytest.mark.parametrize(
+    ("options", "form"),
+    [
+        ({"max_rank": 4}, "rank space"),
+        ({"max_rank": 4, "precision": "bf16"}, "rank space"),
+        ({"max_rank": 4, "causal": True}, "rank space"),
+        ({"max_rank": 32}, "direct"),
+        ({"max_rank": 2, "widths": (16, 16, 32, 32)}, "rank space"),
+    ],
+    ids=["fp32", "bf16", "causal", "direct", "pyramid"],
+)
+def test_all_of_a_step_is_on_the_device(options: Mapping[str, Any], form: str) -> None:
+    spec = SideNetworkSpec(**SHAPE, modules_per_block=2, **options)
+    assert spec.form == form
+    assert operations_of_a_step(spec, len(CONFIGS)) > 0
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_texts_too(causal: bool) -> None:
+    spec = SideNetworkSpec(**SHAPE, modules_per_block=1, max_rank=4, causal=causal)
+    assert operations_of_a_step(spec, len(CONFIGS), lengths=True) > 0
+
+
+def test_more_lanes_are_not_more_operations() -> None:
+    spec = SideNetworkSpec(**SHAPE, modules_per_block=1, max_rank=4)
+    assert operations_of_a_step(spec, 4) == operations_of_a_step(spec, 32)
+
+
+def test_a_tensor_that_stays_on_the_host_is_found() -> None:
+    here, there = torch.empty(2, 2, device=DEVICE), torch.ones(2, 2)
+    with OnDevice(), pytest.raises(AssertionError, match=r"mm\.default has a tensor on cpu"):
+        torch.mm(here, there)
