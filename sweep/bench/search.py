@@ -21,6 +21,7 @@ from sweep.machine.paths import default_cache_dir
 from sweep.machine.seeds import derive_seed
 from sweep.records.reporter import Reporter, SearchProgress
 from sweep.running.preparation import prepare
+from sweep.search.lane_stack import StackSetting
 from sweep.search.occupancy import Occupancy
 from sweep.search.proposals import Proposals
 from sweep.search.requests import Inbox
@@ -32,6 +33,7 @@ from sweep.study.declaration import Study
 from sweep.study.finding import load_study
 from sweep.study.halving import Halving
 from sweep.study.lane_config import LaneConfig
+from sweep.study.shape import Shape
 from sweep.tasks.losses import LaneLosses
 from sweep.training.engine import EVALUATION_BATCH_SIZE
 from sweep.training.optim import schedule_factors
@@ -110,6 +112,7 @@ class _Task:
     sizes: SearchSizes
     study: Study
     spec: SideNetworkSpec
+    tokens: int
     train_data: StageData
     val_data: StageData
     device: torch.device
@@ -158,10 +161,11 @@ def run_search_benchmark(sizes: SearchSizes, say: Callable[[str], None]) -> Sear
         "random search, one at a time": partial(_sequential, prunes=False),
     }
     runs: dict[str, list[ArmRun]] = {name: [] for name in arms}
-    first = _Task(sizes, replace(study, trials=1, epochs=1), prepared.spec, train_data, val_data, device)
+    shortest = replace(prepared.study, trials=1, epochs=1)
+    first = _Task(sizes, shortest, prepared.spec, prepared.backbone.tokens, train_data, val_data, device)
     _sweep(first, halving=None)  # kernels are compiled once for all runs on a machine
     for seed in range(sizes.n_seeds):
-        task = replace(first, study=replace(study, seed=seed, trials=MANY_TRIALS))
+        task = replace(first, study=replace(prepared.study, seed=seed, trials=MANY_TRIALS))
         for name, arm in arms.items():
             run = arm(task)
             runs[name].append(run)
@@ -182,8 +186,12 @@ def _sweep(task: _Task, *, halving: Halving | None) -> ArmRun:
     study = replace(task.study, halving=halving)
     sampler = make_sampler(study.sampler, seed=derive_seed(study.seed, "sampler"), grid=None, n_objectives=1)
     proposals = Proposals(optuna.create_study(direction="maximize", sampler=sampler), study, sampler)
-    n_parallel, device = task.sizes.n_parallel, task.device
-    lanes = Occupancy(study, task.spec, task.train_data, task.val_data, n_parallel=n_parallel, device=device)
+
+    def setting_of(shape: Shape) -> StackSetting:
+        spec = replace(task.spec, max_rank=shape.padded_rank)
+        return StackSetting(study, spec, task.tokens, task.train_data, task.val_data)
+
+    lanes = Occupancy(study, setting_of, n_parallel=task.sizes.n_parallel, device=task.device)
     stopwatch = _Stopwatch()
     search = Search(
         proposals,

@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -38,9 +38,12 @@ from sweep.machine.checked_files import RESTORE
 from sweep.records.entries import require_config
 from sweep.records.folder import RunFolder
 from sweep.records.results import Results, load_results
-from sweep.running.recorded import target_of_run
+from sweep.running.recorded import config_of_trial, target_of_run
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.augmentation import described
+
+SHARED = ("backbone", "backbone_fingerprint", "group_size", "stages", "transform")
+"""Entries of a run's record that all members of one model have in common."""
 
 RECORDED = ("study", "command", "data", "data_notice", "splits", "epochs", "batch_size", "seed", "versions")
 
@@ -146,10 +149,17 @@ def model_config(results: Results, folder: RunFolder, spec: SideNetworkSpec, cho
         chosen: The members of the model.
 
     Raises:
+        UsageError: The members do not share a backbone and the structure of their side-networks.
         SweepError: The run's record is damaged.
     """
-    recorded = results.config
-    require_config(folder, recorded)
+    require_config(folder, results.config)
+    recorded, *others = (config_of_trial(results, folder, c.weights.trial) for c in chosen)
+    alike = [replace(c.weights.spec, max_rank=1) for c in chosen]
+    if len(set(alike)) > 1 or any(other.get(name) != recorded.get(name) for other in others for name in SHARED):
+        raise UsageError(
+            f"trials {', '.join(str(c.weights.trial) for c in chosen)} of {folder.path} differ in backbone, stages "
+            f"or side-network, so they cannot share one model; export them one by one with --trial"
+        )
     try:
         transform = recorded_transform(recorded["transform"])
     except (KeyError, TypeError, ValueError) as error:

@@ -27,7 +27,8 @@ SUMMARY: dict[str, type | UnionType] = {
 }
 CONFIG: dict[str, type | UnionType] = {
     **dict.fromkeys(("study", "data", "data_notice", "backbone", "backbone_fingerprint", "device", "precision"), str),
-    **dict.fromkeys(("epochs", "batch_size", "seed", "seeds", "max_rank", "group_size", "modules_per_block"), int),
+    **dict.fromkeys(("epochs", "batch_size", "seed", "seeds", "group_size", "modules_per_block"), int),
+    "max_rank": int | None,
     **dict.fromkeys(("command", "classes"), list),
     **dict.fromkeys(("transform", "versions", "splits"), dict),
     **{f"splits.{split}.images": int for split in ("train", "val", "test")},

@@ -13,7 +13,7 @@ from sweep.errors import SweepError
 from sweep.features.cache import compute_features
 from sweep.records.folder import RunFolder
 from sweep.records.results import Results
-from sweep.running.recorded import recorded_backbone, recorded_data, target_of_run
+from sweep.running.recorded import config_of_trial, recorded_backbone, recorded_data, target_of_run
 from sweep.search.lane_weights import weights_of
 from sweep.study.declaration import DATA_OBJECTS
 from sweep.tasks.inputs import Kind
@@ -71,7 +71,7 @@ def winner_on_val(results: Results, folder: RunFolder, winner: int, cache_dir: P
         raise SweepError(f"the images came as {DATA_OBJECTS} {config['study_file']}, and a report runs no study file")
     items = recorded_data(config, cache_dir, splits=["val"])
     val = items.val
-    backbone = recorded_backbone(config, cache_dir)
+    backbone = recorded_backbone(config_of_trial(results, folder, winner), cache_dir)
     spec, weights = weights_of(folder, winner, winner)
     module = spec.plain(weights.rank)
     module.load_state_dict(weights.state)

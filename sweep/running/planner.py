@@ -135,7 +135,7 @@ def plan_study(features: FeaturePlan, prepared: Prepared) -> Plan:
     Raises:
         SweepError: The calibration itself does not fit in memory.
     """
-    study, spec, tokens = prepared.study, prepared.spec, prepared.backbone.tokens
+    study, spec, tokens = prepared.study_of_shape, prepared.spec, prepared.backbone.tokens
     free_bytes = available_bytes(prepared.device)
     shared = shared_bytes(spec, tokens, study.batch_size)
     compiled = is_compiled(spec.max_rank, prepared.device, torch.float32)
@@ -265,8 +265,8 @@ def _step_seconds(prepared: Prepared, n_lanes: int) -> Callable[[int], float]:
         if not is_out_of_memory(error):
             raise
         raise SweepError(
-            f"the plan's calibration, {more} lanes of batch size {prepared.study.batch_size}, does not fit in the "
-            f"memory of {prepared.device}; lower --batch-size or --max-rank"
+            f"the plan's calibration, {more} lanes of batch size {prepared.study_of_shape.batch_size}, does not fit "
+            f"in the memory of {prepared.device}; lower --batch-size or the ranks"
         ) from error
     per_lane = max(0.0, (more_seconds - few_seconds) / (more - few))
     shared = max(0.0, few_seconds - few * per_lane)
@@ -275,7 +275,7 @@ def _step_seconds(prepared: Prepared, n_lanes: int) -> Callable[[int], float]:
 
 def _measured_step_seconds(prepared: Prepared, n_lanes: int) -> float:
     """Of one training step on random features, the fastest of a few after a warm-up."""
-    study, spec, tokens = prepared.study, prepared.spec, prepared.backbone.tokens
+    study, spec, tokens = prepared.study_of_shape, prepared.spec, prepared.backbone.tokens
     n_images = min(study.batch_size, prepared.data.train.n_images)
     shape = (n_images, *stored_shape(spec.stage_widths, tokens))
     stages = np.random.default_rng(0).standard_normal(shape, dtype=np.float32).astype(DTYPE)

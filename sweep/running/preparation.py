@@ -1,6 +1,7 @@
 """What a study needs before its first feature: its request checked, its data and backbone loaded."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,22 +11,26 @@ from sweep.data import DataSet, OnBadImage, load_data
 from sweep.errors import UsageError
 from sweep.features.views import TrainingViews
 from sweep.machine.precision import require_fp32_sums
+from sweep.side_networks.cost import rank_buckets
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.declaration import Study
+from sweep.study.rehearsal import rehearse, surveyed_configs
+from sweep.study.shape import Shape, shape_of, study_of_lane, study_of_shape
 from sweep.tasks.kinds import TASK_KINDS
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A study that can be planned and run.
+    """A study that can be planned and run, with what lanes of one shape need; at first that of the baseline.
 
     Attributes:
         study: What is searched, on the kind of task that the data make.
-        n_parallel: Lanes of a stack that were asked for; None for as many as fit.
+        n_parallel: Lanes that were asked for; None for as many as fit.
         device: Where backbone and lanes run.
         data: The three splits.
-        backbone: On `device`.
-        spec: Shape of the side-networks.
+        shape: Of the lanes.
+        backbone: Of that shape, on `device`.
+        spec: Structure of the side-networks of that shape.
         views: What they see of their training images.
         on_bad_image: What was done with image files that cannot be read.
     """
@@ -34,10 +39,36 @@ class Prepared:
     n_parallel: int | None
     device: torch.device
     data: DataSet
+    shape: Shape
     backbone: Backbone
     spec: SideNetworkSpec
     views: TrainingViews
     on_bad_image: OnBadImage
+
+    @property
+    def study_of_shape(self) -> Study:
+        """The study as lanes of this shape have it."""
+        return study_of_shape(self.study, self.shape)
+
+    def of_shape(self, shape: Shape, cache_dir: Path, backbone: Backbone | None = None) -> "Prepared":
+        """The same study with what lanes of another shape need.
+
+        Args:
+            shape: Of the lanes.
+            cache_dir: Root of sweep's cache.
+            backbone: Of that shape; loaded if not given.
+
+        Raises:
+            UsageError: The shape cannot be had with this backbone or these data.
+            SweepError: The backbone's weights cannot be had.
+        """
+        own = study_of_shape(self.study, shape)
+        check_precision(own.precision, self.device)
+        backbone = backbone or backbone_of(own, self.data, self.device, cache_dir)
+        spec = side_network_spec(own, self.data, backbone, shape.padded_rank)
+        check_spec(own.precision, spec, backbone)
+        views = TrainingViews.of(own, self.data.train, backbone.transform)
+        return replace(self, shape=shape, backbone=backbone, spec=spec, views=views)
 
 
 def prepare(
@@ -52,10 +83,13 @@ def prepare(
 
     Args:
         study: Declarations overridden where the user asked for it.
-        n_parallel: Lanes of a stack; None for as many as fit in memory.
+        n_parallel: Lanes; None for as many as fit in memory.
         device: Where backbone and lanes run.
         cache_dir: Root of sweep's cache.
         on_bad_image: What to do with an image file that cannot be read: stop, or leave it out and say so.
+
+    Returns:
+        What the lanes of the baseline's shape need. The study's `rank_buckets` are chosen where it declares none.
 
     Raises:
         UsageError: A request that cannot be carried out as given.
@@ -73,6 +107,25 @@ def prepare(
     data = load_data(study.data, seed=study.seed, cache_dir=cache_dir, on_bad_image=on_bad_image, task=study.task)
     study = study.on(TASK_KINDS[data.task])
     study.check_baseline()
+    baseline = rehearse(study, study.baseline).config
+    own = study_of_lane(study, baseline)
+    backbone = backbone_of(own, data, device, cache_dir)
+    if not study.rank_buckets:
+        study = replace(study, rank_buckets=_cheapest_buckets(study, own, data, backbone))
+    shape = shape_of(study, baseline)
+    spec = side_network_spec(own, data, backbone, shape.padded_rank)
+    check_spec(own.precision, spec, backbone)
+    views = TrainingViews.of(own, data.train, backbone.transform)
+    return Prepared(study, n_parallel, device, data, shape, backbone, spec, views, on_bad_image)
+
+
+def backbone_of(study: Study, data: DataSet, device: torch.device, cache_dir: Path) -> Backbone:
+    """The backbone that a study declares.
+
+    Raises:
+        UsageError: There is none of that name, an option does not fit it, or it does not read such data.
+        SweepError: Its weights cannot be had.
+    """
     backbone = load_backbone(
         study.backbone,
         group_size=study.group_size,
@@ -87,19 +140,36 @@ def prepare(
             f"the backbone {backbone.name} reads {backbone.kind}, and the data {data.name} are {data.kind}; give other "
             f"--data (`sweep data` lists some), or another --backbone (`sweep backbones` does)"
         )
-    spec = side_network_spec(study, data, backbone)
-    if study.precision == "bf16" and spec.widths:
+    return backbone
+
+
+def _cheapest_buckets(study: Study, own: Study, data: DataSet, backbone: Backbone) -> tuple[int, ...]:
+    """Rank buckets for the ranks that the study's space has, by the cost model, for lanes of the baseline's shape."""
+
+    def spec_of(rank: int) -> SideNetworkSpec:
+        return side_network_spec(own, data, backbone, rank)
+
+    ranks = Counter(config.rank for config in surveyed_configs(study))
+    stack_work = spec_of(max(ranks)).stack_work(backbone.tokens)
+    return rank_buckets(ranks, stack_work, lambda rank: spec_of(rank).lane_work(backbone.tokens))
+
+
+def check_spec(precision: str, spec: SideNetworkSpec, backbone: Backbone) -> None:
+    """Refuse a precision that side-networks of this structure do not have.
+
+    Raises:
+        UsageError: They compute in fp32 only.
+    """
+    if precision == "bf16" and spec.widths:
         raise UsageError(
             f"--precision bf16 is for backbones of one width, and the stages of {backbone.name} have several; "
             f"leave it out"
         )
-    if study.precision == "bf16" and spec.form == "direct":
+    if precision == "bf16" and spec.form == "direct":
         raise UsageError(
-            f"--precision bf16 is for side-networks in rank space, and at --max-rank {study.max_rank} the direct form "
-            f"costs less, which computes in fp32; leave --precision out, or lower --max-rank"
+            f"--precision bf16 is for side-networks in rank space, and at rank {spec.max_rank} the direct form "
+            f"costs less, which computes in fp32; leave --precision out, or lower the ranks"
         )
-    views = TrainingViews.of(study, data.train, backbone.transform)
-    return Prepared(study, n_parallel, device, data, backbone, spec, views, on_bad_image)
 
 
 def check_precision(precision: str, device: torch.device) -> None:
@@ -119,8 +189,14 @@ def check_precision(precision: str, device: torch.device) -> None:
         require_fp32_sums()
 
 
-def side_network_spec(study: Study, data: DataSet, backbone: Backbone) -> SideNetworkSpec:
-    """Shape of a study's side-networks.
+def side_network_spec(study: Study, data: DataSet, backbone: Backbone, padded_rank: int) -> SideNetworkSpec:
+    """Structure of the side-networks of one shape.
+
+    Args:
+        study: As the lanes of that shape have it.
+        data: What they are trained on.
+        backbone: Of that shape.
+        padded_rank: Rank that lanes are padded to.
 
     Raises:
         UsageError: The study asks for what the backbone does not have.
@@ -137,7 +213,7 @@ def side_network_spec(study: Study, data: DataSet, backbone: Backbone) -> SideNe
         n_prefix_tokens=backbone.n_prefix_tokens,
         modules_per_block=study.modules_per_block,
         pool=study.pool or ("last" if backbone.causal else "mean"),
-        max_rank=study.max_rank,
+        max_rank=padded_rank,
         precision=study.precision,
         causal=backbone.causal,
     )

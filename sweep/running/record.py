@@ -83,6 +83,7 @@ def run_config(
         "backbone_fingerprint": backbone.fingerprint,
         "transform": asdict(backbone.transform),
         "augment_fingerprint": prepared.views.fingerprint,
+        "sources": [],
         "versions": {
             "python": platform.python_version(),
             **{package: importlib.metadata.version(package) for package in packages},
@@ -104,6 +105,7 @@ def run_summary(
     plan: Plan,
     seconds: WallSeconds,
     *,
+    n_val_images: int,
     n_test_images: int,
     n_images_computed: int,
 ) -> dict[str, Any]:
@@ -128,7 +130,7 @@ def run_summary(
         "n_repeats_dropped": search.proposals.n_dropped,
         "occupied_share": search.lanes.occupied_share,
         "hypervolume": hypervolume(search.proposals.optuna_study),
-        "n_val_images": len(search.lanes.val_data),
+        "n_val_images": n_val_images,
         "n_test_images": n_test_images,
         "n_images_computed": n_images_computed,
         "configs_per_hour": 3600 * len(records) / seconds.search,

@@ -1,5 +1,6 @@
 """What a run's record names, loaded again: images and backbone, checked to be those that the run had."""
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from sweep.errors import SweepError
 from sweep.machine.checked_files import RESTORE
 from sweep.records.folder import RunFolder
 from sweep.records.results import Results
+from sweep.running.settings import same_source
+from sweep.study.augmentation import NONE
+from sweep.study.lane_config import SHAPE_FIELDS
 from sweep.tasks.targets import Target, recorded_target
 
 
@@ -38,6 +42,43 @@ def recorded_data(
         if getattr(data, split).fingerprint != config["splits"][split]["fingerprint"]:
             raise SweepError(f"the {split} {data.kind} of {name} are not those that the run saw")
     return data
+
+
+def config_of_lane(config: Mapping[str, Any], lane: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's record as it holds for one of its lanes: with the shape that the lane has.
+
+    Args:
+        config: The run's record.
+        lane: The lane's configuration, as the trials table has it.
+
+    Returns:
+        The record with the lane's own `backbone`, `stages`, `batch_size` and so on, and with the fingerprints and the
+        transform of the features that it reads. Versions before 0.4 had lanes of one shape only.
+    """
+    own = {name: lane[name] for name in SHAPE_FIELDS if lane.get(name) is not None}
+    if own.get("augment") == NONE:
+        own.setdefault("views", None)
+    values = {**config, **own}
+    sources = config.get("sources", [])
+    return {**values, **next((source for source in sources if same_source(source, values)), {})}
+
+
+def config_of_trial(results: Results, folder: RunFolder, trial: int) -> dict[str, Any]:
+    """The record of a run as it holds for one of its trials; see `config_of_lane`.
+
+    Raises:
+        SweepError: The trials table is damaged.
+    """
+    if "lane_config" not in results.trials:  # of a version that had lanes of one shape only
+        return dict(results.config)
+    recorded = results.trials.loc[results.trials["trial"] == trial, "lane_config"]
+    try:
+        lane = json.loads(recorded.iloc[0])
+        return config_of_lane(results.config, lane)
+    except (IndexError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise SweepError(
+            f"{folder.trials_path} is damaged: the lane_config of trial {trial}: {error}{RESTORE}"
+        ) from error
 
 
 def target_of_run(results: Results, folder: RunFolder) -> Target:

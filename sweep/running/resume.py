@@ -143,6 +143,7 @@ def _as_recorded(loaded: LoadedStudy, folder: RunFolder, config: dict[str, Any],
             raise _changed(loaded, folder, "augment", loaded.study.augment, OWN_FUNCTION)
     if config["sampler"] in SAMPLERS:
         overrides["sampler"] = config["sampler"]
+    overrides["rank_buckets"] = config.get("rank_buckets") or [config["max_rank"]]
     study: Study = loaded.study.override(**overrides).on(recorded_kind(config))
     declared = json.loads(json.dumps(study.declarations()))
     for name in (*DECIDED_BY_STUDY, "sampler", "augment", "views"):

@@ -4,7 +4,6 @@ import statistics
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import optuna
 
@@ -19,6 +18,8 @@ from sweep.records.folder import RunFolder
 from sweep.running.preparation import Prepared
 from sweep.running.runner import RESIDENT_SHARE
 from sweep.side_networks import trim_rank
+from sweep.study.lane_config import LaneConfig
+from sweep.study.shape import shape_of
 from sweep.tasks.kinds import recorded_kind
 from sweep.tasks.targets import Target
 from sweep.training.engine import Stack, split_logits, train
@@ -69,6 +70,8 @@ def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path) -> Retrained
     study, device = prepared.study, prepared.device
     summary = read_json(folder.summary_path)
     require_entries(folder.summary_path, summary, CHOSEN)
+    config = study.lane_config(optuna.trial.FixedTrial(summary["winner"]["params"]))
+    prepared = _of_winner(prepared, config, cache_dir)
     data, backbone = prepared.data, prepared.backbone
     target = Target.of(data.task, data.train.labels)
 
@@ -86,7 +89,7 @@ def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path) -> Retrained
     )
     val, test = stages_of(data.val), stages_of(data.test)
 
-    winner, std = _retrained_winner(folder, prepared, summary["winner"]["params"], together, val, test)
+    winner, std = _retrained_winner(folder, prepared, config, together, val, test)
 
     tokens = prepared.spec.plain(1).head.tokens
     stage, lr = summary["linear_probe"]["stage"], float(summary["linear_probe"]["lr"])
@@ -97,7 +100,7 @@ def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path) -> Retrained
         together.pooled(tokens),
         val.first(1).pooled(tokens),
         n_epochs=EPOCHS_FACTOR * study.epochs,
-        batch_size=study.batch_size,
+        batch_size=prepared.study_of_shape.batch_size,
         seed=study.seed,
     )
     probe.load_state_dict(state)
@@ -115,17 +118,23 @@ def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path) -> Retrained
     return retrained
 
 
+def _of_winner(prepared: Prepared, config: LaneConfig, cache_dir: Path) -> Prepared:
+    """The run with what the lanes of the winner's shape need."""
+    shape = shape_of(prepared.study, config)
+    same_features = shape.source == prepared.shape.source
+    return prepared.of_shape(shape, cache_dir, prepared.backbone if same_features else None)
+
+
 def _retrained_winner(
     folder: RunFolder,
     prepared: Prepared,
-    params: dict[str, Any],
+    config: LaneConfig,
     together: TrainingData,
     val: StageData,
     test: StageData,
 ) -> tuple[dict[str, float], float]:
     """The winner's metrics on test, means over replicates, and the deviation of its score."""
     study, spec, device = prepared.study, prepared.spec, prepared.device
-    config = study.lane_config(optuna.trial.FixedTrial(params))
     seeds = [derive_seed(study.seed, "retraining", i) for i in range(study.seeds)]
     train_data, val_data = resident_where_they_fit(
         together, val.first(1), device, round(RESIDENT_SHARE * available_bytes(device))
@@ -136,7 +145,7 @@ def _retrained_winner(
         train_data,
         val_data,  # the engine measures every epoch; val is trained on here, so that number is of no use
         n_epochs=study.epochs,
-        batch_size=study.batch_size,
+        batch_size=prepared.study_of_shape.batch_size,
         seed=study.seed,
         lane_seeds=seeds,
     )

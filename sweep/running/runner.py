@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,8 @@ from typing import Any
 import optuna
 import torch
 
-from sweep.data import OnBadImage, Split
+from sweep.data import OnBadImage
 from sweep.errors import SweepError
-from sweep.features.batches import StageData, TrainingData
-from sweep.features.cache import compute_features
-from sweep.features.training_data import resident_where_they_fit, training_data
 from sweep.machine.checked_files import read_json, read_weights, require_entries
 from sweep.machine.device import device_named
 from sweep.machine.seeds import derive_seed
@@ -23,6 +20,7 @@ from sweep.records.reporter import Reporter
 from sweep.running.planner import plan_features, plan_study
 from sweep.running.preparation import Prepared, prepare
 from sweep.running.record import WallSeconds, run_config, run_summary
+from sweep.running.settings import ShapeSettings, Splits, same_source
 from sweep.running.snapshot_files import SnapshotFiles
 from sweep.search.occupancy import Occupancy
 from sweep.search.optuna_storage import check_storage_free, create_optuna_study, shown_url
@@ -31,26 +29,16 @@ from sweep.search.requests import Inbox
 from sweep.search.samplers import AskTellSampler, make_sampler
 from sweep.search.search import Search, Winner
 from sweep.search.snapshot import capture, restore
-from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.augmentation import described
 from sweep.study.budget import Budget
 from sweep.study.declaration import Study
 from sweep.study.finding import LoadedStudy
 from sweep.tasks.kinds import CLASSES
-from sweep.tasks.targets import Target
 from sweep.training.engine import Stack, split_logits
 from sweep.training.linear_probe_reference import tuned_linear_probe
 
 RESIDENT_SHARE = 0.5
 """Of the memory that a GPU has left beside a stack, what features kept there may take."""
-
-
-@dataclass(frozen=True)
-class _Splits:
-    train: TrainingData
-    val: StageData
-    test: StageData
-    n_computed: int
 
 
 def run_study(
@@ -133,7 +121,7 @@ def carry_out(
         goes_on: Whether an earlier process worked on it.
     """
     started, study, seconds = time.perf_counter(), loaded.study, WallSeconds()
-    spec, device = prepared.spec, prepared.device
+    device = prepared.device
     sampler = _sampler_of(study)
     optuna_study = create_optuna_study(
         folder.path.resolve().name, storage_url, folder, objectives=study.ranking, sampler=sampler, goes_on=goes_on
@@ -142,7 +130,9 @@ def carry_out(
     _announce(prepared, folder, reporter)
 
     feature_plan = plan_features(prepared, cache_dir)
-    splits = _features(prepared, cache_dir, reporter, seconds)
+    settings = ShapeSettings(prepared, cache_dir, reporter, partial(_record_source, folder))
+    settings.compute(prepared.shape)
+    _announce_features(settings, prepared, reporter)
 
     plan = plan_study(feature_plan, prepared)
     reporter.message(
@@ -150,11 +140,9 @@ def carry_out(
         f"{plan.lanes_that_fit} fit in memory"
     )
     left_bytes = plan.available_bytes - plan.shared_bytes - plan.n_parallel * plan.bytes_per_lane
-    train_data, val_data = resident_where_they_fit(
-        splits.train, splits.val, device, round(RESIDENT_SHARE * max(0, left_bytes))
-    )
+    settings.resident_bytes = round(RESIDENT_SHARE * max(0, left_bytes))
     n_parallel = _lanes_of(folder, plan.n_parallel)
-    lanes = Occupancy(study, spec, train_data, val_data, n_parallel=n_parallel, device=device)
+    lanes = Occupancy(study, settings, n_parallel=n_parallel, device=device)
     snapshots = SnapshotFiles(folder.snapshots_path, reporter.message)
     try:
         search = Search(
@@ -163,7 +151,7 @@ def carry_out(
             budget=budget,
             reporter=reporter,
             inbox=Inbox(folder),
-            save_tables=partial(_save_tables, folder, spec),
+            save_tables=partial(_save_tables, folder),
             save_snapshot=lambda search: snapshots.write(capture(search)),
         )
         if (snapshot := snapshots.newest()) is not None:
@@ -179,23 +167,26 @@ def carry_out(
     seconds.search, seconds.training = search.wall_seconds, search.lanes.training_seconds
     reporter.message(f"the search ended because {search.ended}")
     winner = _winner_of(search, folder, loaded)
+    of_winner = settings.prepared_of(lanes.shape(winner.config))
+    splits = settings.splits(of_winner.shape)
+    seconds.features = settings.counts.wall_seconds
 
     reporter.message("reference: tuning a linear probe on the same features")
     probe_started = time.perf_counter()
     probe = tuned_linear_probe(
-        spec,
+        of_winner.spec,
         splits.train,
         splits.val,
         splits.test,
         n_epochs=study.epochs,
-        batch_size=study.batch_size,
+        batch_size=of_winner.study_of_shape.batch_size,
         seed=study.seed,
         device=device,
     )
     seconds.linear_probe = time.perf_counter() - probe_started
 
     test_started = time.perf_counter()
-    val_error, test = _evaluated(winner, spec, splits, folder, device)
+    val_error, test = _evaluated(winner, splits, folder, device)
     seconds.test = time.perf_counter() - test_started
     seconds.total = time.perf_counter() - started
     summary = run_summary(
@@ -206,11 +197,30 @@ def carry_out(
         probe,
         plan,
         seconds,
+        n_val_images=len(splits.val),
         n_test_images=len(splits.test),
-        n_images_computed=splits.n_computed,
+        n_images_computed=settings.counts.n_computed,
     )
     folder.write_json(folder.summary_path, summary)
     return folder
+
+
+def _record_source(folder: RunFolder, source: dict[str, Any]) -> None:
+    """Write down which features a run reads; refuse others than an earlier process of the run had.
+
+    Raises:
+        SweepError: The weights are not those that the run began with.
+    """
+    config = read_json(folder.config_path)
+    sources = config.get("sources", [])
+    known = next((other for other in sources if same_source(source, other)), None)
+    if known is None:
+        folder.write_json(folder.config_path, {**config, "sources": [*sources, source]})
+    elif known["backbone_fingerprint"] != source["backbone_fingerprint"]:
+        raise SweepError(
+            f"the weights of {source['backbone']} are not those that {folder.path} was begun with; put them back, or "
+            f"begin a new run"
+        )
 
 
 def _sampler_of(study: Study) -> AskTellSampler:
@@ -230,13 +240,13 @@ def _lanes_of(folder: RunFolder, planned: int) -> int:
     return lanes
 
 
-def _save_tables(folder: RunFolder, spec: SideNetworkSpec, search: Search) -> None:
+def _save_tables(folder: RunFolder, search: Search) -> None:
     """Bring tables and weights so far into the run folder."""
     folder.write_table(folder.trials_path, search.ledger.log.trials_table())
     folder.write_table(folder.curves_path, search.ledger.log.curves_table())
     if (winner := search.winner) is not None:
-        folder.write_weights(folder.winner_path, winner.state, spec.metadata(winner.rank))
-        search.kept.write(folder, spec)
+        folder.write_weights(folder.winner_path, winner.state, winner.spec.metadata(winner.config.rank))
+        search.kept.write(folder)
 
 
 def _taken_up(search: Search) -> str:
@@ -263,6 +273,17 @@ def _announce(prepared: Prepared, folder: RunFolder, reporter: Reporter) -> None
         reporter.message(f"training images: {views}")
 
 
+def _announce_features(settings: ShapeSettings, prepared: Prepared, reporter: Reporter) -> None:
+    """Say what the feature pass has done."""
+    counts, kind = settings.counts, prepared.data.kind
+    if counts.n_computed:
+        reporter.message(
+            f"features: {counts.n_computed} of {counts.n_needed} {kind} computed in {counts.wall_seconds:.0f} s"
+        )
+    else:
+        reporter.message(f"features: all {counts.n_needed} {kind} from the cache, no backbone forward")
+
+
 def _winner_of(search: Search, folder: RunFolder, loaded: LoadedStudy) -> Winner:
     """The winner; or `SweepError` where no trial is complete, with the reason and the remedy."""
     if search.winner is not None:
@@ -278,47 +299,11 @@ def _winner_of(search: Search, folder: RunFolder, loaded: LoadedStudy) -> Winner
     )
 
 
-def _features(prepared: Prepared, cache_dir: Path, reporter: Reporter, seconds: WallSeconds) -> _Splits:
-    """The stages of all splits, from the cache where they are there."""
-    backbone, data, device = prepared.backbone, prepared.data, prepared.device
-    n_computed, n_images, target = 0, 0, Target.of(data.task, data.train.labels)
-
-    def stages_of(split: Split) -> StageData:
-        nonlocal n_computed, n_images
-        features = compute_features(
-            backbone,
-            split,
-            cache_dir=cache_dir,
-            device=device,
-            on_progress=partial(reporter.features, f"{split.kind} of {split.name}"),
-        )
-        seconds.features += features.wall_seconds
-        n_computed += features.n_computed
-        n_images += split.n_images
-        return features.as_data(data.n_classes, target)
-
-    train = training_data(
-        prepared.views,
-        [data.train],
-        stages_of,
-        backbone=backbone,
-        device=device,
-        n_classes=data.n_classes,
-        target=target,
-    )
-    val, test = stages_of(data.val), stages_of(data.test)
-    if n_computed:
-        reporter.message(f"features: {n_computed} of {n_images} {data.kind} computed in {seconds.features:.0f} s")
-    else:
-        reporter.message(f"features: all {n_images} {data.kind} from the cache, no backbone forward")
-    return _Splits(train, val, test, n_computed)
-
-
 def _evaluated(
-    winner: Winner, spec: SideNetworkSpec, splits: _Splits, folder: RunFolder, device: torch.device
+    winner: Winner, splits: Splits, folder: RunFolder, device: torch.device
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Read the winner back as a plain LAST: the standard error of its score on val, and its metrics on test."""
-    module = spec.plain(winner.rank)
+    module = winner.spec.plain(winner.config.rank)
     module.load_state_dict(read_weights(folder.winner_path))
     stack, target = Stack([module.to(device)]), splits.test.target
     val_error = {}

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ class LaneWeights:
     Attributes:
         trial: Optuna's number.
         rank: `r` of its modules.
-        state: The `state_dict` of a plain LAST of that rank.
+        spec: Structure of its side-network.
+        state: The `state_dict` of a plain side-network of that rank.
     """
 
     trial: int
     rank: int
+    spec: SideNetworkSpec
     state: dict[str, Tensor]
 
 
@@ -53,18 +55,19 @@ class KeptWeights:
         kept = set(trials)
         self._by_trial = {trial: weights for trial, weights in self._by_trial.items() if trial in kept}
 
-    def write(self, folder: RunFolder, spec: SideNetworkSpec) -> None:
+    def write(self, folder: RunFolder) -> None:
         """Write them to the run folder, replacing what stood there; nothing where nothing is kept."""
         if not self._by_trial:
             return
         tensors = {_key(w.trial, name): x for w in self._by_trial.values() for name, x in w.state.items()}
         ranks = json.dumps({str(w.trial): w.rank for w in self._by_trial.values()})
-        metadata = {**{name: str(value) for name, value in asdict(spec).items()}, "ranks": ranks}
+        specs = json.dumps({str(w.trial): w.spec.metadata(w.rank) for w in self._by_trial.values()})
+        metadata = {"ranks": ranks, "specs": specs}
         folder.write_weights(folder.weights_path, tensors, metadata)
 
 
 def weights_of(folder: RunFolder, trial: int, winner: int) -> tuple[SideNetworkSpec, LaneWeights]:
-    """The weights of a trial, and the shape of the side-networks of its run.
+    """The weights of a trial, and the structure of its side-network.
 
     Args:
         folder: A run's.
@@ -81,9 +84,10 @@ def weights_of(folder: RunFolder, trial: int, winner: int) -> tuple[SideNetworkS
     kept: dict[str, Any] = {}
     if folder.weights_path.is_file():
         metadata, state = read_weights_and_metadata(folder.weights_path, prefix=_key(trial, ""))
-        kept = _ranks(folder.weights_path, metadata)
+        kept = _by_trial(folder.weights_path, metadata, "ranks")
         if str(trial) in kept:
-            return _checked(folder.weights_path, metadata, trial, kept[str(trial)], state)
+            of_trial = _by_trial(folder.weights_path, metadata, "specs").get(str(trial), metadata)
+            return _checked(folder.weights_path, of_trial, trial, kept[str(trial)], state)
     others = sorted({winner, *map(int, kept)})
     raise UsageError(
         f"the weights of trial {trial} were not kept in {folder.path}; "
@@ -95,27 +99,27 @@ def _key(trial: int, name: str) -> str:
     return f"trial {trial}/{name}"
 
 
-def _ranks(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
-    """Ranks by the number of a trial whose weights are in the file."""
+def _by_trial(path: Path, metadata: dict[str, str], entry: str) -> dict[str, Any]:
+    """An entry by the number of a trial whose weights are in the file; empty where versions before 0.4 had none."""
     try:
-        ranks = json.loads(metadata.get("ranks", "{}"))
-        if isinstance(ranks, dict) and all(name.isdecimal() and len(name) < 19 for name in ranks):
-            return ranks
-        raise ValueError(f"its ranks are {str(ranks)[:40]}")
+        values = json.loads(metadata.get(entry, "{}"))
+        if isinstance(values, dict) and all(name.isdecimal() and len(name) < 19 for name in values):
+            return values
+        raise ValueError(f"its {entry} are {str(values)[:40]}")
     except (ValueError, RecursionError) as error:
         raise SweepError(f"{path} is damaged: {error}{RESTORE}") from error
 
 
 def _checked(
-    path: Path, metadata: dict[str, str], trial: int, rank: Any, state: dict[str, Tensor]
+    path: Path, metadata: Any, trial: int, rank: Any, state: dict[str, Tensor]
 ) -> tuple[SideNetworkSpec, LaneWeights]:
     """What was read of a trial, once it is known to make a side-network."""
     try:
         spec = SideNetworkSpec.of_metadata(metadata)
-        weights = LaneWeights(trial, int(rank), state)
+        weights = LaneWeights(trial, int(rank), spec, state)
         spec.trained(weights.rank, state)
     except KeyError as error:
         raise SweepError(f"{path} does not say its {error}: it was not written by this version of sweep") from error
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise SweepError(f"{path} is damaged: {error}{RESTORE}") from error
     return spec, weights

@@ -5,9 +5,10 @@ import time
 
 import torch
 
-from sweep.features.batches import StageData
+from sweep.search.lane_stack import StackSetting
+from sweep.search.occupancy import Occupancy
 from sweep.search.proposals import Proposal
-from sweep.side_networks.spec import SideNetworkSpec
+from sweep.study.shape import Shape
 
 INFERENCE_SECONDS = "inference_seconds"
 """The objective, and the user attribute that a trial has from the start where the study asks for it."""
@@ -16,33 +17,34 @@ WARM_UP, REPETITIONS = 5, 30
 
 
 class LatencyMeter:
-    """Times plain side-networks of a study's shape, each rank once: lanes of one rank are equally fast.
+    """Times plain side-networks, each shape and rank once: lanes that share both are equally fast.
 
     Args:
-        spec: Shape of the side-networks.
-        data: Where the image comes from.
-        device: Where it is timed.
+        lanes: Where the trials train.
     """
 
-    def __init__(self, spec: SideNetworkSpec, data: StageData, device: torch.device):
-        self.spec, self.data, self.device = spec, data, device
-        self._seconds: dict[int, float] = {}
+    def __init__(self, lanes: Occupancy):
+        self.lanes = lanes
+        self._seconds: dict[tuple[Shape, int], float] = {}
 
     def of(self, proposal: Proposal) -> float:
-        """Median wall seconds of one image through the side-network alone; the backbone takes the same for all.
+        """Median wall seconds of one image through the side-network alone, without the backbone.
 
         What an earlier process measured and told Optuna stands.
         """
-        rank = proposal.config.rank
-        if rank not in self._seconds:
+        config = proposal.config
+        key = self.lanes.shape(config), config.rank
+        if key not in self._seconds:
             recorded = proposal.known.user_attrs.get(INFERENCE_SECONDS) if proposal.known else None
-            self._seconds[rank] = self._measure(rank) if recorded is None else recorded
-        return self._seconds[rank]
+            self._seconds[key] = (
+                self._measure(self.lanes.setting(config), config.rank) if recorded is None else recorded
+            )
+        return self._seconds[key]
 
     @torch.no_grad()
-    def _measure(self, rank: int) -> float:
-        module = self.spec.plain(rank).to(self.device)
-        stages, _ = self.data.batch(torch.arange(1), next(module.parameters()))
+    def _measure(self, setting: StackSetting, rank: int) -> float:
+        module = setting.spec.plain(rank).to(self.lanes.device)
+        stages, _ = setting.val_data.batch(torch.arange(1), next(module.parameters()))
         seconds = []
         for _ in range(WARM_UP + REPETITIONS):
             started = time.perf_counter()

@@ -5,12 +5,11 @@ and is not told twice.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import optuna
-import torch
 from optuna.trial import TrialState
 
 from sweep.machine.seeds import derive_seed
@@ -18,7 +17,6 @@ from sweep.records.reporter import SearchProgress
 from sweep.records.trial_log import TrialLog, TrialRecord
 from sweep.search.latency import INFERENCE_SECONDS
 from sweep.search.proposals import ENTERED, LANE, Proposal
-from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.declaration import Study
 from sweep.study.objectives import Objectives, non_dominated_fronts
 from sweep.training.engine import Lane
@@ -36,6 +34,7 @@ class Entrant:
         record: Ours.
         lanes: As the engine has them; empty while it waits for some.
         slots: Their numbers.
+        placed: Whether it ever had lanes.
         reported: The last epoch that Optuna was told; it takes each once, also of a trial that trains again.
         curve: Values of the objectives by epoch, for studies of several, which Optuna lets report nothing.
     """
@@ -44,6 +43,7 @@ class Entrant:
     record: TrialRecord
     lanes: list[Lane] = field(default_factory=list)
     slots: list[int] = field(default_factory=list)
+    placed: bool = False
     reported: int = 0
     curve: dict[int, list[float]] = field(default_factory=dict)
 
@@ -73,21 +73,19 @@ class Ledger:
         self.log = TrialLog(self.objectives, study.kind)
         self.rungs = study.halving.rungs(study.epochs) if study.halving else []
 
-    def enter(self, proposal: Proposal, spec: SideNetworkSpec, inference_seconds: float | None) -> Entrant:
+    def enter(self, proposal: Proposal, trainable: int, inference_seconds: float | None) -> Entrant:
         """Open the record of a trial that was just proposed.
 
         Args:
             proposal: Of the trial.
-            spec: Shape of the side-networks.
+            trainable: Parameters of its side-network.
             inference_seconds: Of its side-network for one image, where the study asks for it.
         """
         number = proposal.number
         replicates = range(1, self.study.seeds)  # after the first, whose seed does not depend on their number
         seeds = [derive_seed(self.study.seed, "initialisation", number)]
         seeds += [derive_seed(self.study.seed, "initialisation", number, i) for i in replicates]
-        with torch.device("meta"):
-            trainable = sum(p.numel() for p in spec.plain(proposal.config.rank).parameters())
-        lane_config = asdict(proposal.config)
+        lane_config = proposal.config.as_recorded()
         record = TrialRecord(
             number, proposal.params, seeds, trainable, proposal.user_attrs, proposal.feasible, lane_config
         )
@@ -101,6 +99,7 @@ class Ledger:
 
     def place(self, entrant: Entrant) -> None:
         """A trial has lanes."""
+        entrant.placed = True
         entrant.record.lane = entrant.slots[0]
         self._annotate(entrant, {LANE: entrant.record.lane})
 

@@ -19,6 +19,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from sweep.errors import SweepError, UsageError
 from sweep.machine.seeds import derive_seed
 from sweep.search.samplers import AskTellSampler
+from sweep.search.shape_space import Follow, FollowingSampler
 from sweep.study.declaration import Study
 from sweep.study.lane_config import LaneConfig
 
@@ -84,6 +85,7 @@ class Proposals:
         n_dropped: Those that were repeats; Optuna was told that they failed, with `duplicate_of` as an attribute.
         n_clones: Variations of trials that the user has asked for.
         exhausted: Whether nothing new is left.
+        accepted: Those that were no repeats, in the order in which they were proposed.
     """
 
     def __init__(
@@ -100,7 +102,7 @@ class Proposals:
         self.n_dropped = 0
         self.n_clones = self._n_clones_asked = 0
         self.exhausted = False
-        self._accepted: list[Proposal] = []
+        self.accepted: list[Proposal] = []
         self._of_config: dict[LaneConfig, int] = {}
         self._random = AskTellSampler(lambda seed: RandomSampler(seed=seed), derive_seed(study.seed, "repeats"))
         recorded = optuna_study.get_trials(deepcopy=False)
@@ -146,26 +148,29 @@ class Proposals:
                 accepted[proposal.number] = proposal
         return accepted
 
-    def next(self, *, clones_only: bool = False) -> Proposal | None:
+    def next(self, *, clones_only: bool = False, follow: Follow | None = None) -> Proposal | None:
         """A configuration that was not proposed before; None if none can be found.
 
         Args:
             clones_only: Propose nothing but what the user has asked for by `add_clone`.
+            follow: Propose a lane of this shape, unless a trial is waiting that the user has asked for.
 
         Raises:
             UsageError: The study proposes what cannot be trained.
         """
         n_repeats = 0
         while n_repeats < MOST_ASKS:
+            if follow is not None and n_repeats == SAMPLER_ASKS:
+                return None  # nothing new of this shape; another may have more
             at_random = n_repeats >= SAMPLER_ASKS and not self.sampler.enumerates
             if clones_only and not self.clone_is_next:
                 return None
             if self._recorded:
-                proposal = self._take_up(at_random)
+                proposal = self._take_up(at_random, follow)
             elif self.sampler.exhausted and not self.clone_is_next:
                 break
             else:
-                proposal = self._ask(at_random)
+                proposal = self._ask(at_random, follow)
             if proposal is not None:
                 if self._is_new(proposal):
                     return proposal
@@ -173,14 +178,18 @@ class Proposals:
         self.exhausted = True
         return None
 
-    def _ask(self, at_random: bool) -> Proposal:
+    def _sampler(self, at_random: bool, follow: Follow | None) -> BaseSampler:
+        sampler = self._random if at_random else self.sampler
+        return sampler if follow is None else FollowingSampler(sampler, follow)
+
+    def _ask(self, at_random: bool, follow: Follow | None) -> Proposal:
         """A new trial."""
-        with self._sampling_with(self._random if at_random else self.sampler):
+        with self._sampling_with(self._sampler(at_random, follow)):
             trial = self.optuna_study.ask()
             self.n_asked = trial.number + 1
             return self._proposal(trial, trial)
 
-    def _take_up(self, at_random: bool) -> Proposal | None:
+    def _take_up(self, at_random: bool, follow: Follow | None = None) -> Proposal | None:
         """The next trial that an earlier process asked for; None for one that its `suggest` failed on."""
         known = self._recorded.popleft()
         self.n_asked = known.number + 1
@@ -193,7 +202,7 @@ class Proposals:
             with self._sampling_with(RandomSampler()):  # has nothing to sample
                 trial = optuna.trial.Trial(self.optuna_study, known._trial_id)
         else:
-            with self._sampling_with(self._random if at_random else self.sampler):
+            with self._sampling_with(self._sampler(at_random, follow)):
                 trial = optuna.trial.Trial(self.optuna_study, known._trial_id)
                 self.study.lane_config(trial)
                 params = trial.params
@@ -230,7 +239,7 @@ class Proposals:
         self._n_clones_asked += is_clone
         twin = self._of_config.get(proposal.config) if is_clone else self._twin(proposal)
         if twin is None:
-            self._accepted.append(replace(proposal, trial=None, known=None))  # what Optuna holds of it is large
+            self.accepted.append(replace(proposal, trial=None, known=None))  # what Optuna holds of it is large
             self._of_config[proposal.config] = proposal.number
             return True
         if proposal.trial is not None:
@@ -243,7 +252,7 @@ class Proposals:
         """Number of a trial that this one repeats."""
         if proposal.config in self._of_config:
             return self._of_config[proposal.config]
-        return next((other.number for other in self._accepted if _nearly_alike(proposal, other)), None)
+        return next((other.number for other in self.accepted if _nearly_alike(proposal, other)), None)
 
 
 def _nearly_alike(a: Proposal, b: Proposal) -> bool:

@@ -82,8 +82,15 @@ class AskTellSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """As `BaseSampler`; a parameter's draw does not depend on which others were drawn before."""
-        sampler = self._for(trial, f"parameter {param_name}")
-        return sampler.sample_independent(study, trial, param_name, param_distribution)
+        return self.draw(study, trial, param_name, param_distribution, 0)
+
+    def draw(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, distribution: BaseDistribution, attempt: int
+    ) -> Any:
+        """Sample a parameter independently of the others, once more at every attempt."""
+        again = f" attempt {attempt}" if attempt else ""
+        sampler = self._for(trial, f"parameter {param_name}{again}")
+        return sampler.sample_independent(study, trial, param_name, distribution)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """As `BaseSampler`."""

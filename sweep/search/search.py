@@ -1,4 +1,4 @@
-"""The search: Optuna proposes configurations, a stack trains them together, the results are told back.
+"""The search: Optuna proposes configurations, stacks train them together, the results are told back.
 
 At the end of every epoch trials end: at a rung, after their last epoch, or because they broke. Their lanes take new
 trials before the next epoch, proposed with all that is known, while the other lanes go on.
@@ -20,15 +20,22 @@ from sweep.machine.memory import is_out_of_memory
 from sweep.records.paired import paired_difference
 from sweep.records.reporter import Reporter
 from sweep.records.trial_log import TrialRecord
+from sweep.search.filling import Filling
+from sweep.search.lane_stack import LaneStack, UnusableShapeError
 from sweep.search.lane_weights import KEPT_TRIALS, KeptWeights, LaneWeights
 from sweep.search.latency import INFERENCE_SECONDS, LatencyMeter
 from sweep.search.ledger import Entrant, Ledger
 from sweep.search.occupancy import Occupancy
-from sweep.search.proposals import CLONE, Proposals
+from sweep.search.proposals import CLONE, Proposal, Proposals
 from sweep.search.requests import Inbox
 from sweep.search.rungs import Arrival, RungTable
+from sweep.search.shape_space import Follow, ShapeSpace
 from sweep.side_networks import trim_rank
+from sweep.side_networks.cost import enough_lanes
+from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.budget import Budget, duration_text
+from sweep.study.lane_config import LaneConfig
+from sweep.study.shape import Shape
 from sweep.training.engine import EpochResult
 from sweep.training.measurement import measure_lanes
 
@@ -42,12 +49,14 @@ class Winner:
 
     Attributes:
         record: Its numbers.
-        rank: Of its side-network.
-        state: Weights of its first replicate, as a `state_dict` of a plain LAST of its own rank.
+        config: Of its lane.
+        spec: Structure of its side-network.
+        state: Weights of its first replicate, as a `state_dict` of a plain side-network of its own rank.
     """
 
     record: TrialRecord
-    rank: int
+    config: LaneConfig
+    spec: SideNetworkSpec
     state: dict[str, Tensor]
 
 
@@ -97,8 +106,10 @@ class Search:
         self.baseline_answers: dict[int, Tensor] = {}
         self.ended = ""
         self.search_seconds = 0.0
-        meter = LatencyMeter(lanes.spec, lanes.val_data, lanes.device)
-        self.latency = meter if INFERENCE_SECONDS in study.ranking.names else None
+        self.latency = LatencyMeter(lanes) if INFERENCE_SECONDS in study.ranking.names else None
+        self.shapes = ShapeSpace(study)
+        self.filling = Filling(lanes.n_parallel // study.seeds, self._enough)
+        self._lead: tuple[Shape, Follow] | None = None
         self._started = self._saved = time.perf_counter()
         self._saving_seconds = 0.0
 
@@ -107,7 +118,7 @@ class Search:
         """The best complete trial so far."""
         for record in self.ledger.best_complete(1):
             weights = self.kept[record.trial]
-            return Winner(record, weights.rank, weights.state)
+            return Winner(record, LaneConfig(**record.lane_config), weights.spec, weights.state)
         return None
 
     @property
@@ -118,7 +129,8 @@ class Search:
     def run(self) -> None:
         """Train trials, as many lanes at a time as fit, until the budget ends or nothing new is proposed.
 
-        A stack that does not fit in memory is halved, and its trials start again; so are all stacks after it.
+        A stack that does not fit in memory is halved, and its trials start again; so is every later stack of its
+        shape.
 
         Raises:
             UsageError: The study proposes what cannot be trained.
@@ -130,13 +142,7 @@ class Search:
         gc.freeze()  # what the imports made is never garbage: looking through it takes a sixth of a second
         try:
             while not self.ended:
-                try:
-                    self._advance()
-                except BaseException as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    self._halve(error)
-                    self._save()
+                self._advance()
                 self.lanes.free_memory()
             for path in self.inbox.unread():
                 self.reporter.message(f"the search ended before {path} could be attended to")
@@ -184,10 +190,27 @@ class Search:
     def _fill(self) -> None:
         """Give free lanes to trials that wait, and to new ones."""
         if not self.lanes.running:
-            self.lanes.order = 0  # a new stack: its trials see the data as those of the first did
-        while self.lanes.has_room and (entrant := self._next()):
-            self.lanes.admit(entrant)
-            self.ledger.place(entrant)
+            self.lanes.order = 0  # new stacks: their trials see the data as those of the first did
+        self._admit_waiting()
+        while self.lanes.has_room and not self._somebody_waits and (proposal := self._propose()):
+            entrant = self._enter(proposal)
+            if entrant is not None:
+                self.lanes.waiting.append(entrant)
+                self._admit_waiting()
+        self._lead = None
+
+    def _admit_waiting(self) -> None:
+        """Give free lanes to the trials that wait, as far as memory allows for their shapes."""
+        for entrant in list(self.lanes.waiting):
+            if self.lanes.has_room and self.lanes.fits(self.lanes.shape(entrant.proposal.config)):
+                self.lanes.waiting.remove(entrant)
+                self.lanes.admit(entrant)
+                self.ledger.place(entrant)
+
+    @property
+    def _somebody_waits(self) -> bool:
+        """Whether a trial waits that never had a lane: nothing is proposed ahead of it."""
+        return any(not entrant.placed for entrant in self.lanes.waiting)
 
     def _attend_to_requests(self) -> None:
         """Stop the trials that the user no longer wants, and have those proposed that the user wants."""
@@ -209,7 +232,7 @@ class Search:
             self.reporter.message(f"trial {trial} is not stopped: {reason}")
             return
         (entrant,) = entrants
-        self.lanes.update_lanes(take_apart=True)
+        self.lanes.take_apart([trial])
         self.ledger.prune(entrant, f"on request, after epoch {entrant.record.epochs}")
         self.lanes.leave()
         self.reporter.message(f"trial {trial} was stopped on request, after epoch {entrant.record.epochs}")
@@ -226,32 +249,69 @@ class Search:
         self.proposals.add_clone(trial, params)
         self.reporter.message(f"a clone of trial {trial} is next in line")
 
-    def _next(self) -> Entrant | None:
-        """The next trial to train."""
-        if self.lanes.waiting:
-            return self.lanes.waiting.pop(0)
+    def _propose(self) -> Proposal | None:
+        """The next configuration: a follower of the last lead, or the sampler's free choice; see `filling.py`."""
         of_study = [record for record in self.ledger.log.records if CLONE not in record.user_attrs]
         through = len(of_study) == self.study.trials or self.proposals.exhausted
+        if not self.shapes.varies:
+            return self.proposals.next(clones_only=through)
+        if self._lead is not None and not through:
+            shape, follow = self._lead
+            wanted = self.filling.wants_follower(shape, self.lanes.n_running(shape))
+            if wanted and (proposal := self.proposals.next(follow=follow)) is not None:
+                return proposal
+            self._lead = None
         proposal = self.proposals.next(clones_only=through)
-        if proposal is None:
+        if proposal is not None:
+            shape = self.lanes.shape(proposal.config)
+            self.filling.lead(proposal.number, shape)
+            if not self.proposals.sampler.enumerates:
+                self._lead = shape, self.shapes.follow(proposal.params, proposal.distributions)
+        return proposal
+
+    def _enter(self, proposal: Proposal) -> Entrant | None:
+        """Open a trial's record; None where there can be no lane of its shape, and the trial has failed."""
+        try:
+            spec = self.lanes.setting(proposal.config).spec
+        except UnusableShapeError as error:
+            entrant = self.ledger.enter(proposal, 0, None)
+            self.ledger.fail(entrant, str(error))
+            self._lead = None
+            self.reporter.message(f"trial {proposal.number} cannot be trained: {error}")
             return None
-        return self.ledger.enter(proposal, self.lanes.spec, self.latency.of(proposal) if self.latency else None)
+        return self.ledger.enter(
+            proposal,
+            spec.trainable_parameters(proposal.config.rank),
+            self.latency.of(proposal) if self.latency else None,
+        )
+
+    def _enough(self, shape: Shape) -> int:
+        """Trials from which on another one makes its stack hardly cheaper."""
+        setting = self.lanes.setting_of(shape)
+        n_lanes = enough_lanes(setting.spec.stack_work(setting.tokens), setting.spec.lane_work(setting.tokens))
+        return -(-n_lanes // self.study.seeds)
 
     def _train_epoch(self) -> None:
-        self._measure(self.lanes.train_epoch(self.reporter))
+        for stack, result in self.lanes.train_epoch(self.reporter):
+            if isinstance(result, EpochResult):
+                self._measure(stack, result)
+            elif is_out_of_memory(result):
+                self._halve(stack, result)
+            else:
+                raise result
         self._end_trials()
         self.reporter.epoch_ended(self.ledger.progress())
 
-    def _measure(self, result: EpochResult) -> None:
+    def _measure(self, stack: LaneStack, result: EpochResult) -> None:
         """Log the epoch of every trial, compare it with the baseline, report it, and fail the trials that broke."""
-        val_data = self.lanes.val_data
+        val_data = stack.setting.val_data
         measured = measure_lanes(result, val_data, self.study.metrics)
         answers = val_data.target.of_images(result.val_logits, val_data.labels)
         n_lanes = self.study.seeds
-        for i, entrant in enumerate(self.lanes.running):
+        for i, entrant in enumerate(stack.running):
             own = slice(i * n_lanes, (i + 1) * n_lanes)
             record, epoch = entrant.record, entrant.lanes[0].epochs
-            seconds = result.wall_seconds / len(self.lanes.running)
+            seconds = result.wall_seconds / len(stack.running)
             self.ledger.log.measured(record, epoch, [lane.metrics for lane in measured[own]], seconds)
             if failure := next((lane.failure for lane in measured[own] if lane.failure), ""):
                 self.ledger.fail(entrant, f"epoch {epoch}: {failure}")
@@ -271,7 +331,7 @@ class Search:
         broken = [e for e in running if not e.alive]
         if not (complete or pruned or broken):
             return
-        self.lanes.update_lanes(take_apart=True)
+        self.lanes.take_apart({entrant.record.trial for entrant in (*complete, *pruned, *broken)})
         for entrant in complete:
             self.ledger.complete(entrant)
             self._keep_weights(entrant)
@@ -294,23 +354,26 @@ class Search:
 
     def _keep_weights(self, entrant: Entrant) -> None:
         """Of a trial that is among the best complete ones so far."""
-        record, rank = entrant.record, entrant.proposal.config.rank
+        record, config = entrant.record, entrant.proposal.config
         best = [r.trial for r in self.ledger.best_complete(KEPT_TRIALS)]
         if record.trial in best:
             state = {name: tensor.cpu() for name, tensor in entrant.lanes[0].module.state_dict().items()}
-            self.kept.add(LaneWeights(record.trial, rank, trim_rank(state, rank)))
+            spec = self.lanes.setting(config).spec
+            self.kept.add(LaneWeights(record.trial, config.rank, spec, trim_rank(state, config.rank)))
             self.kept.retain(best)
 
-    def _halve(self, error: BaseException) -> None:
-        """Have trials start again, half as many at a time, after memory ran out.
+    def _halve(self, stack: LaneStack, error: BaseException) -> None:
+        """Have a stack's trials start again, half as many at a time, after memory ran out.
 
         Raises:
             SweepError: Not even one trial fits.
         """
-        message = self.lanes.halve(error)
-        for entrant in self.lanes.waiting:
+        restarted = list(stack.running)
+        message = self.lanes.halve(stack, error)
+        for entrant in restarted:
             self.ledger.restart(entrant)
         self.reporter.message(message)
+        self.lanes.free_memory()
 
     def _save_sometimes(self) -> None:
         """Unless saving takes more than its share of the time."""

@@ -24,7 +24,9 @@ from sweep.search.rungs import Arrival
 from sweep.search.search import Search
 from sweep.training.engine import Lane
 
-FORMAT = 3
+FORMAT = 4
+READABLE_FORMATS = (3, FORMAT)
+"""Version 0.3 wrote format 3, which knows one shape only."""
 ENTRIES: Mapping[str, type | UnionType] = {
     **dict.fromkeys(("n_parallel", "order", "n_asked", "n_clones"), int),
     **dict.fromkeys(("search_seconds", "training_seconds", "lane_seconds"), int | float),
@@ -77,6 +79,8 @@ def capture(search: Search) -> Snapshot:
         "n_asked": search.proposals.n_asked,
         "exhausted": search.proposals.exhausted,
         "n_clones": search.proposals.n_clones,
+        "leads": [trial for trial, _ in search.filling.leads],
+        "most_trials": _most_trials(search),
         "requests": search.inbox.state(),
         "records": [asdict(record) for record in log.records],
         "metrics": metrics,
@@ -95,7 +99,7 @@ def restore(search: Search, snapshot: Snapshot) -> None:
         SweepError: The snapshot is of another version, or does not fit the search.
         UsageError: The study no longer takes a trial that it proposed.
     """
-    if snapshot.state.get("format") != FORMAT:
+    if snapshot.state.get("format") not in READABLE_FORMATS:
         raise SweepError(
             f"the snapshot has format {snapshot.state.get('format')!r}, and this version of sweep reads {FORMAT}; go "
             f"on with the version that config.json names"
@@ -128,23 +132,35 @@ def _restore(search: Search, state: Mapping[str, Any], tensors: Mapping[str, Ten
     search.ended, search.search_seconds = state["ended"], state["search_seconds"]
     for name in ("n_parallel", "free_slots", "order", "training_seconds", "lane_seconds"):
         setattr(search.lanes, name, state[name])
+    for trial, most in state.get("most_trials", []):
+        search.lanes.most_trials[search.lanes.shape(proposals[trial].config)] = most
     for values in state["running"]:
         entrant = _entrant(values, records, proposals)
         entrant.lanes = list(_lanes(search, entrant, values["epochs"], groups))
-        search.lanes.running.append(entrant)
+        search.lanes.stack_for(entrant.proposal.config).running.append(entrant)
     search.lanes.waiting = [_entrant(values, records, proposals) for values in state["waiting"]]
     for trial, rank in state["kept"].items():
-        search.kept.add(LaneWeights(int(trial), rank, groups[f"kept/{trial}"]))
+        spec = search.lanes.setting(proposals[int(trial)].config).spec
+        search.kept.add(LaneWeights(int(trial), rank, spec, groups[f"kept/{trial}"]))
+    for trial in state.get("leads", []):
+        search.filling.lead(trial, search.lanes.shape(proposals[trial].config))
     search.baseline_answers = {int(epoch): answers for epoch, answers in groups["baseline"].items()}
     if search.rungs is not None:
         for rung, arrivals in state["arrivals"].items():
             search.rungs.arrivals[int(rung)] = {a["trial"]: Arrival(**a) for a in arrivals}
 
 
+def _most_trials(search: Search) -> list[tuple[int, int]]:
+    """A trial of every shape that memory has a limit for, with the limit in trials."""
+    by_shape = {search.lanes.shape(proposal.config): proposal.number for proposal in search.proposals.accepted}
+    return [(by_shape[shape], most) for shape, most in search.lanes.most_trials.items()]
+
+
 def _entrant_state(entrant: Entrant) -> dict[str, Any]:
     return {
         "trial": entrant.record.trial,
         "slots": entrant.slots,
+        "placed": entrant.placed,
         "reported": entrant.reported,
         "curve": list(entrant.curve.items()),
         "epochs": [lane.epochs for lane in entrant.lanes],
@@ -158,6 +174,7 @@ def _entrant(
         proposals[values["trial"]],
         records[values["trial"]],
         slots=values["slots"],
+        placed=values.get("placed", True),
         reported=values["reported"],
         curve=dict(values["curve"]),
     )

@@ -1,6 +1,11 @@
-"""Which form of LAST costs less to train: the direct one, or rank space."""
+"""What training costs, in multiply-adds: which form of LAST costs less, and what a lane adds to its stack.
 
-from collections.abc import Mapping, Sequence
+Nothing here is measured on the machine at hand: the model decides which lanes train together, and a study must train
+the same numbers on every machine.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from sweep.side_networks.cpu.attention import MAX_UNROLLED_RANK
@@ -59,3 +64,50 @@ def cheaper_form(work: Mapping[Form, int]) -> Form:
     A model and not a measurement decides, so that the same study trains the same numbers on every machine.
     """
     return "direct" if work["direct"] < work["rank space"] else "rank space"
+
+
+SCORE_WORK = 500
+"""What an attention score costs beside its products, in multiply-adds: exponentials and sums, forward and backward."""
+
+FEATURE_WORK = 300
+"""What a stack does with one stored number of a frozen stage, in multiply-adds, however many lanes it has: read it,
+widen it, centre it, send it to the processor.
+
+Both are fitted to one thread's processor time of stacks of 2 to 16 lanes, ranks 2 to 32, at 384 x 4 and 12 modules and
+65 tokens; the model is within a factor of two there.
+"""
+
+WORTHWHILE_SHARE = 0.25
+"""A stack has enough lanes when what its lanes share adds at most this share to what each of them costs."""
+
+BUCKETED_LANES = 16
+"""Lanes that rank buckets are chosen for: half of what `--n-parallel 32` has, because rungs thin stacks out."""
+
+
+def enough_lanes(stack_work: float, lane_work: float) -> int:
+    """Lanes from which on another one makes its stack's lanes hardly cheaper."""
+    return max(2, math.ceil(stack_work / (WORTHWHILE_SHARE * lane_work)))
+
+
+def rank_buckets(counts: Mapping[int, int], stack_work: float, lane_work: Callable[[int], float]) -> tuple[int, ...]:
+    """Group ranks so that padding costs less than splitting: the cheapest grouping of neighbours.
+
+    Args:
+        counts: How often each rank is drawn; at least one.
+        stack_work: What a stack costs without lanes.
+        lane_work: What a lane costs that is padded to a rank.
+
+    Returns:
+        The largest rank of every group, in ascending order.
+    """
+    ranks = sorted(counts)
+    lanes_a_draw = BUCKETED_LANES / sum(counts.values())
+    best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]  # for the first so many ranks
+    for end in range(1, len(ranks) + 1):
+        options = []
+        for start in range(end):
+            n_lanes = lanes_a_draw * sum(counts[rank] for rank in ranks[start:end])
+            cost, edges = best[start]
+            options.append((cost + stack_work + n_lanes * lane_work(ranks[end - 1]), (*edges, ranks[end - 1])))
+        best.append(min(options))
+    return best[-1][1]

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from sweep.machine.precision import Precision, product_dtype
-from sweep.side_networks.cost import Form, cheaper_form, pyramid_work_per_token, work_per_token
+from sweep.side_networks.cost import (
+    FEATURE_WORK,
+    SCORE_WORK,
+    Form,
+    cheaper_form,
+    pyramid_work_per_token,
+    work_per_token,
+)
 from sweep.side_networks.last import LAST
 from sweep.side_networks.linear_probe import LinearProbe
 from sweep.side_networks.pyramid import PyramidLAST
@@ -102,6 +109,14 @@ class SideNetworkSpec:
         module_widths = [width for width in self.widths[1:] for _ in range(self.modules_per_block)]
         return pyramid_work_per_token(module_widths, self.max_rank)
 
+    def lane_work(self, tokens: int) -> float:
+        """Multiply-adds of a training step per image that one more lane costs; see `cost.py`."""
+        return tokens * (min(self.work.values()) + SCORE_WORK * self.n_modules * tokens)
+
+    def stack_work(self, tokens: int) -> float:
+        """Multiply-adds of a training step per image that a stack costs, however many lanes it has."""
+        return float(FEATURE_WORK * tokens * sum(self.stage_widths))
+
     def lane(self, rank: int, seed: int) -> SideNetwork:
         """A freshly initialised LAST for a lane, padded to `max_rank`; global random state stays as it is."""
         in_rank_space = self.form == "rank space"
@@ -158,6 +173,11 @@ class SideNetworkSpec:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return LinearProbe(self.stage_widths[stage], self.n_classes, stage=stage)
+
+    def trainable_parameters(self, rank: int) -> int:
+        """Of a side-network of a rank; padding is not counted."""
+        with torch.device("meta"):
+            return sum(p.numel() for p in self.plain(rank).parameters())
 
     def metadata(self, rank: int) -> dict[str, str]:
         """The shape of one lane's module as strings, to travel with its weights."""

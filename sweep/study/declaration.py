@@ -11,6 +11,7 @@ from sweep.study.augmentation import NONE, OWN_FUNCTION, Augment, Cache, check_d
 from sweep.study.halving import Halving
 from sweep.study.lane_config import LaneConfig, Pool
 from sweep.study.objectives import OTHER_OBJECTIVES, Direction, Objectives
+from sweep.study.shape import shape_values, study_of_lane
 from sweep.tasks.kinds import CLASSES, TASK_KINDS, TaskKind
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 DATA_OBJECTS = "objects of the study file"
 """What stands for data set objects in a run's record."""
-POSITIVE = ("max_rank", "group_size", "modules_per_block", "trials", "epochs", "batch_size", "seeds")
+POSITIVE = ("group_size", "modules_per_block", "trials", "epochs", "batch_size", "seeds")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,9 @@ class Study:
     Attributes:
         suggest: Optuna's define-by-run: takes a trial, asks it for values, returns the lane's configuration.
         baseline: Parameter values of trial 0, the configuration that the others are to beat.
-        max_rank: Largest rank that `suggest` may ask for; lanes are padded to it.
+        max_rank: Largest rank that `suggest` may ask for; any rank if not given.
+        rank_buckets: Ranks that lanes are padded to, each to the next above its own: lanes of one bucket train in one
+            stack. If not given, buckets are chosen so that padding costs less than another stack would.
         backbone: A name that `sweep backbones` lists, or your own, `./mine.py:build`.
         data: A data set's name, a folder or a file, as `--data` takes them; or data set objects by split, `"train"`,
             `"test"` and perhaps `"val"`, whose items are (Pillow image, label), such as torchvision's; or one of
@@ -87,7 +90,8 @@ class Study:
 
     suggest: Callable[["optuna.Trial"], LaneConfig]
     baseline: Mapping[str, Any]
-    max_rank: int
+    max_rank: int | None = None
+    rank_buckets: Sequence[int] = ()
     backbone: str = "dinov2_small_focus"
     data: str | Mapping[str, Any] = "count"
     task: str | None = None
@@ -125,9 +129,12 @@ class Study:
         for name in POSITIVE:
             self._check_whole(name, getattr(self, name), least=1)
         self._check_whole("seed", self.seed, least=0)
-        for name in ("image_size", "max_tokens"):
+        for name in ("image_size", "max_tokens", "max_rank"):
             if getattr(self, name) is not None:
                 self._check_whole(name, getattr(self, name), least=1)
+        if not all(isinstance(bucket, int) and bucket > 0 for bucket in self.rank_buckets):
+            raise UsageError(f"Study.rank_buckets must be positive whole numbers, not {self.rank_buckets!r}")
+        object.__setattr__(self, "rank_buckets", tuple(sorted(set(self.rank_buckets))))
         if not isinstance(self.stages, int | None):
             self._check_stages(self.stages)
         if self.pool not in (None, "mean", "class", "last"):
@@ -285,8 +292,8 @@ class Study:
         """Ask `suggest` for one configuration.
 
         Raises:
-            UsageError: `suggest` raised, returned something else, or asked for a rank above `max_rank` or for a loss
-                that does not fit the task.
+            UsageError: `suggest` raised, returned something else, or asked for a rank above `max_rank`, for a loss
+                that does not fit the task, or for a shape that no study can declare.
         """
         try:
             config = self.suggest(cast("optuna.Trial", trial))
@@ -300,9 +307,13 @@ class Study:
             ) from error
         if not isinstance(config, LaneConfig):
             raise UsageError(f"the study's suggest must return a sweep.LaneConfig, not {config!r}")
-        if config.rank > self.max_rank:
+        if self.max_rank is not None and config.rank > self.max_rank:
             raise UsageError(
                 f"the study's suggest asked for rank {config.rank}, above its max_rank {self.max_rank}; "
                 f"raise max_rank or lower the rank"
             )
-        return config
+        study_of_lane(self, config)  # raises where the lane's shape cannot be declared
+        own: dict[str, Any] = {
+            name: None for name, value in shape_values(config).items() if value == getattr(self, name)
+        }
+        return replace(config, **own) if own else config

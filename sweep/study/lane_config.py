@@ -1,7 +1,8 @@
 """One lane's configuration: everything that may differ between the side-networks of a stack."""
 
 import sys
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from sweep.errors import UsageError
@@ -9,6 +10,12 @@ from sweep.tasks.kinds import TASK_KINDS, TaskKind
 
 Pool = Literal["mean", "class", "last"]
 """What a head reads: the mean of the patch tokens or of a text's, the class token, or the last token."""
+
+SHAPE_FIELDS = (
+    *("backbone", "image_size", "stages", "modules_per_block", "pool", "batch_size", "precision"),
+    *("augment", "views"),
+)
+"""Fields that decide which stack a lane trains in. None leaves the study's own declaration."""
 
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("constant", "cosine")
@@ -22,7 +29,7 @@ class LaneConfig:
     Attributes:
         lr: Peak learning rate of the side modules.
         head_lr_ratio: The head's learning rate as a multiple of `lr`.
-        rank: `r` of the lane's modules, at most the study's `max_rank`.
+        rank: `r` of the lane's modules, at most the study's `max_rank` where it declares one.
         optimizer: `"adamw"` or `"sgd"` (with momentum).
         clip_norm: Length to which all gradients of the lane together are cut, if they are longer; None for any length.
         weight_decay: Decoupled for AdamW, added to the gradient for SGD; never on biases and norms.
@@ -44,6 +51,16 @@ class LaneConfig:
         asymmetric_margin: Probability up to which a label that it has not costs nothing; for `asymmetric` only.
         huber_delta: Error, in standard deviations of the target on train, above which the loss is linear; for `huber`
             only.
+        backbone: Instead of the study's. This field and those below decide the lane's shape: lanes of equal shape train
+            in one stack. None leaves what the study declares; see `Study` for what they mean.
+        image_size: Instead of the study's.
+        stages: Instead of the study's.
+        modules_per_block: Instead of the study's.
+        pool: Instead of the study's.
+        batch_size: Instead of the study's.
+        precision: Instead of the study's.
+        augment: A recipe's name, instead of the study's augmentation.
+        views: Instead of the study's.
 
     Raises:
         UsageError: A value of the wrong type or out of its range.
@@ -70,10 +87,22 @@ class LaneConfig:
     asymmetric_gamma_negative: float = 4.0
     asymmetric_margin: float = 0.05
     huber_delta: float = 1.0
+    backbone: str | None = None
+    image_size: int | None = None
+    stages: int | Sequence[int] | None = None
+    modules_per_block: int | None = None
+    pool: Pool | None = None
+    batch_size: int | None = None
+    precision: str | None = None
+    augment: str | None = None
+    views: int | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.stages, Sequence):
+            object.__setattr__(self, "stages", tuple(self.stages))
         for field in fields(self):
-            self._check_type(field.name, field.type)
+            if field.name not in SHAPE_FIELDS:  # those are checked where the study takes them over
+                self._check_type(field.name, field.type)
         self._check_choice("optimizer", OPTIMIZERS)
         self._check_choice("schedule", SCHEDULES)
         if self.loss is not None:
@@ -106,6 +135,10 @@ class LaneConfig:
                 f"{', '.join(kind.losses)}; give one of them, or none"
             )
         return replace(self, loss=loss)
+
+    def as_recorded(self) -> dict[str, Any]:
+        """All fields by name, without those of the shape that are left to the study."""
+        return {name: value for name, value in asdict(self).items() if not (name in SHAPE_FIELDS and value is None)}
 
     def _check_type(self, name: str, expected: Any) -> None:
         value = getattr(self, name)

@@ -15,7 +15,8 @@ from sweep.records.results import Results
 from sweep.study.lane_config import LaneConfig
 
 CONFIG_ENTRIES = {
-    **dict.fromkeys(("seed", "seeds", "epochs", "batch_size", "group_size", "modules_per_block", "max_rank"), int),
+    **dict.fromkeys(("seed", "seeds", "epochs", "batch_size", "group_size", "modules_per_block"), int),
+    "max_rank": int | None,
     **dict.fromkeys(("data", "backbone", "backbone_fingerprint", "precision", "device"), str),
     **{f"splits.{split}.fingerprint": str for split in ("train", "val")},
     **{"pool": str | None, "transform": dict, "classes": list, "versions": dict},
@@ -94,12 +95,12 @@ def _whole(row: dict[Any, Any], name: str, path: Path) -> int:
     return value
 
 
-def _lane_config(row: dict[Any, Any], number: int, path: Path, max_rank: int) -> LaneConfig:
+def _lane_config(row: dict[Any, Any], number: int, path: Path, max_rank: int | None) -> LaneConfig:
     if "lane_config" not in row:
         raise SweepError(f"{path} has no column lane_config: it was written by an earlier sweep; run the study again")
     try:
         config = LaneConfig(**json.loads(row["lane_config"]))
-        if config.rank > max_rank:
+        if max_rank is not None and config.rank > max_rank:
             raise ValueError(f"rank {config.rank} is above the study's max_rank {max_rank}")
     except (TypeError, ValueError, RecursionError, UsageError) as error:
         raise SweepError(f"{path} is damaged: the lane_config of trial {number}: {error}{RESTORE}") from error

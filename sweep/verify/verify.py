@@ -23,16 +23,17 @@ from sweep.records.entries import require_config
 from sweep.records.folder import RunFolder
 from sweep.records.results import Results, load_results
 from sweep.running.preparation import check_precision, side_network_spec
-from sweep.running.recorded import recorded_backbone, recorded_data
+from sweep.running.recorded import config_of_lane, recorded_backbone, recorded_data
 from sweep.search.lane_weights import weights_of
 from sweep.study.augmentation import OWN_FUNCTION, UNDECLARED
 from sweep.study.declaration import Study
 from sweep.study.lane_config import LaneConfig
+from sweep.study.shape import padded_rank
 from sweep.tasks.targets import Target
 from sweep.verify.again import CurveKey, Setting, largest_difference, steps_beside_plain_loop, train_again
 from sweep.verify.record import RecordedTrial, recorded_trial
 
-DECLARATIONS = ("max_rank", "modules_per_block", "pool", "precision", "epochs", "batch_size", "seed")
+DECLARATIONS = ("modules_per_block", "pool", "precision", "epochs", "batch_size", "seed")
 PLAIN_STEPS = 50
 PLAIN_PROMISE = 1e-10
 """What is promised of a lane beside a plain loop in fp64: after so many steps, no larger difference of a weight."""
@@ -112,7 +113,8 @@ def verify_trial(
     folder, results = RunFolder.open(run), load_results(run)
     require_config(folder, results.config)
     trial = recorded_trial(results, folder, number)
-    setting = _setting(results.config, trial.config, device, cache_dir, data)
+    config = config_of_lane(results.config, trial.config.as_recorded())
+    setting = _setting(config, trial.config, device, cache_dir, data)
     again = train_again(trial, setting, on_epoch)
     recorded = _curve(trial)
     shared = sorted(recorded.keys() & again.curve.keys())
@@ -165,7 +167,8 @@ def _setting(
     train_data = training_data(
         views, [images.train], stages_of, backbone=backbone, device=device, n_classes=n_classes, target=target
     )
-    spec = side_network_spec(study, images, backbone)
+    buckets = config.get("rank_buckets") or [config["max_rank"]]  # versions before 0.4 padded all lanes alike
+    spec = side_network_spec(study, images, backbone, padded_rank(trial_config.rank, buckets))
     return Setting(spec, train_data, stages_of(images.val), study.epochs, study.batch_size, study.seed, device)
 
 

@@ -1,0 +1,179 @@
+"""What the lanes of every shape train on: backbones and features, loaded when the first trial needs them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from backbones import Backbone
+from sweep.data import Split
+from sweep.errors import SweepError, UsageError
+from sweep.features.batches import StageData, TrainingData
+from sweep.features.cache import compute_features
+from sweep.features.training_data import resident_where_they_fit, training_data
+from sweep.records.reporter import Reporter
+from sweep.running.preparation import Prepared
+from sweep.search.lane_stack import StackSetting, UnusableShapeError
+from sweep.study.shape import FeatureSource, Shape
+from sweep.tasks.targets import Target
+
+
+@dataclass
+class FeatureCounts:
+    """What the feature pass has cost so far.
+
+    Attributes:
+        n_computed: Images, or texts, that a backbone was run on.
+        n_needed: Those whose features were asked for.
+        wall_seconds: Of computing them, or of finding them in the cache.
+    """
+
+    n_computed: int = 0
+    n_needed: int = 0
+    wall_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The features of all three splits.
+
+    Attributes:
+        train: What lanes learn from.
+        val: What lanes are compared on.
+        test: What the winner is measured on, once.
+    """
+
+    train: TrainingData
+    val: StageData
+    test: StageData
+
+
+class ShapeSettings:
+    """The settings of all shapes of a run. Shapes that read the same features share them.
+
+    Args:
+        prepared: The run, with what lanes of the baseline's shape need.
+        cache_dir: Root of the feature cache.
+        reporter: Told what is loaded and computed.
+        record: Told of every source of features when it is first loaded, as JSON can hold it; raises `SweepError`
+            where it is not what an earlier process of the run had.
+
+    Attributes:
+        counts: What the feature pass has cost so far.
+        resident_bytes: What the features of each source may take of a GPU's memory.
+    """
+
+    def __init__(
+        self, prepared: Prepared, cache_dir: Path, reporter: Reporter, record: Callable[[dict[str, Any]], None]
+    ):
+        self.prepared, self.cache_dir, self.reporter, self.record = prepared, cache_dir, reporter, record
+        self.counts = FeatureCounts()
+        self.resident_bytes = 0
+        self._by_shape: dict[Shape, Prepared] = {prepared.shape: prepared}
+        self._backbones: dict[FeatureSource, Backbone] = {prepared.shape.source: prepared.backbone}
+        self._stored: dict[FeatureSource, tuple[TrainingData, StageData]] = {}
+        self._placed: dict[FeatureSource, tuple[TrainingData, StageData]] = {}
+        self._tests: dict[FeatureSource, StageData] = {}
+        record(source_record(prepared))
+
+    def __call__(self, shape: Shape) -> StackSetting:
+        """What the lanes of a shape train on and with.
+
+        Raises:
+            UnusableShapeError: No lane can have this shape.
+            SweepError: Features cannot be computed or written.
+        """
+        prepared, source = self.prepared_of(shape), shape.source
+        if source not in self._placed:
+            train, val = self._train_and_val(prepared)
+            self._placed[source] = resident_where_they_fit(train, val, prepared.device, self.resident_bytes)
+        return StackSetting(prepared.study_of_shape, prepared.spec, prepared.backbone.tokens, *self._placed[source])
+
+    def prepared_of(self, shape: Shape) -> Prepared:
+        """The run with what lanes of a shape need; its backbone is loaded where it is the first of its source.
+
+        Raises:
+            UnusableShapeError: No lane can have this shape.
+        """
+        if shape in self._by_shape:
+            return self._by_shape[shape]
+        known = self._backbones.get(shape.source)
+        try:
+            prepared = self.prepared.of_shape(shape, self.cache_dir, known)
+        except (UsageError, SweepError) as error:
+            raise UnusableShapeError(str(error)) from error
+        self._by_shape[shape] = prepared
+        if known is None:
+            self.record(source_record(prepared))
+            self._backbones[shape.source] = prepared.backbone
+            self.reporter.message(
+                f"backbone: {prepared.backbone.name}, {prepared.backbone.tokens} tokens x "
+                f"{prepared.spec.described_widths}, {prepared.spec.n_stages} stages, for trials of another shape"
+            )
+        return prepared
+
+    def compute(self, shape: Shape) -> None:
+        """Bring the features of all splits into the cache, for lanes of a shape.
+
+        Raises:
+            UnusableShapeError: No lane can have this shape.
+            SweepError: Features cannot be computed or written.
+        """
+        self.splits(shape)
+
+    def splits(self, shape: Shape) -> Splits:
+        """The features of all splits, for lanes of a shape; errors as of `compute`."""
+        prepared = self.prepared_of(shape)
+        train, val = self._train_and_val(prepared)
+        if shape.source not in self._tests:
+            self._tests[shape.source] = self._stages(prepared, prepared.data.test)
+        return Splits(train, val, self._tests[shape.source])
+
+    def _train_and_val(self, prepared: Prepared) -> tuple[TrainingData, StageData]:
+        source, data = prepared.shape.source, prepared.data
+        if source not in self._stored:
+            train = training_data(
+                prepared.views,
+                [data.train],
+                partial(self._stages, prepared),
+                backbone=prepared.backbone,
+                device=prepared.device,
+                n_classes=data.n_classes,
+                target=Target.of(data.task, data.train.labels),
+            )
+            self._stored[source] = train, self._stages(prepared, data.val)
+        return self._stored[source]
+
+    def _stages(self, prepared: Prepared, split: Split) -> StageData:
+        data = prepared.data
+        features = compute_features(
+            prepared.backbone,
+            split,
+            cache_dir=self.cache_dir,
+            device=prepared.device,
+            on_progress=partial(self.reporter.features, f"{split.kind} of {split.name}"),
+        )
+        self.counts.wall_seconds += features.wall_seconds
+        self.counts.n_computed += features.n_computed
+        self.counts.n_needed += split.n_images
+        return features.as_data(data.n_classes, Target.of(data.task, data.train.labels))
+
+
+def source_record(prepared: Prepared) -> dict[str, Any]:
+    """What a run's record says of a source of features, as JSON can hold it."""
+    source = asdict(prepared.shape.source)
+    stages = source["stages"]
+    return {
+        **source,
+        "stages": list(stages) if isinstance(stages, tuple) else stages,
+        "backbone_fingerprint": prepared.backbone.fingerprint,
+        "transform": asdict(prepared.backbone.transform),
+        "augment_fingerprint": prepared.views.fingerprint,
+    }
+
+
+def same_source(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two records name the same source of features, whatever weights it had."""
+    names = FeatureSource.__dataclass_fields__
+    return all(a.get(name) == b.get(name) for name in names)

@@ -1,0 +1,151 @@
+"""Which parameters of a study decide a lane's shape, and proposals that keep the shape of another one.
+
+`suggest` is a function of the user's, so what decides the shape is found by asking it: with one parameter changed, does
+it return a lane of another shape?
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from sweep.errors import UsageError
+from sweep.search.samplers import AskTellSampler
+from sweep.study.declaration import Study
+from sweep.study.rehearsal import rehearse, surveyed_configs
+from sweep.study.shape import Shape, shape_of
+
+TRIED_VALUES = 9
+"""Values of a numeric parameter that are tried, spread evenly over its range."""
+
+DRAWS = 16
+"""Draws of a parameter that decides the shape, before the value of the proposal to be followed is taken."""
+
+
+@dataclass(frozen=True)
+class Follow:
+    """How to propose more lanes of a shape.
+
+    Attributes:
+        fixed: Parameters that decide the shape, with values that give it.
+        keeps: Whether another value of such a parameter gives the same shape.
+    """
+
+    fixed: Mapping[str, Any]
+    keeps: Callable[[str, Any], bool]
+
+
+class ShapeSpace:
+    """The shapes that a study's space has.
+
+    Args:
+        study: What is searched.
+    """
+
+    def __init__(self, study: Study):
+        self.study = study
+
+    @cached_property
+    def varies(self) -> bool:
+        """Whether lanes of several shapes are to be expected."""
+        return len({shape_of(self.study, config) for config in surveyed_configs(self.study)}) > 1
+
+    def follow(self, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> Follow:
+        """How to propose more lanes of the shape that some parameters give.
+
+        Args:
+            params: Values by parameter.
+            distributions: Where they come from, by parameter.
+        """
+        shape = shape_of(self.study, rehearse(self.study, params).config)
+        known: dict[tuple[str, Any], bool] = {}
+
+        def keeps(name: str, value: Any) -> bool:
+            if (name, value) not in known:
+                known[name, value] = self._shape({**params, name: value}) == shape
+            return known[name, value]
+
+        deciding = [
+            name
+            for name, distribution in distributions.items()
+            if not all(keeps(name, value) for value in _tried(distribution))
+        ]
+        return Follow({name: params[name] for name in deciding}, keeps)
+
+    def _shape(self, params: Mapping[str, Any]) -> Shape | None:
+        """The shape that some parameters give; None where `suggest` refuses them."""
+        try:
+            return shape_of(self.study, rehearse(self.study, params).config)
+        except UsageError:
+            return None
+
+
+def _tried(distribution: BaseDistribution) -> list[Any]:
+    """Values of a parameter that show whether it decides the shape."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    if distribution.single():
+        return [distribution.low]
+    if isinstance(distribution, IntDistribution):
+        steps = np.arange(distribution.low, distribution.high + 1, distribution.step)
+        return [int(v) for v in steps[np.unique(np.linspace(0, len(steps) - 1, TRIED_VALUES).round().astype(int))]]
+    scale = np.geomspace if distribution.log else np.linspace
+    values = scale(distribution.low, distribution.high, TRIED_VALUES)
+    if distribution.step is not None:
+        values = distribution.low + ((values - distribution.low) / distribution.step).round() * distribution.step
+    return [float(v) for v in values.clip(distribution.low, distribution.high)]
+
+
+class FollowingSampler(BaseSampler):
+    """A sampler whose proposals have the shape of an earlier one; as Optuna's `PartialFixedSampler`, for ask and tell.
+
+    A parameter that decides the shape is drawn from the sampler's own model until its value keeps the shape: a rank may
+    still be any rank of its bucket. All other parameters are the sampler's.
+
+    Args:
+        sampler: Where proposals come from.
+        follow: The shape to keep.
+    """
+
+    def __init__(self, sampler: AskTellSampler, follow: Follow):
+        self.sampler, self.follow = sampler, follow
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """As `BaseSampler`, without what decides the shape."""
+        space = self.sampler.infer_relative_search_space(study, trial)
+        return {name: distribution for name, distribution in space.items() if name not in self.follow.fixed}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """As `BaseSampler`."""
+        return self.sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """As `BaseSampler`; what decides the shape keeps it."""
+        if param_name not in self.follow.fixed:
+            return self.sampler.sample_independent(study, trial, param_name, param_distribution)
+        for attempt in range(DRAWS):
+            value = self.sampler.draw(study, trial, param_name, param_distribution, attempt)
+            if self.follow.keeps(param_name, value):
+                return value
+        return self.follow.fixed[param_name]
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """As `BaseSampler`."""
+        self.sampler.before_trial(study, trial)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """As `BaseSampler`."""
+        self.sampler.after_trial(study, trial, state, values)

@@ -1,0 +1,91 @@
+"""What a study's `suggest` would return, asked without a study of Optuna's: nothing is recorded, no sampler learns."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import RandomSampler
+from optuna.trial import FixedTrial
+
+from sweep.errors import UsageError
+from sweep.study.declaration import Study
+from sweep.study.lane_config import LaneConfig
+
+SURVEYED = 256
+"""Random configurations that are looked at to see which shapes and ranks a study has."""
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What `suggest` returned, and what it asked for on the way.
+
+    Attributes:
+        config: The lane's configuration.
+        params: Values by parameter.
+        distributions: Where they come from, by parameter.
+    """
+
+    config: LaneConfig
+    params: dict[str, Any]
+    distributions: dict[str, BaseDistribution]
+
+
+class _RehearsedTrial(FixedTrial):
+    """A trial with some parameters fixed; the others are drawn at random when `suggest` asks for them."""
+
+    def __init__(self, params: Mapping[str, Any], seed: int):
+        self._given = dict(params)
+        self._sampler = RandomSampler(seed=seed)
+        super().__init__(self._given)
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        self._draw(name, FloatDistribution(low, high, log=log, step=step))
+        return super().suggest_float(name, low, high, step=step, log=log)
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        self._draw(name, IntDistribution(low, high, log=log, step=step))
+        return super().suggest_int(name, low, high, step=step, log=log)
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        self._draw(name, CategoricalDistribution(tuple(choices)))
+        return super().suggest_categorical(name, choices)
+
+    def _draw(self, name: str, distribution: BaseDistribution) -> None:
+        if name not in self._given:
+            blank = optuna.trial.create_trial(state=optuna.trial.TrialState.WAITING)
+            study: Any = None  # a random sampler looks at neither
+            self._given[name] = self._sampler.sample_independent(study, blank, name, distribution)
+
+
+def rehearse(study: Study, params: Mapping[str, Any], *, seed: int = 0) -> Rehearsed:
+    """Ask `suggest` for one configuration.
+
+    Args:
+        study: What is searched.
+        params: Values of parameters; what `suggest` asks for beside them is drawn at random.
+        seed: Of these draws.
+
+    Raises:
+        UsageError: `suggest` refuses these values.
+    """
+    trial = _RehearsedTrial(params, seed)
+    config = study.lane_config(trial)
+    return Rehearsed(config, dict(trial.params), dict(trial.distributions))
+
+
+def surveyed_configs(study: Study) -> list[LaneConfig]:
+    """Configurations drawn at random from the study's space, the same at every call; the baseline comes first.
+
+    A draw that `suggest` refuses is left out.
+    """
+    configs = []
+    for number in range(SURVEYED):
+        try:
+            configs.append(rehearse(study, {} if number else study.baseline, seed=number).config)
+        except UsageError:
+            continue
+    return configs

@@ -1,0 +1,133 @@
+"""A lane's shape: what cannot differ between the lanes of one stack, so that each shape needs a stack of its own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from sweep.study.augmentation import OWN_FUNCTION
+from sweep.study.lane_config import SHAPE_FIELDS, LaneConfig
+
+if TYPE_CHECKING:
+    from sweep.study.declaration import Study
+
+
+@dataclass(frozen=True)
+class FeatureSource:
+    """What decides which features a lane reads.
+
+    Attributes:
+        backbone: As of `Study`.
+        image_size: As of `Study`; None for the backbone's own.
+        stages: As of `Study`, or None where `group_size` decides.
+        group_size: As of `Study`.
+        augment: A recipe's name, or `OWN_FUNCTION` for the study's own.
+        views: As of `Study`.
+    """
+
+    backbone: str
+    image_size: int | None
+    stages: int | tuple[int, ...] | None
+    group_size: int
+    augment: str
+    views: int | None
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What all lanes of a stack have in common.
+
+    Attributes:
+        source: Of the features that they read.
+        structure: Declarations that decide the structure of the side-network, by name.
+        batch_size: Images, or texts, a step.
+        precision: Of products with frozen features.
+        padded_rank: Rank that all lanes are padded to.
+    """
+
+    source: FeatureSource
+    structure: tuple[tuple[str, Any], ...]
+    batch_size: int
+    precision: str
+    padded_rank: int
+
+    def described(self, among: "list[Shape]") -> str:
+        """The shape in words: only what differs between the shapes of a study."""
+        own, others = _flat(self), [_flat(shape) for shape in among]
+        varying = [name for name in own if len({repr(other.get(name)) for other in others}) > 1]
+        return ", ".join(_word(name, own[name]) for name in varying)
+
+
+WORDS = {"image_size": "{} px", "padded_rank": "rank up to {}", "batch_size": "batches of {}", "backbone": "{}"}
+STRUCTURE = ("modules_per_block", "pool")
+"""Declarations of a study that decide the structure of its side-networks, beside rank and backbone."""
+
+
+def _flat(shape: Shape) -> dict[str, Any]:
+    source = {f.name: getattr(shape.source, f.name) for f in fields(FeatureSource)}
+    rest = {"batch_size": shape.batch_size, "precision": shape.precision, "padded_rank": shape.padded_rank}
+    return {**source, **dict(shape.structure), **rest}
+
+
+def _word(name: str, value: Any) -> str:
+    if name in WORDS:
+        return WORDS[name].format("own size" if value is None else value)
+    return f"{name.replace('_', ' ')} {value}"
+
+
+def shape_values(config: LaneConfig) -> dict[str, Any]:
+    """What a configuration says of its lane's shape beside the rank, by the name of the study's declaration."""
+    return {name: value for name in SHAPE_FIELDS if (value := getattr(config, name)) is not None}
+
+
+def study_of_lane(study: "Study", config: LaneConfig) -> "Study":
+    """The study as it is for one lane: with the declarations that the lane's configuration replaces."""
+    given = shape_values(config)
+    return study.override(**given) if given else study
+
+
+def shape_of(study: "Study", config: LaneConfig) -> Shape:
+    """The shape of a lane.
+
+    Args:
+        study: What is searched.
+        config: The lane's; what it leaves out is the study's.
+
+    Raises:
+        UsageError: The configuration's declarations do not go together.
+    """
+    own = study_of_lane(study, config)
+    source = FeatureSource(
+        own.backbone,
+        own.image_size,
+        own.stages if isinstance(own.stages, int | None) else tuple(own.stages),
+        own.group_size,
+        own.augment if isinstance(own.augment, str) else OWN_FUNCTION,
+        own.views,
+    )
+    structure = tuple((name, getattr(own, name)) for name in STRUCTURE)
+    return Shape(source, structure, own.batch_size, own.precision, padded_rank(config.rank, study.rank_buckets))
+
+
+def study_of_shape(study: "Study", shape: Shape) -> "Study":
+    """The study as the lanes of a shape have it: with all declarations that the shape decides."""
+    source = shape.source
+    return replace(
+        study,
+        backbone=source.backbone,
+        image_size=source.image_size,
+        stages=source.stages,
+        group_size=source.group_size,
+        augment=study.augment if source.augment == OWN_FUNCTION else source.augment,
+        views=source.views,
+        batch_size=shape.batch_size,
+        precision=shape.precision,
+        **dict(shape.structure),
+    )
+
+
+def padded_rank(rank: int, buckets: Sequence[int]) -> int:
+    """The rank that a lane is padded to: that of the smallest bucket it fits into.
+
+    Above all buckets it is the next power of two, so that no rank is left out.
+    """
+    return min((bucket for bucket in buckets if bucket >= rank), default=1 << (rank - 1).bit_length())
