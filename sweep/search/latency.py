@@ -8,10 +8,8 @@ import torch
 from sweep.search.lane_stack import StackSetting
 from sweep.search.occupancy import Occupancy
 from sweep.search.proposals import Proposal
+from sweep.study.objectives import INFERENCE_SECONDS
 from sweep.study.shape import Shape
-
-INFERENCE_SECONDS = "inference_seconds"
-"""The objective, and the user attribute that a trial has from the start where the study asks for it."""
 
 WARM_UP, REPETITIONS = 5, 30
 

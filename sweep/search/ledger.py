@@ -15,10 +15,9 @@ from optuna.trial import TrialState
 from sweep.machine.seeds import derive_seed
 from sweep.records.reporter import SearchProgress
 from sweep.records.trial_log import TrialLog, TrialRecord
-from sweep.search.latency import INFERENCE_SECONDS
 from sweep.search.proposals import ENTERED, LANE, Proposal
 from sweep.study.declaration import Study
-from sweep.study.objectives import Objectives, non_dominated_fronts
+from sweep.study.objectives import INFERENCE_SECONDS, Objectives, non_dominated_fronts
 from sweep.training.engine import Lane
 
 MAX_REPORTS = 50
@@ -34,7 +33,6 @@ class Entrant:
         record: Ours.
         lanes: As the engine has them; empty while it waits for some.
         slots: Their numbers.
-        placed: Whether it ever had lanes.
         reported: The last epoch that Optuna was told; it takes each once, also of a trial that trains again.
         curve: Values of the objectives by epoch, for studies of several, which Optuna lets report nothing.
     """
@@ -43,7 +41,6 @@ class Entrant:
     record: TrialRecord
     lanes: list[Lane] = field(default_factory=list)
     slots: list[int] = field(default_factory=list)
-    placed: bool = False
     reported: int = 0
     curve: dict[int, list[float]] = field(default_factory=dict)
 
@@ -99,7 +96,6 @@ class Ledger:
 
     def place(self, entrant: Entrant) -> None:
         """A trial has lanes."""
-        entrant.placed = True
         entrant.record.lane = entrant.slots[0]
         self._annotate(entrant, {LANE: entrant.record.lane})
 

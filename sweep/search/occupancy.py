@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 import torch
 
 from sweep.errors import SweepError
+from sweep.machine.memory import is_out_of_memory
 from sweep.records.reporter import Reporter
 from sweep.search.lane_stack import LaneStack, SettingOf, StackSetting
 from sweep.search.ledger import Entrant
@@ -106,18 +107,24 @@ class Occupancy:
         """A lane that has not trained yet."""
         return self.stack_for(config).new_lane(config, seed)
 
-    def train_epoch(self, reporter: Reporter) -> Iterator[tuple[LaneStack, EpochResult | BaseException]]:
+    def train_epoch(self, reporter: Reporter) -> Iterator[tuple[LaneStack, EpochResult | RuntimeError | MemoryError]]:
         """Train all stacks for one epoch, one after the other.
 
         Yields:
-            Every stack with what came of its epoch: its result, or the error that it failed with.
+            Every stack with what came of its epoch: its result, or the error that says that memory ran out.
         """
         self.order += 1
         for stack in list(self.stacks.values()):
             try:
                 result = stack.train_epoch(self.order, reporter)
             except (RuntimeError, MemoryError) as error:
-                yield stack, error
+                if not is_out_of_memory(error):
+                    raise
+                out_of_memory = error.with_traceback(None)  # its frames hold the stack
+            else:
+                out_of_memory = None
+            if out_of_memory is not None:
+                yield stack, out_of_memory
                 continue
             self.training_seconds += result.wall_seconds
             self.lane_seconds += result.wall_seconds * self._lanes_in_use

@@ -16,14 +16,13 @@ from typing import Any
 from torch import Tensor
 
 from sweep.errors import UsageError
-from sweep.machine.memory import is_out_of_memory
 from sweep.records.paired import paired_difference
 from sweep.records.reporter import Reporter
 from sweep.records.trial_log import TrialRecord
 from sweep.search.filling import Filling
 from sweep.search.lane_stack import LaneStack, UnusableShapeError
 from sweep.search.lane_weights import KEPT_TRIALS, KeptWeights, LaneWeights
-from sweep.search.latency import INFERENCE_SECONDS, LatencyMeter
+from sweep.search.latency import LatencyMeter
 from sweep.search.ledger import Entrant, Ledger
 from sweep.search.occupancy import Occupancy
 from sweep.search.proposals import CLONE, Proposal, Proposals
@@ -35,6 +34,7 @@ from sweep.side_networks.cost import enough_lanes
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.budget import Budget, duration_text
 from sweep.study.lane_config import LaneConfig
+from sweep.study.objectives import INFERENCE_SECONDS
 from sweep.study.shape import Shape
 from sweep.training.engine import EpochResult
 from sweep.training.measurement import measure_lanes
@@ -188,11 +188,11 @@ class Search:
         return bool(self.ended)
 
     def _fill(self) -> None:
-        """Give free lanes to trials that wait, and to new ones."""
+        """Give free lanes to trials that wait for memory, and where none waits to new ones."""
         if not self.lanes.running:
             self.lanes.order = 0  # new stacks: their trials see the data as those of the first did
         self._admit_waiting()
-        while self.lanes.has_room and not self._somebody_waits and (proposal := self._propose()):
+        while self.lanes.has_room and not self.lanes.waiting and (proposal := self._propose()):
             entrant = self._enter(proposal)
             if entrant is not None:
                 self.lanes.waiting.append(entrant)
@@ -206,11 +206,6 @@ class Search:
                 self.lanes.waiting.remove(entrant)
                 self.lanes.admit(entrant)
                 self.ledger.place(entrant)
-
-    @property
-    def _somebody_waits(self) -> bool:
-        """Whether a trial waits that never had a lane: nothing is proposed ahead of it."""
-        return any(not entrant.placed for entrant in self.lanes.waiting)
 
     def _attend_to_requests(self) -> None:
         """Stop the trials that the user no longer wants, and have those proposed that the user wants."""
@@ -292,15 +287,16 @@ class Search:
         return -(-n_lanes // self.study.seeds)
 
     def _train_epoch(self) -> None:
+        measured = False
         for stack, result in self.lanes.train_epoch(self.reporter):
             if isinstance(result, EpochResult):
                 self._measure(stack, result)
-            elif is_out_of_memory(result):
-                self._halve(stack, result)
+                measured = True
             else:
-                raise result
+                self._halve(stack, result)
         self._end_trials()
-        self.reporter.epoch_ended(self.ledger.progress())
+        if measured:
+            self.reporter.epoch_ended(self.ledger.progress())
 
     def _measure(self, stack: LaneStack, result: EpochResult) -> None:
         """Log the epoch of every trial, compare it with the baseline, report it, and fail the trials that broke."""

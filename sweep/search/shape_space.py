@@ -5,7 +5,7 @@ it return a lane of another shape?
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -53,8 +53,12 @@ class ShapeSpace:
 
     @cached_property
     def varies(self) -> bool:
-        """Whether lanes of several shapes are to be expected."""
-        return len({shape_of(self.study, config) for config in surveyed_configs(self.study)}) > 1
+        """Whether lanes of several shapes are to be expected, beside their ranks.
+
+        Ranks alone need no followers: their buckets were chosen so that each fills a stack as proposals fall.
+        """
+        shapes = (shape_of(self.study, config) for config in surveyed_configs(self.study))
+        return len({replace(shape, padded_rank=1) for shape in shapes}) > 1
 
     def follow(self, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> Follow:
         """How to propose more lanes of the shape that some parameters give.

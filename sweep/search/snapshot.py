@@ -160,7 +160,6 @@ def _entrant_state(entrant: Entrant) -> dict[str, Any]:
     return {
         "trial": entrant.record.trial,
         "slots": entrant.slots,
-        "placed": entrant.placed,
         "reported": entrant.reported,
         "curve": list(entrant.curve.items()),
         "epochs": [lane.epochs for lane in entrant.lanes],
@@ -174,7 +173,6 @@ def _entrant(
         proposals[values["trial"]],
         records[values["trial"]],
         slots=values["slots"],
-        placed=values.get("placed", True),
         reported=values["reported"],
         curve=dict(values["curve"]),
     )

@@ -13,7 +13,10 @@ Direction = Literal["maximize", "minimize"]
 METRICS = tuple(CLASSES.metrics)
 """What every lane is measured by on val where the task is of classes, see `sweep.tasks.metrics`."""
 
-OTHER_OBJECTIVES = ("train_loss", "trainable_parameters", "inference_seconds")
+INFERENCE_SECONDS = "inference_seconds"
+"""Objective, and user attribute that a trial has from the start where the study asks for it."""
+
+OTHER_OBJECTIVES = ("train_loss", "trainable_parameters", INFERENCE_SECONDS)
 
 Costs = npt.NDArray[np.float64]
 

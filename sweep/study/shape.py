@@ -8,6 +8,7 @@ from sweep.study.augmentation import OWN_FUNCTION
 from sweep.study.lane_config import SHAPE_FIELDS, LaneConfig
 
 if TYPE_CHECKING:
+    from sweep.machine.precision import Precision
     from sweep.study.declaration import Study
 
 
@@ -47,7 +48,7 @@ class Shape:
     source: FeatureSource
     structure: tuple[tuple[str, Any], ...]
     batch_size: int
-    precision: str
+    precision: "Precision"
     padded_rank: int
 
     def described(self, among: "list[Shape]") -> str:

@@ -85,6 +85,7 @@ def small_study(image_folder: Path) -> Study:
         suggest=suggest,
         baseline=BASELINE,
         max_rank=4,
+        rank_buckets=(4,),
         backbone="tiny-untrained",
         data=str(image_folder),
         group_size=2,

@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError, fields
 import pytest
 
 from sweep.errors import UsageError
-from sweep.study.lane_config import LOSSES, OPTIMIZERS, SCHEDULES, LaneConfig
+from sweep.study.lane_config import LOSSES, OPTIMIZERS, SCHEDULES, SHAPE_FIELDS, LaneConfig
 
 NUMBERS = [field.name for field in fields(LaneConfig) if field.type is float]
 CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "loss": LOSSES}
@@ -21,8 +21,8 @@ def assert_refused(name: str, value: object) -> None:
         config(**{name: value})
 
 
-def test_every_field_is_a_number_a_choice_or_the_rank() -> None:
-    assert {*NUMBERS, *CHOICES, "rank", "clip_norm"} == {field.name for field in fields(LaneConfig)}
+def test_every_field_is_a_number_a_choice_the_rank_or_of_the_shape() -> None:
+    assert {*NUMBERS, *CHOICES, *SHAPE_FIELDS, "rank", "clip_norm"} == {field.name for field in fields(LaneConfig)}
 
 
 @pytest.mark.parametrize("name", ["lr", "head_lr_ratio", "eps"])
