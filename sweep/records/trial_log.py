@@ -39,6 +39,7 @@ class TrialRecord:
         score_std: Standard deviation of the task's score over replicates; NaN for one.
         vs_baseline: Paired difference to the baseline after as many epochs, in top-1 for classes.
         seconds: Its share of its stacks' wall time.
+        shape: Of its lane in words: what differs between the shapes of the study; empty where there is one shape.
     """
 
     trial: int
@@ -59,6 +60,7 @@ class TrialRecord:
     score_std: float = math.nan
     vs_baseline: Difference | None = None
     seconds: float = 0.0
+    shape: str = ""
 
     def measured(self) -> dict[str, float]:
         """Everything that an objective can name."""
@@ -111,6 +113,8 @@ class TrialLog:
         metrics = [f"val_{name}" for name in self.kind.metrics]
         metrics += [name for name in own_metrics if name.startswith("val_")]
         table = pd.DataFrame([_row(record, list(dict.fromkeys(metrics)), self.kind) for record in self.records])
+        if all(not record.shape for record in self.records):
+            table = table.drop(columns="shape")
         parameters = parameter_columns(table)
         for name in parameters:
             if table[name].dropna().map(type).nunique() > 1:  # a categorical such as [1, "auto"]
@@ -146,6 +150,7 @@ def _row(record: TrialRecord, metrics: Sequence[str], kind: TaskKind) -> dict[st
         "seed": record.seeds[0],
         "feasible": record.feasible,
         "lane_config": json.dumps(record.lane_config),
+        "shape": record.shape,
         "stopped": record.stopped,
         "failure": record.failure,
     }

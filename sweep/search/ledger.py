@@ -20,6 +20,9 @@ from sweep.study.declaration import Study
 from sweep.study.objectives import INFERENCE_SECONDS, Objectives, non_dominated_fronts
 from sweep.training.engine import Lane
 
+SHAPE = "shape"
+"""The user attribute of a trial whose study has lanes of several shapes: that of its lane, in words."""
+
 MAX_REPORTS = 50
 """Intermediate values a trial that Optuna gets to see; its dashboard ships each of them. Our curves have all."""
 
@@ -70,13 +73,14 @@ class Ledger:
         self.log = TrialLog(self.objectives, study.kind)
         self.rungs = study.halving.rungs(study.epochs) if study.halving else []
 
-    def enter(self, proposal: Proposal, trainable: int, inference_seconds: float | None) -> Entrant:
+    def enter(self, proposal: Proposal, trainable: int, inference_seconds: float | None, shape: str) -> Entrant:
         """Open the record of a trial that was just proposed.
 
         Args:
             proposal: Of the trial.
             trainable: Parameters of its side-network.
             inference_seconds: Of its side-network for one image, where the study asks for it.
+            shape: Of its lane in words; empty where all lanes have one.
         """
         number = proposal.number
         replicates = range(1, self.study.seeds)  # after the first, whose seed does not depend on their number
@@ -89,6 +93,8 @@ class Ledger:
         attributes: dict[str, Any] = {"seed": seeds[0]}
         if inference_seconds is not None:
             record.inference_seconds = attributes[INFERENCE_SECONDS] = inference_seconds
+        if shape:
+            record.shape = attributes[SHAPE] = shape
         self.log.records.append(record)
         entrant = Entrant(proposal, record)
         self._annotate(entrant, {**attributes, ENTERED: trainable})  # last: what has it has all the others

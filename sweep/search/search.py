@@ -9,7 +9,7 @@ follows depends only on its attributes and on what Optuna's storage remembers.
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -266,10 +266,11 @@ class Search:
 
     def _enter(self, proposal: Proposal) -> Entrant | None:
         """Open a trial's record; None where there can be no lane of its shape, and the trial has failed."""
+        shape = self.shapes.described(proposal.config)
         try:
             spec = self.lanes.setting(proposal.config).spec
         except UnusableShapeError as error:
-            entrant = self.ledger.enter(proposal, 0, None)
+            entrant = self.ledger.enter(proposal, 0, None, shape)
             self.ledger.fail(entrant, str(error))
             self._lead = None
             self.reporter.message(f"trial {proposal.number} cannot be trained: {error}")
@@ -278,6 +279,7 @@ class Search:
             proposal,
             spec.trainable_parameters(proposal.config.rank),
             self.latency.of(proposal) if self.latency else None,
+            shape,
         )
 
     def _enough(self, shape: Shape) -> int:
@@ -287,23 +289,27 @@ class Search:
         return -(-n_lanes // self.study.seeds)
 
     def _train_epoch(self) -> None:
-        measured = False
+        answers: dict[int, Tensor] = {}
         for stack, result in self.lanes.train_epoch(self.reporter):
             if isinstance(result, EpochResult):
-                self._measure(stack, result)
-                measured = True
+                answers |= self._measure(stack, result)
             else:
                 self._halve(stack, result)
+        self._compare_with_baseline(answers)
         self._end_trials()
-        if measured:
+        if answers:
             self.reporter.epoch_ended(self.ledger.progress())
 
-    def _measure(self, stack: LaneStack, result: EpochResult) -> None:
-        """Log the epoch of every trial, compare it with the baseline, report it, and fail the trials that broke."""
+    def _measure(self, stack: LaneStack, result: EpochResult) -> dict[int, Tensor]:
+        """Log the epoch of a stack's trials, report it, and fail the trials that broke.
+
+        Returns:
+            What each trial's answers to the val images are worth, by trial; see `Target.of_images`.
+        """
         val_data = stack.setting.val_data
         measured = measure_lanes(result, val_data, self.study.metrics)
         answers = val_data.target.of_images(result.val_logits, val_data.labels)
-        n_lanes = self.study.seeds
+        n_lanes, of_trial = self.study.seeds, {}
         for i, entrant in enumerate(stack.running):
             own = slice(i * n_lanes, (i + 1) * n_lanes)
             record, epoch = entrant.record, entrant.lanes[0].epochs
@@ -312,11 +318,23 @@ class Search:
             if failure := next((lane.failure for lane in measured[own] if lane.failure), ""):
                 self.ledger.fail(entrant, f"epoch {epoch}: {failure}")
                 continue
-            if record.trial == 0:
-                self.baseline_answers[epoch] = answers[own]
-            if epoch in self.baseline_answers:
-                record.vs_baseline = paired_difference(answers[own], self.baseline_answers[epoch])
+            of_trial[record.trial] = answers[own]
             self.ledger.report(entrant)
+        return of_trial
+
+    def _compare_with_baseline(self, answers: Mapping[int, Tensor]) -> None:
+        """Compare trials with the baseline after as many epochs, once all stacks are measured.
+
+        Args:
+            answers: What each trial's answers to the val images are worth, by trial.
+        """
+        running = {entrant.record.trial: entrant.record for entrant in self.lanes.running}
+        if 0 in answers:
+            self.baseline_answers[running[0].epochs] = answers[0]
+        for trial, of_trial in answers.items():
+            record = running[trial]
+            if record.epochs in self.baseline_answers:
+                record.vs_baseline = paired_difference(of_trial, self.baseline_answers[record.epochs])
 
     def _end_trials(self) -> None:
         """Complete the trials that are through, and stop those that a rung stops; their lanes are free again."""

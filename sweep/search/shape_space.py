@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sweep.errors import UsageError
 from sweep.search.samplers import AskTellSampler
 from sweep.study.declaration import Study
+from sweep.study.lane_config import LaneConfig
 from sweep.study.rehearsal import rehearse, surveyed_configs
 from sweep.study.shape import Shape, shape_of
 
@@ -52,13 +53,22 @@ class ShapeSpace:
         self.study = study
 
     @cached_property
+    def shapes(self) -> list[Shape]:
+        """Shapes that random draws from the space have, ranks left aside; that of the baseline comes first."""
+        shapes = (shape_of(self.study, config) for config in surveyed_configs(self.study))
+        return list(dict.fromkeys(replace(shape, padded_rank=1) for shape in shapes))
+
+    @property
     def varies(self) -> bool:
         """Whether lanes of several shapes are to be expected, beside their ranks.
 
         Ranks alone need no followers: their buckets were chosen so that each fills a stack as proposals fall.
         """
-        shapes = (shape_of(self.study, config) for config in surveyed_configs(self.study))
-        return len({replace(shape, padded_rank=1) for shape in shapes}) > 1
+        return len(self.shapes) > 1
+
+    def described(self, config: LaneConfig) -> str:
+        """The shape of a lane in words: what differs between the shapes of the study, ranks left aside."""
+        return replace(shape_of(self.study, config), padded_rank=1).described(self.shapes)
 
     def follow(self, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> Follow:
         """How to propose more lanes of the shape that some parameters give.
