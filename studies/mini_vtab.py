@@ -47,4 +47,6 @@ study = replace(
     other_tasks={},
     data="mini-vtab",
     stages=(2, 4, 6, 8),
+    trials=32,
+    halving=None,
 )

@@ -225,7 +225,11 @@ def _record_source(folder: RunFolder, source: dict[str, Any]) -> None:
 
 def _sampler_of(study: Study) -> AskTellSampler:
     return make_sampler(
-        study.sampler, seed=derive_seed(study.seed, "sampler"), grid=study.grid, n_objectives=len(study.ranking.names)
+        study.sampler,
+        seed=derive_seed(study.seed, "sampler"),
+        grid=study.grid,
+        n_objectives=len(study.ranking.names),
+        rungs=study.halving.rungs(study.epochs) if study.halving else (),
     )
 
 

@@ -8,7 +8,7 @@ and what it knows comes from Optuna's storage.
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweep.errors import UsageError
 from sweep.machine.seeds import derive_seed
+from sweep.search.rung_view import RungView
 
 _BY_NAME: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
@@ -46,15 +47,18 @@ class AskTellSampler(BaseSampler):
     Args:
         sampler_of: The sampler that draws with a seed; always the same object if it has random state of its own.
         seed: What the seeds of all draws are derived from.
+        rungs: Epochs at which trials are compared, where the sampler is to learn from running trials too; see
+            `RungView`.
 
     Attributes:
         enumerates: Whether it goes through a finite space.
         exhausted: Whether it has asked to end the study.
     """
 
-    def __init__(self, sampler_of: Callable[[int], BaseSampler], seed: int):
+    def __init__(self, sampler_of: Callable[[int], BaseSampler], seed: int, rungs: Sequence[int] = ()):
         self._sampler_of = sampler_of
         self._seed = seed
+        self._rungs = rungs
         with experiments_allowed():
             self._any = sampler_of(seed % 2**32)
         self.enumerates = isinstance(self._any, GridSampler | BruteForceSampler)
@@ -68,15 +72,19 @@ class AskTellSampler(BaseSampler):
         with experiments_allowed():
             return self._sampler_of(derive_seed(self._seed, purpose, trial.number) % 2**32)
 
+    def _seen(self, study: optuna.Study) -> optuna.Study:
+        """The study as the sampler is to see it."""
+        return cast("optuna.Study", RungView(study, self._rungs)) if self._rungs else study
+
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """As `BaseSampler`."""
-        return self._for(trial, "relative").infer_relative_search_space(study, trial)
+        return self._for(trial, "relative").infer_relative_search_space(self._seen(study), trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """As `BaseSampler`."""
-        return self._for(trial, "relative").sample_relative(study, trial, search_space)
+        return self._for(trial, "relative").sample_relative(self._seen(study), trial, search_space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -90,7 +98,7 @@ class AskTellSampler(BaseSampler):
         """Sample a parameter independently of the others, once more at every attempt."""
         again = f" attempt {attempt}" if attempt else ""
         sampler = self._for(trial, f"parameter {param_name}{again}")
-        return sampler.sample_independent(study, trial, param_name, distribution)
+        return sampler.sample_independent(self._seen(study), trial, param_name, distribution)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """As `BaseSampler`."""
@@ -109,7 +117,12 @@ class AskTellSampler(BaseSampler):
 
 
 def make_sampler(
-    sampler: str | BaseSampler, *, seed: int, grid: Mapping[str, Sequence[Any]] | None, n_objectives: int
+    sampler: str | BaseSampler,
+    *,
+    seed: int,
+    grid: Mapping[str, Sequence[Any]] | None,
+    n_objectives: int,
+    rungs: Sequence[int] = (),
 ) -> AskTellSampler:
     """The sampler of a study.
 
@@ -119,6 +132,7 @@ def make_sampler(
         seed: For a sampler by name.
         grid: Values by parameter, for `grid`.
         n_objectives: Of the study.
+        rungs: Epochs at which trials are compared; TPE learns from them, of studies of one objective.
 
     Raises:
         UsageError: The name is unknown, or its sampler cannot serve this study.
@@ -139,4 +153,5 @@ def make_sampler(
         return AskTellSampler(lambda _: optuna.samplers.GridSampler(values, seed=seed % 2**32), seed)
     if sampler not in _BY_NAME:
         raise UsageError(f"--sampler must be one of {', '.join(SAMPLERS)}, not {sampler!r}")
-    return AskTellSampler(_BY_NAME[sampler], seed)
+    learns_from_rungs = sampler == "tpe" and n_objectives == 1
+    return AskTellSampler(_BY_NAME[sampler], seed, rungs if learns_from_rungs else ())

@@ -1,0 +1,175 @@
+"""What is a search worth that learns? The study `lr_rank` as it is declared, against random search of the same length.
+
+Both arms train the same number of lane-epochs (epochs of one lane) on the same cached features; seeds change the
+search, the initialisations and the data order. The winner is chosen on val, and test is looked at once an arm and seed.
+"""
+
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import optuna
+import torch
+
+from sweep.machine.device import device_named
+from sweep.machine.paths import default_cache_dir
+from sweep.machine.seeds import derive_seed
+from sweep.records.reporter import Reporter
+from sweep.running.preparation import prepare
+from sweep.running.settings import ShapeSettings
+from sweep.search.occupancy import Occupancy
+from sweep.search.proposals import Proposals
+from sweep.search.requests import Inbox
+from sweep.search.samplers import make_sampler
+from sweep.search.search import Search
+from sweep.study.budget import Budget
+from sweep.study.declaration import Study
+from sweep.study.finding import load_study
+from sweep.training.engine import Stack, split_logits
+
+LEARNING, RANDOM = "rungs, refill and a sampler that learns", "random search, every trial to its end"
+
+
+@dataclass(frozen=True)
+class ProposalSizes:
+    """How much is searched.
+
+    Attributes:
+        data: Data sets, by name.
+        image_size: Side of the backbone's input in pixels; None for the study's own.
+        n_parallel: Lanes.
+        epochs: Of a trial that no rung stops.
+        n_seeds: Searches of each arm on each data set.
+        device: As PyTorch names it.
+    """
+
+    data: tuple[str, ...] = ("count", "mnist", "glyph-font")
+    image_size: int | None = None
+    n_parallel: int = 32
+    epochs: int = 12
+    n_seeds: int = 10
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class SearchOutcome:
+    """One search.
+
+    Attributes:
+        data: Name of the data set.
+        arm: What searched.
+        seed: The study's.
+        val: Top-1 accuracy of the winner on val.
+        test: The same on test.
+        n_trials: Trials that were proposed.
+        lane_epochs: Epochs that all trials trained for together.
+    """
+
+    data: str
+    arm: str
+    seed: int
+    val: float
+    test: float
+    n_trials: int
+    lane_epochs: int
+
+
+@dataclass(frozen=True)
+class Advantage:
+    """What learning adds on one data set: means over seeds of the paired difference, with standard errors.
+
+    Attributes:
+        data: Name of the data set.
+        val: Mean difference in top-1 accuracy on val.
+        val_error: Its standard error.
+        test: The same on test.
+        test_error: Its standard error.
+    """
+
+    data: str
+    val: float
+    val_error: float
+    test: float
+    test_error: float
+
+
+def run_proposal_benchmark(sizes: ProposalSizes, say: Callable[[str], None]) -> list[SearchOutcome]:
+    """Run both arms with every seed on every data set, arms in turns.
+
+    Args:
+        sizes: How much.
+        say: Told what happens.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    outcomes = []
+    device = device_named(sizes.device)
+    for name in sizes.data:
+        study = load_study("lr_rank").study.override(data=name, image_size=sizes.image_size, epochs=sizes.epochs)
+        cache_dir = default_cache_dir()
+        prepared = prepare(study, n_parallel=sizes.n_parallel, device=device, cache_dir=cache_dir)
+        settings = ShapeSettings(prepared, cache_dir, Reporter(), lambda source: None)
+        settings.compute(prepared.shape)
+        for seed in range(sizes.n_seeds):
+            learning = replace(prepared.study, seed=seed)
+            first = _searched(name, LEARNING, learning, settings, sizes.n_parallel, device)
+            trials = round(first.lane_epochs / sizes.epochs)
+            at_random = replace(learning, halving=None, sampler="random", trials=trials)
+            second = _searched(name, RANDOM, at_random, settings, sizes.n_parallel, device)
+            for outcome in (first, second):
+                outcomes.append(outcome)
+                say(
+                    f"{name}, seed {seed}, {outcome.arm}: val {outcome.val:.3f}, test {outcome.test:.3f}; "
+                    f"{outcome.n_trials} trials, {outcome.lane_epochs} lane-epochs"
+                )
+    return outcomes
+
+
+def advantages(outcomes: list[SearchOutcome]) -> list[Advantage]:
+    """What learning adds, by data set."""
+    found = []
+    for data in dict.fromkeys(outcome.data for outcome in outcomes):
+        by_arm = [[o for o in outcomes if o.data == data and o.arm == arm] for arm in (LEARNING, RANDOM)]
+        pairs = list(zip(*by_arm, strict=True))
+        val, val_error = _mean([mine.val - other.val for mine, other in pairs])
+        test, test_error = _mean([mine.test - other.test for mine, other in pairs])
+        found.append(Advantage(data, val, val_error, test, test_error))
+    return found
+
+
+def _mean(values: list[float]) -> tuple[float, float]:
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return statistics.fmean(values), error
+
+
+def _searched(
+    data: str, arm: str, study: Study, settings: ShapeSettings, n_parallel: int, device: torch.device
+) -> SearchOutcome:
+    sampler = make_sampler(
+        study.sampler,
+        seed=derive_seed(study.seed, "sampler"),
+        grid=None,
+        n_objectives=1,
+        rungs=study.halving.rungs(study.epochs) if study.halving else (),
+    )
+    search = Search(
+        Proposals(optuna.create_study(direction="maximize", sampler=sampler), study, sampler),
+        Occupancy(study, settings, n_parallel=n_parallel, device=device),
+        budget=Budget(),
+        reporter=Reporter(),
+        inbox=Inbox(None),
+        save_tables=lambda search: None,
+        save_snapshot=lambda search: None,
+    )
+    search.run()
+    winner = search.winner
+    assert winner is not None
+    module = winner.spec.plain(winner.config.rank)
+    module.load_state_dict(winner.state)
+    test = settings.splits(search.lanes.shape(winner.config)).test
+    of_test = test.target.measure_one(split_logits(Stack([module.to(device)]), test)[0], test.labels)
+    records = search.ledger.log.records
+    lane_epochs = sum(record.epochs for record in records)
+    return SearchOutcome(
+        data, arm, study.seed, winner.record.metrics["val_top1"], of_test["top1"], len(records), lane_epochs
+    )
