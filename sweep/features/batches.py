@@ -86,6 +86,30 @@ class JoinedRows:
         return chain(self._first, self._second)
 
 
+class SelectedStages:
+    """Some of the stages of many images, read from an array that has more of them.
+
+    Args:
+        stages: `(n, S, L, D)`.
+        which: Places of the wanted stages among the `S`.
+    """
+
+    def __init__(self, stages: Rows, which: Sequence[int]):
+        self._stages, self._which = stages, np.array(which)
+        self.shape = (stages.shape[0], len(which), *stages.shape[2:])
+        self.dtype = stages.dtype
+        self.nbytes = stages.nbytes // stages.shape[1] * len(which)
+
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        """Rows by a slice or an array of indices, copied."""
+        wanted = np.arange(self.shape[0])[index]
+        rows: np.ndarray = self._stages[np.ix_(wanted, self._which)]
+        return rows
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (image[self._which] for image in self._stages)
+
+
 @dataclass(frozen=True)
 class StageData:
     """Stages and labels of one split.
@@ -116,6 +140,10 @@ class StageData:
         if self.lengths is None or other.lengths is None:
             return self._of(stages, labels)
         return self._of(stages, labels, torch.cat([self.lengths, other.lengths]))
+
+    def of_stages(self, which: Sequence[int]) -> "StageData":
+        """The same images with some of their stages, by their places; of stages of one width."""
+        return self._of(SelectedStages(self.stages, which), self.labels, self.lengths)
 
     def first(self, n_images: int) -> "StageData":
         """The first so many of these images."""

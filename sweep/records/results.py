@@ -33,8 +33,8 @@ class Results:
             instead; `train_loss`, `epochs`, `trainable_parameters`, `inference_seconds`, `seconds` (the trial's share
             of its stacks' wall time); `lane` and `first_order` (slot and first data order), `seeds` (replicates),
             `seed` (of the first), `feasible`, `lane_config` (JSON of what `suggest` returned), `stopped`, `failure`.
-            Where lanes have several shapes `shape`: that of the trial's lane, in words. With several objectives `front`:
-            0 for the Pareto front.
+            Where lanes have several shapes `shape`: that of the trial's lane, in words. With several objectives
+            `front`: 0 for the Pareto front.
         curves: One row a `trial`, `replicate`, `epoch` and `metric`, with its `value`.
         summary: The winner on test, the tuned linear probe, and where the time went; empty if the run did not end.
         config: What was run: the study's declarations, options, versions.

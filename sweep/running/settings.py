@@ -1,21 +1,22 @@
 """What the lanes of every shape train on: backbones and features, loaded when the first trial needs them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from backbones import Backbone
+from backbones import Backbone, Taps
 from sweep.data import Split
 from sweep.errors import SweepError, UsageError
 from sweep.features.batches import StageData, TrainingData
 from sweep.features.cache import compute_features
 from sweep.features.training_data import resident_where_they_fit, training_data
 from sweep.records.reporter import Reporter
-from sweep.running.preparation import Prepared
+from sweep.running.preparation import Prepared, backbone_of
 from sweep.search.lane_stack import StackSetting, UnusableShapeError
-from sweep.study.shape import FeatureSource, Shape
+from sweep.study.rehearsal import surveyed_configs
+from sweep.study.shape import FeatureSource, Shape, shape_of
 from sweep.tasks.targets import Target
 
 
@@ -75,6 +76,9 @@ class ShapeSettings:
         self._stored: dict[FeatureSource, tuple[TrainingData, StageData]] = {}
         self._placed: dict[FeatureSource, tuple[TrainingData, StageData]] = {}
         self._tests: dict[FeatureSource, StageData] = {}
+        self._tapped: dict[FeatureSource, Backbone] = {}
+        configs = surveyed_configs(prepared.study)
+        self._surveyed = list(dict.fromkeys(shape_of(prepared.study, config).source for config in configs))
         record(source_record(prepared))
 
     def __call__(self, shape: Shape) -> StackSetting:
@@ -147,8 +151,10 @@ class ShapeSettings:
 
     def _stages(self, prepared: Prepared, split: Split) -> StageData:
         data = prepared.data
+        wanted = prepared.backbone
+        backbone = self._with_all_stages(prepared)
         features = compute_features(
-            prepared.backbone,
+            backbone,
             split,
             cache_dir=self.cache_dir,
             device=prepared.device,
@@ -157,7 +163,42 @@ class ShapeSettings:
         self.counts.wall_seconds += features.wall_seconds
         self.counts.n_computed += features.n_computed
         self.counts.n_needed += split.n_images
-        return features.as_data(data.n_classes, Target.of(data.task, data.train.labels))
+        stages = features.as_data(data.n_classes, Target.of(data.task, data.train.labels))
+        if backbone is wanted:
+            return stages
+        return stages.of_stages([backbone.stage_indices.index(block) for block in wanted.stage_indices])
+
+    def _with_all_stages(self, prepared: Prepared) -> Backbone:
+        """The backbone of a shape, tapped wherever a shape of the study with the same backbone and input taps it.
+
+        So one pass computes the features of all these shapes. A backbone whose widths change runs once a shape.
+        """
+        source, backbone = prepared.shape.source, prepared.backbone
+        alike = [other for other in self._surveyed if _without_taps(other) == _without_taps(source)]
+        if len(alike) < 2 or len(set(backbone.widths)) > 1 or not prepared.views.n_cached:
+            return backbone
+        key = _without_taps(source)
+        if key not in self._tapped:
+            taps = [Taps(other.group_size, other.stages) for other in (source, *alike)]
+            blocks = sorted({block for tap in taps for block in _blocks(tap, backbone)} - {0})
+            own = replace(prepared.study_of_shape, stages=blocks)
+            same = (0, *blocks) == tuple(backbone.stage_indices)
+            self._tapped[key] = backbone if same else backbone_of(own, prepared.data, prepared.device, self.cache_dir)
+        tapped = self._tapped[key]
+        return tapped if set(backbone.stage_indices) <= set(tapped.stage_indices) else backbone
+
+
+def _without_taps(source: FeatureSource) -> FeatureSource:
+    """A source, whatever stages it has."""
+    return replace(source, stages=None, group_size=1)
+
+
+def _blocks(taps: Taps, backbone: Backbone) -> tuple[int, ...]:
+    """Blocks before the stages that taps give; none where the backbone does not have them."""
+    try:
+        return taps.of_blocks(backbone.name, backbone.n_blocks)
+    except UsageError:
+        return ()
 
 
 def source_record(prepared: Prepared) -> dict[str, Any]:

@@ -281,3 +281,20 @@ def test_a_shape_that_cannot_be_declared_is_refused(small_study: Study, field: s
     study = replace(small_study, suggest=lambda trial: LaneConfig(lr=1.0, rank=1, **{field: value}), baseline={})  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=field):
         study.lane_config(optuna.trial.FixedTrial({}))
+
+
+def test_shapes_that_differ_in_stages_share_one_pass_of_the_backbone(
+    small_study: Study, search: Search, tmp_path: Path
+) -> None:
+    def suggest(trial: optuna.Trial) -> LaneConfig:
+        stages = trial.suggest_categorical("stages", [1, 2, 4])
+        return LaneConfig(lr=trial.suggest_float("lr", 1e-3, 1e-1, log=True), rank=2, stages=stages)
+
+    baseline = {"lr": 1e-2, "stages": 2}
+    study = replace(small_study, suggest=suggest, baseline=baseline, trials=18, sampler="random")
+    results = search(study, n_parallel=3)
+    assert set(results.trials["params_stages"]) == {1, 2, 4}
+    assert results.summary["n_images_computed"] == 60, "one pass for all shapes"
+    for trial in results.trials["trial"].head(2):
+        verified = verify_trial(tmp_path / "run", int(trial), device=torch.device("cpu"), cache_dir=tmp_path / "cache")
+        assert verified.kept, "features of its own stages alone make the same lane"
