@@ -22,6 +22,8 @@ class Suite(StrEnum):
     scaling = "scaling"
     search = "search"
     accuracy = "accuracy"
+    proposals = "proposals"
+    shapes = "shapes"
 
 
 SUITES: dict[Suite, dict[str, Any]] = {
@@ -30,6 +32,8 @@ SUITES: dict[Suite, dict[str, Any]] = {
     Suite.scaling: {"n_parallel": 1024},
     Suite.search: {},
     Suite.accuracy: {},
+    Suite.proposals: {},
+    Suite.shapes: {},
 }
 
 
@@ -38,7 +42,8 @@ def bench(
         Suite,
         typer.Option(
             help="quick: ViT-S/14 at 112 px. paper: ViT-B/16 at 224 px. scaling: against N, K, r, L, D. "
-            "search: accuracy against time. accuracy: LAST, linear probe and LoRA, tuned, on several tasks."
+            "search: accuracy against time. accuracy: LAST, linear probe and LoRA, tuned, on several tasks. "
+            "proposals: a search that learns against random search. shapes: stacks of many shapes."
         ),
     ] = Suite.quick,
     backbone: Annotated[str | None, typer.Option(help="As for `sweep run`; `untrained:NAME` costs the same.")] = None,
@@ -79,14 +84,23 @@ def bench(
         )
     if suite is not Suite.search and time:
         raise UsageError("--time belongs to --suite search; leave it out")
-    if suite not in (Suite.search, Suite.accuracy) and seeds:
-        raise UsageError("--seeds belongs to the suites search and accuracy; leave it out")
+    if suite in (Suite.quick, Suite.paper, Suite.scaling) and seeds:
+        raise UsageError("--seeds belongs to the suites search, accuracy, proposals and shapes; leave it out")
     where = device_named(device or "cpu")
     check_precision(precision or "fp32", where)
 
     def say(line: str) -> None:
         stderr.print(line, highlight=False, markup=False)
 
+    if suite in (Suite.proposals, Suite.shapes):
+        if backbone or rank or precision:
+            raise UsageError(f"--suite {suite} runs a study of sweep's; leave --backbone, --rank and --precision out")
+        wanted = {"image_size": image_size, "n_parallel": n_parallel, "epochs": epochs, "n_seeds": seeds}
+        sizes_given = {name: value for name, value in wanted.items() if value is not None}
+        content = (_proposals if suite is Suite.proposals else _shapes)({**sizes_given, "device": str(where)}, say)
+        if json_file is not None:
+            report.write_json(json_file, content)
+        return
     asked: dict[str, Any] = {"image_size": image_size, "n_parallel": n_parallel, "epochs": epochs}
     if suite is Suite.search:
         if backbone or rank or precision:
@@ -111,6 +125,26 @@ def bench(
         content = _rows(sizes, say)
     if json_file is not None:
         report.write_json(json_file, content)
+
+
+def _proposals(given: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+    from sweep.bench.proposals import ProposalSizes, run_proposal_benchmark
+    from sweep.bench.search_report import proposals_json, show_proposals
+
+    sizes = ProposalSizes(**given)
+    outcomes = run_proposal_benchmark(sizes, say)
+    show_proposals(stdout, outcomes, sizes)
+    return proposals_json(outcomes, sizes)
+
+
+def _shapes(given: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+    from sweep.bench.search_report import shapes_json, show_shapes
+    from sweep.bench.shapes import ShapeSizes, run_shape_benchmark
+
+    sizes = ShapeSizes(**given)
+    benchmark = run_shape_benchmark(sizes, say)
+    show_shapes(stdout, benchmark, sizes)
+    return shapes_json(benchmark, sizes)
 
 
 def _rows(sizes: "Sizes", say: Callable[[str], None]) -> dict[str, Any]:

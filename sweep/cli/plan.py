@@ -1,5 +1,6 @@
 """`sweep plan`: what a study will cost, before anything runs."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -10,7 +11,7 @@ from sweep.tasks.inputs import Kind
 from sweep.terminal.console import stdout
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import
-    from sweep.running.planner import Plan
+    from sweep.running.planner import Plan, ShapePlan
 
 
 def plan(
@@ -45,7 +46,7 @@ def plan(
     """
     from sweep.machine.device import device_named
     from sweep.machine.paths import default_cache_dir
-    from sweep.running.planner import plan_features, plan_study
+    from sweep.running.planner import plan_features, plan_shapes, plan_study
     from sweep.running.preparation import prepare
     from sweep.study.finding import load_study
 
@@ -79,7 +80,9 @@ def plan(
         cache_dir=cache_dir,
         on_bad_image=on_bad_image.value,
     )
-    show_plan(stdout, plan_study(plan_features(prepared, cache_dir), prepared), prepared.data.kind)
+    plan = plan_study(plan_features(prepared, cache_dir), prepared)
+    show_plan(stdout, plan, prepared.data.kind)
+    show_shapes(stdout, plan_shapes(prepared, plan, cache_dir), plan.lane_epochs)
 
 
 def show_plan(console: Console, plan: "Plan", kind: Kind = "images") -> None:
@@ -102,6 +105,30 @@ def show_plan(console: Console, plan: "Plan", kind: Kind = "images") -> None:
     ):
         table.add_row(name, value)
     console.print(table, highlight=False)
+
+
+def show_shapes(console: Console, shapes: "Sequence[ShapePlan]", lane_epochs: float) -> None:
+    """Print a row for each shape that lanes of the study may have, and what all of them cost together."""
+    if not shapes:
+        return
+    table = Table(title="If the sampler spreads its trials evenly over the space")
+    for column in ("lanes", "share", "features", "missing", "a lane", "an epoch of a lane"):
+        table.add_column(column, justify="left" if column == "lanes" else "right")
+    for shape in shapes:
+        if shape.error:
+            table.add_row(shape.shape, f"{shape.share:.0%}", shape.error)
+            continue
+        table.add_row(
+            shape.shape,
+            f"{shape.share:.0%}",
+            _size(shape.cache_bytes),
+            str(shape.n_images_missing),
+            _size(shape.bytes_per_lane),
+            f"{1000 * shape.lane_epoch_seconds:.0f} ms",
+        )
+    console.print(table, highlight=False)
+    seconds = lane_epochs * sum(shape.share * shape.lane_epoch_seconds for shape in shapes)
+    console.print(f"search over all of them: {seconds:.1f} s", highlight=False)
 
 
 def _size(n_bytes: int) -> str:

@@ -70,6 +70,16 @@ def repetitive(trial: optuna.Trial) -> LaneConfig:
     )
 
 
+def of_many_shapes(trial: optuna.Trial) -> LaneConfig:
+    """Lanes of two image sizes, one or two stages, and ranks of several buckets."""
+    return LaneConfig(
+        lr=trial.suggest_float("lr", 1e-3, 1e-1, log=True),
+        rank=trial.suggest_int("rank", 1, 4),
+        image_size=trial.suggest_categorical("image_size", [16, 32]),
+        stages=trial.suggest_int("stages", 1, 2),
+    )
+
+
 COMMON: dict[str, Any] = {"backbone": "tiny-untrained", "group_size": 2, "batch_size": 16, "max_rank": 4}
 BASELINE = {"lr": 1e-2, "loss": "cross_entropy", "rank": 2}
 STUDIES: dict[str, Callable[[str], Study]] = {
@@ -89,6 +99,16 @@ STUDIES: dict[str, Callable[[str], Study]] = {
     ),
     "exhausted": lambda data: Study(
         suggest=repetitive, baseline={"lr": 1e-2, "rank": 2}, data=data, trials=9, epochs=2, sampler="random", **COMMON
+    ),
+    "many shapes": lambda data: Study(
+        suggest=of_many_shapes,
+        baseline={"lr": 1e-2, "rank": 2, "image_size": 32, "stages": 2},
+        data=data,
+        trials=12,
+        epochs=4,
+        halving=Halving(eta=2),
+        rank_buckets=(2, 4),
+        **COMMON,
     ),
     "grid": lambda data: replace(
         STUDIES["exhausted"](data), sampler="grid", grid={"lr": [1e-3, 1e-2, 1e-1], "rank": [1, 2]}

@@ -1,0 +1,82 @@
+"""The suites `proposals` and `shapes` as tables and as JSON."""
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from sweep.bench.measure import Spread, machine, versions
+from sweep.bench.proposals import LEARNING, RANDOM, ProposalSizes, SearchOutcome, advantages
+from sweep.bench.shapes import ShapeBenchmark, ShapeSizes
+
+
+def _common(sizes: ProposalSizes | ShapeSizes) -> dict[str, Any]:
+    return {"sizes": asdict(sizes), "machine": machine(torch.device(sizes.device)), "versions": versions()}
+
+
+def proposals_json(outcomes: list[SearchOutcome], sizes: ProposalSizes) -> dict[str, Any]:
+    """Every search, and what learning adds by data set."""
+    return {
+        "searches": [asdict(outcome) for outcome in outcomes],
+        "advantages": [asdict(advantage) for advantage in advantages(outcomes)],
+        **_common(sizes),
+    }
+
+
+def show_proposals(console: Console, outcomes: list[SearchOutcome], sizes: ProposalSizes) -> None:
+    """Print a row a data set."""
+    table = Table(
+        title=f"lr_rank, {sizes.n_seeds} searches an arm, the same number of lane-epochs in both arms",
+        caption="means over searches ± standard error of the paired difference",
+    )
+    for column in (
+        "data",
+        "val, learning",
+        "val, random",
+        "difference",
+        "test, learning",
+        "test, random",
+        "difference",
+    ):
+        table.add_column(column, justify="left" if column == "data" else "right")
+    for gain in advantages(outcomes):
+        means = [
+            sum(getattr(o, split) for o in outcomes if (o.data, o.arm) == (gain.data, arm)) / sizes.n_seeds
+            for split in ("val", "test")
+            for arm in (LEARNING, RANDOM)
+        ]
+        table.add_row(
+            gain.data,
+            f"{means[0]:.3f}",
+            f"{means[1]:.3f}",
+            f"{gain.val:+.3f} ± {gain.val_error:.3f}",
+            f"{means[2]:.3f}",
+            f"{means[3]:.3f}",
+            f"{gain.test:+.3f} ± {gain.test_error:.3f}",
+        )
+    console.print(table)
+
+
+def shapes_json(benchmark: ShapeBenchmark, sizes: ShapeSizes) -> dict[str, Any]:
+    """Everything measured."""
+    return {**asdict(benchmark), **_common(sizes)}
+
+
+def show_shapes(console: Console, benchmark: ShapeBenchmark, sizes: ShapeSizes) -> None:
+    """Print both ratios, and the searches with what they found."""
+    table = Table(title=f"{sizes.n_parallel} lanes, {sizes.image_size} px", caption="medians (lowest to highest)")
+    table.add_column("what is compared")
+    table.add_column("configurations an hour, ratio", justify="right")
+    table.add_row(f"ranks in buckets {benchmark.buckets} against padding", _spread(benchmark.bucket_speedup))
+    table.add_row("which_layers: filled stacks against stacks as they fall", _spread(benchmark.filling_speedup))
+    console.print(table)
+    for run in benchmark.runs:
+        how = "filled stacks" if run.filled else "stacks as they fall"
+        curve = ", ".join(f"{value:.3f} after {n}" for n, value in run.best[:: max(1, len(run.best) // 5)])
+        console.print(f"seed {run.seed}, {how}: {run.configs_per_hour:.0f} an hour; best on val {curve} trials")
+
+
+def _spread(spread: Spread) -> str:
+    return f"{spread.median:.2f} ({spread.low:.2f} to {spread.high:.2f})"
