@@ -1,4 +1,4 @@
-"""`sweep bench`: what a configuration costs on this machine, and what it is worth."""
+"""`sweep bench`: measure what a configuration costs on this machine, and what it is worth."""
 
 from collections.abc import Callable
 from enum import StrEnum
@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import
 
 
 class Suite(StrEnum):
-    """What is measured."""
+    """What to measure."""
 
     quick = "quick"
     paper = "paper"
@@ -37,28 +37,42 @@ def bench(
     suite: Annotated[
         Suite,
         typer.Option(
-            help="quick: ViT-S/14 at 112 px. paper: ViT-B/16 at 224 px. scaling: against N, K, r, L, D. "
-            "search: accuracy against time. accuracy: LAST, linear probe and LoRA, tuned, on several tasks."
+            help="`quick`: time of a training step, ViT-S/14 at 112 px. `paper`: the same, ViT-B/16 at 224 px. "
+            "`scaling`: how it grows with lanes, modules, rank, tokens and width. `search`: accuracy against time. "
+            "`accuracy`: LAST, linear probe and LoRA, each tuned, on several tasks."
         ),
     ] = Suite.quick,
-    backbone: Annotated[str | None, typer.Option(help="As for `sweep run`; `untrained:NAME` costs the same.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="As for `sweep run`. Random weights (`untrained:NAME`) cost the same.")
+    ] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the backbone's input, in pixels.", min=1)] = None,
-    n_parallel: Annotated[int | None, typer.Option(help="N, lanes of a stack; 32.", min=2)] = None,
-    rank: Annotated[int | None, typer.Option(help="r; 8.", min=1)] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over 800 images, of one configuration; 20.", min=1)] = None,
-    device: Annotated[str | None, typer.Option(help="`cpu` or `cuda`; the CPU.")] = None,
-    precision: Annotated[str | None, typer.Option(help="Of `sweep`'s row: `fp32`, or `bf16` on a GPU.")] = None,
-    time: Annotated[str | None, typer.Option(help="With `--suite search`: of every arm and seed; 75s.")] = None,
-    seeds: Annotated[int | None, typer.Option(help="Of the suites search (5) and accuracy (3).", min=1)] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Of the suites scaling and search: a plot, HTML.")] = None,
+    n_parallel: Annotated[int | None, typer.Option(help="Lanes in a stack (N); 32 if not given.", min=2)] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank of the side-networks (r); 8 if not given.", min=1)] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Epochs of one configuration, over 800 images; 20 if not given.", min=1)
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="`cpu` or `cuda`; `cpu` if not given.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Arithmetic of the row `sweep`: `fp32`, or `bf16` on a GPU.")
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option(help="With `--suite search`: how long each search runs; `75s` if not given.")
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(help="How many seeds the suites `search` (5 if not given) and `accuracy` (3) repeat.", min=1),
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all measurements to this JSON file.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="With the suites `scaling` and `search`: write a plot to this HTML file.")
+    ] = None,
 ) -> None:
-    """Time every way of training the same configurations, in one process, in turns.
+    """Measure several ways of training the same configurations, in turns, in one process.
 
-    Training steps are measured and scaled to a configuration of 800 images; evaluation and search are left out of every
-    row. `--suite search` instead runs whole searches and compares what they find in the same time; `--suite accuracy`
-    compares what tuned methods reach on test images, and goes on where an interrupted one left its `--json`. Keep the
-    machine quiet meanwhile.
+    The suites `quick`, `paper` and `scaling` time single training steps and scale them to a configuration of 800
+    images. They leave out evaluation and the search itself. `--suite search` runs whole searches and compares what they
+    find in the same time. `--suite accuracy` compares what tuned methods reach on test images; if it is
+    interrupted, the same command with the same `--json` file continues it. Run nothing else on the machine meanwhile.
 
         sweep bench --suite quick --json bench.json
 
@@ -72,7 +86,7 @@ def bench(
     from sweep.running.preparation import check_precision
 
     if plot is not None and suite not in (Suite.scaling, Suite.search):
-        raise UsageError("--plot draws the suites scaling and search; add --suite, or leave it out")
+        raise UsageError("--plot works with the suites scaling and search only; add --suite, or leave --plot out")
     if suite is Suite.scaling and (backbone or image_size):
         raise UsageError(
             "--suite scaling trains on random features of many shapes; leave --backbone and --image-size out"

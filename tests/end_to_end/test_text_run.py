@@ -79,7 +79,7 @@ def test_table_and_record(run: Path, backbone: Path) -> None:
 
 def test_plan_finds_the_features(options: list[object], run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("plan", *options) == 0
-    assert "0 texts, 90 in the cache" in capsys.readouterr().out
+    assert "0 texts; 90 are in the cache" in capsys.readouterr().out
 
 
 def test_every_trial_is_what_it_is_alone(run: Path, cache: Path) -> None:

@@ -200,7 +200,7 @@ def test_the_plan_counts_every_view(cli: Cli) -> None:
     ):
         code, printed, _ = cli("plan", *options)
         assert code == 0
-        assert f"{n_cached} images, 0 in the cache" in printed
+        assert f"{n_cached} images; 0 are in the cache" in printed
         assert f"on disk for {n_cached} images" in printed
         assert ("in every epoch of a stack; none is kept" in printed) == ("off" in options)
 

@@ -144,7 +144,7 @@ def test_commands_show_it(
     test = summary["winner"]["test"]
     assert f"{test[kind.score]:.3f} ± {test[f'{kind.score}_error']:.3f}" in printed
     assert command(monkeypatch, cache, "verify", str(runs[task]), "--trial", "1") == 0
-    assert "the trial is what it is alone" in capsys.readouterr().out
+    assert "the trial trained alone equals the record" in capsys.readouterr().out
     assert command(monkeypatch, cache, "report", str(runs[task])) == 0
     page = (runs[task] / "report.html").read_text()
     wanted = "Labels of trial" if task == "multi-label" else "Predicted and true values of trial"
