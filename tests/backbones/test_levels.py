@@ -87,7 +87,7 @@ def test_another_network_in_the_package_is_refused(tmp_path: Path) -> None:
     for name, damage in (("short", lambda state: dict(list(state.items())[:-1])), ("other", lambda state: state)):
         state = damage({f"a{i}.weight": torch.zeros(2) for i in range(247)})
         torch.save(state, tmp_path / name)
-        with pytest.raises(SweepError, match=rf"{WEIGHTS.package} (holds 246 tensors|has a0\.weight \(2,\))"):
+        with pytest.raises(SweepError, match=rf"{WEIGHTS.package} (has 246 tensors|has a0\.weight \(2,\))"):
             convert_state_dict((tmp_path / name).read_bytes())
 
 

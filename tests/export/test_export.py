@@ -158,7 +158,7 @@ def test_another_trial(run_with_weights: tuple[Path, dict[int, LaneWeights]], tm
     for name, tensor in weights[trial].state.items():
         assert torch.equal(model.side_networks[0].state_dict()[name], tensor)
     card = (tmp_path / "other" / "README.md").read_text()
-    assert "The test images were not looked at for this model." in card
+    assert "This model was not evaluated on the test images." in card
     assert f"trial {trial}, " in card
 
 
@@ -215,7 +215,7 @@ def test_the_pareto_front_as_an_ensemble(pareto_run: Path, finished_run: Path, t
     torch.testing.assert_close(sweep.load_model(tmp_path / "front")(images()).exp(), mean)
     card = (tmp_path / "front" / "README.md").read_text()
     assert "The Pareto front of 6 complete trials: the run ranks its trials by Pareto front, then by val\\_nll" in card
-    with pytest.raises(UsageError, match="pareto is for runs of several objectives, and this one has val_top1"):
+    with pytest.raises(UsageError, match="pareto needs a run with several objectives, and this run has only val_top1"):
         export_run(finished_run, tmp_path / "none", ensemble="pareto", cache_dir=cache)
 
 
@@ -243,7 +243,7 @@ def test_requests_that_contradict(finished_run: Path, tmp_path: Path, cache: Pat
 
 
 def test_folders_that_hold_no_model(shipped: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="holds no exported model"):
+    with pytest.raises(UsageError, match="has no exported model"):
         sweep.load_model(tmp_path)
     path = shipped / "config.json"
     config = json.loads(path.read_text())

@@ -128,7 +128,7 @@ def test_every_trial_is_what_it_is_alone(
     config = RunFolder(tmp_path / "run").config_path
     changed = config.read_text().replace("flip-crop", "flip")
     config.write_text(changed)
-    with pytest.raises(SweepError, match="flip makes other images of the run's than it did then"):
+    with pytest.raises(SweepError, match="the augmentation flip gives other images than it did in the run"):
         verify_trial(tmp_path / "run", 0, device=CPU, cache_dir=tmp_path / "cache")
 
 

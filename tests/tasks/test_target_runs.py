@@ -223,7 +223,7 @@ def test_a_notebook_plots_numbers_against_the_true_ones(runs: dict[str, Path], m
     errors = np.array(points.y) - np.array(points.x)
     assert np.sqrt((errors**2).mean()) == pytest.approx(run.summary["winner"]["val"]["rmse"], rel=1e-4)
     assert list(diagonal.x) == list(diagonal.y)
-    with pytest.raises(UsageError, match=r"plot\.confusion\(\) is for the task classes"):
+    with pytest.raises(UsageError, match=r"plot\.confusion\(\) needs the task classes"):
         run.plot.confusion()
 
 

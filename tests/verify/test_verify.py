@@ -189,7 +189,7 @@ def test_what_cannot_be_verified(copy: RunFolder, tmp_path: Path, verified: Call
         verified(copy.path, 1)
     copy.write_json(copy.config_path, config)
     pd.read_parquet(copy.trials_path).drop(columns="lane_config").to_parquet(copy.trials_path, index=False)
-    with pytest.raises(SweepError, match="written by an earlier sweep"):
+    with pytest.raises(SweepError, match="written by an older version of sweep"):
         verified(copy.path, 0)
 
 
