@@ -1,10 +1,10 @@
-"""Which learning rate, rank and loss? The search to begin with.
+"""Which learning rate, rank and loss? The search to start with.
 
     sweep run --study lr_rank --n-parallel 32
 
-Out of the box it counts shaded objects (`--data count`, rendered, 8 classes), a task that a linear probe cannot solve
-and adaptation can, with a ViT-S/14 at 112 px tapped after every third block. Give it your own images with
-`--data FOLDER`. Where they have several labels each, or numbers to be predicted, it searches the losses for that.
+By default the task is to count shaded objects in rendered images (`--data count`, 8 classes). A linear probe is bad at
+this, and adaptation helps. The backbone is a ViT-S/14 at 112 px, with a stage after every third block. Give your own
+images with `--data FOLDER`. If they have several labels each, or numbers to predict, it searches losses for that.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from sweep import LaneConfig, Space, Study
 
 
 def shared(trial: optuna.Trial) -> dict[str, Any]:
-    """Learning rates of the side modules and of the head, rank, weight decay."""
+    """Search the learning rates of modules and head, the rank and the weight decay."""
     return {
         "lr": trial.suggest_float("lr", 3e-4, 1e-2, log=True),
         "head_lr_ratio": trial.suggest_float("head_lr_ratio", 0.5, 10, log=True),
@@ -28,7 +28,7 @@ SHARED = {"lr": 2e-3, "head_lr_ratio": 1.0, "rank": 8, "weight_decay": 0.05}
 
 
 def suggest(trial: optuna.Trial) -> LaneConfig:
-    """What all tasks share; loss and its parameter."""
+    """Search what all tasks share, and the loss with its parameter, for classes."""
     loss = trial.suggest_categorical("loss", ["cross_entropy", "focal", "bce"])
     return LaneConfig(
         **shared(trial),
@@ -39,7 +39,7 @@ def suggest(trial: optuna.Trial) -> LaneConfig:
 
 
 def suggest_labels(trial: optuna.Trial) -> LaneConfig:
-    """Where an image may have several labels."""
+    """Search the same with losses for several labels per image."""
     loss = trial.suggest_categorical("loss", ["bce", "asymmetric"])
     return LaneConfig(
         **shared(trial),
@@ -49,7 +49,7 @@ def suggest_labels(trial: optuna.Trial) -> LaneConfig:
 
 
 def suggest_numbers(trial: optuna.Trial) -> LaneConfig:
-    """Where numbers are predicted."""
+    """Search the same with losses for a regression."""
     loss = trial.suggest_categorical("loss", ["mse", "huber"])
     return LaneConfig(
         **shared(trial),

@@ -96,9 +96,7 @@ def test_default_and_largest_number_of_tokens(text_encoder: Path, load: Load) ->
     assert load(text_encoder, max_tokens=20).size == "20 tokens"
     with pytest.raises(UsageError, match=r"--max-tokens 49 is more than the 48 that '.*bert' takes"):
         load(text_encoder, max_tokens=49)
-    with pytest.raises(
-        UsageError, match=r"--max-tokens 2 leaves no room for a text: .* adds 2 special tokens; give 3"
-    ):
+    with pytest.raises(UsageError, match=r"--max-tokens 2 leaves no room for a text: .* adds 2 special tokens; give 3"):
         load(text_encoder, max_tokens=2)
     with pytest.raises(UsageError, match="max tokens 0 is not a positive number"):
         load(text_encoder, max_tokens=0)
