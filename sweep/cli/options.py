@@ -143,9 +143,7 @@ PoolName = Annotated[
 ]
 MaxRank = Annotated[
     int | None,
-    typer.Option(
-        help="The largest rank that a trial may have; all lanes are padded to it.", rich_help_panel=SIDE_NETWORKS
-    ),
+    typer.Option(help="The largest rank that a trial may have.", rich_help_panel=SIDE_NETWORKS),
 ]
 
 Epochs = Annotated[
