@@ -1,4 +1,4 @@
-"""Frozen pretrained networks behind one protocol: images or texts to stages, a fingerprint, a transform."""
+"""Frozen pretrained networks behind one protocol, which maps images or texts to stages."""
 
 import difflib
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from backbones.protocol import Backbone, Transform
 from backbones.taps import Taps, recorded_stages
 from sweep.errors import UsageError
 
-if TYPE_CHECKING:  # timm takes seconds to import: only where a backbone is loaded
+if TYPE_CHECKING:  # timm takes seconds to import, so it is imported when a backbone is loaded
     from backbones.frozen import FrozenBackbone
 
 __all__ = ["BACKBONES", "Backbone", "Taps", "Transform", "load_backbone", "recorded_stages"]
@@ -28,7 +28,7 @@ TEXT_BACKBONES = ("minilm_l6",)
 
 
 def is_path(name: str) -> bool:
-    """Whether a backbone's name is that of a Python file, with or without a function."""
+    """Whether a backbone's name is the path of a Python file, with or without a function."""
     return name.partition(":")[0].endswith(".py")
 
 
@@ -49,17 +49,17 @@ def load_backbone(
         name: one of `BACKBONES`, a timm model for which there is an adapter (weights from the hub),
             ``untrained:TIMM_NAME`` for seeded random weights, an entry point, or ``PATH.py:FUNCTION``, see `own.py`; or
             a text network of transformers, ``./FOLDER`` or a name on the hub with a slash in it, see `text_models.py`.
-        group_size: g, blocks between two stages; see `Taps`.
-        stages: instead of `group_size`, how many stages, or the numbers of the blocks to tap after.
-        image_size: side of the square input in pixels; None for the backbone's own.
-        max_tokens: of a text, the first so many are read; None for the backbone's own.
+        group_size: g, the number of blocks between two stages; see `Taps`.
+        stages: instead of `group_size`, the number of stages, or the blocks after which to read them.
+        image_size: side of the square input in pixels; None for the backbone's default.
+        max_tokens: how many tokens of each text are read; None for the backbone's default.
         cache_dir: root of sweep's cache.
-        device: where the backbone runs.
-        from_record: whether the name stands in a file that somebody else may have written, and not in a command.
+        device: the device on which the backbone runs.
+        from_record: whether the name comes from a file that somebody else may have written.
 
     Raises:
         UsageError: the name is unknown or has no adapter, or an option does not fit the backbone.
-        SweepError: the weights cannot be had.
+        SweepError: the weights are not available.
     """
     if image_size is not None and image_size < 1:
         raise UsageError(f"image size {image_size} is not a positive number of pixels")
@@ -67,21 +67,21 @@ def load_backbone(
         raise UsageError(f"max tokens {max_tokens} is not a positive number of tokens")
     if from_record and is_path(name):
         raise UsageError(
-            f"the backbone is recorded as {name}, and no file is executed because a record names it. Register its "
-            f"function as an entry point of the group sweep.backbones, and run with that name (docs/backbones.md)"
+            f"the record names the backbone {name}, and no file is executed because a record names it. Register its "
+            f"function as an entry point of the group sweep.backbones, and use that name (docs/backbones.md)"
         )
     taps = Taps(group_size, stages if isinstance(stages, int | None) else tuple(stages))
     if name in TEXT_BACKBONES or is_text_name(name):
         if image_size is not None:
-            raise UsageError(f"--image-size is for images, and the backbone {name!r} reads texts; give --max-tokens")
+            raise UsageError(f"--image-size is for images, but the backbone {name!r} reads texts; give --max-tokens")
         return _load_text(name, taps, max_tokens, cache_dir).to(device)
     if max_tokens is not None:
-        raise UsageError(f"--max-tokens is for texts, and the backbone {name!r} reads images; give --image-size")
+        raise UsageError(f"--max-tokens is for texts, but the backbone {name!r} reads images; give --image-size")
     return _load(name, taps, image_size, cache_dir).to(device)
 
 
 def is_text_name(name: str) -> bool:
-    """Whether a name is that of a text network's folder, or one of the hub's: timm's have no slash."""
+    """Whether a name is a text network's folder or a name on the hub. timm's names have no slash."""
     return "/" in name and not is_path(name) and not name.startswith(UNTRAINED_PREFIX)
 
 
@@ -126,7 +126,7 @@ def _load(name: str, taps: Taps, image_size: int | None, cache_dir: Path) -> "Fr
 
 
 def _is_timm_name(name: str) -> bool:
-    """Whether timm has the architecture and, where `name` ends in a weights tag, the tag."""
+    """Whether timm has the architecture and, if `name` ends in a weights tag, the tag."""
     import timm
 
     return timm.is_model(name) and ("." not in name or name in timm.list_pretrained())

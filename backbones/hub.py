@@ -1,4 +1,4 @@
-"""Published weights: what the hub's local cache has, whether the hub answers, and reading without executing."""
+"""Weights on the Hugging Face hub: the hub's local cache, whether the hub answers, and safe reading."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 @contextlib.contextmanager
 def weights_only() -> Iterator[None]:
-    """Make `torch.load` refuse a file that brings code, also where a version of timm would have let it."""
+    """Make `torch.load` refuse files that contain code, even if a version of timm would allow them."""
     before = os.environ.get(WEIGHTS_ONLY_VARIABLE)
     os.environ[WEIGHTS_ONLY_VARIABLE] = "1"
     try:
@@ -33,10 +33,10 @@ def weights_only() -> Iterator[None]:
 
 
 def overlay(name: str, config: PretrainedCfg) -> dict[str, Any] | None:
-    """Point timm at cached weights when the hub does not answer; None when timm can fetch them itself.
+    """Point timm to cached weights if the hub does not answer; return None if timm can download them itself.
 
-    The hub's client repeats a failed request for most of a minute before it gives up; one short request first
-    tells a missing network at once.
+    The hub's client repeats a failed request for most of a minute. One short request before that finds out at once
+    whether there is a network.
     """
     if not constants.HF_HUB_OFFLINE and hub_answers():
         return None
@@ -47,7 +47,7 @@ def overlay(name: str, config: PretrainedCfg) -> dict[str, Any] | None:
 
 
 def cached_file(config: PretrainedCfg) -> str | None:
-    """The weights in the hub's local cache, if they are there."""
+    """Return the path of the weights in the hub's local cache, if they are there."""
     for file in (config.hf_hub_filename,) if config.hf_hub_filename else HUB_FILES:
         cached = try_to_load_from_cache(str(config.hf_hub_id), file)
         if isinstance(cached, str) and os.path.isfile(cached):
@@ -56,7 +56,7 @@ def cached_file(config: PretrainedCfg) -> str | None:
 
 
 def hub_answers() -> bool:
-    """Whether the hub does, within seconds."""
+    """Whether the hub answers within seconds."""
     try:
         with urllib.request.urlopen(constants.ENDPOINT, timeout=HUB_PROBE_SECONDS):
             return True
@@ -67,7 +67,7 @@ def hub_answers() -> bool:
 
 
 def no_weights(name: str, reason: str) -> str:
-    """The message where the weights of `name` cannot be had."""
+    """Return the message for weights that are not available."""
     return (
         f"no weights for {name!r}: {reason}.\n"
         f"Fetch them where there is a network, with\n"
@@ -78,14 +78,14 @@ def no_weights(name: str, reason: str) -> str:
 
 
 class Hub:
-    """Says of many models where their weights are; the hub is asked at most once."""
+    """Finds out for many models where their weights are; the hub is asked at most once."""
 
     @cached_property
     def _answers(self) -> bool:
         return not constants.HF_HUB_OFFLINE and hub_answers()
 
     def says(self, config: PretrainedCfg) -> str:
-        """Where the weights of a timm model are, for the user."""
+        """Say where the weights of a timm model are, in words for the user."""
         if not config.hf_hub_id:
             return str(config.url or "none published")
         if cached_file(config) is not None:

@@ -1,4 +1,4 @@
-"""Where a backbone's weights come from, and how the same network is built without them."""
+"""Where a backbone's weights come from, and how to build the same network without them."""
 
 from backbones import UNTRAINED_PREFIX, is_text_name, packaged_minilm
 from backbones.own import registered
@@ -10,14 +10,14 @@ PACKAGED = {weights.name: weights for weights in (VIT, EFFICIENTNET)}
 
 
 def architecture_of(name: str) -> str:
-    """The name under which `load_backbone` builds the same network with random weights, from no file and no network."""
+    """Return the name for the same network with random weights, which needs no file and no connection."""
     if name in UNTRAINED_NAMES or name.startswith(UNTRAINED_PREFIX) or name in registered():
         return name
     return UNTRAINED_PREFIX + (PACKAGED[name].architecture if name in PACKAGED else name)
 
 
 def origin_of(name: str) -> str:
-    """Where the weights of the backbone `name` come from, and under which licence; Markdown, one paragraph."""
+    """Say where the weights of a backbone come from and what their licence is, as a paragraph of Markdown."""
     if name == packaged_minilm.NAME:
         return (
             f"Weights out of the Python package {packaged_minilm.PACKAGE} {packaged_minilm.VERSION} (licence: "
@@ -29,7 +29,7 @@ def origin_of(name: str) -> str:
 
 
 def _origin_of_images(name: str) -> str:
-    """As `origin_of`, of a backbone that reads images."""
+    """Like `origin_of`, for a backbone that reads images."""
     import timm
 
     if name in registered():

@@ -1,14 +1,13 @@
-"""A backbone of the user's own: any `nn.Module` that gives its stages, by `./mine.py:build` or by an entry point.
+"""A backbone of the user's own: any `nn.Module` that computes stages, given by `./mine.py:build` or an entry point.
 
-What `build` returns is either one of timm's networks that sweep has an adapter for, with weights of the user's, or a
-module with
+`build` returns either a network of timm that sweep has an adapter for, with the user's weights, or a module with
 
     transform         a `backbones.Transform`: image to input
-    stages(images)    (B, 3, H, W) to a list: what enters the first block, then what leaves each block; tokens
+    stages(images)    (B, 3, H, W) to a list: the input of the first block, then the output of each block; tokens
                       (B, L, D_i) or grids (B, D_i, H_i, W_i), which are averaged onto the last grid
     n_prefix_tokens   class and register tokens in front of the others; 0 if left out
 
-`build` may take `image_size`, and is given what the user asked for. All that can be checked is checked, on two images.
+`build` may take `image_size` and then gets the size that the user asked for. The module is checked on two images.
 """
 
 import hashlib
@@ -35,31 +34,31 @@ from sweep.machine.user_code import execute, line_of
 
 GROUP = "sweep.backbones"
 TOLERANCE = 1e-3
-"""Of a stage, relative to its largest number, between an image in a batch and alone: single precision, and no more."""
+"""The largest accepted difference of a stage between an image in a batch and alone, relative to its largest number."""
 
 
 def registered() -> dict[str, EntryPoint]:
-    """Backbones of installed packages, by name."""
+    """Return the backbones of installed packages by name."""
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
 def own_backbone(name: str, *, taps: Taps, image_size: int | None) -> FrozenBackbone:
-    """Build a backbone of the user's.
+    """Build a user's backbone.
 
     Args:
         name: ``PATH.py:FUNCTION``, or the name of an entry point.
-        taps: Where its stages are.
-        image_size: Side in pixels; None for the backbone's own.
+        taps: Which blocks to read.
+        image_size: Side in pixels; None for the backbone's default.
 
     Raises:
-        UsageError: There is no such file or function, it fails, or what it builds breaks the protocol.
+        UsageError: There is no such file or function, it fails, or its result breaks the protocol.
     """
     build = _function_of_file(name) if is_path(name) else _function_of_package(name)
     options: dict[str, Any] = {}
     if image_size is not None and _takes_image_size(build):
         options["image_size"] = image_size
     try:
-        with torch.random.fork_rng(devices=[]):  # so that what is not seeded is at least the same every time
+        with torch.random.fork_rng(devices=[]):  # code without a seed then gives the same result every time
             torch.default_generator.manual_seed(0)
             network = build(**options)
     except UsageError:
@@ -78,8 +77,8 @@ def own_backbone(name: str, *, taps: Taps, image_size: int | None) -> FrozenBack
         fixed_size = transform.image_size
     if image_size is not None and fixed_size not in (None, image_size):
         raise UsageError(
-            f"backbone {name!r} takes images of {fixed_size} px, not {image_size}; leave --image-size out, or let its "
-            f"build take image_size"
+            f"backbone {name!r} takes images of {fixed_size} px, not {image_size}; leave --image-size out, or add the "
+            f"argument image_size to its build"
         )
     if is_plain_vit(network) or has_levels(network):
         return adapt(name, network, taps=taps, image_size=image_size)
@@ -87,16 +86,16 @@ def own_backbone(name: str, *, taps: Taps, image_size: int | None) -> FrozenBack
 
 
 class OwnBackbone(FrozenBackbone):
-    """A module of the user's that keeps the protocol; see the module's docstring."""
+    """A user's module that follows the protocol; see the docstring of this file."""
 
     def __init__(self, name: str, network: nn.Module, taps: Taps, *, source: bytes) -> None:
-        """Take over `network` and see what it does with two images.
+        """Wrap `network`, and check what it does with two images.
 
         Args:
-            name: The name it is loaded by.
+            name: The name by which it is loaded.
             network: The user's module.
-            taps: Where its stages are.
-            source: Of the file that built it; part of the fingerprint, as the stages depend on it.
+            taps: Which blocks to read.
+            source: Source of the file that built it. The stages depend on it, so it is part of the fingerprint.
 
         Raises:
             UsageError: `network` breaks the protocol, or `taps` do not fit it.
@@ -104,8 +103,8 @@ class OwnBackbone(FrozenBackbone):
         stages, transform = getattr(network, "stages", None), getattr(network, "transform", None)
         if not callable(stages):
             raise UsageError(
-                f"backbone {name!r} is a {type(network).__name__}, which is none of timm's that sweep has an adapter "
-                f"for and has no method stages(images); see docs/backbones.md"
+                f"backbone {name!r} is a {type(network).__name__}: it has no method stages(images), and is not a "
+                f"network of timm that sweep has an adapter for; see docs/backbones.md"
             )
         if not isinstance(transform, Transform):
             raise UsageError(f"backbone {name!r} needs a backbones.Transform as its transform, not {transform!r}")
@@ -122,7 +121,7 @@ class OwnBackbone(FrozenBackbone):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the weights and the file that says what is done with them."""
+        """SHA-256 over the weights and the file that uses them."""
         weights = weights_fingerprint(self.network.state_dict())
         return hashlib.sha256(weights.encode() + self._source).hexdigest()
 
@@ -131,7 +130,7 @@ class OwnBackbone(FrozenBackbone):
         return [every[index] for index in self.stage_indices]
 
     def _found(self, images: Tensor) -> list[Tensor]:
-        """What the user's module returns, if that is a list of tensors."""
+        """Run the user's module, and check that it returns a list of tensors."""
         network: Any = self.network
         try:
             found = network.stages(images)
@@ -141,11 +140,11 @@ class OwnBackbone(FrozenBackbone):
             where = line_of(network.stages, error)
             raise UsageError(f"backbone {self.name!r} failed: {type(error).__name__}: {error} ({where})") from error
         if not isinstance(found, list | tuple) or not all(isinstance(stage, Tensor) for stage in found):
-            raise self._wrong(f"must give a list of tensors, not {_described(found)}")
+            raise self._wrong(f"must return a list of tensors, not {_described(found)}")
         return list(found)
 
     def _check(self) -> None:
-        """Learn the shapes of all stages, and hold the module to the protocol."""
+        """Find out the shapes of all stages, and check that the module follows the protocol."""
         side = self.image_size
         images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
         images = images.to(self.empty_inputs(1).device)
@@ -154,46 +153,48 @@ class OwnBackbone(FrozenBackbone):
             found, again, alone = (self._found(batch) for batch in (images, images, images[:1]))
         self._check_shapes(found)
         if weights_fingerprint(self.network.state_dict()) != before:
-            raise self._wrong("changes its own weights or buffers as it runs, and must not, in eval mode")
+            raise self._wrong("changes its own weights or buffers when it runs; in eval mode it must not")
         for number, (stage, repeated, one) in enumerate(zip(found, again, alone, strict=True)):
             if not torch.equal(stage, repeated):
-                raise self._wrong(f"gives another stage {number} for the same images, and must not, in eval mode")
+                raise self._wrong(f"returns another stage {number} for the same images; in eval mode it must not")
             if one.shape[0] != 1 or (stage[:1] - one).abs().max() > TOLERANCE * stage.abs().max():
-                raise self._wrong(f"gives an image another stage {number} alone than in a batch")
+                raise self._wrong(
+                    f"returns another stage {number} for an image alone than for the same image in a batch"
+                )
         stages = _tokens_of(found)
         self.n_blocks = len(stages) - 1
         self.tokens = stages[0].shape[1]
         self.widths = tuple(stage.shape[2] for stage in stages)
         if self.n_prefix_tokens >= self.tokens:
-            raise self._wrong(f"has {self.n_prefix_tokens} prefix tokens, and {self.tokens} tokens in all")
+            raise self._wrong(f"has {self.n_prefix_tokens} prefix tokens, but only {self.tokens} tokens in all")
 
     def _check_shapes(self, found: Sequence[Tensor]) -> None:
         if len(found) < 2:
-            raise self._wrong(f"gives {len(found)} stages; two are the least, before and after a block")
+            raise self._wrong(f"returns {len(found)} stages; it must return at least two, before and after a block")
         shapes = ", ".join(str(tuple(stage.shape)) for stage in found)
         n_dims = {stage.ndim for stage in found}
         if n_dims not in ({3}, {4}) or any(stage.shape[0] != 2 for stage in found):
             raise self._wrong(
-                f"must give tokens (B, L, D) or grids (B, D, H, W), all of one kind; of 2 images: {shapes}"
+                f"must return tokens (B, L, D) or grids (B, D, H, W), all of one kind; for 2 images it returns {shapes}"
             )
         if n_dims == {3} and len({stage.shape[1] for stage in found}) > 1:
             raise self._wrong(
-                f"must give all stages the same number of tokens L: {shapes}. Give grids to have them pooled"
+                f"must return the same number of tokens L in all stages, not {shapes}. Grids would be averaged"
             )
         if n_dims == {4} and self.n_prefix_tokens:
             raise self._wrong(
-                f"gives grids, which have no prefix tokens, and n_prefix_tokens is {self.n_prefix_tokens}"
+                f"returns grids, which have no prefix tokens, but its n_prefix_tokens is {self.n_prefix_tokens}"
             )
         for number, stage in enumerate(found):
             if not stage.is_floating_point() or not stage.isfinite().all():
-                raise self._wrong(f"gives numbers in stage {number} that are not finite floats")
+                raise self._wrong(f"returns numbers in stage {number} that are not finite floats")
 
     def _wrong(self, what: str) -> UsageError:
         return UsageError(f"backbone {self.name!r}: its stages(images) {what}")
 
 
 def _tokens_of(found: Sequence[Tensor]) -> list[Tensor]:
-    """Stages as tokens; grids are averaged onto the last."""
+    """Return the stages as tokens; grids are averaged onto the last one."""
     if found[0].ndim == 3:
         return list(found)
     return [pooled_tokens(stage, (found[-1].shape[2], found[-1].shape[3])) for stage in found]
@@ -227,7 +228,7 @@ def _function_of_package(name: str) -> Callable[..., object]:
             f"backbone {name!r} is registered as {point.value}, which cannot be loaded: {type(error).__name__}: {error}"
         ) from error
     if not callable(found):
-        raise UsageError(f"backbone {name!r} is registered as {point.value}, which is no function: {found!r}")
+        raise UsageError(f"backbone {name!r} is registered as {point.value}, which is not a function: {found!r}")
     return found
 
 
@@ -239,7 +240,7 @@ def _takes_image_size(build: Callable[..., object]) -> bool:
 
 
 def _source_of(build: Callable[..., object]) -> bytes:
-    """The file that `build` stands in; empty if it has none."""
+    """Return the source of the file that defines `build`; empty if there is none."""
     try:
         file = inspect.getsourcefile(build)
         return b"" if file is None else Path(file).read_bytes()

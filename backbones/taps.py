@@ -1,4 +1,4 @@
-"""Which blocks of a backbone its stages are tapped after."""
+"""The choice of the blocks after which a backbone's stages are read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from sweep.errors import SweepError, UsageError
 
 @dataclass(frozen=True)
 class Taps:
-    """A request for stages, before it is known how many blocks a backbone has.
+    """A request for stages, made before it is known how many blocks a backbone has.
 
     Attributes:
-        group_size: `g`, blocks between two stages.
-        stages: Instead of `group_size`: how many stages to spread evenly behind `z_0`, or the numbers of the blocks to
-            tap after, counted from 1 and ascending. None to follow `group_size`.
+        group_size: `g`, the number of blocks between two stages.
+        stages: Instead of `group_size`: the number of stages to spread evenly after `z_0`, or the numbers of the blocks
+            after which to read them, counted from 1 and ascending. None to use `group_size`.
     """
 
     group_size: int = 1
@@ -27,10 +27,10 @@ class Taps:
         return f"stages after blocks {', '.join(map(str, self.stages))}"
 
     def of_blocks(self, name: str, n_blocks: int) -> tuple[int, ...]:
-        """Blocks run before each stage of a backbone whose blocks are all alike: ``(0, g, 2g, …, n)``.
+        """Return how many blocks run before each stage, for a backbone with equal blocks: ``(0, g, 2g, …, n)``.
 
         Raises:
-            UsageError: `group_size` does not divide the blocks, or `stages` names blocks that there are not.
+            UsageError: `group_size` does not divide the number of blocks, or `stages` names blocks that do not exist.
         """
         if self.stages is not None:
             return self._chosen(name, n_blocks)
@@ -43,12 +43,12 @@ class Taps:
         return tuple(range(0, n_blocks + 1, self.group_size))
 
     def of_levels(self, name: str, depths: Sequence[int]) -> tuple[int, ...]:
-        """Blocks run before each stage of a backbone in levels of `depths` blocks.
+        """Return how many blocks run before each stage, for a backbone with levels of `depths` blocks.
 
-        A stage ends after every g-th block of a level and, whatever is left over, with the level.
+        A stage ends after every g-th block of a level, and at the end of each level.
 
         Raises:
-            UsageError: `stages` names blocks that there are not.
+            UsageError: `stages` names blocks that do not exist.
         """
         if self.stages is not None:
             return self._chosen(name, sum(depths))
@@ -62,7 +62,9 @@ class Taps:
         wanted = self.stages
         if isinstance(wanted, int):
             if not 1 <= wanted <= n_blocks:
-                raise UsageError(f"--stages {wanted} does not lie between 1 and the {n_blocks} blocks of {name!r}")
+                raise UsageError(
+                    f"--stages {wanted} must be between 1 and {n_blocks}, the number of blocks of {name!r}"
+                )
             return (0, *(round(n_blocks * i / wanted) for i in range(1, wanted + 1)))
         assert wanted is not None
         if not wanted or list(wanted) != sorted(set(wanted)) or not 1 <= wanted[0] <= wanted[-1] <= n_blocks:
@@ -74,13 +76,13 @@ class Taps:
 
 
 def recorded_stages(value: object) -> int | tuple[int, ...] | None:
-    """What `Taps.stages` was, from a JSON file that recorded it.
+    """Read `Taps.stages` from a JSON file.
 
     Raises:
-        SweepError: It is nothing that `Taps.stages` can be.
+        SweepError: The value is not one that `Taps.stages` can have.
     """
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     if isinstance(value, list) and all(isinstance(block, int) for block in value):
         return tuple(value)
-    raise SweepError(f"the recorded stages {str(value)[:40]!r} are neither a number nor numbers of blocks")
+    raise SweepError(f"the recorded stages {str(value)[:40]!r} are neither a number of stages nor a list of blocks")

@@ -1,6 +1,6 @@
 """Adapter for the text encoders and decoders of Hugging Face transformers.
 
-Where a network attends from and what it makes of padding is not believed but tried, on a few tokens.
+The network is tested on a few tokens to find out whether it is causal and how it treats padding.
 """
 
 import hashlib
@@ -20,22 +20,22 @@ from sweep.errors import UsageError
 
 TRIED_TOKENS = 8
 ROUNDING = 1e-5
-"""Of a stage, relative to its largest number: below it, a changed token has changed nothing."""
+"""Relative to a stage's largest number: smaller differences mean that a changed token had no effect."""
 
 TOLERANCE = 1e-3
-"""Likewise: what single precision may make of the same text in another batch."""
+"""Relative to a stage's largest number: how much the same text may differ in another batch, by rounding."""
 
 
 class TextBackbone(FrozenBackbone):
-    """A network of transformers whose blocks are all of one width.
+    """A network of transformers whose blocks all have one width.
 
-    Stage `z_0` is what enters the first block, stage `z_i` what leaves a block, before any final norm. Tokens beyond a
-    text's end are zero in every stage.
+    Stage `z_0` is the input of the first block, and the other stages are outputs of blocks, before any final norm.
+    Positions after the end of a text are zero in every stage.
 
     Attributes:
-        config_json: The network's configuration, as its file has it.
-        tokenizer_json: Its tokenizer, likewise.
-        causal: Whether a token's features depend on the tokens before it alone, as a decoder's do.
+        config_json: The contents of the network's configuration file.
+        tokenizer_json: The contents of its tokenizer file.
+        causal: Whether a token's features depend only on itself and the tokens before it, as in a decoder.
     """
 
     kind = "texts"
@@ -50,15 +50,14 @@ class TextBackbone(FrozenBackbone):
         tokenizer_json: str,
         max_tokens: int,
     ) -> None:
-        """Take over `network` and see what it does with a few tokens.
+        """Wrap `network`, and test it on a few tokens.
 
         Raises:
-            UsageError: `taps` do not fit the blocks, the network takes no such texts, or it is none that stages can be
-                taken from.
+            UsageError: `taps` do not fit the blocks, the network does not take such texts, or has no stages to read.
             SweepError: The tokenizer cannot be read.
         """
         model: Any = network
-        model.pooler = None  # what it makes of the first token comes after the stages
+        model.pooler = None  # it reads the first token after the stages
         model.config.use_cache = False
         transform = TextTransform.of(tokenizer_json, max_tokens, where=name)
         blocks = _blocks_of(name, model)
@@ -72,7 +71,7 @@ class TextBackbone(FrozenBackbone):
         )
         self.config_json, self.tokenizer_json = config_json, tokenizer_json
         self.tokens = max_tokens
-        self._blocks = (blocks,)  # in a tuple, lest its weights count twice
+        self._blocks = (blocks,)  # in a tuple, so that its weights do not count twice
         self._learn()
 
     @cached_property
@@ -83,16 +82,16 @@ class TextBackbone(FrozenBackbone):
 
     @property
     def size(self) -> str:
-        """Of its input, for the user."""
+        """The size of the input, in words for the user."""
         return f"{self.tokens} tokens"
 
     def empty_inputs(self, count: int) -> Tensor:
-        """Texts as long as they may be, (count, L), all of one token."""
+        """Return texts of the largest length, (count, L), which repeat one token."""
         device = next(self.network.parameters()).device
         return torch.zeros(count, self.tokens, dtype=torch.int64, device=device)
 
     def random_inputs(self, count: int) -> Tensor:
-        """Texts of random tokens and lengths, (count, L), on the CPU, the same at every call."""
+        """Return texts of random tokens and lengths, (count, L), on the CPU, the same at every call."""
         network: Any = self.network
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(network.get_input_embeddings().num_embeddings, (count, self.tokens), generator=generator)
@@ -100,9 +99,9 @@ class TextBackbone(FrozenBackbone):
         return ids.where(torch.arange(self.tokens) < lengths, BEYOND)
 
     def _run(self, inputs: Tensor) -> Stages:
-        """Stages of (B, L) numbers of tokens."""
+        """Compute the stages of (B, L) token numbers."""
         lengths = (inputs != BEYOND).sum(1)
-        traced = torch.compiler.is_compiling()  # a graph cannot end where the longest of its texts does
+        traced = torch.compiler.is_compiling()  # a graph has a fixed length
         longest = inputs.shape[1] if traced else int(lengths.max())
         ids = inputs[:, :longest]
         valid = ids != BEYOND
@@ -128,7 +127,7 @@ class TextBackbone(FrozenBackbone):
         return Stages((F.pad(stage * valid.unsqueeze(-1), beyond) for stage in taken), lengths)
 
     def _learn(self) -> None:
-        """Widths and attention, and whether the network keeps what is promised of stages."""
+        """Find out widths and causality, and check that the network keeps the promises about stages."""
         try:
             whole = self.stages(self.empty_inputs(1))
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
@@ -139,7 +138,7 @@ class TextBackbone(FrozenBackbone):
             ) from error
         self.widths = tuple(stage.shape[-1] for stage in whole)
         if len(whole) != len(self.stage_indices) or len(set(self.widths)) > 1:
-            raise UsageError(f"{self.name!r} does not run its blocks once each, or not at one width; give another")
+            raise UsageError(f"{self.name!r} does not run each block once with one width; give another backbone")
         ids = torch.arange(TRIED_TOKENS, device=whole[0].device).repeat(2, 1)
         ids[1, -1] = TRIED_TOKENS  # another last token
         one, other = self.stages(ids)[-1][:, :-1]
@@ -148,19 +147,21 @@ class TextBackbone(FrozenBackbone):
         ids[1] = ids[0].where(ids[0] < half, BEYOND)
         for padded, alone in zip(self.stages(ids), self.stages(ids[:1, :half]), strict=True):
             if _difference(padded[1, :half], alone[0]) > TOLERANCE:
-                raise UsageError(f"{self.name!r} gives a text other features beside a longer one; give another")
+                raise UsageError(
+                    f"{self.name!r} gives a text other features if a longer text is in the batch; give another backbone"
+                )
 
 
 def _difference(ours: Tensor, theirs: Tensor) -> float:
-    """The largest, relative to the largest number."""
+    """Return the largest difference, relative to the largest number."""
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
 def _blocks_of(name: str, network: Any) -> nn.ModuleList:
-    """The network's list of blocks.
+    """Return the network's list of blocks.
 
     Raises:
-        UsageError: It has no such list, or is two networks.
+        UsageError: It has no such list, or more than one.
     """
     if not network.config.is_encoder_decoder:
         n_blocks = getattr(network.config, "num_hidden_layers", 0)

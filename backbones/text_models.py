@@ -1,4 +1,4 @@
-"""Text backbones by name: out of a package, a folder, or the hub, and out of an exported model."""
+"""Load text backbones from a package, a folder, the hub, or an exported model."""
 
 import importlib.util
 import json
@@ -18,19 +18,19 @@ CONFIG_FILE, TOKENIZER_FILE = "config.json", "tokenizer.json"
 HUB_FILES = (CONFIG_FILE, TOKENIZER_FILE, "model*.safetensors", "model.safetensors.index.json")
 DEFAULT_TOKENS = 128
 POOLER = "pooler."
-"""What an encoder makes of its first token, after the stages: not used, and missing in some files."""
+"""Weights that read an encoder's first token after the stages; they are not used, and missing in some files."""
 
 
 def text_backbone(name: str, *, taps: Taps, max_tokens: int | None) -> TextBackbone:
-    """Load a network of transformers; no code of it is executed and nothing is unpickled.
+    """Load a network of transformers. None of its code is executed, and nothing is unpickled.
 
     Args:
         name: A folder that `save_pretrained` wrote, or a name on the hub, such as `openai-community/gpt2`.
-        taps: Where its stages are.
-        max_tokens: `L`; None for 128, or the network's own where that is less.
+        taps: Which blocks to read.
+        max_tokens: `L`; None for 128, or for the network's limit if that is less.
 
     Raises:
-        UsageError: There is no such folder, or it is none of a text encoder or decoder, or an option does not fit it.
+        UsageError: There is no such folder, it has no text encoder or decoder, or an option does not fit it.
         SweepError: transformers is not installed, a file is damaged, or the hub does not answer.
     """
     require_transformers(name)
@@ -41,7 +41,7 @@ def text_backbone(name: str, *, taps: Taps, max_tokens: int | None) -> TextBackb
         folder = _from_hub(name)
     config_json, tokenizer_json = (_read(name, folder / file) for file in (CONFIG_FILE, TOKENIZER_FILE))
     with torch.device("meta"):
-        _network(name, config_json)  # whatever is wrong with the configuration is said here
+        _network(name, config_json)  # raises an error if the configuration is wrong
     from transformers import AutoModel
 
     try:
@@ -76,16 +76,16 @@ def built(
     """Build a network of transformers from what its files hold.
 
     Args:
-        name: What it is called.
-        config_json: Its configuration.
-        tokenizer_json: Its tokenizer.
-        weights: All of its own; seeded random numbers if not given.
-        taps: Where its stages are.
-        max_tokens: As of `text_backbone`.
+        name: The name of the backbone.
+        config_json: The contents of its configuration file.
+        tokenizer_json: The contents of its tokenizer file.
+        weights: All weights of the network; seeded random numbers if not given.
+        taps: Which blocks to read.
+        max_tokens: As in `text_backbone`.
 
     Raises:
-        UsageError: As `text_backbone`.
-        SweepError: As `text_backbone`, or `weights` are not the network's.
+        UsageError: As in `text_backbone`.
+        SweepError: As in `text_backbone`, or `weights` do not fit the network.
     """
     require_transformers(name)
     with torch.random.fork_rng(devices=[]):
@@ -102,7 +102,7 @@ def built(
 
 
 def require_transformers(name: str) -> None:
-    """Ask for what reads text backbones.
+    """Check that transformers is installed.
 
     Raises:
         SweepError: It is not installed.
@@ -111,7 +111,7 @@ def require_transformers(name: str) -> None:
         raise SweepError(f'{name!r} needs transformers; install it: python -m pip install "sweep[text]"')
     from transformers.utils import logging
 
-    logging.set_verbosity_error()  # it remarks on every tensor that a file has too much
+    logging.set_verbosity_error()  # it warns of every unused tensor in a file
     logging.disable_progress_bar()
 
 
@@ -149,7 +149,7 @@ def _adapted(
 
 
 def _from_hub(name: str) -> Path:
-    """The folder in the hub's local cache, fetched where needed."""
+    """Return the folder in the hub's local cache; download it if necessary."""
     from huggingface_hub import constants, snapshot_download
 
     offline = constants.HF_HUB_OFFLINE or not hub_answers()
@@ -158,8 +158,8 @@ def _from_hub(name: str) -> Path:
     except (OSError, ValueError) as error:
         reason = f"{constants.ENDPOINT} does not answer" if offline else _first_line(error)
         raise SweepError(
-            f"cannot have {name!r}: {reason}, and it is not in the hub's local cache. It is no folder either.\n"
-            f"Where there is a network, save it with AutoModel and AutoTokenizer (save_pretrained), and give the "
+            f"{name!r} is not available: {reason}, it is not in the hub's local cache, and it is not a folder.\n"
+            f"On a machine with a connection, save it with AutoModel and AutoTokenizer (save_pretrained), and give the "
             f"folder: --backbone ./FOLDER"
         ) from error
 

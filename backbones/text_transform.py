@@ -1,4 +1,4 @@
-"""Text to the input of a text backbone: numbers of tokens, and what lies beyond a text's end."""
+"""Turn a text into the input of a text backbone: token numbers, and a marker after the end of the text."""
 
 import hashlib
 import json
@@ -10,21 +10,21 @@ import torch
 
 from sweep.errors import SweepError, UsageError
 
-if TYPE_CHECKING:  # comes with transformers, which is an extra
+if TYPE_CHECKING:  # tokenizers comes with transformers, which is an extra
     from tokenizers import Tokenizer
 
 BEYOND = -1
-"""Stands in an input where there is no token any more."""
+"""The number in an input after the end of a text."""
 
 LONGEST_SHOWN = 40
 
 
 @dataclass(frozen=True)
 class TextInput:
-    """What is recorded of a `TextTransform`.
+    """The recorded properties of a `TextTransform`.
 
     Attributes:
-        max_tokens: `L`; of a longer text the first ones are read.
+        max_tokens: `L`; of a longer text, the first `L` tokens are read.
         tokenizer_sha256: Hex digest of the tokenizer, without truncation and padding.
     """
 
@@ -34,7 +34,7 @@ class TextInput:
 
 @dataclass(frozen=True)
 class TextTransform(TextInput):
-    """Turns a text into a backbone's input: its tokens' numbers, special tokens included; `of` makes one."""
+    """Turns a text into a backbone's input: its token numbers with special tokens. Create one with `of`."""
 
     tokenizer: InitVar["Tokenizer"]
 
@@ -48,10 +48,10 @@ class TextTransform(TextInput):
         Args:
             tokenizer_json: The contents of a `tokenizer.json`.
             max_tokens: `L`.
-            where: Where the tokenizer comes from, for messages.
+            where: The source of the tokenizer, for messages.
 
         Raises:
-            SweepError: It is none that the package `tokenizers` reads.
+            SweepError: The package `tokenizers` cannot read it.
             UsageError: `max_tokens` leaves no room beside the special tokens.
         """
         from tokenizers import Tokenizer
@@ -66,14 +66,14 @@ class TextTransform(TextInput):
         n_special = tokenizer.num_special_tokens_to_add(is_pair=False)
         if max_tokens <= n_special:
             raise UsageError(
-                f"--max-tokens {max_tokens} leaves no room for a text: {where} adds {n_special} tokens of its own; "
+                f"--max-tokens {max_tokens} leaves no room for a text: {where} adds {n_special} special tokens; "
                 f"give {n_special + 1} or more"
             )
         tokenizer.enable_truncation(max_tokens)
         return cls(max_tokens, digest, tokenizer)
 
     def __call__(self, text: str) -> torch.Tensor:
-        """Return `text` as int64 of shape (max_tokens,), `BEYOND` after its last token; safe in several threads.
+        """Return `text` as int64 of shape (max_tokens,), with `BEYOND` after its last token; thread-safe.
 
         Raises:
             SweepError: The text has no token, or the tokenizer fails on it.

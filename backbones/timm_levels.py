@@ -1,7 +1,7 @@
-"""Adapter for timm's backbones in levels: convolutional networks and hierarchical transformers.
+"""Adapter for timm's backbones with levels: convolutional networks and hierarchical transformers.
 
-From level to level the grid gets coarser and the tokens wider. Every stage is averaged onto the grid of the last block,
-so that all stages have the same tokens; their widths stay as they are.
+From level to level the grid becomes coarser and the tokens wider. Every stage is averaged onto the grid of the last
+block, so all stages have the same number of tokens. Their widths are not changed.
 """
 
 from collections.abc import Callable, Iterable
@@ -53,7 +53,7 @@ FAMILIES: dict[type[nn.Module], Callable[[Any], Levels]] = {
     EfficientNet: lambda model: _each(model.blocks),
     MobileNetV3: lambda model: _each(model.blocks),
 }
-"""The blocks of a family, level by level. A dense block counts as one: its layers add to one another's width."""
+"""Functions that return a network's blocks by level. A dense block counts as one, because it grows in width."""
 
 CHANNELS_LAST = (SwinTransformer, SwinTransformerV2)
 LEAST_IMAGE_SIZE = 32
@@ -62,11 +62,11 @@ LEAST_IMAGE_SIZE = 32
 class TimmLevels(FrozenBackbone):
     """A timm network of one of the `FAMILIES`.
 
-    Stage `z_0` is what enters the first block. A stage ends after every g-th block of a level, and with the level.
+    Stage `z_0` is the input of the first block. A stage ends after every g-th block of a level, and at its end.
     """
 
     def __init__(self, name: str, network: nn.Module, transform: Transform, taps: Taps) -> None:
-        """Take over `network`, for which `has_levels` holds, and run it once to see its grids and widths.
+        """Wrap `network`, for which `has_levels` holds, and run it once to find out its grids and widths.
 
         Raises:
             UsageError: `taps` do not fit the blocks, or the network does not take images of this size.
@@ -74,8 +74,7 @@ class TimmLevels(FrozenBackbone):
         levels = _levels_of(network)
         if transform.image_size < LEAST_IMAGE_SIZE:
             raise UsageError(
-                f"image size {transform.image_size} leaves nothing of the grid of {name!r}; give {LEAST_IMAGE_SIZE} "
-                f"or more"
+                f"image size {transform.image_size} is too small for {name!r}; give {LEAST_IMAGE_SIZE} or more"
             )
         super().__init__(
             name,
@@ -99,9 +98,9 @@ class TimmLevels(FrozenBackbone):
         return self._tapped(images, lambda grid: pooled_tokens(grid, self._grid))
 
     def _tapped(self, images: Tensor, take: Callable[[Tensor], T]) -> list[T]:
-        """Take something of the grid (B, D_i, H_i, W_i) that enters the first block, and of those leaving tapped ones.
+        """Collect a value from the grid (B, D_i, H_i, W_i) that enters the first block, and from chosen later ones.
 
-        It is taken at once, before a later block can write over the grid.
+        It is collected at once, because a later block may overwrite the grid.
         """
         blocks = [block for level in _levels_of(self.network) for block in level]
         taken: list[T] = []
@@ -124,14 +123,14 @@ class TimmLevels(FrozenBackbone):
         return taken
 
     def _as_grid(self, tap: Tensor) -> Tensor:
-        if tap.ndim == 3:  # (B, L, D) of a square
+        if tap.ndim == 3:  # (B, L, D) of a square grid
             side = int(tap.shape[1] ** 0.5)
             return torch.unflatten(tap.mT, 2, (side, side))
         return tap.permute(0, 3, 1, 2) if self._channels_last else tap
 
 
 def has_levels(network: nn.Module) -> bool:
-    """Whether `TimmLevels` takes it."""
+    """Whether `TimmLevels` can adapt this network."""
     return isinstance(network, tuple(FAMILIES))
 
 

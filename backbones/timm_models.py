@@ -1,4 +1,4 @@
-"""timm's models by name: with the weights published for them, with random ones, or with a state dict."""
+"""Load timm's models by name, with published weights, with random weights, or with a state dict."""
 
 import warnings
 from collections.abc import Mapping
@@ -23,16 +23,16 @@ FAMILY_NAMES = (
 
 
 def pretrained(name: str, *, taps: Taps, image_size: int | None) -> FrozenBackbone:
-    """Load a timm model with the weights published for it.
+    """Load a timm model with its published weights.
 
     Args:
         name: a timm model name, with or without a weights tag.
-        taps: where its stages are.
-        image_size: side in pixels; None for the size it was trained at. Position embeddings are interpolated.
+        taps: which blocks to read.
+        image_size: side in pixels; None for the size it was trained with. Position embeddings are interpolated.
 
     Raises:
         UsageError: there is no adapter for timm's model of this name, or an option does not fit it.
-        SweepError: the weights cannot be had.
+        SweepError: the weights are not available.
     """
     sized = takes_image_size(name)
     config = timm.get_pretrained_cfg(name)
@@ -42,7 +42,7 @@ def pretrained(name: str, *, taps: Taps, image_size: int | None) -> FrozenBackbo
     options: dict[str, Any] = {"img_size": image_size} if sized and image_size is not None else {}
     try:
         with weights_only(), warnings.catch_warnings():
-            # PyTorch's remarks on how timm resamples relative positions
+            # PyTorch warns of how timm resamples relative positions
             warnings.filterwarnings("ignore", category=UserWarning, module=r"timm\.layers\.interpolate")
             model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source, num_classes=0, **options)
     except (OSError, RuntimeError) as error:
@@ -56,10 +56,10 @@ def untrained(
     """Build a timm model with seeded random weights; the global random state is left as it was.
 
     Args:
-        name: what the backbone is called.
+        name: the name of the backbone.
         architecture: a timm model name.
-        taps: where its stages are.
-        image_size: side in pixels; None for the architecture's own.
+        taps: which blocks to read.
+        image_size: side in pixels; None for the architecture's default.
         seed: seed of the weights.
         **options: further arguments for timm's constructor.
 
@@ -77,7 +77,7 @@ def untrained(
 def from_weights(
     name: str, architecture: str, weights: Mapping[str, Tensor], *, taps: Taps, image_size: int
 ) -> FrozenBackbone:
-    """Build a timm model for inputs of `image_size` pixels with `weights`, every key of which must fit."""
+    """Build a timm model for inputs of `image_size` pixels with `weights`; every key must fit."""
     options = {"img_size": image_size} if takes_image_size(architecture) else {}
     with torch.random.fork_rng(devices=[]):
         model = _create(name, architecture, **options)
@@ -86,7 +86,7 @@ def from_weights(
 
 
 def adapt(name: str, model: Any, *, taps: Taps, image_size: int | None) -> FrozenBackbone:
-    """Put a timm model behind the protocol.
+    """Wrap a timm model in its adapter.
 
     Raises:
         UsageError: An option does not fit the model.
@@ -103,7 +103,7 @@ def adapt(name: str, model: Any, *, taps: Taps, image_size: int | None) -> Froze
 
 
 def takes_image_size(name: str) -> bool:
-    """Whether timm's model `name` is built for one size of image; no weights are made to find out.
+    """Whether timm's model `name` takes a single image size. This is found out without creating weights.
 
     Raises:
         UsageError: There is no adapter for it.
@@ -114,14 +114,14 @@ def takes_image_size(name: str) -> bool:
         return True
     if not has_levels(model):
         raise UsageError(
-            f"timm model {name!r} is a {type(model).__name__}, for which sweep has no adapter; it takes "
-            f"{FAMILY_NAMES}, and your own (--backbone ./mine.py:build)"
+            f"timm model {name!r} is a {type(model).__name__}, for which sweep has no adapter; it has "
+            f"adapters for {FAMILY_NAMES}, and takes your own network (--backbone ./mine.py:build)"
         )
     return hasattr(model, "set_input_size")
 
 
 def _create(name: str, architecture: str, **options: Any) -> Any:
-    """A timm model with random weights and no head."""
+    """Build a timm model with random weights and without a head."""
     try:
         return timm.create_model(architecture, pretrained=False, num_classes=0, **options)
     except (AssertionError, ArithmeticError, MemoryError, RuntimeError, TypeError, ValueError) as error:

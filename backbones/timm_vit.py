@@ -1,4 +1,4 @@
-"""Adapter for timm's Vision Transformers, standing on their `forward_intermediates`."""
+"""Adapter for timm's Vision Transformers, which uses their `forward_intermediates`."""
 
 from typing import Any
 
@@ -17,10 +17,10 @@ class TimmViT(FrozenBackbone):
     """A timm Vision Transformer: ViT, DeiT, DINOv2, DINOv3, the CLIP and SigLIP image towers, EVA-02, BEiT."""
 
     def __init__(self, name: str, network: nn.Module, transform: Transform, taps: Taps) -> None:
-        """Take over `network`, for which `is_plain_vit` holds, built for inputs of `transform.image_size`.
+        """Wrap `network`, for which `is_plain_vit` holds and which was built for inputs of `transform.image_size`.
 
         Raises:
-            UsageError: `taps` do not fit the blocks, or the patch size the image size.
+            UsageError: `taps` do not fit the blocks, or the patch size does not divide the image size.
         """
         model: Any = network
         image_size, patch_size = transform.image_size, int(model.patch_embed.patch_size[0])
@@ -61,5 +61,5 @@ class TimmViT(FrozenBackbone):
 
 
 def is_plain_vit(network: nn.Module) -> bool:
-    """Whether `TimmViT` takes it: blocks of one width behind an embedding of square patches."""
+    """Whether `TimmViT` can adapt this network: blocks of one width after an embedding of square patches."""
     return isinstance(network, VisionTransformer | Eva | Beit) and isinstance(network.patch_embed, PatchEmbed)

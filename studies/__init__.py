@@ -1,1 +1,1 @@
-"""Studies that come with sweep: one file each, its docstring the exact command."""
+"""Studies that come with sweep. Each file is one study, and its docstring has the command that runs it."""

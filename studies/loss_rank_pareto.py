@@ -1,9 +1,9 @@
-"""Which loss and rank, if accuracy is not all? Accuracy, calibration and size at once, and the front between them.
+"""Which loss and rank? A search for accuracy, calibration and size at once, which gives a Pareto front.
 
     sweep run --study loss_rank_pareto --n-parallel 32
 
-Lanes under four kinds of loss train in one stack and are compared by the same metrics; `sweep results RUN --plot
-front.html` draws the Pareto front. Data and backbone as in `lr_rank`.
+Lanes with four kinds of loss train in one stack and are compared by the same metrics. `sweep results RUN --plot
+front.html` draws the Pareto front. Data and backbone are those of `lr_rank`.
 """
 
 import optuna
@@ -12,7 +12,7 @@ from sweep import LaneConfig, Study
 
 
 def suggest(trial: optuna.Trial) -> LaneConfig:
-    """Loss and its parameter, rank, learning rates of the side modules and of the head."""
+    """Search the loss with its parameter, the rank, and the learning rates of modules and head."""
     loss = trial.suggest_categorical("loss", ["cross_entropy", "focal", "logit_adjusted", "bce"])
     return LaneConfig(
         lr=trial.suggest_float("lr", 3e-4, 1e-2, log=True),

@@ -1,14 +1,14 @@
-"""Which learning rate, rank and loss? The search to begin with.
+"""Which learning rate, rank and loss? The search to start with.
 
     sweep run --study lr_rank --n-parallel 32
 
-Out of the box it counts shaded objects (`--data count`, rendered, 8 classes), a task that a linear probe cannot solve
-and adaptation can, with a ViT-S/14 at 112 px tapped after every third block. Give it your own images with
-`--data FOLDER`. Where they have several labels each, or numbers to be predicted, it searches the losses for that.
+By default the task is to count shaded objects in rendered images (`--data count`, 8 classes). A linear probe is bad at
+this, and adaptation helps. The backbone is a ViT-S/14 at 112 px, with a stage after every third block. Give your own
+images with `--data FOLDER`. If they have several labels each, or numbers to predict, it searches losses for that.
 
 Trials are compared after epochs 3 and 9, and only the best third of those seen so far goes on. A lane that is freed
-takes a new trial, proposed by a sampler that knows what the others were worth at epoch 3. So 72 trials take little
-longer than 32 that are all trained for 12 epochs.
+takes a new trial, proposed by a sampler that knows how the others did at epoch 3. So 72 trials take little longer than
+32 that all train for 12 epochs.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from sweep import Halving, LaneConfig, Space, Study
 
 
 def shared(trial: optuna.Trial) -> dict[str, Any]:
-    """Learning rates of the side modules and of the head, rank, weight decay."""
+    """Search the learning rates of modules and head, the rank and the weight decay."""
     return {
         "lr": trial.suggest_float("lr", 3e-4, 1e-2, log=True),
         "head_lr_ratio": trial.suggest_float("head_lr_ratio", 0.5, 10, log=True),
@@ -32,7 +32,7 @@ SHARED = {"lr": 2e-3, "head_lr_ratio": 1.0, "rank": 8, "weight_decay": 0.05}
 
 
 def suggest(trial: optuna.Trial) -> LaneConfig:
-    """What all tasks share; loss and its parameter."""
+    """Search what all tasks share, and the loss with its parameter, for classes."""
     loss = trial.suggest_categorical("loss", ["cross_entropy", "focal", "bce"])
     return LaneConfig(
         **shared(trial),
@@ -43,7 +43,7 @@ def suggest(trial: optuna.Trial) -> LaneConfig:
 
 
 def suggest_labels(trial: optuna.Trial) -> LaneConfig:
-    """Where an image may have several labels."""
+    """Search the same with losses for several labels per image."""
     loss = trial.suggest_categorical("loss", ["bce", "asymmetric"])
     return LaneConfig(
         **shared(trial),
@@ -53,7 +53,7 @@ def suggest_labels(trial: optuna.Trial) -> LaneConfig:
 
 
 def suggest_numbers(trial: optuna.Trial) -> LaneConfig:
-    """Where numbers are predicted."""
+    """Search the same with losses for a regression."""
     loss = trial.suggest_categorical("loss", ["mse", "huber"])
     return LaneConfig(
         **shared(trial),

@@ -1,8 +1,8 @@
-"""The search of `lr_rank` over more trials, of which only the better third goes on past every rung.
+"""The search of `lr_rank` with more trials, of which only the better third continues after each rung.
 
     sweep run --study lr_rank_halving --n-parallel 32
 
-Trials are compared after 1, 3 and 9 of 12 epochs; a lane that a rung frees takes a new trial at once.
+Trials are compared after 1, 3 and 9 of 12 epochs. The lane of a trial that is stopped takes a new trial at once.
 """
 
 from dataclasses import replace

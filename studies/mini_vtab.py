@@ -1,20 +1,20 @@
-"""The VTAB-1K protocol over seven packaged tasks: choose on 200 images, train the winner again on all 1,000, test once.
+"""The VTAB-1K protocol on seven packaged tasks: choose on 200 images, train the winner again on all 1,000, test once.
 
     sweep run --study mini_vtab --n-parallel 32
 
-Two natural-like tasks (Fashion-MNIST, MNIST), two specialised-like (digits from forms, typefaces), three structured
-(counting, size, place), 800 / 200 images each and test images of their own. None of them is VTAB's. Fashion-MNIST is
-left out, and said, where Debian's package is not installed.
+Two tasks are natural-like (Fashion-MNIST, MNIST), two specialised-like (digits from forms, typefaces), and three
+structured (counting, size, place). Each has 800 training and 200 validation images, and separate test images. None of
+them is part of VTAB. If Debian's package for Fashion-MNIST is not installed, that task is left out with a message.
 
-What is searched was settled by cross-validation on train and val, at 56 px, by hand (docs/benchmarks.md, accuracy):
+The search space was chosen by hand, by cross-validation on train and val at 56 px (docs/benchmarks.md, accuracy):
 
-- Features after blocks 2, 4, 6 and 8 of the ViT's twelve, the upper of which were tuned for saliency.
-- The modules' learning rate from 1e-4. Where the features separate the classes already, as on MNIST, modules that learn
-  faster learn 800 images by heart; where they do not, as in counting, 1e-3 to 2e-3 is best.
-- The head's learning rate by itself, not as a multiple: 0.02 to 0.05 is best on MNIST and typefaces, 0.005 to 0.01 on
-  counting and place.
-- Cross-entropy and the focal loss. Counts and places lie on a line as classes; a loss that wants all wrong classes
-  equally improbable, as label smoothing and one-vs-all do, has 42% to 44% of the counts right; these have 68% to 70%.
+- Features after blocks 2, 4, 6 and 8 of twelve. The upper blocks of this ViT were tuned for saliency.
+- The modules' learning rate starts at 1e-4. If the features already separate the classes, as on MNIST, modules that
+  learn faster memorise the 800 images. If they do not, as in counting, 1e-3 to 2e-3 is best.
+- The head has a learning rate of its own, not a multiple: 0.02 to 0.05 is best on MNIST and typefaces, 0.005 to 0.01
+  on counting and place.
+- Cross-entropy and the focal loss. Counts and places are ordered classes. Label smoothing and one-vs-all make all
+  wrong classes equally improbable, and get 42% to 44% of the counts right; these losses get 68% to 70%.
 """
 
 from dataclasses import replace
@@ -26,7 +26,7 @@ from sweep import LaneConfig
 
 
 def suggest(trial: optuna.Trial) -> LaneConfig:
-    """Learning rates of the side modules and of the head, rank, weight decay, loss."""
+    """Search the learning rates of modules and head, the rank, the weight decay and the loss."""
     lr = trial.suggest_float("lr", 1e-4, 5e-3, log=True)
     head_lr = trial.suggest_float("head_lr", 3e-3, 6e-2, log=True)
     loss = trial.suggest_categorical("loss", ["cross_entropy", "focal"])

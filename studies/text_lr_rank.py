@@ -1,10 +1,10 @@
-"""Which learning rate, rank and loss, of texts.
+"""Which learning rate, rank and loss? The same search for texts.
 
     sweep run --study text_lr_rank --n-parallel 32
 
-Out of the box it tells from which of 20 Usenet groups a post is (`--data newsgroups`), with MiniLM-L6 tapped after
-every second block. Give it texts of your own with `--data texts.csv`, a table with the columns text and label. Needs
-the extra `text`.
+By default the task is to tell from which of 20 Usenet groups a post comes (`--data newsgroups`). The backbone is
+MiniLM-L6 with a stage after every second block. Give your own texts with `--data texts.csv`, a table with the columns
+`text` and `label`. Needs the extra `text`.
 """
 
 from dataclasses import replace

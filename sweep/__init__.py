@@ -1,6 +1,7 @@
-"""A parallel sweep engine: one frozen backbone forward feeds many side-networks.
+"""A parallel sweep engine: one forward pass of a frozen backbone feeds many side-networks that train together.
 
-Names are imported when they are first asked for: PyTorch takes seconds, and a command's help needs none of it.
+`__all__` is the public API; docs/api.md explains each name. A name is imported when it is first used, because PyTorch
+takes seconds to import and a command's help does not need it.
 """
 
 import importlib

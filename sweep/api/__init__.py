@@ -1,1 +1,1 @@
-"""What Python programs and notebooks call."""
+"""The functions and classes for Python programs and notebooks."""

@@ -1,4 +1,4 @@
-"""A run in Python: start one, or open its folder, and look at it.
+"""Start a run from Python, or open its folder and look at the results.
 
     import sweep
 
@@ -6,7 +6,7 @@
     run.trials
     model = run.best.load()
 
-The command line calls the same function.
+The command line calls the same functions.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,26 +51,26 @@ def run(
     reporter: Reporter | None = None,
     **declared: Any,
 ) -> Run:
-    """Train a study's trials together and rank them.
+    """Train the trials of a study together, and rank them.
 
     Args:
-        study: A study's name, such as `"lr_rank"`, the path of a Python file, or a `sweep.Study`; one that is loaded
-            already is not executed again.
-        n_parallel: Trials trained together in one stack; None for as many as fit in memory.
-        out: Run folder to make; `runs/STUDY-TIME` if not given.
+        study: The name of a study, such as `"lr_rank"`; the path of a Python file; or a `sweep.Study`. A study that is
+            loaded already is not executed again.
+        n_parallel: How many trials train together in one stack; None for as many as fit in memory.
+        out: The run folder to create; `runs/STUDY-TIME` if not given.
         time: End the search after this long: `"90s"`, `"10m"`, `"1h30m"`.
-        target: End the search when a trial's last epoch reaches this first objective.
-        enqueue: Trials to train first: one mapping of parameters each, or a CSV file of them.
-        storage: An Optuna storage URL; a journal in the run folder if not given.
-        device: As PyTorch names it; the GPU if there is one, else the CPU, if not given.
-        on_bad_image: What to do with an image file that cannot be read: `"error"` stops, `"skip"` leaves it out.
-        reporter: Told what happens; some lines on standard error if not given.
-        **declared: What the study declares, overridden, such as `data="./photos"`, `trials=64` or `epochs=20`; see
-            `sweep.Study`. None leaves the study's own.
+        target: End the search once a trial, after its last epoch, reaches this value of the first objective.
+        enqueue: Configurations to try first: one mapping of parameters each, or a CSV file of them.
+        storage: The URL of an Optuna storage; a journal file in the run folder if not given.
+        device: PyTorch's name of the device. If not given, the GPU if there is one, else the CPU.
+        on_bad_image: What to do with an image that cannot be read: `"error"` stops, `"skip"` leaves it out.
+        reporter: Receives the progress. If not given, the progress is shown on standard error.
+        **declared: Values that replace what the study declares, such as `data="./photos"`, `trials=64` or `epochs=20`;
+            see `sweep.Study`. None keeps the study's own value.
 
     Raises:
-        UsageError: A request that cannot be carried out as given.
-        SweepError: Something failed on the way; what was finished is in the run folder.
+        UsageError: The request cannot be carried out as given.
+        SweepError: The run failed; the run folder has what was finished.
         KeyboardInterrupt: The run was interrupted; `load_run` opens what was finished.
     """
     loaded, search = _settled(
@@ -85,7 +85,7 @@ def run(
         **declared,
     )
     if (suite := _suite_of(loaded)) is not None:
-        raise UsageError(f"{suite.name} is several tasks; give it to sweep.run_tasks, or to the command sweep run")
+        raise UsageError(f"{suite.name} is a suite of several tasks; use sweep.run_tasks, or the command sweep run")
     folder = Path(out) if out is not None else new_run_path(loaded.name)
     with _reporting(reporter) as told:
         search(loaded, out=folder, reporter=told)
@@ -101,25 +101,25 @@ def run_tasks(
 ) -> "SuiteResults":
     """Run a study on every task of a suite, such as `data="mini-vtab"` or a folder of tasks.
 
-    Each task's winner is trained again on train and val, and tested once. Where the folder holds the same study on the
-    same tasks, stopped half way, it is gone on with.
+    Each task's winner is trained again on training and validation data together, and tested once. If the folder has a
+    stopped run of the same study on the same tasks, that run continues.
 
     Args:
-        study: As of `run`.
-        out: Folder to make, with a run folder a task; `runs/STUDY-TIME` if not given.
-        reporter: As of `run`.
-        **options: All others of `run`, but `storage`: each task keeps its own journal.
+        study: As in `run`.
+        out: The folder to create, with a run folder for each task; `runs/STUDY-TIME` if not given.
+        reporter: As in `run`.
+        **options: All other arguments of `run` except `storage`, because each task keeps its own journal.
 
     Raises:
-        UsageError: A request that cannot be carried out as given, or the data are one task only.
-        SweepError: Something failed on the way; what was finished is in the folder.
-        KeyboardInterrupt: The run was interrupted; likewise.
+        UsageError: The request cannot be carried out as given, or the data is a single task.
+        SweepError: The run failed; the folder has what was finished.
+        KeyboardInterrupt: The run was interrupted; the folder has what was finished.
     """
     from sweep.running.suite import run_suite
 
     loaded, search = _settled(study, **options)
     if (suite := _suite_of(loaded)) is None:
-        raise UsageError(f"{loaded.study.data} is one task; give it to sweep.run")
+        raise UsageError(f"{loaded.study.data} is a single task; use sweep.run")
     if options.get("storage") is not None:
         raise UsageError(f"--storage is for a single task; {suite.name} keeps a journal in each task's run folder")
     folder = Path(out) if out is not None else new_run_path(loaded.name)
@@ -129,7 +129,7 @@ def run_tasks(
 
 
 def names_tasks(study: AnyStudy, data: str | None) -> bool:
-    """Whether a study, with `data` in the place of its own where given, is one of several tasks."""
+    """Whether a study runs on several tasks; `data`, if given, replaces the study's own."""
     return _suite_of(overridden_study(study, {"data": data})) is not None
 
 
@@ -151,7 +151,7 @@ def _settled(
     on_bad_image: "OnBadImage" = "error",
     **declared: Any,
 ) -> tuple[LoadedStudy, Callable[..., RunFolder]]:
-    """The study, and `run_study` with all but study, folder and reporter settled."""
+    """Return the study, and `run_study` with all arguments except study, folder and reporter."""
     from sweep.running.runner import run_study
 
     return overridden_study(study, declared), partial(
@@ -168,7 +168,7 @@ def _settled(
 
 @contextmanager
 def _reporting(reporter: Reporter | None) -> Iterator[Reporter]:
-    """The reporter that was given, or lines on standard error."""
+    """Yield the given reporter, or one that shows the progress on standard error."""
     from sweep.terminal.console import stderr
     from sweep.terminal.progress import reporter_for
 
@@ -180,17 +180,21 @@ def _reporting(reporter: Reporter | None) -> Iterator[Reporter]:
 
 
 def new_run_path(study_name: str) -> Path:
-    """Where a run goes that was not told: named by the second, and numbered where another began in the same one."""
+    """Return a new run folder, named by the time in seconds, with a number if that name is taken."""
     path = Path("runs") / f"{study_name}-{datetime.now():%Y%m%d-%H%M%S}"
     numbered = (path.with_name(f"{path.name}-{number}") for number in count(2))
     return next(free for free in chain([path], numbered) if not free.exists())
 
 
 def overridden_study(study: AnyStudy, declared: Mapping[str, Any]) -> LoadedStudy:
-    """A study by name, by file or as it is, with what is declared for one run; None leaves the study's own.
+    """Load a study by name or file, or take it as it is, and replace some of its declarations for one run.
+
+    Args:
+        study: As in `run`.
+        declared: The new values by name; None keeps the study's own value.
 
     Raises:
-        UsageError: There is no such study, or a study declares no such thing.
+        UsageError: There is no such study, or a study cannot declare one of the names.
     """
     if isinstance(study, LoadedStudy):
         loaded = study

@@ -1,4 +1,4 @@
-"""A run folder as Python has it: tables, figures, and its trials as modules."""
+"""A run folder in Python: its tables, its figures, and its trials as PyTorch modules."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,18 +19,18 @@ if TYPE_CHECKING:  # PyTorch and plotly take seconds to import
     from sweep.report.run_plots import RunPlots
 
 TOP = 5
-"""Trials that a notebook shows of a run."""
+"""How many trials of a run a notebook shows."""
 
 
 def load_run(folder: str | Path, *, storage: str | None = None) -> "Run":
-    """Open a run folder, of a run that ended, was interrupted or still goes on.
+    """Open the folder of a run that has ended, was interrupted, or is still running.
 
     Args:
         folder: The folder that `sweep run` named at its end.
-        storage: The Optuna storage URL of a run that was given one; it is never taken from the run's files.
+        storage: The Optuna storage URL that the run was given, if any. It is never read from the run folder.
 
     Raises:
-        UsageError: The folder is not a run's.
+        UsageError: It is not a run folder.
         SweepError: One of its files is missing or damaged.
     """
     return Run(RunFolder.open(Path(folder)), load_results(folder), storage)
@@ -41,9 +41,9 @@ class RunTrial:
     """One trial of a run.
 
     Attributes:
-        folder: The run's.
-        results: The run's.
-        number: Optuna's.
+        folder: The run's folder.
+        results: The run's tables.
+        number: Optuna's number of the trial.
     """
 
     folder: RunFolder
@@ -52,29 +52,29 @@ class RunTrial:
 
     @property
     def row(self) -> pd.Series:
-        """Its row of `Run.trials`."""
+        """The row of the trial in `Run.trials`."""
         trials = self.results.trials
         return trials[trials["trial"] == self.number].iloc[0]
 
     @property
     def params(self) -> dict[str, Any]:
-        """Its parameters, as Optuna chose them."""
+        """The parameters that Optuna chose."""
         row = {str(name): value for name, value in self.row.items()}
         return hyperparameters_of(row, self.results.trials)
 
     def load(self, *, device: str = "cpu") -> "AdaptedModel":
-        """The trial as a PyTorch module from images `(B, 3, H, W)` to logits `(B, C)`, in eval mode.
+        """Load the trial as a PyTorch module from images `(B, 3, H, W)` to logits `(B, C)`, in eval mode.
 
         Raises:
             UsageError: The trial is not complete, or its weights were not kept: a run keeps those of its ten best.
-            SweepError: A file is damaged, or the backbone is not the one of the run.
+            SweepError: A file is damaged, or the backbone differs from the one in the run.
         """
         from sweep.export.write import model_of_run
 
         return model_of_run(self.folder.path, trial=self.number, cache_dir=default_cache_dir()).to(device)
 
     def export(self, to: str | Path, **options: Any) -> "Exported":
-        """Write the trial as a model that `sweep.load_model` reads; options as of `sweep.export.write.export_run`."""
+        """Write the trial as a model that `sweep.load_model` reads; for the options see `export_run`."""
         from sweep.export.write import export_run
 
         return export_run(self.folder.path, Path(to), trial=self.number, cache_dir=default_cache_dir(), **options)
@@ -87,12 +87,12 @@ class RunTrial:
 
 @dataclass(frozen=True)
 class Run:
-    """A run, to be looked at.
+    """A run and its results.
 
     Attributes:
-        folder: Its folder, `folder.path`.
-        results: Its tables, as they were when it was opened.
-        storage: Its Optuna storage URL, where it was given one.
+        folder: The run's folder; `folder.path` is its path.
+        results: The run's tables, as they were when it was opened.
+        storage: The run's Optuna storage URL, if it was given one.
     """
 
     folder: RunFolder
@@ -101,17 +101,17 @@ class Run:
 
     @property
     def trials(self) -> pd.DataFrame:
-        """One row a trial, best first; the columns are those of `sweep.Results`."""
+        """One row per trial, best first; `sweep.Results` explains the columns."""
         return self.results.trials
 
     @property
     def curves(self) -> pd.DataFrame:
-        """One row a trial, replicate, epoch and metric."""
+        """One row per trial, replicate, epoch and metric."""
         return self.results.curves
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The winner and the linear probe on test, and where the time went; empty if the run did not end."""
+        """The winner and the linear probe on test data, and where the time went; empty if the run has not ended."""
         return self.results.summary
 
     @property
@@ -124,10 +124,10 @@ class Run:
         return self.trial(winner_of(self.results, self.folder))
 
     def trial(self, number: int) -> RunTrial:
-        """A trial by its number.
+        """Return a trial by its number.
 
         Raises:
-            UsageError: There is none.
+            UsageError: The run has no such trial.
         """
         if not (self.trials["trial"] == number).any():
             raise UsageError(f"{self.folder.path} has no trial {number}; its `trials` lists those it has")
@@ -135,7 +135,7 @@ class Run:
 
     @cached_property
     def plot(self) -> "RunPlots":
-        """Its figures: `run.plot.curves()`, and so on."""
+        """The run's figures, such as `run.plot.curves()`."""
         from sweep.report.run_plots import RunPlots
 
         return RunPlots(self.folder, self.results, self.storage)

@@ -1,1 +1,1 @@
-"""`sweep bench`: what a configuration costs here, by every way of training it, measured in one process."""
+"""`sweep bench`: measure what a configuration costs on this machine, when it is trained in different ways."""

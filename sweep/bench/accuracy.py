@@ -1,7 +1,7 @@
-"""What LAST is worth: tuned LAST, tuned linear probe and tuned LoRA on the tasks of a suite, by one protocol.
+"""Compare the accuracy of tuned LAST, tuned linear probe and tuned LoRA on the tasks of a suite, by one protocol.
 
-Every method is chosen on val, trained again on train and val together, and tested once. LAST and the probe are what
-`sweep run` does over a suite; LoRA is `sweep.bench.lora`.
+For every method, a configuration is chosen on val, trained again on train and val together, and tested once. LAST and
+the probe are searched as in `sweep run`; LoRA is in `sweep.bench.lora`.
 """
 
 import math
@@ -37,7 +37,7 @@ from sweep.running.runner import run_study
 from sweep.study.finding import LoadedStudy, load_study
 
 GRACE_SECONDS = 3.0
-"""For a process that is to end, to clear away what it has in temporary folders."""
+"""How long a process that must end has to remove its temporary folders."""
 
 
 def run_accuracy_benchmark(
@@ -49,18 +49,18 @@ def run_accuracy_benchmark(
     """Measure every method on every task: LAST and the probe on all, then LoRA.
 
     Args:
-        sizes: How much.
-        measured: Rows that an earlier, interrupted benchmark left; they stand.
-        save: Given what there is: at the beginning, and whenever that is more.
-        say: Told what happens.
+        sizes: The sizes of the benchmark.
+        measured: Rows that an interrupted benchmark has measured; these are kept.
+        save: Called with the results so far: at the beginning, and after each new row.
+        say: Called with messages about the progress.
 
     Raises:
         UsageError: The suite cannot be found.
-        SweepError: A task failed, or memory ended; what was measured before is saved.
+        SweepError: A task failed, or memory ran out. What was measured before is saved.
     """
     suite = find_suite(sizes.suite, default_cache_dir())
     if suite is None:
-        raise UsageError(f"no suite {sizes.suite!r}: it is neither mini-vtab nor a folder of VTAB-1K tasks")
+        raise UsageError(f"there is no suite {sizes.suite!r}: it must be mini-vtab or a folder of VTAB-1K tasks")
     missing = dict(suite.missing)
     jobs = [(task, LAST, measure_last) for task in suite.tasks]
     if has_peft():
@@ -70,14 +70,14 @@ def run_accuracy_benchmark(
     else:
         missing[LORA] = 'needs peft (python -m pip install -e ".[bench]")'
     for name, reason in missing.items():
-        say(f"left out: {name}, {reason}")
+        say(f"{name} is left out: {reason}")
     benchmark = AccuracyBenchmark(list(measured), missing)
-    save(benchmark)  # a file that cannot be written is said now
+    save(benchmark)  # fails now if the file cannot be written
     there = {(row.task, row.method) for row in measured}
     for number, (task, method, measure) in enumerate(jobs, start=1):
         label = f"{number} of {len(jobs)}: {method} on {task.name} ({task.group})"
         if (task.name, method) in there:
-            say(f"{label}, measured before")
+            say(f"{label}: already measured")
             continue
         say(label)
         benchmark = replace(benchmark, rows=[*benchmark.rows, *_in_own_process(measure, task, sizes)])
@@ -88,21 +88,21 @@ def run_accuracy_benchmark(
 def _in_own_process(
     measure: Callable[[Task, AccuracySizes], list[AccuracyRow]], task: Task, sizes: AccuracySizes
 ) -> list[AccuracyRow]:
-    """Call a function where nothing else has left its memory."""
+    """Call a function in a new process, so that memory of earlier work does not count."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         try:
             return pool.submit(measure, task, sizes).result()
         except BrokenProcessPool as error:
             raise SweepError(
-                f"the process that measured {task.name} was killed, as it is when memory ends. "
-                f"Free some, and give the same command to go on"
+                f"the process that measured {task.name} was killed, which happens when memory runs out. "
+                f"Free some memory, and give the same command to continue"
             ) from error
 
 
 def _end_with_parent() -> None:
-    """Let this process end when the one that started it was killed, and not go on for nobody.
+    """End this process when the process that started it was killed.
 
-    It is asked to end first, so that it clears away its temporary folders.
+    It gets SIGTERM first, so that it can remove its temporary folders.
     """
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     parent = parent_process()
@@ -118,7 +118,7 @@ def _end_with_parent() -> None:
 
 
 def measure_last(task: Task, sizes: AccuracySizes) -> list[AccuracyRow]:
-    """Tune LAST and the probe on a task as `sweep run` does, train them again, and test; a row each."""
+    """Tune LAST and the probe on a task as `sweep run` does, train them again, and test them; one row each."""
     loaded, device = _study_of(task, sizes), torch.device(sizes.device)
     laps = _Laps(PeakMemory(device))
     with _cache_without_features() as cache_dir, TemporaryDirectory() as name:
@@ -137,7 +137,9 @@ def measure_last(task: Task, sizes: AccuracySizes) -> list[AccuracyRow]:
         summary = read_json(folder.summary_path)
     winner, probe, seconds = summary["winner"], summary["linear_probe"], summary["wall_seconds"]
     n_images = retrained.n_train_images + retrained.n_test_images
-    feature_seconds = seconds["features"] * retrained.n_train_images / n_images  # those of test come after the choice
+    feature_seconds = (
+        seconds["features"] * retrained.n_train_images / n_images
+    )  # those of the test images are computed after the choice
     last_row = _row(
         task,
         LAST,
@@ -220,7 +222,7 @@ def _study_of(task: Task, sizes: AccuracySizes) -> LoadedStudy:
 
 @contextmanager
 def _cache_without_features() -> Iterator[Path]:
-    """A cache with the weights and packages of the user's: a method that reads features pays for their computation."""
+    """Make a cache with the user's weights and packages but no features, so that computing them counts."""
     own = default_cache_dir()
     for name in ("backbones", "wheels"):
         ensure_folder(own / name)
@@ -236,7 +238,7 @@ def _say(line: str) -> None:
 
 
 class _Laps(Reporter):
-    """Takes the peak memory of a run's feature pass and of its search apart."""
+    """Measures the peak memory of a run's feature pass and of its search separately."""
 
     def __init__(self, memory: PeakMemory):
         self.memory = memory

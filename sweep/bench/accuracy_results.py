@@ -1,4 +1,4 @@
-"""What the accuracy suite measures, and how its methods compare."""
+"""The results of the accuracy suite, and how its methods compare."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -7,26 +7,26 @@ from typing import Any
 from sweep.machine.checked_files import LARGEST_WHOLE
 
 STUDY = "mini_vtab"
-"""By which LAST is tuned."""
+"""The study that tunes LAST."""
 
 IN_JSON: Mapping[Any, Any] = {float: int | float, float | None: int | float | None, Mapping[str, Any]: dict}
-"""What JSON has of an entry of a row, where that is not the entry's own type."""
+"""Types in JSON of those entries of a row that differ from the entry's own type."""
 
 LAST, PROBE, LORA = "last", "linear_probe", "lora"
 
 
 @dataclass(frozen=True)
 class AccuracySizes:
-    """How much is tried on what.
+    """The sizes of the accuracy benchmark.
 
     Attributes:
-        suite: A packaged suite, or a folder of VTAB-1K tasks.
+        suite: The name of a packaged suite, or a folder of VTAB-1K tasks.
         image_size: Side of the backbone's input in pixels.
-        n_configs: Configurations of LAST, in one stack.
-        n_seeds: Replicates of each, and trainings of the winner before its test.
-        epochs: Of LAST and of LoRA; the probe gets four times as many.
-        device: As PyTorch names it.
-        lora_tasks: Where LoRA is measured on a CPU, one a group; on a GPU it is measured on all tasks.
+        n_configs: Configurations of LAST, which train in one stack.
+        n_seeds: Replicates of each configuration, and trainings of the winner before its test.
+        epochs: Epochs of LAST and of LoRA; the probe gets four times as many.
+        device: PyTorch's name of the device.
+        lora_tasks: The tasks on which LoRA is measured on a CPU, one per group. On a GPU it is measured on all.
     """
 
     suite: str = "mini-vtab"
@@ -43,20 +43,20 @@ class AccuracyRow:
     """One method on one task.
 
     Attributes:
-        task: Its name.
-        group: What it is averaged with.
+        task: Name of the task.
+        group: Name of the group of tasks with which it is averaged.
         method: `"last"`, `"linear_probe"` or `"lora"`.
-        n_configurations: That were tried.
-        chosen: Hyperparameters of the best on val.
-        val_top1: Of the chosen one, trained on train; mean over replicates where there are any.
-        n_seeds: Trainings on train and val together that were tested.
-        test_top1: Their mean on test.
-        test_top1_std: Their standard deviation; None for one.
-        test_standard_error: What the number of test images leaves uncertain, `sqrt(p (1 − p) / n)`.
+        n_configurations: How many configurations were tried.
+        chosen: Hyperparameters of the configuration that is best on val.
+        val_top1: Top-1 on val of the chosen configuration, trained on train; the mean over replicates if there are any.
+        n_seeds: How many trainings on train and val together were tested.
+        test_top1: Their mean top-1 on test.
+        test_top1_std: Their standard deviation; None for a single training.
+        test_standard_error: Standard error over the test images, `sqrt(p (1 − p) / n)`.
         n_test_images: `n`.
-        trainable_parameters: Of one side-network, of the probe, or of adapters and head.
-        tune_seconds: From images of train and val to the choice, the feature pass included.
-        peak_memory_bytes: Of that, above what the process held before; mapped features are part of it.
+        trainable_parameters: Trained parameters of one side-network, of the probe, or of adapters and head.
+        tune_seconds: Seconds from the images of train and val to the choice, including the feature pass.
+        peak_memory_bytes: Peak memory meanwhile, above what the process held before; includes mapped features.
     """
 
     task: str
@@ -76,10 +76,10 @@ class AccuracyRow:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "AccuracyRow":
-        """From what JSON holds.
+        """Read a row from JSON.
 
         Raises:
-            TypeError: An entry is missing, or one too many, or of another type.
+            TypeError: An entry is missing, unknown, or of another type.
             ValueError: A number is out of range.
         """
         row = cls(**values)
@@ -96,13 +96,13 @@ class AccuracyRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """LAST against another method, on the tasks where both were measured.
+    """LAST compared with another method, on the tasks where both were measured.
 
     Attributes:
-        tasks: Their names.
-        group_points: LAST's test top-1 over the other's, in points, mean over the tasks of every group.
-        points: Mean over groups.
-        tune_seconds_ratio: The other's seconds to tune over LAST's.
+        tasks: The names of these tasks.
+        group_points: Test top-1 of LAST minus that of the other method, in points, as the mean over each group's tasks.
+        points: The mean over groups.
+        tune_seconds_ratio: Seconds to tune the other method, divided by those of LAST.
     """
 
     tasks: tuple[str, ...]
@@ -113,18 +113,18 @@ class Comparison:
 
 @dataclass(frozen=True)
 class AccuracyBenchmark:
-    """What came of it.
+    """The results of the accuracy benchmark.
 
     Attributes:
-        rows: One a task and method, in the order in which they were measured.
-        missing: Tasks, and LoRA, that could not be measured here: why, by name.
+        rows: One row per task and method, in the order in which they were measured.
+        missing: Tasks or methods that could not be measured here, each with the reason.
     """
 
     rows: Sequence[AccuracyRow]
     missing: Mapping[str, str]
 
     def against(self, method: str) -> Comparison | None:
-        """Compare LAST with another method; None where no task has both."""
+        """Compare LAST with another method; None if no task has both."""
         ours, theirs = ({row.task: row for row in self.rows if row.method == name} for name in (LAST, method))
         tasks = [task for task in ours if task in theirs]
         if not tasks:

@@ -1,4 +1,4 @@
-"""LoRA by the protocol that LAST follows: chosen on val, trained again on train and val together, tested once."""
+"""LoRA under the protocol of LAST: chosen on val, trained again on train and val together, tested once."""
 
 import copy
 import math
@@ -26,15 +26,15 @@ from sweep.training.plain_loop import train_plainly
 RANK = 8
 HEAD_LR = 5e-3
 CONFIGS = tuple(LaneConfig(lr=lr, head_lr_ratio=HEAD_LR / lr, rank=RANK) for lr in (5e-4, 1.5e-3, 5e-3))
-"""What is tried: AdamW, cosine after an epoch of warm-up; the head, which starts from nothing, at a rate of its own."""
+"""The configurations to try: AdamW, a cosine schedule after one epoch of warm-up, and a learning rate for the head."""
 
 
 class LoraViT(nn.Module):
     """A copy of a Vision Transformer with LoRA on queries, keys and values of every block, and the head that LAST has.
 
     Args:
-        vit: timm's network; it is copied, and its weights get no gradient.
-        head: Reads its last tokens.
+        vit: A network of timm; it is copied, and the copy's own weights are frozen.
+        head: The head, which reads the last tokens.
     """
 
     def __init__(self, vit: nn.Module, head: Head):
@@ -43,7 +43,7 @@ class LoraViT(nn.Module):
         self.head = head
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Logits `(B, C)` from one input, the images `(B, 3, H, W)`."""
+        """Compute logits `(B, C)` from a single input, the images `(B, 3, H, W)`."""
         (images,) = inputs
         vit: Any = self.vit
         logits: Tensor = self.head(self.head.pool(vit.forward_features(images)))
@@ -51,7 +51,7 @@ class LoraViT(nn.Module):
 
     @property
     def n_trainable(self) -> int:
-        """Parameters that get a gradient: adapters and head."""
+        """The number of trained parameters: adapters and head."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
 
@@ -60,10 +60,10 @@ class LoraChoice:
     """The configuration chosen on val.
 
     Attributes:
-        config: Its hyperparameters.
-        val: Its metrics on val by name.
-        trainable_parameters: Of adapters and head.
-        wall_seconds: Of decoding train and val, and of training and measuring all that was tried.
+        config: The hyperparameters.
+        val: The metrics on val by name.
+        trainable_parameters: The number of trained parameters of adapters and head.
+        wall_seconds: Time for decoding train and val, and for training and measuring all configurations.
     """
 
     config: LaneConfig
@@ -73,12 +73,12 @@ class LoraChoice:
 
 
 def choose_lora(prepared: Prepared, configs: Sequence[LaneConfig], say: Callable[[str], None]) -> LoraChoice:
-    """Train every configuration on train, one after the other, and choose on val. Test is not opened.
+    """Train every configuration on train, one after the other, and choose on val. The test data is not used.
 
     Args:
-        prepared: The task, the backbone, and the study whose epochs, batch size and seed hold.
-        configs: What to try.
-        say: Told what every configuration had on val after every epoch.
+        prepared: The task, the backbone, and the study with the epochs, batch size and seed.
+        configs: The configurations to try.
+        say: Called with the scores on val of each configuration.
     """
     started = time.perf_counter()
     train_data, val_data = (_images_of(split, prepared) for split in (prepared.data.train, prepared.data.val))
@@ -94,11 +94,11 @@ def choose_lora(prepared: Prepared, configs: Sequence[LaneConfig], say: Callable
 
 
 def retrain_lora(prepared: Prepared, config: LaneConfig) -> dict[str, float]:
-    """Train a configuration anew on train and val together, and measure it on test, once.
+    """Train a configuration again on train and val together, and measure it once on test.
 
     Args:
-        prepared: As `choose_lora`.
-        config: What it chose.
+        prepared: As in `choose_lora`.
+        config: The configuration that `choose_lora` chose.
     """
     data = prepared.data
     module = new_lora(prepared, derive_seed(prepared.study.seed, "retraining", 0))
@@ -107,7 +107,7 @@ def retrain_lora(prepared: Prepared, config: LaneConfig) -> dict[str, float]:
 
 
 def new_lora(prepared: Prepared, seed: int) -> LoraViT:
-    """LoRA on the backbone's network, which it leaves alone; with `B = 0` it starts as the linear probe does."""
+    """Add LoRA to a copy of the backbone's network. With `B = 0` it starts as a linear probe does."""
     spec, backbone = prepared.spec, prepared.backbone
     assert isinstance(backbone, TimmViT)
     with torch.random.fork_rng(devices=[]):
@@ -122,14 +122,14 @@ def train_lora(
     """Train a module in place.
 
     Args:
-        module: From images to logits.
-        config: Its hyperparameters.
-        data: Images to learn from, see `_images_of`.
-        prepared: As `choose_lora`.
-        val_data: Images to measure on after every epoch.
+        module: The module, from images to logits.
+        config: The hyperparameters.
+        data: The training images, see `_images_of`.
+        prepared: As in `choose_lora`.
+        val_data: The images to measure on after every epoch.
 
     Returns:
-        Metrics on val by name, epoch by epoch; none without val.
+        The metrics on val by name, epoch by epoch; empty without `val_data`.
     """
     study, measured = prepared.study, []
     steps_per_epoch = n_batches(len(data), study.batch_size)
@@ -148,7 +148,7 @@ def train_lora(
 
 
 def _images_of(split: Split, prepared: Prepared) -> StageData:
-    """A split's images as a backbone's input, decoded once: `(n, 1, 3, H, W)`, the only stage that LoRA reads."""
+    """Decode a split's images once, as the single stage that LoRA reads: `(n, 1, 3, H, W)`."""
     images = torch.stack([prepared.backbone.transform(split.open(index)) for index in range(split.n_images)])
     labels = torch.from_numpy(np.array(split.labels))
     return StageData(images[:, None].numpy(), labels, prepared.data.n_classes)

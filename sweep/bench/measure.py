@@ -1,4 +1,4 @@
-"""Timing rows side by side."""
+"""Measure the rows of a benchmark in turns."""
 
 import gc
 import importlib.metadata
@@ -23,16 +23,19 @@ from sweep.machine.precision import product_dtype
 REPETITIONS = 5
 FEWEST_REPETITIONS = 3
 ENOUGH_SECONDS = 60
-"""Once rows have been repeated for this long, three repetitions will do."""
+"""Once the rows have been repeated for this long, three repetitions are enough."""
 
 CHECK_STEPS = 4
 CHECK_LANES = 2
 LARGEST_DIFFERENCE = 0.01
-"""Between two rows' weights, relative to how far training moved them. Adam divides by the size of a gradient, so
-rounding in a gradient near zero becomes a step; anything but rounding gives differences near 1."""
+"""The largest difference between two rows' weights that is accepted, relative to how far training moved them.
+
+Adam divides by the size of a gradient, so rounding in a gradient near zero becomes a visible step. A difference in
+method gives values near 1.
+"""
 
 DIRECT_LANES_BYTES = 9 * 2**30
-"""`vmap_direct` is given no more lanes than need about this much."""
+"""`vmap_direct` gets at most as many lanes as need about this much memory."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Of at least one value."""
+        """Summarise at least one value."""
         return cls(statistics.median(values), min(values), max(values))
 
 
@@ -54,15 +57,16 @@ class Measured:
     """One row of the table.
 
     Attributes:
-        name: Of the row.
-        what: One line.
-        n_lanes: Configurations one measured step trained.
-        step_seconds: Of one step of one configuration.
-        seconds_per_config: Of all its steps, and of its share of the feature pass where the row uses the cache.
-        configs_per_hour: 3600 over that.
-        ratio_to_sequential: In configurations per hour, repetition by repetition.
-        peak_memory_bytes: Of so many lanes; None where the process that measures it failed.
-        floor_share: Useful FLOPs over the machine's matrix-product rate, as a share of the step's time.
+        name: Name of the row.
+        what: Its description, in one line.
+        n_lanes: Configurations that one measured step trains.
+        step_seconds: Seconds of one step, for one configuration.
+        seconds_per_config: Seconds of all steps of a configuration, with its share of the feature pass if the row reads
+            the cache.
+        configs_per_hour: 3600 divided by `seconds_per_config`.
+        ratio_to_sequential: Ratio of configurations per hour to the row `sequential`, for each repetition.
+        peak_memory_bytes: Peak memory of `n_lanes` lanes; None if the process that measures it failed.
+        floor_share: Time that the useful FLOPs need at the machine's rate of matrix products, as a share of the step.
     """
 
     name: str
@@ -81,14 +85,14 @@ class Benchmark:
     """A finished benchmark.
 
     Attributes:
-        rows: One a way of training.
-        ratios: Configurations per hour, ours over each row's, repetition by repetition.
-        step_ratios: Seconds of a training step of one configuration, each row's over ours.
-        largest_weight_difference: Of the rows that train the same configurations, see `LARGEST_DIFFERENCE`.
-        feature_pass: Throughput.
-        gemm_flops_per_second: Of fp32 matrix products of 2048, measured in this run.
-        profile: Where a step of `sweep` goes, see `profile_step`.
-        notes: What the table does not say by itself.
+        rows: One row for each way of training.
+        ratios: Configurations per hour of `sweep` divided by those of each row, for each repetition.
+        step_ratios: Seconds of a training step of each row divided by those of `sweep`, per configuration.
+        largest_weight_difference: Between the rows that train the same configurations; see `LARGEST_DIFFERENCE`.
+        feature_pass: Throughput of the feature pass.
+        gemm_flops_per_second: Rate of fp32 matrix products of size 2048, measured in this run.
+        profile: The parts of a step of `sweep`; see `profile_step`.
+        notes: Remarks to print below the table.
     """
 
     rows: list[Measured]
@@ -105,8 +109,8 @@ def run_benchmark(workload: Workload, say: Callable[[str], None]) -> Benchmark:
     """Measure every row on one workload.
 
     Args:
-        workload: With its backbone.
-        say: Told what happens.
+        workload: The workload, with its backbone.
+        say: Called with messages about the progress.
 
     Raises:
         SweepError: Two rows that should train the same weights do not.
@@ -146,7 +150,7 @@ def run_benchmark(workload: Workload, say: Callable[[str], None]) -> Benchmark:
     assert isinstance(rows["sweep"], SweepRow)
     profile = profile_step(rows["sweep"])
     del rows
-    gc.collect()  # a stack refers to itself, and the processes that follow need the memory
+    gc.collect()  # a stack refers to itself, and the next processes need the memory
 
     feature_seconds = sizes.n_images / feature_pass.images_per_second
     share = {name: 0.0 if name in ON_IMAGES else feature_seconds / sizes.n_parallel for name in names}
@@ -192,19 +196,19 @@ def _ratio(theirs: Sequence[float], ours: Sequence[float]) -> Spread:
 
 
 def direct_lanes_that_fit(sizes: Sizes, shape: Shape) -> int:
-    """How many lanes of `vmap_direct` fit in about `DIRECT_LANES_BYTES`, at least two.
+    """Return how many lanes of `vmap_direct` fit in about `DIRECT_LANES_BYTES`, at least two.
 
-    Each keeps about five streams of `(B, L, D)` a module, in fp32.
+    Each lane keeps about five fp32 streams of `(B, L, D)` per module.
     """
     stream_bytes = 4 * sizes.batch_size * shape.tokens * shape.width
     return max(2, DIRECT_LANES_BYTES // (5 * stream_bytes * (shape.n_stages - 1)))
 
 
 def fastest_direct_lanes(workload: Workload, most: int) -> int:
-    """Lanes with which a step of `vmap_direct` costs least a lane.
+    """Return the number of lanes with which a step of `vmap_direct` costs least per lane.
 
-    Few, where a few lanes' streams fit a processor's caches; many, where a GPU has to be filled. Two, eight and as many
-    as may be are tried.
+    A few lanes are best if their streams fit into a processor's caches, and many lanes if a GPU has to be kept busy.
+    Two lanes, eight, and the largest allowed number are tried.
     """
     fit = direct_lanes_that_fit(workload.sizes, workload.shape)
     candidates = sorted({min(n_lanes, fit, most) for n_lanes in (2, 8, most)})
@@ -215,7 +219,7 @@ def fastest_direct_lanes(workload: Workload, most: int) -> int:
 
 
 def time_rows(rows: Mapping[str, Row], device: torch.device, repetitions: int = REPETITIONS) -> dict[str, list[float]]:
-    """Seconds of a step of one configuration: rows in turns, repetition by repetition, after one step to warm up."""
+    """Measure the seconds of a step per configuration: rows take turns, after one step to warm up."""
     for row in rows.values():
         row.step()
     synchronise(device)
@@ -236,10 +240,12 @@ def weight_difference(workload: Workload) -> float:
     """Train two configurations by every row that should give the same weights.
 
     Returns:
-        The largest distance between a row's weights and `sequential_cached`'s, over lanes, relative to the distance
-        that training moved them.
+        The largest distance over lanes between a row's weights and those of `sequential_cached`, relative to the
+        distance that training moved them.
     """
-    sizes = replace(workload.sizes, n_parallel=CHECK_LANES, precision="fp32")  # rounding is no difference in method
+    sizes = replace(
+        workload.sizes, n_parallel=CHECK_LANES, precision="fp32"
+    )  # a difference in rounding would not be one in method
     small = replace(workload, sizes=sizes)
     lanes = range(CHECK_LANES)
     trained: dict[str, list[dict[str, torch.Tensor]]] = {}
@@ -268,7 +274,7 @@ def _distance(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> f
 
 
 def gemm_flops_per_second(device: torch.device, dtype: torch.dtype = torch.float32, n: int = 2048) -> float:
-    """This machine's rate of matrix products, the best of ten."""
+    """Measure this machine's rate of matrix products, the best of ten."""
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(10):
@@ -281,7 +287,7 @@ def gemm_flops_per_second(device: torch.device, dtype: torch.dtype = torch.float
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Describe the machine that the measurements were made on."""
     name = platform.processor() or platform.machine()
     cpuinfo = "/proc/cpuinfo"
     if os.path.exists(cpuinfo):
@@ -297,6 +303,6 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of what the figures depend on."""
+    """Return the versions of the packages that the measurements depend on."""
     packages = ("sweep", "torch", "timm", "numpy", "numba", *(["peft"] if has_peft() else []))
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}

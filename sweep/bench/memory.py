@@ -1,4 +1,4 @@
-"""Peak memory of a row, measured in a process of its own.
+"""Measure the peak memory of a row in a process of its own.
 
 python -m sweep.bench.memory '{"row": "sweep", "n_lanes": 4, "sizes": {…}, "shape": {…}}'
 """
@@ -21,31 +21,31 @@ STEPS = 3
 
 
 def peak_memory_bytes(row: str, n_lanes: int, sizes: Sizes, shape: Shape) -> int:
-    """Peak memory of some training steps of a row: what they add to a process that has imported everything.
+    """Measure the peak memory of a few training steps: what they add to a process that has imported everything.
 
-    Weights of the backbone, where it runs, are part of it; the batch of features or images is too. On a GPU it is
-    PyTorch's `max_memory_allocated`, on a CPU the rise of the resident set.
+    The batch of features or images is included, and so are the backbone's weights if it runs. On a GPU this is
+    PyTorch's `max_memory_allocated`, on a CPU the growth of the resident set.
 
     Raises:
-        SweepError: The process ended without an answer, as it does when memory ends.
+        SweepError: The process ended without a result, as happens when memory runs out.
     """
     request = json.dumps({"row": row, "n_lanes": n_lanes, "sizes": asdict(sizes), "shape": asdict(shape)})
     command = [sys.executable, "-m", "sweep.bench.memory", request]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["killed"])[-1]
-        raise SweepError(f"the row {row} with {n_lanes} lanes did not end: {last}")
+        raise SweepError(f"the row {row} with {n_lanes} lanes did not finish: {last}")
     return int(done.stdout.split()[-1])
 
 
 class PeakMemory:
-    """Peak memory of this process from lap to lap, above what it held when this was made.
+    """Measures the peak memory of this process in laps, above what it held when this object was created.
 
-    On a GPU it is PyTorch's, on a CPU the resident set, mapped features included. Where the system cannot forget a
-    peak, as Linux can, a lap has the largest so far.
+    On a GPU this is PyTorch's peak; on a CPU it is the resident set, including mapped features. Linux can reset the
+    peak. On other systems a lap returns the largest peak so far.
 
     Args:
-        device: Where the work is done.
+        device: The device that does the work.
     """
 
     def __init__(self, device: torch.device):
@@ -55,7 +55,7 @@ class PeakMemory:
         self._before = 0 if device.type == "cuda" else _resident_bytes()
 
     def lap(self) -> int:
-        """Bytes at the peak since the last lap; the next one begins here."""
+        """Return the peak in bytes since the last lap, and start the next lap."""
         if self._device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self._device)
             torch.cuda.reset_peak_memory_stats(self._device)
@@ -81,9 +81,9 @@ def _measure(request: str) -> int:
 
 
 def _resident_bytes() -> int:
-    """The largest resident set so far.
+    """Return the largest resident set so far.
 
-    Linux hands `ru_maxrss` on to a child, so a small child of a large process would not see its own.
+    On Linux a child process inherits `ru_maxrss`, so a small child of a large process would not see its own value.
     """
     status = Path("/proc/self/status")
     if status.is_file():

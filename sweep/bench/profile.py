@@ -1,4 +1,4 @@
-"""Where a training step of `sweep` goes."""
+"""Divide the time of a training step of `sweep` into its parts."""
 
 import os
 from collections.abc import Callable
@@ -10,10 +10,10 @@ from sweep.bench.rows import BATCH, GRADIENTS, OPTIMIZER, SweepRow
 from sweep.side_networks.cpu.trunk import is_compiled
 
 SHARED_PRODUCTS = ("aten::mm", "aten::addmm_")
-"""Products with frozen streams, one for all lanes; what lanes multiply of their own are batched products."""
+"""Products with frozen streams, which all lanes share. Products of single lanes are batched products instead."""
 
 TASKS = "_PooledTrunk"
-"""Our `autograd.Function`: what it does itself, and not by PyTorch, are the compiled tasks."""
+"""Our `autograd.Function`. Time that it spends outside PyTorch is that of the compiled tasks."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Part:
     """A part of a training step.
 
     Attributes:
-        name: What is done in it.
-        seconds: Of one configuration.
-        flops: Of one configuration, where the part is matrix products alone; else None.
+        name: What the part does.
+        seconds: Seconds per configuration.
+        flops: FLOPs per configuration if the part has matrix products only; else None.
     """
 
     name: str
@@ -32,21 +32,21 @@ class Part:
 
 
 def profile_step(row: SweepRow) -> list[Part]:
-    """Take one training step apart.
+    """Profile one training step.
 
     Args:
-        row: Has taken a step before.
+        row: The row, which must have taken a step before.
 
     Returns:
-        The parts, which together are the step. Empty where it is not compiled rank space that runs: plain PyTorch's
-        operators are mixed in all parts, and a GPU's are not told apart by the host's clock.
+        The parts, which together make up the step. Empty unless compiled rank space runs: in plain PyTorch the same
+        operators occur in all parts, and on a GPU the host's clock cannot separate them.
     """
     workload = row.workload
     if workload.spec.form != "rank space" or not is_compiled(
         workload.sizes.rank, workload.device, row.stack.like.dtype
     ):
         return []
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # that there is no GPU is no error
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # a missing GPU is not an error
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         row.step()
     events = profiler.key_averages()

@@ -1,4 +1,4 @@
-"""A benchmark as a table, as JSON and as a plot."""
+"""Show a benchmark as a table, as JSON and as a plot."""
 
 import json
 from dataclasses import asdict
@@ -29,7 +29,7 @@ def _common(sizes: Sizes | SearchSizes | AccuracySizes) -> dict[str, Any]:
 
 
 def benchmark_json(benchmark: Benchmark, sizes: Sizes) -> dict[str, Any]:
-    """Everything measured; `rows`, `ratios`, `machine` and `versions` keep their keys."""
+    """Return everything that was measured. The keys `rows`, `ratios`, `machine` and `versions` do not change."""
     content = asdict(benchmark)
     content["ratios"] = {name: spread.median for name, spread in benchmark.ratios.items()}
     content["ratio_spreads"] = {name: asdict(spread) for name, spread in benchmark.ratios.items()}
@@ -37,7 +37,7 @@ def benchmark_json(benchmark: Benchmark, sizes: Sizes) -> dict[str, Any]:
 
 
 def scaling_json(points: list[Point], sizes: Sizes) -> dict[str, Any]:
-    """Every point of the scaling suite, and what further lanes add to memory."""
+    """Return every point of the scaling suite, and how much memory each further lane adds."""
     memory = {name: asdict(further) for name, further in memory_of_further_lanes(points).items()}
     return {"scaling": [asdict(point) for point in points], "memory_of_further_lanes": memory, **_common(sizes)}
 
@@ -51,7 +51,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     try:
         write_atomically(path, lambda partial: partial.write_text(json.dumps(content, indent=2)))
     except OSError as error:
-        raise SweepError(f"cannot write {path}: {error.strerror}; give --json another file") from error
+        raise SweepError(f"cannot write {path}: {error.strerror}; choose another file with --json") from error
 
 
 def _spread(spread: Spread, digits: int = 1) -> str:
@@ -90,7 +90,8 @@ def show_benchmark(console: Console, benchmark: Benchmark, sizes: Sizes) -> None
     for name, spread in benchmark.ratios.items():
         step = benchmark.step_ratios[name]
         console.print(
-            f"sweep over {name}: {_spread(spread)} x configurations per hour; {_spread(step)} x per training step",
+            f"sweep compared with {name}: {_spread(spread)} x configurations per hour; "
+            f"{_spread(step)} x per training step",
             highlight=False,
         )
     memory = {row.name: row for row in benchmark.rows}
@@ -102,7 +103,7 @@ def show_benchmark(console: Console, benchmark: Benchmark, sizes: Sizes) -> None
             if ours.peak_memory_bytes is not None and theirs.peak_memory_bytes is not None:
                 shares += f", {ours.peak_memory_bytes / theirs.peak_memory_bytes:.0%} of the memory"
             console.print(
-                f"one LAST configuration (sequential) against {other}: {shares}",
+                f"one LAST configuration (sequential) compared with {other}: {shares}",
                 highlight=False,
             )
     passed = benchmark.feature_pass
@@ -113,13 +114,15 @@ def show_benchmark(console: Console, benchmark: Benchmark, sizes: Sizes) -> None
         highlight=False,
     )
     if benchmark.profile:
-        console.print("a step of sweep, by PyTorch's profiler: " + _profile(benchmark.profile), highlight=False)
+        console.print(
+            "parts of a step of sweep, by PyTorch's profiler: " + _profile(benchmark.profile), highlight=False
+        )
     for note in benchmark.notes:
         console.print(f"note: {note}", highlight=False)
 
 
 def _profile(parts: list[Part]) -> str:
-    """Milliseconds a configuration and shares, and of matrix products their rate."""
+    """Format milliseconds per configuration, shares, and the rate of matrix products."""
     whole = sum(part.seconds for part in parts)
     rates = ["" if part.flops is None else f" at {part.flops / part.seconds / 1e9:.0f} GFLOP/s" for part in parts]
     return ", ".join(
@@ -129,7 +132,7 @@ def _profile(parts: list[Part]) -> str:
 
 
 def show_scaling(console: Console, points: list[Point]) -> None:
-    """Print a line a point."""
+    """Print one line for each point."""
     table = Table(title="sweep, one training step", caption="medians (lowest–highest) of repetitions in turns")
     for column in ("varied", "N", "K", "r", "L", "D", "ms/lane", "MiB/lane", "x vmap_direct", "x sequential_cached"):
         table.add_column(column, justify="right")
@@ -145,18 +148,18 @@ def show_scaling(console: Console, points: list[Point]) -> None:
     console.print(table)
     for name, memory in memory_of_further_lanes(points).items():
         console.print(
-            f"{name}, up to {memory.n_lanes} lanes: {memory.bytes_per_lane / 2**20:.1f} MiB for every further lane",
+            f"{name}, up to {memory.n_lanes} lanes: {memory.bytes_per_lane / 2**20:.1f} MiB for each further lane",
             highlight=False,
         )
 
 
 def search_json(benchmark: SearchBenchmark, sizes: SearchSizes) -> dict[str, Any]:
-    """Every run of every arm of the search suite."""
+    """Return every run of every arm of the search suite."""
     return {**asdict(benchmark), **_common(sizes)}
 
 
 def show_search(console: Console, benchmark: SearchBenchmark, sizes: SearchSizes) -> None:
-    """Print a line an arm."""
+    """Print one line for each arm."""
     table = Table(title=f"best val top-1 of complete trials after {sizes.wall_seconds:g} s, medians (lowest–highest)")
     shares = (0.1, 0.25, 0.5, 1)
     headings = [f"{share * sizes.wall_seconds:g} s" for share in shares]
@@ -169,8 +172,8 @@ def show_search(console: Console, benchmark: SearchBenchmark, sizes: SearchSizes
         table.add_row(name, *best, f"{complete:g}", f"{pruned:g}", f"at least {occupied:.1%}")
     console.print(table)
     console.print(
-        f"sweep with rungs reached the final accuracy of Optuna one at a time {_spread(benchmark.speedup_over_optuna)} "
-        f"times faster",
+        f"sweep with rungs was {_spread(benchmark.speedup_over_optuna)} times as fast as Optuna with one trial at a "
+        f"time in reaching the final accuracy of the latter",
         highlight=False,
     )
 
@@ -180,7 +183,7 @@ def _accuracy_common(sizes: AccuracySizes) -> dict[str, Any]:
 
 
 def accuracy_json(benchmark: AccuracyBenchmark, sizes: AccuracySizes) -> dict[str, Any]:
-    """Every row of the accuracy suite so far, and LAST against each other method; all keys stay."""
+    """Return every row of the accuracy suite so far, and LAST compared with each other method. Keys do not change."""
     against = {method: benchmark.against(method) for method in (PROBE, LORA)}
     return {
         **asdict(benchmark),
@@ -190,10 +193,10 @@ def accuracy_json(benchmark: AccuracyBenchmark, sizes: AccuracySizes) -> dict[st
 
 
 def measured_rows(path: Path, sizes: AccuracySizes) -> list[AccuracyRow]:
-    """What an interrupted accuracy suite left in the file that this one is to write; nothing where there is no file.
+    """Read the rows that an interrupted accuracy suite has written to a file; none if there is no file.
 
     Raises:
-        UsageError: The file holds something else, or was measured otherwise.
+        UsageError: The file has other contents, or was measured with other sizes, versions or another machine.
     """
     if not path.exists():
         return []
@@ -203,17 +206,19 @@ def measured_rows(path: Path, sizes: AccuracySizes) -> list[AccuracyRow]:
         rows = [AccuracyRow.of(row) for row in content["rows"]]
         same = all(content[name] == value for name, value in common.items())
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UsageError(f"{path} is no report of --suite accuracy: {error}; give --json another file") from error
+        raise UsageError(
+            f"{path} is not a report of --suite accuracy: {error}; choose another file with --json"
+        ) from error
     if not same:
         raise UsageError(
             f"{path} was measured with other sizes or another study, on another machine or with other versions; "
-            f"give --json another file, or what it was begun with, to go on"
+            f"choose another file with --json, or use what it was started with"
         )
     return rows
 
 
 def show_accuracy(console: Console, benchmark: AccuracyBenchmark, sizes: AccuracySizes) -> None:
-    """Print a line a task and method, and how LAST compares."""
+    """Print one line for each task and method, and how LAST compares."""
     table = Table(
         title=f"{sizes.suite} at {sizes.image_size} px, {sizes.epochs} epochs: top-1 (%); chosen on val, trained again "
         "on train and val, tested once",
@@ -242,7 +247,7 @@ def show_accuracy(console: Console, benchmark: AccuracyBenchmark, sizes: Accurac
         if (comparison := benchmark.against(method)) is not None:
             groups = ", ".join(f"{group} {points:+.1f}" for group, points in comparison.group_points.items())
             console.print(
-                f"last over {method}, {len(comparison.tasks)} tasks: {comparison.points:+.1f} points on test "
+                f"last compared with {method}, {len(comparison.tasks)} tasks: {comparison.points:+.1f} points on test "
                 f"({groups}); "
                 f"{method} took {comparison.tune_seconds_ratio:.2g} times as long to tune",
                 highlight=False,
@@ -251,7 +256,7 @@ def show_accuracy(console: Console, benchmark: AccuracyBenchmark, sizes: Accurac
 
 
 def write_search_plot(path: Path, benchmark: SearchBenchmark, sizes: SearchSizes) -> None:
-    """Best val top-1 against seconds, the median over seeds with lowest and highest, as HTML without a network."""
+    """Plot the best val top-1 against seconds (median, lowest and highest over seeds), as an HTML file."""
     from plotly.graph_objects import Figure, Scatter
 
     figure = Figure()
@@ -274,7 +279,7 @@ def write_search_plot(path: Path, benchmark: SearchBenchmark, sizes: SearchSizes
 
 
 def write_plot(path: Path, points: list[Point]) -> None:
-    """Configurations per hour and peak memory against `N`, as an HTML file that needs no network."""
+    """Plot configurations per hour and peak memory against `N`, as an HTML file that needs no network."""
     from plotly.graph_objects import Figure, Scatter
     from plotly.subplots import make_subplots
 

@@ -1,4 +1,4 @@
-"""The ways of training that are compared. Each row is built from a workload and makes one optimizer step at a time."""
+"""The ways of training that are compared. Each row is built from a workload and takes one training step at a time."""
 
 import copy
 import importlib.util
@@ -19,7 +19,7 @@ from sweep.training.engine import Stack
 from sweep.training.optim import LaneOptimizers
 
 BATCH, GRADIENTS, OPTIMIZER = "sweep bench: batch", "sweep bench: gradients", "sweep bench: optimizer"
-"""Parts of a stack's step, as PyTorch's profiler shows them."""
+"""The parts of a stack's step, with their names in PyTorch's profiler."""
 
 
 class Row(Protocol):
@@ -27,22 +27,22 @@ class Row(Protocol):
 
     Attributes:
         n_lanes: Configurations that one step trains.
-        useful_flops: Of one step: the direct form's arithmetic, whichever way it is computed, and the backbone's
-            where it runs.
+        useful_flops: FLOPs of one step: those of the direct form, however the row computes it, and those of the
+            backbone if it runs.
     """
 
     n_lanes: int
     useful_flops: float
 
     def step(self) -> None:
-        """One optimizer step for all lanes."""
+        """Take one optimizer step for all lanes."""
 
 
 def last_step_flops(workload: Workload) -> float:
-    """Useful FLOPs of one LAST training step of one lane in the direct form.
+    """Return the useful FLOPs of one LAST training step of one lane in the direct form.
 
-    Projections are counted forward, for their weights' gradient and for their input's: the first module's too, whose
-    norm learns through it. Attention has two products forward and four backward.
+    Projections count three times: forward, for the gradient of their weights, and for that of their input. That
+    includes the first module, whose norm is trained. Attention has two products forward and four backward.
     """
     B, L, D, r = workload.sizes.batch_size, workload.shape.tokens, workload.shape.width, workload.sizes.rank
     K = workload.shape.n_stages - 1
@@ -59,7 +59,7 @@ def _flops_of(function: Callable[[], object]) -> float:
 
 
 def _adamw(module: nn.Module, config: LaneConfig) -> torch.optim.Optimizer:
-    """AdamW as lanes have it: decay on matrices, none on biases and norms."""
+    """Return AdamW as lanes use it: weight decay on matrices, none on biases and norms."""
     params = [p for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in params if p.dim() > 1], "weight_decay": config.weight_decay},
@@ -70,7 +70,7 @@ def _adamw(module: nn.Module, config: LaneConfig) -> torch.optim.Optimizer:
 
 
 class _PlainLoop(ABC):
-    """A module, its loss and its optimizer as a PyTorch user writes them: one configuration at a time."""
+    """Trains one configuration at a time, as a PyTorch user would write it."""
 
     n_lanes = 1
 
@@ -81,10 +81,10 @@ class _PlainLoop(ABC):
 
     @abstractmethod
     def inputs(self) -> Any:
-        """What the module takes."""
+        """The inputs of the module."""
 
     def step(self) -> None:
-        """Forward, backward, update."""
+        """Take one step: forward, backward, update."""
         loss = F.cross_entropy(self.module(self.inputs()), self.workload.labels)
         self.optimizer.zero_grad()
         loss.backward()
@@ -96,17 +96,17 @@ class _PlainLoop(ABC):
 
 
 def _direct(workload: Workload, lane: int) -> nn.Module:
-    """The lane's module in the direct form, started as `sweep run` starts it."""
+    """Build a lane's module in the direct form, with the initial weights that `sweep run` gives it."""
     module = workload.spec.plain(workload.sizes.rank)
     module.load_state_dict(workload.spec.lane(workload.sizes.rank, workload.seed_of(lane)).state_dict())
     return module
 
 
 class Sequential(_PlainLoop):
-    """One configuration at a time, the backbone's forward in every step: the paper's recipe.
+    """Trains one configuration at a time, with the backbone's forward pass in every step: the paper's recipe.
 
-    The backbone runs without gradients and with PyTorch's fused attention. Features are rounded to fp16 as the cache
-    rounds them, so that all rows compute one function.
+    The backbone runs without gradients and with PyTorch's fused attention. Features are rounded to fp16 as in the
+    cache, so that all rows compute the same function.
     """
 
     def __init__(self, workload: Workload, lane: int = 0):
@@ -118,25 +118,25 @@ class Sequential(_PlainLoop):
         self.useful_flops = last_step_flops(workload) + _flops_of(lambda: backbone.stages(images))
 
     def inputs(self) -> list[Tensor]:
-        """Stages from the backbone."""
+        """The stages, computed by the backbone."""
         return [stage.half().float() for stage in self.backbone.stages(self.images)]
 
 
 class SequentialCached(_PlainLoop):
-    """One configuration at a time over the feature cache."""
+    """Trains one configuration at a time from the feature cache."""
 
     def __init__(self, workload: Workload, lane: int = 0):
         super().__init__(_direct(workload, lane), workload, workload.configs[lane])
         self.useful_flops = last_step_flops(workload)
 
     def inputs(self) -> list[Tensor]:
-        """Stages from the cache."""
+        """The stages, read from the cache."""
         like = next(self.module.parameters())
         return self.workload.features.batch(torch.arange(len(self.workload.features)), like)[0]
 
 
 class _StackRow:
-    """Lanes in one stack, over the feature cache."""
+    """Trains lanes in one stack from the feature cache."""
 
     def __init__(self, workload: Workload, modules: list[nn.Module]):
         configs = workload.configs[: len(modules)]
@@ -151,7 +151,7 @@ class _StackRow:
         self.useful_flops = self.n_lanes * last_step_flops(workload)
 
     def step(self) -> None:
-        """What `sweep.training.engine.train` does for a batch."""
+        """Do what `sweep.training.engine.train` does for a batch."""
         with record_function(BATCH):
             stages, labels = self.data.batch(torch.arange(len(self.data)), self.stack.like)
         with record_function(GRADIENTS):
@@ -165,14 +165,14 @@ class _StackRow:
 
 
 class VmapDirect(_StackRow):
-    """The torch.func recipe: `stack_module_state` and `vmap` over the direct form."""
+    """Trains by the torch.func recipe: `stack_module_state` and `vmap` over the direct form."""
 
     def __init__(self, workload: Workload, n_lanes: int):
         super().__init__(workload, [_direct(workload, lane) for lane in range(n_lanes)])
 
 
 class SweepRow(_StackRow):
-    """What `sweep run` does."""
+    """Trains as `sweep run` does."""
 
     def __init__(self, workload: Workload, n_lanes: int):
         rank, spec = workload.sizes.rank, workload.spec
@@ -180,13 +180,13 @@ class SweepRow(_StackRow):
 
     @property
     def shared_product_flops(self) -> float:
-        """Of one lane's step in rank space: queries, keys and values of all modules, forward and for their weights."""
+        """Return the FLOPs of the shared products in a lane's step: queries, keys and values, forward and backward."""
         B, shape, r = self.workload.sizes.batch_size, self.workload.shape, self.workload.sizes.rank
         return 2.0 * 2 * (shape.n_stages - 1) * 3 * r * shape.width * B * shape.tokens
 
 
 class _OnImages(_PlainLoop):
-    """A copy of the backbone, trained on images."""
+    """Trains a copy of the backbone on images."""
 
     def __init__(self, backbone: nn.Module, workload: Workload):
         head = nn.Linear(workload.shape.width, N_CLASSES)
@@ -208,17 +208,17 @@ def _own_vit(workload: Workload) -> nn.Module:
 
 
 def full_finetune(workload: Workload) -> Row:
-    """All of the backbone's weights, and a head."""
+    """Build the row that trains all weights of the backbone, and a head."""
     return _OnImages(_own_vit(workload), workload)
 
 
 def lora(workload: Workload) -> Row:
-    """LoRA of the workload's rank, and a head."""
+    """Build the row that trains LoRA with the workload's rank, and a head."""
     return _OnImages(with_lora(_own_vit(workload), workload.sizes.rank), workload)
 
 
 def with_lora(vit: nn.Module, rank: int) -> nn.Module:
-    """The ViT with LoRA (peft) on queries, keys and values of every block; of its weights only these get gradients."""
+    """Add LoRA (peft) to the queries, keys and values of every block of a ViT, and freeze all other weights."""
     from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=["qkv"])
@@ -227,12 +227,12 @@ def with_lora(vit: nn.Module, rank: int) -> nn.Module:
 
 
 def has_peft() -> bool:
-    """Whether LoRA can be measured."""
+    """Whether peft is installed, so that LoRA can be measured."""
     return importlib.util.find_spec("peft") is not None
 
 
 class LinearProbeRow(_PlainLoop):
-    """The head alone on the last stage's pooled features, one configuration at a time."""
+    """Trains only a head on the pooled features of the last stage, one configuration at a time."""
 
     def __init__(self, workload: Workload):
         probe = workload.spec.pooled_probe(-1, workload.seed_of(0))
@@ -242,7 +242,7 @@ class LinearProbeRow(_PlainLoop):
         self.useful_flops = 6.0 * workload.sizes.batch_size * workload.shape.width * N_CLASSES
 
     def inputs(self) -> list[Tensor]:
-        """Pooled stages."""
+        """The pooled stages."""
         return self.data.batch(torch.arange(len(self.data)), next(self.module.parameters()))[0]
 
 
@@ -258,7 +258,7 @@ ROWS: dict[str, tuple[str, Callable[[Workload, int], Row]]] = {
         lambda workload, n_lanes: LinearProbeRow(workload),
     ),
 }
-"""By name: what a row is, and how it is built for a number of lanes."""
+"""For each row by name: its description, and a function that builds it for a number of lanes."""
 
 ON_IMAGES = ("sequential", "lora", "full_finetune")
 STACKED = ("vmap_direct", "sweep")

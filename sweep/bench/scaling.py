@@ -1,4 +1,4 @@
-"""Cost and memory of a lane against the number of lanes and against every size."""
+"""Measure how the cost and the memory of a lane depend on the number of lanes and on every size."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from sweep.bench.workload import Shape, Sizes, Workload
 from sweep.errors import SweepError
 
 BASE = Shape(n_stages=13, tokens=65, width=384)
-"""A ViT-S/14 at 112 px, every block tapped."""
+"""The sizes of a ViT-S/14 at 112 px with a stage after every block."""
 
 VARIED_LANES = 8
 SLOWEST_STEP_SECONDS = 20.0
@@ -27,13 +27,13 @@ class Point:
         rank: `r`.
         tokens: `L`.
         width: `D`.
-        step_seconds: Of one configuration, with `sweep`.
-        ratio_to_vmap_direct: Its step's seconds over ours.
-        ratio_to_sequential_cached: Its step's seconds over ours.
-        peak_memory_bytes: Of the whole stack.
-        vmap_direct_peak_memory_bytes: Of as many lanes in `vmap_direct`; None where they need too much, and where it
-            is not `N` that is varied.
-        configs_per_hour: Training steps alone.
+        step_seconds: Seconds of a step of `sweep`, per configuration.
+        ratio_to_vmap_direct: Seconds of a step of `vmap_direct` divided by those of `sweep`.
+        ratio_to_sequential_cached: Seconds of a step of `sequential_cached` divided by those of `sweep`.
+        peak_memory_bytes: Peak memory of the whole stack.
+        vmap_direct_peak_memory_bytes: Peak memory of as many lanes in `vmap_direct`; None if they need too much, or if
+            another size than `N` is varied.
+        configs_per_hour: Configurations per hour, for the training steps alone.
     """
 
     varied: str
@@ -51,14 +51,14 @@ class Point:
 
 
 def run_scaling(sizes: Sizes, say: Callable[[str], None]) -> Iterator[Point]:
-    """Double `N` until memory ends or a step takes 20 s, then vary one size at a time with eight lanes.
+    """Double `N` until memory runs out or a step takes 20 s, then vary one size at a time with eight lanes.
 
     Args:
-        sizes: `n_parallel` is the most lanes; backbone and image size are not used.
-        say: Told what happens.
+        sizes: `n_parallel` is the largest number of lanes. Backbone and image size are not used.
+        say: Called with messages about the progress.
 
     Yields:
-        Points, as they are measured.
+        Each point when it has been measured.
     """
     n_lanes = 1
     while n_lanes <= sizes.n_parallel:
@@ -77,11 +77,11 @@ def run_scaling(sizes: Sizes, say: Callable[[str], None]) -> Iterator[Point]:
 
 @dataclass(frozen=True)
 class LaneMemory:
-    """What every lane after the first adds to peak memory, from the fewest to the most lanes measured.
+    """How much each further lane adds to the peak memory, between the fewest and the most lanes measured.
 
     Attributes:
         n_lanes: The most lanes measured.
-        bytes_per_lane: What each further lane adds.
+        bytes_per_lane: Bytes that each further lane adds.
     """
 
     n_lanes: int
@@ -89,10 +89,10 @@ class LaneMemory:
 
 
 def memory_of_further_lanes(points: Sequence[Point]) -> dict[str, LaneMemory]:
-    """By name of a row, `sweep` and `vmap_direct`, where at least two numbers of lanes were measured.
+    """Return this for the rows `sweep` and `vmap_direct`, if at least two numbers of lanes were measured.
 
     Args:
-        points: Of the suite, as they came: those of `N` from the fewest lanes to the most.
+        points: The points of the suite in order; those that vary `N` go from the fewest lanes to the most.
     """
     of_n = [point for point in points if point.varied == "N"]
     measured = {
@@ -149,7 +149,7 @@ def _try(varied: str, sizes: Sizes, shape: Shape, say: Callable[[str], None]) ->
         return Spread.of([theirs / s for theirs, s in zip(seconds[name], ours, strict=True)])
 
     step = Spread.of(ours)
-    say(f"{label}: {1e3 * step.median:.1f} ms a lane and step, {memory / sizes.n_parallel / 2**20:.0f} MiB a lane")
+    say(f"{label}: {1e3 * step.median:.1f} ms per lane and step, {memory / sizes.n_parallel / 2**20:.0f} MiB per lane")
     return Point(
         varied,
         sizes.n_parallel,

@@ -1,4 +1,4 @@
-"""Best accuracy against seconds: sweep with and without rungs, and one trial after the other as Optuna users do it.
+"""Measure the best accuracy against time: sweep with and without rungs, and Optuna with one trial at a time.
 
 All arms search the space of `studies/lr_rank.py` on the same cached features, for the same wall time, in turns.
 """
@@ -39,7 +39,7 @@ from sweep.training.engine import EVALUATION_BATCH_SIZE
 from sweep.training.optim import schedule_factors
 
 MANY_TRIALS = 10_000
-"""More than any arm trains in its time."""
+"""More trials than any arm can train in its time."""
 
 RUNGS = Halving(eta=3, first_rung=1)
 WITH_RUNGS, OPTUNA = "sweep, rungs and refill", "Optuna, TPE and median pruner, one at a time"
@@ -47,15 +47,15 @@ WITH_RUNGS, OPTUNA = "sweep, rungs and refill", "Optuna, TPE and median pruner, 
 
 @dataclass(frozen=True)
 class SearchSizes:
-    """How much is searched.
+    """The sizes of the search benchmark.
 
     Attributes:
         image_size: Side of the backbone's input in pixels.
-        n_parallel: Lanes of sweep's arms.
-        epochs: Of every trial.
-        wall_seconds: Of every arm and seed.
-        n_seeds: Repetitions.
-        device: As PyTorch names it.
+        n_parallel: Lanes in the arms of sweep.
+        epochs: Epochs of every trial.
+        wall_seconds: Time for every arm and seed.
+        n_seeds: How many seeds each arm runs with.
+        device: PyTorch's name of the device.
     """
 
     image_size: int = 56
@@ -68,13 +68,13 @@ class SearchSizes:
 
 @dataclass(frozen=True)
 class ArmRun:
-    """One arm with one seed.
+    """The result of one arm with one seed.
 
     Attributes:
-        best: Seconds and the best val top-1 among trials complete by then, whenever it rose.
-        n_complete: Trials trained to their last epoch.
-        n_pruned: Trials stopped before.
-        occupied_share: Of the lanes, those that had a trial; 1 for one at a time.
+        best: Pairs of seconds and the best val top-1 among the trials complete by then, for each time it rose.
+        n_complete: Trials that were trained to their last epoch.
+        n_pruned: Trials that were stopped before it.
+        occupied_share: Share of the lanes that had a trial; 1 for one trial at a time.
     """
 
     best: list[tuple[float, float]]
@@ -83,22 +83,22 @@ class ArmRun:
     occupied_share: float
 
     def at(self, seconds: float) -> float:
-        """Best val top-1 by then; 0 before a trial is complete."""
+        """Return the best val top-1 by then; 0 before a trial is complete."""
         return max((value for when, value in self.best if when <= seconds), default=0.0)
 
     def seconds_to(self, value: float) -> float:
-        """When the best reached a value; infinite if it did not."""
+        """Return when the best score reached a value; infinite if it did not."""
         return min((when for when, best in self.best if best >= value), default=float("inf"))
 
 
 @dataclass(frozen=True)
 class SearchBenchmark:
-    """What came of it.
+    """The results of the search benchmark.
 
     Attributes:
-        arms: By name, one run a seed.
-        speedup_over_optuna: Seed by seed: the time of the sequential Optuna arm, over the seconds in which `sweep` with
-            rungs reached that arm's final accuracy; 0 where it never did.
+        arms: The runs of each arm by name, one for each seed.
+        speedup_over_optuna: For each seed, the time of the sequential Optuna arm, divided by the seconds in which
+            `sweep` with rungs reached that arm's final accuracy; 0 if it never did.
     """
 
     arms: dict[str, list[ArmRun]]
@@ -107,7 +107,7 @@ class SearchBenchmark:
 
 @dataclass(frozen=True)
 class _Task:
-    """What every arm gets."""
+    """What all arms share."""
 
     sizes: SearchSizes
     study: Study
@@ -119,7 +119,7 @@ class _Task:
 
 
 class _Stopwatch(Reporter):
-    """Notes the best complete trial as it changes."""
+    """Records the best complete trial whenever it changes."""
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
@@ -127,7 +127,7 @@ class _Stopwatch(Reporter):
         self.last: SearchProgress | None = None
 
     def note(self, value: float) -> None:
-        """A trial is complete."""
+        """Record that a trial is complete."""
         if not self.best or value > self.best[-1][1]:
             self.best.append((time.perf_counter() - self.started, value))
 
@@ -139,11 +139,11 @@ class _Stopwatch(Reporter):
 
 
 def run_search_benchmark(sizes: SearchSizes, say: Callable[[str], None]) -> SearchBenchmark:
-    """Run every arm with every seed, arms in turns.
+    """Run every arm with every seed; the arms take turns.
 
     Args:
-        sizes: How much.
-        say: Told what happens.
+        sizes: The sizes of the benchmark.
+        say: Called with messages about the progress.
     """
     study = load_study("lr_rank").study.override(image_size=sizes.image_size, epochs=sizes.epochs)
     device = torch.device(sizes.device)
@@ -181,7 +181,7 @@ def run_search_benchmark(sizes: SearchSizes, say: Callable[[str], None]) -> Sear
 
 
 def _sweep(task: _Task, *, halving: Halving | None) -> ArmRun:
-    """What `sweep run` does between its features and its reference."""
+    """Do what `sweep run` does between computing the features and tuning the linear probe."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = replace(task.study, halving=halving)
     sampler = make_sampler(study.sampler, seed=derive_seed(study.seed, "sampler"), grid=None, n_objectives=1)
@@ -209,11 +209,12 @@ def _sweep(task: _Task, *, halving: Halving | None) -> ArmRun:
 
 
 def _sequential(task: _Task, *, prunes: bool) -> ArmRun:
-    """Ask, train, report, tell: a plain PyTorch loop over the cached features; the trial under way at the end is lost.
+    """Train one trial at a time in a plain PyTorch loop over the cached features. An unfinished last trial is lost.
 
     Args:
-        task: What is searched.
-        prunes: TPE with Optuna's own pruner, measured on val after every epoch; else random search, measured once.
+        task: What all arms share.
+        prunes: Whether to use TPE with Optuna's own pruner, measured on val after every epoch. Otherwise the search is
+            random and measures each trial once.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     seed = derive_seed(task.study.seed, "sampler") % 2**32
@@ -248,7 +249,7 @@ def _sequential(task: _Task, *, prunes: bool) -> ArmRun:
 
 
 def _start_of(task: _Task, config: LaneConfig, number: int) -> dict[str, Tensor]:
-    """Initial weights, as a lane of sweep has them."""
+    """Set the initial weights that a lane of sweep would have."""
     lane = replace(task.spec, max_rank=config.rank).lane(
         config.rank, derive_seed(task.study.seed, "initialisation", number)
     )
@@ -256,7 +257,7 @@ def _start_of(task: _Task, config: LaneConfig, number: int) -> dict[str, Tensor]
 
 
 def _epochs(module: nn.Module, config: LaneConfig, task: _Task) -> Iterator[int]:
-    """Train a module, yielding after every epoch."""
+    """Train a module, and yield after every epoch."""
     data, batch_size, n_epochs = task.train_data, task.study.batch_size, task.study.epochs
     steps_per_epoch = n_batches(len(data), batch_size)
     factors = schedule_factors([config], n_epochs * steps_per_epoch, steps_per_epoch)[:, 0].tolist()

@@ -1,4 +1,4 @@
-"""What a benchmark trains: a size, images, their features, and side-networks drawn alike for every row."""
+"""What a benchmark trains: images, their features, and side-networks with equal initial weights in all rows."""
 
 import statistics
 import tempfile
@@ -30,19 +30,19 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large a benchmark is.
+    """The sizes of a benchmark.
 
     Attributes:
-        backbone: A name that `backbones.load_backbone` knows.
-        image_size: Side of the backbone's input in pixels; the backbone's own if not given.
-        n_parallel: `N`, configurations that a stack trains.
+        backbone: A name for `backbones.load_backbone`.
+        image_size: Side of the backbone's input in pixels; the backbone's default if not given.
+        n_parallel: `N`, the configurations that a stack trains.
         rank: `r`.
-        epochs: Of one configuration.
-        device: As PyTorch names it.
+        epochs: Epochs of one configuration.
+        device: PyTorch's name of the device.
         batch_size: `B`.
-        group_size: `g`, blocks between two stages.
-        precision: Of the products in `sweep`'s row.
-        n_images: Training images, for the cost of a configuration; as many as a VTAB-1K task has.
+        group_size: `g`, the number of blocks between two stages.
+        precision: Precision of the products in the row `sweep`.
+        n_images: Training images of a configuration; as many as a VTAB-1K task has.
     """
 
     backbone: str = "untrained:vit_small_patch14_dinov2"
@@ -58,13 +58,13 @@ class Sizes:
 
     @property
     def steps_per_config(self) -> int:
-        """Optimizer steps of one configuration."""
+        """The number of optimizer steps of one configuration."""
         return self.epochs * -(-self.n_images // self.batch_size)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Shape of the stages that side-networks read: `S` stages of `L` tokens, prefix included, and width `D`."""
+    """The shape of the stages: `S` stages of `L` tokens (with the prefix tokens) and width `D`."""
 
     n_stages: int
     tokens: int
@@ -77,11 +77,11 @@ class Workload:
     """One batch of images, its features, and the lanes to train on them.
 
     Attributes:
-        sizes: How large.
-        shape: Of the stages.
-        features: Of the batch, fp16 as in the cache.
-        images: `(B, 3, H, W)`, on the device; None where no row runs the backbone.
-        backbone: None where no row runs it.
+        sizes: The sizes of the benchmark.
+        shape: The shape of the stages.
+        features: The features of the batch, in fp16 as in the cache.
+        images: The images `(B, 3, H, W)`, on the device; None if no row runs the backbone.
+        backbone: The backbone; None if no row runs it.
     """
 
     sizes: Sizes
@@ -109,21 +109,21 @@ class Workload:
 
     @property
     def device(self) -> torch.device:
-        """Where rows train."""
+        """The device that the rows train on."""
         return torch.device(self.sizes.device)
 
     @property
     def labels(self) -> Tensor:
-        """Of the batch, `(B,)`, on the device."""
+        """The labels of the batch, `(B,)`, on the device."""
         return self.features.labels.to(self.device)
 
     def seed_of(self, lane: int) -> int:
-        """Of a lane's initialisation."""
+        """The seed of a lane's initial weights."""
         return derive_seed(SEED, "initialisation", lane)
 
     @classmethod
     def of_backbone(cls, sizes: Sizes) -> "Workload":
-        """A batch of rendered images through the real backbone."""
+        """Make a workload of rendered images with the real backbone."""
         backbone = load_backbone(
             sizes.backbone,
             group_size=sizes.group_size,
@@ -132,7 +132,9 @@ class Workload:
             device=sizes.device,
         )
         if not isinstance(backbone, TimmViT):
-            raise UsageError(f"sweep bench measures plain Vision Transformers, and {sizes.backbone} is none; give one")
+            raise UsageError(
+                f"sweep bench measures plain Vision Transformers only, and {sizes.backbone} is not one; give one"
+            )
         split = load_data("count", seed=SEED, cache_dir=default_cache_dir()).train
         images = torch.stack([backbone.transform(split.open(i)) for i in range(sizes.batch_size)]).to(sizes.device)
         stages = torch.stack([stage.half() for stage in backbone.stages(images)], 1).cpu().numpy()
@@ -142,7 +144,7 @@ class Workload:
 
     @classmethod
     def of_random_features(cls, sizes: Sizes, shape: Shape) -> "Workload":
-        """Random features of a shape, for rows that do not run the backbone: their cost does not depend on values."""
+        """Make a workload of random features, for rows without the backbone. Their cost does not depend on values."""
         rng = np.random.default_rng(SEED)
         full = (sizes.batch_size, shape.n_stages, shape.tokens, shape.width)
         stages = rng.standard_normal(full, dtype=np.float32).astype(np.float16)
@@ -152,12 +154,12 @@ class Workload:
 
 @dataclass(frozen=True)
 class FeaturePass:
-    """Throughput of the feature pass beside the backbone's own.
+    """The throughput of the feature pass, compared with the backbone alone.
 
     Attributes:
-        images_per_second: Of the whole pass: decoding, backbone, conversion, checks, writing.
-        bare_images_per_second: Of the backbone's forward alone, on a batch that is there.
-        shares: The pass's throughput over the bare forward's, repetition by repetition.
+        images_per_second: Throughput of the whole pass: decoding, backbone, conversion, checks, writing.
+        bare_images_per_second: Throughput of the backbone's forward pass alone, on a batch in memory.
+        shares: Throughput of the pass divided by that of the bare forward pass, for each repetition.
     """
 
     images_per_second: float
@@ -167,14 +169,17 @@ class FeaturePass:
 
 PASS_REPETITIONS = 3
 PASS_SECONDS = 15.0
-"""A feature pass is measured over as many batches as the bare forward does in about this time, three at least: its
-first batch waits for its images, its last for the disk, which should count for no more than over a data set."""
+"""A feature pass is measured over as many batches as the bare forward pass computes in this time, but at least three.
+
+Its first batch waits for images and its last one for the disk. With more batches, this counts as little as it does for
+a whole data set.
+"""
 
 
 def measure_feature_pass(workload: Workload) -> FeaturePass:
-    """Time the feature pass into an empty cache and the bare forward on the same number of images, in turns.
+    """Time the feature pass into an empty cache, and the bare forward pass on the same number of images, in turns.
 
-    The pass reads JPEG files (quality 95, 128 x 128), written once from the rendered images, as a user's own are read.
+    The pass reads JPEG files (quality 95, 128 x 128) that are written once from the rendered images.
     """
     backbone, images, sizes = workload.backbone, workload.images, workload.sizes
     assert backbone is not None
@@ -217,6 +222,6 @@ def measure_feature_pass(workload: Workload) -> FeaturePass:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until a GPU has done what it was given."""
+    """Wait until a GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,9 +1,11 @@
-"""The `sweep` command: one file a subcommand, each of which parses, calls and prints."""
+"""The `sweep` command. Each subcommand has a file, which parses the options, calls the engine and prints."""
 
 import errno
 import logging
 import sys
 import warnings
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -29,12 +31,30 @@ from sweep.terminal.console import printable, stderr
 app = typer.Typer(
     name="sweep",
     help="Find the learning rate, rank and loss for adapting a frozen backbone to your images or texts.\n\n"
-    "One forward pass of the backbone feeds many small side-networks that train together; Optuna proposes them.\n\n"
-    "Begin with:  sweep run --study lr_rank --n-parallel 32",
+    "One forward pass of the backbone feeds many small side-networks that train together. Optuna proposes their "
+    "configurations.\n\n"
+    "To start:  sweep run --study lr_rank --n-parallel 32",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sweep {version('sweep')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before_subcommand(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Declare the options that may stand before the name of a subcommand."""
+
+
 app.command()(run)
 app.command()(resume)
 app.command()(plan)
@@ -53,14 +73,14 @@ app.command()(bench)
 
 
 def main() -> None:
-    """Run the command line; a user's error is one message and an exit code, never a stack trace."""
+    """Run the command line. An error that a user can cause is one message and an exit code, not a stack trace."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     for package in ("sweep", "backbones"):
         logger = logging.getLogger(package)
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
-    # Pillow remarks on damaged metadata without naming the file; what it cannot decode is an error of ours.
+    # Pillow warns of damaged metadata without naming the file. What it cannot decode is an error of ours.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:
         app()
@@ -70,7 +90,7 @@ def main() -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = error.filename or "the Optuna storage"
-        _fail(f"no space left to write {where}; free some, and go on with sweep resume", 1)
+        _fail(f"the disk is full: cannot write {where}. Free some space, then continue with sweep resume", 1)
 
 
 def _fail(message: str, exit_code: int) -> None:

@@ -1,4 +1,4 @@
-"""`sweep backbones`: what can be adapted, here and now."""
+"""`sweep backbones`: list the backbones that can be used."""
 
 from typing import Annotated
 
@@ -13,13 +13,15 @@ from sweep.terminal.console import printable, stderr, stdout
 def backbones(
     pattern: Annotated[
         str | None,
-        typer.Argument(help="Of names, such as `'convnext_*'` or `dinov2`; adds timm's to the list."),
+        typer.Argument(
+            help="Part of a name, or a pattern such as `'convnext_*'`. With it, timm's backbones are listed too."
+        ),
     ] = None,
 ) -> None:
-    """List backbones for `--backbone`: blocks, widths, parameters, and where the weights come from.
+    """List the backbones that `--backbone` accepts: blocks, widths, parameters, and where the weights come from.
 
-    Without a pattern: those that come out of packages, and those that installed packages register. With one: also
-    timm's, which take their weights from the hub. Nothing is downloaded.
+    Without a pattern, this lists the backbones that come in packages and those that installed packages register. With a
+    pattern, it also lists those of timm, whose weights come from the Hugging Face hub. Nothing is downloaded.
 
         sweep backbones
 
@@ -30,15 +32,15 @@ def backbones(
 
     found = catalogue(pattern, default_cache_dir())
     for name, reason in found.failed.items():
-        stderr.print(printable(f"left out, {name}: {reason}"), highlight=False, markup=False, soft_wrap=True)
+        stderr.print(printable(f"{name} is left out: {reason}"), highlight=False, markup=False, soft_wrap=True)
     if not found.listed:
         raise UsageError(
-            f"no backbone matches {pattern!r}; a pattern has * and ? as in a shell, or is a part of a name"
+            f"no backbone matches {pattern!r}; give a part of a name, or a pattern with * and ? as in a shell"
         )
     table = Table(title="backbones", title_justify="left")
     for heading in ("name", "network", "blocks", "widths", "parameters", "px", "tokens", "weights", "licence"):
         number = heading in ("blocks", "parameters", "px", "tokens")
-        whole = number or heading == "name"  # a name is there to be copied
+        whole = number or heading == "name"  # so that it can be copied
         table.add_column(heading, justify="right" if number else "left", no_wrap=whole, overflow="fold")
     for one in found.listed:
         cells = (one.name, one.family, str(one.n_blocks), "-".join(map(str, one.widths)))
@@ -48,11 +50,12 @@ def backbones(
         )
     stdout.print(table, highlight=False)
     if found.n_more:
-        stdout.print(f"and {found.n_more} more of timm's match; narrow the pattern", highlight=False)
+        stdout.print(f"{found.n_more} more of timm's backbones match; narrow the pattern to see them", highlight=False)
     if pattern is None:
         stdout.print(
-            "with a pattern, timm's too: sweep backbones 'convnext_*'; with random weights, untrained:NAME; "
-            "your own, ./mine.py:build; text networks of transformers, ./FOLDER (docs/backbones.md)",
+            "To list timm's backbones, give a pattern: sweep backbones 'convnext_*'. --backbone also accepts "
+            "untrained:NAME (random weights), ./mine.py:build (your own network) and ./FOLDER (a text network of "
+            "transformers); see docs/backbones.md.",
             highlight=False,
             markup=False,
             soft_wrap=True,

@@ -1,4 +1,4 @@
-"""`sweep bench`: what a configuration costs on this machine, and what it is worth."""
+"""`sweep bench`: measure what a configuration costs on this machine, and what it is worth."""
 
 from collections.abc import Callable
 from enum import StrEnum
@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import
 
 
 class Suite(StrEnum):
-    """What is measured."""
+    """What to measure."""
 
     quick = "quick"
     paper = "paper"
@@ -41,29 +41,43 @@ def bench(
     suite: Annotated[
         Suite,
         typer.Option(
-            help="quick: ViT-S/14 at 112 px. paper: ViT-B/16 at 224 px. scaling: against N, K, r, L, D. "
-            "search: accuracy against time. accuracy: LAST, linear probe and LoRA, tuned, on several tasks. "
-            "proposals: a search that learns against random search. shapes: stacks of many shapes."
+            help="`quick`: time of a training step, ViT-S/14 at 112 px. `paper`: the same, ViT-B/16 at 224 px. "
+            "`scaling`: how it grows with lanes, modules, rank, tokens and width. `search`: accuracy against time. "
+            "`accuracy`: LAST, linear probe and LoRA, each tuned, on several tasks. `proposals`: a search that learns "
+            "from its trials against random search. `shapes`: stacks of many shapes against padding and plain proposals."
         ),
     ] = Suite.quick,
-    backbone: Annotated[str | None, typer.Option(help="As for `sweep run`; `untrained:NAME` costs the same.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="As for `sweep run`. Random weights (`untrained:NAME`) cost the same.")
+    ] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the backbone's input, in pixels.", min=1)] = None,
-    n_parallel: Annotated[int | None, typer.Option(help="N, lanes of a stack; 32.", min=2)] = None,
-    rank: Annotated[int | None, typer.Option(help="r; 8.", min=1)] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over 800 images, of one configuration; 20.", min=1)] = None,
-    device: Annotated[str | None, typer.Option(help="`cpu` or `cuda`; the CPU.")] = None,
-    precision: Annotated[str | None, typer.Option(help="Of `sweep`'s row: `fp32`, or `bf16` on a GPU.")] = None,
-    time: Annotated[str | None, typer.Option(help="With `--suite search`: of every arm and seed; 75s.")] = None,
-    seeds: Annotated[int | None, typer.Option(help="Of the suites search (5) and accuracy (3).", min=1)] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Of the suites scaling and search: a plot, HTML.")] = None,
+    n_parallel: Annotated[int | None, typer.Option(help="Lanes in a stack (N); 32 if not given.", min=2)] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank of the side-networks (r); 8 if not given.", min=1)] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Epochs of one configuration, over 800 images; 20 if not given.", min=1)
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="`cpu` or `cuda`; `cpu` if not given.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Arithmetic of the row `sweep`: `fp32`, or `bf16` on a GPU.")
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option(help="With `--suite search`: how long each search runs; `75s` if not given.")
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(help="How many seeds the suites `search` (5 if not given) and `accuracy` (3) repeat.", min=1),
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all measurements to this JSON file.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="With the suites `scaling` and `search`: write a plot to this HTML file.")
+    ] = None,
 ) -> None:
-    """Time every way of training the same configurations, in one process, in turns.
+    """Measure several ways of training the same configurations, in turns, in one process.
 
-    Training steps are measured and scaled to a configuration of 800 images; evaluation and search are left out of every
-    row. `--suite search` instead runs whole searches and compares what they find in the same time; `--suite accuracy`
-    compares what tuned methods reach on test images, and goes on where an interrupted one left its `--json`. Keep the
-    machine quiet meanwhile.
+    The suites `quick`, `paper` and `scaling` time single training steps and scale them to a configuration of 800
+    images. They leave out evaluation and the search itself. `--suite search` runs whole searches and compares what they
+    find in the same time. `--suite accuracy` compares what tuned methods reach on test images; if it is
+    interrupted, the same command with the same `--json` file continues it. Run nothing else on the machine meanwhile.
 
         sweep bench --suite quick --json bench.json
 
@@ -77,7 +91,7 @@ def bench(
     from sweep.running.preparation import check_precision
 
     if plot is not None and suite not in (Suite.scaling, Suite.search):
-        raise UsageError("--plot draws the suites scaling and search; add --suite, or leave it out")
+        raise UsageError("--plot works with the suites scaling and search only; add --suite, or leave --plot out")
     if suite is Suite.scaling and (backbone or image_size):
         raise UsageError(
             "--suite scaling trains on random features of many shapes; leave --backbone and --image-size out"
@@ -92,20 +106,15 @@ def bench(
     def say(line: str) -> None:
         stderr.print(line, highlight=False, markup=False)
 
-    if suite in (Suite.proposals, Suite.shapes):
-        if backbone or rank or precision:
-            raise UsageError(f"--suite {suite} runs a study of sweep's; leave --backbone, --rank and --precision out")
-        wanted = {"image_size": image_size, "n_parallel": n_parallel, "epochs": epochs, "n_seeds": seeds}
-        sizes_given = {name: value for name, value in wanted.items() if value is not None}
-        content = (_proposals if suite is Suite.proposals else _shapes)({**sizes_given, "device": str(where)}, say)
-        if json_file is not None:
-            report.write_json(json_file, content)
-        return
     asked: dict[str, Any] = {"image_size": image_size, "n_parallel": n_parallel, "epochs": epochs}
     if suite is Suite.search:
         if backbone or rank or precision:
             raise UsageError("--suite search runs the study lr_rank; leave --backbone, --rank and --precision out")
         content = _search({**asked, "n_seeds": seeds}, time, str(where), plot, say)
+    elif suite in SHIPPED_STUDIES:
+        if backbone or rank or precision:
+            raise UsageError(f"--suite {suite} runs a study of sweep's; leave --backbone, --rank and --precision out")
+        content = SHIPPED_STUDIES[suite]({**asked, "n_seeds": seeds}, str(where), say)
     elif suite is Suite.accuracy:
         if backbone or rank or precision or n_parallel:
             raise UsageError(
@@ -127,24 +136,28 @@ def bench(
         report.write_json(json_file, content)
 
 
-def _proposals(given: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+def _proposals(asked: dict[str, Any], device: str, say: Callable[[str], None]) -> dict[str, Any]:
     from sweep.bench.proposals import ProposalSizes, run_proposal_benchmark
     from sweep.bench.search_report import proposals_json, show_proposals
 
-    sizes = ProposalSizes(**given)
+    sizes = ProposalSizes(**{name: value for name, value in asked.items() if value is not None}, device=device)
     outcomes = run_proposal_benchmark(sizes, say)
     show_proposals(stdout, outcomes, sizes)
     return proposals_json(outcomes, sizes)
 
 
-def _shapes(given: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+def _shapes(asked: dict[str, Any], device: str, say: Callable[[str], None]) -> dict[str, Any]:
     from sweep.bench.search_report import shapes_json, show_shapes
     from sweep.bench.shapes import ShapeSizes, run_shape_benchmark
 
-    sizes = ShapeSizes(**given)
+    sizes = ShapeSizes(**{name: value for name, value in asked.items() if value is not None}, device=device)
     benchmark = run_shape_benchmark(sizes, say)
     show_shapes(stdout, benchmark, sizes)
     return shapes_json(benchmark, sizes)
+
+
+SHIPPED_STUDIES = {Suite.proposals: _proposals, Suite.shapes: _shapes}
+"""Suites that run a study that comes with sweep, and need no other options."""
 
 
 def _rows(sizes: "Sizes", say: Callable[[str], None]) -> dict[str, Any]:

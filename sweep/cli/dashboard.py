@@ -1,4 +1,4 @@
-"""`sweep dashboard`: Optuna's dashboard on a run."""
+"""`sweep dashboard`: show a run in Optuna's dashboard."""
 
 import importlib.util
 import ipaddress
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sweep.cli import options
 from sweep.errors import SweepError, UsageError
 from sweep.terminal.console import printable, stderr
 
@@ -21,16 +22,14 @@ def dashboard(
     run: Annotated[Path, typer.Argument(help="A run folder, finished or still running.")],
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8080,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; one that others can reach lets them change the study.")
+        str, typer.Option(help="Address to listen on. If others can reach it, they can change the study.")
     ] = "localhost",
-    storage: Annotated[
-        str | None, typer.Option(help="The Optuna storage URL of a run that was given one; never taken from its files.")
-    ] = None,
+    storage: options.StorageUrl = None,
 ) -> None:
-    """Open a run in optuna-dashboard, on localhost until Ctrl-C.
+    """Serve a run in optuna-dashboard, on localhost, until Ctrl-C.
 
-    The study of a run that ended has a note with its summary, and the winner's weights and the tables as artifacts; the
-    first call writes them, into the run's storage and its folder `artifacts`.
+    For a run that has ended, the dashboard also shows a note with its summary, and the winner's weights and the tables
+    as artifacts. The first call writes these into the run's storage and into its folder `artifacts`.
     """
     from sweep.records.folder import RunFolder
     from sweep.search.optuna_storage import open_recorded
@@ -45,31 +44,31 @@ def dashboard(
     artifacts = _artifacts(folder, opened, storage, command)
     if not _is_loopback(host):
         stderr.print(
-            f"[bold yellow]warning:[/] whoever can reach {host or 'this machine'} can read and change this study; "
+            f"[bold yellow]warning:[/] anyone who can reach {host or 'this machine'} can read and change this study; "
             f"the dashboard asks for no password",
             soft_wrap=True,
             highlight=False,
         )
-    stderr.print(f"http://{host}:{port}/  (Ctrl-C ends it)", highlight=False)
+    stderr.print(f"http://{host}:{port}/  (press Ctrl-C to end it)", highlight=False)
     try:
         run_server(opened, host=host, port=port, artifact_store=artifacts)
     except OSError as error:
         raise UsageError(
-            f"cannot listen on {host}, port {port}: {error.strerror}; give another with --host and --port"
+            f"cannot listen on {host}, port {port}: {error.strerror}; choose another with --host and --port"
         ) from error
 
 
 def _artifacts(
     folder: "RunFolder", opened: "BaseStorage", storage: str | None, command: str
 ) -> "FileSystemArtifactStore | None":
-    """The run's artifact store, and its study annotated; nothing where an artifact is not fit to be served."""
+    """Open the run's artifact store and annotate its study; return None if an artifact is not safe to serve."""
     from sweep.records.results import load_results
     from sweep.report.dashboard_notes import annotate, open_artifacts, unsafe_artifact
     from sweep.search.optuna_storage import load_optuna_study
 
     if unsafe := unsafe_artifact(opened):
         stderr.print(
-            f"artifacts are not shown: a browser might run {printable(unsafe)}",
+            f"artifacts are not shown, because a browser might execute {printable(unsafe)}",
             soft_wrap=True,
             highlight=False,
             markup=False,

@@ -1,4 +1,4 @@
-"""`sweep data`: the sets that come by name."""
+"""`sweep data`: list the data sets that have a name."""
 
 from rich.table import Table
 
@@ -6,9 +6,9 @@ from sweep.terminal.console import stdout
 
 
 def data() -> None:
-    """List the data sets that `--data` takes by name: tasks, sizes, licences, and whether they are here.
+    """List the data sets that you can give to `--data` by name: task, size, licence, and whether it is downloaded.
 
-    For images and texts of your own see docs/data.md: folders, tables, arrays, saved Hugging Face data sets.
+    docs/data.md explains how to use your own images and texts: folders, tables, arrays, saved Hugging Face data sets.
     """
     from sweep.data.packaged import DATA_SETS
     from sweep.data.suites import PACKAGED_SUITES
@@ -26,5 +26,5 @@ def data() -> None:
     stdout.print(table)
     for name, groups in PACKAGED_SUITES.items():
         members = "; ".join(f"{group}: {', '.join(tasks)}" for group, tasks in groups.items())
-        stdout.print(f"{name}, several at once: {members}", highlight=False)
-    stdout.print("None of them is VTAB's, and only fashion-mnist holds photographs.", highlight=False)
+        stdout.print(f"{name} is a suite of several tasks. {members}", highlight=False)
+    stdout.print("None of them is part of VTAB, and only fashion-mnist contains photographs.", highlight=False)

@@ -1,4 +1,4 @@
-"""`sweep export`: a run's answer as a model that loads anywhere."""
+"""`sweep export`: write a run's winner as a model that loads anywhere."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,31 +10,33 @@ from sweep.terminal.console import stderr, stdout
 
 def export(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    to: Annotated[Path, typer.Option(help="Folder to make.")],
-    trial: Annotated[int | None, typer.Option(help="A trial's number; the winner if not given.", min=0)] = None,
+    to: Annotated[Path, typer.Option(help="The folder to create.")],
+    trial: Annotated[
+        int | None, typer.Option(help="Number of the trial to export; the winner if not given.", min=0)
+    ] = None,
     ensemble: Annotated[
         str | None,
         typer.Option(
-            help="Several trials behind one forward pass of the backbone: `top5` for the five best, `pareto` for those "
-            "of the Pareto front."
+            help="Export several trials that share one forward pass of the backbone: `top5` for the five best, "
+            "`pareto` for the Pareto front."
         ),
     ] = None,
     with_backbone: Annotated[
         bool,
         typer.Option(
             "--with-backbone/--without-backbone",
-            help="Put the backbone's weights inside, or have `load_model` fetch and check them.",
+            help="Include the backbone's weights in the folder, or let `load_model` fetch and check them.",
         ),
     ] = True,
     torch_export: Annotated[
         bool, typer.Option("--torch-export", help="Also write model.pt2, a `torch.export` program.")
     ] = False,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Also write model.onnx (extra: export).")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also write model.onnx. Needs the extra `export`.")] = False,
 ) -> None:
-    """Write the winner, or another trial, as weights, configuration and model card.
+    """Export the winner, or another trial: weights, configuration and model card.
 
-    `sweep.load_model(DIR)` is an ordinary PyTorch module from transformed images, or texts, to logits; `sweep predict
-    DIR` labels them from the command line.
+    `sweep.load_model(DIR)` returns an ordinary PyTorch module that maps transformed images (or texts) to logits. `sweep
+    predict DIR` labels images or texts from the command line.
 
         sweep export runs/lr_rank-… --to shipped
 
@@ -56,8 +58,8 @@ def export(
     )
     for name, difference in exported.differences.items():
         stderr.print(
-            f"{name}: largest difference of a logit {difference:.1e}, tolerance {TOLERANCE:.0e}", highlight=False
+            f"{name}: its logits differ by at most {difference:.1e} (tolerance {TOLERANCE:.0e})", highlight=False
         )
     trials = ", ".join(map(str, exported.trials))
     stdout.print(f"trial {trials}: {to}", highlight=False, soft_wrap=True, markup=False)
-    stdout.print(f"use it: sweep predict {to} IMAGES_OR_TEXTS", highlight=False, soft_wrap=True, markup=False)
+    stdout.print(f"to use it: sweep predict {to} IMAGES_OR_TEXTS", highlight=False, soft_wrap=True, markup=False)

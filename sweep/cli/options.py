@@ -1,4 +1,4 @@
-"""Options that several subcommands take: what a study declares, overridden, and how many lanes train together."""
+"""Options that several subcommands share, sorted into the panels under which `--help` lists them."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -6,6 +6,14 @@ from typing import Annotated
 import typer
 
 from sweep.errors import UsageError
+
+SEARCH = "What to search"
+DATA = "Data"
+BACKBONE = "Backbone"
+SIDE_NETWORKS = "Side-networks"
+TRAINING = "Training"
+BUDGET = "Budget"
+PLACE = "Where it runs and is kept"
 
 
 class OnBadImage(StrEnum):
@@ -15,101 +23,184 @@ class OnBadImage(StrEnum):
     SKIP = "skip"
 
 
-StudyName = Annotated[str, typer.Option(help="A study's name, such as `lr_rank`, or the path of your own `./mine.py`.")]
-NParallel = Annotated[
-    str, typer.Option(help="Trials trained together in one stack; `auto` for as many as fit in memory.")
-]
-Trials = Annotated[int | None, typer.Option(help="Configurations to try.")]
-Epochs = Annotated[int | None, typer.Option(help="Passes over the training images or texts, for every trial.")]
-BatchSize = Annotated[int | None, typer.Option(help="Images, or texts, a step.")]
-BackboneName = Annotated[
-    str | None,
+StudyName = Annotated[
+    str,
     typer.Option(
-        help="A name that `sweep backbones` lists, your own (`./mine.py:build`), or a text network of transformers: a "
-        "folder (`./gpt2`) or a name on the hub (`openai-community/gpt2`)."
+        help="The name of a study, such as `lr_rank`, or the path of a study file of yours, such as `./mine.py`.",
+        rich_help_panel=SEARCH,
     ),
 ]
-ImageSize = Annotated[int | None, typer.Option(help="Side of the backbone's input, in pixels.")]
-MaxTokens = Annotated[int | None, typer.Option(help="Of every text, so many tokens are read.")]
+Sampler = Annotated[
+    str | None,
+    typer.Option(
+        help="Who proposes configurations: `tpe`, `gp`, `random`, `grid` (over the values that the study lists), "
+        "`nsga2`, `qmc` or `cmaes`.",
+        rich_help_panel=SEARCH,
+    ),
+]
+Seeds = Annotated[
+    int | None,
+    typer.Option(
+        help="Train every configuration this many times, from different initial weights, and rank it by the mean.",
+        rich_help_panel=SEARCH,
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        help="The random seed of the proposals, the initial weights, the data order and the split.",
+        rich_help_panel=SEARCH,
+    ),
+]
+
 Data = Annotated[
     str | None,
     typer.Option(
-        help="A name (`sweep data` lists them), a folder with one subfolder a class, a VTAB-1K task or all of them, a "
-        "table of images or texts (`.csv`, `.parquet`), arrays (`.npz`), or a saved Hugging Face data set: "
-        "docs/data.md."
+        help="One of: a name that `sweep data` lists; a folder with one subfolder per class; a table of images or "
+        "texts (`.csv`, `.parquet`); arrays (`.npz`); a saved Hugging Face data set; a VTAB-1K task, or the folder of "
+        "all tasks. docs/data.md explains each.",
+        rich_help_panel=DATA,
     ),
 ]
 TaskName = Annotated[
-    str | None, typer.Option(help="`classes`, `multi-label` or `regression`; told by the labels if not given.")
-]
-GroupSize = Annotated[int | None, typer.Option(help="g: blocks of the backbone between two side blocks.")]
-Stages = Annotated[
     str | None,
-    typer.Option(help="Instead of g: how many stages to spread over the backbone, or blocks to tap after, `3,6,12`."),
-]
-ModulesPerBlock = Annotated[int | None, typer.Option(help="T: attention modules in a side block.")]
-PoolName = Annotated[
-    str | None, typer.Option(help="What the head reads: `mean` of the patch tokens or of a text's, `class`, or `last`.")
-]
-PrecisionName = Annotated[
-    str | None, typer.Option(help="Of products with frozen features: `fp32`, or `bf16` on a GPU.")
+    typer.Option(
+        help="`classes`, `multi-label` or `regression`. If not given, sweep decides by looking at the labels.",
+        rich_help_panel=DATA,
+    ),
 ]
 Augment = Annotated[
     str | None,
     typer.Option(
-        help="Random changes of training images: `flip`, `crop`, `colour`, several such as `flip-crop`, or `none`."
+        help="Change training images at random: `flip`, `crop`, `colour`, a combination such as `flip-crop`, or "
+        "`none`.",
+        rich_help_panel=DATA,
     ),
 ]
 Views = Annotated[
     int | None,
-    typer.Option(help="V: augmented views of every training image to cache; epochs take them in turn. 4 if not given."),
+    typer.Option(
+        help="How many augmented views of every training image to compute and cache (4 if not given). Epochs use them "
+        "in turn.",
+        rich_help_panel=DATA,
+    ),
 ]
 CacheName = Annotated[
     str | None,
     typer.Option(
-        help="`off`: run the backbone in every step, once for all lanes, on views that are fresh in every epoch; "
-        "features of training images are then not kept."
+        help="`on` keeps the features of the training images on disk. `off` runs the backbone in every training step "
+        "instead, once for all lanes, so every epoch sees freshly augmented images.",
+        rich_help_panel=DATA,
     ),
 ]
-MaxRank = Annotated[int | None, typer.Option(help="Rank that lanes are padded to; the study's largest.")]
-Seeds = Annotated[
-    int | None,
-    typer.Option(help="Replicates of every configuration that differ in initialisation; ranked by their mean."),
-]
-Sampler = Annotated[
-    str | None, typer.Option(help="`tpe`, `gp`, `random`, `grid` (values from the study), `nsga2`, `qmc` or `cmaes`.")
-]
-Seed = Annotated[int | None, typer.Option(help="Seed of the search, initialisation, data order and split.")]
 OnBadImageChoice = Annotated[
     OnBadImage,
     typer.Option(
-        help="An unreadable image: `error` stops and names it; `skip` decodes every file once more, before the "
-        "split, and leaves the unreadable ones out, each said and recorded."
+        help="What to do with an image that cannot be read. `error` stops and names it. `skip` decodes every file once "
+        "before the data is split, leaves out the unreadable ones, and lists them in the run's record.",
+        rich_help_panel=DATA,
     ),
 ]
-DeviceName = Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`; the GPU if there is one.")]
+
+BackboneName = Annotated[
+    str | None,
+    typer.Option(
+        help="One of: a name that `sweep backbones` lists; a network of your own (`./mine.py:build`); a text network "
+        "of Hugging Face transformers, as a folder (`./gpt2`) or a name on the hub (`openai-community/gpt2`).",
+        rich_help_panel=BACKBONE,
+    ),
+]
+ImageSize = Annotated[
+    int | None, typer.Option(help="Side of the backbone's input, in pixels.", rich_help_panel=BACKBONE)
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(help="How many tokens of each text are read; the rest is cut off.", rich_help_panel=BACKBONE),
+]
+GroupSize = Annotated[
+    int | None,
+    typer.Option(help="Read the backbone's features after every this many blocks.", rich_help_panel=BACKBONE),
+]
+Stages = Annotated[
+    str | None,
+    typer.Option(
+        help="Instead of `--group-size`: how many stages to read, evenly spread over the backbone (`4`), or the blocks "
+        "after which to read them (`3,6,12`).",
+        rich_help_panel=BACKBONE,
+    ),
+]
+
+ModulesPerBlock = Annotated[
+    int | None, typer.Option(help="Attention modules in each block of a side-network.", rich_help_panel=SIDE_NETWORKS)
+]
+PoolName = Annotated[
+    str | None,
+    typer.Option(
+        help="Which tokens the classification head reads: `mean` (the average over an image's patches, or over a "
+        "text's tokens), `class` (the class token) or `last` (a text's last token).",
+        rich_help_panel=SIDE_NETWORKS,
+    ),
+]
+MaxRank = Annotated[
+    int | None,
+    typer.Option(help="The largest rank that a trial may have.", rich_help_panel=SIDE_NETWORKS),
+]
+
+Epochs = Annotated[
+    int | None,
+    typer.Option(help="How often every trial passes over the training data.", rich_help_panel=TRAINING),
+]
+BatchSize = Annotated[
+    int | None, typer.Option(help="Images (or texts) in one training step.", rich_help_panel=TRAINING)
+]
+PrecisionName = Annotated[
+    str | None,
+    typer.Option(
+        help="The arithmetic of matrix products with frozen features: `fp32`, or `bf16` on a GPU.",
+        rich_help_panel=TRAINING,
+    ),
+]
+
+Trials = Annotated[int | None, typer.Option(help="How many configurations to try.", rich_help_panel=BUDGET)]
+
+NParallel = Annotated[
+    str,
+    typer.Option(
+        help="How many trials train together in one stack; `auto` for as many as fit in memory.", rich_help_panel=PLACE
+    ),
+]
+DEVICE_HELP = "`cpu`, `cuda` or `cuda:1`. If not given, the GPU if there is one."
+RunDevice = Annotated[str | None, typer.Option(help=DEVICE_HELP, rich_help_panel=PLACE)]
+
+DeviceName = Annotated[str | None, typer.Option(help=DEVICE_HELP)]
+StorageUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="The Optuna storage URL that the run was given, if it was given one. It is never read from the run folder."
+    ),
+]
 
 
 def stages_asked_for(stages: str | None) -> int | tuple[int, ...] | None:
-    """A number of stages, or the numbers of blocks.
+    """Parse `--stages`: a number of stages, or the numbers of the blocks to read after.
 
     Raises:
-        UsageError: It is neither.
+        UsageError: The text is neither.
     """
     if stages is None:
         return None
     try:
         blocks = tuple(int(part) for part in stages.split(",") if part.strip())
     except ValueError as error:
-        raise UsageError(f"--stages must be a number, or blocks such as 3,6,12, not {stages!r}") from error
+        raise UsageError(f"--stages must be a number of stages, or blocks such as 3,6,12, not {stages!r}") from error
     return blocks if "," in stages or not blocks else blocks[0]
 
 
 def lanes_asked_for(n_parallel: str) -> int | None:
-    """The number, or None for `auto`.
+    """Parse `--n-parallel`: the number of lanes, or None for `auto`.
 
     Raises:
-        UsageError: It is neither.
+        UsageError: The text is neither.
     """
     if n_parallel == "auto":
         return None

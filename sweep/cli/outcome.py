@@ -1,4 +1,4 @@
-"""What `sweep run` and `sweep resume` have in common: a run with its progress, and what is shown when it stops."""
+"""Code that `sweep run` and `sweep resume` share: show a run's progress, and its results when it ends or stops."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ INTERRUPTED, TERMINATED = 130, 143
 
 
 class _Terminated(KeyboardInterrupt):
-    """A batch system, or the machine's shutdown, asked for an end: the same to a run as Ctrl-C."""
+    """SIGTERM arrived, from a batch system or a shutdown. A run treats it like Ctrl-C."""
 
 
 @contextmanager
@@ -39,11 +39,11 @@ def _terminating() -> Iterator[None]:
 
 
 def carry_out_and_show(run: Callable[[Reporter], object], out: Path) -> None:
-    """Carry a run out and show its results, or, if it is stopped, the table so far and how to go on.
+    """Carry out a run and show its results. If it is stopped, show the table so far and how to continue.
 
     Args:
-        run: Does the work, and says how far it is.
-        out: The run folder, or the folder of a suite's.
+        run: Does the work, and tells the reporter how far it is.
+        out: The run folder, or the folder of a suite's runs.
     """
     try:
         with _terminating(), closing(reporter_for(stderr)) as reporter:
@@ -60,15 +60,15 @@ def carry_out_and_show(run: Callable[[Reporter], object], out: Path) -> None:
 
 
 def _show_stopped(out: Path) -> None:
-    """Print what there is of a run that was stopped, and how to go on."""
+    """Print the results so far of a run that was stopped, and how to continue."""
     if is_suite(out):
         show_suite(stdout, load_suite(out), out)
-        message = f"stopped; go on with the same command and --out {out}"
+        message = f"stopped; to continue, give the same command with --out {out}"
         stderr.print(message, soft_wrap=True, markup=False, highlight=False)
         return
     if RunFolder(out).trials_path.is_file():
         show_trials(stdout, load_results(out))
     if RunFolder(out).config_path.is_file():
-        stderr.print(f"stopped; go on with: sweep resume {out}", soft_wrap=True, markup=False, highlight=False)
+        stderr.print(f"stopped; to continue: sweep resume {out}", soft_wrap=True, markup=False, highlight=False)
     else:
-        stderr.print("stopped before the run began; the features computed so far are kept")
+        stderr.print("stopped before the search started; the features computed so far are kept")

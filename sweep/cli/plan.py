@@ -1,4 +1,4 @@
-"""`sweep plan`: what a study will cost, before anything runs."""
+"""`sweep plan`: estimate what a study will cost before it runs."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,33 +16,34 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import
 
 def plan(
     study: options.StudyName,
-    n_parallel: options.NParallel = "32",
-    trials: options.Trials = None,
-    epochs: options.Epochs = None,
-    batch_size: options.BatchSize = None,
+    sampler: options.Sampler = None,
+    seeds: options.Seeds = None,
+    seed: options.Seed = None,
+    data: options.Data = None,
+    task: options.TaskName = None,
+    augment: options.Augment = None,
+    views: options.Views = None,
+    cache: options.CacheName = None,
+    on_bad_image: options.OnBadImageChoice = options.OnBadImage.ERROR,
     backbone: options.BackboneName = None,
     image_size: options.ImageSize = None,
     max_tokens: options.MaxTokens = None,
-    data: options.Data = None,
-    task: options.TaskName = None,
     group_size: options.GroupSize = None,
     stages: options.Stages = None,
     modules_per_block: options.ModulesPerBlock = None,
     pool: options.PoolName = None,
-    precision: options.PrecisionName = None,
-    augment: options.Augment = None,
-    views: options.Views = None,
-    cache: options.CacheName = None,
     max_rank: options.MaxRank = None,
-    seeds: options.Seeds = None,
-    sampler: options.Sampler = None,
-    seed: options.Seed = None,
-    on_bad_image: options.OnBadImageChoice = options.OnBadImage.ERROR,
-    device: options.DeviceName = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    precision: options.PrecisionName = None,
+    trials: options.Trials = None,
+    n_parallel: options.NParallel = "32",
+    device: options.RunDevice = None,
 ) -> None:
-    """Print what `sweep run` with the same options will cost: seconds, disk, and memory a lane.
+    """Estimate what `sweep run` with the same options will cost: seconds, disk space, and memory per lane.
 
-    Loads the backbone and the data, and times a few images and a few steps. Trains no trial and writes no run folder.
+    The command loads the backbone and the data, and times a few images and a few training steps. It trains no trial and
+    creates no run folder.
     """
     from sweep.machine.device import device_named
     from sweep.machine.paths import default_cache_dir
@@ -86,22 +87,28 @@ def plan(
 
 
 def show_plan(console: Console, plan: "Plan", kind: Kind = "images") -> None:
-    """Print a plan, one line a cost."""
+    """Print a plan, one line per cost."""
     n_cached = plan.n_images - plan.n_images_missing
-    live = [("train features", f"{plan.live_wall_seconds:.1f} s in every epoch of a stack; none is kept")]
+    live = [("train features", f"{plan.live_wall_seconds:.1f} s in every epoch of a stack; they are not kept")]
     table = Table(show_header=False, box=None)
     for name, value in (
-        ("feature pass", f"{plan.feature_wall_seconds:.1f} s: {plan.n_images_missing} {kind}, {n_cached} in the cache"),
+        (
+            "feature pass",
+            f"{plan.feature_wall_seconds:.1f} s for {plan.n_images_missing} {kind}; {n_cached} are in the cache",
+        ),
         ("feature cache", f"{_size(plan.cache_bytes)} on disk for {plan.n_images} {kind}"),
         *(live if plan.live_wall_seconds else []),
         ("memory", f"{_size(plan.available_bytes)} available"),
-        ("shared by lanes", _size(plan.shared_bytes)),
-        ("a lane", _size(plan.bytes_per_lane)),
+        ("shared by all lanes", _size(plan.shared_bytes)),
+        ("each lane", _size(plan.bytes_per_lane)),
         ("lanes that fit", f"{plan.lanes_that_fit}"),
         ("stack", f"up to {plan.n_parallel} lanes"),
-        ("epochs", f"{plan.n_epochs} of {plan.steps_per_epoch} steps; {plan.lane_epochs:.0f} for all lanes together"),
+        (
+            "epochs",
+            f"{plan.n_epochs} per trial, of {plan.steps_per_epoch} steps; {plan.lane_epochs:.0f} in all lanes together",
+        ),
         ("search", f"{plan.search_wall_seconds:.1f} s"),
-        ("form", f"{plan.form}; the direct form has {plan.direct_work_ratio:.1f} times its work (estimate)"),
+        ("form", f"{plan.form}; the direct form would take about {plan.direct_work_ratio:.1f} times the work"),
     ):
         table.add_row(name, value)
     console.print(table, highlight=False)

@@ -1,4 +1,4 @@
-"""`sweep predict`: labels for images or texts out of an exported model."""
+"""`sweep predict`: label images or texts with an exported model."""
 
 import csv
 import sys
@@ -20,24 +20,25 @@ STANDARD_OUTPUT = "-"
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="The folder that `sweep export` made.")],
+    model: Annotated[Path, typer.Argument(help="The folder that `sweep export` wrote.")],
     items: Annotated[
         list[Path],
         typer.Argument(
-            help="Image files, and folders of images at any depth; for a model that reads texts, tables with a column "
-            "text (`.csv`, `.parquet`), and `.txt` files with a text a line."
+            help="Image files and folders, which are searched for images at any depth. For a model that reads texts: "
+            "tables with a column `text` (`.csv`, `.parquet`), or `.txt` files with one text per line."
         ),
     ],
     csv_file: Annotated[str, typer.Option("--csv", help="File to write; `-` for standard output.")] = STANDARD_OUTPUT,
-    batch_size: Annotated[int, typer.Option(help="Images, or texts, a forward pass.", min=1)] = 32,
+    batch_size: Annotated[int, typer.Option(help="Images (or texts) in one forward pass.", min=1)] = 32,
     device: options.DeviceName = None,
 ) -> None:
-    """Label images or texts: path or text, label, its probability, then the probability of each class.
+    """Label images or texts, and write the labels as CSV.
 
-    Where an image may have several labels: path, those of probability 0.5 or more, joined by `|`, then the probability
-    of each. For a regression: path and numbers.
+    Each row has the path or text, the predicted label, its probability, and then the probability of every class. Where
+    an image may have several labels, the row has all labels with a probability of at least 0.5, joined by `|`, and then
+    the probability of every label. For a regression, the row has the predicted numbers.
 
-    An image that cannot be read is named on standard error and left out; the others are labelled all the same.
+    Images that cannot be read are named on standard error and left out.
 
         sweep predict shipped photos/ --csv labels.csv
     """
@@ -89,7 +90,7 @@ def _rows(
     kind: TaskKind,
     unreadable: list["Unreadable"],
 ) -> Iterator[list[str]]:
-    """The lines of the table; what could not be read is put aside."""
+    """Yield the rows of the table; what could not be read is appended to `unreadable`."""
     from sweep.data.labels import SEPARATOR
     from sweep.export.predict import Unreadable
     from sweep.tasks.metrics import THRESHOLD

@@ -1,26 +1,31 @@
-"""`sweep report`: a run as one HTML page."""
+"""`sweep report`: write a run's report as one HTML page."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from sweep.cli import options
 from sweep.terminal.console import stderr, stdout
 
 
 def report(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    out: Annotated[Path | None, typer.Option(help="File to write; `report.html` in the run folder.")] = None,
-    storage: Annotated[
-        str | None, typer.Option(help="The Optuna storage URL of a run that was given one; never taken from its files.")
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; `report.html` in the run folder if not given.")
     ] = None,
+    storage: options.StorageUrl = None,
     png: Annotated[
-        Path | None, typer.Option(help="Also write each figure as PNG into this folder (extra: report, and Chromium).")
+        Path | None,
+        typer.Option(
+            help="Also write each figure as PNG into this folder. Needs the extra `report` and a Chromium browser."
+        ),
     ] = None,
 ) -> None:
-    """Write a run's report: table, learning curves, parameter importances, the winner's errors, cost.
+    """Write a report: ranked table, learning curves, parameter importances, the winner's errors, and the cost.
 
-    One file that opens without a network. What the winner does on val comes from the feature cache.
+    The report is a single file that opens without a network. To show the winner's errors on the validation images, the
+    report reads their features from the cache.
     """
     from sweep.machine.paths import default_cache_dir
     from sweep.report.write import write_png, write_report

@@ -1,4 +1,4 @@
-"""`sweep results`: the table of a run."""
+"""`sweep results`: print the table of a run."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -18,16 +18,19 @@ class Format(StrEnum):
 
 
 def results(
-    run: Annotated[Path, typer.Argument(help="The folder that `sweep run` named at its end; of one task or several.")],
-    format: Annotated[Format, typer.Option(help="For eyes, for a spreadsheet, or for a program.")] = Format.TABLE,
+    run: Annotated[Path, typer.Argument(help="The folder that `sweep run` named at its end.")],
+    format: Annotated[
+        Format, typer.Option(help="`table` to read, `csv` for a spreadsheet, `json` for a program.")
+    ] = Format.TABLE,
     plot: Annotated[
-        Path | None, typer.Option(help="Also draw the trials: the Pareto front, or the best so far. An HTML file.")
+        Path | None,
+        typer.Option(help="Also write this HTML file with a plot: the Pareto front, or the best score so far."),
     ] = None,
 ) -> None:
     """Print a run's trials, best first.
 
-    `json` prints an object with the `summary` and the list of `trials`; `csv` prints the trials. In Python:
-    `sweep.load_results(run)` gives the same as pandas tables.
+    `json` prints an object with the `summary` and the list of `trials`; `csv` prints the trials. In Python,
+    `sweep.load_results(run)` returns the same as pandas tables.
     """
     import json
 
@@ -61,7 +64,7 @@ def _suite_results(folder: Path, format: Format, plot: Path | None) -> None:
     from sweep.records.suite_results import load_suite
 
     if plot is not None:
-        raise UsageError(f"--plot draws the trials of one task: sweep results {folder}/TASK --plot {plot}")
+        raise UsageError(f"--plot draws the trials of a single task; use: sweep results {folder}/TASK --plot {plot}")
     loaded = load_suite(folder)
     if format is Format.CSV:
         typer.echo(loaded.tasks.to_csv(index=False), nl=False)

@@ -1,26 +1,32 @@
-"""`sweep resume`: go on with a run that was killed, interrupted, or stopped by an error."""
+"""`sweep resume`: continue a run that was killed, interrupted, or stopped by an error."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from sweep.cli import options
+
 
 def resume(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     study: Annotated[
-        str | None, typer.Option(help="The study's file, for a study of your own; nothing else of the run is executed.")
+        str | None,
+        typer.Option(
+            help="The file of your study, if the run used one. A file is not executed only because a run folder "
+            "names it."
+        ),
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="The file of your own backbone, if the run was given one: `./mine.py:build`.")
+        str | None, typer.Option(help="Your own backbone (`./mine.py:build`), if the run used one.")
     ] = None,
-    storage: Annotated[str | None, typer.Option(help="The Optuna storage URL, if the run was given one.")] = None,
+    storage: options.StorageUrl = None,
 ) -> None:
-    """Go on with a run that was killed, interrupted, or stopped by an error.
+    """Continue a run that was killed, interrupted, or stopped by an error.
 
-    Trials that were in training go on from the last snapshot, a few seconds back; those that have ended stay. The
-    tables will equal those of a run that nobody stopped. What `sweep run` was asked for holds, as the run folder has
-    it.
+    Finished trials are kept. Trials that were training continue from the last snapshot, which is a few seconds old. At
+    the end the tables are the same as if the run had never stopped. The options that `sweep run` was given are read
+    from the run folder.
 
         sweep resume runs/lr_rank-20261124-101500
     """

@@ -1,4 +1,4 @@
-"""`sweep run`: a study from names to answer."""
+"""`sweep run`: run a study and show its results."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,48 +11,69 @@ from sweep.cli import options
 
 def run(
     study: options.StudyName,
-    n_parallel: options.NParallel = "32",
-    trials: options.Trials = None,
-    epochs: options.Epochs = None,
-    batch_size: options.BatchSize = None,
+    sampler: options.Sampler = None,
+    seeds: options.Seeds = None,
+    seed: options.Seed = None,
+    enqueue: Annotated[
+        Path | None,
+        typer.Option(
+            help="A CSV file of configurations to try first: one column per parameter, one row per trial.",
+            rich_help_panel=options.SEARCH,
+        ),
+    ] = None,
+    data: options.Data = None,
+    task: options.TaskName = None,
+    augment: options.Augment = None,
+    views: options.Views = None,
+    cache: options.CacheName = None,
+    on_bad_image: options.OnBadImageChoice = options.OnBadImage.ERROR,
     backbone: options.BackboneName = None,
     image_size: options.ImageSize = None,
     max_tokens: options.MaxTokens = None,
-    data: options.Data = None,
-    task: options.TaskName = None,
     group_size: options.GroupSize = None,
     stages: options.Stages = None,
     modules_per_block: options.ModulesPerBlock = None,
     pool: options.PoolName = None,
-    precision: options.PrecisionName = None,
-    augment: options.Augment = None,
-    views: options.Views = None,
-    cache: options.CacheName = None,
     max_rank: options.MaxRank = None,
-    seeds: options.Seeds = None,
-    sampler: options.Sampler = None,
-    seed: options.Seed = None,
-    on_bad_image: options.OnBadImageChoice = options.OnBadImage.ERROR,
-    device: options.DeviceName = None,
-    time: Annotated[str | None, typer.Option(help="End the search after this long: `90s`, `10m`, `1h30m`.")] = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    precision: options.PrecisionName = None,
+    trials: options.Trials = None,
+    time: Annotated[
+        str | None,
+        typer.Option(help="End the search after this long: `90s`, `10m`, `1h30m`.", rich_help_panel=options.BUDGET),
+    ] = None,
     target: Annotated[
-        float | None, typer.Option(help="End the search when a trial's last epoch reaches this first objective.")
+        float | None,
+        typer.Option(
+            help="End the search once a trial, after its last epoch, reaches this value of the first objective.",
+            rich_help_panel=options.BUDGET,
+        ),
     ] = None,
-    enqueue: Annotated[
-        Path | None, typer.Option(help="CSV of trials to train first: a column a parameter, a row a trial.")
+    n_parallel: options.NParallel = "32",
+    device: options.RunDevice = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The run folder to create; `runs/STUDY-TIME` if not given.", rich_help_panel=options.PLACE),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder to make; `runs/STUDY-TIME` if not given.")] = None,
     storage: Annotated[
-        str | None, typer.Option(help="An Optuna storage URL; a journal in the run folder if not given.")
+        str | None,
+        typer.Option(
+            help="The URL of an Optuna storage; a journal file in the run folder if not given.",
+            rich_help_panel=options.PLACE,
+        ),
     ] = None,
 ) -> None:
-    """Train a study's trials together and rank them.
+    """Train the trials of a study together, and rank them.
 
-    Trials learn from the train split and are ranked by the study's objectives on val after their last epoch; the first
-    is top-1 accuracy (mAP for several labels an image, R² for numbers) unless the study says otherwise. The winner,
-    and a linear probe tuned on the same features, are evaluated once on test. The search ends with `--trials`, `--time`
-    or `--target`, whichever comes first. A run that is stopped or killed goes on with `sweep resume`. Features are
-    computed once and kept in the cache (`$SWEEP_CACHE_DIR`, or `~/.cache/sweep`).
+    Every trial learns from the training split. Trials are ranked by the study's objectives on the validation split,
+    after their last epoch. If the study does not name objectives, they are ranked by top-1 accuracy; by mAP where an
+    image may have several labels; by R² where numbers are predicted. At the end the winner, and a linear probe tuned on
+    the same features, are evaluated once on the test split.
+
+    The search ends with `--trials`, `--time` or `--target`, whichever comes first. If it is stopped or killed, `sweep
+    resume` continues it. The backbone's features are computed once and kept in the cache (`$SWEEP_CACHE_DIR`, or
+    `~/.cache/sweep`). The study declares a value for most options; an option that you give replaces it for this run.
 
         sweep run --study lr_rank --n-parallel 32
 
@@ -60,8 +81,9 @@ def run(
 
         sweep run --study lr_rank_halving --trials 200 --time 10m
 
-    With `--data mini-vtab`, or a folder of tasks (VTAB-1K's, or your own), every task is searched; its winner is
-    trained again on train and val and tested once; group means and the flat mean of each metric are printed.
+    With `--data mini-vtab`, or with a folder of tasks (VTAB-1K's or your own), each task is searched in turn. The
+    winner of each is trained again on training and validation data together and tested once. The output has the mean
+    over groups of tasks and the mean over all tasks, for each metric.
     """
     from sweep.api import run as api
     from sweep.cli.outcome import carry_out_and_show

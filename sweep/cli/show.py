@@ -1,4 +1,4 @@
-"""A run's tables and numbers for a terminal."""
+"""Print a run's tables and numbers to a terminal."""
 
 import math
 from pathlib import Path
@@ -22,9 +22,9 @@ def show_trials(console: Console, results: Results, limit: int = TOP) -> None:
     """Print trials, best first.
 
     Args:
-        console: Where to.
-        results: Of a run.
-        limit: Rows to print at most.
+        console: The terminal to print to.
+        results: The results of a run.
+        limit: The most rows to print.
     """
     trials, objectives, kind = results.trials, list(results.objectives), results.kind
     by = f"Pareto front over {', '.join(objectives)}" if len(objectives) > 1 else objectives[0]
@@ -63,7 +63,7 @@ def show_trials(console: Console, results: Results, limit: int = TOP) -> None:
 
 
 def _difference(row: dict[Any, Any], kind: TaskKind) -> str:
-    """Of a trial and the baseline, with its interval."""
+    """Show the difference between a trial and the baseline, with its interval."""
     mean, low, high = (row[name] for name in kind.paired_columns)
     return "-" if row["trial"] == 0 or _missing(mean) else f"{mean:+.3f} ({low:+.3f}, {high:+.3f})"
 
@@ -81,7 +81,7 @@ def _cell(value: Any) -> str:
 
 
 def show_summary(console: Console, results: Results, run: Path) -> None:
-    """Print the winner beside the linear probe, where the time went, and where everything is."""
+    """Print the winner and the linear probe, where the time went, and where the results are."""
     summary = results.summary
     if summary:
         kind = results.kind
@@ -101,17 +101,19 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
             table.add_row(name, kind.with_error(row["val"], n_val), kind.with_error(row["test"], n_test))
         console.print(table)
         if probe["test"][kind.score] >= winner["test"][kind.score]:
-            console.print("the linear probe is as good on test: adaptation does not pay here", highlight=False)
+            console.print("the linear probe is as good on test, so adaptation does not pay here", highlight=False)
         seconds = summary["wall_seconds"]
         console.print(
             f"seconds: features {seconds['features']:.1f}, search {seconds['search']:.1f} "
             f"(training {seconds['training']:.1f}), linear probe {seconds['linear_probe']:.1f}, "
-            f"all {seconds['total']:.1f}; {summary['configs_per_hour']:.0f} configurations per hour",
+            f"total {seconds['total']:.1f}; {summary['configs_per_hour']:.0f} configurations per hour",
             highlight=False,
             soft_wrap=True,
         )
         planned = summary["plan"]["search_wall_seconds"]
-        console.print(f"planned {planned:.0f} s of search, took {seconds['search']:.0f} s", highlight=False)
+        console.print(
+            f"the search was planned to take {planned:.0f} s and took {seconds['search']:.0f} s", highlight=False
+        )
     console.print(f"results:   {run}", highlight=False, soft_wrap=True)
     console.print(f"           sweep results {run}", highlight=False, soft_wrap=True)
     console.print(f"dashboard: sweep dashboard {run}", highlight=False, soft_wrap=True)

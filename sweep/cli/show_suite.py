@@ -1,4 +1,4 @@
-"""A suite's table for a terminal: tasks, the groups' means, the flat mean, and published rows beside."""
+"""Print a suite's table to a terminal: tasks, means over groups, the mean over tasks, and published results."""
 
 import math
 from pathlib import Path
@@ -18,12 +18,12 @@ PER_CENT = 100
 
 
 def show_suite(console: Console, results: "SuiteResults", folder: Path) -> None:
-    """Print one row a task, then the means; a table of both for each kind of task, for their metrics do not mix.
+    """Print one row per task, then the means. Each kind of task has tables of its own, because its metrics differ.
 
     Args:
-        console: Where to.
-        results: What was found.
-        folder: Where it is.
+        console: The terminal to print to.
+        results: The results of the suite.
+        folder: The suite's folder.
     """
     from sweep.data.suites import PACKAGED_SUITES
 
@@ -33,9 +33,9 @@ def show_suite(console: Console, results: "SuiteResults", folder: Path) -> None:
             _show_means(console, results, kind)
     if results.missing:
         reasons = "; ".join(f"{name} ({reason})" for name, reason in results.missing.items())
-        console.print(f"not here: {printable(reasons)}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"tasks that were not found: {printable(reasons)}", highlight=False, markup=False, soft_wrap=True)
     if results.suite in PACKAGED_SUITES:
-        console.print("The images are not VTAB's.", highlight=False)
+        console.print("These images are not those of VTAB.", highlight=False)
     console.print(f"results:   sweep results {folder}", highlight=False, soft_wrap=True)
     console.print(f"           sweep results {folder}/TASK", highlight=False, soft_wrap=True)
 
@@ -102,5 +102,5 @@ def _heading(kind: TaskKind) -> str:
 
 
 def _shown(score: float, kind: TaskKind) -> str:
-    """Top-1 in per cent, as the literature has it."""
+    """Format a score; top-1 in per cent, as in the literature."""
     return f"{PER_CENT * score:.1f}" if kind is CLASSES else f"{score:.3f}"

@@ -1,22 +1,23 @@
-"""`sweep stop`: end a trial of a run that goes on elsewhere."""
+"""`sweep stop`: ask a run in another terminal to end one of its trials."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from sweep.cli import options
 from sweep.terminal.console import stdout
 
 
 def stop(
-    run: Annotated[Path, typer.Argument(help="A run folder; the run goes on in another terminal.")],
-    trial: Annotated[int, typer.Option(help="Number of the trial.")],
-    storage: Annotated[str | None, typer.Option(help="The Optuna storage URL, if the run was given one.")] = None,
+    run: Annotated[Path, typer.Argument(help="The folder of a run that is training in another terminal.")],
+    trial: Annotated[int, typer.Option(help="Number of the trial to stop.")],
+    storage: options.StorageUrl = None,
 ) -> None:
-    """Stop a trial of a run that goes on in another terminal, after the epoch under way.
+    """Stop one trial of a run that is training in another terminal.
 
-    It ends as PRUNED with its curve, and its lane takes the next trial. The run itself is stopped by Ctrl-C where it
-    runs.
+    The trial ends after its current epoch. It keeps its learning curve, its state becomes PRUNED, and its lane takes
+    the next trial. To stop the whole run, press Ctrl-C in the terminal where it runs.
 
         sweep stop runs/lr_rank-… --trial 7
     """
@@ -24,4 +25,4 @@ def stop(
     from sweep.search.steering import ask_to_stop
 
     ask_to_stop(RunFolder.open(run), trial, storage_url=storage)
-    stdout.print(f"trial {trial} will be stopped after the epoch under way", highlight=False)
+    stdout.print(f"trial {trial} will stop after its current epoch", highlight=False)

@@ -1,4 +1,4 @@
-"""`sweep verify`: a trial trained again, alone."""
+"""`sweep verify`: train a trial again, alone, and compare it with the record."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,20 +19,20 @@ BROKEN = 1
 def verify(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     trial: Annotated[int, typer.Option(help="The number of the trial to train again.", min=0)],
-    data: Annotated[
-        str | None, typer.Option(help="Where the data are now, if not where the run's record says.")
-    ] = None,
+    data: Annotated[str | None, typer.Option(help="Where the data is now, if it has moved since the run.")] = None,
     tolerance: Annotated[
         float,
-        typer.Option(help="Largest difference from the record to accept, for another machine or a GPU.", min=0.0),
+        typer.Option(
+            help="The largest difference from the record to accept. Use it on another machine or on a GPU.", min=0.0
+        ),
     ] = 0.0,
     device: options.DeviceName = None,
 ) -> None:
-    """Train one trial of a run again, alone, and print how far it is from what the run recorded.
+    """Train one trial of a run again, alone, and compare it with what the run recorded.
 
-    Curve, last metrics and weights (where the run kept them) must have the same bits on the machine and with the
-    versions that the run had; and the first 50 steps, in fp64, must agree with a plain PyTorch loop to 1e-10. The exit
-    code is 1 if they do not. Nothing out of the run folder is executed.
+    On the same machine with the same versions, the learning curve, the final metrics and the weights (if the run kept
+    them) must be the same bit for bit. The first 50 steps, in fp64, must also agree with a plain PyTorch loop to 1e-10.
+    The exit code is 1 if anything differs. No file from the run folder is executed.
 
         sweep verify runs/lr_rank-… --trial 7
     """
@@ -56,7 +56,7 @@ def verify(
 
 
 def show_verification(console: Console, verification: "Verification") -> None:
-    """Print what was compared, and whether the promises hold."""
+    """Print what was compared, and whether it is as promised."""
     trial = verification.trial
     epochs = f"{trial.epochs} epoch{'s' * (trial.epochs > 1)} from data order {trial.first_order}"
     table = Table(title=f"trial {trial.number} trained again, alone: {epochs}", title_justify="left")
@@ -70,15 +70,16 @@ def show_verification(console: Console, verification: "Verification") -> None:
     console.print(table, highlight=False)
     if verification.not_compared:
         names = printable(", ".join(verification.not_compared))
-        console.print(f"not compared, they take the study's code: {names}", highlight=False, markup=False)
+        console.print(f"not compared, because they need the study's code: {names}", highlight=False, markup=False)
     if verification.kept:
-        console.print("the trial is what it is alone", highlight=False)
+        console.print("the trial trained alone equals the record", highlight=False)
         return
-    console.print("[bold red]the trial is not what it is alone[/]", highlight=False)
+    console.print("[bold red]the trial trained alone differs from the record[/]", highlight=False)
     if verification.changed:
         changes = ", ".join(f"{name} {there}, here {here}" for name, (there, here) in verification.changed.items())
         console.print(
-            f"the run had {printable(changes)}: same bits are promised where nothing differs; else give --tolerance",
+            f"the run had {printable(changes)}. Equal bits are promised only where nothing has changed; "
+            "otherwise give --tolerance",
             highlight=False,
             markup=False,
             soft_wrap=True,

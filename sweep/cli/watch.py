@@ -1,4 +1,4 @@
-"""`sweep watch`: a run that goes on elsewhere."""
+"""`sweep watch`: follow a run from another terminal."""
 
 import time
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.live import Live
 
+from sweep.cli import options
 from sweep.terminal.console import stdout
 
 if TYPE_CHECKING:  # Optuna takes a second to import
@@ -17,15 +18,13 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def watch(
-    run: Annotated[Path, typer.Argument(help="A run folder; the run may go on in another terminal.")],
-    storage: Annotated[
-        str | None, typer.Option(help="The Optuna storage URL of a run that was given one; never taken from its files.")
-    ] = None,
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    storage: options.StorageUrl = None,
 ) -> None:
-    """Watch a run from another terminal: trials in training, what ended and why, pace and time left.
+    """Follow a run from another terminal: which trials train, which ended and why, the pace, and the time left.
 
-    Ends when the run ends or stops, or with Ctrl-C, which leaves the run alone. Where the output is piped, a line
-    whenever something changed.
+    It ends when the run ends. Ctrl-C ends only the watching; the run continues. If the output is piped, one line is
+    printed whenever something changes.
 
         sweep watch runs/lr_rank-…
     """

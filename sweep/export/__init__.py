@@ -1,1 +1,1 @@
-"""From a run to a model that loads anywhere."""
+"""Turn a run into a model that loads anywhere."""

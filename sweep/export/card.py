@@ -1,4 +1,4 @@
-"""The model card: what a stranger needs to know before using an exported model."""
+"""The model card: what somebody needs to know before they use an exported model."""
 
 import json
 import shlex
@@ -27,11 +27,11 @@ ANSWERS = {
     MULTI_LABEL: "[name for name, p in zip(model.class_names, logits[0].sigmoid()) if p >= 0.5]",
     REGRESSION: "dict(zip(model.class_names, values[0].tolist()))",
 }
-"""What a user does with what the model gives of one image, by kind of task."""
+"""How a user turns the model's output for one image into an answer, by kind of task."""
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """The command of a run as it was typed, from its recorded `sys.argv`."""
+    """Return the command that started a run, from its recorded `sys.argv`."""
     return shlex.join(["sweep", *arguments[1:]])
 
 
@@ -43,14 +43,14 @@ def model_card(
     with_backbone: bool,
     differences: Mapping[str, float],
 ) -> str:
-    """The card as Markdown.
+    """Write the card as Markdown.
 
     Args:
-        config: What the model is.
-        results: The run it comes from.
-        chosen: Its members, best first.
-        with_backbone: Whether the backbone's weights lie beside the card.
-        differences: Largest difference of a logit from the model's, by graph file.
+        config: The model's configuration.
+        results: The run that the model comes from.
+        chosen: The trials in the model, best first.
+        with_backbone: Whether the folder includes the backbone's weights.
+        differences: For each graph file, the largest difference between its logits and the model's.
     """
     names = " + ".join(f"trial {c.weights.trial}" for c in chosen)
     sections = [
@@ -58,7 +58,7 @@ def model_card(
         _what_it_is(config, with_backbone, differences),
         _data(config),
         f"## Backbone\n\n{markdown_text(config.backbone.name)}, frozen. {origin_of(config.backbone.name)}\n"
-        f"SHA-256 over its weights: `{config.backbone.fingerprint}`. Its licence goes with it, wherever it goes.",
+        f"SHA-256 over its weights: `{config.backbone.fingerprint}`. Its licence applies to every copy of it.",
         _metrics(config, results, chosen),
         _how_chosen(results, chosen, _kind(config)),
         _hyperparameters(config, chosen),
@@ -70,7 +70,9 @@ def model_card(
 def _what_it_is(config: ModelConfig, with_backbone: bool, differences: Mapping[str, float]) -> str:
     side, n_members, kind = config.side_network, len(config.members), config.target.kind
     given = output_name(kind)
-    networks = "A LAST side-network" if n_members == 1 else f"{n_members} LAST side-networks behind one forward pass"
+    networks = (
+        "A LAST side-network" if n_members == 1 else f"{n_members} LAST side-networks that share one forward pass"
+    )
     ranks = ", ".join(str(member.rank) for member in config.members)
     of_texts = _kind(config) == "texts"
     item = '"a text"' if of_texts else 'Image.open("photo.jpg")'
@@ -91,19 +93,22 @@ def _what_it_is(config: ModelConfig, with_backbone: bool, differences: Mapping[s
         _input(config.transform),
     ]
     if kind is REGRESSION:
-        lines += ["", "Values are in the units of the targets: the model undoes the standardisation it learned under."]
+        lines += [
+            "",
+            "The values are in the units of the targets: the model undoes the scaling that was used in training.",
+        ]
     if n_members > 1:
         together = {
             CLASSES: "The logits are log-probabilities: the logarithm of the mean of the members' probabilities.",
             MULTI_LABEL: "The logits are those of the mean of the members' probabilities.",
-            REGRESSION: "The values are the means of the members'.",
+            REGRESSION: "The values are the means over the members.",
         }
         lines += ["", together[kind]]
     lines += [
         "",
-        f"The backbone's weights are inside (`{BACKBONE_FILE}`): the model loads without a network."
+        f"The folder includes the backbone's weights (`{BACKBONE_FILE}`), so the model loads without a network."
         if with_backbone
-        else "The backbone's weights are not inside: loading fetches them by name and checks them.",
+        else "The folder does not include the backbone's weights: loading the model fetches and checks them.",
     ]
     for name, difference in differences.items():
         lines += [
@@ -122,20 +127,22 @@ def _kind(config: ModelConfig) -> Kind:
 def _graph_input(transform: Transform | TextInput) -> str:
     if isinstance(transform, TextInput):
         name = input_name("texts")
-        return f"`{name}` (N, {transform.max_tokens}), numbers by `{TOKENIZER_FILE}` and {BEYOND} beyond a text's end,"
+        return (
+            f"`{name}` (N, {transform.max_tokens}), token numbers by `{TOKENIZER_FILE}`, {BEYOND} after a text's end,"
+        )
     return f"`{input_name('images')}` (N, 3, {transform.image_size}, {transform.image_size})"
 
 
 def _input(transform: Transform | TextInput) -> str:
-    """What `model.transform` does."""
+    """Describe what `model.transform` does."""
     if isinstance(transform, TextInput):
         return (
-            f"Input: the first {transform.max_tokens} tokens of a text, those that the tokenizer adds included "
-            f"(SHA-256 `{transform.tokenizer_sha256}`); that is what `model.transform` makes of it."
+            f"Input: the first {transform.max_tokens} tokens of a text, including those that the tokenizer adds "
+            f"(SHA-256 of the tokenizer `{transform.tokenizer_sha256}`). `model.transform` computes them."
         )
     return (
         f"Input: RGB, resized to {transform.image_size} x {transform.image_size} ({transform.interpolation}, no crop), "
-        f"values in 0…1, minus {transform.mean}, divided by {transform.std}; that is what `model.transform` does."
+        f"values in 0…1, minus {transform.mean}, divided by {transform.std}. `model.transform` does this."
     )
 
 
@@ -146,7 +153,8 @@ def _data(config: ModelConfig) -> str:
     notice = f"\n\n{markdown_text(training['data_notice'])}" if training["data_notice"] else ""
     seen = f" ({markdown_text(training['images'])})" if training["images"] else ""
     return (
-        f"## Data\n\n{markdown_text(training['data'])}: {sizes} {_kind(config)}. Trained on train{seen}.{notice}\n\n"
+        f"## Data\n\n{markdown_text(training['data'])}: {sizes} {_kind(config)}. "
+        f"Trained on the training data{seen}.{notice}\n\n"
         f"{len(config.class_names)} {config.target.kind.outputs}: {names}."
     )
 
@@ -159,7 +167,7 @@ def _metrics(config: ModelConfig, results: Results, chosen: Sequence[Chosen]) ->
     for c in chosen:
         val = {name: c.row[f"val_{name}"] for name in kind.shown}
         test = _test_metrics(results, c)
-        if test:  # of the winner, whose errors were bootstrapped where they do not follow
+        if test:  # the summary has the winner's standard errors, also bootstrapped ones
             val |= results.summary["winner"]["val"]
         rows.append(metric_row(kind, f"trial {c.weights.trial}, {of_val}", val, n_val))
         if test:
@@ -168,9 +176,9 @@ def _metrics(config: ModelConfig, results: Results, chosen: Sequence[Chosen]) ->
         probe = results.summary["linear_probe"]
         rows.append(metric_row(kind, f"linear probe for comparison, {of_val}", probe["val"], n_val))
         rows.append(metric_row(kind, f"linear probe for comparison, {of_test}", probe["test"], n_test))
-    notes = [f"± is the standard error over {_kind(config)}; another seed is not in it."]
+    notes = [f"± is the standard error over {_kind(config)}. It does not cover the choice of the random seed."]
     if len(chosen) > 1:
-        notes.append("The ensemble as a whole was not evaluated; these are the numbers of its members.")
+        notes.append("The ensemble as a whole was not evaluated; the numbers are those of its members.")
     return "\n".join(["## Metrics", "", *rows, "", *notes])
 
 
@@ -182,13 +190,13 @@ def _test_metrics(results: Results, chosen: Chosen) -> dict[str, float] | None:
 
 
 def metric_head(kind: TaskKind) -> list[str]:
-    """The first two lines of a Markdown table of metrics."""
+    """Return the first two lines of a Markdown table of metrics."""
     headings = (HEADINGS.get(metric, kind.metrics[metric]) for metric in kind.shown)
     return [f"| | {' | '.join(headings)} |", f"|---{'|---' * len(kind.shown)}|"]
 
 
 def metric_row(kind: TaskKind, name: str, metrics: Mapping[str, float], n_images: int) -> str:
-    """A line of a Markdown table of metrics, with the standard error of the score over images."""
+    """Return a line of a Markdown table of metrics, with the standard error of the score over images."""
     cells = [kind.with_error(metrics, n_images), *(f"{metrics[metric]:.3f}" for metric in kind.shown[1:])]
     return f"| {name} | {' | '.join(cells)} |"
 
@@ -211,12 +219,12 @@ def _how_chosen(results: Results, chosen: Sequence[Chosen], kind: Kind) -> str:
     elif chosen[0].weights.trial == best:
         text = f"The best of {complete} complete trials: {rank}."
     else:
-        text = f"Asked for by number; of {complete} complete trials the run ranks trial {best} first: {rank}."
-    text += " The val numbers were chosen among, so they flatter; the more trials, the more."
+        text = f"Chosen by its number. Of {complete} complete trials the run ranks trial {best} first: {rank}."
+    text += " The val numbers were used for this choice, so they are too good; the more trials, the more so."
     if any(_test_metrics(results, c) for c in chosen):
-        text += f" The test {kind} were looked at once, by the winner and by the linear probe, and chose nothing."
+        text += f" The test {kind} were used once, for the winner and the linear probe, and not for any choice."
     else:
-        text += f" The test {kind} were not looked at for this model."
+        text += f" This model was not evaluated on the test {kind}."
     return f"## How it was chosen\n\n{text}"
 
 
@@ -257,6 +265,6 @@ def _made_with(config: ModelConfig) -> str:
 
 
 def markdown_text(value: object) -> str:
-    """A user's text, harmless in Markdown."""
+    """Escape a user's text for Markdown."""
     text = " ".join(str(value).split())
     return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>#|!" else letter for letter in text)

@@ -1,4 +1,4 @@
-"""`config.json` of an exported model: everything needed to build it again."""
+"""`config.json` of an exported model: everything that is needed to build the model again."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -24,7 +24,7 @@ CARD_FILE = "README.md"
 WEIGHTS_FILE = "model.safetensors"
 BACKBONE_FILE = "backbone.safetensors"
 BACKBONE_CONFIG_FILE, TOKENIZER_FILE = "backbone.json", "tokenizer.json"
-"""Beside the weights of a text backbone."""
+"""The files beside the weights of a text backbone."""
 
 ENTRIES: dict[str, type | UnionType] = {
     **dict.fromkeys(("backbone.name", "backbone.fingerprint"), str),
@@ -40,19 +40,19 @@ ONNX_FILE = "model.onnx"
 
 
 def recorded_transform(value: Mapping[str, Any]) -> Transform | TextInput:
-    """What a JSON file recorded of a backbone's transform.
+    """Read a backbone's transform from its recorded JSON object.
 
     Raises:
         KeyError: An entry is missing.
-        TypeError: One is too many, or of another type.
-        ValueError: One is out of range.
+        TypeError: There is an unknown entry, or one of another type.
+        ValueError: An entry is out of range.
     """
     if "max_tokens" in value:
         return TextInput(**value)
     transform = Transform(**{**value, "mean": tuple(value["mean"]), "std": tuple(value["std"])})
     for name, numbers in (("mean", transform.mean), ("std", transform.std)):
         if len(numbers) != 3 or not all(isinstance(number, int | float) and abs(number) < 1e6 for number in numbers):
-            raise ValueError(f"{name} is {str(numbers)[:40]}, and there are three colours")
+            raise ValueError(f"{name} is {str(numbers)[:40]}, not three numbers")
     if transform.interpolation not in INTERPOLATIONS:
         raise ValueError(f"interpolation is {str(transform.interpolation)[:40]!r}, not one of {INTERPOLATIONS}")
     return transform
@@ -60,13 +60,13 @@ def recorded_transform(value: Mapping[str, Any]) -> Transform | TextInput:
 
 @dataclass(frozen=True)
 class BackboneReference:
-    """Which backbone the side-networks were trained beside.
+    """The backbone that the side-networks were trained with.
 
     Attributes:
-        name: As `load_backbone` knows it.
+        name: The name for `load_backbone`.
         fingerprint: SHA-256 over its weights.
-        group_size: `g`, blocks between two stages.
-        stages: What was given instead of `group_size`, see `backbones.Taps`.
+        group_size: `g`, the number of blocks between two stages.
+        stages: The stages that were given instead of `group_size`; see `backbones.Taps`.
     """
 
     name: str
@@ -80,9 +80,9 @@ class Member:
     """One side-network of the model.
 
     Attributes:
-        trial: Which it was.
-        rank: `r` of its modules.
-        hyperparameters: What it was trained with; for the record.
+        trial: Number of the trial.
+        rank: The rank `r` of its modules.
+        hyperparameters: The hyperparameters it was trained with, for information.
     """
 
     trial: int
@@ -92,16 +92,16 @@ class Member:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What an exported model is.
+    """The configuration of an exported model.
 
     Attributes:
-        backbone: What feeds the side-networks.
-        transform: What turns an image into its input; of a text backbone, what is to be known of that.
-        side_network: The shape of all members.
-        members: One side-network each.
-        class_names: `C` names, in the order of the logits; of classes, labels or targets.
-        training: How the model came to be: study, data, command and versions; for the record.
-        target: What the outputs say.
+        backbone: The backbone that feeds the side-networks.
+        transform: How an image becomes the backbone's input; for a text backbone, the properties of that transform.
+        side_network: The shape of all side-networks.
+        members: The side-networks.
+        class_names: The `C` names of the classes, labels or targets, in the order of the logits.
+        training: How the model was trained: study, data, command and versions, for information.
+        target: How the outputs are to be read.
     """
 
     backbone: BackboneReference
@@ -113,7 +113,7 @@ class ModelConfig:
     target: Target = OF_CLASSES
 
     def as_json(self) -> dict[str, Any]:
-        """The contents of `config.json`."""
+        """Return the contents of `config.json`."""
         target = {"task": self.target.kind.name, "mean": self.target.mean, "std": self.target.std}
         return {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self), "target": target}
 
@@ -122,13 +122,13 @@ class ModelConfig:
         """Read an exported model's configuration.
 
         Raises:
-            UsageError: The folder holds no exported model, or one of a later format.
+            UsageError: The folder has no exported model, or one of a newer format.
             SweepError: The file is damaged.
         """
         path = folder / CONFIG_FILE
         value = read_json(path) if path.is_file() else {}
         if value.get("format") != FORMAT:
-            raise UsageError(f"{folder} holds no exported model; make one: sweep export RUN --to {folder}")
+            raise UsageError(f"{folder} has no exported model; make one with sweep export RUN --to {folder}")
         require_entries(path, value, ENTRIES, AGAIN)
         if value["format_version"] != FORMAT_VERSION:
             raise UsageError(

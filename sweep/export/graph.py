@@ -1,4 +1,4 @@
-"""A model as a graph that runs without sweep: PyTorch's own exported program, or ONNX. Each is checked."""
+"""Write a model as a graph that runs without sweep: a `torch.export` program, or ONNX. Each graph is checked."""
 
 import importlib.util
 import warnings
@@ -16,8 +16,9 @@ from sweep.tasks.inputs import Kind
 from sweep.tasks.kinds import REGRESSION, TaskKind
 
 TOLERANCE = 1e-4
-"""Largest difference of a logit, or of a number in deviations on train, that passes: single precision, summed in
-another order."""
+"""The largest difference of a logit that is accepted (for numbers, in standard deviations of the training data).
+
+Differences of this size come from single precision with sums in another order."""
 
 TRACED_BATCH = 2
 CHECKED_BATCH = 3
@@ -28,11 +29,11 @@ def write_torch_export(model: AdaptedModel, path: Path) -> float:
     """Write the model as a `torch.export` program, for any number of images or texts.
 
     Args:
-        model: On the CPU.
-        path: To write; `torch.export.load(path).module()` is the model again, without sweep.
+        model: The model, on the CPU.
+        path: The file to write. `torch.export.load(path).module()` is the model again, without sweep.
 
     Returns:
-        The largest difference between its logits and the model's.
+        The largest difference between the logits of the graph and the model.
 
     Raises:
         SweepError: The difference is above the tolerance, or PyTorch cannot make a graph of the model.
@@ -46,7 +47,7 @@ def write_torch_export(model: AdaptedModel, path: Path) -> float:
 
 
 def require_onnx() -> None:
-    """Ask for the packages that ONNX takes before anything is made.
+    """Check that the packages for ONNX are installed, before anything is written.
 
     Raises:
         SweepError: One of them is not installed.
@@ -56,14 +57,14 @@ def require_onnx() -> None:
 
 
 def write_onnx(model: AdaptedModel, path: Path) -> float:
-    """Write the model as ONNX, from `images` or `tokens` to `logits` or `values`, for any number of them.
+    """Write the model as ONNX, from `images` or `tokens` to `logits` or `values`, for any batch size.
 
     Args:
-        model: On the CPU.
-        path: To write.
+        model: The model, on the CPU.
+        path: The file to write.
 
     Returns:
-        The largest difference between the logits of ONNX Runtime and the model's.
+        The largest difference between the logits of ONNX Runtime and the model.
 
     Raises:
         SweepError: The difference is above the tolerance, a package is missing, or PyTorch cannot make a graph of the
@@ -74,7 +75,7 @@ def write_onnx(model: AdaptedModel, path: Path) -> float:
 
     inputs, name = model.backbone.random_inputs(CHECKED_BATCH), input_name(model.backbone.kind)
     with warnings.catch_warnings(), torch.no_grad(), _made(model, path):
-        warnings.simplefilter("ignore")  # of PyTorch's exporter, about itself
+        warnings.simplefilter("ignore")  # warnings of PyTorch's exporter about its own code
         program = torch.onnx.export(
             model,
             (model.backbone.random_inputs(TRACED_BATCH),),
@@ -92,12 +93,12 @@ def write_onnx(model: AdaptedModel, path: Path) -> float:
 
 
 def input_name(kind: Kind) -> str:
-    """What a model's inputs are called."""
+    """Return the name of a model's inputs."""
     return "tokens" if kind == "texts" else "images"
 
 
 def output_name(kind: TaskKind) -> str:
-    """What a model's outputs are called."""
+    """Return the name of a model's outputs."""
     return "values" if kind is REGRESSION else "logits"
 
 
@@ -107,15 +108,15 @@ def _dynamic_shapes() -> dict[str, dict[int, torch.export.Dim]]:
 
 @contextmanager
 def _made(model: AdaptedModel, path: Path) -> Iterator[None]:
-    """Say which file cannot be made of which backbone."""
+    """Turn an error into one that names the file and the backbone."""
     try:
         yield
-    except OSError:  # of a full disk, say: the folder's error, not the network's
+    except OSError:  # such as a full disk, which is not the network's fault
         raise
-    except Exception as error:  # of PyTorch and ONNX Runtime, about a network: a dozen types
+    except Exception as error:  # PyTorch and ONNX Runtime raise errors of many types
         lines = str(error).strip().splitlines()
         raise SweepError(
-            f"{path.name} cannot be made of a model beside {model.backbone.name}: "
+            f"{path.name} cannot be written for a model with the backbone {model.backbone.name}: "
             f"{lines[0] if lines else type(error).__name__}; nothing was exported. Leave the option out"
         ) from error
 

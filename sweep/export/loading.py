@@ -1,4 +1,4 @@
-"""An exported model, read back."""
+"""Load an exported model."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -19,19 +19,19 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> "Ad
     """Load a model that `sweep export` wrote.
 
     Args:
-        folder: What was given to `--to`.
-        device: Where the model is to run.
+        folder: The folder that was given to `--to`.
+        device: The device on which the model is to run.
 
     Returns:
-        A module in eval mode, from images `(B, 3, H, W)` or texts `(B, L)` to logits `(B, C)`, or to numbers in their
-        own units where the task was a regression, with `class_names` and `transform`:
+        A module in eval mode that maps images `(B, 3, H, W)` or texts `(B, L)` to logits `(B, C)`; for a regression, to
+        numbers in their own units. It has `class_names` and `transform`:
 
             model = sweep.load_model("shipped")
             logits = model(model.transform(image).unsqueeze(0))  # or a text
 
     Raises:
-        UsageError: The folder holds no exported model, or one of a later format.
-        SweepError: A file is missing or damaged, or the backbone is not the one that the model was trained beside.
+        UsageError: The folder has no exported model, or one of a newer format.
+        SweepError: A file is missing or damaged, or the backbone is not the one that the model was trained with.
     """
     from sweep.export.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
     from sweep.export.model import assemble
@@ -43,8 +43,7 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> "Ad
     beside = (len(backbone.widths), backbone.n_prefix_tokens)
     if (spec.n_stages, spec.n_prefix_tokens) != beside or spec.stage_widths != tuple(backbone.widths):
         raise SweepError(
-            f"{folder / CONFIG_FILE} is damaged: its side_network does not fit beside {backbone.name}; "
-            f"export the model again"
+            f"{folder / CONFIG_FILE} is damaged: its side_network does not fit {backbone.name}; export the model again"
         )
     path = folder / WEIGHTS_FILE
     weights = read_weights(path)
@@ -59,7 +58,7 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> "Ad
 
 
 def _backbone(folder: Path, config: "ModelConfig") -> "FrozenBackbone":
-    """The backbone, from the export where its weights are inside, else by its name."""
+    """Load the backbone: from the folder if it includes the weights, else by its name."""
     from backbones import load_backbone
     from backbones.origin import architecture_of
     from backbones.protocol import Transform
@@ -90,17 +89,21 @@ def _backbone(folder: Path, config: "ModelConfig") -> "FrozenBackbone":
     if isinstance(config.transform, Transform):
         backbone.transform = config.transform
     if backbone.fingerprint != reference.fingerprint:
-        where = path if inside else f"{reference.name}, as it can be had here,"
+        where = path if inside else f"{reference.name}, as it is available here,"
         raise SweepError(
-            f"{where} has the fingerprint {backbone.fingerprint[:12]}…, and the model in {folder} was trained beside "
-            f"{reference.fingerprint[:12]}…: its logits would be wrong. "
-            + ("Export the model again" if inside else "Export it with its backbone inside, where the run was made")
+            f"{where} has the fingerprint {backbone.fingerprint[:12]}…, but the model in {folder} was trained with "
+            f"{reference.fingerprint[:12]}…, so its logits would be wrong. "
+            + (
+                "Export the model again"
+                if inside
+                else "On the machine of the run, export it with the backbone's weights"
+            )
         )
     return backbone
 
 
 def _text_backbone(folder: Path, reference: "BackboneReference", max_tokens: int) -> "FrozenBackbone":
-    """The text backbone that the export describes, with random weights."""
+    """Build the text backbone that the export describes, with random weights."""
     from backbones import Taps
     from backbones.text_models import built
     from sweep.export.config import BACKBONE_CONFIG_FILE, TOKENIZER_FILE

@@ -1,4 +1,4 @@
-"""The shipped model: a frozen backbone and the side-networks it feeds, as one ordinary module."""
+"""The exported model: a frozen backbone and the side-networks it feeds, as one ordinary module."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,24 +13,24 @@ from sweep.tasks.targets import OF_CLASSES, Target
 
 
 class AdaptedModel(nn.Module):
-    """Images, or texts, to logits, or to numbers in the units of a regression's targets.
+    """Maps images or texts to logits; for a regression, to numbers in the units of the targets.
 
-    One side-network gives its logits. Several share one forward pass of the backbone, and give the logarithm of the
-    mean of their probabilities: `softmax` of either is the probability of each class. Where an image may have several
-    labels, `sigmoid` of either is the probability of each.
+    With one side-network, the output is its logits. Several side-networks share one forward pass of the backbone, and
+    the output is the logarithm of the mean of their probabilities. In both cases `softmax` gives the probability of
+    each class. Where an image may have several labels, `sigmoid` gives the probability of each label.
 
-    The backbone stays frozen and in eval mode; the side-networks' parameters can be trained on.
+    The backbone stays frozen and in eval mode. The parameters of the side-networks can be trained further.
 
     Args:
-        backbone: What feeds the side-networks.
-        side_networks: One or more.
-        class_names: `C` names, in the order of the logits.
-        target: What the outputs of side-networks say.
+        backbone: The backbone that feeds the side-networks.
+        side_networks: One or more side-networks.
+        class_names: The `C` names of the classes, in the order of the logits.
+        target: How the outputs of the side-networks are to be read.
 
     Attributes:
         class_names: As given.
         target: As given.
-        transform: Turns a PIL image into `(3, H, W)`, or a text into `(L,)`, what the model takes a batch of.
+        transform: Turns a Pillow image into `(3, H, W)`, or a text into `(L,)`; the model takes batches of these.
     """
 
     def __init__(
@@ -51,10 +51,11 @@ class AdaptedModel(nn.Module):
         """Classify images, or texts.
 
         Args:
-            images: Transformed, `(B, 3, H, W)`; texts `(B, L)`.
+            images: Transformed images `(B, 3, H, W)`, or texts `(B, L)`.
 
         Returns:
-            Logits, `(B, C)`; of classes, log-probabilities where there are several side-networks; or numbers.
+            Logits `(B, C)`; with several side-networks that predict classes, log-probabilities; for a regression,
+            numbers.
         """
         stages = self.backbone.stages(images)
         outputs = [self.target.decode(side_network(stages)) for side_network in self.side_networks]
@@ -62,15 +63,15 @@ class AdaptedModel(nn.Module):
 
 
 def assemble(backbone: FrozenBackbone, config: ModelConfig, states: Sequence[Mapping[str, Tensor]]) -> AdaptedModel:
-    """Put a model together, in eval mode.
+    """Build a model in eval mode.
 
     Args:
-        backbone: The one that `config` names.
-        config: What the model is.
-        states: One `state_dict` a member.
+        backbone: The backbone that `config` names.
+        config: The model's configuration.
+        states: The `state_dict` of each side-network.
 
     Raises:
-        ValueError: A state does not fit its member.
+        ValueError: A state does not fit its side-network.
     """
     members = zip(config.members, states, strict=True)
     side_networks = [config.side_network.trained(member.rank, state) for member, state in members]

@@ -1,4 +1,4 @@
-"""Labels for images or texts out of an exported model, batch by batch."""
+"""Label images or texts with an exported model, batch by batch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,11 +22,11 @@ TABLES, LINES = (".csv", ".parquet"), ".txt"
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one image or text.
+    """The model's output for one image or text.
 
     Attributes:
         item: The image's path, or the text.
-        values: Probabilities of the classes or labels, or a regression's numbers, `(C,)`, on the CPU.
+        values: Probabilities of the classes or labels, or the predicted numbers, `(C,)`, on the CPU.
     """
 
     item: str
@@ -35,11 +35,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An image that could not be read, or a text without a token.
+    """An image that could not be read, or a text without tokens.
 
     Attributes:
         item: The image's path, or the text.
-        reason: For the user.
+        reason: Why, in words for the user.
     """
 
     item: str
@@ -47,17 +47,17 @@ class Unreadable:
 
 
 def find_images(paths: Sequence[Path]) -> list[str]:
-    """The images that files and folders name: a file as it is, a folder's images below it in order of path.
+    """Find the images that paths name: files, and all images below folders, in order of their paths.
 
     Raises:
-        UsageError: A path does not exist, or a folder holds no image.
+        UsageError: A path does not exist, or a folder has no image.
     """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
             inside = sorted(inner for inner in path.rglob("*") if is_image(inner))
             if not inside:
-                raise UsageError(f"{path} holds no image")
+                raise UsageError(f"{path} has no image")
             found += inside
         elif path.exists():
             found.append(path)
@@ -67,16 +67,18 @@ def find_images(paths: Sequence[Path]) -> list[str]:
 
 
 def find_texts(paths: Sequence[Path]) -> list[str]:
-    """The texts in files: the column `text` of a table, or the lines of a `.txt` that are not empty.
+    """Read the texts in files: the column `text` of a table, or the lines of a `.txt` that are not empty.
 
     Raises:
-        UsageError: A file does not exist, is of another kind, or holds no text.
+        UsageError: A file does not exist, is of another kind, or has no text.
         SweepError: A table is damaged.
     """
     found: list[str] = []
     for path in paths:
         if not path.is_file():
-            raise UsageError(f"{path} is no file; the model reads texts: give a {LINES} with a text a line, or a table")
+            raise UsageError(
+                f"{path} is not a file. The model reads texts: give a {LINES} file with one text per line, or a table"
+            )
         if path.suffix.lower() in TABLES:
             texts = texts_of(path)
         elif path.suffix.lower() == LINES:
@@ -86,9 +88,9 @@ def find_texts(paths: Sequence[Path]) -> list[str]:
                 raise UsageError(f"{path} is not UTF-8 text: {error}; save it as UTF-8") from error
             texts = [line.strip() for line in lines if line.strip()]
         else:
-            raise UsageError(f"{path}: the model reads texts; give a {LINES} with a text a line, or a table")
+            raise UsageError(f"{path}: the model reads texts; give a {LINES} file with one text per line, or a table")
         if not texts:
-            raise UsageError(f"{path} holds no text")
+            raise UsageError(f"{path} has no text")
         found += texts
     return found
 
@@ -100,13 +102,13 @@ def predict(
     """Label images or texts, in the order given.
 
     Args:
-        model: Where it is, they are sent.
-        items: Paths of image files, or texts, whichever the model reads.
-        batch_size: `B`, items a forward pass.
-        on_progress: Called with the number of items done after every batch.
+        model: The model; inputs are sent to its device.
+        items: Paths of image files, or texts, depending on what the model reads.
+        batch_size: `B`, the number of items in one forward pass.
+        on_progress: Called after every batch with the number of its items.
 
     Yields:
-        One for every item; those that cannot be read do not stop the others.
+        A result for every item. An item that cannot be read does not stop the others.
     """
     device = next(model.parameters()).device
     opened: Callable[[str], Any] = _image if model.backbone.kind == "images" else str
@@ -134,7 +136,7 @@ def predict(
 
 
 def _image(item: str) -> Image.Image:
-    """A decoded image file."""
+    """Open and decode an image file."""
     path = Path(item)
     image: Image.Image = file_split("images", path.parent, [path], np.zeros(1, dtype=np.int64)).open(0)
     return image

@@ -1,4 +1,4 @@
-"""Which trials of a run are exported, and what is known of them."""
+"""Choose the trials of a run to export."""
 
 import re
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ class Chosen:
     """One trial to export.
 
     Attributes:
-        weights: What it learned.
-        row: Its row of the trials table.
-        hyperparameters: Optuna's parameters, those it has.
+        weights: The trained weights.
+        row: The row of the trial in the table.
+        hyperparameters: Optuna's parameters that the trial has.
     """
 
     weights: LaneWeights
@@ -30,7 +30,7 @@ class Chosen:
 
 
 def winner_of(results: Results, folder: RunFolder) -> int:
-    """The number of the trial that the run's ranking puts first.
+    """Return the number of the trial that the run ranks first.
 
     Raises:
         SweepError: No trial is complete, or the summary is damaged.
@@ -40,20 +40,20 @@ def winner_of(results: Results, folder: RunFolder) -> int:
         return int(results.summary["winner"]["trial"])
     complete = results.trials[results.trials["state"] == "COMPLETE"]
     if complete.empty:
-        raise SweepError(f"no trial of {folder.path} is complete yet; there is nothing to export")
+        raise SweepError(f"no trial of {folder.path} is complete yet, so there is nothing to export")
     return int(complete.iloc[0]["trial"])
 
 
 def choose(
     results: Results, folder: RunFolder, *, trial: int | None, ensemble: str | None
 ) -> tuple[SideNetworkSpec, list[Chosen]]:
-    """Find the trials to export.
+    """Choose the trials to export.
 
     Args:
         results: The run's tables.
         folder: The run's folder.
-        trial: A trial's number; the winner if not given.
-        ensemble: `"topK"` for the K best complete trials together, `"pareto"` for those of the Pareto front.
+        trial: The number of a trial; the winner if not given.
+        ensemble: `"topK"` for the K best complete trials together, or `"pareto"` for the Pareto front.
 
     Returns:
         The shape of the side-networks, and the trials, best first.
@@ -63,7 +63,7 @@ def choose(
         SweepError: No trial is complete, or a file is damaged.
     """
     if trial is not None and ensemble is not None:
-        raise UsageError("--trial names one model and --ensemble several; give one of them")
+        raise UsageError("--trial exports one trial and --ensemble several; give only one of these options")
     winner = winner_of(results, folder)
     numbers = [winner if trial is None else trial] if ensemble is None else _members(results, ensemble)
     chosen = []
@@ -75,7 +75,7 @@ def choose(
 
 
 def hyperparameters_of(row: dict[str, Any], trials: pd.DataFrame) -> dict[str, Any]:
-    """Optuna's parameters of one row, without those that its trial was not asked for."""
+    """Return the parameters of one row, without those that its trial does not have."""
     values = {name.removeprefix(PARAMETER_PREFIX): row[name] for name in parameter_columns(trials)}
     return {name: getattr(value, "item", lambda v=value: v)() for name, value in values.items() if not pd.isna(value)}
 
@@ -87,8 +87,8 @@ def _members(results: Results, ensemble: str) -> list[int]:
     match = re.fullmatch(r"top([1-9]\d*)", ensemble)
     if match is None or int(match[1]) < 2:
         raise UsageError(
-            f"--ensemble must be top2, top3, … for that many of the best trials, or pareto for those of the Pareto "
-            f"front, not {ensemble!r}"
+            f"--ensemble must be top2, top3, … for that many of the best trials, or pareto for the Pareto front, "
+            f"not {ensemble!r}"
         )
     count = int(match[1])
     if len(complete) < count:
@@ -99,7 +99,9 @@ def _members(results: Results, ensemble: str) -> list[int]:
 def _front(results: Results, complete: pd.DataFrame) -> list[int]:
     if len(results.objectives) == 1:
         only = next(iter(results.objectives))
-        raise UsageError(f"--ensemble pareto is for runs of several objectives, and this one has {only}; give top5")
+        raise UsageError(
+            f"--ensemble pareto needs a run with several objectives, and this run has only {only}; give top5"
+        )
     front = complete.loc[complete["front"] == 0, "trial"]
     if len(front) > KEPT_TRIALS:
         raise UsageError(

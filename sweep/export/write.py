@@ -1,4 +1,4 @@
-"""A run's answer written as a model: weights, configuration, model card."""
+"""Write a run's winner as a model: weights, configuration and model card."""
 
 import json
 import os
@@ -50,12 +50,12 @@ RECORDED = ("study", "command", "data", "data_notice", "splits", "epochs", "batc
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export left behind.
+    """The result of an export.
 
     Attributes:
-        folder: The model's.
-        trials: Which trials it is made of.
-        differences: Largest difference of a logit from the model's, by graph file.
+        folder: The folder of the model.
+        trials: The numbers of the trials in the model.
+        differences: For each graph file, the largest difference between its logits and the model's.
     """
 
     folder: Path
@@ -77,18 +77,18 @@ def export_run(
     """Write a run's winner, another of its trials, or several together, as a model that `load_model` reads.
 
     Args:
-        run: A run folder.
-        to: The folder to make; it appears whole or not at all.
-        trial: A trial's number; the winner if not given.
-        ensemble: `"topK"` for the K best trials behind one backbone, `"pareto"` for the Pareto front's.
-        with_backbone: Whether the backbone's weights go inside. Without them loading fetches them again.
-        torch_export: Whether to write a `torch.export` program as well.
-        onnx: Whether to write ONNX as well.
+        run: The run folder.
+        to: The folder to create. It appears complete or not at all.
+        trial: The number of a trial; the winner if not given.
+        ensemble: `"topK"` for the K best trials behind one backbone, or `"pareto"` for the Pareto front.
+        with_backbone: Whether to include the backbone's weights. Without them, loading the model fetches them again.
+        torch_export: Whether to write a `torch.export` program too.
+        onnx: Whether to write ONNX too.
         cache_dir: Root of sweep's cache.
 
     Raises:
-        UsageError: Something is already in `to`, or there is no such trial, or its weights were not kept.
-        SweepError: The backbone is not the one of the run, a graph cannot be made or does not compute the same, or a
+        UsageError: `to` is not empty, there is no such trial, or its weights were not kept.
+        SweepError: The backbone differs from that of the run, a graph cannot be made or computes something else, or a
             file is damaged.
     """
     if to.exists() and not (to.is_dir() and not any(to.iterdir())):
@@ -116,7 +116,7 @@ def export_run(
                 save_file(_own(backbone.network.state_dict()), partial / BACKBONE_FILE)
                 if isinstance(backbone, TextBackbone):
                     (partial / BACKBONE_CONFIG_FILE).write_text(backbone.config_json, encoding="utf-8")
-            if isinstance(backbone, TextBackbone):  # a graph alone wants it, too
+            if isinstance(backbone, TextBackbone):  # a graph needs it too
                 (partial / TOKENIZER_FILE).write_text(backbone.tokenizer_json, encoding="utf-8")
             model = assemble(backbone, config, [c.weights.state for c in chosen])
             if torch_export:
@@ -131,7 +131,7 @@ def export_run(
 
 
 def model_of_run(run: Path, *, trial: int, cache_dir: Path) -> AdaptedModel:
-    """A trial of a run as a model, without an export; arguments and errors as of `export_run`."""
+    """Build a trial of a run as a model, without an export; for arguments and errors see `export_run`."""
     folder = RunFolder.open(run)
     results = load_results(run)
     spec, chosen = choose(results, folder, trial=trial, ensemble=None)
@@ -140,13 +140,13 @@ def model_of_run(run: Path, *, trial: int, cache_dir: Path) -> AdaptedModel:
 
 
 def model_config(results: Results, folder: RunFolder, spec: SideNetworkSpec, chosen: Sequence[Chosen]) -> ModelConfig:
-    """The `config.json` of an exported model.
+    """Build the configuration of an exported model.
 
     Args:
-        results: Of the run.
-        folder: Where it is, for messages.
-        spec: Shape of its side-networks.
-        chosen: The members of the model.
+        results: The run's tables.
+        folder: The run's folder, for messages.
+        spec: The shape of its side-networks.
+        chosen: The trials in the model.
 
     Raises:
         UsageError: The members do not share a backbone and the structure of their side-networks.
@@ -191,26 +191,26 @@ def _backbone(config: ModelConfig, folder: RunFolder, cache_dir: Path) -> Frozen
     )
     if backbone.fingerprint != config.backbone.fingerprint:
         raise SweepError(
-            f"the backbone {config.backbone.name} that can be had here is not the one that {folder.path} was made "
-            f"with: fingerprint {backbone.fingerprint[:12]}…, not {config.backbone.fingerprint[:12]}…"
+            f"the backbone {config.backbone.name} that is available here differs from the one of the run "
+            f"{folder.path}: its fingerprint is {backbone.fingerprint[:12]}…, not {config.backbone.fingerprint[:12]}…"
         )
     return backbone
 
 
 def _own(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that share no memory, as safetensors wants them."""
+    """Copy tensors so that they share no memory, as safetensors requires."""
     return {name: tensor.clone().contiguous() for name, tensor in state.items()}
 
 
 def _make_folder(to: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a folder beside, then rename it."""
+    """Fill a temporary folder beside `to`, then rename it."""
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))
         try:
             fill(partial)
             partial.chmod(0o755)
-            for file in partial.iterdir():  # safetensors writes for the owner alone, and this is to be shared
+            for file in partial.iterdir():  # safetensors makes files that only the owner can read
                 file.chmod(0o644)
             os.replace(partial, to)
         finally:

@@ -1,1 +1,1 @@
-"""What stands on this machine: devices, memory, files, seeds, arithmetic."""
+"""What every wing needs from the machine: devices, memory, files, random seeds, precision."""

@@ -1,4 +1,4 @@
-"""Work that is under way before it is asked for."""
+"""Start work one item ahead, so that it is under way before its result is needed."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -9,11 +9,11 @@ Started = TypeVar("Started")
 
 
 def one_ahead(items: Iterable[Item], start: Callable[[Item], Started]) -> Generator[tuple[Item, Started]]:
-    """Give every item with what was started for it, once the next one's has been started too.
+    """Yield every item with the work that was started for it, after the work for the next item has been started too.
 
     Args:
-        items: In order.
-        start: Begins the work for an item, such as `Executor.submit`, and does not wait for it.
+        items: The items, in order.
+        start: Starts the work for an item without waiting for it, as `Executor.submit` does.
     """
     waiting: deque[tuple[Item, Started]] = deque()
     for item in items:

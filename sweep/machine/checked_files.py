@@ -1,4 +1,4 @@
-"""Reading files that may be damaged, or come from a stranger: nothing in them is executed."""
+"""Read files that may be damaged or come from somebody else. Nothing in them is executed."""
 
 import json
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ def read_weights(path: Path) -> dict[str, "Tensor"]:
 
 
 def read_weights_and_metadata(path: Path, prefix: str = "") -> tuple[dict[str, str], dict[str, "Tensor"]]:
-    """Read a safetensors file: its metadata, and its tensors whose names begin with `prefix`, without it.
+    """Read a safetensors file: its metadata, and the tensors whose names begin with `prefix`, with the prefix removed.
 
     Raises:
         SweepError: The file is missing or damaged.
@@ -56,7 +56,7 @@ def read_json(path: Path, remedy: str = RESTORE) -> dict[str, Any]:
 
     Args:
         path: The file.
-        remedy: How a message ends.
+        remedy: The end of the error message, which says what to do.
 
     Raises:
         SweepError: The file is missing or damaged.
@@ -73,16 +73,16 @@ def read_json(path: Path, remedy: str = RESTORE) -> dict[str, Any]:
 def require_entries(
     path: Path, value: Mapping[str, Any], entries: Mapping[str, type | UnionType], remedy: str = RESTORE
 ) -> None:
-    """Check that what was read from `path` has what a program is going to take out of it.
+    """Check that a JSON object has the entries that the program is going to use.
 
     Args:
-        path: For the message.
-        value: A JSON object.
-        entries: Type by dotted name, such as `{"winner.val.top1": float}`.
-        remedy: How a message ends.
+        path: The file it was read from, for the message.
+        value: The JSON object.
+        entries: The type of each entry by dotted name, such as `{"winner.val.top1": float}`.
+        remedy: The end of the error message, which says what to do.
 
     Raises:
-        SweepError: An entry is missing or of another type.
+        SweepError: An entry is missing or has another type.
     """
     for name, expected in entries.items():
         found: Any = value
@@ -94,16 +94,16 @@ def require_entries(
 
 
 def read_table(path: Path, columns: Mapping[str, type]) -> pd.DataFrame:
-    """Read a table from parquet: numbers, truth values and text, nothing that a file could bring code along with.
+    """Read a table of numbers, booleans and text from parquet; other types, which could carry code, are refused.
 
-    Pandas' own notes in the file and Arrow's extension types are not looked at.
+    Metadata that pandas wrote into the file is ignored.
 
     Args:
         path: The file.
-        columns: `float` (any number) or `str`, by the name of a column that must be there; others may be, too.
+        columns: Names of required columns, each with `float` (any number) or `str`. The file may have more columns.
 
     Raises:
-        SweepError: The file is missing or damaged, lacks a column, or has one of another type.
+        SweepError: The file is missing or damaged, lacks a column, or has a column of another type.
     """
     if not path.is_file():
         raise SweepError(f"{path} is missing: no stack of this run has ended yet")
@@ -117,17 +117,17 @@ def read_table(path: Path, columns: Mapping[str, type]) -> pd.DataFrame:
         if len(set(table.column_names)) < table.num_columns:
             raise ValueError("two columns have one name")
         loaded: pd.DataFrame = table.to_pandas()
-    except Exception as error:  # the reader answers damage with errors of a dozen types
+    except Exception as error:  # damaged files raise errors of many types
         raise SweepError(f"cannot read {path}: {error}{RESTORE}") from error
     require_columns(path, loaded, columns)
     return loaded
 
 
 def require_columns(path: Path, table: pd.DataFrame, columns: Mapping[str, type]) -> None:
-    """Check that a table that was read from `path` has certain columns, `columns` as of `read_table`.
+    """Check that a table that was read from `path` has the required columns; see `read_table`.
 
     Raises:
-        SweepError: It lacks a column, or has one of another type.
+        SweepError: It lacks a column, or has a column of another type.
     """
     for name, expected in columns.items():
         if name not in table:

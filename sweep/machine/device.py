@@ -1,4 +1,4 @@
-"""Where backbone and lanes run."""
+"""The device on which the backbone and the lanes run."""
 
 import torch
 
@@ -6,10 +6,10 @@ from sweep.errors import UsageError
 
 
 def device_named(name: str | None) -> torch.device:
-    """The device of that name; the GPU if there is one, else the CPU, if not given.
+    """Return the device with this name. Without a name, return the GPU if there is one, else the CPU.
 
     Raises:
-        UsageError: It cannot be used here.
+        UsageError: The device cannot be used on this machine.
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

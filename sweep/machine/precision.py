@@ -1,8 +1,8 @@
-"""In which precision products with frozen streams are computed: the one place where numbers are rounded to bf16.
+"""The precision of products with frozen streams. This is the only place where numbers are rounded to bf16.
 
-Under `bf16` the frozen streams, and what is multiplied with them, are rounded on their way into the product; sums are
-made in fp32 and come back as fp32. So are queries, keys and values on their way into attention. Parameters,
-optimizer, LayerNorm's statistics, softmax, losses and metrics stay fp32.
+Under `bf16`, the frozen streams and the matrices they are multiplied with are rounded before the product. Its sums are
+computed in fp32 and returned as fp32. Queries, keys and values are rounded before attention in the same way.
+Parameters, optimizer, LayerNorm's statistics, softmax, losses and metrics stay fp32.
 """
 
 from typing import Any, Literal
@@ -14,34 +14,35 @@ from torch import Tensor
 Precision = Literal["fp32", "bf16"]
 
 SUMMED_AT_ONCE = 256
-"""Terms of a CPU's product, of which the library makes one sum whatever the number of rows.
+"""Terms of a product on a CPU that are summed at once.
 
-Longer sums are cut by MKL with AVX-512, into other parts for another number of rows or threads, and a lane's last bits
-would depend on how many lanes are beside it. With 384 they did for 8 threads. No slower than the library's own cut.
+MKL with AVX-512 splits longer sums into parts, and splits them differently for another number of rows or threads. A
+lane's last bits would then depend on how many lanes are beside it. With 384 terms they did so for 8 threads. This is no
+slower than the library's own way of splitting.
 """
 
 FEWEST_ROWS = 16
-"""Of a CPU's product: the library takes another path for a few, with other last bits."""
+"""Fewest rows of a product on a CPU: for fewer rows the library uses other code, with other last bits."""
 
 
 def product_dtype(precision: Precision) -> torch.dtype | None:
-    """What factors of a product are rounded to; None for not at all."""
+    """Return the type to which the factors of a product are rounded; None if they are not rounded."""
     return torch.bfloat16 if precision == "bf16" else None
 
 
 def require_fp32_sums() -> None:
-    """Have a GPU add up the parts of a bf16 product in fp32, which PyTorch by default leaves to the library."""
+    """Make a GPU sum the parts of a bf16 product in fp32. By default PyTorch leaves this to the library."""
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 
 
 def write_product(out: Tensor, a: Tensor, frozen: Tensor) -> None:
-    """`out = a @ frozen`, `(m, n)` from `(m, k)` and `(k, n)`; `a` is rounded to what `frozen` was rounded to.
+    """Compute `out = a @ frozen`, `(m, n)` from `(m, k)` and `(k, n)`; `a` is rounded to the type of `frozen`.
 
     Args:
-        out: Any memory layout.
-        a: Rows of all lanes under one another. A row of `out` has the same bits whatever number of rows is beside it,
-            which a library's product does not promise: see `SUMMED_AT_ONCE`.
-        frozen: Shared by all lanes.
+        out: The result, in any memory layout.
+        a: The rows of all lanes, one lane after another. A row of `out` has the same bits however many rows are beside
+            it. The library's own product does not promise that; see `SUMMED_AT_ONCE`.
+        frozen: The matrix that all lanes share.
     """
     if a.dtype != frozen.dtype:
         out.copy_(torch.mm(a.to(frozen.dtype), frozen))
@@ -59,14 +60,14 @@ def write_product(out: Tensor, a: Tensor, frozen: Tensor) -> None:
 
 
 def add_product(out: Tensor, a: Tensor, frozen: Tensor) -> None:
-    """`out += a @ frozen`; see `write_product`."""
+    """Compute `out += a @ frozen`; see `write_product`."""
     product = torch.empty_like(out)
     write_product(product, a, frozen)
     out += product
 
 
 def product(a: Tensor, frozen: Tensor) -> Tensor:
-    """`a @ frozen` as `write_product` has it, with a gradient for `a`. Under `vmap` all lanes are one product."""
+    """Return `a @ frozen` as `write_product` computes it, with a gradient for `a`. Under `vmap`, all lanes share it."""
     written: Tensor = _Product.apply(a, frozen)
     return written
 

@@ -1,4 +1,4 @@
-"""Every random number of a study comes from its seed and a purpose, never from a lane's position or global state."""
+"""Random seeds. Each follows from the study's seed and a purpose, never from a lane's position or global state."""
 
 import hashlib
 import random
@@ -10,23 +10,23 @@ import numpy as np
 import torch
 
 global_state = threading.Lock()
-"""Held by a thread while code that is not sweep's may draw from a global random state, or set one."""
+"""A thread holds this lock while code of others may use or set a global random state."""
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
-    """A seed of 63 bits for one purpose, such as `("initialisation", trial_number)`."""
+    """Return a seed of 63 bits for one purpose, such as `("initialisation", trial_number)`."""
     digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def generator(seed: int, *purpose: str | int) -> torch.Generator:
-    """A CPU generator for one purpose."""
+    """Return a CPU generator for one purpose."""
     return torch.Generator().manual_seed(derive_seed(seed, *purpose))
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the global random states of Python, NumPy and PyTorch for this thread alone, and put them back."""
+    """Seed the global random states of Python, NumPy and PyTorch, and restore them afterwards; one thread at a time."""
     with global_state:
         states = random.getstate(), np.random.get_state(), torch.get_rng_state()
         random.seed(seed)

@@ -1,4 +1,4 @@
-"""A user's Python file, executed, and where in it something failed."""
+"""Run a user's Python file, and find the line in it where something failed."""
 
 import importlib.util
 import traceback
@@ -17,7 +17,7 @@ def execute(path: Path, *, kind: str) -> ModuleType:
         kind: What the user calls it, such as `"study"`.
 
     Raises:
-        UsageError: It does not run.
+        UsageError: The file does not run.
     """
     spec = importlib.util.spec_from_file_location(f"sweep_{kind}_{path.stem}", path)
     if spec is None or spec.loader is None:
@@ -37,7 +37,7 @@ def execute(path: Path, *, kind: str) -> ModuleType:
 
 
 def line_of(function: Callable[..., object], error: BaseException) -> str:
-    """Where in the user's file a function of theirs failed, called by the function that caught `error`."""
+    """Return the line where a user's function failed. The caller must be the function that caught `error`."""
     frames = traceback.extract_tb(error.__traceback__)
     if len(frames) > 1:
         return _line(error, frames[1].filename)
@@ -46,6 +46,6 @@ def line_of(function: Callable[..., object], error: BaseException) -> str:
 
 
 def _line(error: BaseException, file: str) -> str:
-    """The last line of `file` that the error passed through, as a user would look for it; the file, if it has none."""
+    """Return the last line of `file` that the error passed through; only the file if there is none."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     return f"{frames[-1].filename}, line {frames[-1].lineno}: {frames[-1].line}" if frames else file

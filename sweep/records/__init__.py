@@ -1,1 +1,1 @@
-"""What a run writes down, and how it is read back."""
+"""The files and tables that a run writes, and how they are read."""

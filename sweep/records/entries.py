@@ -1,4 +1,4 @@
-"""What is asked of a run's record before anything is made of it: the entries that a run writes, with their types."""
+"""Check a run's record before it is used: the entries that a run writes, with their types."""
 
 from collections.abc import Iterable, Mapping
 from types import UnionType
@@ -37,16 +37,16 @@ CONFIG: dict[str, type | UnionType] = {
 
 
 def require_summary(folder: RunFolder, summary: Mapping[str, Any], kind: TaskKind, metrics: Iterable[str]) -> None:
-    """Check the summary of a run that ended.
+    """Check the summary of a run that has ended.
 
     Args:
-        folder: The run's, for the message.
-        summary: What was read of it.
-        kind: Of task.
-        metrics: Of the winner and of the probe that are wanted, beside the score that ranks them.
+        folder: The run's folder, for the message.
+        summary: The summary as it was read.
+        kind: The kind of task.
+        metrics: Metrics of the winner and the probe that must be there, beside the score that ranks trials.
 
     Raises:
-        SweepError: An entry is missing or of another type.
+        SweepError: An entry is missing or has another type.
     """
     wanted = dict.fromkeys([kind.score, *metrics])
     scores = {f"{who}.{split}.{name}": NUMBER for who in METHODS for split in ("val", "test") for name in wanted}
@@ -54,10 +54,10 @@ def require_summary(folder: RunFolder, summary: Mapping[str, Any], kind: TaskKin
 
 
 def require_config(folder: RunFolder, config: Mapping[str, Any]) -> None:
-    """Check what a run wrote about itself.
+    """Check the configuration that a run recorded.
 
     Raises:
-        SweepError: An entry is missing or of another type.
+        SweepError: An entry is missing or has another type.
     """
     require_entries(folder.config_path, config, CONFIG)
     for name in ("command", "classes"):

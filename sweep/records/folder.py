@@ -1,4 +1,4 @@
-"""The files of a run, written whole or not at all."""
+"""The folder of a run. Each file in it is written completely or not at all."""
 
 import contextlib
 import json
@@ -17,24 +17,24 @@ if TYPE_CHECKING:  # PyTorch takes a second to import, and tables are read witho
 
 CONFIG_FILE, LOCK_FILE = "config.json", "run.lock"
 LOCK_SECONDS = 0.5
-"""To wait for a run's lock: `sweep watch` tries it now and then, for an instant."""
+"""How long to wait for a run's lock. `sweep watch` holds it for an instant now and then."""
 
 
 class RunFolder:
-    """A folder with everything a run leaves behind.
+    """The folder with everything that a run writes.
 
     Attributes:
         path: The folder.
-        config_path: The resolved configuration and the versions it ran with.
-        summary_path: The winner, the reference, and where the time went.
-        trials_path: One row a trial.
-        curves_path: One row a trial, epoch and metric.
-        winner_path: The winner's weights, as a plain LAST of its own rank.
-        weights_path: The weights of the best few trials, see `sweep.search.lane_weights`.
-        journal_path: Optuna's storage, unless another was given.
-        snapshots_path: What a run that was killed goes on from, see `sweep.running.snapshot_files`.
-        requests_path: What a user asks of the run meanwhile, see `sweep.search.requests`.
-        lock_path: Held by the process that works on the run.
+        config_path: The run's full configuration, with versions.
+        summary_path: The winner, the linear probe, and where the time went.
+        trials_path: The table of trials, one row per trial.
+        curves_path: The learning curves, one row per trial, epoch and metric.
+        winner_path: The winner's weights, as a plain LAST without padding.
+        weights_path: The weights of the best trials, see `sweep.search.lane_weights`.
+        journal_path: Optuna's storage, unless the run was given another one.
+        snapshots_path: The snapshots from which a killed run continues, see `sweep.running.snapshot_files`.
+        requests_path: Requests of `sweep stop` and `sweep clone`, see `sweep.search.requests`.
+        lock_path: The lock that the process working on the run holds.
     """
 
     def __init__(self, path: Path):
@@ -52,34 +52,34 @@ class RunFolder:
 
     @staticmethod
     def check_free(path: Path) -> None:
-        """Refuse a folder that something is already in; what a run killed at its first step leaves is nothing.
+        """Refuse a folder that is not empty. Files left by a run that was killed at its first step do not count.
 
         Raises:
-            UsageError: Something is already there.
+            UsageError: The folder is not empty.
         """
         if (path / CONFIG_FILE).is_file():
             raise UsageError(
-                f"the run folder {path} is not empty: a run is in it. Go on with it by sweep resume {path}, or choose "
-                f"another with --out"
+                f"the run folder {path} is not empty: it has a run. Continue that run with sweep resume {path}, or "
+                f"choose another folder with --out"
             )
         leavings = (LOCK_FILE, f"{CONFIG_FILE}.partial")
         if path.exists() and not (path.is_dir() and all(file.name in leavings for file in path.iterdir())):
-            raise UsageError(f"the run folder {path} is not empty; choose another with --out, or remove it")
+            raise UsageError(f"the run folder {path} is not empty; choose another folder with --out, or remove it")
 
     @classmethod
     def create(cls, path: Path) -> "RunFolder":
-        """Make a new run folder.
+        """Create a new run folder.
 
         Raises:
-            UsageError: Something is already there.
-            SweepError: The folder cannot be made.
+            UsageError: The folder exists and is not empty.
+            SweepError: The folder cannot be created.
         """
         cls.check_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SweepError(
-                f"cannot make the run folder {path}: {error.strerror}; choose another with --out"
+                f"cannot create the run folder {path}: {error.strerror}; choose another with --out"
             ) from error
         return cls(path)
 
@@ -88,7 +88,7 @@ class RunFolder:
         """Open an existing run folder.
 
         Raises:
-            UsageError: The folder is not a run's.
+            UsageError: It is not a run folder.
         """
         folder = cls(path)
         if not folder.config_path.is_file():
@@ -97,11 +97,11 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from working on the run meanwhile.
+        """Hold the run's lock, so that no other process works on the run.
 
         Raises:
-            UsageError: Another one does.
-            SweepError: The file system has no locks, or refuses.
+            UsageError: Another process holds the lock.
+            SweepError: The file system has no locks, or refuses one.
         """
         lock = FileLock(self.lock_path, timeout=LOCK_SECONDS)
         try:
@@ -118,7 +118,7 @@ class RunFolder:
             lock.release()
 
     def is_worked_on(self) -> bool:
-        """Whether a process holds the run's lock; it is tried, so ask where nobody is likely to want it just now."""
+        """Whether a process holds the run's lock. This takes the lock for an instant, so do not ask all the time."""
         if not self.lock_path.is_file():
             return False
         try:
@@ -148,4 +148,6 @@ class RunFolder:
             write_atomically(path, write)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise SweepError(f"cannot write {path}: {reason}; free some space, then go on with sweep resume") from error
+            raise SweepError(
+                f"cannot write {path}: {reason}. Free some space, then continue with sweep resume"
+            ) from error

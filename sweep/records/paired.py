@@ -1,4 +1,4 @@
-"""Is a trial better than the baseline, or luckier? Both answer the same val images, so their answers are paired."""
+"""Compare a trial with the baseline on the same validation images, by a paired difference with its interval."""
 
 import math
 from dataclasses import dataclass
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from torch import Tensor
 
 NORMAL_95 = 1.959964
-"""Standard errors to either side of a mean that hold 95% of a normal distribution."""
+"""95% of a normal distribution lie within this many standard deviations of its mean."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference in what answers are worth on average, top-1 accuracy for classes, with its 95% interval over images.
+    """The mean difference between two trials (in top-1 accuracy for classes), with its 95% interval over images.
 
     Attributes:
-        mean: The trial's mean less the baseline's.
-        low: Lower end.
-        high: Upper end.
+        mean: The trial's mean minus the baseline's.
+        low: The lower end of the interval.
+        high: The upper end of the interval.
     """
 
     mean: float
@@ -27,12 +27,12 @@ class Difference:
 def paired_difference(answers: Tensor, baseline: Tensor) -> Difference:
     """Compare two trials on the same images.
 
-    The interval is over the choice of images; what another seed of a lane would have given is not in it, though with
-    replicates both sides are means over their seeds.
+    The interval covers the choice of images. It does not cover the choice of the seed, although with replicates both
+    sides are means over seeds.
 
     Args:
-        answers: What each replicate's answer to each image is worth, `(replicates, n)`; see `Target.of_images`.
-        baseline: The same of the baseline.
+        answers: The score of each replicate on each image, `(replicates, n)`; see `Target.of_images`.
+        baseline: The same for the baseline.
     """
     differences = answers.double().mean(0) - baseline.double().mean(0)
     n_images = len(differences)

@@ -1,7 +1,7 @@
-"""Published results on VTAB-1K, to stand beside one's own (ViT-B/16, pretrained on ImageNet-21k; top-1 in per cent).
+"""Published results on VTAB-1K, shown beside your own (ViT-B/16, pretrained on ImageNet-21k; top-1 in per cent).
 
-The literature prints two means: over the three groups' means ("group"), and over the 19 tasks ("flat"). Protocols
-differ in normalisation, and some public code keeps the best test epoch, which ours never does.
+The literature reports two means: over the three groups' means ("group"), and over the 19 tasks ("flat"). Protocols
+differ in normalisation. Some public code reports the epoch with the best test score, which ours never does.
 """
 
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One method.
+    """The results of one method.
 
     Attributes:
-        method: Its name.
-        parameters: Trained, in millions; None where not stated.
+        method: Name of the method.
+        parameters: Trained parameters, in millions; None if not published.
         group_mean: Mean of the three groups' means.
-        flat_mean: Mean of the 19 tasks; None where not stated.
+        flat_mean: Mean over the 19 tasks; None if not published.
     """
 
     method: str
@@ -55,4 +55,4 @@ PUBLISHED_LAST = {
     "smallnorb_azi": 32.3,
     "smallnorb_ele": 51.5,
 }
-"""LAST's accuracy by task."""
+"""The published accuracy of LAST on each task."""

@@ -1,4 +1,4 @@
-"""What a run says while it goes on, to whoever shows it."""
+"""How a run reports its progress to whoever shows it."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,14 +12,15 @@ class SearchProgress:
     """How far a search is, at the end of an epoch.
 
     Attributes:
-        n_trials: To be trained at most, with those that the user has asked for meanwhile.
-        n_complete: Trained to their last epoch.
-        n_pruned: Stopped before it.
-        n_failed: Diverged or broken.
-        n_running: In training.
-        trials_done: Of `n_trials`, those in training counted by the share of their epochs.
+        n_trials: The most trials to train, including those that the user has added meanwhile.
+        n_complete: Trials that were trained to their last epoch.
+        n_pruned: Trials that were stopped before it.
+        n_failed: Trials that diverged or raised an error.
+        n_running: Trials in training.
+        trials_done: How many of `n_trials` are done; a trial in training counts by the share of its epochs.
         objective: Name of the first objective.
-        best: Its best value among complete trials, or as last measured among those in training if none is complete.
+        best: The best value of the first objective among complete trials. If none is complete, the best among the
+            last measured values of trials in training.
     """
 
     n_trials: int
@@ -33,28 +34,28 @@ class SearchProgress:
 
 
 class Reporter:
-    """Receives the progress of a run. The CLI's draws it; this one says nothing."""
+    """Receives the progress of a run. The command line has one that draws it; this one does nothing."""
 
     def message(self, text: str) -> None:
-        """One line worth reading, now and later."""
+        """Report one line of text that is worth keeping."""
 
     def run_opened(self, folder: "RunFolder", storage_url: str | None) -> None:
-        """Whatever follows is about this run, whose trials are in this Optuna storage or in the folder's journal."""
+        """A run has started. Its trials are in this Optuna storage, or in the folder's journal if there is none."""
 
     def features(self, split: str, n_done: int, n_images: int) -> None:
-        """So many have their features, of a split that is named with what it has: `"images of train"`."""
+        """`n_done` of a split's images have their features; `split` is text such as `"images of train"`."""
 
     def search_started(self, n_trials: int, n_epochs: int) -> None:
-        """A search of up to `n_trials` starts, each of `n_epochs`."""
+        """A search of up to `n_trials` trials starts, each of `n_epochs` epochs."""
 
     def epoch_started(self, n_lanes: int, trials_a_step: float) -> None:
-        """A stack of lanes starts an epoch; each of its steps is worth so many trials."""
+        """A stack of `n_lanes` lanes starts an epoch. Each of its steps completes `trials_a_step` of a trial."""
 
     def step(self) -> None:
-        """The stack made an optimizer step."""
+        """The stack has made one training step."""
 
     def epoch_ended(self, progress: SearchProgress) -> None:
-        """Every lane of the stack has been measured."""
+        """An epoch has ended, and every lane of the stack has been measured."""
 
     def search_ended(self) -> None:
-        """The search is done, or was interrupted."""
+        """The search has ended or was interrupted."""

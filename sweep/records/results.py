@@ -1,4 +1,4 @@
-"""The answer of a run as pandas tables."""
+"""The results of a run as pandas tables."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,22 +22,25 @@ CURVE_COLUMNS = {"trial": float, "replicate": float, "epoch": float, "metric": s
 
 @dataclass(frozen=True)
 class Results:
-    """What a run found.
+    """The results of a run.
 
     Attributes:
-        trials: One row a trial, best first: `trial`, `state`, one `params_…` column a parameter and one `user_attrs_…`
-            a user attribute; the metrics on val at the last epoch, means over replicates (`val_top1`,
-            `val_mean_class_accuracy`, `val_worst_class_accuracy`, `val_nll`, `val_ece`, the study's own) and
-            `val_top1_std` over replicates; the paired difference in top-1 to the baseline with its 95% interval
-            (`top1_vs_baseline`, `…_low`, `…_high`); for other tasks than of classes what `sweep.tasks.kinds` names
-            instead; `train_loss`, `epochs`, `trainable_parameters`, `inference_seconds`, `seconds` (the trial's share
-            of its stacks' wall time); `lane` and `first_order` (slot and first data order), `seeds` (replicates),
-            `seed` (of the first), `feasible`, `lane_config` (JSON of what `suggest` returned), `stopped`, `failure`.
-            Where lanes have several shapes `shape`: that of the trial's lane, in words. With several objectives
-            `front`: 0 for the Pareto front.
-        curves: One row a `trial`, `replicate`, `epoch` and `metric`, with its `value`.
-        summary: The winner on test, the tuned linear probe, and where the time went; empty if the run did not end.
-        config: What was run: the study's declarations, options, versions.
+        trials: One row per trial, best first, with these columns.
+            `trial`, `state`; a column `params_…` for each parameter and `user_attrs_…` for each user attribute.
+            The validation metrics after the last epoch, as means over replicates: `val_top1`,
+            `val_mean_class_accuracy`, `val_worst_class_accuracy`, `val_nll`, `val_ece` and the study's own; and the
+            standard deviation over replicates, `val_top1_std`.
+            The paired difference in top-1 to the baseline with its 95% interval: `top1_vs_baseline`, `…_low`,
+            `…_high`. (Tasks of other kinds have the metrics that `sweep.tasks.kinds` names.)
+            `train_loss`, `epochs`, `trainable_parameters`, `inference_seconds`, `seconds` (the trial's share of the
+            wall time of its stacks), `lane`, `first_order` (its first data order), `seeds` (the number of replicates),
+            `seed` (of the first replicate), `feasible`, `lane_config` (what `suggest` returned, as JSON), `stopped`,
+            `failure`. If lanes have several shapes, also `shape`, the shape of the trial's lane in words. With several
+            objectives also `front`, which is 0 for the Pareto front.
+        curves: One row per `trial`, `replicate`, `epoch` and `metric`, with its `value`.
+        summary: The winner and the tuned linear probe on test data, and where the time went; empty if the run has not
+            ended.
+        config: What was run: the study's declarations, the options and the versions.
     """
 
     trials: pd.DataFrame
@@ -47,7 +50,7 @@ class Results:
 
     @property
     def objectives(self) -> dict[str, Direction]:
-        """The study's, in its order: names of columns of `trials`, each with the direction that is better."""
+        """The study's objectives in order: names of columns of `trials`, each with the direction that is better."""
         objectives: dict[str, Direction] = self.config["objectives"]
         return objectives
 
@@ -64,7 +67,7 @@ def load_results(run: str | Path) -> Results:
         run: The folder that `sweep run` named at its end.
 
     Raises:
-        UsageError: The folder is not a run's.
+        UsageError: It is not a run folder.
         SweepError: One of its files is missing or damaged.
     """
     folder = RunFolder.open(Path(run))
@@ -82,14 +85,14 @@ def load_results(run: str | Path) -> Results:
 
 
 def recorded_objectives(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, Direction]:
-    """The objectives of a run, each with the direction that is better.
+    """Return the objectives of a run, each with the direction that is better.
 
     Args:
-        folder: The run's, for messages.
-        config: Its record.
+        folder: The run's folder, for messages.
+        config: The run's recorded configuration.
 
     Raises:
-        SweepError: The record does not have them.
+        SweepError: The record has no valid objectives.
     """
     objectives = config.get("objectives")
     if (
@@ -102,23 +105,23 @@ def recorded_objectives(folder: RunFolder, config: Mapping[str, Any]) -> dict[st
 
 
 def trial_columns(kind: TaskKind) -> dict[str, type]:
-    """The columns that the trials table of a kind of task has at least, with what they hold."""
+    """Return the columns that the table of trials must have for a kind of task, with their types."""
     metrics = (f"val_{name}" for name in kind.metrics)
     numbers = ("trial", "trainable_parameters", kind.std_column, *kind.paired_columns, *metrics)
     return {**dict.fromkeys(numbers, float), **dict.fromkeys(("state", "failure", "stopped"), str)}
 
 
 def parameter_columns(trials: pd.DataFrame) -> list[str]:
-    """The columns that hold Optuna's parameters."""
+    """Return the columns with Optuna's parameters."""
     return [name for name in map(str, trials.columns) if name.startswith(PARAMETER_PREFIX)]
 
 
 def rank_trials(trials: pd.DataFrame, objectives: Objectives) -> pd.DataFrame:
-    """Sort trials best first, by the last of their epochs; no trial is ranked by the best of them.
+    """Sort trials best first, by their values after the last epoch, never by their best epoch.
 
-    Complete trials come first, feasible before infeasible, then pruned ones, the longest trained first, then all
-    others. Within each: by Pareto front where there are several objectives (column `front`), then by the first
-    objective and the ones after it, ties by the objectives' `tie`, then by number.
+    Complete trials come first (feasible before infeasible), then pruned trials (the longest trained first), then all
+    others. Within each of these, trials are sorted by Pareto front (column `front`, if there are several objectives),
+    then by the objectives in order, then by the objectives' `tie`, then by number.
     """
     keys = pd.DataFrame(
         {
@@ -136,7 +139,7 @@ def rank_trials(trials: pd.DataFrame, objectives: Objectives) -> pd.DataFrame:
 
 
 def _fronts(trials: pd.DataFrame, objectives: Objectives) -> pd.Series:
-    """The front of every complete, feasible trial; missing for all others."""
+    """Return the front of every complete, feasible trial; NaN for all others."""
     fronts = pd.Series(np.nan, index=trials.index)
     ranked = trials[(trials["state"] == "COMPLETE") & trials["feasible"]]
     if len(ranked):

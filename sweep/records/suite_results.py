@@ -1,4 +1,4 @@
-"""What a study over several tasks left in its folder: one row a task, and what the rows are of."""
+"""The results of a study over several tasks: one row per task, read from the suite's folder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,24 +25,26 @@ COLUMNS: dict[str, type] = {
 
 
 def score_columns(kind: TaskKind) -> tuple[str, ...]:
-    """Columns of the table for tasks of a kind, named after its score; empty in the rows of other tasks."""
+    """Return the columns for tasks of a kind, named after its score. They are empty in the rows of other tasks."""
     of_methods = (f"{method}_{split}_{kind.score}" for method in METHODS for split in ("val", "test"))
     return (*of_methods, f"winner_test_{kind.score}_std")
 
 
 @dataclass(frozen=True)
 class SuiteResults:
-    """What a study found on several tasks.
+    """The results of a study on several tasks.
 
     Attributes:
-        tasks: One row a task, in the suite's order: `task`, `group`, `kind` (of task), `winner_trial`,
-            `winner_parameters`; top-1 of winner and tuned linear probe on val, trained on train, by which they were
-            chosen (`winner_val_top1`, `linear_probe_val_top1`), and on test, trained on train and val
-            (`winner_test_top1`, its deviation over replicates `winner_test_top1_std`, `linear_probe_test_top1`);
-            `n_train` (val included), `n_test`, `seconds`.
-            Tasks of several labels have `…_map` instead, and regressions `…_r2`: no column mixes metrics.
-        suite: Its name.
-        missing: Tasks that were not here: why, by name.
+        tasks: One row per task, in the suite's order, with these columns.
+            `task`, `group`, `kind` (of task), `winner_trial`, `winner_parameters`.
+            Top-1 of the winner and the tuned linear probe on the validation data, after training on the training data,
+            by which they were chosen: `winner_val_top1`, `linear_probe_val_top1`.
+            Top-1 on the test data, after training on training and validation data: `winner_test_top1`, its standard
+            deviation over replicates `winner_test_top1_std`, and `linear_probe_test_top1`.
+            `n_train` (including the validation data), `n_test`, `seconds`.
+            Tasks with several labels have columns `…_map` instead, and regressions `…_r2`: no column mixes metrics.
+        suite: Name of the suite.
+        missing: Tasks that could not be found, each with the reason.
     """
 
     tasks: pd.DataFrame
@@ -59,21 +61,21 @@ class SuiteResults:
         return self.tasks[self.tasks["kind"] == kind.name]
 
     def group_means(self, column: str) -> pd.Series:
-        """Mean of a column over the tasks of every group, in the suite's order; groups that do not have it left out."""
+        """Return the mean of a column over each group's tasks, in the suite's order, without groups that lack it."""
         return self.tasks.groupby("group", sort=False)[column].mean().dropna()
 
     def means(self, column: str) -> tuple[float, float]:
-        """The mean of the groups' means, and the flat mean over tasks, of those that have the column."""
+        """Return the mean of the groups' means, and the mean over tasks, among those that have the column."""
         return float(self.group_means(column).mean()), float(self.tasks[column].mean())
 
 
 def is_suite(folder: Path) -> bool:
-    """Whether a folder was made by `run_suite`."""
+    """Whether `run_suite` wrote this folder."""
     return (folder / RECORD).is_file()
 
 
 def load_suite(folder: Path) -> SuiteResults:
-    """Read what `run_suite` left.
+    """Read the results that `run_suite` wrote.
 
     Raises:
         SweepError: A file is missing or damaged.
@@ -86,10 +88,10 @@ def load_suite(folder: Path) -> SuiteResults:
     tasks = pd.DataFrame(columns=list(COLUMNS))
     if table.is_file():
         tasks = read_table(table, {name: of for name, of in COLUMNS.items() if name != "kind"})
-        tasks = tasks if "kind" in tasks else tasks.assign(kind=CLASSES.name)  # from before there were others
+        tasks = tasks if "kind" in tasks else tasks.assign(kind=CLASSES.name)  # written before there were other kinds
         kinds = [TASK_KINDS.get(str(name)) for name in tasks["kind"].unique()]
         if None in kinds:
-            raise SweepError(f"{table} is damaged: it has a kind of task that there is not; run the study again")
+            raise SweepError(f"{table} is damaged: it names an unknown kind of task; run the study again")
         require_columns(
             table, tasks, {name: float for kind in kinds if kind is not None for name in score_columns(kind)}
         )

@@ -1,4 +1,4 @@
-"""Our own record of every trial: full curves and final numbers, from which the tables are written."""
+"""The record of every trial: full learning curves and final numbers. The tables are written from it."""
 
 import json
 import math
@@ -18,28 +18,29 @@ from sweep.tasks.kinds import CLASSES, TaskKind
 
 @dataclass
 class TrialRecord:
-    """One trial.
+    """The record of one trial.
 
     Attributes:
-        trial: Optuna's number.
+        trial: Optuna's number of the trial.
         params: Optuna's parameters.
-        user_attrs: What the study's `suggest` set.
-        feasible: Whether it keeps the constraints that `suggest` set.
-        lane_config: What `suggest` made of them: all fields of its `LaneConfig`.
-        seeds: Of its lanes' initialisations and dropout, one a replicate.
-        trainable_parameters: Of the module at its own rank, padding not counted.
-        inference_seconds: Of the side-network for one image; NaN where the study does not ask for it.
-        lane: Slot of its first replicate.
-        first_order: The data order that its first epoch followed; its later ones follow the next.
+        user_attrs: The attributes that the study's `suggest` has set.
+        feasible: Whether the trial meets the constraints that `suggest` has set.
+        lane_config: All fields of the `LaneConfig` that `suggest` returned.
+        seeds: The seed of each replicate, for its initial weights and its dropout.
+        trainable_parameters: The number of trained parameters, without padding.
+        inference_seconds: Seconds of the side-network for one image; NaN if the study does not ask for it.
+        lane: The lane of its first replicate.
+        first_order: The data order of its first epoch; later epochs follow the next orders.
         state: `RUNNING`, `COMPLETE`, `PRUNED` or `FAIL`.
         failure: Why it failed; empty if it did not.
         stopped: Why it was pruned; empty if it was not.
-        epochs: Epochs it was measured after.
-        metrics: Of the last of these epochs, means over replicates: `train_loss` and one `val_…` a metric.
-        score_std: Standard deviation of the task's score over replicates; NaN for one.
+        epochs: The number of epochs after which it was measured.
+        metrics: The metrics after the last of these epochs, as means over replicates: `train_loss`, and one `val_…` for
+            each metric.
+        score_std: Standard deviation of the task's score over replicates; NaN for a single replicate.
         vs_baseline: Paired difference to the baseline after as many epochs, in top-1 for classes.
-        seconds: Its share of its stacks' wall time.
-        shape: Of its lane in words: what differs between the shapes of the study; empty where there is one shape.
+        seconds: The trial's share of the wall time of its stacks.
+        shape: The shape of its lane in words, as far as it differs within the study; empty if there is only one shape.
     """
 
     trial: int
@@ -63,7 +64,7 @@ class TrialRecord:
     shape: str = ""
 
     def measured(self) -> dict[str, float]:
-        """Everything that an objective can name."""
+        """Return every value that an objective can name."""
         return {
             **self.metrics,
             "trainable_parameters": self.trainable_parameters,
@@ -75,12 +76,12 @@ class TrialLog:
     """The records of a run.
 
     Args:
-        objectives: What ranks trials.
-        kind: Of task.
+        objectives: The objectives that rank the trials.
+        kind: The kind of task.
 
     Attributes:
-        records: One a trial, in the order in which they entered.
-        curves: Trial, replicate, epoch, metric and value.
+        records: The record of each trial, in the order in which they started.
+        curves: Rows of trial, replicate, epoch, metric and value.
     """
 
     def __init__(self, objectives: Objectives, kind: TaskKind = CLASSES) -> None:
@@ -91,24 +92,24 @@ class TrialLog:
     def measured(
         self, record: TrialRecord, epoch: int, replicates: Sequence[Mapping[str, float]], seconds: float
     ) -> None:
-        """Add an epoch's measurements, by metric and one mapping a replicate, and its share of wall time to a trial."""
+        """Add an epoch to a trial: its metrics, one mapping for each replicate, and its share of the wall time."""
         record.epochs = epoch
         record.metrics = {name: statistics.fmean(m[name] for m in replicates) for name in replicates[0]}
         if len(replicates) > 1:
             scores = [m[f"val_{self.kind.score}"] for m in replicates]
-            record.score_std = float(np.std(scores, ddof=1))  # NaN where one is
+            record.score_std = float(np.std(scores, ddof=1))  # NaN if a score is NaN
         record.seconds += seconds
         for replicate, metrics in enumerate(replicates):
             self.curves.extend((record.trial, replicate, epoch, name, value) for name, value in metrics.items())
 
     def restart(self, record: TrialRecord) -> None:
-        """Forget what was measured of a trial that trains again from its first step."""
+        """Forget the measurements of a trial that trains again from its first step."""
         record.epochs, record.metrics, record.seconds = 0, {}, 0.0
         record.score_std, record.vs_baseline = math.nan, None
         self.curves = [row for row in self.curves if row[0] != record.trial]
 
     def trials_table(self) -> pd.DataFrame:
-        """One row a trial, best first; columns as in `sweep.Results`."""
+        """Return one row per trial, best first, with the columns of `sweep.Results`."""
         own_metrics = dict.fromkeys(name for record in self.records for name in record.metrics)
         metrics = [f"val_{name}" for name in self.kind.metrics]
         metrics += [name for name in own_metrics if name.startswith("val_")]
@@ -123,8 +124,14 @@ class TrialLog:
         return rank_trials(table[[*others[:2], *parameters, *others[2:]]], self.objectives)
 
     def curves_table(self) -> pd.DataFrame:
-        """One row a trial, replicate, epoch and metric."""
-        types = {"trial": int, "replicate": int, "epoch": int, "metric": str, "value": float}  # also of no rows
+        """Return one row per trial, replicate, epoch and metric."""
+        types = {
+            "trial": int,
+            "replicate": int,
+            "epoch": int,
+            "metric": str,
+            "value": float,
+        }  # also if there are no rows
         return pd.DataFrame(self.curves, columns=list(types)).astype(types)
 
 
@@ -157,5 +164,5 @@ def _row(record: TrialRecord, metrics: Sequence[str], kind: TaskKind) -> dict[st
 
 
 def _plain(value: Any) -> Any:
-    """A user attribute as a table can hold it."""
+    """Convert a user attribute to a value that a table can hold."""
     return value if isinstance(value, str | int | float | None) else str(value)

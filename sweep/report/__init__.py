@@ -1,1 +1,1 @@
-"""A run as one page: figures, numbers and images in a single HTML file."""
+"""Show a run: the HTML report with figures, tables and images, plots for notebooks, and the dashboard's note."""

@@ -1,4 +1,4 @@
-"""What the dashboard shows beside Optuna's own: the run's summary as a note, and its files as artifacts."""
+"""Add a run's summary to the dashboard as a note, and its files as artifacts."""
 
 import json
 import shutil
@@ -21,31 +21,31 @@ from sweep.records.results import Results
 from sweep.tasks.inputs import kind_of
 
 ARTIFACTS = "artifacts"
-"""Where in the run folder Optuna's artifact store is."""
+"""The folder of Optuna's artifact store, inside the run folder."""
 
 HARMLESS = ("application/json", "application/octet-stream", "image/jpeg", "image/png", "text/csv", "text/plain")
-"""Types of artifacts that a browser shows or saves, and never runs."""
+"""Types of artifacts that a browser shows or saves, and never executes."""
 
 TOP = 5
-"""Trials that the note lists."""
+"""How many trials the note lists."""
 
 
 def open_artifacts(folder: RunFolder) -> FileSystemArtifactStore:
-    """The run's artifact store; its folder is made where it is missing.
+    """Open the run's artifact store, and create its folder if it is missing.
 
     Raises:
-        SweepError: The folder cannot be made.
+        SweepError: The folder cannot be created.
     """
     path = folder.path / ARTIFACTS
     try:
         path.mkdir(exist_ok=True)
     except OSError as error:
-        raise SweepError(f"cannot make the folder {path}: {error.strerror}") from error
+        raise SweepError(f"cannot create the folder {path}: {error.strerror}") from error
     return FileSystemArtifactStore(path)
 
 
 def unsafe_artifact(storage: BaseStorage) -> str | None:
-    """An artifact that a browser might run, if there is one: the server sends what the storage says that it is."""
+    """Return an artifact that a browser might execute, if there is one. The server trusts the type in the storage."""
     attributes = []
     for study in storage.get_all_studies():
         attributes.append(storage.get_study_system_attrs(study._study_id))
@@ -58,7 +58,7 @@ def unsafe_artifact(storage: BaseStorage) -> str | None:
 
 
 def _type_of(described: object) -> str | None:
-    """The type that an artifact is described to be of, if it is described as Optuna does."""
+    """Return the type in an artifact's description, or None if the description is not of Optuna's form."""
     try:
         meta = json.loads(str(described))
     except (ValueError, RecursionError):
@@ -67,13 +67,13 @@ def _type_of(described: object) -> str | None:
 
 
 def annotate(study: optuna.Study, results: Results, folder: RunFolder, store: FileSystemArtifactStore) -> None:
-    """Give the study of a run that ended its note and artifacts: once, so that a user's edits stay.
+    """Add the note and the artifacts to the study of a run that has ended, unless it has a note already.
 
     Args:
-        study: The run's, in its storage.
+        study: The run's study, in its storage.
         results: The run's tables.
         folder: The run's folder.
-        store: Where artifacts go.
+        store: The store for the artifacts.
 
     Raises:
         SweepError: The run's record is damaged.
@@ -91,7 +91,7 @@ def annotate(study: optuna.Study, results: Results, folder: RunFolder, store: Fi
 
 
 def _files(results: Results, folder: RunFolder, work: Path) -> list[Path]:
-    """What to attach, under names that mean something elsewhere too."""
+    """Return the files to attach, with names that are clear outside the run folder too."""
     winner = work / f"winner-trial-{results.summary['winner']['trial']}.safetensors"
     shutil.copy(folder.winner_path, winner)
     trials = work / "trials.csv"
@@ -100,11 +100,11 @@ def _files(results: Results, folder: RunFolder, work: Path) -> list[Path]:
 
 
 def study_note(results: Results, links: Mapping[str, str]) -> str:
-    """The run's summary as Markdown.
+    """Write the run's summary as Markdown.
 
     Args:
-        results: Of a run that ended.
-        links: Paths on the dashboard by name of file.
+        results: The tables of a run that has ended.
+        links: For each file, its path on the dashboard.
     """
     config, summary, trials = results.config, results.summary, results.trials
     winner, probe, kind = summary["winner"], summary["linear_probe"], results.kind
@@ -129,13 +129,13 @@ def study_note(results: Results, links: Mapping[str, str]) -> str:
         f"## {markdown_text(config['study'])} on {markdown_text(config['data'])}",
         "\n".join(metrics),
         f"Ranked by {', then '.join(map(markdown_text, results.objectives))} on val after the last epoch, so the val "
-        f"numbers of the best flatter; test was looked at once, by winner and probe. ± is the standard error over "
-        f"{items}.",
+        f"numbers of the best are too good. Test was used once, for the winner and the probe. ± is the standard error "
+        f"over {items}.",
         "\n".join(best),
         f"Backbone {markdown_text(config['backbone'])}; {states}; the search ended because "
         f"{markdown_text(summary['ended'])}. Seconds: features {seconds['features']:.0f}, search "
-        f"{seconds['search']:.0f}, all {seconds['total']:.0f}; "
-        f"{summary['configs_per_hour']:.0f} configurations an hour.",
+        f"{seconds['search']:.0f}, total {seconds['total']:.0f}; "
+        f"{summary['configs_per_hour']:.0f} configurations per hour.",
         "Files: " + ", ".join(f"[{markdown_text(name)}]({path})" for name, path in links.items()),
         f"    {command_line(config['command'])}",
     ]
@@ -147,5 +147,5 @@ def _settings(values: Mapping[str, object]) -> str:
 
 
 def _number(value: object) -> object:
-    """A float with its first digits; a whole number with all of them."""
+    """Round a float to four digits; leave other values as they are."""
     return f"{value:.4g}" if isinstance(value, float) else value

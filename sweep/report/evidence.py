@@ -1,4 +1,4 @@
-"""What the winner does on val, image by image: computed from the feature cache, for the report."""
+"""Evaluate the winner on each validation image for the report, with features from the cache."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +22,13 @@ from sweep.training.engine import EVALUATION_BATCH_SIZE
 
 @dataclass(frozen=True)
 class Evidence:
-    """The winner on the val images.
+    """The winner's outputs on the validation data.
 
     Attributes:
-        values: Probabilities of classes or labels, or a regression's numbers, `(n, C)`.
-        labels: As of the split.
-        val: The images, or texts.
-        kind: Which of them.
+        values: Probabilities of classes or labels, or predicted numbers, `(n, C)`.
+        labels: The true labels of the split.
+        val: The validation images or texts.
+        kind: Whether these are images or texts.
     """
 
     values: npt.NDArray[np.float64]
@@ -38,37 +38,39 @@ class Evidence:
 
     @property
     def probabilities(self) -> npt.NDArray[np.float64]:
-        """The values, where they are probabilities."""
+        """The values, for tasks where they are probabilities."""
         return self.values
 
     @property
     def predicted(self) -> npt.NDArray[np.int64]:
-        """`(n,)`."""
+        """The predicted classes, `(n,)`."""
         predicted: npt.NDArray[np.int64] = self.probabilities.argmax(-1)
         return predicted
 
     def most_confused(self, limit: int) -> list[int]:
-        """Indices of misclassified images, those first that the winner is surest of."""
+        """Return the indices of misclassified images, starting with those where the winner is most confident."""
         wrong = np.flatnonzero(self.predicted != self.labels)
         order = np.argsort(-self.probabilities[wrong].max(-1), kind="stable")
         return [int(index) for index in wrong[order][:limit]]
 
 
 def winner_on_val(results: Results, folder: RunFolder, winner: int, cache_dir: Path) -> Evidence:
-    """Evaluate the winner on val, over the features that the run left in the cache.
+    """Evaluate the winner on the validation data, with the features in the cache.
 
     Args:
         results: The run's tables.
         folder: The run's folder.
-        winner: Its trial.
-        cache_dir: Root of sweep's cache; features that are no longer there are computed again.
+        winner: The number of the winning trial.
+        cache_dir: Root of sweep's cache; features that are missing there are computed again.
 
     Raises:
-        SweepError: The val images, the backbone or the weights are gone, or are not those of the run.
+        SweepError: The images, the backbone or the weights are missing, or differ from those of the run.
     """
     config = results.config
     if config["data"] == DATA_OBJECTS:
-        raise SweepError(f"the images came as {DATA_OBJECTS} {config['study_file']}, and a report runs no study file")
+        raise SweepError(
+            f"the images came from {DATA_OBJECTS} {config['study_file']}, and a report executes no study file"
+        )
     items = recorded_data(config, cache_dir, splits=["val"])
     val = items.val
     backbone = recorded_backbone(config_of_trial(results, folder, winner), cache_dir)

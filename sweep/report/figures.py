@@ -1,4 +1,4 @@
-"""The report's figures. Text of the user's is escaped: plotly takes a little HTML in labels."""
+"""The report's figures. Text from the user is escaped, because plotly interprets some HTML in labels."""
 
 import logging
 import warnings
@@ -26,16 +26,16 @@ OTHERS_COLOUR, WINNER_COLOUR, BASELINE_COLOUR = "rgba(110,120,135,0.35)", "#d149
 FIGURE_HEIGHT = 480
 SLICE_WIDTH, LEAST_SLICE_WIDTH = 230, 600
 LARGEST_NUMBERED_MATRIX = 20
-"""Classes up to which the cells of the confusion matrix hold their counts."""
+"""With at most this many classes, the cells of the confusion matrix show their counts."""
 
 logger = logging.getLogger(__name__)
 
 
 def learning_curves(curves: pd.DataFrame, winner: int, objectives: Sequence[str]) -> Figure:
-    """Every trial over the epochs, one metric at a time, the objectives first, winner and baseline in colour."""
+    """Plot every trial over the epochs, one metric at a time, with winner and baseline in colour."""
     figure = Figure()
     labels = {name: name.replace("val_", "", 1).replace("_", " ") + " on val" for name in objectives} | CURVES
-    curves = curves.groupby(["trial", "epoch", "metric"])["value"].mean().reset_index()  # over replicates
+    curves = curves.groupby(["trial", "epoch", "metric"])["value"].mean().reset_index()  # mean over replicates
     shown = [metric for metric in labels if (curves["metric"] == metric).any()]
     for number, metric in enumerate(shown):
         of_metric = curves[curves["metric"] == metric].sort_values(["trial", "epoch"])
@@ -93,7 +93,7 @@ def learning_curves(curves: pd.DataFrame, winner: int, objectives: Sequence[str]
 
 
 def _broken_line(curves: pd.DataFrame) -> tuple[list[float | None], list[float | None], list[int | None]]:
-    """Many lines as one, broken between trials: thousands of them stay one trace."""
+    """Join many lines into one with gaps between trials, so that thousands of trials are one trace."""
     x: list[float | None] = []
     y: list[float | None] = []
     trials: list[int | None] = []
@@ -105,7 +105,7 @@ def _broken_line(curves: pd.DataFrame) -> tuple[list[float | None], list[float |
 
 
 def search_figures(study: optuna.Study) -> dict[str, Figure]:
-    """Optuna's own figures of a study, by title; those that its trials do not suffice for are left out."""
+    """Return Optuna's own figures of a study, by title. Figures that need more trials are left out."""
     several = len(study.directions) > 1
     names = study.metric_names or []
     name = names[0] if names else "val top-1"
@@ -119,13 +119,13 @@ def search_figures(study: optuna.Study) -> dict[str, Figure]:
     for title, plot in plots.items():
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Optuna's, of trials it skips and of features to come
+                warnings.simplefilter("ignore")  # Optuna warns of trials it skips and of experimental features
                 figure = plot(study, target=target, target_name=name)
-        except (ValueError, RuntimeError) as error:  # fewer than two complete trials, or all of one value
-            logger.info("left out of the report: %s (%s)", title, error)
+        except (ValueError, RuntimeError) as error:  # fewer than two complete trials, or all have the same value
+            logger.info("the figure '%s' is left out (%s)", title, error)
             continue
         figure.update_layout(title=None, height=FIGURE_HEIGHT)
-        if plot is optuna.visualization.plot_slice:  # one panel a parameter, all in one row
+        if plot is optuna.visualization.plot_slice:  # one panel for each parameter, in one row
             n_parameters = len({name for trial in study.get_trials(deepcopy=False) for name in trial.params})
             figure.update_layout(width=max(SLICE_WIDTH * n_parameters, LEAST_SLICE_WIDTH))
         if figure.data:
@@ -134,7 +134,7 @@ def search_figures(study: optuna.Study) -> dict[str, Figure]:
 
 
 def confusion_matrix(evidence: Evidence, class_names: Sequence[str]) -> Figure:
-    """Images of each class (rows) by the class they were given (columns)."""
+    """Plot the images of each class (rows) by the predicted class (columns)."""
     n_classes = len(class_names)
     counts = np.zeros((n_classes, n_classes), dtype=np.int64)
     np.add.at(counts, (evidence.labels.astype(np.int64), evidence.predicted), 1)
@@ -153,7 +153,7 @@ def confusion_matrix(evidence: Evidence, class_names: Sequence[str]) -> Figure:
             zmin=0,
             zmax=1,
             colorbar={"title": {"text": "share of<br>the class"}},
-            hovertemplate=f"is %{{y}}, said %{{x}}: %{{customdata}} {evidence.kind}<extra></extra>",
+            hovertemplate=f"true %{{y}}, predicted %{{x}}: %{{customdata}} {evidence.kind}<extra></extra>",
         )
     )
     figure.update_layout(
@@ -171,7 +171,7 @@ def confusion_matrix(evidence: Evidence, class_names: Sequence[str]) -> Figure:
 
 
 def reliability_diagram(evidence: Evidence) -> Figure:
-    """Accuracy against confidence over the bins of the calibration error; on the diagonal confidence is honest."""
+    """Plot accuracy against confidence in the bins of the calibration error. The diagonal is perfect calibration."""
     confidence = evidence.probabilities.max(-1)
     correct = evidence.predicted == evidence.labels
     bins = np.clip(np.ceil(confidence * N_CALIBRATION_BINS).astype(int), 1, N_CALIBRATION_BINS) - 1
@@ -194,7 +194,7 @@ def reliability_diagram(evidence: Evidence) -> Figure:
         )
     )
     figure.add_trace(
-        Scatter(x=[0, 1], y=[0, 1], mode="lines", line={"color": "#888", "dash": "dash"}, name="honest confidence")
+        Scatter(x=[0, 1], y=[0, 1], mode="lines", line={"color": "#888", "dash": "dash"}, name="perfect calibration")
     )
     figure.update_layout(
         xaxis={"title": {"text": "confidence"}, "range": [0, 1], "constrain": "domain"},
@@ -206,7 +206,7 @@ def reliability_diagram(evidence: Evidence) -> Figure:
 
 
 def predicted_against_true(evidence: Evidence, names: Sequence[str]) -> Figure:
-    """Every val image's target (across) and what it was predicted to be (up); buttons choose the target."""
+    """Plot the true value (x) and the predicted value (y) of every image. Buttons choose the target."""
     figure = Figure()
     for column, name in enumerate(names):
         true, said = evidence.labels[:, column], evidence.values[:, column]
@@ -220,7 +220,8 @@ def predicted_against_true(evidence: Evidence, names: Sequence[str]) -> Figure:
                 marker={"color": BASELINE_COLOUR, "size": 6, "opacity": 0.6},
                 name=escape(name),
                 visible=column == 0,
-                hovertemplate=f"{one_of(evidence.kind)} " + "%{customdata}: is %{x:.4g}, said %{y:.4g}<extra></extra>",
+                hovertemplate=f"{one_of(evidence.kind)} "
+                + "%{customdata}: true %{x:.4g}, predicted %{y:.4g}<extra></extra>",
             )
         )
         figure.add_trace(
@@ -254,7 +255,7 @@ def predicted_against_true(evidence: Evidence, names: Sequence[str]) -> Figure:
 def _mean(
     bins: npt.NDArray[np.int64], values: npt.NDArray[np.float64] | npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.float64]:
-    """Mean of the values in each bin, 0 where there is none."""
+    """Return the mean of the values in each bin, 0 for an empty bin."""
     counts = np.bincount(bins, minlength=N_CALIBRATION_BINS)
     sums = np.bincount(bins, weights=values.astype(np.float64), minlength=N_CALIBRATION_BINS)
     return sums / np.maximum(counts, 1)

@@ -1,4 +1,4 @@
-"""The report's page: one HTML file that needs no network. Everything out of a run folder is escaped."""
+"""The report's page: one HTML file that needs no network. All text from a run folder is escaped."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,8 +58,8 @@ class Cell:
     """One cell of a table.
 
     Attributes:
-        text: To show; any text.
-        value: To sort by; the text where it is None. A number where the column holds numbers.
+        text: The text to show.
+        value: The value to sort by: a number if the column has numbers; the text if it is None.
     """
 
     text: str
@@ -68,10 +68,10 @@ class Cell:
 
 @dataclass
 class Page:
-    """A page in the making: sections in order, each already HTML.
+    """A page that is being built: a list of sections, each already HTML.
 
     Attributes:
-        title: Any text.
+        title: The title of the page.
     """
 
     title: str
@@ -83,7 +83,7 @@ class Page:
         self._sections.append(f'<div class="two">{body}</div>' if len(sections) > 1 else body)
 
     def html(self) -> str:
-        """The whole page."""
+        """Return the whole page."""
         title = escape(self.title)
         return (
             f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n<title>{title}</title>\n'
@@ -94,22 +94,22 @@ class Page:
 
 
 def heading(text: str) -> str:
-    """A section's title."""
+    """Return a section's title."""
     return f"<h2>{escape(text)}</h2>"
 
 
 def paragraph(text: str, *, quiet: bool = False) -> str:
-    """A paragraph of plain text."""
+    """Return a paragraph of plain text."""
     return f'<p class="quiet">{escape(text)}</p>' if quiet else f"<p>{escape(text)}</p>"
 
 
 def preformatted(text: str) -> str:
-    """A command, or other text to copy."""
+    """Return a command, or other text to copy."""
     return f"<pre>{escape(text)}</pre>"
 
 
 def pairs(values: Mapping[str, str]) -> str:
-    """Names and values, one a line."""
+    """Return a table of names and values, one pair per line."""
     rows = "".join(
         f'<tr><td class="quiet">{escape(name)}</td><td class="long">{escape(value)}</td></tr>'
         for name, value in values.items()
@@ -118,7 +118,7 @@ def pairs(values: Mapping[str, str]) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, sortable: bool = False) -> str:
-    """A table; `sortable` by a click on a heading."""
+    """Return a table; if `sortable`, a click on a heading sorts it."""
     kept = list(rows)
     numeric = [
         any(isinstance(row[i].value, float) for row in kept) and not any(isinstance(row[i].value, str) for row in kept)
@@ -139,23 +139,23 @@ def _cell(cell: Cell, attributes: str) -> str:
 
 
 def plot(figure: Figure, identity: str) -> str:
-    """A plotly figure, as wide as the page or scrolled where it has a width of its own."""
+    """Return a plotly figure as wide as the page, or scrollable if it has a width of its own."""
     figure.update_layout(template="plotly_white", font=FONT, margin={"l": 64, "r": 24, "t": 56, "b": 56})
     html: str = figure.to_html(
         full_html=False,
-        include_plotlyjs=False,  # it stands in the page's head, once
+        include_plotlyjs=False,  # the page's head includes it once
         div_id=identity,
         config={
             "displaylogo": False,
             "responsive": figure.layout.width is None,
-            "showSendToCloud": False,  # a button that uploads the figure: a report stays where it is
+            "showSendToCloud": False,  # this button would upload the figure
         },
     )
     return f'<div class="wide">{html}</div>'
 
 
 def image(png_base64: str, lines: Sequence[str]) -> str:
-    """A small image with its caption."""
+    """Return a small image with its caption."""
     caption = "<br>".join(map(escape, lines))
     return (
         f'<figure class="image"><img alt="" src="data:image/png;base64,{png_base64}">'
@@ -164,11 +164,11 @@ def image(png_base64: str, lines: Sequence[str]) -> str:
 
 
 def quotation(text: str, lines: Sequence[str]) -> str:
-    """A text with its caption."""
+    """Return a text with its caption."""
     caption = "<br>".join(map(escape, lines))
     return f'<figure class="text"><blockquote>{escape(text)}</blockquote><figcaption>{caption}</figcaption></figure>'
 
 
 def images(figures: Iterable[str]) -> str:
-    """Several images, or texts, in rows."""
+    """Arrange several images or texts in rows."""
     return f'<div class="images">{"".join(figures)}</div>'

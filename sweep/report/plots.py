@@ -1,4 +1,4 @@
-"""A run's trials as a plot that opens without a network."""
+"""Plot a run's trials, as an HTML file that opens without a network."""
 
 from html import escape
 from pathlib import Path
@@ -13,9 +13,11 @@ from sweep.records.results import Results, parameter_columns
 
 
 def trials_figure(results: Results) -> go.Figure:
-    """Complete trials in the space of their first objectives, the Pareto front marked, and the hypervolume they won.
+    """Plot the complete trials of a run.
 
-    With one objective: its value by trial, and the best so far. Bars are one standard deviation over replicates.
+    With several objectives, the figure shows the trials by their first two or three objectives, with the Pareto front
+    marked, and the hypervolume over time. With one objective, it shows its value for each trial and the best so far.
+    Error bars are one standard deviation over replicates.
     """
     objectives = list(results.objectives)
     complete = results.trials[results.trials["state"] == "COMPLETE"].sort_values("trial")
@@ -82,7 +84,7 @@ def _history(complete: Any, objective: str, direction: str, texts: list[str]) ->
 
 
 def _bars(complete: Any, objective: str) -> dict[str, Any] | None:
-    """Spread over replicates, where there are some."""
+    """Return error bars with the spread over replicates, if there are several."""
     spread = f"{objective}_std"
     if spread not in complete or complete[spread].isna().all():
         return None
@@ -96,7 +98,7 @@ def write_figure(path: Path, figure: go.Figure) -> None:
         SweepError: The file cannot be written.
     """
     try:
-        html = figure.to_html(include_plotlyjs=True, config={"showSendToCloud": False})  # a figure stays where it is
+        html = figure.to_html(include_plotlyjs=True, config={"showSendToCloud": False})  # no upload button
         write_atomically(path, lambda partial: partial.write_text(html))
     except OSError as error:
-        raise SweepError(f"cannot write {path}: {error.strerror}; choose another place") from error
+        raise SweepError(f"cannot write {path}: {error.strerror}; choose another file") from error

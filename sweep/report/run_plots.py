@@ -1,4 +1,4 @@
-"""A run's figures for a notebook: those of the report and of `sweep results --plot`, one method each."""
+"""A run's figures for a notebook: a method for each figure of the report and of `sweep results --plot`."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,9 +28,9 @@ class RunPlots:
     """Plotly figures of a run.
 
     Args:
-        folder: The run's.
-        results: Its tables.
-        storage: Its Optuna storage URL, where it was given one.
+        folder: The run's folder.
+        results: The run's tables.
+        storage: The run's Optuna storage URL, if it was given one.
     """
 
     folder: RunFolder
@@ -38,49 +38,49 @@ class RunPlots:
     storage: str | None
 
     def trials(self) -> Figure:
-        """Every complete trial and the best so far; with several objectives the Pareto front."""
+        """Plot every complete trial and the best so far; with several objectives, the Pareto front."""
         return trials_figure(self.results)
 
     def curves(self) -> Figure:
-        """Learning curves of all trials, winner and baseline in colour; buttons choose the metric."""
+        """Plot the learning curves of all trials, with winner and baseline in colour. Buttons choose the metric."""
         return _styled(learning_curves(self.results.curves, self._winner, list(self.results.objectives)))
 
     def importances(self) -> Figure:
-        """Which parameters matter; raises `SweepError` where too few trials are complete to say."""
+        """Plot which parameters matter. Raises `SweepError` if too few trials are complete."""
         return self._of_search("Which parameters matter")
 
     def parallel_coordinates(self) -> Figure:
-        """All configurations, one line each; raises as `importances`."""
+        """Plot all configurations, one line each. Raises the same errors as `importances`."""
         return self._of_search("All configurations")
 
     def slices(self) -> Figure:
-        """One parameter at a time; raises as `importances`."""
+        """Plot one parameter at a time. Raises the same errors as `importances`."""
         return self._of_search("One parameter at a time")
 
     def confusion(self) -> Figure:
-        """The winner's confusion matrix on val.
+        """Plot the winner's confusion matrix on the validation data.
 
         Raises:
-            UsageError: The task is not of classes.
-            SweepError: The images are no longer the run's.
+            UsageError: The task is not a classification.
+            SweepError: The images differ from those of the run.
         """
         self._require(CLASSES, "confusion")
         return _styled(confusion_matrix(self._evidence, self.results.config["classes"]))
 
     def calibration(self) -> Figure:
-        """The winner's accuracy against its confidence on val; raises as `confusion`."""
+        """Plot the winner's accuracy against its confidence. Raises the same errors as `confusion`."""
         self._require(CLASSES, "calibration")
         return _styled(reliability_diagram(self._evidence))
 
     def predictions(self) -> Figure:
-        """The winner's numbers against the true ones on val; raises as `confusion` where the task is no regression."""
+        """Plot predicted against true numbers. Raises `UsageError` if the task is not a regression."""
         self._require(REGRESSION, "predictions")
         return _styled(predicted_against_true(self._evidence, self.results.config["classes"]))
 
     def _require(self, kind: TaskKind, name: str) -> None:
         if self.results.kind is not kind:
             raise UsageError(
-                f"plot.{name}() is for the task {kind.name}, and that of {self.folder.path} is {self.results.kind.name}"
+                f"plot.{name}() needs the task {kind.name}, and that of {self.folder.path} is {self.results.kind.name}"
             )
 
     @property
@@ -95,7 +95,9 @@ class RunPlots:
         command = f"sweep.load_run({str(self.folder.path)!r}, storage=URL), or"
         figures = search_figures(load_optuna_study(self.folder, self.storage, command))
         if title not in figures:
-            raise SweepError(f"{self.folder.path} has too few complete trials, or all of one value, for this figure")
+            raise SweepError(
+                f"{self.folder.path} has too few complete trials for this figure, or all have the same value"
+            )
         return _styled(figures[title])
 
 

@@ -1,4 +1,4 @@
-"""The report's tables: the answer, the trials, what they cost and what they were made with, as sections of a page."""
+"""The report's tables as sections of a page: the answer, the trials, their cost, and how they were made."""
 
 import math
 from typing import Any
@@ -26,7 +26,7 @@ LABELS = {
 
 
 def answer(results: Results, winner: int) -> str:
-    """The winner beside baseline and linear probe, and what was searched on what."""
+    """Return the section with winner, baseline and linear probe, and with what was searched."""
     config, summary, kind = results.config, results.summary, results.kind
     row = _row(results.trials, winner)
     n_val, n_test = (config["splits"][name]["images"] for name in ("val", "test"))
@@ -90,7 +90,7 @@ def _row(trials: pd.DataFrame, trial: int) -> dict[str, Any]:
 
 
 def front(results: Results) -> str:
-    """The trials of the Pareto front, and the baseline beside them: of a run with several objectives."""
+    """Return a table of the Pareto front and the baseline, for a run with several objectives."""
     trials = results.trials
     complete = trials[trials["state"] == "COMPLETE"]
     shown = complete[(complete["front"] == 0) | (complete["trial"] == BASELINE)]
@@ -98,27 +98,27 @@ def front(results: Results) -> str:
     rows = []
     for row in _records(shown):
         own = hyperparameters_of(row, trials)
-        name = f"{row['trial']}{' (baseline)' * (row['trial'] == BASELINE)}{', not on it' * (row['front'] != 0)}"
+        name = f"{row['trial']}{' (baseline)' * (row['trial'] == BASELINE)}{', not on the front' * (row['front'] != 0)}"
         values = [_cell(row[objective]) for objective in results.objectives]
         rows.append([Cell(name, float(row["trial"])), *values, *(_cell(own.get(name)) for name in parameters)])
     goals = " and ".join(f"{direction} {name}" for name, direction in results.objectives.items())
-    note = f"Trials that no other beats in every respect, to {goals}; the first objective names the winner."
+    note = f"No other trial is better than these in every objective ({goals}). The first objective names the winner."
     columns = ["trial", *(LABELS.get(name, name) for name in results.objectives), *parameters]
     return page.paragraph(note, quiet=True) + page.table(columns, rows, sortable=True)
 
 
 def trials(results: Results) -> str:
-    """All trials in a table that sorts by a click."""
+    """Return the section with the table of all trials."""
     items = kind_of(results.config)
     note = (
-        f"Click a heading to sort. “to baseline” is the paired difference of {results.kind.paired_heading} to trial 0 "
-        f"after as many epochs, on the same val {items}, with its 95% interval over {items}."
+        f"Click a heading to sort. “to baseline” is the difference of {results.kind.paired_heading} to trial 0 after "
+        f"the same number of epochs, on the same val {items}, with a 95% interval over {items}."
     )
     return page.heading("Trials, best first") + page.paragraph(note, quiet=True) + trials_table(results)
 
 
 def trials_table(results: Results, limit: int | None = None) -> str:
-    """Trials, best first, as many as `limit`."""
+    """Return a table of the trials, best first, with at most `limit` rows."""
     trials = results.trials
     parameters = [name.removeprefix(PARAMETER_PREFIX) for name in parameter_columns(trials)]
     several, kind = len(results.objectives) > 1, results.kind
@@ -175,7 +175,7 @@ def _number(value: Any) -> str:
 
 
 def cost(results: Results) -> str:
-    """Where the time and the disk went."""
+    """Return the section with the time and the disk space that the run took."""
     facts = {"summed over trials": f"{results.trials['seconds'].sum():.1f} s of training"}
     if results.summary:
         seconds, plan = results.summary["wall_seconds"], results.summary.get("plan", {})
@@ -189,7 +189,7 @@ def cost(results: Results) -> str:
 
 
 def made_with(results: Results) -> str:
-    """The command and the versions."""
+    """Return the section with the command and the versions."""
     config = results.config
     versions = {**config["versions"], "device": config["device"]}
     return page.heading("Made with") + page.preformatted(command_line(config["command"])) + page.pairs(versions)

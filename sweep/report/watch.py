@@ -1,4 +1,4 @@
-"""A run as it stands, from what it has written so far; the run itself may go on in another process."""
+"""Show the present state of a run from what it has written; the run may be going on in another process."""
 
 import time
 from collections import Counter
@@ -30,7 +30,7 @@ WORDS = {
 }
 IN_TRAINING = ("training", "refilled")
 SILENCE_OF_A_STOPPED_RUN = 10.0
-"""Seconds without a word after which it is looked whether a process still works on the run."""
+"""If a run has written nothing for this many seconds, it is checked whether a process still works on it."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,15 @@ class WatchedTrial:
     """One trial.
 
     Attributes:
-        number: Optuna's.
-        lane: Slot of its first replicate; None of a trial that waits for one.
+        number: Optuna's number of the trial.
+        lane: The lane of its first replicate; None while it waits for one.
         state: `training`, or `refilled` if it trains in a lane that another trial has left; `complete`, `pruned` or
             `failed`.
-        epoch: The last that it was measured after; None where the storage does not say, with several objectives.
-        values: Of the first objective, by epoch as far as they are told.
-        params: Its parameters.
-        why: It ended early.
+        epoch: The last epoch after which it was measured; None if the storage does not say, which happens with several
+            objectives.
+        values: The values of the first objective, by epoch, as far as they are known.
+        params: The parameters of the trial.
+        why: Why the trial ended early; empty if it did not.
     """
 
     number: int
@@ -58,7 +59,7 @@ class WatchedTrial:
 
     @property
     def in_training(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the trial has not ended."""
         return self.state in IN_TRAINING
 
 
@@ -67,20 +68,20 @@ class RunView:
     """A run at one moment.
 
     Attributes:
-        title: What is searched on what.
-        objective: The first.
-        trials: Those in training, then those that ended, the last first.
-        n_trials: To be trained at most, with those that the user has asked for meanwhile.
-        n_epochs: Of a trial.
-        counts: Trials by state.
-        lanes: Occupied now.
-        n_parallel: Lanes of the stack; None where the run chose for itself.
+        title: The study and the data.
+        objective: Name of the first objective.
+        trials: The trials in training, then those that have ended, the latest first.
+        n_trials: The most trials to train, including those that the user has added meanwhile.
+        n_epochs: Epochs of a trial.
+        counts: Number of trials by state.
+        lanes: Lanes that are occupied now.
+        n_parallel: Lanes of the stack; None if the run chose the number itself.
         best: The best complete trial, or the best in training if none is complete; None if nothing is measured.
-        configs_per_hour: So far; None before the first epoch.
-        seconds_left: At that pace; None where there is no pace.
-        silent_seconds: Since the run last wrote to its journal; None for a storage of another kind.
-        ended: Whether the run is over.
-        stopped: Whether it is not, and no process works on it.
+        configs_per_hour: The pace so far; None before the first epoch.
+        seconds_left: Time left at this pace; None if there is no pace yet.
+        silent_seconds: Seconds since the run last wrote to its journal; None for a storage of another kind.
+        ended: Whether the run has ended.
+        stopped: Whether the run has not ended, and no process works on it.
     """
 
     title: str
@@ -100,14 +101,14 @@ class RunView:
 
 
 class Watcher:
-    """Reads a run again and again.
+    """Reads the state of a run repeatedly.
 
     Args:
-        folder: The run's.
-        storage_url: The Optuna storage of a run that was given one.
+        folder: The run's folder.
+        storage_url: The Optuna storage URL that the run was given, if it was given one.
 
     Raises:
-        UsageError: The storage has to be given and is not, or cannot be opened.
+        UsageError: The storage URL is needed and not given, or the storage cannot be opened.
         SweepError: The run's record or its storage is damaged.
     """
 
@@ -123,12 +124,12 @@ class Watcher:
         self._journal = folder.journal_path if storage_url is None else None
 
     def look(self, *, goes_on: bool = False) -> RunView:
-        """The run as it stands now.
+        """Return the present state of the run.
 
         Args:
-            goes_on: Whether it is known that a process works on it.
+            goes_on: Whether the caller knows that a process works on the run.
         """
-        ended = self.folder.summary_path.is_file()  # looked for first: what is read after it is the last word
+        ended = self.folder.summary_path.is_file()  # checked first, so that what is read next is final
         told = self.study.get_trials(deepcopy=False)
         frozen = [t for t in told if t.state in WORDS and DUPLICATE not in t.user_attrs]
         left = {_lane(t) for t in frozen if t.state.is_finished()}
@@ -160,13 +161,13 @@ class Watcher:
         )
 
     def _watched(self, trial: FrozenTrial, left: Set[int | None]) -> WatchedTrial:
-        """A trial, of a run in which trials have left these lanes."""
+        """Describe a trial; `left` has the lanes that other trials have left."""
         lane = _lane(trial)
         refilled = trial.state == TrialState.RUNNING and lane is not None and lane in left
         told: Iterable[tuple[int, float]] = trial.intermediate_values.items()
         curve = trial.user_attrs.get("curve")
         try:
-            if isinstance(curve, dict):  # of several objectives, told at the end
+            if isinstance(curve, dict):  # with several objectives, values are reported at the end
                 told = zip(curve["epoch"], curve[self.objectives.first], strict=True)
             values_of = {int(epoch): float(value) for epoch, value in told}
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -186,7 +187,7 @@ class Watcher:
         return min(of_state, key=lambda t: sign * t.values[-1], default=None)
 
     def _trials_a_second(self, trials: list[FrozenTrial], done: float) -> float | None:
-        """Since the first trial began, up to the last that the run was heard of."""
+        """Return the pace from the start of the first trial to the last sign of the run."""
         started = [t.datetime_start for t in trials if t.datetime_start is not None]
         if not started or not done:
             return None

@@ -1,4 +1,4 @@
-"""What the winner does on val, image by image, as sections of the report: what they are depends on the task."""
+"""The report's sections on the winner's predictions for the validation data, by kind of task."""
 
 import base64
 import io
@@ -27,13 +27,13 @@ Plotted = Callable[[str, Figure], str]
 
 
 def winner_sections(evidence: Evidence, results: Results, winner: int, plotted: Plotted) -> Iterator[tuple[str, ...]]:
-    """Sections, those that stand beside each other together.
+    """Yield the sections; a tuple has the sections that stand side by side.
 
     Args:
-        evidence: The winner on val.
+        evidence: The winner's outputs on the validation data.
         results: The run's tables.
-        winner: Its trial.
-        plotted: Turns a figure, given its name, into HTML.
+        winner: The number of the winning trial.
+        plotted: Turns a figure with a name into HTML.
     """
     names: list[str] = results.config["classes"]
     if results.kind is CLASSES:
@@ -53,7 +53,7 @@ def winner_sections(evidence: Evidence, results: Results, winner: int, plotted: 
 
 
 def labels_table(evidence: Evidence, names: Sequence[str]) -> str:
-    """Average precision, and precision and recall at probability 0.5, of every label."""
+    """Return a table with the average precision, precision and recall (at probability 0.5) of every label."""
     has, said = evidence.labels == 1, evidence.values >= THRESHOLD
     precisions = average_precision(torch.from_numpy(evidence.values)[None], torch.from_numpy(has))[0].tolist()
     rows = []
@@ -64,7 +64,7 @@ def labels_table(evidence: Evidence, names: Sequence[str]) -> str:
         cells = [Cell("" if np.isnan(share) else f"{share:.3f}", float(share)) for share in shares]
         rows.append([Cell(name), Cell(str(n_has), float(n_has)), *cells])
     item = one_of(evidence.kind)
-    note = f"Precision and recall at probability {THRESHOLD}. A label that no val {item} has is not in the mean."
+    note = f"Precision and recall at probability {THRESHOLD}. A label that no val {item} has is left out of the mean."
     columns = ["label", evidence.kind, "average precision", "precision", "recall"]
     return page.paragraph(note, quiet=True) + page.table(columns, rows, sortable=True)
 
@@ -77,33 +77,33 @@ def _most_confused(evidence: Evidence, class_names: Sequence[str]) -> str:
         said, true = int(evidence.predicted[index]), int(evidence.labels[index])
         p = evidence.probabilities[index]
         lines = (
-            f"is {class_names[true]} ({p[true]:.0%})",
-            f"said {class_names[said]} ({p[said]:.0%})",
+            f"true: {class_names[true]} ({p[true]:.0%})",
+            f"predicted: {class_names[said]} ({p[said]:.0%})",
         )
         pictures.append(_shown(evidence, index, lines))
     note = (
         f"{n_wrong} of {len(evidence.labels)} val {evidence.kind} are misclassified; "
-        f"those come first that the winner is surest of."
+        f"those where the winner is most confident come first."
     )
     return page.heading(f"Most confused {evidence.kind}") + page.paragraph(note, quiet=True) + page.images(pictures)
 
 
 def _farthest(evidence: Evidence, names: Sequence[str]) -> str:
-    """The images that the winner is farthest off on, each target in its deviations on val."""
+    """Show the images with the largest errors, each target scaled by its standard deviation on the validation data."""
     errors = np.abs(evidence.values - evidence.labels) / evidence.labels.std(0)
     pictures = []
     for index in np.argsort(-errors.mean(-1), kind="stable")[:N_CONFUSED].tolist():
         lines = [
-            f"{name} is {true:.4g}, said {said:.4g}"
+            f"{name}: true {true:.4g}, predicted {said:.4g}"
             for name, true, said in zip(names, evidence.labels[index], evidence.values[index], strict=True)
         ]
         pictures.append(_shown(evidence, index, lines))
-    note = "Those come first that the winner is farthest off on, in deviations of the targets."
+    note = "The largest errors come first, in standard deviations of the targets."
     return page.heading("Largest errors") + page.paragraph(note, quiet=True) + page.images(pictures)
 
 
 def _shown(evidence: Evidence, index: int, lines: Sequence[str]) -> str:
-    """One image or text of val, with what is said of it."""
+    """Show one image or text with its caption."""
     item, lines = evidence.val.open(index), [*lines, f"val {one_of(evidence.kind)} {index}"]
     return page.quotation(_excerpt(item), lines) if evidence.kind == "texts" else page.image(_thumbnail(item), lines)
 

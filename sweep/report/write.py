@@ -1,4 +1,4 @@
-"""A run folder turned into its report."""
+"""Write a run's report."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,9 +23,9 @@ PNG_SCALE = 2
 PNG_WIDTH, PNG_HEIGHT = 1000, 560
 
 NOTES = {
-    "Which parameters matter": "Optuna's PED-ANOVA over the trials that have the parameter: rough where few do.",
-    "All configurations": "One line a trial, darker the better. Drag along an axis to select.",
-    "One parameter at a time": "Every trial against each of its parameters; a parameter's neighbours vary too.",
+    "Which parameters matter": "Optuna's PED-ANOVA over the trials that have the parameter; imprecise if few do.",
+    "All configurations": "One line for each trial; darker is better. Drag along an axis to select trials.",
+    "One parameter at a time": "Every trial by each of its parameters. The other parameters vary at the same time.",
 }
 
 
@@ -35,17 +35,17 @@ def write_report(
     """Write a run's report as one HTML file that opens without a network.
 
     Args:
-        run: A run folder; one that was interrupted gives the report so far.
-        target: The file.
-        cache_dir: Root of sweep's cache, for the features of the val images.
-        say: Told of what had to be left out.
-        storage_url: Of a run whose trials are not in its own journal.
+        run: The run folder. If the run was interrupted, the report shows what there is.
+        target: The file to write.
+        cache_dir: Root of sweep's cache, for the features of the validation images.
+        say: Called with a message if something is left out.
+        storage_url: The Optuna storage URL of a run whose trials are not in its own journal.
 
     Returns:
-        The figures in it, by a name fit for a file.
+        The figures of the report, by names that can be used for files.
 
     Raises:
-        UsageError: The folder is not a run's.
+        UsageError: It is not a run folder.
         SweepError: A file is missing or damaged, no trial is complete, or the report cannot be written.
     """
     folder = RunFolder.open(run)
@@ -72,7 +72,7 @@ def write_report(
     try:
         evidence = winner_on_val(results, folder, winner, cache_dir)
     except SweepError as error:
-        say(f"left out, what the winner does on val: {error}")
+        say(f"the winner's predictions on val are left out: {error}")
         document.add(page.heading("The winner on val") + page.paragraph(f"Left out: {error}", quiet=True))
     else:
         for sections in winner_sections(evidence, results, winner, plotted):
@@ -82,7 +82,7 @@ def write_report(
     try:
         write_atomically(target, lambda partial: partial.write_text(html, encoding="utf-8"))
     except OSError as error:
-        raise SweepError(f"cannot write {target}: {error.strerror}; give another file with --out") from error
+        raise SweepError(f"cannot write {target}: {error.strerror}; choose another file with --out") from error
     return figures
 
 
@@ -90,8 +90,8 @@ def write_png(figures: dict[str, Figure], folder: Path) -> None:
     """Write figures as PNG files.
 
     Args:
-        figures: By name.
-        folder: Made where it is missing.
+        figures: The figures by name.
+        folder: The folder to write to; it is created if it is missing.
 
     Raises:
         SweepError: kaleido or a browser is missing, or the folder cannot be written to.
@@ -104,11 +104,11 @@ def write_png(figures: dict[str, Figure], folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot make the folder {folder}: {error.strerror}; give another with --png") from error
+        raise UsageError(f"cannot create the folder {folder}: {error.strerror}; choose another with --png") from error
     options = {"width": PNG_WIDTH, "height": PNG_HEIGHT, "scale": PNG_SCALE, "format": "png"}
     jobs = [{"fig": figure, "path": folder / f"{name}.png", "opts": options} for name, figure in figures.items()]
     try:
         kaleido.write_fig_from_object_sync(jobs)
-    except Exception as error:  # of the browser that kaleido drives: whatever it likes to raise
+    except Exception as error:  # kaleido drives a browser, which raises errors of many types
         reason = str(error).strip().splitlines()
         raise SweepError(f"--png: {reason[0] if reason else type(error).__name__}; {remedy}") from error

@@ -1,1 +1,1 @@
-"""What a person sees in a terminal."""
+"""Output for people: progress and lanes in a terminal."""

@@ -1,9 +1,9 @@
-"""Where the command writes: answers to standard output, everything else to standard error."""
+"""The consoles of the command: results go to standard output, everything else to standard error."""
 
 from rich.console import Console
 
 PIPED_WIDTH = 140
-"""Columns where there is no terminal to ask."""
+"""Columns of the output if it does not go to a terminal."""
 
 stdout = Console()
 stderr = Console(stderr=True)
@@ -13,5 +13,5 @@ for console in (stdout, stderr):
 
 
 def printable(text: str) -> str:
-    """`text` without control characters: a file's name or a stranger's table must not steer the terminal."""
+    """Replace control characters, so that a file name or a table from elsewhere cannot control the terminal."""
     return "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)

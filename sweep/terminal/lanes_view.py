@@ -1,4 +1,4 @@
-"""A run and its lanes, drawn as wide as the terminal."""
+"""Draw a run and its lanes, as wide as the terminal."""
 
 import math
 from typing import TYPE_CHECKING
@@ -20,24 +20,24 @@ LEAST_WIDTH_FOR_LANE = 40
 LEAST_WIDTH_FOR_SPARKLINE = 60
 LEAST_WIDTH_FOR_CONFIGURATION = 80
 LINES_AROUND = 4
-"""Title, head of the table, what is left out, and the cursor."""
+"""The title, the header of the table, the line that counts what is left out, and the cursor."""
 
 COLOURS = {"training": "cyan", "refilled": "blue", "complete": "green", "pruned": "yellow", "failed": "red"}
 
 
 def heading(seen: "RunView") -> str:
-    """How far the run is, in a line."""
+    """Describe in one line how far the run is."""
     n_over = sum(not trial.in_training for trial in seen.trials)
     states = ", ".join(f"{number} {state}" for state, number in sorted(seen.counts.items()))
-    parts = [f"{n_over} of {seen.n_trials} trials over" + (f" ({states})" if states else "")]
+    parts = [f"{n_over} of {seen.n_trials} trials ended" + (f" ({states})" if states else "")]
     if not seen.counts:
-        parts.append("no trial has begun; features come first")
+        parts.append("no trial has started yet; the features are computed first")
     if seen.best is not None:
         word = "leading" if seen.best.in_training else "best"
         parts.append(f"{word} {seen.objective} {seen.best.values[-1]:.4g}, trial {seen.best.number}")
     goes_on = not (seen.ended or seen.stopped)
     if goes_on and n_over == seen.n_trials:
-        parts.append("the linear probe and test come last")
+        parts.append("now come the linear probe and the test images")
     elif goes_on and seen.counts:
         of = "" if seen.n_parallel is None else f" of {seen.n_parallel}"
         parts.append(f"{seen.lanes}{of} lanes occupied")
@@ -48,14 +48,14 @@ def heading(seen: "RunView") -> str:
     if seen.ended:
         parts.append("the run has ended")
     elif seen.stopped:
-        parts.append("no process works on it; go on with sweep resume")
+        parts.append("no process works on the run; continue it with sweep resume")
     elif seen.silent_seconds is not None and seen.silent_seconds >= SILENCE_WORTH_A_WORD:
-        parts.append(f"nothing heard of it for {_duration(seen.silent_seconds)}")
+        parts.append(f"the run has written nothing for {_duration(seen.silent_seconds)}")
     return printable("; ".join(parts))
 
 
 def view(seen: "RunView", console: Console, *, spared_lines: int = 0) -> Group:
-    """A run as wide as the terminal, and as high but for some lines."""
+    """Draw a run as wide as the terminal and as high, minus `spared_lines`."""
     table = Table(box=None, expand=True, pad_edge=False)
     with_sparkline = console.width >= LEAST_WIDTH_FOR_SPARKLINE and not console.options.ascii_only
     with_lane = console.width >= LEAST_WIDTH_FOR_LANE
@@ -94,7 +94,7 @@ def view(seen: "RunView", console: Console, *, spared_lines: int = 0) -> Group:
 
 
 def sparkline(values: list[float], low: float, high: float) -> str:
-    """The last values as bars between `low` and `high`; a gap where one is not a number."""
+    """Draw the last values as bars between `low` and `high`, with a gap where a value is not a number."""
 
     def bar(value: float) -> str:
         if not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""A run's progress: bars and lanes in a terminal, a few lines where the output is piped."""
+"""Show a run's progress: bars and lanes in a terminal, a few lines if the output is piped."""
 
 import contextlib
 import time
@@ -18,12 +18,12 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def reporter_for(console: Console) -> "TerminalReporter | LineReporter":
-    """Bars if somebody watches, lines if not."""
+    """Return a reporter with bars for a terminal, and one with lines for anything else."""
     return TerminalReporter(console) if console.is_terminal else LineReporter(console)
 
 
 class TerminalReporter(Reporter):
-    """Bars for the feature pass and for the search, and below them the search as `sweep watch` shows it."""
+    """Shows bars for the feature pass and the search, and below them the lanes as `sweep watch` shows them."""
 
     def __init__(self, console: Console):
         self.console = console
@@ -79,7 +79,7 @@ class TerminalReporter(Reporter):
             self._search, completed=progress.trials_done, total=progress.n_trials, note=_note(progress)
         )
         if self._watcher is not None and time.monotonic() - self._looked >= SECONDS_BETWEEN_LOOKS:
-            with contextlib.suppress(optuna.exceptions.OptunaError, OSError):  # the run itself will say what is wrong
+            with contextlib.suppress(optuna.exceptions.OptunaError, OSError):  # the run itself reports the error
                 self._seen = self._watcher.look(goes_on=True)
             self._looked = time.monotonic()
             self._live.refresh()
@@ -91,7 +91,7 @@ class TerminalReporter(Reporter):
             self._search = self._seen = None
 
     def close(self) -> None:
-        """Leave the terminal as it was, however the run ended."""
+        """Restore the terminal, however the run ended."""
         self._live.stop()
 
     def _view(self) -> Group:
@@ -100,7 +100,7 @@ class TerminalReporter(Reporter):
 
 
 class LineReporter(Reporter):
-    """A line when a part is done, and some ten lines a search."""
+    """Prints a line when a part of the run is done, and about ten lines during a search."""
 
     def __init__(self, console: Console):
         self.console = console
@@ -130,7 +130,7 @@ class LineReporter(Reporter):
     def search_ended(self) -> None: ...
 
     def close(self) -> None:
-        """Nothing is left open."""
+        """Do nothing: nothing is open."""
 
 
 def _note(progress: SearchProgress) -> str:

@@ -1,1 +1,1 @@
-"""A recorded trial trained again, alone, and compared with its record."""
+"""Train a recorded trial again, alone, and compare it with its record."""

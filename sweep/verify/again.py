@@ -1,4 +1,4 @@
-"""A recorded trial trained again: by the engine with nothing beside it, and step by step against plain PyTorch."""
+"""Train a recorded trial again: alone in the engine, and step by step beside plain PyTorch."""
 
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -24,16 +24,16 @@ CurveKey = tuple[int, int, str]
 
 @dataclass(frozen=True)
 class Setting:
-    """What a trial is trained on and with.
+    """The data and the settings that a trial is trained with.
 
     Attributes:
-        spec: Shape of the run's side-networks.
-        train_data: What it learns from.
-        val_data: What it is measured on.
-        n_epochs: Length of its schedule.
+        spec: The shape of the run's side-networks.
+        train_data: The training data.
+        val_data: The validation data.
+        n_epochs: Length of the learning-rate schedule, in epochs.
         batch_size: `B`.
-        seed: The study's.
-        device: Where it trains.
+        seed: The study's seed.
+        device: The device to train on.
     """
 
     spec: SideNetworkSpec
@@ -46,17 +46,17 @@ class Setting:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches of an epoch."""
+        """The number of batches in an epoch."""
         return n_batches(len(self.train_data), self.batch_size)
 
 
 @dataclass(frozen=True)
 class TrainedAgain:
-    """What a trial became this time.
+    """The result of training a trial again.
 
     Attributes:
-        curve: Every measured number by replicate, epoch and metric.
-        weights: Of the first replicate, as a `state_dict` of a plain LAST of its own rank.
+        curve: Every measured value by replicate, epoch and metric.
+        weights: The weights of the first replicate, as a `state_dict` of a plain LAST without padding.
     """
 
     curve: dict[CurveKey, float]
@@ -64,7 +64,7 @@ class TrainedAgain:
 
 
 def train_again(trial: RecordedTrial, setting: Setting, on_epoch: Callable[[int], None]) -> TrainedAgain:
-    """Train a trial as the engine does, its replicates alone in the stack."""
+    """Train a trial with the engine; its replicates are alone in the stack."""
     training = Training(
         [
             Lane(trial.config, setting.spec.lane(trial.config.rank, seed).to(setting.device), seed)
@@ -86,12 +86,12 @@ def train_again(trial: RecordedTrial, setting: Setting, on_epoch: Callable[[int]
 
 
 def steps_beside_plain_loop(trial: RecordedTrial, setting: Setting, n_steps: int) -> tuple[int, float]:
-    """Train a trial's first replicate in fp64, by the engine's step and by a plain PyTorch loop over the same batches.
+    """Train a trial's first replicate in fp64 twice on the same batches: by the engine, and by a plain PyTorch loop.
 
     Args:
-        trial: Which.
-        setting: As the run had it.
-        n_steps: Steps to take; fewer if the trial took fewer.
+        trial: The recorded trial.
+        setting: The data and settings of the run.
+        n_steps: The most steps to take; fewer if the trial took fewer.
 
     Returns:
         How many steps were taken, and the largest difference of a weight after them.
@@ -102,7 +102,7 @@ def steps_beside_plain_loop(trial: RecordedTrial, setting: Setting, n_steps: int
     lane = replace(setting.spec, precision="fp32").lane(rank, trial.seeds[0]).to(setting.device, torch.float64)
     plain = setting.spec.plain(rank).to(setting.device, torch.float64)
     plain.load_state_dict(trim_rank(lane.state_dict(), rank))
-    stack = Stack([lane, lane])  # alone: beside itself
+    stack = Stack([lane, lane])  # a trial that is alone trains beside a copy of itself
     with closing(_batches(trial, setting, stack.like)) as batches:
         train_plainly(
             plain,
@@ -128,14 +128,14 @@ def steps_beside_plain_loop(trial: RecordedTrial, setting: Setting, n_steps: int
 
 
 def _batches(trial: RecordedTrial, setting: Setting, like: Tensor) -> Generator[Batch]:
-    """All that a trial learned from, batch after batch."""
+    """Yield all batches that a trial learned from, in order."""
     data = setting.train_data
     for order in trial.orders:
         yield from data.batches(order, training_batches(len(data), setting.batch_size, setting.seed, order), like)
 
 
 def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
-    """Over all tensors of the same names and shapes; 0 where both sides are not a number, infinite where one is."""
+    """Return the largest difference over all tensors: 0 where both values are NaN, infinite where only one is."""
     differences = [
         torch.where(a[name].isnan() & b[name].isnan(), 0.0, (a[name] - b[name]).abs()).nan_to_num(torch.inf)
         for name in a

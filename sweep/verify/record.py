@@ -1,4 +1,4 @@
-"""A trial as a run recorded it: all that is needed to train it again, and what came of it. Executes nothing."""
+"""A trial as a run recorded it: what is needed to train it again, and its results. No recorded code is executed."""
 
 import json
 from dataclasses import dataclass
@@ -29,13 +29,13 @@ class RecordedTrial:
     """One trial of a run.
 
     Attributes:
-        number: Optuna's.
+        number: Optuna's number of the trial.
         config: Its hyperparameters.
-        seeds: Of its initialisations and dropout, one a replicate.
-        epochs: It was measured after.
-        first_order: The data order that its first epoch followed; its later ones followed the next.
-        metrics: Of its last epoch, means over replicates, by column of the trials table.
-        curves: Its rows of the curves table.
+        seeds: The seed of each replicate, for its initial weights and its dropout.
+        epochs: The number of epochs after which it was measured.
+        first_order: The data order of its first epoch; later epochs followed the next orders.
+        metrics: The metrics after its last epoch, as means over replicates, by column of the table of trials.
+        curves: The rows of the trial in the table of curves.
     """
 
     number: int
@@ -48,7 +48,7 @@ class RecordedTrial:
 
     @property
     def orders(self) -> range:
-        """The data orders it followed."""
+        """The data orders that the trial followed."""
         return range(self.first_order, self.first_order + self.epochs)
 
 
@@ -57,7 +57,7 @@ def recorded_trial(results: Results, folder: RunFolder, number: int) -> Recorded
 
     Raises:
         UsageError: The run has no such trial, or it did not train for an epoch.
-        SweepError: The tables are damaged, or of a sweep that did not record lanes' configurations.
+        SweepError: The tables are damaged, or were written by a version that did not record lane configurations.
     """
     require_entries(folder.config_path, results.config, CONFIG_ENTRIES)
     rows: list[dict[Any, Any]] = results.trials[results.trials["trial"] == number].to_dict("records")
@@ -67,7 +67,7 @@ def recorded_trial(results: Results, folder: RunFolder, number: int) -> Recorded
     values = {name: _whole(row, name, folder.trials_path) for name in NUMBERS}
     n_epochs, n_replicates, study_seed = (results.config[name] for name in ("epochs", "seeds", "seed"))
     if values["epochs"] == 0:
-        raise UsageError(f"trial {number} ended before its first epoch; there is nothing to compare")
+        raise UsageError(f"trial {number} ended before its first epoch, so there is nothing to compare")
     if values["epochs"] > n_epochs or values["first_order"] < 1:
         raise SweepError(
             f"{folder.trials_path} is damaged: trial {number} trained for {values['epochs']} epochs{RESTORE}"
@@ -97,7 +97,9 @@ def _whole(row: dict[Any, Any], name: str, path: Path) -> int:
 
 def _lane_config(row: dict[Any, Any], number: int, path: Path, max_rank: int | None) -> LaneConfig:
     if "lane_config" not in row:
-        raise SweepError(f"{path} has no column lane_config: it was written by an earlier sweep; run the study again")
+        raise SweepError(
+            f"{path} has no column lane_config: it was written by an older version of sweep; run the study again"
+        )
     try:
         config = LaneConfig(**json.loads(row["lane_config"]))
         if max_rank is not None and config.rank > max_rank:

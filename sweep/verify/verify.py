@@ -1,4 +1,4 @@
-"""Is a trial in the table what it is alone? Trained again and compared with the record."""
+"""Check that a trial does not depend on its neighbours: train it again, alone, and compare it with the record."""
 
 import importlib.metadata
 import platform
@@ -36,18 +36,18 @@ from sweep.verify.record import RecordedTrial, recorded_trial
 DECLARATIONS = ("modules_per_block", "pool", "precision", "epochs", "batch_size", "seed")
 PLAIN_STEPS = 50
 PLAIN_PROMISE = 1e-10
-"""What is promised of a lane beside a plain loop in fp64: after so many steps, no larger difference of a weight."""
+"""In fp64, after `PLAIN_STEPS` steps, no weight of a lane differs from a plain loop by more than this."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One way in which a trial was compared.
+    """One comparison of a trial with its record.
 
     Attributes:
-        what: In a few words.
-        count: Numbers compared.
-        difference: The largest; infinite where one side is not a number and the other is.
-        promised: What it may be.
+        what: What was compared, in a few words.
+        count: How many numbers were compared.
+        difference: The largest difference; infinite if only one of two values is NaN.
+        promised: The largest difference that is allowed.
     """
 
     what: str
@@ -57,19 +57,19 @@ class Comparison:
 
     @property
     def kept(self) -> bool:
-        """Whether the promise is."""
+        """Whether the difference is within the promise."""
         return self.difference <= self.promised
 
 
 @dataclass(frozen=True)
 class Verification:
-    """A trial beside itself trained alone.
+    """A recorded trial compared with the same trial trained alone.
 
     Attributes:
-        trial: As recorded.
-        comparisons: Curve, last metrics, weights where the run kept them, plain loop.
-        not_compared: Metrics of the study's own, which take its code to compute.
-        changed: Device and versions that are others than the run's, each with the run's and this one.
+        trial: The recorded trial.
+        comparisons: Learning curve, final metrics, weights (if the run kept them), and the plain loop.
+        not_compared: The study's own metrics, which only its code can compute.
+        changed: The device and versions that differ from the run's, each with the run's value and the present one.
     """
 
     trial: RecordedTrial
@@ -79,7 +79,7 @@ class Verification:
 
     @property
     def kept(self) -> bool:
-        """Whether all promises are."""
+        """Whether all comparisons are within their promises."""
         return all(comparison.kept for comparison in self.comparisons)
 
 
@@ -93,22 +93,22 @@ def verify_trial(
     tolerance: float = 0.0,
     on_epoch: Callable[[int], None] = lambda epoch: None,
 ) -> Verification:
-    """Train a trial of a run again, alone, on the data orders it saw, and compare.
+    """Train a trial of a run again, alone, with the data orders it saw, and compare it with the record.
 
-    Nothing in the run folder is executed, not even its study: the table has every trial's lane configuration.
+    Nothing in the run folder is executed, not even its study: the table has the configuration of every trial.
 
     Args:
-        run: A run folder.
-        number: The trial's.
-        device: Where to train.
-        cache_dir: Root of sweep's cache; features that are no longer there are computed again.
-        data: Where the images are now, if not where the run's record says.
-        tolerance: Largest difference from the record to accept; on the run's own machine none is promised.
+        run: The run folder.
+        number: The number of the trial.
+        device: The device to train on.
+        cache_dir: Root of sweep's cache; features that are missing there are computed again.
+        data: Where the data is now, if it has moved since the run.
+        tolerance: The largest difference from the record to accept. On the run's own machine, 0 is promised.
         on_epoch: Called after every epoch with its number.
 
     Raises:
-        UsageError: The folder is not a run's, or has no such trial.
-        SweepError: Its files are damaged, or images or backbone are no longer those of the run.
+        UsageError: It is not a run folder, or it has no such trial.
+        SweepError: Its files are damaged, or the data or the backbone have changed since the run.
     """
     folder, results = RunFolder.open(run), load_results(run)
     require_config(folder, results.config)
@@ -144,8 +144,8 @@ def _setting(
     declared |= {name: config.get(name, default) for name, default in UNDECLARED.items()}
     if declared["augment"] == OWN_FUNCTION:
         raise UsageError(
-            f"the run augmented with {OWN_FUNCTION} {config.get('study_file')}, and nothing that a run folder names is "
-            f"executed; a trial can be verified where augment is a recipe's name"
+            f"the run augmented its images with {OWN_FUNCTION} {config.get('study_file')}, and no file is executed "
+            f"because a run folder names it. Only runs whose augmentation has a name can be verified"
         )
     study = Study(suggest=lambda trial: trial_config, baseline={}, **declared)
     check_precision(study.precision, device)
@@ -155,8 +155,8 @@ def _setting(
     views = TrainingViews.of(study, images.train, backbone.transform)
     if views.fingerprint != config.get("augment_fingerprint"):
         raise SweepError(
-            f"{study.augment} makes other images of the run's than it did then; install the versions of torchvision "
-            f"and Pillow that its config.json names"
+            f"the augmentation {study.augment} gives other images than it did in the run; install the versions of "
+            f"torchvision and Pillow that the run's config.json names"
         )
 
     n_classes, target = images.n_classes, Target.of(images.task, images.train.labels)
@@ -178,7 +178,7 @@ def _curve(trial: RecordedTrial) -> dict[CurveKey, float]:
 
 
 def _last_metrics(curve: dict[CurveKey, float], epoch: int) -> dict[str, float]:
-    """Of the last epoch, means over replicates, as the trials table has them."""
+    """Return the metrics of the last epoch as means over replicates, as the table of trials has them."""
     values: dict[str, list[float]] = {}
     for (_, of_epoch, metric), value in curve.items():
         if of_epoch == epoch:
@@ -189,21 +189,21 @@ def _last_metrics(curve: dict[CurveKey, float], epoch: int) -> dict[str, float]:
 def _kept_weights(
     results: Results, folder: RunFolder, trial: RecordedTrial, expected: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """What the run kept of the trial; nothing where it kept none."""
+    """Return the weights that the run kept of the trial; an empty dictionary if it kept none."""
     if not (results.trials["state"] == "COMPLETE").any():
         return {}
     try:
         _, kept = weights_of(folder, trial.number, winner_of(results, folder))
-    except UsageError:  # not among the best few
+    except UsageError:  # the trial is not among the best
         return {}
     shapes, wanted = ({name: x.shape for name, x in state.items()} for state in (kept.state, expected))
     if shapes != wanted:
-        raise SweepError(f"the weights of trial {trial.number} in {folder.path} have other shapes{RESTORE}")
+        raise SweepError(f"the weights of trial {trial.number} in {folder.path} have the wrong shapes{RESTORE}")
     return kept.state
 
 
 def _changed(config: Mapping[str, Any], device: torch.device) -> dict[str, tuple[str, str]]:
-    """What may change the last bits, where it is not what the run had."""
+    """Return the device and versions that differ from the run's, because they may change the last bits."""
     here = {"device": str(device), "python": platform.python_version()}
     here |= {name: importlib.metadata.version(name) for name in config["versions"] if name != "python"}
     there = {"device": config["device"], **config["versions"]}

@@ -88,9 +88,7 @@ def test_figures(run: sweep.Run) -> None:
         assert figure.data, name
     others = {"folder", "results", "storage", "predictions"}  # the last of a regression
     assert {name for name in dir(run.plot) if not name.startswith("_")} == {*names, *others}
-    with pytest.raises(
-        UsageError, match=r"plot\.predictions\(\) is for the task regression, and that of .* is classes"
-    ):
+    with pytest.raises(UsageError, match=r"plot\.predictions\(\) needs the task regression, and that of .* is classes"):
         run.plot.predictions()
 
 

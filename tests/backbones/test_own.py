@@ -93,11 +93,19 @@ WRONG = {
     "no stages": ("from torch import nn\ndef build():\n    return nn.Identity()\n", "build", "no method stages"),
     "no transform": (GOOD.replace("self.transform = ", "self.other = "), "build", "needs a backbones.Transform"),
     "an error in stages": (GOOD.replace("z = [", "z = [1 / 0, "), "build", r"failed: ZeroDivisionError.*line 1\d: z ="),
-    "no list": (GOOD.replace("return z", "return z[0]"), "build", "must give a list of tensors, not a Tensor"),
+    "no list": (GOOD.replace("return z", "return z[0]"), "build", "must return a list of tensors, not a Tensor"),
     "no tensors": (GOOD.replace("return z", "return [1, z[0]]"), "build", "not a list of Tensor, int"),
-    "one stage": (GOOD.replace("return z", "return z[:1]"), "build", "gives 1 stages; two are the least"),
-    "vectors": (GOOD.replace("return z", "return [s.mean((2, 3)) for s in z]"), "build", r"of 2 images: \(2, 8\)"),
-    "no batch": (GOOD.replace("return z", "return [s[:1] for s in z]"), "build", r"of 2 images: \(1, 8, 8, 8\)"),
+    "one stage": (GOOD.replace("return z", "return z[:1]"), "build", "returns 1 stages; it must return at least two"),
+    "vectors": (
+        GOOD.replace("return z", "return [s.mean((2, 3)) for s in z]"),
+        "build",
+        r"for 2 images it returns \(2, 8\)",
+    ),
+    "no batch": (
+        GOOD.replace("return z", "return [s[:1] for s in z]"),
+        "build",
+        r"for 2 images it returns \(1, 8, 8, 8\)",
+    ),
     "other tokens": (GOOD.replace("return z", "return [s.flatten(2).mT for s in z]"), "build", "same number of tokens"),
     "whole numbers": (GOOD.replace("return z", "return [s.long() for s in z]"), "build", "not finite floats"),
     "no numbers": (GOOD.replace("return z", "return [s / 0 for s in z]"), "build", "stage 0 that are not finite"),
@@ -106,14 +114,22 @@ WRONG = {
         "build",
         "stage 0 for the same images",
     ),
-    "its batch": (GOOD.replace("return z", "return [s - s.mean(0) for s in z]"), "build", "alone than in a batch"),
+    "its batch": (
+        GOOD.replace("return z", "return [s - s.mean(0) for s in z]"),
+        "build",
+        "alone than for the same image in a batch",
+    ),
     "its buffers": (
         GOOD.replace("z = [self", "self.one[1].running_mean += 1; z = [self"),
         "build",
         "changes its own weights or buffers",
     ),
-    "prefix of a grid": (GOOD + "Net.n_prefix_tokens = 1\n", "build", "gives grids, which have no prefix tokens"),
-    "too long a prefix": (TOKENS + "\nNet.n_prefix_tokens = 16\n", "build", "16 prefix tokens, and 16 tokens in all"),
+    "prefix of a grid": (GOOD + "Net.n_prefix_tokens = 1\n", "build", "returns grids, which have no prefix tokens"),
+    "too long a prefix": (
+        TOKENS + "\nNet.n_prefix_tokens = 16\n",
+        "build",
+        "16 prefix tokens, but only 16 tokens in all",
+    ),
     "no number of prefix tokens": (GOOD + "Net.n_prefix_tokens = 'one'\n", "build", "n_prefix_tokens 'one'"),
 }
 
@@ -163,7 +179,7 @@ def test_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("value", "message"),
     [
         ("no_such_module:build", "cannot be loaded: ModuleNotFoundError"),
-        ("their_nets:torch.pi", "is no function: 3.14"),
+        ("their_nets:torch.pi", "is not a function: 3.14"),
     ],
 )
 def test_entry_point_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, message: str) -> None:

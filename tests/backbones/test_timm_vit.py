@@ -134,7 +134,7 @@ def test_image_size_must_be_whole_patches(tmp_path: Path, image_size: int, remed
         ("vit_tiny_patch16_225", "vit_tiny_patch16_224"),
         ("untrained:vit_tiny_patch16_225", "untrained:vit_tiny_patch16_224"),
         ("untrained:", "unknown backbone 'untrained:'"),
-        ("vgg11", "VGG, for which sweep has no adapter; it takes the Vision Transformers"),
+        ("vgg11", "VGG, for which sweep has no adapter; it has adapters for the Vision Transformers"),
         ("vit_tiny_r_s16_p8_224", "VisionTransformer, for which sweep has no adapter"),
         ("untrained:test_maxvit", "MaxxVit, for which sweep has no adapter"),
         ("vit_tiny_patch16_224.augreg_in21", r"did you mean vit_tiny_patch16_224\.augreg_in21k"),

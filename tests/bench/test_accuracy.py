@@ -207,7 +207,7 @@ def test_a_file_of_something_else_is_left_alone(content: str, tmp_path: Path) ->
     path.write_text(content)
     result = CliRunner().invoke(app, [*COMMAND, str(path)])
     assert isinstance(result.exception, UsageError)
-    assert "is no report of --suite accuracy" in str(result.exception)
+    assert "is not a report of --suite accuracy" in str(result.exception)
     assert path.read_text() == content
 
 

@@ -91,4 +91,4 @@ def test_installed_packages_are_listed_and_their_failures_said(
     assert code == 0
     assert "│ theirs " in out
     assert "BSD" in out
-    assert "left out, broken: backbone 'broken' is registered as their_nets:none, which cannot be loaded" in err
+    assert "broken is left out: backbone 'broken' is registered as their_nets:none, which cannot be loaded" in err

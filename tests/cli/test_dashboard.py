@@ -80,7 +80,7 @@ def test_listening_beyond_this_machine_is_said(cli: Cli, served: Served, host: s
     made_run(Path("run"), None)
     code, stderr = cli("run", "--host", host, "--port", "1234")
     assert (code, served) == (0, [(["run"], host, 1234)])
-    assert ("warning: whoever can reach" in stderr) == is_open
+    assert ("warning: anyone who can reach" in stderr) == is_open
 
 
 def test_localhost_unless_told_otherwise(cli: Cli, served: Served) -> None:
@@ -92,7 +92,7 @@ def test_localhost_unless_told_otherwise(cli: Cli, served: Served) -> None:
 def test_an_address_that_cannot_be_had(cli: Cli, served: Served) -> None:
     made_run(Path("run"), None)
     code, stderr = cli("run", "--host", "nowhere")
-    assert (code, "cannot listen on nowhere, port 8080: Name or service not known; give" in stderr) == (2, True)
+    assert (code, "cannot listen on nowhere, port 8080: Name or service not known; choose" in stderr) == (2, True)
 
 
 def test_a_storage_named_by_a_run_folder_is_opened_only_when_given(cli: Cli, served: Served) -> None:
@@ -176,6 +176,6 @@ def test_an_artifact_that_a_browser_would_run_is_not_served(
     for described in ('{"mimetype": "text/html", "filename": "\x1b[2J"}', "{", "[]"):
         study._storage.set_study_system_attr(study._study_id, "artifacts:1", described)
         code, stderr = cli("run")
-        assert (code, "artifacts are not shown: a browser might run" in stderr) == (0, True)
+        assert (code, "artifacts are not shown, because a browser might execute" in stderr) == (0, True)
         assert "\x1b" not in stderr
     assert [store is not None for store in stores] == [True, True, False, False, False]

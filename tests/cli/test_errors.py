@@ -149,7 +149,9 @@ def test_full_disk_names_the_file(cli: Cli, photos: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("optuna.storages.journal.JournalFileBackend.append_logs", no_space)
     code, stderr = cli(*run_arguments(data=photos, out="elsewhere"))
     assert code == 1
-    assert "no space left to write the Optuna storage; free some, and go on with sweep resume" in stderr
+    assert (
+        "the disk is full: cannot write the Optuna storage. Free some space, then continue with sweep resume" in stderr
+    )
     assert "Traceback" not in stderr
 
     monkeypatch.setattr("os.fsync", no_space)
@@ -171,7 +173,7 @@ def test_run_that_was_stopped_goes_on(cli: Cli, photos: Path, monkeypatch: pytes
 
     monkeypatch.setattr(Training, "epoch", stop_at_third)
     code, stderr = cli(*run_arguments(**arguments, out="stopped"))
-    assert (code, "stopped; go on with: sweep resume stopped" in stderr) == (130, True)
+    assert (code, "stopped; to continue: sweep resume stopped" in stderr) == (130, True)
     assert cli(*run_arguments(**arguments, out="stopped"))[0] == 2, "a run folder is never overwritten"
     code, stderr = cli("resume", "stopped")
     assert code == 0

@@ -35,11 +35,11 @@ def test_plan_prints_every_cost_and_runs_nothing(cli: Cli, tmp_path: Path) -> No
     printed = cli("plan", "--n-parallel", "2")
     n_images = 16
     for text in (
-        f"{n_images} images, 0 in the cache",
+        f"s for {n_images} images; 0 are in the cache",
         f"MiB on disk for {n_images} images",
         "available",
         "stack up to 2 lanes",
-        "epochs 3 of",
+        "epochs 3 per trial, of",
         "form rank space",
     ):
         assert text in printed
@@ -54,6 +54,6 @@ def test_auto_is_what_fits(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     printed = cli("run", "--n-parallel", "auto", "--out", "here")
     summary = json.loads(Path("here/summary.json").read_text())
     planned, took = summary["plan"]["search_wall_seconds"], summary["wall_seconds"]["search"]
-    assert f"planned {planned:.0f} s of search, took {took:.0f} s" in printed
+    assert f"the search was planned to take {planned:.0f} s and took {took:.0f} s" in printed
     assert summary["plan"]["n_parallel"] == 4
-    assert "0 images, 16 in the cache" in cli("plan")
+    assert "s for 0 images; 16 are in the cache" in cli("plan")

@@ -19,7 +19,7 @@ def test_what_is_given(given: str | None, stages: int | tuple[int, ...] | None) 
 
 @pytest.mark.parametrize("given", ["all", "3;6", "1.5", "3,six"])
 def test_neither_a_number_nor_blocks(given: str) -> None:
-    with pytest.raises(UsageError, match="--stages must be a number, or blocks such as 3,6,12, not"):
+    with pytest.raises(UsageError, match="--stages must be a number of stages, or blocks such as 3,6,12, not"):
         stages_asked_for(given)
 
 

@@ -77,7 +77,7 @@ def watching(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Wa
 
 def test_what_is_seen_is_what_the_run_itself_knows(watching: Watching) -> None:
     assert watching.before.trials == []
-    assert "no trial has begun; features come first" in heading(watching.before)
+    assert "no trial has started yet; the features are computed first" in heading(watching.before)
     for progress, seen in watching.seen:
         assert seen.counts.get("training", 0) + seen.counts.get("refilled", 0) == seen.lanes == progress.n_running
         assert seen.counts.get("complete", 0) == progress.n_complete
@@ -88,7 +88,7 @@ def test_what_is_seen_is_what_the_run_itself_knows(watching: Watching) -> None:
         assert not seen.ended
         running = [trial.in_training for trial in seen.trials]
         assert running == sorted(running, reverse=True)
-        shown = f"{progress.n_running} of 3 lanes occupied" if progress.n_running else "the linear probe and test"
+        shown = f"{progress.n_running} of 3 lanes occupied" if progress.n_running else "now come the linear probe"
         assert shown in heading(seen)
     first = watching.seen[0][1]
     assert first.seconds_left is not None
@@ -130,7 +130,7 @@ def test_a_run_that_nobody_works_on(
     assert not any(seen.stopped for _, seen in reporter.seen)
     seen = Watcher(RunFolder.open(tmp_path / "run"), None).look()
     assert (seen.ended, seen.stopped) == (False, True)
-    assert "no process works on it; go on with sweep resume" in heading(seen)
+    assert "no process works on the run; continue it with sweep resume" in heading(seen)
     assert call(monkeypatch, tmp_path / "run") == 0
 
 
@@ -179,7 +179,7 @@ def test_lines_where_nobody_watches(
     watching: Watching, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(monkeypatch, watching.run) == 0
-    assert "6 of 6 trials over (" in capsys.readouterr().out
+    assert "6 of 6 trials ended (" in capsys.readouterr().out
     looks = [watching.before, *(seen for _, seen in watching.seen)]
     last = Watcher(RunFolder.open(watching.run), None).look()
     monkeypatch.setattr(COMMAND, "SECONDS_BETWEEN_LOOKS", 0)

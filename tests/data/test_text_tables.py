@@ -116,7 +116,7 @@ def test_texts_to_be_labelled(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", b"\n \n", "holds no text"),
+        ("a.txt", b"\n \n", "has no text"),
         ("a.txt", b"\xff\xfe", "is not UTF-8 text"),
         ("a.md", b"text", r"a\.md: the model reads texts; give a \.txt with a text a line, or a table"),
         ("a.csv", b"txt\nb\n", r"has 0 columns text, one is needed \(its columns: txt\)"),

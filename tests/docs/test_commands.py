@@ -18,8 +18,8 @@ from PIL import Image
 import sweep.cli
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("tutorial", "own-study", "how-it-works", "benchmarks", "reliability")
-DOCS = ("README.md", *(f"docs/{page}.md" for page in PAGES))
+PAGES = ("tutorial", "guide", "own-study", "how-it-works", "benchmarks", "reliability", "architecture", "api")
+DOCS = ("README.md", "CONTRIBUTING.md", *(f"docs/{page}.md" for page in PAGES))
 TINY = (
     *("--backbone", "tiny-untrained", "--group-size", "2"),
     *("--trials", "3", "--epochs", "2", "--n-parallel", "3", "--batch-size", "64"),
@@ -155,10 +155,18 @@ def test_every_command_runs(
             carry_out(block.text, monkeypatch, capsys)
 
 
+def anchors(path: Path) -> set[str]:
+    """The anchors of a Markdown page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_lead_somewhere() -> None:
-    for name in DOCS:
-        for target in re.findall(r"\]\((?!https?://)([^)#]+)", (ROOT / name).read_text()):
-            assert (ROOT / name).parent.joinpath(target).exists(), f"{name}: {target}"
+    for page in (ROOT / name for name in (*DOCS, "CHANGELOG.md", "docs/data.md", "docs/backbones.md")):
+        for target, anchor in re.findall(r"\]\((?!https?://)([^)#]*)#?([^)]*)\)", page.read_text()):
+            linked = page.parent / target if target else page
+            assert linked.exists(), f"{page.name}: {target}"
+            assert not anchor or anchor in anchors(linked), f"{page.name}: {target}#{anchor}"
 
 
 def test_the_runner_itself() -> None:

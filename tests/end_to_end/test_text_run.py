@@ -79,7 +79,7 @@ def test_table_and_record(run: Path, backbone: Path) -> None:
 
 def test_plan_finds_the_features(options: list[object], run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("plan", *options) == 0
-    assert "0 texts, 90 in the cache" in capsys.readouterr().out
+    assert "0 texts; 90 are in the cache" in capsys.readouterr().out
 
 
 def test_every_trial_is_what_it_is_alone(run: Path, cache: Path) -> None:
@@ -170,7 +170,7 @@ def test_export_without_the_backbone_and_as_a_graph(run: Path, cache: Path, tmp_
         torch.testing.assert_close(of_program, expected, rtol=0, atol=1e-5)
     assert (to / "tokenizer.json").is_file()
     assert (
-        "`tokens` (N, 20), numbers by `tokenizer.json` and -1 beyond a text's end, to `logits`"
+        "`tokens` (N, 20), token numbers by `tokenizer.json`, -1 after a text's end, to `logits`"
         in (to / "README.md").read_text()
     )
 
@@ -183,7 +183,8 @@ def test_a_network_that_no_graph_can_be_made_of(
 
     monkeypatch.setattr("torch.export.export", refuse)
     with pytest.raises(
-        sweep.SweepError, match=r"model\.pt2 cannot be made of a model beside .*: data-dependent; nothing"
+        sweep.SweepError,
+        match=r"model\.pt2 cannot be written for a model with the backbone .*: data-dependent; nothing",
     ):
         export_run(run, tmp_path / "graph", torch_export=True, cache_dir=cache)
     assert not (tmp_path / "graph").exists()

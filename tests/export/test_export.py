@@ -100,7 +100,7 @@ def test_model_loads_where_the_backbone_cannot_be_had(shipped: Path, monkeypatch
         sweep.load_model(shipped)
     monkeypatch.undo()
     save_file({name: tensor + (name == "norm.bias") for name, tensor in weights.items()}, path)
-    with pytest.raises(SweepError, match=r"backbone.safetensors has the fingerprint \w+…, and the model in .* \w+…"):
+    with pytest.raises(SweepError, match=r"backbone.safetensors has the fingerprint \w+…, but the model in .* \w+…"):
         sweep.load_model(shipped)
     save_file(weights, path)
     torch.testing.assert_close(sweep.load_model(shipped)(images()), expected, rtol=0, atol=0)
@@ -123,7 +123,7 @@ def test_export_refuses_another_backbone_than_the_run_had(finished_run: Path, tm
     shutil.copytree(finished_run, run)
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "backbone_fingerprint": "0" * 64}))
-    with pytest.raises(SweepError, match="is not the one that"):
+    with pytest.raises(SweepError, match="differs from the one of the run"):
         export_run(run, tmp_path / "shipped", cache_dir=cache)
     assert sorted(path.name for path in tmp_path.iterdir() if "shipped" in path.name) == []
 
@@ -158,7 +158,7 @@ def test_another_trial(run_with_weights: tuple[Path, dict[int, LaneWeights]], tm
     for name, tensor in weights[trial].state.items():
         assert torch.equal(model.side_networks[0].state_dict()[name], tensor)
     card = (tmp_path / "other" / "README.md").read_text()
-    assert "The test images were not looked at for this model." in card
+    assert "This model was not evaluated on the test images." in card
     assert f"trial {trial}, " in card
 
 
@@ -215,7 +215,7 @@ def test_the_pareto_front_as_an_ensemble(pareto_run: Path, finished_run: Path, t
     torch.testing.assert_close(sweep.load_model(tmp_path / "front")(images()).exp(), mean)
     card = (tmp_path / "front" / "README.md").read_text()
     assert "The Pareto front of 6 complete trials: the run ranks its trials by Pareto front, then by val\\_nll" in card
-    with pytest.raises(UsageError, match="pareto is for runs of several objectives, and this one has val_top1"):
+    with pytest.raises(UsageError, match="pareto needs a run with several objectives, and this run has only val_top1"):
         export_run(finished_run, tmp_path / "none", ensemble="pareto", cache_dir=cache)
 
 
@@ -234,7 +234,7 @@ def test_ensembles_that_are_none(finished_run: Path, tmp_path: Path, cache: Path
 
 
 def test_requests_that_contradict(finished_run: Path, tmp_path: Path, cache: Path) -> None:
-    with pytest.raises(UsageError, match="give one of them"):
+    with pytest.raises(UsageError, match="give only one of these options"):
         export_run(finished_run, tmp_path / "out", trial=0, ensemble="top2", cache_dir=cache)
     with pytest.raises(UsageError, match="needs 9 complete trials, and the run has 4"):
         export_run(finished_run, tmp_path / "out", ensemble="top9", cache_dir=cache)
@@ -243,7 +243,7 @@ def test_requests_that_contradict(finished_run: Path, tmp_path: Path, cache: Pat
 
 
 def test_folders_that_hold_no_model(shipped: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="holds no exported model"):
+    with pytest.raises(UsageError, match="has no exported model"):
         sweep.load_model(tmp_path)
     path = shipped / "config.json"
     config = json.loads(path.read_text())

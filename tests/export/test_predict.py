@@ -75,7 +75,7 @@ def test_single_files_to_standard_output(shipped: Path, pictures: Path, capsys: 
     ("arguments", "code", "message"),
     [
         (["nowhere"], 2, "nowhere does not exist"),
-        (["empty"], 2, "empty holds no image"),
+        (["empty"], 2, "empty has no image"),
         (["pictures/notes.txt"], 1, "none of the images could be read"),
         (["pictures", "--csv", "nowhere/out.csv"], 1, "cannot write nowhere/out.csv"),
     ],

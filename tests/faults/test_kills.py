@@ -14,7 +14,13 @@ from sweep.records.reporter import Reporter
 from sweep.running.resume import resume_run
 from sweep.study.finding import LoadedStudy
 
-N_WRITES = {"rungs and refill": 550, "several objectives and replicates": 360, "exhausted": 1950, "grid": 390}
+N_WRITES = {
+    "rungs and refill": 550,
+    "several objectives and replicates": 360,
+    "exhausted": 1950,
+    "many shapes": 700,
+    "grid": 390,
+}
 """Flushes and renames of a run whose trials are in a journal, about; a data base's own are not seen."""
 
 WALL_SECONDS, WALL_SECONDS_SQLITE, N_WRITES_SQLITE = 1.0, 2.0, 40

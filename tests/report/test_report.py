@@ -119,7 +119,7 @@ def test_several_objectives(pareto_run: Path, report: Report) -> None:
     text = text_of(html)
     assert said == []
     section = text[text.index("Pareto front") : text.index("Trials, best first")]
-    assert "to minimize val_nll and minimize trainable_parameters and maximize val_spread" in section
+    assert "(minimize val_nll and minimize trainable_parameters and maximize val_spread)" in section
     assert "trial NLL size val_spread lr rank" in section
     on_front = results.trials[results.trials["front"] == 0]
     assert 1 < len(on_front) < len(results.trials), "the run was meant to have a front and others"

@@ -161,7 +161,7 @@ def test_a_suite_that_was_stopped_goes_on(cli: Cli, tmp_path: Path, monkeypatch:
         patched.setattr("sweep.running.suite.retrain", stop)
         code, _, said = cli(*RUN)
     assert code == 130
-    assert "stopped; go on with the same command and --out out" in said
+    assert "stopped; to continue, give the same command with --out out" in said
     code, _, said = cli(*RUN, "--epochs", "2")
     assert code == 2
     assert "out was begun with another study, other options or other tasks" in said

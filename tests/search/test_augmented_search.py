@@ -128,7 +128,7 @@ def test_every_trial_is_what_it_is_alone(
     config = RunFolder(tmp_path / "run").config_path
     changed = config.read_text().replace("flip-crop", "flip")
     config.write_text(changed)
-    with pytest.raises(SweepError, match="flip makes other images of the run's than it did then"):
+    with pytest.raises(SweepError, match="the augmentation flip gives other images than it did in the run"):
         verify_trial(tmp_path / "run", 0, device=CPU, cache_dir=tmp_path / "cache")
 
 
@@ -200,7 +200,7 @@ def test_the_plan_counts_every_view(cli: Cli) -> None:
     ):
         code, printed, _ = cli("plan", *options)
         assert code == 0
-        assert f"{n_cached} images, 0 in the cache" in printed
+        assert f"{n_cached} images; 0 are in the cache" in printed
         assert f"on disk for {n_cached} images" in printed
         assert ("in every epoch of a stack; none is kept" in printed) == ("off" in options)
 

@@ -199,7 +199,7 @@ def test_what_cannot_be_asked_for(
     parts = (
         "has no trial 9; it has 0 to 2",
         "trial 0 is the baseline",
-        "--set lr is no change",
+        "--set lr is not of the form NAME=VALUE",
         "--set lr=7: the study asks for FloatDistribution",
         "--set lr=fast: the study asks for FloatDistribution",
         "--set rank=3: rank is one of 1, 2, 4",
@@ -263,5 +263,5 @@ def test_the_commands(
     trials = search(small_study, reporter=Asking(at)).trials
     assert list(trials.loc[trials["user_attrs_clone_of"] == 2, "params_lr"]) == [0.02]
     shown = capsys.readouterr().out
-    assert "trial 2 will be stopped after the epoch under way" in shown
-    assert "next in line: " in shown
+    assert "trial 2 will stop after its current epoch" in shown
+    assert "trains next: " in shown

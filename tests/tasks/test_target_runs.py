@@ -144,7 +144,7 @@ def test_commands_show_it(
     test = summary["winner"]["test"]
     assert f"{test[kind.score]:.3f} ± {test[f'{kind.score}_error']:.3f}" in printed
     assert command(monkeypatch, cache, "verify", str(runs[task]), "--trial", "1") == 0
-    assert "the trial is what it is alone" in capsys.readouterr().out
+    assert "the trial trained alone equals the record" in capsys.readouterr().out
     assert command(monkeypatch, cache, "report", str(runs[task])) == 0
     page = (runs[task] / "report.html").read_text()
     wanted = "Labels of trial" if task == "multi-label" else "Predicted and true values of trial"
@@ -223,7 +223,7 @@ def test_a_notebook_plots_numbers_against_the_true_ones(runs: dict[str, Path], m
     errors = np.array(points.y) - np.array(points.x)
     assert np.sqrt((errors**2).mean()) == pytest.approx(run.summary["winner"]["val"]["rmse"], rel=1e-4)
     assert list(diagonal.x) == list(diagonal.y)
-    with pytest.raises(UsageError, match=r"plot\.confusion\(\) is for the task classes"):
+    with pytest.raises(UsageError, match=r"plot\.confusion\(\) needs the task classes"):
         run.plot.confusion()
 
 

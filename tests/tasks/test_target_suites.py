@@ -154,7 +154,7 @@ def test_records_of_another_task_are_damage(found: SuiteResults, tasks: Path, tm
     for name in ("suite.json", TABLE):
         (tmp_path / name).write_bytes((out / name).read_bytes())
     found.tasks.assign(kind="ranking").to_parquet(tmp_path / TABLE)
-    with pytest.raises(SweepError, match=r"tasks\.parquet is damaged: it has a kind of task that there is not"):
+    with pytest.raises(SweepError, match=r"tasks\.parquet is damaged: it names an unknown kind of task"):
         load_suite(tmp_path)
     found.tasks.drop(columns="winner_val_map").to_parquet(tmp_path / TABLE)
     with pytest.raises(SweepError, match="it has no column winner_val_map"):

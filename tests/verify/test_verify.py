@@ -189,7 +189,7 @@ def test_what_cannot_be_verified(copy: RunFolder, tmp_path: Path, verified: Call
         verified(copy.path, 1)
     copy.write_json(copy.config_path, config)
     pd.read_parquet(copy.trials_path).drop(columns="lane_config").to_parquet(copy.trials_path, index=False)
-    with pytest.raises(SweepError, match="written by an earlier sweep"):
+    with pytest.raises(SweepError, match="written by an older version of sweep"):
         verified(copy.path, 0)
 
 
@@ -205,10 +205,10 @@ def test_the_command_says_it_and_its_exit_code_too(
         return ended.value.code, capsys.readouterr().out
 
     code, out = call()
-    assert (code, "the trial is what it is alone" in out) == (0, True)
+    assert (code, "the trial trained alone equals the record" in out) == (0, True)
     change(copy.trials_path, 0, "val_nll", 0.1)
     config = json.loads(copy.config_path.read_text())
     copy.write_json(copy.config_path, {**config, "versions": {**config["versions"], "torch": "1.0"}})
     code, out = call()
-    assert (code, "the trial is not what it is alone" in out) == (1, True)
+    assert (code, "the trial trained alone differs from the record" in out) == (1, True)
     assert "the run had torch 1.0, here" in out
