@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from sweep.cli import options
 from sweep.terminal.console import stderr, stdout
 
 
@@ -26,6 +27,7 @@ def export(
             help="Put the backbone's weights inside, or have `load_model` fetch and check them.",
         ),
     ] = True,
+    backbone: options.OwnBackbone = None,
     torch_export: Annotated[
         bool, typer.Option("--torch-export", help="Also write model.pt2, a `torch.export` program.")
     ] = False,
@@ -52,6 +54,7 @@ def export(
         with_backbone=with_backbone,
         torch_export=torch_export,
         onnx=onnx,
+        backbone_file=backbone,
         cache_dir=default_cache_dir(),
     )
     for name, difference in exported.differences.items():

@@ -42,6 +42,17 @@ Data = Annotated[
 TaskName = Annotated[
     str | None, typer.Option(help="`classes`, `multi-label` or `regression`; told by the labels if not given.")
 ]
+OwnBackbone = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone",
+        help="The file of your own backbone, if the run was given one: `./mine.py:build`. A file is never executed "
+        "because a run names it.",
+    ),
+]
+MovedData = Annotated[
+    str | None, typer.Option("--data", help="Where the data are now, if not where the run's record says.")
+]
 GroupSize = Annotated[int | None, typer.Option(help="g: blocks of the backbone between two side blocks.")]
 Stages = Annotated[
     str | None,

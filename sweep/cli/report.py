@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from sweep.cli import options
 from sweep.terminal.console import stderr, stdout
 
 
@@ -14,6 +15,8 @@ def report(
     storage: Annotated[
         str | None, typer.Option(help="The Optuna storage URL of a run that was given one; never taken from its files.")
     ] = None,
+    data: options.MovedData = None,
+    backbone: options.OwnBackbone = None,
     png: Annotated[
         Path | None, typer.Option(help="Also write each figure as PNG into this folder (extra: report, and Chromium).")
     ] = None,
@@ -29,7 +32,15 @@ def report(
         stderr.print(line, soft_wrap=True, highlight=False, markup=False)
 
     target = out or run / "report.html"
-    figures = write_report(run, target, cache_dir=default_cache_dir(), storage_url=storage, say=say)
+    figures = write_report(
+        run,
+        target,
+        cache_dir=default_cache_dir(),
+        storage_url=storage,
+        data=data,
+        backbone_file=backbone,
+        say=say,
+    )
     if png is not None:
         write_png(figures, png)
     stdout.print(str(target), soft_wrap=True, highlight=False, markup=False)

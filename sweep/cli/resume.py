@@ -5,15 +5,16 @@ from typing import Annotated
 
 import typer
 
+from sweep.cli import options
+
 
 def resume(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     study: Annotated[
         str | None, typer.Option(help="The study's file, for a study of your own; nothing else of the run is executed.")
     ] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="The file of your own backbone, if the run was given one: `./mine.py:build`.")
-    ] = None,
+    backbone: options.OwnBackbone = None,
+    data: options.MovedData = None,
     storage: Annotated[str | None, typer.Option(help="The Optuna storage URL, if the run was given one.")] = None,
 ) -> None:
     """Go on with a run that was killed, interrupted, or stopped by an error.
@@ -32,7 +33,13 @@ def resume(
     loaded = None if study is None else load_study(study)
     carry_out_and_show(
         lambda reporter: resume_run(
-            run, loaded, backbone=backbone, storage_url=storage, cache_dir=default_cache_dir(), reporter=reporter
+            run,
+            loaded,
+            backbone=backbone,
+            data=data,
+            storage_url=storage,
+            cache_dir=default_cache_dir(),
+            reporter=reporter,
         ),
         run,
     )

@@ -1,5 +1,6 @@
 """The answer of a run as pandas tables."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,13 @@ from sweep.errors import SweepError
 from sweep.machine.checked_files import RESTORE, read_json, read_table
 from sweep.records.folder import RunFolder
 from sweep.study.objectives import Costs, Direction, Objectives, non_dominated_fronts
+from sweep.study.parameter_cells import cell_of
 from sweep.tasks.kinds import TaskKind, recorded_kind
 
 PARAMETER_PREFIX = "params_"
 ATTRIBUTE_PREFIX = "user_attrs_"
+PARAMS = "params"
+"""The column with the parameters of a trial as JSON."""
 
 CURVE_COLUMNS = {"trial": float, "replicate": float, "epoch": float, "metric": str, "value": float}
 
@@ -32,9 +36,9 @@ class Results:
             (`top1_vs_baseline`, `…_low`, `…_high`); for other tasks than of classes what `sweep.tasks.kinds` names
             instead; `train_loss`, `epochs`, `trainable_parameters`, `inference_seconds`, `seconds` (the trial's share
             of its stacks' wall time); `lane` and `first_order` (slot and first data order), `seeds` (replicates),
-            `seed` (of the first), `feasible`, `lane_config` (JSON of what `suggest` returned), `stopped`, `failure`.
-            Where lanes have several shapes `shape`: that of the trial's lane, in words. With several objectives `front`:
-            0 for the Pareto front.
+            `seed` (of the first), `feasible`, `params` (JSON of the parameters, exactly), `lane_config` (JSON of what
+            `suggest` returned), `stopped`, `failure`. Where lanes have several shapes `shape`: that of the trial's
+            lane, in words. With several objectives `front`: 0 for the Pareto front.
         curves: One row a `trial`, `replicate`, `epoch` and `metric`, with its `value`.
         summary: The winner on test, the tuned linear probe, and where the time went; empty if the run did not end.
         config: What was run: the study's declarations, options, versions.
@@ -111,6 +115,19 @@ def trial_columns(kind: TaskKind) -> dict[str, type]:
 def parameter_columns(trials: pd.DataFrame) -> list[str]:
     """The columns that hold Optuna's parameters."""
     return [name for name in map(str, trials.columns) if name.startswith(PARAMETER_PREFIX)]
+
+
+def table_for_csv(trials: pd.DataFrame) -> pd.DataFrame:
+    """The trials with every parameter as the cell that `--enqueue` reads back as the same value; a gap stays empty."""
+    if PARAMS not in trials:  # of version 0.3.0
+        return trials
+    table = trials.drop(columns=PARAMS)
+    params = [json.loads(text) for text in trials[PARAMS]]
+    for column in parameter_columns(trials):
+        name = column.removeprefix(PARAMETER_PREFIX)
+        cells = [cell_of(values[name]) if name in values else None for values in params]
+        table[column] = pd.Series(cells, index=table.index, dtype=object)
+    return table
 
 
 def rank_trials(trials: pd.DataFrame, objectives: Objectives) -> pd.DataFrame:
