@@ -1,5 +1,6 @@
 """Does `suggest` still give what it gave when the run began? Asked of every trial that a run that goes on knows."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 
@@ -23,7 +24,8 @@ def require_same_lanes(proposals: Mapping[int, Proposal], records: Iterable[Tria
         proposal = proposals.get(record.trial)
         if proposal is None or not record.lane_config:
             continue
-        before, now = asdict(LaneConfig(**record.lane_config)), asdict(proposal.config)
+        configs = (LaneConfig(**record.lane_config), proposal.config)
+        before, now = (json.loads(json.dumps(asdict(config))) for config in configs)  # a snapshot has lists for tuples
         if changed := [name for name in now if now[name] != before[name]]:
             name = changed[0]
             raise UsageError(
