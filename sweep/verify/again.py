@@ -146,8 +146,11 @@ def steps_beside_plain_loop(trial: RecordedTrial, setting: Setting, n_steps: int
             optimizers.step(gradients, factors[step])
             for of_loop in loops:
                 next(of_loop)
-            expected = _on_cpu(together)
-            of_a_step = max(of_a_step, largest_difference(trim_rank(stack.lane_state(0), rank), expected))
+            ours, expected = trim_rank(stack.lane_state(0), rank), _on_cpu(together)
+            if not (_is_finite(ours) or _is_finite(expected)):  # diverged, both: what follows is no arithmetic
+                n_steps = step + 1
+                break
+            of_a_step = max(of_a_step, largest_difference(ours, expected))
             rounding = max(rounding, largest_difference(_on_cpu(nudged), expected))
     of_all = largest_difference(trim_rank(stack.lane_state(0), rank), _on_cpu(own_way))
     return BesidePlainLoop(n_steps, of_a_step, of_all, rounding)
@@ -155,6 +158,10 @@ def steps_beside_plain_loop(trial: RecordedTrial, setting: Setting, n_steps: int
 
 def _on_cpu(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
+
+
+def _is_finite(weights: dict[str, Tensor]) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in weights.values())
 
 
 def _next_number(tensor: Tensor) -> Tensor:
@@ -170,9 +177,11 @@ def _batches(trial: RecordedTrial, setting: Setting, like: Tensor) -> Generator[
 
 
 def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
-    """Over all tensors of the same names and shapes; 0 where both sides are not a number, infinite where one is."""
+    """Over all tensors of the same names and shapes; 0 where both are not a number, infinite where one is."""
     differences = [
-        torch.where(a[name].isnan() & b[name].isnan(), 0.0, (a[name] - b[name]).abs()).nan_to_num(torch.inf)
+        torch.where(
+            (a[name] == b[name]) | (a[name].isnan() & b[name].isnan()), 0.0, (a[name] - b[name]).abs()
+        ).nan_to_num(torch.inf)
         for name in a
     ]
     return max(difference.max().item() for difference in differences)

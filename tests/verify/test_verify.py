@@ -91,7 +91,8 @@ def test_every_trial_is_what_it_is_alone(searched: Path, verified: Callable[...,
         assert [differences[name].difference for name in ("curve", "metrics")] == [0, 0]
         assert differences["curve"].count == 2 * row["epochs"] * 6
         assert ("weights" in differences) == (row["state"] == "COMPLETE")
-        assert differences["plain"].what.startswith(f"weights after {min(50, 3 * row['epochs'])} steps in fp64")
+        if row["state"] != "FAIL":  # a trial that diverges is compared until it does
+            assert differences["plain"].what.startswith(f"weights after {min(50, 3 * row['epochs'])} steps in fp64")
         assert verification.comparisons[-2].difference <= 1e-10
         assert verification.not_compared == ["val_spread"]
         assert verification.changed == {}
