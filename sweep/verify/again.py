@@ -1,5 +1,6 @@
 """A recorded trial trained again: by the engine with nothing beside it, and step by step against plain PyTorch."""
 
+import math
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -147,8 +148,10 @@ def steps_beside_plain_loop(trial: RecordedTrial, setting: Setting, n_steps: int
             for of_loop in loops:
                 next(of_loop)
             ours, expected = trim_rank(stack.lane_state(0), rank), _on_cpu(together)
-            if not (_is_finite(ours) or _is_finite(expected)):  # diverged, both: what follows is no arithmetic
+            if not (_is_finite(ours) and _is_finite(expected)):  # it diverges, as it must beside it
                 n_steps = step + 1
+                if _is_finite(ours) != _is_finite(_on_cpu(own_way)):
+                    of_a_step = math.inf
                 break
             of_a_step = max(of_a_step, largest_difference(ours, expected))
             rounding = max(rounding, largest_difference(_on_cpu(nudged), expected))
