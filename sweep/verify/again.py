@@ -21,6 +21,7 @@ from sweep.training.plain_loop import plain_steps
 from sweep.verify.record import RecordedTrial
 
 CurveKey = tuple[int, int, str]
+LARGEST_COMPARED = 1e5
 
 
 @dataclass(frozen=True)
@@ -148,9 +149,9 @@ def steps_beside_plain_loop(trial: RecordedTrial, setting: Setting, n_steps: int
             for of_loop in loops:
                 next(of_loop)
             ours, expected = trim_rank(stack.lane_state(0), rank), _on_cpu(together)
-            if not (_is_finite(ours) and _is_finite(expected)):  # it diverges, as it must beside it
+            if not (_has_not_diverged(ours) and _has_not_diverged(expected)):  # it diverges, as it must beside it
                 n_steps = step + 1
-                if _is_finite(ours) != _is_finite(_on_cpu(own_way)):
+                if _has_not_diverged(ours) != _has_not_diverged(_on_cpu(own_way)):
                     of_a_step = math.inf
                 break
             of_a_step = max(of_a_step, largest_difference(ours, expected))
@@ -163,8 +164,9 @@ def _on_cpu(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
 
 
-def _is_finite(weights: dict[str, Tensor]) -> bool:
-    return all(bool(tensor.isfinite().all()) for tensor in weights.values())
+def _has_not_diverged(weights: dict[str, Tensor]) -> bool:
+    """Whether no weight has diverged: beyond `LARGEST_COMPARED` a unit in the last place is as large as the promise."""
+    return all(bool((tensor.abs() <= LARGEST_COMPARED).all()) for tensor in weights.values())
 
 
 def _next_number(tensor: Tensor) -> Tensor:
