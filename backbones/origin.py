@@ -1,6 +1,6 @@
 """Where a backbone's weights come from, and how to build the same network without them."""
 
-from backbones import UNTRAINED_PREFIX, is_text_name, packaged_minilm
+from backbones import UNTRAINED_PREFIX, is_path, is_text_name, packaged_minilm
 from backbones.own import registered
 from backbones.packaged_efficientnet import WEIGHTS as EFFICIENTNET
 from backbones.packaged_vit import WEIGHTS as VIT
@@ -10,8 +10,8 @@ PACKAGED = {weights.name: weights for weights in (VIT, EFFICIENTNET)}
 
 
 def architecture_of(name: str) -> str:
-    """Return the name for the same network with random weights, which needs no file and no connection."""
-    if name in UNTRAINED_NAMES or name.startswith(UNTRAINED_PREFIX) or name in registered():
+    """The name under which `load_backbone` builds the same network with random weights, from no file and no network."""
+    if name in UNTRAINED_NAMES or name.startswith(UNTRAINED_PREFIX) or is_path(name) or name in registered():
         return name
     return UNTRAINED_PREFIX + (PACKAGED[name].architecture if name in PACKAGED else name)
 
@@ -23,6 +23,8 @@ def origin_of(name: str) -> str:
             f"Weights out of the Python package {packaged_minilm.PACKAGE} {packaged_minilm.VERSION} (licence: "
             f"{packaged_minilm.LICENCE}). {packaged_minilm.REMARK}"
         )
+    if is_path(name):
+        return f"Built by the file {name} of whoever made the run; ask them for its weights' licence."
     if is_text_name(name):
         return f"Weights of transformers, by the name or folder {name}; ask there for their licence."
     return _origin_of_images(name)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from backbones import is_path
 from backbones.frozen import FrozenBackbone, pooled_tokens
+from backbones.own_timm import require_fit, try_on_two_images
 from backbones.protocol import Transform, weights_fingerprint
 from backbones.taps import Taps
 from backbones.timm_levels import has_levels
@@ -30,6 +31,7 @@ from backbones.timm_models import adapt
 from backbones.timm_vit import is_plain_vit
 from sweep.errors import UsageError
 from sweep.machine.memory import is_out_of_memory
+from sweep.machine.seeds import seeded
 from sweep.machine.user_code import execute, line_of
 
 GROUP = "sweep.backbones"
@@ -58,8 +60,7 @@ def own_backbone(name: str, *, taps: Taps, image_size: int | None) -> FrozenBack
     if image_size is not None and _takes_image_size(build):
         options["image_size"] = image_size
     try:
-        with torch.random.fork_rng(devices=[]):  # code without a seed then gives the same result every time
-            torch.default_generator.manual_seed(0)
+        with seeded(0, seeds_itself=True):  # what `build` does not seed by itself is the same every time
             network = build(**options)
     except UsageError:
         raise
@@ -69,6 +70,8 @@ def own_backbone(name: str, *, taps: Taps, image_size: int | None) -> FrozenBack
         ) from error
     if not isinstance(network, nn.Module):
         raise UsageError(f"backbone {name!r} must build a torch.nn.Module, not {network!r}")
+    if is_plain_vit(network) or has_levels(network):
+        require_fit(name, network)
     fixed_size: int | None = None
     if is_plain_vit(network):
         vit: Any = network
@@ -81,7 +84,9 @@ def own_backbone(name: str, *, taps: Taps, image_size: int | None) -> FrozenBack
             f"argument image_size to its build"
         )
     if is_plain_vit(network) or has_levels(network):
-        return adapt(name, network, taps=taps, image_size=image_size)
+        backbone = adapt(name, network, taps=taps, image_size=image_size)
+        try_on_two_images(backbone)
+        return backbone
     return OwnBackbone(name, network, taps, source=_source_of(build))
 
 
@@ -213,9 +218,12 @@ def _function_of_file(name: str) -> Callable[..., object]:
         raise UsageError(f"backbone {name!r} names a file but no function in it; give {file}:build")
     if not path.is_file():
         raise UsageError(f"backbone {name!r}: there is no file {path}")
-    found: object = getattr(execute(path.resolve(), kind="backbone"), function, None)
+    module = execute(path.resolve(), kind="backbone")
+    found: object = getattr(module, function, None)
     if not callable(found):
-        raise UsageError(f"backbone {name!r}: {path} has no function {function}; it has {found!r}")
+        functions = [key for key, value in vars(module).items() if inspect.isfunction(value) and key[0] != "_"]
+        has = f"it has {', '.join(functions)}" if functions else "it has none"
+        raise UsageError(f"backbone {name!r}: {path} has no function {function}; {has}")
     return found
 
 

@@ -15,6 +15,7 @@ from backbones.converted import PackagedWeights
 from backbones.frozen import FrozenBackbone
 from backbones.taps import Taps
 from backbones.timm_models import from_weights
+from sweep.errors import UsageError
 
 N_BLOCKS = 12
 STORED_GRID = 37
@@ -112,12 +113,13 @@ def dinov2_small_focus(*, taps: Taps, image_size: int | None, cache_dir: Path) -
     """
     size = WEIGHTS.image_size if image_size is None else image_size
     weights = WEIGHTS.load(cache_dir)
+    if size < PATCH_SIZE:
+        raise UsageError(f"image size {size} is less than one patch of {WEIGHTS.name!r}; give {PATCH_SIZE} or more")
     grid = size // PATCH_SIZE
-    if grid > 0:  # the adapter refuses sizes below one patch
-        weights["pos_embed"] = resample_abs_pos_embed(
-            weights["pos_embed"],
-            new_size=[grid, grid],
-            old_size=[STORED_GRID, STORED_GRID],
-            num_prefix_tokens=1,
-        )
+    weights["pos_embed"] = resample_abs_pos_embed(
+        weights["pos_embed"],
+        new_size=[grid, grid],
+        old_size=[STORED_GRID, STORED_GRID],
+        num_prefix_tokens=1,
+    )
     return from_weights(WEIGHTS.name, WEIGHTS.architecture, weights, taps=taps, image_size=size)

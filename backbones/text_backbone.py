@@ -60,6 +60,7 @@ class TextBackbone(FrozenBackbone):
         model.pooler = None  # it reads the first token after the stages
         model.config.use_cache = False
         transform = TextTransform.of(tokenizer_json, max_tokens, where=name)
+        _require_rows(name, transform, model.get_input_embeddings().num_embeddings)
         blocks = _blocks_of(name, model)
         super().__init__(
             name,
@@ -155,6 +156,22 @@ class TextBackbone(FrozenBackbone):
 def _difference(ours: Tensor, theirs: Tensor) -> float:
     """Return the largest difference, relative to the largest number."""
     return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def _require_rows(name: str, transform: TextTransform, n_rows: int) -> None:
+    """Refuse a tokenizer with tokens that the network's table of embeddings has no row for.
+
+    Raises:
+        UsageError: The first such token is named.
+    """
+    beyond = sorted((number, token) for token, number in transform.vocabulary.items() if number >= n_rows)
+    if beyond:
+        number, token = beyond[0]
+        raise UsageError(
+            f"{name!r}: its tokenizer has the token {token!r} with number {number}, and the network has embeddings of "
+            f"{n_rows} tokens ({len(beyond)} have none). Resize them with network.resize_token_embeddings"
+            f"({beyond[-1][0] + 1}), and save the network again"
+        )
 
 
 def _blocks_of(name: str, network: Any) -> nn.ModuleList:

@@ -13,6 +13,7 @@ from backbones.hub import hub_answers
 from backbones.taps import Taps
 from backbones.text_backbone import TextBackbone
 from sweep.errors import SweepError, UsageError
+from sweep.machine.seeds import seeded
 
 CONFIG_FILE, TOKENIZER_FILE = "config.json", "tokenizer.json"
 HUB_FILES = (CONFIG_FILE, TOKENIZER_FILE, "model*.safetensors", "model.safetensors.index.json")
@@ -45,8 +46,7 @@ def text_backbone(name: str, *, taps: Taps, max_tokens: int | None) -> TextBackb
     from transformers import AutoModel
 
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)
+        with seeded(0):
             network, report = AutoModel.from_pretrained(
                 folder,
                 dtype=torch.float32,
@@ -88,8 +88,7 @@ def built(
         SweepError: As in `text_backbone`, or `weights` do not fit the network.
     """
     require_transformers(name)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
+    with seeded(0):
         network: Any = _network(name, config_json)
     if weights is not None:
         network.pooler = None
@@ -136,6 +135,8 @@ def _adapted(
     name: str, network: Any, taps: Taps, config_json: str, tokenizer_json: str, max_tokens: int | None
 ) -> TextBackbone:
     most = getattr(network.config, "max_position_embeddings", None)
+    if not isinstance(most, int) or most < 1:  # -1 of an XLNet: any number
+        most = None
     if max_tokens is not None and most is not None and max_tokens > most:
         raise UsageError(f"--max-tokens {max_tokens} is more than the {most} that {name!r} takes")
     return TextBackbone(

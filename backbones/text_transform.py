@@ -72,6 +72,12 @@ class TextTransform(TextInput):
         tokenizer.enable_truncation(max_tokens)
         return cls(max_tokens, digest, tokenizer)
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """The number of every token, those that were added to the tokenizer included."""
+        tokenizer: Tokenizer = self._tokenizer  # type: ignore[attr-defined]
+        return tokenizer.get_vocab(with_added_tokens=True)
+
     def __call__(self, text: str) -> torch.Tensor:
         """Return `text` as int64 of shape (max_tokens,), with `BEYOND` after its last token; thread-safe.
 

@@ -15,6 +15,7 @@ from backbones.taps import Taps
 from backbones.timm_levels import TimmLevels, has_levels
 from backbones.timm_vit import TimmViT, is_plain_vit
 from sweep.errors import SweepError, UsageError
+from sweep.machine.seeds import seeded
 
 FAMILY_NAMES = (
     "the Vision Transformers (ViT, DeiT, DINOv2, DINOv3, CLIP, SigLIP, EVA-02, BEiT), Swin, ConvNeXt, PVT v2, "
@@ -68,8 +69,7 @@ def untrained(
     """
     if takes_image_size(architecture) and image_size is not None:
         options["img_size"] = image_size
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         model = _create(name, architecture, **options)
     return adapt(name, model, taps=taps, image_size=image_size)
 
@@ -79,7 +79,7 @@ def from_weights(
 ) -> FrozenBackbone:
     """Build a timm model for inputs of `image_size` pixels with `weights`; every key must fit."""
     options = {"img_size": image_size} if takes_image_size(architecture) else {}
-    with torch.random.fork_rng(devices=[]):
+    with seeded(0):  # every weight is replaced below
         model = _create(name, architecture, **options)
     model.load_state_dict(dict(weights), strict=True)
     return adapt(name, model, taps=taps, image_size=image_size)
@@ -91,14 +91,16 @@ def adapt(name: str, model: Any, *, taps: Taps, image_size: int | None) -> Froze
     Raises:
         UsageError: An option does not fit the model.
     """
-    config = model.pretrained_cfg
     plain = is_plain_vit(model)
-    transform = Transform(
-        image_size=image_size or int(model.patch_embed.img_size[0] if plain else config["input_size"][-1]),
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        interpolation=config["interpolation"],
-    )
+    transform = getattr(model, "transform", None)  # of a network that the user built
+    if not isinstance(transform, Transform):
+        config = model.pretrained_cfg
+        transform = Transform(
+            image_size=image_size or int(model.patch_embed.img_size[0] if plain else config["input_size"][-1]),
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+            interpolation=config["interpolation"],
+        )
     return (TimmViT if plain else TimmLevels)(name, model, transform, taps)
 
 

@@ -10,7 +10,7 @@ The command line calls the same functions.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import fields
 from datetime import datetime
 from functools import partial
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweep.api.run_handle import Run, load_run
-from sweep.errors import UsageError
+from sweep.errors import SweepError, UsageError
 from sweep.machine.paths import default_cache_dir
 from sweep.records.folder import RunFolder
 from sweep.records.reporter import Reporter
@@ -85,9 +85,8 @@ def run(
         **declared,
     )
     if (suite := _suite_of(loaded)) is not None:
-        raise UsageError(f"{suite.name} is a suite of several tasks; use sweep.run_tasks, or the command sweep run")
-    folder = Path(out) if out is not None else new_run_path(loaded.name)
-    with _reporting(reporter) as told:
+        raise UsageError(f"{suite.name} is several tasks; give it to sweep.run_tasks, or to the command sweep run")
+    with run_path(loaded.name, out) as folder, _reporting(reporter) as told:
         search(loaded, out=folder, reporter=told)
     return load_run(folder, storage=storage)
 
@@ -122,8 +121,7 @@ def run_tasks(
         raise UsageError(f"{loaded.study.data} is a single task; use sweep.run")
     if options.get("storage") is not None:
         raise UsageError(f"--storage is for a single task; {suite.name} keeps a journal in each task's run folder")
-    folder = Path(out) if out is not None else new_run_path(loaded.name)
-    with _reporting(reporter) as told:
+    with run_path(loaded.name, out) as folder, _reporting(reporter) as told:
         search = partial(search, reporter=told)
         return run_suite(loaded, suite, search, out=folder, cache_dir=default_cache_dir(), reporter=told)
 
@@ -179,11 +177,39 @@ def _reporting(reporter: Reporter | None) -> Iterator[Reporter]:
         yield shown
 
 
-def new_run_path(study_name: str) -> Path:
-    """Return a new run folder, named by the time in seconds, with a number if that name is taken."""
+@contextmanager
+def run_path(study_name: str, out: str | Path | None) -> Iterator[Path]:
+    """Where a run goes: where it was told to, or a folder under `runs` that is named by the second.
+
+    The folder under `runs` is made at once, so that no other run that begins in the same second takes it. It is removed
+    if nothing was put into it.
+
+    Args:
+        study_name: Of the study.
+        out: Given by the user.
+    """
+    if out is not None:
+        yield Path(out)
+        return
     path = Path("runs") / f"{study_name}-{datetime.now():%Y%m%d-%H%M%S}"
     numbered = (path.with_name(f"{path.name}-{number}") for number in count(2))
-    return next(free for free in chain([path], numbered) if not free.exists())
+    folder = next(free for free in chain([path], numbered) if _made(free))
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):  # something is in it
+            folder.rmdir()
+
+
+def _made(folder: Path) -> bool:
+    """Make a folder, unless it is there."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise SweepError(f"cannot make the run folder {folder}: {error.strerror}; choose another with --out") from error
+    return True
 
 
 def overridden_study(study: AnyStudy, declared: Mapping[str, Any]) -> LoadedStudy:

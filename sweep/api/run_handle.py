@@ -62,8 +62,12 @@ class RunTrial:
         row = {str(name): value for name, value in self.row.items()}
         return hyperparameters_of(row, self.results.trials)
 
-    def load(self, *, device: str = "cpu") -> "AdaptedModel":
-        """Load the trial as a PyTorch module from images `(B, 3, H, W)` to logits `(B, C)`, in eval mode.
+    def load(self, *, device: str = "cpu", backbone: str | None = None) -> "AdaptedModel":
+        """The trial as a PyTorch module from images `(B, 3, H, W)` to logits `(B, C)`, in eval mode.
+
+        Args:
+            device: Where the module is to run.
+            backbone: The file of the run's backbone and its function, `PATH.py:FUNCTION`, if it was your own.
 
         Raises:
             UsageError: The trial is not complete, or its weights were not kept: a run keeps those of its ten best.
@@ -71,7 +75,8 @@ class RunTrial:
         """
         from sweep.export.write import model_of_run
 
-        return model_of_run(self.folder.path, trial=self.number, cache_dir=default_cache_dir()).to(device)
+        model = model_of_run(self.folder.path, trial=self.number, cache_dir=default_cache_dir(), backbone_file=backbone)
+        return model.to(device)
 
     def export(self, to: str | Path, **options: Any) -> "Exported":
         """Write the trial as a model that `sweep.load_model` reads; for the options see `export_run`."""

@@ -15,7 +15,7 @@ from backbones.timm_vit import TimmViT
 from sweep.bench.rows import with_lora
 from sweep.data import Split
 from sweep.features.batches import Batch, StageData, n_batches, training_batches
-from sweep.machine.seeds import derive_seed
+from sweep.machine.seeds import derive_seed, seeded
 from sweep.running.preparation import Prepared
 from sweep.side_networks.head import Head
 from sweep.study.lane_config import LaneConfig
@@ -110,8 +110,7 @@ def new_lora(prepared: Prepared, seed: int) -> LoraViT:
     """Add LoRA to a copy of the backbone's network. With `B = 0` it starts as a linear probe does."""
     spec, backbone = prepared.spec, prepared.backbone
     assert isinstance(backbone, TimmViT)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         head = Head(spec.width, spec.n_classes, pool=spec.pool, n_prefix_tokens=spec.n_prefix_tokens)
         return LoraViT(backbone.network, head).to(prepared.device)
 

@@ -1,6 +1,5 @@
 """The `sweep` command. Each subcommand has a file, which parses the options, calls the engine and prints."""
 
-import errno
 import logging
 import sys
 import warnings
@@ -26,7 +25,8 @@ from sweep.cli.stop import stop
 from sweep.cli.verify import verify
 from sweep.cli.watch import watch
 from sweep.errors import SweepError
-from sweep.terminal.console import printable, stderr
+from sweep.machine.paths import is_out_of_space
+from sweep.terminal.console import never_fail_to_print, printable, stderr
 
 app = typer.Typer(
     name="sweep",
@@ -73,7 +73,8 @@ app.command()(bench)
 
 
 def main() -> None:
-    """Run the command line. An error that a user can cause is one message and an exit code, not a stack trace."""
+    """Run the command line; a user's error is one message and an exit code, never a stack trace."""
+    never_fail_to_print()
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     for package in ("sweep", "backbones"):
@@ -87,7 +88,7 @@ def main() -> None:
     except SweepError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_out_of_space(error):
             raise
         where = error.filename or "the Optuna storage"
         _fail(f"the disk is full: cannot write {where}. Free some space, then continue with sweep resume", 1)

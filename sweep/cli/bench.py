@@ -44,7 +44,7 @@ def bench(
             help="`quick`: time of a training step, ViT-S/14 at 112 px. `paper`: the same, ViT-B/16 at 224 px. "
             "`scaling`: how it grows with lanes, modules, rank, tokens and width. `search`: accuracy against time. "
             "`accuracy`: LAST, linear probe and LoRA, each tuned, on several tasks. `proposals`: a search that learns "
-            "from its trials against random search. `shapes`: stacks of many shapes against padding and plain proposals."
+            "from its trials against random search. `shapes`: stacks of many shapes against padding."
         ),
     ] = Suite.quick,
     backbone: Annotated[
@@ -90,16 +90,7 @@ def bench(
     from sweep.machine.device import device_named
     from sweep.running.preparation import check_precision
 
-    if plot is not None and suite not in (Suite.scaling, Suite.search):
-        raise UsageError("--plot works with the suites scaling and search only; add --suite, or leave --plot out")
-    if suite is Suite.scaling and (backbone or image_size):
-        raise UsageError(
-            "--suite scaling trains on random features of many shapes; leave --backbone and --image-size out"
-        )
-    if suite is not Suite.search and time:
-        raise UsageError("--time belongs to --suite search; leave it out")
-    if suite in (Suite.quick, Suite.paper, Suite.scaling) and seeds:
-        raise UsageError("--seeds belongs to the suites search, accuracy, proposals and shapes; leave it out")
+    _require_fitting(suite, plot=plot, time=time, seeds=seeds, network=backbone or image_size)
     where = device_named(device or "cpu")
     check_precision(precision or "fp32", where)
 
@@ -134,6 +125,24 @@ def bench(
         content = _rows(sizes, say)
     if json_file is not None:
         report.write_json(json_file, content)
+
+
+def _require_fitting(suite: Suite, *, plot: Path | None, time: str | None, seeds: int | None, network: object) -> None:
+    """Refuse options that mean nothing to a suite.
+
+    Raises:
+        UsageError: With the option.
+    """
+    if plot is not None and suite not in (Suite.scaling, Suite.search):
+        raise UsageError("--plot works with the suites scaling and search only; add --suite, or leave --plot out")
+    if suite is Suite.scaling and network:
+        raise UsageError(
+            "--suite scaling trains on random features of many shapes; leave --backbone and --image-size out"
+        )
+    if suite is not Suite.search and time:
+        raise UsageError("--time belongs to --suite search; leave it out")
+    if suite in (Suite.quick, Suite.paper, Suite.scaling) and seeds:
+        raise UsageError("--seeds belongs to the suites search, accuracy, proposals and shapes; leave it out")
 
 
 def _proposals(asked: dict[str, Any], device: str, say: Callable[[str], None]) -> dict[str, Any]:

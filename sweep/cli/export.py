@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from sweep.cli import options
 from sweep.terminal.console import stderr, stdout
 
 
@@ -28,6 +29,7 @@ def export(
             help="Include the backbone's weights in the folder, or let `load_model` fetch and check them.",
         ),
     ] = True,
+    backbone: options.OwnBackbone = None,
     torch_export: Annotated[
         bool, typer.Option("--torch-export", help="Also write model.pt2, a `torch.export` program.")
     ] = False,
@@ -54,6 +56,7 @@ def export(
         with_backbone=with_backbone,
         torch_export=torch_export,
         onnx=onnx,
+        backbone_file=backbone,
         cache_dir=default_cache_dir(),
     )
     for name, difference in exported.differences.items():

@@ -62,6 +62,17 @@ Data = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+OwnBackbone = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone",
+        help="The file of your own backbone, if the run was given one: `./mine.py:build`. A file is never executed "
+        "because a run names it.",
+    ),
+]
+MovedData = Annotated[
+    str | None, typer.Option("--data", help="Where the data are now, if not where the run's record says.")
+]
 TaskName = Annotated[
     str | None,
     typer.Option(

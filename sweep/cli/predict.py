@@ -29,7 +29,8 @@ def predict(
         ),
     ],
     csv_file: Annotated[str, typer.Option("--csv", help="File to write; `-` for standard output.")] = STANDARD_OUTPUT,
-    batch_size: Annotated[int, typer.Option(help="Images (or texts) in one forward pass.", min=1)] = 32,
+    batch_size: Annotated[int, typer.Option(help="Images, or texts, a forward pass.", min=1)] = 32,
+    backbone: options.OwnBackbone = None,
     device: options.DeviceName = None,
 ) -> None:
     """Label images or texts, and write the labels as CSV.
@@ -49,7 +50,7 @@ def predict(
     from sweep.machine.device import device_named
     from sweep.machine.paths import write_atomically
 
-    loaded = load_model(model, device=device_named(device))
+    loaded = load_model(model, device=device_named(device), backbone=backbone)
     kind = loaded.backbone.kind
     found = find_texts(items) if kind == "texts" else find_images(items)
     unreadable: list[Unreadable] = []
@@ -118,5 +119,5 @@ def _rows(
 
 
 def _write(path: Path, rows: Iterable[list[str]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         csv.writer(file).writerows(rows)

@@ -15,6 +15,8 @@ def report(
         Path | None, typer.Option(help="File to write; `report.html` in the run folder if not given.")
     ] = None,
     storage: options.StorageUrl = None,
+    data: options.MovedData = None,
+    backbone: options.OwnBackbone = None,
     png: Annotated[
         Path | None,
         typer.Option(
@@ -34,7 +36,15 @@ def report(
         stderr.print(line, soft_wrap=True, highlight=False, markup=False)
 
     target = out or run / "report.html"
-    figures = write_report(run, target, cache_dir=default_cache_dir(), storage_url=storage, say=say)
+    figures = write_report(
+        run,
+        target,
+        cache_dir=default_cache_dir(),
+        storage_url=storage,
+        data=data,
+        backbone_file=backbone,
+        say=say,
+    )
     if png is not None:
         write_png(figures, png)
     stdout.print(str(target), soft_wrap=True, highlight=False, markup=False)

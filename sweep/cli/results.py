@@ -35,7 +35,7 @@ def results(
     import json
 
     from sweep.cli.show import show_summary, show_trials
-    from sweep.records.results import load_results
+    from sweep.records.results import load_results, table_for_csv
     from sweep.records.suite_results import is_suite
 
     if is_suite(run):
@@ -47,7 +47,7 @@ def results(
 
         write_figure(plot, trials_figure(loaded))
     if format is Format.CSV:
-        typer.echo(loaded.trials.to_csv(index=False), nl=False)
+        typer.echo(table_for_csv(loaded.trials).to_csv(index=False), nl=False)
     elif format is Format.JSON:
         trials = json.loads(loaded.trials.to_json(orient="records", double_precision=15))
         typer.echo(json.dumps({"summary": loaded.summary, "trials": trials}, indent=2))

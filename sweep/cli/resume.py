@@ -17,9 +17,8 @@ def resume(
             "names it."
         ),
     ] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="Your own backbone (`./mine.py:build`), if the run used one.")
-    ] = None,
+    backbone: options.OwnBackbone = None,
+    data: options.MovedData = None,
     storage: options.StorageUrl = None,
 ) -> None:
     """Continue a run that was killed, interrupted, or stopped by an error.
@@ -38,7 +37,13 @@ def resume(
     loaded = None if study is None else load_study(study)
     carry_out_and_show(
         lambda reporter: resume_run(
-            run, loaded, backbone=backbone, storage_url=storage, cache_dir=default_cache_dir(), reporter=reporter
+            run,
+            loaded,
+            backbone=backbone,
+            data=data,
+            storage_url=storage,
+            cache_dir=default_cache_dir(),
+            reporter=reporter,
         ),
         run,
     )

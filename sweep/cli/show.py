@@ -11,6 +11,7 @@ from rich.table import Table
 from sweep.records.entries import require_summary
 from sweep.records.folder import RunFolder
 from sweep.records.results import PARAMETER_PREFIX, Results, parameter_columns
+from sweep.records.verdict import verdict
 from sweep.tasks.inputs import kind_of
 from sweep.tasks.kinds import TaskKind
 from sweep.terminal.console import printable
@@ -28,7 +29,9 @@ def show_trials(console: Console, results: Results, limit: int = TOP) -> None:
     """
     trials, objectives, kind = results.trials, list(results.objectives), results.kind
     by = f"Pareto front over {', '.join(objectives)}" if len(objectives) > 1 else objectives[0]
-    table = Table(title=f"trials, best first by {printable(by)} after the last epoch", title_justify="left")
+    several = (trials[kind.std_column].notna()).any()
+    spread = "; ± is the standard deviation over the seeds of a configuration" if several else ""
+    table = Table(title=f"trials, best first by {printable(by)} after the last epoch{spread}", title_justify="left")
     columns = {"trial": "trial", **{f"val_{name}": kind.metrics[name] for name in kind.shown}}
     columns |= {"trainable_parameters": "size"}
     columns |= {name: name for name in objectives if name not in columns}
@@ -89,7 +92,7 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
         winner, probe = summary["winner"], summary["linear_probe"]
         n_val, n_test = summary["n_val_images"], summary["n_test_images"]
         score, items = kind.metrics[kind.score], kind_of(results.config)
-        title = f"{score} (± standard error) on {n_val} val and {n_test} test {items}"
+        title = f"{score} (± standard error over {items}) on {n_val} val and {n_test} test {items}"
         table = Table(title=title, title_justify="left")
         for heading in ("", "val", "test"):
             table.add_column(heading)
@@ -100,8 +103,8 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
         for name, row in rows:
             table.add_row(name, kind.with_error(row["val"], n_val), kind.with_error(row["test"], n_test))
         console.print(table)
-        if probe["test"][kind.score] >= winner["test"][kind.score]:
-            console.print("the linear probe is as good on test, so adaptation does not pay here", highlight=False)
+        said = verdict(summary, kind, items, results.config["epochs"])
+        console.print(said, highlight=False, markup=False, soft_wrap=True)
         seconds = summary["wall_seconds"]
         console.print(
             f"seconds: features {seconds['features']:.1f}, search {seconds['search']:.1f} "

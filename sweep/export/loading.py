@@ -8,6 +8,7 @@ import torch
 
 from sweep.errors import SweepError
 from sweep.machine.checked_files import read_weights
+from sweep.machine.settings import own_settings
 
 if TYPE_CHECKING:  # timm takes seconds to import
     from backbones.frozen import FrozenBackbone
@@ -15,12 +16,17 @@ if TYPE_CHECKING:  # timm takes seconds to import
     from sweep.export.model import AdaptedModel
 
 
-def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> "AdaptedModel":
+@own_settings()
+def load_model(
+    folder: str | Path, *, device: torch.device | str = "cpu", backbone: str | None = None
+) -> "AdaptedModel":
     """Load a model that `sweep export` wrote.
 
     Args:
-        folder: The folder that was given to `--to`.
-        device: The device on which the model is to run.
+        folder: What was given to `--to`.
+        device: Where the model is to run.
+        backbone: The file of the model's backbone and its function, `PATH.py:FUNCTION`, if it is the user's own; a file
+            is never executed because a model names it.
 
     Returns:
         A module in eval mode that maps images `(B, 3, H, W)` or texts `(B, L)` to logits `(B, C)`; for a regression, to
@@ -38,12 +44,13 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> "Ad
 
     folder = Path(folder)
     config = ModelConfig.read(folder)
-    backbone = _backbone(folder, config)
+    loaded = _backbone(folder, config, backbone)
     spec = config.side_network
-    beside = (len(backbone.widths), backbone.n_prefix_tokens)
-    if (spec.n_stages, spec.n_prefix_tokens) != beside or spec.stage_widths != tuple(backbone.widths):
+    beside = (len(loaded.widths), loaded.n_prefix_tokens)
+    if (spec.n_stages, spec.n_prefix_tokens) != beside or spec.stage_widths != tuple(loaded.widths):
         raise SweepError(
-            f"{folder / CONFIG_FILE} is damaged: its side_network does not fit {backbone.name}; export the model again"
+            f"{folder / CONFIG_FILE} is damaged: its side_network does not fit beside {loaded.name}; "
+            f"export the model again"
         )
     path = folder / WEIGHTS_FILE
     weights = read_weights(path)
@@ -52,14 +59,14 @@ def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> "Ad
         for name, tensor in weights.items():
             _, number, own_name = name.split(".", maxsplit=2)
             states[int(number)][own_name] = tensor
-        return assemble(backbone, config, states).to(device)
+        return assemble(loaded, config, states).to(device)
     except (ValueError, IndexError) as error:
         raise SweepError(f"{path} does not fit the {CONFIG_FILE} beside it; export the model again") from error
 
 
-def _backbone(folder: Path, config: "ModelConfig") -> "FrozenBackbone":
-    """Load the backbone: from the folder if it includes the weights, else by its name."""
-    from backbones import load_backbone
+def _backbone(folder: Path, config: "ModelConfig", given: str | None) -> "FrozenBackbone":
+    """The backbone, from the export where its weights are inside, else by its name."""
+    from backbones import backbone_to_load, load_backbone
     from backbones.origin import architecture_of
     from backbones.protocol import Transform
     from backbones.sizes import recorded_size
@@ -69,16 +76,17 @@ def _backbone(folder: Path, config: "ModelConfig") -> "FrozenBackbone":
 
     reference, path = config.backbone, folder / BACKBONE_FILE
     inside = path.is_file()
+    named = backbone_to_load(reference.name, given)
     if inside and isinstance(config.transform, TextInput):
         backbone = _text_backbone(folder, reference, config.transform.max_tokens)
     else:
         backbone = load_backbone(
-            architecture_of(reference.name) if inside else reference.name,
+            architecture_of(named) if inside else named,
             group_size=reference.group_size,
             stages=reference.stages,
             **recorded_size(asdict(config.transform)),
             cache_dir=default_cache_dir(),
-            from_record=True,
+            from_record=given is None,
         )
     if inside:
         try:

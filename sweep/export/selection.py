@@ -40,7 +40,7 @@ def winner_of(results: Results, folder: RunFolder) -> int:
         return int(results.summary["winner"]["trial"])
     complete = results.trials[results.trials["state"] == "COMPLETE"]
     if complete.empty:
-        raise SweepError(f"no trial of {folder.path} is complete yet, so there is nothing to export")
+        raise SweepError(f"no trial of {folder.path} is complete yet, so there is no winner; let the run go on")
     return int(complete.iloc[0]["trial"])
 
 

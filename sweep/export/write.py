@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from backbones import load_backbone, recorded_stages
+from backbones import backbone_to_load, load_backbone, recorded_stages
 from backbones.frozen import FrozenBackbone
 from backbones.sizes import recorded_size
 from backbones.text_backbone import TextBackbone
@@ -35,6 +35,7 @@ from sweep.export.graph import require_onnx, write_onnx, write_torch_export
 from sweep.export.model import AdaptedModel, assemble
 from sweep.export.selection import Chosen, choose
 from sweep.machine.checked_files import RESTORE
+from sweep.machine.settings import own_settings
 from sweep.records.entries import require_config
 from sweep.records.folder import RunFolder
 from sweep.records.results import Results, load_results
@@ -63,6 +64,7 @@ class Exported:
     differences: dict[str, float]
 
 
+@own_settings()
 def export_run(
     run: Path,
     to: Path,
@@ -72,18 +74,20 @@ def export_run(
     with_backbone: bool = True,
     torch_export: bool = False,
     onnx: bool = False,
+    backbone_file: str | None = None,
     cache_dir: Path,
 ) -> Exported:
     """Write a run's winner, another of its trials, or several together, as a model that `load_model` reads.
 
     Args:
-        run: The run folder.
-        to: The folder to create. It appears complete or not at all.
-        trial: The number of a trial; the winner if not given.
-        ensemble: `"topK"` for the K best trials behind one backbone, or `"pareto"` for the Pareto front.
-        with_backbone: Whether to include the backbone's weights. Without them, loading the model fetches them again.
-        torch_export: Whether to write a `torch.export` program too.
-        onnx: Whether to write ONNX too.
+        run: A run folder.
+        to: The folder to make; it appears whole or not at all.
+        trial: A trial's number; the winner if not given.
+        ensemble: `"topK"` for the K best trials behind one backbone, `"pareto"` for the Pareto front's.
+        with_backbone: Whether the backbone's weights go inside. Without them loading fetches them again.
+        torch_export: Whether to write a `torch.export` program as well.
+        onnx: Whether to write ONNX as well.
+        backbone_file: The file of the run's backbone and its function, `PATH.py:FUNCTION`, if it was the user's own.
         cache_dir: Root of sweep's cache.
 
     Raises:
@@ -100,7 +104,7 @@ def export_run(
     spec, chosen = choose(results, folder, trial=trial, ensemble=ensemble)
     config = model_config(results, folder, spec, chosen)
     needs_backbone = with_backbone or torch_export or onnx
-    backbone = _backbone(config, folder, cache_dir) if needs_backbone else None
+    backbone = _backbone(config, folder, cache_dir, backbone_file) if needs_backbone else None
     weights = {
         f"side_networks.{number}.{name}": tensor
         for number, c in enumerate(chosen)
@@ -130,13 +134,14 @@ def export_run(
     return Exported(to, tuple(member.trial for member in config.members), differences)
 
 
-def model_of_run(run: Path, *, trial: int, cache_dir: Path) -> AdaptedModel:
-    """Build a trial of a run as a model, without an export; for arguments and errors see `export_run`."""
+@own_settings()
+def model_of_run(run: Path, *, trial: int, cache_dir: Path, backbone_file: str | None = None) -> AdaptedModel:
+    """A trial of a run as a model, without an export; arguments and errors as of `export_run`."""
     folder = RunFolder.open(run)
     results = load_results(run)
     spec, chosen = choose(results, folder, trial=trial, ensemble=None)
     config = model_config(results, folder, spec, chosen)
-    return assemble(_backbone(config, folder, cache_dir), config, [c.weights.state for c in chosen])
+    return assemble(_backbone(config, folder, cache_dir, backbone_file), config, [c.weights.state for c in chosen])
 
 
 def model_config(results: Results, folder: RunFolder, spec: SideNetworkSpec, chosen: Sequence[Chosen]) -> ModelConfig:
@@ -180,14 +185,14 @@ def model_config(results: Results, folder: RunFolder, spec: SideNetworkSpec, cho
     )
 
 
-def _backbone(config: ModelConfig, folder: RunFolder, cache_dir: Path) -> FrozenBackbone:
+def _backbone(config: ModelConfig, folder: RunFolder, cache_dir: Path, backbone_file: str | None) -> FrozenBackbone:
     backbone = load_backbone(
-        config.backbone.name,
+        backbone_to_load(config.backbone.name, backbone_file),
         group_size=config.backbone.group_size,
         stages=config.backbone.stages,
         **recorded_size(asdict(config.transform)),
         cache_dir=cache_dir,
-        from_record=True,
+        from_record=backbone_file is None,
     )
     if backbone.fingerprint != config.backbone.fingerprint:
         raise SweepError(

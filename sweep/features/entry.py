@@ -5,7 +5,6 @@ An entry is one folder. While it grows it is called `KEY.partial`; every finishe
 the result does not depend on where a pass was resumed. Of texts, the record of a batch has their lengths.
 """
 
-import errno
 import json
 import logging
 import os
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sweep.errors import SweepError
+from sweep.machine.paths import is_out_of_space, naming
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class Entry:
             _write_durably(self.partial / DATA_FILE, content, mode="r+b", offset=batch.start * self.image_bytes)
             _write_durably(self.partial / BATCHES_FILE, (json.dumps(record) + "\n").encode(), mode="ab")
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_out_of_space(error):
                 remaining = (self.shape[0] - batch.start) * self.image_bytes
                 raise self._disk_full(remaining, str(error)) from error
             raise
@@ -169,7 +169,7 @@ def _checksum(content: bytes | memoryview, lengths: list[int] | None) -> int:
 def _write_durably(
     path: Path, content: bytes | memoryview, *, mode: Literal["wb", "ab", "r+b"], offset: int = 0
 ) -> None:
-    with path.open(mode) as file:
+    with naming(path), path.open(mode) as file:
         if offset:
             file.seek(offset)
         file.write(content)

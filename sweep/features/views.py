@@ -36,12 +36,14 @@ class Augmentation:
         seed: The study's.
         fingerprint: SHA-256 hex digest over the name and what it made of some images: another recipe, function or
             version of a library that makes something else of them has another. Empty before it was tried.
+        is_recipe: Whether it is one of sweep's recipes, and not a user's function.
     """
 
     name: str
     augment: Augment = field(repr=False)
     seed: int
     fingerprint: str = ""
+    is_recipe: bool = False
 
     def tried(self, split: Split) -> "Augmentation":
         """The same, tried on some images of a split, evenly spaced.
@@ -70,7 +72,7 @@ class Augmentation:
         """
         image = to_rgb(split.open(index)).copy()  # a function may change it in place, and a data set may keep it
         try:
-            with seeded(derive_seed(self.seed, "view", number, index)):
+            with seeded(derive_seed(self.seed, "view", number, index), seeds_itself=not self.is_recipe):
                 changed: object = self.augment(image)
         except Exception as error:
             raise UsageError(
@@ -124,6 +126,7 @@ class TrainingViews:
                 f"augmentation {declared!r}",
                 recipe(declared, transform.image_size, transform.interpolation),
                 study.seed,
+                is_recipe=True,
             )
         else:
             augmentation = Augmentation("the study's augment", declared, study.seed)

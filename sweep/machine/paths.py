@@ -1,14 +1,22 @@
 """The folders where sweep keeps what it downloads and computes, and how it writes files."""
 
+import errno
+import logging
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sweep.errors import SweepError
 
+logger = logging.getLogger(__name__)
+
 
 def default_cache_dir() -> Path:
     """Return the cache folder: ``$SWEEP_CACHE_DIR``, else ``$XDG_CACHE_HOME/sweep``, else ``~/.cache/sweep``.
+
+    A user without a home folder has one in the folder for temporary files.
 
     The folder is not created here. An empty variable counts as unset.
     """
@@ -16,7 +24,12 @@ def default_cache_dir() -> Path:
         return Path(own).expanduser()
     if xdg := os.environ.get("XDG_CACHE_HOME"):
         return Path(xdg).expanduser() / "sweep"
-    return Path.home() / ".cache" / "sweep"
+    try:
+        return Path.home() / ".cache" / "sweep"
+    except RuntimeError:  # no home: a container whose user has no entry in passwd, and no HOME
+        folder = Path(tempfile.gettempdir()) / f"sweep-{os.getuid()}"
+        logger.warning("this user has no home folder; the cache is %s. Set SWEEP_CACHE_DIR to keep it", folder)
+        return folder
 
 
 def ensure_folder(folder: Path) -> Path:
@@ -37,6 +50,26 @@ def ensure_folder(folder: Path) -> Path:
     return folder
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of the disk name the file that could not be written: Python names it for few of them.
+
+    Args:
+        path: The file that is written inside.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def is_out_of_space(error: BaseException) -> bool:
+    """Whether a disk is full, or a user's share of it."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Write beside `path`, then rename: a reader sees the old file or the new one, even after a power cut.
 
@@ -49,7 +82,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
-        write(partial)
+        with naming(path):
+            write(partial)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)

@@ -1,16 +1,26 @@
 """Run a user's Python file, and find the line in it where something failed."""
 
 import importlib.util
+import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
 from sweep.errors import UsageError
 
+_one_at_a_time = threading.RLock()
+_beside: set[str] = set()
+"""Names of modules that were imported from beside a user's file."""
+
 
 def execute(path: Path, *, kind: str) -> ModuleType:
     """Run a Python file as a module.
+
+    As for a script, the modules in its folder can be imported. Those that an earlier file brought along are imported
+    anew: they may have been edited since, or another folder may have modules of the same names.
 
     Args:
         path: The file.
@@ -19,12 +29,15 @@ def execute(path: Path, *, kind: str) -> ModuleType:
     Raises:
         UsageError: The file does not run.
     """
-    spec = importlib.util.spec_from_file_location(f"sweep_{kind}_{path.stem}", path)
+    name = f"sweep_{kind}_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{path} cannot be read as a Python file")
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        with _importing_from(path.parent.resolve()):
+            sys.modules[name] = module  # where dataclasses look their annotations up
+            spec.loader.exec_module(module)
     except SyntaxError as error:
         where = f"{error.filename or path}, line {error.lineno}" if error.lineno else str(path)
         raise UsageError(f"the {kind} file {path} does not run: {error.msg} ({where})") from error
@@ -36,13 +49,39 @@ def execute(path: Path, *, kind: str) -> ModuleType:
     return module
 
 
+@contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    """Look for modules in a folder first, and from then on last, for imports inside functions."""
+    with _one_at_a_time:
+        for name in _beside:
+            sys.modules.pop(name, None)
+        _beside.clear()
+        before = set(sys.modules)
+        sys.path.insert(0, str(folder))
+        importlib.invalidate_caches()
+        try:
+            yield
+        finally:
+            sys.path.remove(str(folder))
+            if str(folder) not in sys.path:
+                sys.path.append(str(folder))
+            _beside.update(name for name in set(sys.modules) - before if _lies_in(sys.modules[name], folder))
+
+
+def _lies_in(module: ModuleType, folder: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return isinstance(file, str) and Path(file).is_relative_to(folder) and "site-packages" not in Path(file).parts
+
+
 def line_of(function: Callable[..., object], error: BaseException) -> str:
-    """Return the line where a user's function failed. The caller must be the function that caught `error`."""
+    """Where in the user's file a function of theirs failed, called by the function that caught `error`."""
+    code = getattr(function, "__code__", None)
     frames = traceback.extract_tb(error.__traceback__)
-    if len(frames) > 1:
-        return _line(error, frames[1].filename)
-    code = getattr(function, "__code__", None)  # the call itself failed
-    return f"{code.co_filename}, line {code.co_firstlineno}" if code else repr(function)
+    if code is None:  # a callable object: the first line of code that it reached
+        return _line(error, frames[1].filename) if len(frames) > 1 else repr(function)
+    if any(frame.filename == code.co_filename for frame in frames):
+        return _line(error, code.co_filename)
+    return f"{code.co_filename}, line {code.co_firstlineno}"  # the call itself failed, or what it returned is wrong
 
 
 def _line(error: BaseException, file: str) -> str:

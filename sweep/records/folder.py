@@ -16,6 +16,9 @@ if TYPE_CHECKING:  # PyTorch takes a second to import, and tables are read witho
     from torch import Tensor
 
 CONFIG_FILE, LOCK_FILE = "config.json", "run.lock"
+EXPORTED_FILE = "model.safetensors"
+"""What an exported model has beside its `config.json`, and no run."""
+
 LOCK_SECONDS = 0.5
 """How long to wait for a run's lock. `sweep watch` holds it for an instant now and then."""
 
@@ -93,6 +96,8 @@ class RunFolder:
         folder = cls(path)
         if not folder.config_path.is_file():
             raise UsageError(f"{path} is not a run folder: it has no {folder.config_path.name}")
+        if (path / EXPORTED_FILE).is_file():
+            raise UsageError(f"{path} is a model that sweep export wrote, not a run folder; sweep predict uses it")
         return folder
 
     @contextlib.contextmanager

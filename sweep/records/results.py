@@ -1,5 +1,6 @@
 """The results of a run as pandas tables."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,13 @@ from sweep.errors import SweepError
 from sweep.machine.checked_files import RESTORE, read_json, read_table
 from sweep.records.folder import RunFolder
 from sweep.study.objectives import Costs, Direction, Objectives, non_dominated_fronts
+from sweep.study.parameter_cells import cell_of
 from sweep.tasks.kinds import TaskKind, recorded_kind
 
 PARAMETER_PREFIX = "params_"
 ATTRIBUTE_PREFIX = "user_attrs_"
+PARAMS = "params"
+"""The column with the parameters of a trial as JSON."""
 
 CURVE_COLUMNS = {"trial": float, "replicate": float, "epoch": float, "metric": str, "value": float}
 
@@ -34,9 +38,9 @@ class Results:
             `…_high`. (Tasks of other kinds have the metrics that `sweep.tasks.kinds` names.)
             `train_loss`, `epochs`, `trainable_parameters`, `inference_seconds`, `seconds` (the trial's share of the
             wall time of its stacks), `lane`, `first_order` (its first data order), `seeds` (the number of replicates),
-            `seed` (of the first replicate), `feasible`, `lane_config` (what `suggest` returned, as JSON), `stopped`,
-            `failure`. If lanes have several shapes, also `shape`, the shape of the trial's lane in words. With several
-            objectives also `front`, which is 0 for the Pareto front.
+            `seed` (of the first replicate), `feasible`, `params` (the parameters exactly, as JSON), `lane_config` (what
+            `suggest` returned, as JSON), `stopped`, `failure`. If lanes have several shapes, also `shape`, the shape of
+            the trial's lane in words. With several objectives also `front`, which is 0 for the Pareto front.
         curves: One row per `trial`, `replicate`, `epoch` and `metric`, with its `value`.
         summary: The winner and the tuned linear probe on test data, and where the time went; empty if the run has not
             ended.
@@ -114,6 +118,19 @@ def trial_columns(kind: TaskKind) -> dict[str, type]:
 def parameter_columns(trials: pd.DataFrame) -> list[str]:
     """Return the columns with Optuna's parameters."""
     return [name for name in map(str, trials.columns) if name.startswith(PARAMETER_PREFIX)]
+
+
+def table_for_csv(trials: pd.DataFrame) -> pd.DataFrame:
+    """The trials with every parameter as the cell that `--enqueue` reads back as the same value; a gap stays empty."""
+    if PARAMS not in trials:  # of version 0.3.0
+        return trials
+    table = trials.drop(columns=PARAMS)
+    params = [json.loads(text) for text in trials[PARAMS]]
+    for column in parameter_columns(trials):
+        name = column.removeprefix(PARAMETER_PREFIX)
+        cells = [cell_of(values[name]) if name in values else None for values in params]
+        table[column] = pd.Series(cells, index=table.index, dtype=object)
+    return table
 
 
 def rank_trials(trials: pd.DataFrame, objectives: Objectives) -> pd.DataFrame:

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sweep.records.columns import text_of, uniform_columns
 from sweep.records.paired import Difference
-from sweep.records.results import ATTRIBUTE_PREFIX, PARAMETER_PREFIX, parameter_columns, rank_trials
+from sweep.records.results import ATTRIBUTE_PREFIX, PARAMETER_PREFIX, rank_trials
 from sweep.study.objectives import Objectives
+from sweep.study.stored_values import RESERVED
 from sweep.tasks.kinds import CLASSES, TaskKind
 
 
@@ -80,14 +82,16 @@ class TrialLog:
         kind: The kind of task.
 
     Attributes:
-        records: The record of each trial, in the order in which they started.
-        curves: Rows of trial, replicate, epoch, metric and value.
+        records: One a trial, in the order in which they entered.
+        curves: Trial, replicate, epoch, metric and value.
+        attributes_as_text: Columns of user attributes whose values are of several types, and are text in the table.
     """
 
     def __init__(self, objectives: Objectives, kind: TaskKind = CLASSES) -> None:
         self.objectives, self.kind = objectives, kind
         self.records: list[TrialRecord] = []
         self.curves: list[tuple[int, int, int, str, float]] = []
+        self.attributes_as_text: set[str] = set()
 
     def measured(
         self, record: TrialRecord, epoch: int, replicates: Sequence[Mapping[str, float]], seconds: float
@@ -113,15 +117,16 @@ class TrialLog:
         own_metrics = dict.fromkeys(name for record in self.records for name in record.metrics)
         metrics = [f"val_{name}" for name in self.kind.metrics]
         metrics += [name for name in own_metrics if name.startswith("val_")]
-        table = pd.DataFrame([_row(record, list(dict.fromkeys(metrics)), self.kind) for record in self.records])
+        rows = [_row(record, list(dict.fromkeys(metrics)), self.kind) for record in self.records]
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        own = [name for prefix in (PARAMETER_PREFIX, ATTRIBUTE_PREFIX) for name in names if name.startswith(prefix)]
+        columns, made_text = uniform_columns(rows, own)
+        self.attributes_as_text |= {name for name in made_text if name.startswith(ATTRIBUTE_PREFIX)}
+        table = pd.DataFrame([{name: value for name, value in row.items() if name not in columns} for row in rows])
         if all(not record.shape for record in self.records):
             table = table.drop(columns="shape")
-        parameters = parameter_columns(table)
-        for name in parameters:
-            if table[name].dropna().map(type).nunique() > 1:  # a categorical such as [1, "auto"]
-                table[name] = table[name].map(str, na_action="ignore")
-        others = [name for name in table if name not in parameters]
-        return rank_trials(table[[*others[:2], *parameters, *others[2:]]], self.objectives)
+        others = list(table)
+        return rank_trials(table.assign(**columns)[[*others[:2], *own, *others[2:]]], self.objectives)
 
     def curves_table(self) -> pd.DataFrame:
         """Return one row per trial, replicate, epoch and metric."""
@@ -141,8 +146,8 @@ def _row(record: TrialRecord, metrics: Sequence[str], kind: TaskKind) -> dict[st
     return {
         "trial": record.trial,
         "state": record.state,
-        **{PARAMETER_PREFIX + name: value for name, value in record.params.items()},
-        **{ATTRIBUTE_PREFIX + name: _plain(value) for name, value in record.user_attrs.items()},
+        **{PARAMETER_PREFIX + text_of(name): value for name, value in record.params.items()},
+        **{_attribute_column(name): value for name, value in record.user_attrs.items()},
         **{name: record.metrics.get(name, math.nan) for name in metrics},
         kind.std_column: record.score_std,
         **dict(zip(kind.paired_columns, ends, strict=True)),
@@ -156,6 +161,7 @@ def _row(record: TrialRecord, metrics: Sequence[str], kind: TaskKind) -> dict[st
         "seeds": len(record.seeds),
         "seed": record.seeds[0],
         "feasible": record.feasible,
+        "params": json.dumps(record.params),
         "lane_config": json.dumps(record.lane_config),
         "shape": record.shape,
         "stopped": record.stopped,
@@ -163,6 +169,6 @@ def _row(record: TrialRecord, metrics: Sequence[str], kind: TaskKind) -> dict[st
     }
 
 
-def _plain(value: Any) -> Any:
-    """Convert a user attribute to a value that a table can hold."""
-    return value if isinstance(value, str | int | float | None) else str(value)
+def _attribute_column(name: str) -> str:
+    """The column of an attribute: sweep's own stand under their own names, such as `clone_of`."""
+    return name.removeprefix(RESERVED) if name.startswith(RESERVED) else ATTRIBUTE_PREFIX + text_of(name)

@@ -54,35 +54,43 @@ class Evidence:
         return [int(index) for index in wrong[order][:limit]]
 
 
-def winner_on_val(results: Results, folder: RunFolder, winner: int, cache_dir: Path) -> Evidence:
-    """Evaluate the winner on the validation data, with the features in the cache.
+def winner_on_val(
+    results: Results,
+    folder: RunFolder,
+    winner: int,
+    cache_dir: Path,
+    *,
+    data: str | None = None,
+    backbone_file: str | None = None,
+) -> Evidence:
+    """Evaluate the winner on val, over the features that the run left in the cache.
 
     Args:
         results: The run's tables.
         folder: The run's folder.
-        winner: The number of the winning trial.
-        cache_dir: Root of sweep's cache; features that are missing there are computed again.
+        winner: Its trial.
+        cache_dir: Root of sweep's cache; features that are no longer there are computed again.
+        data: Where the data are now, if not where the run's record says.
+        backbone_file: The file of the run's backbone and its function, `PATH.py:FUNCTION`, if it was the user's own.
 
     Raises:
         SweepError: The images, the backbone or the weights are missing, or differ from those of the run.
     """
     config = results.config
     if config["data"] == DATA_OBJECTS:
-        raise SweepError(
-            f"the images came from {DATA_OBJECTS} {config['study_file']}, and a report executes no study file"
-        )
-    items = recorded_data(config, cache_dir, splits=["val"])
+        raise SweepError(f"the images came as {DATA_OBJECTS} {config['study_file']}, and a report runs no study file")
+    items = recorded_data(config, cache_dir, splits=["val"], moved_to=data)
     val = items.val
-    backbone = recorded_backbone(config_of_trial(results, folder, winner), cache_dir)
+    backbone = recorded_backbone(config_of_trial(results, folder, winner), cache_dir, given=backbone_file)
     spec, weights = weights_of(folder, winner, winner)
     module = spec.plain(weights.rank)
     module.load_state_dict(weights.state)
     features = compute_features(backbone, val, cache_dir=cache_dir)
     target = target_of_run(results, folder)
-    data = features.as_data(spec.n_classes, target)
+    val_data = features.as_data(spec.n_classes, target)
     like = next(module.parameters())
     with torch.no_grad():
-        batches = torch.arange(len(data)).split(EVALUATION_BATCH_SIZE)
-        logits = torch.cat([module(data.batch(indices, like)[0]) for indices in batches])
+        batches = torch.arange(len(val_data)).split(EVALUATION_BATCH_SIZE)
+        logits = torch.cat([module(val_data.batch(indices, like)[0]) for indices in batches])
     values = target.probabilities(target.decode(logits.double())).numpy()
     return Evidence(values, features.labels.numpy(), val, items.kind)

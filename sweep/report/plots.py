@@ -7,7 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from sweep.errors import SweepError
+from sweep.errors import SweepError, UsageError
 from sweep.machine.paths import write_atomically
 from sweep.records.results import Results, parameter_columns
 
@@ -95,8 +95,11 @@ def write_figure(path: Path, figure: go.Figure) -> None:
     """Write a figure as one HTML file.
 
     Raises:
+        UsageError: The file's name ends as that of another kind of file.
         SweepError: The file cannot be written.
     """
+    if path.suffix.lower() not in ("", ".html", ".htm"):
+        raise UsageError(f"--plot {path}: plots are HTML files; give {path.with_suffix('.html')}")
     try:
         html = figure.to_html(include_plotlyjs=True, config={"showSendToCloud": False})  # no upload button
         write_atomically(path, lambda partial: partial.write_text(html))

@@ -14,6 +14,7 @@ from sweep.machine.checked_files import RESTORE, read_json, require_entries
 from sweep.records.folder import RunFolder
 from sweep.records.results import recorded_objectives
 from sweep.search.optuna_storage import load_optuna_study
+from sweep.search.own_attributes import OwnAttributes
 from sweep.search.proposals import DUPLICATE, LANE
 from sweep.study.objectives import Objectives
 
@@ -120,6 +121,7 @@ class Watcher:
         if self.config["epochs"] < 1:
             raise SweepError(f"{folder.config_path} is damaged: its epochs are {self.config['epochs']}{RESTORE}")
         self.study = load_optuna_study(folder, storage_url, f"sweep watch {folder.path}")
+        self.own = OwnAttributes.of(self.study)
         self._where = "the Optuna storage" if storage_url else folder.journal_path
         self._journal = folder.journal_path if storage_url is None else None
 
@@ -131,8 +133,8 @@ class Watcher:
         """
         ended = self.folder.summary_path.is_file()  # checked first, so that what is read next is final
         told = self.study.get_trials(deepcopy=False)
-        frozen = [t for t in told if t.state in WORDS and DUPLICATE not in t.user_attrs]
-        left = {_lane(t) for t in frozen if t.state.is_finished()}
+        frozen = [t for t in told if t.state in WORDS and not self.own.has(t, DUPLICATE)]
+        left = {self._lane(t) for t in frozen if t.state.is_finished()}
         trials = {t.number: self._watched(t, left) for t in frozen}
         running = [t for t in trials.values() if t.in_training]
         over = sorted((t for t in frozen if t.state.is_finished()), key=lambda t: t.datetime_complete or datetime.min)
@@ -161,11 +163,11 @@ class Watcher:
         )
 
     def _watched(self, trial: FrozenTrial, left: Set[int | None]) -> WatchedTrial:
-        """Describe a trial; `left` has the lanes that other trials have left."""
-        lane = _lane(trial)
+        """A trial, of a run in which trials have left these lanes."""
+        lane = self._lane(trial)
         refilled = trial.state == TrialState.RUNNING and lane is not None and lane in left
         told: Iterable[tuple[int, float]] = trial.intermediate_values.items()
-        curve = trial.user_attrs.get("curve")
+        curve = self.own.get(trial, "curve")
         try:
             if isinstance(curve, dict):  # with several objectives, values are reported at the end
                 told = zip(curve["epoch"], curve[self.objectives.first], strict=True)
@@ -174,10 +176,14 @@ class Watcher:
             raise SweepError(
                 f"{self._where} is damaged: the curve of trial {trial.number}: {error}{RESTORE}"
             ) from error
-        why = str(trial.user_attrs.get("failure") or trial.user_attrs.get("stopped") or "")
+        why = str(self.own.get(trial, "failure") or self.own.get(trial, "stopped") or "")
         state = "refilled" if refilled else WORDS[trial.state]
         epoch, values = max(values_of, default=None), [values_of[epoch] for epoch in sorted(values_of)]
         return WatchedTrial(trial.number, lane, state, epoch, values, trial.params, why)
+
+    def _lane(self, trial: FrozenTrial) -> int | None:
+        lane = self.own.get(trial, LANE)
+        return lane if isinstance(lane, int) else None
 
     def _best(self, trials: list[WatchedTrial]) -> WatchedTrial | None:
         measured = [t for t in trials if t.values]
@@ -199,8 +205,3 @@ class Watcher:
             until = datetime.now()
         elapsed = (until - min(started)).total_seconds()
         return done / elapsed if elapsed > 0 else None
-
-
-def _lane(trial: FrozenTrial) -> int | None:
-    lane = trial.user_attrs.get(LANE)
-    return lane if isinstance(lane, int) else None

@@ -8,6 +8,7 @@ from plotly.graph_objects import Figure
 from sweep.errors import SweepError, UsageError
 from sweep.export.selection import winner_of
 from sweep.machine.paths import write_atomically
+from sweep.machine.settings import own_settings
 from sweep.records.entries import require_config
 from sweep.records.folder import RunFolder
 from sweep.records.results import load_results
@@ -29,17 +30,27 @@ NOTES = {
 }
 
 
+@own_settings()
 def write_report(
-    run: Path, target: Path, *, cache_dir: Path, say: Callable[[str], None], storage_url: str | None = None
+    run: Path,
+    target: Path,
+    *,
+    cache_dir: Path,
+    say: Callable[[str], None],
+    storage_url: str | None = None,
+    data: str | None = None,
+    backbone_file: str | None = None,
 ) -> dict[str, Figure]:
     """Write a run's report as one HTML file that opens without a network.
 
     Args:
-        run: The run folder. If the run was interrupted, the report shows what there is.
-        target: The file to write.
-        cache_dir: Root of sweep's cache, for the features of the validation images.
-        say: Called with a message if something is left out.
-        storage_url: The Optuna storage URL of a run whose trials are not in its own journal.
+        run: A run folder; one that was interrupted gives the report so far.
+        target: The file.
+        cache_dir: Root of sweep's cache, for the features of the val images.
+        say: Told of what had to be left out.
+        storage_url: Of a run whose trials are not in its own journal.
+        data: Where the data are now, if not where the run's record says.
+        backbone_file: The file of the run's backbone and its function, `PATH.py:FUNCTION`, if it was the user's own.
 
     Returns:
         The figures of the report, by names that can be used for files.
@@ -70,7 +81,7 @@ def write_report(
         name = title.lower().replace(" ", "-")
         document.add(page.heading(title) + page.paragraph(NOTES[title], quiet=True) + plotted(name, figure))
     try:
-        evidence = winner_on_val(results, folder, winner, cache_dir)
+        evidence = winner_on_val(results, folder, winner, cache_dir, data=data, backbone_file=backbone_file)
     except SweepError as error:
         say(f"the winner's predictions on val are left out: {error}")
         document.add(page.heading("The winner on val") + page.paragraph(f"Left out: {error}", quiet=True))

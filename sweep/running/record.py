@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sweep.records.folder import RunFolder
+from sweep.running.data_path import absolute_path
 from sweep.running.planner import Plan
 from sweep.running.preparation import Prepared
 from sweep.search.hypervolume import hypervolume
@@ -50,6 +52,7 @@ class WallSeconds:
 def run_config(
     loaded: LoadedStudy,
     prepared: Prepared,
+    folder: RunFolder,
     storage_url: str | None,
     budget: Budget,
     enqueued: Sequence[Mapping[str, Any]],
@@ -70,6 +73,8 @@ def run_config(
         "n_parallel": prepared.n_parallel or "auto",
         "device": str(prepared.device),
         "storage": shown_url(storage_url) if storage_url else None,
+        "optuna_study": folder.path.resolve().name,
+        "data_path": absolute_path(loaded.study.data),
         "budget": asdict(budget),
         "enqueued": [dict(params) for params in enqueued],
         "on_bad_image": prepared.on_bad_image,

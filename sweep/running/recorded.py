@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
-from backbones import Backbone, load_backbone, recorded_stages
+from backbones import Backbone, backbone_to_load, load_backbone, recorded_stages
 from backbones.sizes import recorded_size
 from sweep.data import DataSet, OnBadImage, load_data
 from sweep.errors import SweepError
 from sweep.machine.checked_files import RESTORE
 from sweep.records.folder import RunFolder
 from sweep.records.results import Results
+from sweep.running.data_path import data_of_run
 from sweep.running.settings import same_source
 from sweep.study.augmentation import NONE
 from sweep.study.lane_config import SHAPE_FIELDS
@@ -35,7 +36,7 @@ def recorded_data(
         UsageError: There is no such data set.
         SweepError: The images are not those that the run saw.
     """
-    name = moved_to or config["data"]
+    name = data_of_run(config, moved_to)
     on_bad_image: OnBadImage = "skip" if config.get("skipped_images") else "error"
     data = load_data(name, seed=config["seed"], cache_dir=cache_dir, on_bad_image=on_bad_image, task=config.get("task"))
     for split in splits:
@@ -94,21 +95,29 @@ def target_of_run(results: Results, folder: RunFolder) -> Target:
         raise SweepError(f"{folder.config_path} is damaged: its target: {error}{RESTORE}") from error
 
 
-def recorded_backbone(config: Mapping[str, Any], cache_dir: Path, device: torch.device | str = "cpu") -> Backbone:
+def recorded_backbone(
+    config: Mapping[str, Any], cache_dir: Path, device: torch.device | str = "cpu", *, given: str | None = None
+) -> Backbone:
     """The backbone of a run, on a device.
 
+    Args:
+        config: The run's record.
+        cache_dir: Root of sweep's cache.
+        device: Where it is to run.
+        given: By the user, the file of a backbone of their own and its function, `PATH.py:FUNCTION`.
+
     Raises:
-        UsageError: There is no such backbone.
+        UsageError: There is no such backbone, or it is a file and was not given.
         SweepError: Its weights cannot be had, or are not those that the run had.
     """
     backbone = load_backbone(
-        config["backbone"],
+        backbone_to_load(config["backbone"], given),
         group_size=config["group_size"],
         stages=recorded_stages(config.get("stages")),
         **recorded_size(config["transform"]),
         cache_dir=cache_dir,
         device=device,
-        from_record=True,
+        from_record=given is None,
     )
     if backbone.fingerprint != config["backbone_fingerprint"]:
         raise SweepError(f"the backbone {config['backbone']} is not the one that the run had")

@@ -8,8 +8,10 @@ from backbones import is_path
 from sweep.errors import SweepError, UsageError
 from sweep.machine.checked_files import RESTORE, read_json, require_entries
 from sweep.machine.device import device_named
+from sweep.machine.settings import own_settings
 from sweep.records.folder import RunFolder
 from sweep.records.reporter import Reporter
+from sweep.running.data_path import data_of_run
 from sweep.running.preparation import Prepared, prepare
 from sweep.running.record import file_sha256
 from sweep.running.runner import carry_out
@@ -32,11 +34,13 @@ DECIDED_BY_STUDY = ("baseline", "objectives", "metrics", "halving", "grid")
 """Declarations that only a study's file can change: a run that goes on needs them as they were."""
 
 
+@own_settings()
 def resume_run(
     path: Path,
     study: LoadedStudy | None,
     *,
     backbone: str | None = None,
+    data: str | None = None,
     storage_url: str | None,
     cache_dir: Path,
     reporter: Reporter,
@@ -50,6 +54,7 @@ def resume_run(
         path: The run folder.
         study: As its file has it now; not needed for a study that comes with sweep.
         backbone: The file of the run's backbone and its function, `PATH.py:FUNCTION`, if it was the user's own.
+        data: Where the data are now, if not where the run's record says.
         storage_url: The Optuna storage that the run was given, if it was given one.
         cache_dir: Root of the feature cache.
         reporter: Told what happens.
@@ -70,7 +75,9 @@ def resume_run(
             return folder
         config = _read_config(folder)
         study = study or _packaged(folder, config)
-        _require_backbone(folder, config, backbone or study.study.backbone)
+        config["backbone"] = _backbone_to_run(folder, config, backbone or study.study.backbone)
+        if config["data"] != DATA_OBJECTS:
+            config["data"] = data_of_run(config, data)
         loaded = _as_recorded(study, folder, config, reporter)
         require_recorded_url(folder, storage_url, f"sweep resume {path}")
         loaded.study.check_enqueued(config["enqueued"])
@@ -119,13 +126,17 @@ def _packaged(folder: RunFolder, config: dict[str, Any]) -> LoadedStudy:
     )
 
 
-def _require_backbone(folder: RunFolder, config: dict[str, Any], given: str) -> None:
-    """Ask for a backbone that is a file."""
-    if is_path(config["backbone"]) and given != config["backbone"]:
+def _backbone_to_run(folder: RunFolder, config: dict[str, Any], given: str) -> str:
+    """The recorded backbone; where it is a file, as the user gives it, who is asked for it."""
+    recorded: str = config["backbone"]
+    if not is_path(recorded):
+        return recorded
+    if not is_path(given):
         raise UsageError(
             f"{folder.path} ran with the backbone {config['backbone']}. Run folders may come from anybody, so a file "
-            f"is executed only if you give it: sweep resume {folder.path} --backbone {config['backbone']}"
+            f"is executed only if you give it: sweep resume {folder.path} --backbone {recorded}"
         )
+    return given
 
 
 def _as_recorded(loaded: LoadedStudy, folder: RunFolder, config: dict[str, Any], reporter: Reporter) -> LoadedStudy:

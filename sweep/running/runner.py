@@ -15,8 +15,10 @@ from sweep.errors import SweepError
 from sweep.machine.checked_files import read_json, read_weights, require_entries
 from sweep.machine.device import device_named
 from sweep.machine.seeds import derive_seed
+from sweep.machine.settings import own_settings
 from sweep.records.folder import RunFolder
 from sweep.records.reporter import Reporter
+from sweep.running.no_winner import no_winner
 from sweep.running.planner import plan_features, plan_study
 from sweep.running.preparation import Prepared, prepare
 from sweep.running.record import WallSeconds, run_config, run_summary
@@ -29,9 +31,11 @@ from sweep.search.requests import Inbox
 from sweep.search.samplers import AskTellSampler, make_sampler
 from sweep.search.search import Search, Winner
 from sweep.search.snapshot import capture, restore
+from sweep.study.attainable import require_attainable
 from sweep.study.augmentation import described
 from sweep.study.budget import Budget
 from sweep.study.declaration import Study
+from sweep.study.enqueued import settled
 from sweep.study.finding import LoadedStudy
 from sweep.tasks.kinds import CLASSES
 from sweep.training.engine import Stack, split_logits
@@ -41,6 +45,7 @@ RESIDENT_SHARE = 0.5
 """Of the memory that a GPU has left beside a stack, what features kept there may take."""
 
 
+@own_settings()
 def run_study(
     loaded: LoadedStudy,
     *,
@@ -86,12 +91,14 @@ def run_study(
         check_storage_free(storage_url, out.resolve().name)
     device = device_named(device_name)
     prepared = prepare(study, n_parallel=n_parallel, device=device, cache_dir=cache_dir, on_bad_image=on_bad_image)
+    require_attainable(budget, prepared.study.ranking)
+    enqueued = settled(prepared.study, enqueued)
     prepared.study.check_enqueued(enqueued)
     loaded = replace(loaded, study=prepared.study)
     folder = RunFolder.create(out)
     with folder.locked():
         RunFolder.check_free(out)
-        folder.write_json(folder.config_path, run_config(loaded, prepared, storage_url, budget, enqueued))
+        folder.write_json(folder.config_path, run_config(loaded, prepared, folder, storage_url, budget, enqueued))
         return carry_out(loaded, prepared, folder, storage_url, cache_dir, budget, enqueued, reporter)
 
 
@@ -123,9 +130,7 @@ def carry_out(
     started, study, seconds = time.perf_counter(), loaded.study, WallSeconds()
     device = prepared.device
     sampler = _sampler_of(study)
-    optuna_study = create_optuna_study(
-        folder.path.resolve().name, storage_url, folder, objectives=study.ranking, sampler=sampler, goes_on=goes_on
-    )
+    optuna_study = create_optuna_study(storage_url, folder, objectives=study.ranking, sampler=sampler, goes_on=goes_on)
     reporter.run_opened(folder, storage_url)
     _announce(prepared, folder, reporter)
 
@@ -158,12 +163,15 @@ def carry_out(
             restore(search, snapshot)
             reporter.message(_taken_up(search))
         search.run()
-    except (optuna.exceptions.OptunaError, OSError) as error:
-        where = shown_url(storage_url) if storage_url else folder.journal_path
+    except OSError as error:
+        if error.filename is None:  # Optuna's journal
+            raise _storage_failed(folder, storage_url, error) from error
         raise SweepError(
-            f"the Optuna storage {where} failed: {error}. The tables so far are in {folder.path}; "
-            f"once the storage is back, go on with sweep resume {folder.path}"
+            f"cannot write {error.filename}: {error.strerror}. The tables so far are in {folder.path}; once that is "
+            f"mended, go on with sweep resume {folder.path}"
         ) from error
+    except optuna.exceptions.OptunaError as error:
+        raise _storage_failed(folder, storage_url, error) from error
     seconds.search, seconds.training = search.wall_seconds, search.lanes.training_seconds
     reporter.message(f"the search ended because {search.ended}")
     winner = _winner_of(search, folder, loaded)
@@ -203,6 +211,14 @@ def carry_out(
     )
     folder.write_json(folder.summary_path, summary)
     return folder
+
+
+def _storage_failed(folder: RunFolder, storage_url: str | None, error: Exception) -> SweepError:
+    where = shown_url(storage_url) if storage_url else folder.journal_path
+    return SweepError(
+        f"the Optuna storage {where} failed: {error}. The tables so far are in {folder.path}; "
+        f"once the storage is back, go on with sweep resume {folder.path}"
+    )
 
 
 def _record_source(folder: RunFolder, source: dict[str, Any]) -> None:
@@ -246,7 +262,10 @@ def _lanes_of(folder: RunFolder, planned: int) -> int:
 
 def _save_tables(folder: RunFolder, search: Search) -> None:
     """Bring tables and weights so far into the run folder."""
+    known = set(search.ledger.log.attributes_as_text)
     folder.write_table(folder.trials_path, search.ledger.log.trials_table())
+    for column in sorted(search.ledger.log.attributes_as_text - known):
+        search.reporter.message(f"note: the values of {column} are of several types; the tables hold them as text")
     folder.write_table(folder.curves_path, search.ledger.log.curves_table())
     if (winner := search.winner) is not None:
         folder.write_weights(folder.winner_path, winner.state, winner.spec.metadata(winner.config.rank))
@@ -292,15 +311,8 @@ def _winner_of(search: Search, folder: RunFolder, loaded: LoadedStudy) -> Winner
     """The winner; or `SweepError` where no trial is complete, with the reason and the remedy."""
     if search.winner is not None:
         return search.winner
-    if any(record.state == "PRUNED" for record in search.ledger.log.records):
-        raise SweepError(
-            f"the search ended because {search.ended}, before any trial had trained for its {loaded.study.epochs} "
-            f"epochs; the table so far is in {folder.path}. Give more --time, or fewer --epochs"
-        )
-    raise SweepError(
-        f"no trial ended with finite numbers; the reasons stand in the failure column of {folder.trials_path}. "
-        f"Lower the learning rates in {loaded.path}"
-    )
+    records, n_epochs = search.ledger.log.records, loaded.study.epochs
+    raise no_winner(records, folder, loaded.path, ended=search.ended, n_epochs=n_epochs)
 
 
 def _evaluated(

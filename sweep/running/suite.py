@@ -17,6 +17,7 @@ from sweep.data.suites import Suite, Task
 from sweep.errors import UsageError
 from sweep.machine.checked_files import read_json, require_entries
 from sweep.machine.device import device_named
+from sweep.machine.settings import own_settings
 from sweep.records.entries import METHODS, NUMBER
 from sweep.records.folder import RunFolder
 from sweep.records.reporter import Reporter
@@ -42,6 +43,7 @@ class SearchTask(Protocol):
         """Run a study and return its run folder."""
 
 
+@own_settings()
 def run_suite(
     loaded: LoadedStudy, suite: Suite, search: SearchTask, *, out: Path, cache_dir: Path, reporter: Reporter
 ) -> SuiteResults:

@@ -7,6 +7,7 @@ import torch
 
 from sweep.search.lane_stack import StackSetting
 from sweep.search.occupancy import Occupancy
+from sweep.search.own_attributes import OwnAttributes
 from sweep.search.proposals import Proposal
 from sweep.study.objectives import INFERENCE_SECONDS
 from sweep.study.shape import Shape
@@ -19,10 +20,11 @@ class LatencyMeter:
 
     Args:
         lanes: Where the trials train.
+        own: Names of sweep's own attributes of Optuna's trials.
     """
 
-    def __init__(self, lanes: Occupancy):
-        self.lanes = lanes
+    def __init__(self, lanes: Occupancy, own: OwnAttributes):
+        self.lanes, self.own = lanes, own
         self._seconds: dict[tuple[Shape, int], float] = {}
 
     def of(self, proposal: Proposal) -> float:
@@ -33,7 +35,7 @@ class LatencyMeter:
         config = proposal.config
         key = self.lanes.shape(config), config.rank
         if key not in self._seconds:
-            recorded = proposal.known.user_attrs.get(INFERENCE_SECONDS) if proposal.known else None
+            recorded = self.own.get(proposal.known, INFERENCE_SECONDS) if proposal.known else None
             self._seconds[key] = (
                 self._measure(self.lanes.setting(config), config.rank) if recorded is None else recorded
             )

@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from sweep.machine.seeds import derive_seed
 from sweep.records.reporter import SearchProgress
 from sweep.records.trial_log import TrialLog, TrialRecord
+from sweep.search.own_attributes import OwnAttributes
 from sweep.search.proposals import ENTERED, LANE, Proposal
 from sweep.study.declaration import Study
 from sweep.study.objectives import INFERENCE_SECONDS, Objectives, non_dominated_fronts
@@ -69,6 +70,7 @@ class Ledger:
     def __init__(self, optuna_study: optuna.Study, study: Study):
         self.optuna_study = optuna_study
         self.study = study
+        self.own = OwnAttributes.of(optuna_study)
         self.objectives: Objectives = study.ranking
         self.log = TrialLog(self.objectives, study.kind)
         self.rungs = study.halving.rungs(study.epochs) if study.halving else []
@@ -137,12 +139,11 @@ class Ledger:
         self._annotate(entrant, {"failure": reason})
         self._tell(entrant, state=TrialState.FAIL)
 
-    @staticmethod
-    def _annotate(entrant: Entrant, attributes: Mapping[str, Any]) -> None:
-        """Give Optuna's trial user attributes, unless it has ended."""
+    def _annotate(self, entrant: Entrant, attributes: Mapping[str, Any]) -> None:
+        """Give Optuna's trial attributes of sweep's own, unless it has ended."""
         if entrant.proposal.trial is not None:
             for name, value in attributes.items():
-                entrant.proposal.trial.set_user_attr(name, value)
+                entrant.proposal.trial.set_user_attr(self.own.name(name), value)
 
     def _tell(self, entrant: Entrant, **ending: Any) -> None:
         """Tell Optuna how a trial ended, unless it knows."""

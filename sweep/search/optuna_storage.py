@@ -8,6 +8,8 @@ from optuna.storages.journal import JournalFileBackend
 from sweep.errors import SweepError, UsageError
 from sweep.machine.checked_files import RESTORE, read_json
 from sweep.records.folder import RunFolder
+from sweep.search.journal_lock import JournalLock
+from sweep.search.own_attributes import OwnAttributes
 from sweep.search.samplers import experiments_allowed
 from sweep.study.objectives import Objectives
 
@@ -28,7 +30,7 @@ def open_storage(url: str | None, folder: RunFolder) -> BaseStorage:
         except Exception as error:  # SQLAlchemy, a driver, or the network
             raise _cannot_open(url, error) from error
     try:
-        return JournalStorage(JournalFileBackend(str(folder.journal_path)))
+        return JournalStorage(JournalFileBackend(str(folder.journal_path), JournalLock(folder.journal_path)))
     except OSError as error:
         raise SweepError(f"cannot open Optuna's journal {folder.journal_path}: {error.strerror}") from error
     except Exception as error:  # a line that is no JSON, or no entry of a journal
@@ -121,16 +123,21 @@ def load_optuna_study(folder: RunFolder, url: str | None, command: str) -> optun
     """
     storage = open_recorded(folder, url, command)
     try:
-        names = optuna.study.get_all_study_names(storage)
-        name = folder.path.resolve().name if url else names[0]
-        return optuna.load_study(study_name=name, storage=storage)
+        return optuna.load_study(study_name=_recorded_name(folder, storage, url), storage=storage)
     except Exception as error:
         where = shown_url(url) if url else folder.journal_path
         raise SweepError(f"the Optuna storage {where} cannot be read: {error or type(error).__name__}") from error
 
 
+def _recorded_name(folder: RunFolder, storage: BaseStorage, url: str | None) -> str:
+    """The name of a run's study in its storage; the folder may have been renamed or copied since."""
+    if url is None and (names := optuna.study.get_all_study_names(storage)):
+        return names[0]  # a journal has one study
+    recorded = read_json(folder.config_path).get("optuna_study") if folder.config_path.is_file() else None
+    return recorded if isinstance(recorded, str) else folder.path.resolve().name  # of version 0.3.0
+
+
 def create_optuna_study(
-    name: str,
     url: str | None,
     folder: RunFolder,
     *,
@@ -141,7 +148,6 @@ def create_optuna_study(
     """Make the Optuna study of a run, or find it where a run goes on.
 
     Args:
-        name: Its name in the storage.
         url: An Optuna storage; the run's own journal if not given.
         folder: The run folder.
         objectives: What trials are told with; the dashboard shows their names.
@@ -152,13 +158,15 @@ def create_optuna_study(
         UsageError: The storage cannot be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = open_storage(url, folder)
     study = optuna.create_study(
-        study_name=name,
-        storage=open_storage(url, folder),
+        study_name=_recorded_name(folder, storage, url),
+        storage=storage,
         sampler=sampler,
         directions=list(objectives.directions.values()),
         load_if_exists=goes_on,
     )
+    OwnAttributes.mark(study)
     with experiments_allowed():
         study.set_metric_names(objectives.names)
     return study

@@ -18,6 +18,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from sweep.errors import SweepError, UsageError
 from sweep.machine.seeds import derive_seed
+from sweep.search.own_attributes import OwnAttributes
 from sweep.search.samplers import AskTellSampler
 from sweep.search.shape_space import Follow, FollowingSampler
 from sweep.study.declaration import Study
@@ -34,16 +35,17 @@ MOST_ASKS = 100
 """Repeats in a row after which the space counts as exhausted."""
 
 ENTERED = "trainable_parameters"
-"""The user attribute that a trial gets last when it enters the search, with all its parameters drawn."""
+"""The attribute that a trial gets last when it enters the search, with all its parameters drawn. This name and those
+below are sweep's own, see `OwnAttributes`."""
 
 LANE = "lane"
-"""The user attribute of a trial that trains or has trained: the slot of its first replicate."""
+"""The attribute of a trial that trains or has trained: the slot of its first replicate."""
 
 CLONE = "clone_of"
-"""The user attribute of a trial that the user asked for meanwhile: the number of the trial that it varies."""
+"""The attribute of a trial that the user asked for meanwhile: the number of the trial that it varies."""
 
 DUPLICATE = "duplicate_of"
-"""The user attribute of a repeat: the number of the trial that it repeats."""
+"""The attribute of a repeat: the number of the trial that it repeats."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Proposals:
         enqueued: Parameters of trials that follow the baseline; what one leaves out, the sampler chooses.
 
     Attributes:
+        own: Names of sweep's own attributes of Optuna's trials.
         n_asked: Trials asked for, repeats included.
         n_dropped: Those that were repeats; Optuna was told that they failed, with `duplicate_of` as an attribute.
         n_clones: Variations of trials that the user has asked for.
@@ -98,6 +101,7 @@ class Proposals:
         self.optuna_study = optuna_study
         self.study = study
         self.sampler = sampler
+        self.own = OwnAttributes.of(optuna_study)
         self.n_asked = 0
         self.n_dropped = 0
         self.n_clones = self._n_clones_asked = 0
@@ -116,6 +120,10 @@ class Proposals:
         """Whether the user has asked for a trial that was not proposed yet."""
         return self._n_clones_asked < self.n_clones
 
+    def is_clone(self, user_attrs: Mapping[str, Any]) -> bool:
+        """Whether attributes are those of a trial that the user has asked for."""
+        return self.own.name(CLONE) in user_attrs
+
     def add_clone(self, of_trial: int, params: Mapping[str, Any]) -> None:
         """Have a trial of the user's proposed before all others.
 
@@ -124,9 +132,9 @@ class Proposals:
             params: All of its parameters; the sampler chooses what is missing.
         """
         self.n_clones += 1
-        held = sum(CLONE in trial.user_attrs for trial in self.optuna_study.get_trials(deepcopy=False))
+        held = sum(self.own.has(trial, CLONE) for trial in self.optuna_study.get_trials(deepcopy=False))
         if held < self.n_clones:  # else an earlier process was killed after it had done this
-            self.optuna_study.enqueue_trial(dict(params), user_attrs={CLONE: of_trial})
+            self.optuna_study.enqueue_trial(dict(params), user_attrs={self.own.name(CLONE): of_trial})
 
     def recall(self, n_asked: int) -> dict[int, Proposal]:
         """What `next` gave an earlier process in the course of its first so many trials, by number.
@@ -194,7 +202,7 @@ class Proposals:
         known = self._recorded.popleft()
         self.n_asked = known.number + 1
         params, trial = known.params, None
-        drawn = ENTERED in known.user_attrs or DUPLICATE in known.user_attrs
+        drawn = self.own.has(known, ENTERED) or self.own.has(known, DUPLICATE)
         if known.state.is_finished():
             if not drawn:
                 return None
@@ -207,8 +215,8 @@ class Proposals:
                 self.study.lane_config(trial)
                 params = trial.params
         asked = FixedTrial(params, known.number)
-        if CLONE in known.user_attrs:
-            asked.set_user_attr(CLONE, known.user_attrs[CLONE])
+        if self.own.has(known, CLONE):
+            asked.set_user_attr(self.own.name(CLONE), self.own.get(known, CLONE))
         return self._proposal(asked, trial, known)
 
     @contextlib.contextmanager
@@ -235,7 +243,7 @@ class Proposals:
 
     def _is_new(self, proposal: Proposal) -> bool:
         """Accept a proposal, unless it repeats another; Optuna is told that a repeat failed."""
-        is_clone = CLONE in proposal.user_attrs
+        is_clone = self.is_clone(proposal.user_attrs)
         self._n_clones_asked += is_clone
         twin = self._of_config.get(proposal.config) if is_clone else self._twin(proposal)
         if twin is None:
@@ -243,7 +251,7 @@ class Proposals:
             self._of_config[proposal.config] = proposal.number
             return True
         if proposal.trial is not None:
-            proposal.trial.set_user_attr(DUPLICATE, twin)
+            proposal.trial.set_user_attr(self.own.name(DUPLICATE), twin)
             self.optuna_study.tell(proposal.trial, state=TrialState.FAIL)
         self.n_dropped += 1
         return False

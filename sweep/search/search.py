@@ -25,7 +25,7 @@ from sweep.search.lane_weights import KEPT_TRIALS, KeptWeights, LaneWeights
 from sweep.search.latency import LatencyMeter
 from sweep.search.ledger import Entrant, Ledger
 from sweep.search.occupancy import Occupancy
-from sweep.search.proposals import CLONE, Proposal, Proposals
+from sweep.search.proposals import Proposal, Proposals
 from sweep.search.requests import Inbox
 from sweep.search.rungs import Arrival, RungTable
 from sweep.search.shape_space import Follow, ShapeSpace
@@ -106,7 +106,7 @@ class Search:
         self.baseline_answers: dict[int, Tensor] = {}
         self.ended = ""
         self.search_seconds = 0.0
-        self.latency = LatencyMeter(lanes) if INFERENCE_SECONDS in study.ranking.names else None
+        self.latency = LatencyMeter(lanes, proposals.own) if INFERENCE_SECONDS in study.ranking.names else None
         self.shapes = ShapeSpace(study)
         self.filling = Filling(lanes.n_parallel // study.seeds, self._enough)
         self._lead: tuple[Shape, Follow] | None = None
@@ -173,7 +173,7 @@ class Search:
         if self.proposals.exhausted:
             self.ended = f"nothing new was left to propose after {n_trials} trials"
         else:
-            self.ended = f"all {n_trials} trials have been trained"
+            self.ended = f"all {n_trials} trials have ended"
 
     def _over(self) -> bool:
         """Whether the budget ends the search now."""
@@ -246,7 +246,7 @@ class Search:
 
     def _propose(self) -> Proposal | None:
         """The next configuration: a follower of the last lead, or the sampler's free choice; see `filling.py`."""
-        of_study = [record for record in self.ledger.log.records if CLONE not in record.user_attrs]
+        of_study = [record for record in self.ledger.log.records if not self.proposals.is_clone(record.user_attrs)]
         through = len(of_study) == self.study.trials or self.proposals.exhausted
         if not self.shapes.varies:
             return self.proposals.next(clones_only=through)

@@ -22,6 +22,7 @@ from sweep.search.ledger import Entrant
 from sweep.search.proposals import Proposal
 from sweep.search.rungs import Arrival
 from sweep.search.search import Search
+from sweep.search.unchanged import require_same_lanes
 from sweep.training.engine import Lane
 
 FORMAT = 4
@@ -124,6 +125,7 @@ def _restore(search: Search, state: Mapping[str, Any], tensors: Mapping[str, Ten
         for (trial, replicate, epoch, metric), value in zip(where, value, strict=True)
     ]
     proposals = search.proposals.recall(state["n_asked"])
+    require_same_lanes(proposals, log.records)
     search.proposals.exhausted, search.proposals.n_clones = state["exhausted"], state["n_clones"]
     search.inbox.restore(**state["requests"])
     if search.latency is not None:

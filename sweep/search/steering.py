@@ -3,14 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
 from sweep.errors import UsageError
 from sweep.records.folder import RunFolder
 from sweep.search.optuna_storage import load_optuna_study
+from sweep.search.own_attributes import OwnAttributes
 from sweep.search.proposals import DUPLICATE
 from sweep.search.requests import Request, send
+from sweep.study.parameter_cells import range_text, value_of
 
 
 def ask_to_stop(folder: RunFolder, trial: int, *, storage_url: str | None) -> None:
@@ -69,8 +71,9 @@ def _trials_of(folder: RunFolder, number: int, storage_url: str | None, command:
         raise UsageError(f"the run in {folder.path} has ended; a new run trains given trials by --enqueue trials.csv")
     if not folder.is_worked_on():
         raise UsageError(f"no process works on {folder.path}; go on with it by sweep resume {folder.path}")
-    trials = load_optuna_study(folder, storage_url, command).get_trials(deepcopy=False)
-    by_number = {trial.number: trial for trial in trials if DUPLICATE not in trial.user_attrs}
+    study = load_optuna_study(folder, storage_url, command)
+    own, trials = OwnAttributes.of(study), study.get_trials(deepcopy=False)
+    by_number = {trial.number: trial for trial in trials if not own.has(trial, DUPLICATE)}
     if number not in by_number:
         known = f"0 to {max(by_number)}" if by_number else "none yet"
         raise UsageError(f"the run in {folder.path} has no trial {number}; it has {known}")
@@ -86,15 +89,10 @@ def _value(name: str, text: str, distributions: Mapping[str, BaseDistribution]) 
     if name not in distributions:
         raise UsageError(f"--set {name}={text}: the study has no parameter {name}; it has {', '.join(distributions)}")
     distribution = distributions[name]
-    if isinstance(distribution, CategoricalDistribution):
-        for choice in distribution.choices:
-            if str(choice) == text:
-                return choice
-        raise UsageError(f"--set {name}={text}: {name} is one of {', '.join(map(str, distribution.choices))}")
     try:
-        value = float(text) if isinstance(distribution, FloatDistribution) else int(text)
+        value = value_of(name, text, distribution)
         if not distribution._contains(distribution.to_internal_repr(value)):
-            raise ValueError
-    except ValueError as error:
-        raise UsageError(f"--set {name}={text}: the study asks for {distribution}") from error
+            raise UsageError(f"{name} = {text} lies outside its range; suggest asks for {range_text(distribution)}")
+    except UsageError as error:
+        raise UsageError(f"--set {name}={text}: {error}") from error
     return value

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sweep.machine.precision import Precision, product_dtype
+from sweep.machine.seeds import drawing_from
 from sweep.side_networks.cost import (
     FEATURE_WORK,
     SCORE_WORK,
@@ -118,10 +119,9 @@ class SideNetworkSpec:
         return float(FEATURE_WORK * tokens * sum(self.stage_widths))
 
     def lane(self, rank: int, seed: int) -> SideNetwork:
-        """A freshly initialised LAST for a lane, padded to `max_rank`; global random state stays as it is."""
+        """A freshly initialised LAST for a lane, padded to `max_rank`; the global random state is not used."""
         in_rank_space = self.form == "rank space"
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with drawing_from(seed):
             module = self._in_rank_space(rank) if in_rank_space else self._direct(rank, self.max_rank)
         if isinstance(module, RankSpaceLAST):
             module.product_dtype = product_dtype(self.precision)
@@ -170,8 +170,7 @@ class SideNetworkSpec:
 
     def pooled_probe(self, stage: int, seed: int) -> LinearProbe:
         """A freshly initialised linear probe on one stage whose tokens are already pooled to one."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with drawing_from(seed):
             return LinearProbe(self.stage_widths[stage], self.n_classes, stage=stage)
 
     def trainable_parameters(self, rank: int) -> int:

@@ -1,9 +1,11 @@
 """When a search ends: after so many trials, so much time, or at a target, whichever comes first."""
 
+import math
 import re
 from dataclasses import dataclass
 
 from sweep.errors import UsageError
+from sweep.study.stored_values import plain
 
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
@@ -15,24 +17,34 @@ class Budget:
     Attributes:
         wall_seconds: Of the search, from its first proposal; None for no limit.
         target: Of the first objective, to be reached by a trial after its last epoch; None for none.
+
+    Raises:
+        UsageError: The target is no finite number.
     """
 
     wall_seconds: float | None = None
     target: float | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "target", plain(self.target))
+        if self.target is None:
+            return
+        if isinstance(self.target, bool) or not isinstance(self.target, int | float) or not math.isfinite(self.target):
+            raise UsageError(f"--target must be a finite number, not {self.target!r}")
+
 
 def parse_duration(text: str) -> float:
-    """Seconds of a duration such as `90s`, `10m` or `1h30m`; a number alone is seconds.
+    """Seconds of a duration such as `90s`, `10m` or `1h30m`.
 
     Raises:
         UsageError: It is no duration, or none above zero.
     """
-    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", text.strip())
     seconds = 0.0
     if match:
         seconds = sum(float(part) * unit for part, unit in zip(match.groups(), _UNITS.values(), strict=True) if part)
-    if seconds <= 0:
-        raise UsageError(f"--time must be a duration such as 90s, 10m or 1h30m, not {text!r}")
+    if not 0 < seconds < math.inf:
+        raise UsageError(f"--time must be a duration with its unit, such as 90s, 10m or 1h30m, not {text!r}")
     return seconds
 
 

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sweep.errors import UsageError
 from sweep.machine.user_code import line_of
+from sweep.study.asked_trial import AskedTrial
 from sweep.study.augmentation import NONE, OWN_FUNCTION, Augment, Cache, check_declared
 from sweep.study.halving import Halving
 from sweep.study.lane_config import LaneConfig, Pool
 from sweep.study.objectives import OTHER_OBJECTIVES, Direction, Objectives
+from sweep.study.parameter_cells import range_text
 from sweep.study.shape import shape_values, study_of_lane
+from sweep.study.stored_values import plain, same_value, stored_parameter, stored_parameters
 from sweep.tasks.kinds import CLASSES, TASK_KINDS, TaskKind
 
 if TYPE_CHECKING:
@@ -22,6 +25,15 @@ if TYPE_CHECKING:
 
 DATA_OBJECTS = "objects of the study file"
 """What stands for data set objects in a run's record."""
+MOST_WHOLE = 2**63 - 1
+"""What PyTorch takes as a seed, and what tables hold."""
+
+PLAIN = (
+    *("max_rank", "image_size", "max_tokens", "group_size", "stages", "modules_per_block", "views", "trials", "epochs"),
+    *("batch_size", "seed", "seeds"),
+)
+"""Declarations that may be NumPy's numbers."""
+
 POSITIVE = ("group_size", "modules_per_block", "trials", "epochs", "batch_size", "seeds")
 
 
@@ -36,6 +48,9 @@ class Space:
 
     suggest: Callable[["optuna.Trial"], LaneConfig]
     baseline: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "baseline", _stored_baseline(self.baseline))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +135,9 @@ class Study:
     def __post_init__(self) -> None:
         if not callable(self.suggest):
             raise UsageError(f"Study.suggest must be a function of a trial, not {self.suggest!r}")
-        if not isinstance(self.baseline, Mapping) or not all(isinstance(name, str) for name in self.baseline):
-            raise UsageError(f"Study.baseline must map names of parameters to values, not be {self.baseline!r}")
+        for name in PLAIN:
+            object.__setattr__(self, name, plain(getattr(self, name)))
+        object.__setattr__(self, "baseline", _stored_baseline(self.baseline))
         if not isinstance(self.backbone, str):
             raise UsageError(f"Study.backbone must be a str, not {self.backbone!r}")
         if not isinstance(self.data, str | Mapping):
@@ -141,11 +157,23 @@ class Study:
             raise UsageError(f"pool must be 'mean', 'class' or 'last', not {self.pool!r}")
         if self.precision not in ("fp32", "bf16"):
             raise UsageError(f"precision must be 'fp32' or 'bf16', not {self.precision!r}")
-        if self.halving is not None and not isinstance(self.halving, Halving):
-            raise UsageError(f"Study.halving must be a sweep.Halving or None, not {self.halving!r}")
+        self._check_halving()
         check_declared(self.augment, self.views, self.cache)
+        if self.grid is not None:
+            object.__setattr__(self, "grid", _stored_grid(self.grid))
         self._check_tasks()
         self._check_objectives()
+
+    def _check_halving(self) -> None:
+        if self.halving is None:
+            return
+        if not isinstance(self.halving, Halving):
+            raise UsageError(f"Study.halving must be a sweep.Halving or None, not {self.halving!r}")
+        if not self.halving.rungs(self.epochs):
+            raise UsageError(
+                f"Halving.first_rung {self.halving.first_rung} compares no trials, which train for {self.epochs} "
+                f"epochs: rungs lie before the last one. Lower it, leave halving out, or give more --epochs"
+            )
 
     def _check_tasks(self) -> None:
         known = ", ".join(TASK_KINDS)
@@ -205,10 +233,13 @@ class Study:
 
     @staticmethod
     def _check_whole(name: str, value: object, least: int) -> None:
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole or not least <= cast(int, value) <= MOST_WHOLE:
+            most = "" if not whole or cast(int, value) < least else " and below 2^63"
             option = name.replace("_", "-")
             raise UsageError(
-                f"{name} must be a whole number of at least {least}, not {value!r} (--{option}, or the study file)"
+                f"{name} must be a whole number of at least {least}{most}, not {value!r} "
+                f"(--{option}, or the study file)"
             )
 
     def declarations(self) -> dict[str, Any]:
@@ -285,8 +316,9 @@ class Study:
                 asked = ", ".join(trial.params) or "nothing"
                 raise UsageError(f"{whose} names {name!r}; its suggest asks for {asked}")
             distribution = trial.distributions[name]
-            if trial.params[name] != value or not distribution._contains(distribution.to_internal_repr(value)):
-                raise UsageError(f"{whose} has {name} = {value!r}, outside {distribution} in its suggest")
+            inside = same_value(trial.params[name], value)
+            if not (inside and distribution._contains(distribution.to_internal_repr(value))):
+                raise UsageError(f"{whose} has {name} = {value!r}, and suggest asks for {range_text(distribution)}")
 
     def lane_config(self, trial: "optuna.Trial | optuna.trial.FixedTrial") -> LaneConfig:
         """Ask `suggest` for one configuration.
@@ -296,7 +328,7 @@ class Study:
                 that does not fit the task, or for a shape that no study can declare.
         """
         try:
-            config = self.suggest(cast("optuna.Trial", trial))
+            config = self.suggest(cast("optuna.Trial", AskedTrial(trial)))
             if self.task is not None and isinstance(config, LaneConfig):
                 config = config.on(self.kind)
         except UsageError as error:
@@ -317,3 +349,29 @@ class Study:
             name: None for name, value in shape_values(config).items() if value == getattr(self, name)
         }
         return replace(config, **own) if own else config
+
+
+def _stored_baseline(baseline: object) -> dict[str, Any]:
+    """The baseline as Optuna's storage holds it.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if not isinstance(baseline, Mapping) or not all(isinstance(name, str) for name in baseline):
+        raise UsageError(f"Study.baseline must map names of parameters to values, not be {baseline!r}")
+    return stored_parameters(baseline)
+
+
+def _stored_grid(grid: object) -> dict[str, list[Any]]:
+    """The values of a grid as Optuna's storage holds them.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if not isinstance(grid, Mapping):
+        raise UsageError(f"Study.grid must map names of parameters to lists of values, not be {grid!r}")
+    lists = {str(name): plain(values) for name, values in grid.items()}
+    for name, values in lists.items():
+        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+            raise UsageError(f"Study.grid has {name!r}: {values!r}; give a list of at least one value")
+    return {name: [stored_parameter(name, value) for value in values] for name, values in lists.items()}

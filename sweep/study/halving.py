@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from sweep.errors import UsageError
+from sweep.study.stored_values import plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,8 @@ class Halving:
     top_rung: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("eta", "first_rung", "top_rung"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
         top = self.first_rung if self.top_rung is None else self.top_rung
         for name, value, least in (("eta", self.eta, 2), ("first_rung", self.first_rung, 1), ("top_rung", top, 1)):
             if not isinstance(value, int) or isinstance(value, bool) or value < least:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from sweep.errors import UsageError
+from sweep.study.stored_values import plain
 from sweep.tasks.kinds import TASK_KINDS, TaskKind
 
 Pool = Literal["mean", "class", "last"]
@@ -101,6 +102,7 @@ class LaneConfig:
         if isinstance(self.stages, Sequence):
             object.__setattr__(self, "stages", tuple(self.stages))
         for field in fields(self):
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
             if field.name not in SHAPE_FIELDS:  # those are checked where the study takes them over
                 self._check_type(field.name, field.type)
         self._check_choice("optimizer", OPTIMIZERS)

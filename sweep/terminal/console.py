@@ -1,12 +1,75 @@
 """The consoles of the command: results go to standard output, everything else to standard error."""
 
+import codecs
+import io
+import sys
+from typing import IO, Any, cast
+
 from rich.console import Console
+
+REPLACING = "sweep.replace"
+"""The name of what Python does with characters that an encoding lacks, see `_replaced`."""
 
 PIPED_WIDTH = 140
 """Columns of the output if it does not go to a terminal."""
 
-stdout = Console()
-stderr = Console(stderr=True)
+ASCII = {"±": "+/-", "×": "x", "−": "-", "–": "-", "…": "...", "²": "^2", "Σ": "sum", "→": "->"}
+"""How sweep's own characters are written where the terminal, or the pipe, cannot show them."""
+
+
+class SafeConsole(Console):
+    """A console that no character stops."""
+
+    @property
+    def file(self) -> IO[str]:
+        """Where it writes."""
+        return cast(IO[str], _Written(super().file))
+
+    @file.setter
+    def file(self, new_file: IO[str]) -> None:
+        self._file = new_file
+
+
+class _Written:
+    """A text stream, to which characters that its encoding lacks are written in another way instead of failing.
+
+    Args:
+        file: The stream.
+    """
+
+    def __init__(self, file: IO[str]):
+        self._file = file
+
+    def write(self, text: str) -> int:
+        """Write what the stream can hold of a text."""
+        encoding = getattr(self._file, "encoding", None) or "utf-8"
+        written: int = self._file.write(text.encode(encoding, REPLACING).decode(encoding))
+        return written
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Characters that an encoding lacks: as in `ASCII`, or as escapes of their numbers."""
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start : error.end]
+    escapes = (ASCII.get(c) or c.encode("ascii", "backslashreplace").decode() for c in lacking)
+    return "".join(escapes), error.end
+
+
+codecs.register_error(REPLACING, _replaced)
+
+
+def never_fail_to_print() -> None:
+    """Have the process's own output replace what its encoding lacks, for what is not printed by a console here."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=REPLACING)
+
+
+stdout = SafeConsole()
+stderr = SafeConsole(stderr=True)
 for console in (stdout, stderr):
     if not console.is_terminal:
         console.width = PIPED_WIDTH

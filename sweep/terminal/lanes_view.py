@@ -19,6 +19,7 @@ LONGEST_SPARKLINE = 24
 LEAST_WIDTH_FOR_LANE = 40
 LEAST_WIDTH_FOR_SPARKLINE = 60
 LEAST_WIDTH_FOR_CONFIGURATION = 80
+ENDINGS = ("complete", "pruned", "failed")
 LINES_AROUND = 4
 """The title, the header of the table, the line that counts what is left out, and the cursor."""
 
@@ -28,8 +29,10 @@ COLOURS = {"training": "cyan", "refilled": "blue", "complete": "green", "pruned"
 def heading(seen: "RunView") -> str:
     """Describe in one line how far the run is."""
     n_over = sum(not trial.in_training for trial in seen.trials)
-    states = ", ".join(f"{number} {state}" for state, number in sorted(seen.counts.items()))
-    parts = [f"{n_over} of {seen.n_trials} trials ended" + (f" ({states})" if states else "")]
+    over = ", ".join(f"{seen.counts[state]} {state}" for state in ENDINGS if seen.counts.get(state))
+    parts = [f"{n_over} of {seen.n_trials} trials have ended" + (f" ({over})" if over else "")]
+    if n_training := len(seen.trials) - n_over:
+        parts.append(f"{n_training} in training")
     if not seen.counts:
         parts.append("no trial has started yet; the features are computed first")
     if seen.best is not None:

@@ -11,13 +11,11 @@ from sweep.features.batches import StageData, TrainingData
 from sweep.machine.seeds import derive_seed
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.lane_config import LaneConfig
+from sweep.study.probe import EPOCHS_FACTOR
 from sweep.tasks.kinds import CLASSES, TaskKind
 from sweep.training.engine import Stack, split_logits, train
 
 LEARNING_RATES = np.geomspace(1e-3, 1.0, 10)
-EPOCHS_FACTOR = 4
-"""A probe trains for this many times the study's epochs: it costs almost nothing, so a short
-run never holds it back."""
 
 
 @dataclass(frozen=True)

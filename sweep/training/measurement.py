@@ -53,7 +53,10 @@ def measure_lanes(result: EpochResult, val_data: StageData, own_metrics: Mapping
 def _own(name: str, metric: Metric, logits: Tensor, labels: Tensor) -> tuple[float, str]:
     """The value of a metric of the study's, and what is wrong with it."""
     try:
-        value = float(metric(logits.clone(), labels.clone()))
+        given: object = metric(logits.clone(), labels.clone())
+        if given is None:
+            return math.nan, f"the study's metric {name} returned nothing; it must return a number"
+        value = float(given)  # type: ignore[arg-type]
     except Exception as error:  # the user's code: whatever it raises is this lane's failure and nobody else's
         reason = f"{type(error).__name__}: {error} ({line_of(metric, error)})"
         return math.nan, f"the study's metric {name} failed: {reason}"

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from functools import partial
 
 import torch
@@ -27,7 +27,23 @@ def train_plainly(
     steps_per_epoch: int,
     seed: int = 0,
 ) -> None:
-    """Train a module in place.
+    """Train a module in place; arguments as of `plain_steps`."""
+    steps = plain_steps(module, config, data, batches, n_steps=n_steps, steps_per_epoch=steps_per_epoch, seed=seed)
+    for _ in steps:
+        pass
+
+
+def plain_steps(
+    module: nn.Module,
+    config: LaneConfig,
+    data: TrainingData,
+    batches: Iterable[Batch],
+    *,
+    n_steps: int,
+    steps_per_epoch: int,
+    seed: int = 0,
+) -> Generator[None]:
+    """Train a module in place, and stop after every step, when its weights may be looked at or replaced.
 
     Args:
         module: From stages, each `(B, L, D)`, to logits `(B, C)`.
@@ -65,6 +81,7 @@ def train_plainly(
             torch.nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
         optimizer.step()
         scheduler.step()
+        yield
 
 
 def plain_loss(config: LaneConfig, class_counts: Tensor) -> Callable[[Tensor, Tensor], Tensor]:

@@ -1,12 +1,13 @@
 """Train a recorded trial again: alone in the engine, and step by step beside plain PyTorch."""
 
+import math
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sweep.features.batches import Batch, StageData, TrainingData, n_batches, training_batches
 from sweep.side_networks import trim_rank
@@ -16,10 +17,11 @@ from sweep.training.dropout import LaneStep, dropout_buffers
 from sweep.training.engine import Lane, Stack, Training
 from sweep.training.measurement import measure_lanes
 from sweep.training.optim import LaneOptimizers, schedule_factors
-from sweep.training.plain_loop import train_plainly
+from sweep.training.plain_loop import plain_steps
 from sweep.verify.record import RecordedTrial
 
 CurveKey = tuple[int, int, str]
+LARGEST_COMPARED = 1e5
 
 
 @dataclass(frozen=True)
@@ -85,46 +87,91 @@ def train_again(trial: RecordedTrial, setting: Setting, on_epoch: Callable[[int]
     return TrainedAgain(curve, trim_rank(training.stack.lane_state(0), trial.config.rank))
 
 
-def steps_beside_plain_loop(trial: RecordedTrial, setting: Setting, n_steps: int) -> tuple[int, float]:
-    """Train a trial's first replicate in fp64 twice on the same batches: by the engine, and by a plain PyTorch loop.
+@dataclass(frozen=True)
+class BesidePlainLoop:
+    """The engine's steps beside those of a plain PyTorch loop, in fp64.
+
+    Attributes:
+        n_steps: How many were taken.
+        of_a_step: The largest difference of a weight after a single step, both having started from the same weights.
+        of_all: The largest after all steps, each loop having gone its own way from the same initialisation: what
+            training makes of differences in rounding.
+        rounding: The largest difference of a weight after a single plain step, if the weights that it starts from are
+            changed by one unit in their last place: what rounding alone can do to a step of this trial.
+    """
+
+    n_steps: int
+    of_a_step: float
+    of_all: float
+    rounding: float
+
+
+def steps_beside_plain_loop(trial: RecordedTrial, setting: Setting, n_steps: int) -> BesidePlainLoop:
+    """Train a trial's first replicate in fp64, by the engine's step and by a plain PyTorch loop over the same batches.
 
     Args:
-        trial: The recorded trial.
-        setting: The data and settings of the run.
-        n_steps: The most steps to take; fewer if the trial took fewer.
-
-    Returns:
-        How many steps were taken, and the largest difference of a weight after them.
+        trial: Which.
+        setting: As the run had it.
+        n_steps: Steps to take; fewer if the trial took fewer.
     """
     rank, config = trial.config.rank, trial.config
     total = setting.n_epochs * setting.steps_per_epoch
     n_steps = min(n_steps, trial.epochs * setting.steps_per_epoch)
     lane = replace(setting.spec, precision="fp32").lane(rank, trial.seeds[0]).to(setting.device, torch.float64)
-    plain = setting.spec.plain(rank).to(setting.device, torch.float64)
-    plain.load_state_dict(trim_rank(lane.state_dict(), rank))
-    stack = Stack([lane, lane])  # a trial that is alone trains beside a copy of itself
-    with closing(_batches(trial, setting, stack.like)) as batches:
-        train_plainly(
-            plain,
-            config,
-            setting.train_data,
-            islice(batches, n_steps),
-            n_steps=total,
-            steps_per_epoch=setting.steps_per_epoch,
-            seed=trial.seeds[0],
-        )
+    stack = Stack([lane, lane])  # alone: beside itself
 
+    def plain_loop() -> tuple[nn.Module, Generator[None]]:
+        plain = setting.spec.plain(rank).to(setting.device, torch.float64)
+        plain.load_state_dict(trim_rank(lane.state_dict(), rank))
+        batches = islice(_batches(trial, setting, stack.like), n_steps)
+        length = {"n_steps": total, "steps_per_epoch": setting.steps_per_epoch}
+        return plain, plain_steps(plain, config, setting.train_data, batches, **length, seed=trial.seeds[0])
+
+    own_way, its_steps = plain_loop()
+    together, steps = plain_loop()
+    nudged, nudged_steps = plain_loop()
     losses_of = LaneLosses([config] * 2, setting.train_data.class_counts.to(setting.device), torch.float64)
     optimizers = LaneOptimizers(stack.params, [config] * 2)
     factors = schedule_factors([config] * 2, total, setting.steps_per_epoch).to(setting.device)
-    with closing(_batches(trial, setting, stack.like)) as batches:
+    of_a_step = rounding = 0.0
+    loops = (its_steps, steps, nudged_steps)
+    with closing(_batches(trial, setting, stack.like)) as batches, ExitStack() as opened:
+        for of_loop in loops:
+            opened.enter_context(closing(of_loop))
         for step, (stages, labels) in enumerate(islice(batches, n_steps)):
+            before = trim_rank(stack.lane_state(0), rank)
+            together.load_state_dict(before)
+            nudged.load_state_dict({name: _next_number(tensor) for name, tensor in before.items()})
             at = LaneStep(config.dropout, trial.seeds[0], step)
             replaced = dropout_buffers([at] * 2, len(labels), stack.params)
             _, gradients = stack.gradients(stages, labels, losses_of, replaced)
             optimizers.step(gradients, factors[step])
-    expected = {name: tensor.cpu() for name, tensor in plain.state_dict().items()}
-    return n_steps, largest_difference(trim_rank(stack.lane_state(0), rank), expected)
+            for of_loop in loops:
+                next(of_loop)
+            ours, expected = trim_rank(stack.lane_state(0), rank), _on_cpu(together)
+            if not (_has_not_diverged(ours) and _has_not_diverged(expected)):  # it diverges, as it must beside it
+                n_steps = step + 1
+                if _has_not_diverged(ours) != _has_not_diverged(_on_cpu(own_way)):
+                    of_a_step = math.inf
+                break
+            of_a_step = max(of_a_step, largest_difference(ours, expected))
+            rounding = max(rounding, largest_difference(_on_cpu(nudged), expected))
+    of_all = largest_difference(trim_rank(stack.lane_state(0), rank), _on_cpu(own_way))
+    return BesidePlainLoop(n_steps, of_a_step, of_all, rounding)
+
+
+def _on_cpu(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
+
+
+def _has_not_diverged(weights: dict[str, Tensor]) -> bool:
+    """Whether no weight has diverged: beyond `LARGEST_COMPARED` a unit in the last place is as large as the promise."""
+    return all(bool((tensor.abs() <= LARGEST_COMPARED).all()) for tensor in weights.values())
+
+
+def _next_number(tensor: Tensor) -> Tensor:
+    """Every number changed by one unit in its last place."""
+    return torch.nextafter(tensor, torch.full_like(tensor, torch.inf)) if tensor.is_floating_point() else tensor
 
 
 def _batches(trial: RecordedTrial, setting: Setting, like: Tensor) -> Generator[Batch]:
@@ -135,9 +182,11 @@ def _batches(trial: RecordedTrial, setting: Setting, like: Tensor) -> Generator[
 
 
 def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
-    """Return the largest difference over all tensors: 0 where both values are NaN, infinite where only one is."""
+    """Over all tensors of the same names and shapes; 0 where both are not a number, infinite where one is."""
     differences = [
-        torch.where(a[name].isnan() & b[name].isnan(), 0.0, (a[name] - b[name]).abs()).nan_to_num(torch.inf)
+        torch.where(
+            (a[name] == b[name]) | (a[name].isnan() & b[name].isnan()), 0.0, (a[name] - b[name]).abs()
+        ).nan_to_num(torch.inf)
         for name in a
     ]
     return max(difference.max().item() for difference in differences)

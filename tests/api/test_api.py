@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import ExitStack
 from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from plotly.graph_objects import Figure
 
 import sweep
 from sweep import LaneConfig, Study, SweepError, UsageError
-from sweep.api.run import new_run_path
+from sweep.api.run import run_path
 from sweep.data import load_data
 from sweep.records.reporter import Reporter
 from sweep.tasks.metrics import classification_metrics
@@ -158,7 +159,8 @@ def test_runs_that_begin_in_one_second_have_folders_of_their_own(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sweep.api.run.datetime", Clock)
     names = ["mine-20260102-030405", "mine-20260102-030405-2", "mine-20260102-030405-3"]
-    for name in names:
-        path = new_run_path("mine")
-        assert path == Path("runs") / name
-        path.mkdir(parents=True)
+    with ExitStack() as at_once:
+        for name in names:
+            assert at_once.enter_context(run_path("mine", None)) == Path("runs") / name
+        (tmp_path / "runs" / names[1] / "config.json").write_text("{}")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [names[1]], "what is empty is removed"

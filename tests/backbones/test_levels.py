@@ -197,8 +197,8 @@ def test_a_study_on_a_network_of_the_users(images: Path, tmp_path: Path) -> None
     run = run_on(f"{file}:build", images, tmp_path, image_size=64)
     assert load_results(run).config["backbone"] == f"{file}:build"
     file.write_text("raise AssertionError('executed')\n")
-    with pytest.raises(UsageError, match="no file is executed because a record names it"):
+    with pytest.raises(UsageError, match="a file is executed only if you give it"):
         export_run(run, tmp_path / "shipped", cache_dir=tmp_path / "cache")
     said: list[str] = []
     write_report(run, tmp_path / "report.html", cache_dir=tmp_path / "cache", say=said.append)
-    assert "no file is executed because a record names it" in said[0]
+    assert "a file is executed only if you give it" in said[0]

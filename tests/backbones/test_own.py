@@ -85,7 +85,7 @@ def test_a_timm_network_with_weights_of_the_users(tmp_path: Path) -> None:
 WRONG = {
     "a file without a function": (GOOD, "", "names a file but no function in it; give .*mine.py:build"),
     "no such function": (GOOD, "built", "mine.py has no function built"),
-    "no function": (GOOD + "number = 3\n", "number", "has no function number; it has 3"),
+    "no function": (GOOD + "number = 3\n", "number", "has no function number; it has build"),
     "a syntax error": ("def build(:\n", "build", r"the backbone file .* does not run: .*line 1"),
     "an error on import": ("import torch\n1 / 0\n", "build", r"does not run: ZeroDivisionError.*line 2: 1 / 0"),
     "an error in build": ("def build():\n    1 / 0\n", "build", r"failed to build: ZeroDivisionError.*line 2: 1 / 0"),
@@ -190,6 +190,6 @@ def test_entry_point_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_record_executes_no_file(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'trace')!r}, 'w')\n" + GOOD)
-    with pytest.raises(SweepError, match="no file is executed because a record names it"):
+    with pytest.raises(SweepError, match="a file is executed only if you give it"):
         load_backbone(f"{tmp_path}/mine.py:build", cache_dir=tmp_path, from_record=True)
     assert not (tmp_path / "trace").exists()

@@ -159,7 +159,9 @@ def test_a_run_that_ended_is_annotated_once(cli: Cli, served: Served, finished_r
 
 def test_trials_carry_what_a_person_asks_for(finished_run: Path) -> None:
     for trial in study_of(finished_run).get_trials():
-        assert {"seed", "lane", "seconds", "trainable_parameters", "val_nll"} <= set(trial.user_attrs)
+        assert {f"sweep:{name}" for name in ("seed", "lane", "seconds", "trainable_parameters", "val_nll")} <= set(
+            trial.user_attrs
+        )
 
 
 def test_an_artifact_that_a_browser_would_run_is_not_served(

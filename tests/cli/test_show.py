@@ -13,17 +13,36 @@ from sweep.cli.show import show_summary
 from sweep.records.folder import RunFolder
 
 
-@pytest.mark.parametrize(("winner", "probe", "said"), [(0.6, 0.6, True), (0.6, 0.7, True), (0.6, 0.5, False)])
-def test_a_probe_that_is_as_good_is_said(
-    finished_run: Path, tmp_path: Path, winner: float, probe: float, said: bool
+@pytest.mark.parametrize(
+    ("winner", "probe", "said"),
+    [
+        (0.6, 0.6, "winner and linear probe have the same top-1, 0.600"),
+        (
+            0.484,
+            0.812,
+            "the linear probe is ahead of the winner by 0.328 in top-1 (0.812 against 0.484); that is out",
+        ),
+        (
+            0.812,
+            0.484,
+            "the winner is ahead of the linear probe by 0.328 in top-1 (0.812 against 0.484); that is out",
+        ),
+        (0.61, 0.6, "the winner is ahead of the linear probe by 0.010 in top-1 (0.610 against 0.600); that is within"),
+    ],
+)
+def test_who_is_ahead_by_how_much_and_whether_it_is_noise(
+    finished_run: Path, tmp_path: Path, winner: float, probe: float, said: str
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)
     path = RunFolder(run).summary_path
     summary = json.loads(path.read_text())
     summary["winner"]["test"]["top1"], summary["linear_probe"]["test"]["top1"] = winner, probe
+    summary["n_test_images"] = 400
     path.write_text(json.dumps(summary))
     console = Console(file=io.StringIO(), width=120)
     with console.capture() as capture:
         show_summary(console, load_results(run), run)
-    assert ("the linear probe is as good on test" in capture.get()) == said
+    assert f"on the 400 test images, {said}" in capture.get()
+    tried = "The probe trained for 12 epochs and the trials for 3: try --epochs 12"
+    assert (tried in capture.get()) == (probe > winner)

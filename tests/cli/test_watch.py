@@ -179,7 +179,7 @@ def test_lines_where_nobody_watches(
     watching: Watching, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(monkeypatch, watching.run) == 0
-    assert "6 of 6 trials ended (" in capsys.readouterr().out
+    assert "6 of 6 trials have ended (" in capsys.readouterr().out
     looks = [watching.before, *(seen for _, seen in watching.seen)]
     last = Watcher(RunFolder.open(watching.run), None).look()
     monkeypatch.setattr(COMMAND, "SECONDS_BETWEEN_LOOKS", 0)

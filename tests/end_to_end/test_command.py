@@ -139,7 +139,7 @@ def test_dashboard_shows_the_same_trials(run: tuple[Path, str, str], environment
             assert response.read() == (run[0] / "winner.safetensors").read_bytes()
     assert page["objective_names"] == ["val_top1"]
     assert f"winner, trial {trials.index[0]}, " in page["note"]["body"]
-    assert {"seed", "lane", "seconds"} <= {attribute["key"] for attribute in shown[0]["user_attrs"]}
+    assert {"sweep:seed", "sweep:lane", "sweep:seconds"} <= {attribute["key"] for attribute in shown[0]["user_attrs"]}
     assert study["study_name"] == run[0].name
     assert {t["number"]: t["values"][0] for t in shown} == trials["val_top1"].to_dict()
     assert {t["state"] for t in shown} == {"Complete"}

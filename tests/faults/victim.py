@@ -265,7 +265,7 @@ class Victim:
             "weights": load_file(self.out / "winner.safetensors"),
             "kept": load_file(self.out / "weights.safetensors"),
             "optuna": [
-                (t.number, t.state, t.values, t.params, {**t.user_attrs, "seconds": None}, t.intermediate_values)
+                (t.number, t.state, t.values, t.params, {**t.user_attrs, "sweep:seconds": None}, t.intermediate_values)
                 for t in optuna_study.get_trials()
             ],
         }

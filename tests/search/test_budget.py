@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,20 +18,26 @@ from sweep.study.budget import Budget, duration_text, parse_duration
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90s", 90), ("10m", 600), ("1h30m", 5400), ("45", 45), ("0.5s", 0.5), ("1h5s", 3605)]
+    ("text", "seconds"), [("90s", 90), ("10m", 600), ("1h30m", 5400), ("45s", 45), ("0.5s", 0.5), ("1h5s", 3605)]
 )
 def test_durations_are_read(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
     assert parse_duration(duration_text(seconds)) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "0", "-5m", "ten", "5d", "m", "0s"])
+@pytest.mark.parametrize("text", ["", "0", "10", "-5m", "ten", "5d", "m", "0s", "9" * 400 + "h"])
 def test_what_is_no_duration_is_named(text: str) -> None:
-    with pytest.raises(UsageError, match="--time must be a duration such as 90s, 10m or 1h30m"):
+    with pytest.raises(UsageError, match="--time must be a duration with its unit, such as 90s, 10m or 1h30m"):
         parse_duration(text)
 
 
-@pytest.mark.parametrize("target", [None, 2.0])
+@pytest.mark.parametrize("target", [float("nan"), float("inf"), True, "much"])
+def test_a_target_that_is_no_number_is_named(target: Any) -> None:
+    with pytest.raises(UsageError, match=f"--target must be a finite number, not {target!r}"):
+        Budget(target=target)
+
+
+@pytest.mark.parametrize("target", [None, 0.0])
 def test_time_ends_the_search_between_epochs(
     small_study: Study, search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, target: float | None
 ) -> None:

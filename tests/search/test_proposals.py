@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from sweep import LaneConfig, Study, UsageError
 from sweep.search.samplers import SAMPLERS, experiments_allowed
-from sweep.study.enqueued import read_enqueued
+from sweep.study.enqueued import read_enqueued, settled
 
 GRID = {"lr": [1e-3, 1e-2, 1e-1], "rank": [1, 2], "loss": ["cross_entropy"]}
 
@@ -75,12 +75,12 @@ def test_a_tiny_space_is_tried_once_and_then_the_run_ends(
     assert results.summary["ended"] == "nothing new was left to propose after 4 trials"
     assert "the search ended because nothing new was left to propose after 4 trials" in reporter.messages
     told = optuna_study(tmp_path / "run").get_trials()
-    repeats = [t for t in told if "duplicate_of" in t.user_attrs]
+    repeats = [t for t in told if "sweep:duplicate_of" in t.user_attrs]
     assert len(repeats) == results.summary["n_repeats_dropped"] == len(told) - 4
     of = {t.number: t for t in told}
     for t in repeats:
         assert t.state == TrialState.FAIL
-        assert t.params == of[t.user_attrs["duplicate_of"]].params
+        assert t.params == of[t.user_attrs["sweep:duplicate_of"]].params
 
 
 def test_an_exhausted_grid_ends_the_run(small_study: Study, search: Search) -> None:
@@ -107,7 +107,8 @@ def test_enqueued_trials_come_after_the_baseline(small_study: Study, search: Sea
     file = tmp_path / "configs.csv"
     file.write_text("lr,rank,loss\n0.02,4,bce\n0.05,,\n")
     enqueued = read_enqueued(file)
-    assert enqueued == [{"lr": 0.02, "rank": 4, "loss": "bce"}, {"lr": 0.05}]
+    assert enqueued == [{"lr": "0.02", "rank": "4", "loss": "bce"}, {"lr": "0.05"}]
+    assert settled(small_study, enqueued) == [{"lr": 0.02, "rank": 4, "loss": "bce"}, {"lr": 0.05}]
     trials = search(replace(small_study, epochs=1), enqueued=enqueued).trials.set_index("trial")
     assert trials.loc[0, "params_lr"] == BASELINE["lr"]
     assert trials.loc[1, ["params_lr", "params_rank", "params_loss"]].to_list() == [0.02, 4, "bce"]
@@ -115,16 +116,19 @@ def test_enqueued_trials_come_after_the_baseline(small_study: Study, search: Sea
     assert trials.loc[2, "params_rank"] in (1, 2, 4)
 
     trials.to_csv(tmp_path / "again.csv")
-    assert {"lr": 0.02, "rank": 4, "loss": "bce"} in read_enqueued(tmp_path / "again.csv")
+    again = settled(small_study, read_enqueued(tmp_path / "again.csv"))
+    assert {"lr": 0.02, "rank": 4, "loss": "bce"} in again
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lr,rank\n5.0,2\n", r"enqueued trial 1 has lr = 5, outside FloatDistribution"),
+        ("lr,rank\n5.0,2\n", r"enqueued trial 1 has lr = 5\.0, and suggest asks for a number from"),
         ("lr,colour\n0.01,3\n", "enqueued trial 1 names 'colour'"),
         ("lr,rank\n", "has no rows"),
-        ("", "cannot be read as a CSV table"),
+        ("", "has no rows"),
+        ("lr\n0.1,7\n", "has a row of more cells than the first line has names"),
+        ("lr\nfast\n", "enqueued trial 1: lr = 'fast' is no number; suggest asks for a number from 0.001 to 0.1"),
     ],
 )
 def test_wrong_enqueued_trials_are_named(

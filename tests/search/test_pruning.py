@@ -104,7 +104,9 @@ def test_rungs_stop_the_weaker_trials_and_their_lanes_are_refilled(
     order = after_one.loc[:3].sort_values(["val_top1", "val_nll"], ascending=[False, True]).index
     assert set(trials.index[trials["epochs"] == 1]) & {0, 1, 2, 3} == set(order[2:]) - {0}
 
-    told = {t.number: t for t in optuna_study(tmp_path / "run").get_trials() if "duplicate_of" not in t.user_attrs}
+    told = {
+        t.number: t for t in optuna_study(tmp_path / "run").get_trials() if "sweep:duplicate_of" not in t.user_attrs
+    }
     for number, row in trials.iterrows():
         assert told[number].state == TrialState[row["state"]]
         curve = results.curves[(results.curves["trial"] == number) & (results.curves["metric"] == "val_top1")]
@@ -190,6 +192,6 @@ def test_several_objectives_are_pruned_too(small_study: Study, search: Search, t
     pruned = [t for t in study.get_trials(states=[TrialState.PRUNED])]
     assert pruned
     for t in pruned:
-        assert t.user_attrs["curve"]["epoch"][-1] in (1, 2)
-        assert len(t.user_attrs["curve"]["val_top1"]) == len(t.user_attrs["curve"]["epoch"])
+        assert t.user_attrs["sweep:curve"]["epoch"][-1] in (1, 2)
+        assert len(t.user_attrs["sweep:curve"]["val_top1"]) == len(t.user_attrs["sweep:curve"]["epoch"])
     assert torch.tensor([volume for _, volume in results.summary["hypervolume"]["after_trial"]]).diff().ge(0).all()

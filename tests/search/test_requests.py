@@ -25,6 +25,7 @@ from sweep.search.proposals import CLONE, Proposals
 from sweep.search.requests import Inbox, Request, send
 from sweep.search.steering import ask_to_clone, ask_to_stop
 from sweep.study.finding import LoadedStudy
+from sweep.study.stored_values import RESERVED
 from sweep.verify.verify import verify_trial
 
 Cli = Callable[..., str]
@@ -61,7 +62,7 @@ def test_a_stopped_trial_leaves_its_lane_to_the_next(small_study: Study, search:
     assert trials.loc[3, ["lane", "first_order"]].to_list() == [2, 2]
     told = optuna_study(folder.path).get_trials()
     assert [t.state for t in told].count(TrialState.PRUNED) == 1
-    assert told[2].user_attrs["stopped"] == "on request, after epoch 1"
+    assert told[2].user_attrs["sweep:stopped"] == "on request, after epoch 1"
     assert "trial 2 was stopped on request, after epoch 1" in reporter.messages
 
 
@@ -71,13 +72,13 @@ def test_a_clone_trains_beside_the_studys_own_trials(small_study: Study, search:
     trials = results.trials.set_index("trial").sort_index()
     assert len(trials) == small_study.trials + 1
     assert (trials["state"] == "COMPLETE").all()
-    assert results.summary["ended"] == "all 6 trials have been trained"
-    (number,) = trials.index[trials["user_attrs_clone_of"] == 1]
+    assert results.summary["ended"] == "all 6 trials have ended"
+    (number,) = trials.index[trials["clone_of"] == 1]
     assert number == 3, "the first to be asked for after the stack of three"
     parameters = [name for name in trials if name.startswith("params_")]
     expected = {**trials.loc[1, parameters], "params_lr": 0.025}
     assert trials.loc[number, parameters].to_dict() == expected
-    assert optuna_study(folder.path).get_trials()[number].user_attrs[CLONE] == 1
+    assert optuna_study(folder.path).get_trials()[number].user_attrs[f"{RESERVED}{CLONE}"] == 1
 
 
 def test_a_clone_of_the_last_hour(small_study: Study, search: Search, folder: RunFolder) -> None:
@@ -101,7 +102,7 @@ def test_stopped_trials_and_clones_can_be_verified(small_study: Study, search: S
     reporter = Asking({1: stop(folder, 1), 2: clone(folder, 0, rank="1")})
     trials = search(study, n_parallel=4, reporter=reporter).trials.set_index("trial")
     assert trials.loc[1, "stopped"] == "on request, after epoch 1"
-    (number,) = trials.index[trials["user_attrs_clone_of"] == 0]
+    (number,) = trials.index[trials["clone_of"] == 0]
     for trial in (1, int(number)):
         cpu = torch.device("cpu")
         assert verify_trial(folder.path, trial, cache_dir=folder.path.parent / "cache", device=cpu).kept
@@ -200,9 +201,9 @@ def test_what_cannot_be_asked_for(
         "has no trial 9; it has 0 to 2",
         "trial 0 is the baseline",
         "--set lr is not of the form NAME=VALUE",
-        "--set lr=7: the study asks for FloatDistribution",
-        "--set lr=fast: the study asks for FloatDistribution",
-        "--set rank=3: rank is one of 1, 2, 4",
+        "--set lr=7: lr = 7 lies outside its range; suggest asks for a number from 0.001 to 0.1",
+        "--set lr=fast: lr = 'fast' is no number; suggest asks for a number from 0.001 to 0.1",
+        "--set rank=3: rank = '3' is none of the choices; suggest asks for one of 1, 2, 4",
         "--set width=3: the study has no parameter width; it has lr, rank, loss",
         "the clone would be trial 1 again",
     )
@@ -261,7 +262,7 @@ def test_the_commands(
 
     at = {1: ask("stop", "--trial", "2"), 2: ask("clone", "--trial", "2", "--set", "rank=1", "--set", "lr=2e-2")}
     trials = search(small_study, reporter=Asking(at)).trials
-    assert list(trials.loc[trials["user_attrs_clone_of"] == 2, "params_lr"]) == [0.02]
+    assert list(trials.loc[trials["clone_of"] == 2, "params_lr"]) == [0.02]
     shown = capsys.readouterr().out
     assert "trial 2 will stop after its current epoch" in shown
     assert "trains next: " in shown

@@ -37,7 +37,7 @@ def test_every_trial_is_trained_told_and_ranked(small_study: Study, search: Sear
     assert reporter.n_steps == 6 * 3, "38 images in batches of 16"
     assert trials.set_index("trial")["lane"].sort_index().to_list() == [0, 1, 2, 0, 1]
     assert (trials["first_order"] == 1).all(), "a stack that begins anew sees the data as the first did"
-    assert results.summary["ended"] == "all 5 trials have been trained"
+    assert results.summary["ended"] == "all 5 trials have ended"
     assert results.summary["n_trials"] == {"complete": 5, "pruned": 0, "fail": 0}
     assert trials["seed"].nunique() == 5
 
@@ -152,7 +152,7 @@ def test_diverging_trial_fails_with_its_reason_and_disturbs_nobody(
     assert wild.trials["trial"].iloc[-1] == 1, "failed trials come last"
     told = optuna_study(tmp_path / "wild").get_trials()[1]
     assert told.state == TrialState.FAIL
-    assert told.user_attrs["failure"] == trials.loc[1, "failure"]
+    assert told.user_attrs["sweep:failure"] == trials.loc[1, "failure"]
     others = ["val_top1", "val_nll", "train_loss"]
     pd.testing.assert_frame_equal(trials.loc[[0, 2, 3, 4], others], healthy.loc[[0, 2, 3, 4], others], check_exact=True)
 
@@ -247,7 +247,7 @@ def test_out_of_memory_halves_the_stack_and_keeps_its_trials(
     pd.testing.assert_frame_equal(*curves)
     assert halved.summary["winner"] == small.summary["winner"]
 
-    told = [t for t in optuna_study(tmp_path / "halved").get_trials() if "duplicate_of" not in t.user_attrs]
+    told = [t for t in optuna_study(tmp_path / "halved").get_trials() if "sweep:duplicate_of" not in t.user_attrs]
     assert [t.state for t in told] == [TrialState.COMPLETE] * 9
     values = halved.trials.set_index("trial")["val_top1"]
     assert [t.value for t in told] == [values[t.number] for t in told]
@@ -333,7 +333,7 @@ def test_unusable_requests_name_value_and_remedy(small_study: Study, search: Sea
     for wrong, message in (
         ({**BASELINE, "colour": 1}, "baseline names 'colour'"),
         ({"lr": 1e-2, "rank": 2}, "baseline lacks loss"),
-        ({**BASELINE, "lr": 5.0}, r"baseline has lr = 5\.0, outside FloatDistribution"),
+        ({**BASELINE, "lr": 5.0}, r"baseline has lr = 5\.0, and suggest asks for a number from 0\.001 to 0\.1"),
     ):
         with pytest.raises(UsageError, match=message):
             search(replace(small_study, baseline=wrong), out=tmp_path / "c")

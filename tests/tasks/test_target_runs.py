@@ -140,7 +140,7 @@ def test_commands_show_it(
     assert command(monkeypatch, cache, "results", str(runs[task])) == 0
     printed = capsys.readouterr().out
     summary = load_results(runs[task]).summary
-    assert f"{kind.metrics[kind.score]} (± standard error)" in printed
+    assert f"{kind.metrics[kind.score]} (± standard error over " in printed
     test = summary["winner"]["test"]
     assert f"{test[kind.score]:.3f} ± {test[f'{kind.score}_error']:.3f}" in printed
     assert command(monkeypatch, cache, "verify", str(runs[task]), "--trial", "1") == 0

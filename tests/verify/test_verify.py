@@ -91,7 +91,9 @@ def test_every_trial_is_what_it_is_alone(searched: Path, verified: Callable[...,
         assert [differences[name].difference for name in ("curve", "metrics")] == [0, 0]
         assert differences["curve"].count == 2 * row["epochs"] * 6
         assert ("weights" in differences) == (row["state"] == "COMPLETE")
-        assert differences["plain"].what.startswith(f"weights after {min(50, 3 * row['epochs'])} steps in fp64")
+        if row["state"] != "FAIL":  # a trial that diverges is compared until it does
+            assert differences["plain"].what.startswith(f"weights after {min(50, 3 * row['epochs'])} steps in fp64")
+        assert verification.comparisons[-2].difference <= 1e-10
         assert verification.not_compared == ["val_spread"]
         assert verification.changed == {}
 
@@ -144,7 +146,7 @@ def test_another_seed_or_configuration_is_another_trial(copy: RunFolder, verifie
         change(copy.trials_path, 0, column, value)
         verification = verified(copy.path, 0)
         assert not verification.kept
-        assert verification.comparisons[-1].kept, "the engine still computes what plain PyTorch does"
+        assert verification.comparisons[-2].kept, "the engine still computes what plain PyTorch does"
         change(copy.trials_path, 0, column, row[column])
     assert verified(copy.path, 0).kept
 

@@ -25,7 +25,7 @@ def _folder() -> Path:
     """
     here = Path(__file__).parent
     kept = here / "__pycache__" if os.access(here, os.W_OK) else default_cache_dir()
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(here.parent.rglob("cpu_*.py"))))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(here.glob("*.py"))))
     return Path(numba.config.CACHE_DIR or kept) / f"kernels-{digest.hexdigest()[:16]}"  # type: ignore[attr-defined]
 
 

@@ -1,0 +1,57 @@
+"""What a study's `suggest` is given: Optuna's trial, which also takes what Optuna's storages do not."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from sweep.errors import UsageError
+from sweep.study.stored_values import RESERVED, same_value, stored_attribute, stored_parameter
+
+if TYPE_CHECKING:
+    import optuna
+
+
+class AskedTrial:
+    """An Optuna trial that is being asked for a configuration.
+
+    Everything but the methods below is Optuna's own.
+
+    Args:
+        trial: Optuna's.
+    """
+
+    def __init__(self, trial: "optuna.Trial | optuna.trial.FixedTrial"):
+        self._trial = trial
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trial, name)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """As Optuna's, and the choices may be lists, tuples and mappings, which are stored as JSON text.
+
+        Raises:
+            UsageError: A choice cannot be stored, or two choices are stored alike.
+        """
+        stored = [stored_parameter(name, choice) for choice in choices]
+        taken = self._trial.suggest_categorical(name, stored)
+        originals = [c for c, text in zip(choices, stored, strict=True) if same_value(text, taken)]
+        compound = [c for c in originals if isinstance(c, list | tuple | dict)]
+        if compound and len(originals) > 1:
+            raise UsageError(f"two choices of the parameter {name} are both stored as {taken}; leave one out")
+        return compound[0] if compound else taken
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        """As Optuna's, and the value may be of any type: what JSON does not know is stored as text.
+
+        Raises:
+            UsageError: The name is one of sweep's own.
+        """
+        if str(key).startswith(RESERVED):
+            raise UsageError(f"user attributes whose names begin with {RESERVED!r} are sweep's own; rename {key!r}")
+        self._trial.set_user_attr(str(key), stored_attribute(value))
+
+    def report(self, value: float, step: int) -> NoReturn:
+        """Refuse: nothing has been trained yet that could be reported."""
+        raise UsageError(
+            "trial.report has no meaning in suggest, which is asked before the trial trains; sweep reports every epoch "
+            "by itself, and halving=sweep.Halving() stops weak trials"
+        )

@@ -1,0 +1,26 @@
+"""Output in any encoding: nothing that sweep prints ends a run."""
+
+import io
+
+import pytest
+
+from sweep.terminal.console import REPLACING, SafeConsole
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [
+        ("utf-8", "0.8 ± 0.1 é ж"),
+        ("latin-1", "0.8 ± 0.1 é \\u0436"),
+        ("ascii", "0.8 +/- 0.1 \\xe9 \\u0436"),
+    ],
+)
+def test_what_an_encoding_lacks_is_written_in_another_way(encoding: str, shown: str) -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding=encoding, write_through=True)
+    SafeConsole(file=stream, width=80).print("0.8 ± 0.1 é ж", highlight=False)
+    assert raw.getvalue().decode(encoding).strip() == shown
+
+
+def test_names_in_no_encoding() -> None:
+    assert "a\udcff".encode("utf-8", REPLACING) == b"a\\udcff"
