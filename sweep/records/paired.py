@@ -2,11 +2,17 @@
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:  # PyTorch takes a second to import, and reports are read without it
+    from torch import Tensor
 
 NORMAL_95 = 1.959964
 """Standard errors to either side of a mean that hold 95% of a normal distribution."""
+
+FARTHEST_NORMAL, INTERVALS = 8.0, 1600
+"""Standard deviations within which maxima of normals are integrated, and steps from end to end."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,7 @@ class Difference:
     high: float
 
 
-def paired_difference(answers: Tensor, baseline: Tensor) -> Difference:
+def paired_difference(answers: "Tensor", baseline: "Tensor") -> Difference:
     """Compare two trials on the same images.
 
     The interval is over the choice of images; what another seed of a lane would have given is not in it, though with
@@ -39,3 +45,18 @@ def paired_difference(answers: Tensor, baseline: Tensor) -> Difference:
     mean = differences.mean().item()
     error = differences.std(correction=1).item() / math.sqrt(n_images) if n_images > 1 else math.nan
     return Difference(mean, mean - NORMAL_95 * error, mean + NORMAL_95 * error)
+
+
+def lead_of_the_best_of_equals(n_trials: int, standard_error: float) -> float:
+    """How far the best of some equally good trials leads their average by luck alone: the expected maximum of normals.
+
+    Args:
+        n_trials: How many there are, at least 1.
+        standard_error: Of each trial's score, independent from trial to trial, in the units of the score.
+    """
+    # The integral by the trapezium rule: E[max] = b - ∫ P(max ≤ z) dz up to b, where b is beyond any maximum.
+    cdf = NormalDist().cdf
+    width = 2 * FARTHEST_NORMAL / INTERVALS
+    below = [cdf(-FARTHEST_NORMAL + i * width) ** n_trials for i in range(INTERVALS + 1)]
+    integral = width * (sum(below) - (below[0] + below[-1]) / 2)
+    return standard_error * (FARTHEST_NORMAL - integral)

@@ -18,6 +18,7 @@ from sweep.export.selection import hyperparameters_of
 from sweep.records.entries import require_config, require_summary
 from sweep.records.folder import RunFolder
 from sweep.records.results import Results
+from sweep.records.verdict import verdict
 from sweep.tasks.inputs import kind_of
 
 ARTIFACTS = "artifacts"
@@ -127,10 +128,10 @@ def study_note(results: Results, links: Mapping[str, str]) -> str:
         )
     sections = [
         f"## {markdown_text(config['study'])} on {markdown_text(config['data'])}",
+        markdown_text(" ".join(verdict(results, winner["trial"]))),
         "\n".join(metrics),
-        f"Ranked by {', then '.join(map(markdown_text, results.objectives))} on val after the last epoch, so the val "
-        f"numbers of the best flatter; test was looked at once, by winner and probe. ± is the standard error over "
-        f"{items}.",
+        f"Trials are ranked by {', then '.join(map(markdown_text, results.objectives))} on val after the last epoch. "
+        f"Only the winner and the probe were measured on test, once. ± is the standard error over {items}.",
         "\n".join(best),
         f"Backbone {markdown_text(config['backbone'])}; {states}; the search ended because "
         f"{markdown_text(summary['ended'])}. Seconds: features {seconds['features']:.0f}, search "

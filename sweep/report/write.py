@@ -13,20 +13,14 @@ from sweep.records.folder import RunFolder
 from sweep.records.results import load_results
 from sweep.report import page, tables
 from sweep.report.evidence import winner_on_val
-from sweep.report.figures import learning_curves, search_figures
+from sweep.report.figures import learning_curves
 from sweep.report.page import Page
-from sweep.report.plots import trials_figure
+from sweep.report.search_sections import front_section, search_sections
 from sweep.report.winner import winner_sections
 from sweep.search.optuna_storage import load_optuna_study
 
 PNG_SCALE = 2
 PNG_WIDTH, PNG_HEIGHT = 1000, 560
-
-NOTES = {
-    "Which parameters matter": "Optuna's PED-ANOVA over the trials that have the parameter: rough where few do.",
-    "All configurations": "One line a trial, darker the better. Drag along an axis to select.",
-    "One parameter at a time": "Every trial against each of its parameters; a parameter's neighbours vary too.",
-}
 
 
 def write_report(
@@ -55,20 +49,19 @@ def write_report(
     document = Page(f"{results.config['study']}: {len(results.trials)} trials on {results.config['data']}")
     figures: dict[str, Figure] = {}
 
-    def plotted(name: str, figure: Figure) -> str:
+    def plotted(name: str, figure: Figure, *, least_width: int = 0) -> str:
         figures[name] = figure
-        return page.plot(figure, name)
+        return page.plot(figure, name, least_width=least_width)
 
     document.add(tables.answer(results, winner))
     if len(results.objectives) > 1:
-        figure = plotted("pareto-front", trials_figure(results))
-        document.add(page.heading("Pareto front") + tables.front(results) + figure)
+        document.add(front_section(results, plotted))
     document.add(tables.trials(results))
     curves = plotted("learning-curves", learning_curves(results.curves, winner, list(results.objectives)))
     document.add(page.heading("Learning curves") + curves)
-    for title, figure in search_figures(load_optuna_study(folder, storage_url, f"sweep report {run}")).items():
-        name = title.lower().replace(" ", "-")
-        document.add(page.heading(title) + page.paragraph(NOTES[title], quiet=True) + plotted(name, figure))
+    study = load_optuna_study(folder, storage_url, f"sweep report {run}")
+    for section in search_sections(study, results, winner, plotted):
+        document.add(section)
     try:
         evidence = winner_on_val(results, folder, winner, cache_dir)
     except SweepError as error:
@@ -78,6 +71,7 @@ def write_report(
         for sections in winner_sections(evidence, results, winner, plotted):
             document.add(*sections)
     document.add(tables.cost(results), tables.made_with(results))
+    document.add(tables.words(results))
     html = document.html()
     try:
         write_atomically(target, lambda partial: partial.write_text(html, encoding="utf-8"))
