@@ -87,7 +87,16 @@ OnBadImageChoice = Annotated[
         "split, and leaves the unreadable ones out, each said and recorded."
     ),
 ]
-DeviceName = Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`; the GPU if there is one.")]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Also log to `tensorboard`, `mlflow` or `wandb` (an extra of that name each), a trial a run; may be given "
+        "several times: docs/trackers.md."
+    ),
+]
+DeviceName = Annotated[
+    str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, or `mps` (untested); an NVIDIA GPU if there is one.")
+]
 
 
 def stages_asked_for(stages: str | None) -> int | tuple[int, ...] | None:

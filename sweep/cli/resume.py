@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from sweep.cli import options
+
 
 def resume(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
@@ -15,6 +17,7 @@ def resume(
         str | None, typer.Option(help="The file of your own backbone, if the run was given one: `./mine.py:build`.")
     ] = None,
     storage: Annotated[str | None, typer.Option(help="The Optuna storage URL, if the run was given one.")] = None,
+    track: options.Track = None,
 ) -> None:
     """Go on with a run that was killed, interrupted, or stopped by an error.
 
@@ -35,4 +38,5 @@ def resume(
             run, loaded, backbone=backbone, storage_url=storage, cache_dir=default_cache_dir(), reporter=reporter
         ),
         run,
+        track or (),
     )

@@ -45,6 +45,7 @@ def run(
     storage: Annotated[
         str | None, typer.Option(help="An Optuna storage URL; a journal in the run folder if not given.")
     ] = None,
+    track: options.Track = None,
 ) -> None:
     """Train a study's trials together and rank them.
 
@@ -105,4 +106,5 @@ def run(
             seed=seed,
         ),
         out,
+        track or (),
     )

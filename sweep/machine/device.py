@@ -4,6 +4,9 @@ import torch
 
 from sweep.errors import UsageError
 
+DEVICE_TYPES = ("cpu", "cuda", "mps")
+"""`mps`, the GPU of a Mac, is taken only when asked for: nobody has run sweep on one yet."""
+
 
 def device_named(name: str | None) -> torch.device:
     """The device of that name; the GPU if there is one, else the CPU, if not given.
@@ -15,8 +18,8 @@ def device_named(name: str | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        if device.type not in ("cpu", "cuda"):
-            raise UsageError(f"--device {name} cannot be used here: sweep runs on cpu and cuda")
+        if device.type not in DEVICE_TYPES:
+            raise UsageError(f"--device {name} cannot be used here: sweep runs on {', '.join(DEVICE_TYPES)}")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

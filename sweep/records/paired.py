@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,24 @@ def paired_difference(answers: "Tensor", baseline: "Tensor") -> Difference:
     mean = differences.mean().item()
     error = differences.std(correction=1).item() / math.sqrt(n_images) if n_images > 1 else math.nan
     return Difference(mean, mean - NORMAL_95 * error, mean + NORMAL_95 * error)
+
+
+def normal_p_value(difference: Difference) -> float:
+    """Two-sided p-value of no difference at all, by the normal distribution; NaN where the interval has no width."""
+    error = (difference.high - difference.low) / (2 * NORMAL_95)
+    return 2 * NormalDist().cdf(-abs(difference.mean) / error) if error > 0 else math.nan
+
+
+def mcnemar_p_value(n_only_first: int, n_only_second: int) -> float:
+    """Exact two-sided p-value of McNemar's test that two classifiers are right equally often.
+
+    Args:
+        n_only_first: Images that only the first one answers rightly.
+        n_only_second: Images that only the second one answers rightly.
+    """
+    n_images = n_only_first + n_only_second
+    tail = sum(math.comb(n_images, i) for i in range(min(n_only_first, n_only_second) + 1))
+    return min(1.0, float(Fraction(2 * tail, 2**n_images)))
 
 
 def lead_of_the_best_of_equals(n_trials: int, standard_error: float) -> float:

@@ -1,6 +1,6 @@
 """A run folder turned into its report."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from plotly.graph_objects import Figure
@@ -12,6 +12,8 @@ from sweep.records.entries import require_config
 from sweep.records.folder import RunFolder
 from sweep.records.results import load_results
 from sweep.report import page, tables
+from sweep.report.compare import compare_runs
+from sweep.report.compare_page import comparison_sections
 from sweep.report.evidence import winner_on_val
 from sweep.report.figures import learning_curves
 from sweep.report.page import Page
@@ -24,7 +26,13 @@ PNG_WIDTH, PNG_HEIGHT = 1000, 560
 
 
 def write_report(
-    run: Path, target: Path, *, cache_dir: Path, say: Callable[[str], None], storage_url: str | None = None
+    run: Path,
+    target: Path,
+    *,
+    cache_dir: Path,
+    say: Callable[[str], None],
+    storage_url: str | None = None,
+    others: Sequence[Path] = (),
 ) -> dict[str, Figure]:
     """Write a run's report as one HTML file that opens without a network.
 
@@ -34,12 +42,13 @@ def write_report(
         cache_dir: Root of sweep's cache, for the features of the val images.
         say: Told of what had to be left out.
         storage_url: Of a run whose trials are not in its own journal.
+        others: Runs to show this one beside.
 
     Returns:
         The figures in it, by a name fit for a file.
 
     Raises:
-        UsageError: The folder is not a run's.
+        UsageError: A folder is not a run's, or the other runs are of another kind of task.
         SweepError: A file is missing or damaged, no trial is complete, or the report cannot be written.
     """
     folder = RunFolder.open(run)
@@ -54,6 +63,9 @@ def write_report(
         return page.plot(figure, name, least_width=least_width)
 
     document.add(tables.answer(results, winner))
+    if others:
+        for section in comparison_sections(compare_runs([run, *others], cache_dir), plotted):
+            document.add(section)
     if len(results.objectives) > 1:
         document.add(front_section(results, plotted))
     document.add(tables.trials(results))
