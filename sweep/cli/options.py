@@ -15,7 +15,28 @@ class OnBadImage(StrEnum):
     SKIP = "skip"
 
 
-StudyName = Annotated[str, typer.Option(help="A study's name, such as `lr_rank`, or the path of your own `./mine.py`.")]
+def complete_studies(incomplete: str) -> list[str]:
+    """Names of studies that begin so, for the shell."""
+    from sweep.study.finding import study_names
+
+    return [name for name in study_names() if name.startswith(incomplete)]
+
+
+def complete_data(incomplete: str) -> list[str]:
+    """Names of data sets and suites that begin so, for the shell."""
+    from sweep.data.packaged import DATA_SETS
+    from sweep.data.suites import PACKAGED_SUITES
+
+    return [name for name in (*DATA_SETS, *PACKAGED_SUITES) if name.startswith(incomplete)]
+
+
+StudyName = Annotated[
+    str,
+    typer.Option(
+        help="A study's name, such as `lr_rank` (`sweep studies` lists them), or the path of your own `./mine.py`.",
+        autocompletion=complete_studies,
+    ),
+]
 NParallel = Annotated[
     str, typer.Option(help="Trials trained together in one stack; `auto` for as many as fit in memory.")
 ]
@@ -36,7 +57,8 @@ Data = Annotated[
     typer.Option(
         help="A name (`sweep data` lists them), a folder with one subfolder a class, a VTAB-1K task or all of them, a "
         "table of images or texts (`.csv`, `.parquet`), arrays (`.npz`), or a saved Hugging Face data set: "
-        "docs/data.md."
+        "docs/data.md.",
+        autocompletion=complete_data,
     ),
 ]
 TaskName = Annotated[
@@ -94,9 +116,7 @@ Track = Annotated[
         "several times: docs/trackers.md."
     ),
 ]
-DeviceName = Annotated[
-    str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, or `mps` (untested); an NVIDIA GPU if there is one.")
-]
+DeviceName = Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`; the GPU if there is one.")]
 
 
 def stages_asked_for(stages: str | None) -> int | tuple[int, ...] | None:
