@@ -18,7 +18,7 @@ from PIL import Image
 import sweep.cli
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("tutorial", "own-study", "how-it-works", "benchmarks", "reliability")
+PAGES = ("tutorial", "own-study", "how-it-works", "benchmarks", "reliability", "reports", "trackers")
 DOCS = ("README.md", *(f"docs/{page}.md" for page in PAGES))
 TINY = (
     *("--backbone", "tiny-untrained", "--group-size", "2"),
