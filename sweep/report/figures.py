@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 from plotly.graph_objects import Bar, Figure, Heatmap, Scatter
 
-from sweep.records.verdict import BASELINE
+from sweep.records.findings import BASELINE
 from sweep.report.colours import BASELINE_COLOUR, FIGURE_HEIGHT, OTHERS_COLOUR, WINNER_COLOUR
 from sweep.report.evidence import Evidence
 from sweep.tasks.inputs import one_of

@@ -17,8 +17,8 @@ from optuna.trial import TrialState
 from plotly.graph_objects import Bar, Figure, Parcoords
 from plotly.subplots import make_subplots
 
+from sweep.records.findings import BASELINE
 from sweep.records.results import PARAMETER_PREFIX, Results, parameter_columns
-from sweep.records.verdict import BASELINE
 from sweep.report.colours import BASELINE_COLOUR, DARKER, DOTS_COLOUR, FIGURE_HEIGHT, WINNER_COLOUR
 
 LEAST_TRIALS = 10

@@ -9,8 +9,8 @@ from backbones import Taps, recorded_stages
 from backbones.sizes import shown_size
 from sweep.export.card import command_line
 from sweep.export.selection import hyperparameters_of
+from sweep.records.findings import BASELINE, findings
 from sweep.records.results import PARAMETER_PREFIX, Results, parameter_columns
-from sweep.records.verdict import BASELINE, verdict
 from sweep.report import glossary, page
 from sweep.report.page import Cell
 from sweep.study.augmentation import described
@@ -66,7 +66,7 @@ def answer(results: Results, winner: int) -> str:
         "trials": ", ".join(f"{count} {state}" for state, count in states.items()),
         f"trial {winner}": ", ".join(f"{k} = {_number(v)}" for k, v in hyperparameters_of(row, results.trials).items()),
     }
-    head = page.heading("The answer") + page.verdict(verdict(results, winner))
+    head = page.heading("The answer") + page.verdict(findings(results, winner))
     return head + page.table(columns, rows) + page.paragraph(note, quiet=True) + page.pairs(facts)
 
 

@@ -13,7 +13,7 @@ BASELINE = 0
 """The number of the trial that the others are compared with."""
 
 
-def verdict(results: Results, winner: int) -> list[str]:
+def findings(results: Results, winner: int) -> list[str]:
     """Who is ahead, by how much, whether that is more than noise, and what to try.
 
     Args:

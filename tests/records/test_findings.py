@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sweep.records.findings import findings
 from sweep.records.paired import lead_of_the_best_of_equals
 from sweep.records.results import Results
-from sweep.records.verdict import verdict
 
 N_VAL, N_TEST = 200, 500
 
@@ -36,7 +36,7 @@ def results_of(winner_top1: float, probe_top1: float, *, ended: bool = True, int
 
 
 def test_winner_ahead_of_the_probe() -> None:
-    first, *others = verdict(results_of(0.8, 0.6), 2)
+    first, *others = findings(results_of(0.8, 0.6), 2)
     assert first.startswith("Trial 2 beats the linear probe on the 500 test images: top-1 0.800 against 0.600")
     half = 1.959964 * math.hypot(math.sqrt(0.16 / N_TEST), math.sqrt(0.24 / N_TEST))
     assert f"(95% interval {0.2 - half:+.3f} to {0.2 + half:+.3f})" in first
@@ -44,26 +44,26 @@ def test_winner_ahead_of_the_probe() -> None:
 
 
 def test_probe_far_ahead() -> None:
-    first, advice, *_ = verdict(results_of(0.484, 0.812), 2)
+    first, advice, *_ = findings(results_of(0.484, 0.812), 2)
     assert first.startswith("The linear probe beats trial 2 on the 500 test images: top-1 0.484 against 0.812")
     assert "The probe trains for 12 epochs and a trial for 3: try more --epochs" in advice
 
 
 def test_neither_ahead() -> None:
-    first, advice, *_ = verdict(results_of(0.70, 0.71), 2)
+    first, advice, *_ = findings(results_of(0.70, 0.71), 2)
     assert first.startswith("Trial 2 and the linear probe cannot be told apart")
     assert "--epochs" in advice
 
 
 @pytest.mark.parametrize(("interval", "noise"), [(0.02, False), (0.06, True)])
 def test_winner_and_baseline(interval: float, noise: bool) -> None:
-    text = " ".join(verdict(results_of(0.8, 0.6, interval=interval), 2))
+    text = " ".join(findings(results_of(0.8, 0.6, interval=interval), 2))
     assert "differs from the baseline, trial 0, by +0.050 in top-1" in text
     assert ("which may be noise" in text) == noise
 
 
 def test_run_that_did_not_end() -> None:
-    first, *others = verdict(results_of(0, 0, ended=False), 2)
+    first, *others = findings(results_of(0, 0, ended=False), 2)
     assert "nothing has been measured on test" in first
     assert "differs from the baseline" in others[0]
 
@@ -74,6 +74,6 @@ def test_luck_of_the_best_of_equals() -> None:
     assert lead_of_the_best_of_equals(1, 1.0) == pytest.approx(0, abs=1e-9)
     assert lead_of_the_best_of_equals(32, 0.5) == pytest.approx(0.5 * 2.0697, abs=1e-4)
     own_error = 0.02 / 1.959964 / math.sqrt(2)  # of one trial, where that of a difference of two is known
-    text = " ".join(verdict(results_of(0.8, 0.6), 2))
+    text = " ".join(findings(results_of(0.8, 0.6), 2))
     lead = lead_of_the_best_of_equals(4, own_error)
     assert f"the best of them would still lead their average by about {lead:.3f} in top-1 on 200 images" in text
