@@ -76,15 +76,16 @@ def _luck(results: Results, row: Mapping[str, Any]) -> Iterable[str]:
     """How far the best of equals would lead, where trials are ranked by the score."""
     kind = results.kind
     complete = results.trials[results.trials["state"] == "COMPLETE"]
-    if next(iter(results.objectives)) != f"val_{kind.score}" or len(complete) < 2:
+    n_trials = int(results.trials["state"].isin(["COMPLETE", "PRUNED"]).sum())  # rungs choose the best, too
+    if next(iter(results.objectives)) != f"val_{kind.score}" or n_trials < 2:
         return
     n_images, items = results.config["splits"]["val"]["images"], kind_of(results.config)
     error, about = _noise(results, complete.to_dict("records"), row)
     if math.isnan(error):
         return
-    lead = lead_of_the_best_of_equals(len(complete), error)
+    lead = lead_of_the_best_of_equals(n_trials, error)
     yield (
-        f"If all {len(complete)} complete trials were equally good, the best of them would still lead their average by "
+        f"If all {n_trials} trials were equally good, the best of them would still lead their average by "
         f"{about} {lead:.3f} in {kind.metrics[kind.score]} on {n_images} {items}, by luck. The winner's val number "
         f"is too high by that much if they are, and by less if the winner is really better."
     )

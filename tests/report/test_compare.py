@@ -138,14 +138,8 @@ def test_runs_that_cannot_be_tested_say_why(finished_run: Path, tmp_path: Path, 
     assert "Left out, stopped: the run has not ended." in html
 
 
-def test_requests_that_make_no_comparison(finished_run: Path, tmp_path: Path, cache: Path) -> None:
+def test_requests_that_make_no_comparison(finished_run: Path, cache: Path) -> None:
     with pytest.raises(UsageError, match="at least two run folders"):
         compare_runs([finished_run], cache)
     with pytest.raises(UsageError, match="a run is given twice"):
         compare_runs([finished_run, finished_run], cache)
-    shutil.copytree(finished_run, tmp_path / "numbers")
-    config = json.loads((tmp_path / "numbers" / "config.json").read_text())
-    config["task"] = "regression"
-    (tmp_path / "numbers" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UsageError, match="of different kinds of task"):
-        compare_runs([finished_run, tmp_path / "numbers"], cache)
