@@ -16,7 +16,7 @@ def suggest(trial: optuna.Trial) -> LaneConfig:
     return LaneConfig(
         stages=trial.suggest_categorical("stages", [2, 3, 4, 6]),
         modules_per_block=trial.suggest_int("modules_per_block", 1, 2),
-        pool=trial.suggest_categorical("pool", ["mean", "class"]),
+        pool="class" if trial.suggest_categorical("pool", ["mean", "class"]) == "class" else "mean",
         lr=trial.suggest_float("lr", 3e-4, 1e-2, log=True),
         head_lr_ratio=trial.suggest_float("head_lr_ratio", 0.5, 10, log=True),
         rank=trial.suggest_int("rank", 2, 32, log=True),

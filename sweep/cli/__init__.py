@@ -11,7 +11,9 @@ from rich.markup import escape
 
 from sweep.cli.backbones import backbones
 from sweep.cli.bench import bench
+from sweep.cli.cache import cache
 from sweep.cli.clone import clone
+from sweep.cli.compare import compare
 from sweep.cli.dashboard import dashboard
 from sweep.cli.data import data
 from sweep.cli.export import export
@@ -22,6 +24,7 @@ from sweep.cli.results import results
 from sweep.cli.resume import resume
 from sweep.cli.run import run
 from sweep.cli.stop import stop
+from sweep.cli.studies import studies
 from sweep.cli.verify import verify
 from sweep.cli.watch import watch
 from sweep.errors import SweepError
@@ -61,14 +64,17 @@ app.command()(plan)
 app.command()(watch)
 app.command()(stop)
 app.command()(clone)
+app.command()(studies)
 app.command()(data)
 app.command()(results)
+app.command()(compare)
 app.command()(export)
 app.command()(predict)
 app.command()(report)
 app.command()(verify)
 app.command()(dashboard)
 app.command()(backbones)
+app.add_typer(cache, name="cache")
 app.command()(bench)
 
 

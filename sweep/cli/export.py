@@ -33,7 +33,14 @@ def export(
     torch_export: Annotated[
         bool, typer.Option("--torch-export", help="Also write model.pt2, a `torch.export` program.")
     ] = False,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Also write model.onnx. Needs the extra `export`.")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also write model.onnx (extra: export).")] = False,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            help="Also upload the model to this repository on the Hugging Face hub, `me/coins`; made private where it "
+            "is missing (extra: hub)."
+        ),
+    ] = None,
 ) -> None:
     """Export the winner, or another trial: weights, configuration and model card.
 
@@ -43,11 +50,17 @@ def export(
         sweep export runs/lr_rank-… --to shipped
 
         sweep export runs/lr_rank-… --trial 7 --onnx --to shipped
+
+        sweep export runs/lr_rank-… --to shipped --push me/coins
     """
     from sweep.export.graph import TOLERANCE
+    from sweep.export.hub import card_metadata, push_model, require_hub
     from sweep.export.write import export_run
     from sweep.machine.paths import default_cache_dir
+    from sweep.records.results import load_results
 
+    if push is not None:
+        require_hub(push)
     exported = export_run(
         run,
         to,
@@ -66,3 +79,8 @@ def export(
     trials = ", ".join(map(str, exported.trials))
     stdout.print(f"trial {trials}: {to}", highlight=False, soft_wrap=True, markup=False)
     stdout.print(f"to use it: sweep predict {to} IMAGES_OR_TEXTS", highlight=False, soft_wrap=True, markup=False)
+    if push is not None:
+        results = load_results(run)
+        winner = (results.summary["winner"]["trial"],) if results.summary else ()
+        address = push_model(to, push, card_metadata(results, is_winner=exported.trials == winner))
+        stdout.print(f"on the hub: {address}", highlight=False, soft_wrap=True, markup=False)

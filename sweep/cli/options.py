@@ -23,9 +23,25 @@ class OnBadImage(StrEnum):
     SKIP = "skip"
 
 
+def complete_studies(incomplete: str) -> list[str]:
+    """Names of studies that begin like this, for the shell."""
+    from sweep.study.finding import study_names
+
+    return [name for name in study_names() if name.startswith(incomplete)]
+
+
+def complete_data(incomplete: str) -> list[str]:
+    """Names of data sets and suites that begin like this, for the shell."""
+    from sweep.data.packaged import DATA_SETS
+    from sweep.data.suites import PACKAGED_SUITES
+
+    return [name for name in (*DATA_SETS, *PACKAGED_SUITES) if name.startswith(incomplete)]
+
+
 StudyName = Annotated[
     str,
     typer.Option(
+        autocompletion=complete_studies,
         help="The name of a study, such as `lr_rank`, or the path of a study file of yours, such as `./mine.py`.",
         rich_help_panel=SEARCH,
     ),
@@ -56,6 +72,7 @@ Seed = Annotated[
 Data = Annotated[
     str | None,
     typer.Option(
+        autocompletion=complete_data,
         help="One of: a name that `sweep data` lists; a folder with one subfolder per class; a table of images or "
         "texts (`.csv`, `.parquet`); arrays (`.npz`); a saved Hugging Face data set; a VTAB-1K task, or the folder of "
         "all tasks. docs/data.md explains each.",
@@ -188,6 +205,14 @@ StorageUrl = Annotated[
     str | None,
     typer.Option(
         help="The Optuna storage URL that the run was given, if it was given one. It is never read from the run folder."
+    ),
+]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Also log to `tensorboard`, `mlflow` or `wandb` (an extra of that name each), a trial a run; may be given "
+        "several times: docs/trackers.md.",
+        rich_help_panel=PLACE,
     ),
 ]
 

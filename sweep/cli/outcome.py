@@ -1,7 +1,7 @@
 """Code that `sweep run` and `sweep resume` share: show a run's progress, and its results when it ends or stops."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -16,6 +16,7 @@ from sweep.records.results import load_results
 from sweep.records.suite_results import is_suite, load_suite
 from sweep.terminal.console import stderr, stdout
 from sweep.terminal.progress import reporter_for
+from sweep.tracking.tracked import Tracked, trackers_named
 
 INTERRUPTED, TERMINATED = 130, 143
 
@@ -38,15 +39,25 @@ def _terminating() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def carry_out_and_show(run: Callable[[Reporter], object], out: Path) -> None:
-    """Carry out a run and show its results. If it is stopped, show the table so far and how to continue.
+def carry_out_and_show(run: Callable[[Reporter], object], out: Path, track: Sequence[str] = ()) -> None:
+    """Carry a run out and show its results, or, if it is stopped, the table so far and how to go on.
 
     Args:
-        run: Does the work, and tells the reporter how far it is.
-        out: The run folder, or the folder of a suite's runs.
+        run: Does the work, and says how far it is.
+        out: The run folder, or the folder of a suite's.
+        track: Names of experiment trackers to log to.
+
+    Raises:
+        UsageError: There is no tracker of a name.
+        SweepError: A tracker's package is not installed.
     """
+    trackers = trackers_named(track)
     try:
-        with _terminating(), closing(reporter_for(stderr)) as reporter:
+        with (
+            _terminating(),
+            closing(reporter_for(stderr)) as shown,
+            closing(Tracked(shown, trackers)) as reporter,
+        ):
             run(reporter)
     except KeyboardInterrupt as stopped:
         _show_stopped(out)

@@ -11,9 +11,10 @@ from sweep.terminal.console import stderr, stdout
 
 def report(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    out: Annotated[
-        Path | None, typer.Option(help="File to write; `report.html` in the run folder if not given.")
+    others: Annotated[
+        list[Path] | None, typer.Argument(help="More run folders, to compare the first with, as `sweep compare` does.")
     ] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; `report.html` in the run folder.")] = None,
     storage: options.StorageUrl = None,
     data: options.MovedData = None,
     backbone: options.OwnBackbone = None,
@@ -27,7 +28,11 @@ def report(
     """Write a report: ranked table, learning curves, parameter importances, the winner's errors, and the cost.
 
     The report is a single file that opens without a network. To show the winner's errors on the validation images, the
-    report reads their features from the cache.
+    report reads their features from the cache. With several runs, it shows the first beside the others.
+
+        sweep report runs/lr_rank-…
+
+        sweep report runs/lr_rank-… runs/lr_rank_halving-…
     """
     from sweep.machine.paths import default_cache_dir
     from sweep.report.write import write_png, write_report
@@ -44,6 +49,7 @@ def report(
         data=data,
         backbone_file=backbone,
         say=say,
+        others=others or (),
     )
     if png is not None:
         write_png(figures, png)

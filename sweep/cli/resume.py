@@ -20,6 +20,7 @@ def resume(
     backbone: options.OwnBackbone = None,
     data: options.MovedData = None,
     storage: options.StorageUrl = None,
+    track: options.Track = None,
 ) -> None:
     """Continue a run that was killed, interrupted, or stopped by an error.
 
@@ -46,4 +47,5 @@ def resume(
             reporter=reporter,
         ),
         run,
+        track or (),
     )

@@ -63,6 +63,7 @@ def run(
             rich_help_panel=options.PLACE,
         ),
     ] = None,
+    track: options.Track = None,
 ) -> None:
     """Train the trials of a study together, and rank them.
 
@@ -127,4 +128,5 @@ def run(
                 seed=seed,
             ),
             folder,
+            track or (),
         )

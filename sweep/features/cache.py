@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ from backbones.stages import lengths_of
 from sweep.data.base import Split
 from sweep.errors import SweepError
 from sweep.features.batches import StageData, apart, stored_shape
-from sweep.features.entry import DATA_FILE, DTYPE, FORMAT_VERSION, Entry, intact_batches
+from sweep.features.entry import DATA_FILE, DTYPE, FORMAT_VERSION, Entry, intact_batches, note_use
 from sweep.machine.ahead import one_ahead
 from sweep.machine.paths import ensure_folder
 from sweep.tasks.inputs import one_of
@@ -73,9 +73,9 @@ class Features:
         return StageData(self.stages, self.labels, n_classes, widths=self.widths, target=target, lengths=self.lengths)
 
 
-def feature_key(backbone: Backbone, split: Split) -> str:
-    """Return the SHA-256 hex digest over everything the features depend on."""
-    parts = {
+def feature_parts(backbone: Backbone, split: Split) -> dict[str, Any]:
+    """Everything the features depend on."""
+    return {
         "format": FORMAT_VERSION,
         "backbone": backbone.name,
         "weights": backbone.fingerprint,
@@ -84,6 +84,11 @@ def feature_key(backbone: Backbone, split: Split) -> str:
         "split": split.fingerprint,
         "dtype": DTYPE.str,
     }
+
+
+def feature_key(backbone: Backbone, split: Split) -> str:
+    """Return the SHA-256 hex digest over everything the features depend on."""
+    parts = feature_parts(backbone, split)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -122,6 +127,7 @@ def compute_features(
         entry = Entry(folder, _shape(backbone, split), batch_size)
         from_cache = entry.is_complete()
         n_computed = 0 if from_cache else _fill(entry, backbone, split, device, on_progress)
+        note_use(folder, {**feature_parts(backbone, split), "split_name": split.name})
         stages = np.memmap(folder / DATA_FILE, dtype=DTYPE, mode="c", shape=entry.shape)
     finally:
         lock.release()

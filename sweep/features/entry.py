@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sweep.errors import SweepError
-from sweep.machine.paths import is_out_of_space, naming
+from sweep.machine.paths import is_out_of_space, naming, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ DTYPE = np.dtype("<f2")
 DATA_FILE = "stages.f16"
 BATCHES_FILE = "batches.jsonl"
 HEADER_FILE = "header.json"
+ABOUT_FILE = "about.json"
+"""What an entry holds features of; its time of change is when the entry was last used."""
 SPARE_BYTES = 16 * 2**20  # left free for the small files beside the features
 
 Batches = dict[range, list[int] | None]
@@ -125,6 +128,18 @@ class Entry:
             f"no room for features in {self.folder.parent}: {needed_bytes:,} bytes are needed ({reason}).\n"
             f"Free some space, or set SWEEP_CACHE_DIR to a folder on another disk; what is computed is kept"
         )
+
+
+def note_use(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write down what a complete entry holds and that it is used now; a cache that cannot be written to stays as it is.
+
+    Nothing depends on it but `sweep cache`.
+    """
+    path = folder / ABOUT_FILE
+    try:
+        write_atomically(path, lambda partial: partial.write_text(json.dumps(about, indent=2), encoding="utf-8"))
+    except OSError as error:
+        logger.info("cannot note the use of %s: %s", folder, error.strerror)
 
 
 def _read_header(folder: Path) -> object:

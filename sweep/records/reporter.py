@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sweep.records.folder import RunFolder
+    from sweep.records.trial_log import TrialRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,16 @@ class SearchProgress:
 
 
 class Reporter:
-    """Receives the progress of a run. The command line has one that draws it; this one does nothing."""
+    """Receives the progress of a run, call by call. The command's draws it, a tracker logs it; this one does nothing.
+
+    Subclass it, override what you need, and give it to `sweep.run(…, reporter=…)`. Calls come from the thread that
+    trains: be quick. An exception ends the run, except that of a tracker (`sweep.tracking`). After a run was killed,
+    `sweep resume` repeats the calls since the last snapshot.
+
+    The order: `run_opened`; `features` for each split; `search_started`; for each epoch of a stack `epoch_started`,
+    `step` for each step, `trial_measured` for each trial in it, `trial_ended` for those that end, `epoch_ended`; then
+    `search_ended`, and `run_ended` when the summary is written. `message` comes at any time.
+    """
 
     def message(self, text: str) -> None:
         """Report one line of text that is worth keeping."""
@@ -57,5 +67,14 @@ class Reporter:
     def epoch_ended(self, progress: SearchProgress) -> None:
         """An epoch has ended, and every lane of the stack has been measured."""
 
+    def trial_measured(self, trial: "TrialRecord") -> None:
+        """A trial was measured: `trial.metrics` after `trial.epochs` epochs, with its `params`. Do not change it."""
+
+    def trial_ended(self, trial: "TrialRecord") -> None:
+        """A trial is complete, pruned or failed: see `trial.state`, and `trial.stopped` or `trial.failure` for why."""
+
     def search_ended(self) -> None:
-        """The search has ended or was interrupted."""
+        """The search is done, or was interrupted."""
+
+    def run_ended(self, folder: "RunFolder") -> None:
+        """The run is through: its tables, the winner's weights and the summary are in the folder."""

@@ -16,6 +16,7 @@ from sweep.errors import SweepError
 from sweep.export.card import command_line, markdown_text, metric_head, metric_row
 from sweep.export.selection import hyperparameters_of
 from sweep.records.entries import require_config, require_summary
+from sweep.records.findings import findings
 from sweep.records.folder import RunFolder
 from sweep.records.results import Results
 from sweep.tasks.inputs import kind_of
@@ -127,10 +128,10 @@ def study_note(results: Results, links: Mapping[str, str]) -> str:
         )
     sections = [
         f"## {markdown_text(config['study'])} on {markdown_text(config['data'])}",
+        markdown_text(" ".join(findings(results, winner["trial"]))),
         "\n".join(metrics),
-        f"Ranked by {', then '.join(map(markdown_text, results.objectives))} on val after the last epoch, so the val "
-        f"numbers of the best are too good. Test was used once, for the winner and the probe. ± is the standard error "
-        f"over {items}.",
+        f"Trials are ranked by {', then '.join(map(markdown_text, results.objectives))} on val after the last epoch. "
+        f"Only the winner and the probe were measured on test, once. ± is the standard error over {items}.",
         "\n".join(best),
         f"Backbone {markdown_text(config['backbone'])}; {states}; the search ended because "
         f"{markdown_text(summary['ended'])}. Seconds: features {seconds['features']:.0f}, search "

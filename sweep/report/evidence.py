@@ -1,4 +1,4 @@
-"""Evaluate the winner on each validation image for the report, with features from the cache."""
+"""What a run's best trial does, image by image: computed from the feature cache, for reports and comparisons."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ import torch
 from sweep.data import Split
 from sweep.data.base import AnyLabels
 from sweep.errors import SweepError
+from sweep.export.selection import winner_of
 from sweep.features.cache import compute_features
 from sweep.records.folder import RunFolder
 from sweep.records.results import Results
@@ -17,6 +18,7 @@ from sweep.running.recorded import config_of_trial, recorded_backbone, recorded_
 from sweep.search.lane_weights import weights_of
 from sweep.study.declaration import DATA_OBJECTS
 from sweep.tasks.inputs import Kind
+from sweep.tasks.targets import Target
 from sweep.training.engine import EVALUATION_BATCH_SIZE
 
 
@@ -54,6 +56,68 @@ class Evidence:
         return [int(index) for index in wrong[order][:limit]]
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What a trial's side-network gives for every image of a split.
+
+    Attributes:
+        outputs: `(n, C)`, before the target decodes them.
+        labels: As of the split.
+        target: What the outputs say.
+        split: The images, or texts.
+        kind: Which of them.
+    """
+
+    outputs: torch.Tensor
+    labels: torch.Tensor
+    target: Target
+    split: Split
+    kind: Kind
+
+
+def answers_of(
+    results: Results,
+    folder: RunFolder,
+    trial: int,
+    split: str,
+    cache_dir: Path,
+    *,
+    data: str | None = None,
+    backbone_file: str | None = None,
+) -> Answers:
+    """Evaluate a trial whose weights were kept, over the features that the run left in the cache.
+
+    Args:
+        results: The run's tables.
+        folder: The run's folder.
+        trial: The winner, or the number of another trial.
+        split: `"val"` or `"test"`.
+        cache_dir: Root of sweep's cache; features that are no longer there are computed again.
+        data: Where the data are now, if not where the run's record says.
+        backbone_file: The file of the run's backbone and its function, `PATH.py:FUNCTION`, if it was the user's own.
+
+    Raises:
+        SweepError: The images, the backbone or the weights are gone, or are not those of the run.
+    """
+    config = results.config
+    if config["data"] == DATA_OBJECTS:
+        raise SweepError(f"the images came as {DATA_OBJECTS} {config['study_file']}, and a report runs no study file")
+    items = recorded_data(config, cache_dir, splits=[split], moved_to=data)
+    images: Split = getattr(items, split)
+    backbone = recorded_backbone(config_of_trial(results, folder, trial), cache_dir, given=backbone_file)
+    spec, weights = weights_of(folder, trial, winner_of(results, folder))
+    module = spec.plain(weights.rank)
+    module.load_state_dict(weights.state)
+    features = compute_features(backbone, images, cache_dir=cache_dir)
+    target = target_of_run(results, folder)
+    stages = features.as_data(spec.n_classes, target)
+    like = next(module.parameters())
+    with torch.no_grad():
+        batches = torch.arange(len(stages)).split(EVALUATION_BATCH_SIZE)
+        outputs = torch.cat([module(stages.batch(indices, like)[0]) for indices in batches])
+    return Answers(outputs, features.labels, target, images, items.kind)
+
+
 def winner_on_val(
     results: Results,
     folder: RunFolder,
@@ -63,34 +127,7 @@ def winner_on_val(
     data: str | None = None,
     backbone_file: str | None = None,
 ) -> Evidence:
-    """Evaluate the winner on val, over the features that the run left in the cache.
-
-    Args:
-        results: The run's tables.
-        folder: The run's folder.
-        winner: Its trial.
-        cache_dir: Root of sweep's cache; features that are no longer there are computed again.
-        data: Where the data are now, if not where the run's record says.
-        backbone_file: The file of the run's backbone and its function, `PATH.py:FUNCTION`, if it was the user's own.
-
-    Raises:
-        SweepError: The images, the backbone or the weights are missing, or differ from those of the run.
-    """
-    config = results.config
-    if config["data"] == DATA_OBJECTS:
-        raise SweepError(f"the images came as {DATA_OBJECTS} {config['study_file']}, and a report runs no study file")
-    items = recorded_data(config, cache_dir, splits=["val"], moved_to=data)
-    val = items.val
-    backbone = recorded_backbone(config_of_trial(results, folder, winner), cache_dir, given=backbone_file)
-    spec, weights = weights_of(folder, winner, winner)
-    module = spec.plain(weights.rank)
-    module.load_state_dict(weights.state)
-    features = compute_features(backbone, val, cache_dir=cache_dir)
-    target = target_of_run(results, folder)
-    val_data = features.as_data(spec.n_classes, target)
-    like = next(module.parameters())
-    with torch.no_grad():
-        batches = torch.arange(len(val_data)).split(EVALUATION_BATCH_SIZE)
-        logits = torch.cat([module(val_data.batch(indices, like)[0]) for indices in batches])
-    values = target.probabilities(target.decode(logits.double())).numpy()
-    return Evidence(values, features.labels.numpy(), val, items.kind)
+    """What the winner gives for the val images; arguments and errors as of `answers_of`."""
+    answers = answers_of(results, folder, winner, "val", cache_dir, data=data, backbone_file=backbone_file)
+    values = answers.target.probabilities(answers.target.decode(answers.outputs.double())).numpy()
+    return Evidence(values, answers.labels.numpy(), answers.split, answers.kind)

@@ -1,16 +1,16 @@
 """The report's figures. Text from the user is escaped, because plotly interprets some HTML in labels."""
 
-import logging
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import optuna
 import pandas as pd
 from plotly.graph_objects import Bar, Figure, Heatmap, Scatter
 
+from sweep.records.findings import BASELINE
+from sweep.report.colours import BASELINE_COLOUR, FIGURE_HEIGHT, OTHERS_COLOUR, WINNER_COLOUR
 from sweep.report.evidence import Evidence
 from sweep.tasks.inputs import one_of
 from sweep.tasks.kinds import TASK_KINDS
@@ -21,18 +21,13 @@ CURVES = {
     "train_loss": "training loss",
 }
 CURVES.pop("val_mean_class_accuracy")  # close to top-1
-BASELINE = 0
-OTHERS_COLOUR, WINNER_COLOUR, BASELINE_COLOUR = "rgba(110,120,135,0.35)", "#d1495b", "#00798c"
-FIGURE_HEIGHT = 480
-SLICE_WIDTH, LEAST_SLICE_WIDTH = 230, 600
+LEGEND_BELOW = {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0}
 LARGEST_NUMBERED_MATRIX = 20
 """With at most this many classes, the cells of the confusion matrix show their counts."""
 
-logger = logging.getLogger(__name__)
-
 
 def learning_curves(curves: pd.DataFrame, winner: int, objectives: Sequence[str]) -> Figure:
-    """Plot every trial over the epochs, one metric at a time, with winner and baseline in colour."""
+    """Every trial over the epochs, winner and baseline in colour; a list chooses the metric, the objectives first."""
     figure = Figure()
     labels = {name: name.replace("val_", "", 1).replace("_", " ") + " on val" for name in objectives} | CURVES
     curves = curves.groupby(["trial", "epoch", "metric"])["value"].mean().reset_index()  # mean over replicates
@@ -82,14 +77,20 @@ def learning_curves(curves: pd.DataFrame, winner: int, objectives: Sequence[str]
         }
         for number, metric in enumerate(shown)
     ]
-    menu = {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.15, "yanchor": "top", "direction": "right"}
     figure.update_layout(
-        updatemenus=[{**menu, "type": "buttons"}],
+        updatemenus=[_menu(buttons)],
+        legend=LEGEND_BELOW,
         xaxis={"title": {"text": "epoch"}, "dtick": max(1, int(curves["epoch"].max()) // 10) if len(curves) else 1},
         yaxis={"title": {"text": escape(labels[shown[0]]) if shown else ""}},
         height=FIGURE_HEIGHT,
     )
     return figure
+
+
+def _menu(buttons: list[dict[str, Any]]) -> dict[str, Any]:
+    """A list to choose from above the figure: buttons in a row would leave a narrow page."""
+    place = {"x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "pad": {"b": 4}}
+    return {"type": "dropdown", "direction": "down", "buttons": buttons, **place}
 
 
 def _broken_line(curves: pd.DataFrame) -> tuple[list[float | None], list[float | None], list[int | None]]:
@@ -102,35 +103,6 @@ def _broken_line(curves: pd.DataFrame) -> tuple[list[float | None], list[float |
         y += [*own["value"].tolist(), None]
         trials += [*([int(str(trial))] * len(own)), None]
     return x, y, trials
-
-
-def search_figures(study: optuna.Study) -> dict[str, Figure]:
-    """Return Optuna's own figures of a study, by title. Figures that need more trials are left out."""
-    several = len(study.directions) > 1
-    names = study.metric_names or []
-    name = names[0] if names else "val top-1"
-    target: Callable[[optuna.trial.FrozenTrial], float] | None = (lambda t: t.values[0]) if several else None
-    plots: dict[str, Callable[..., Figure]] = {
-        "Which parameters matter": optuna.visualization.plot_param_importances,
-        "All configurations": optuna.visualization.plot_parallel_coordinate,
-        "One parameter at a time": optuna.visualization.plot_slice,
-    }
-    figures = {}
-    for title, plot in plots.items():
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Optuna warns of trials it skips and of experimental features
-                figure = plot(study, target=target, target_name=name)
-        except (ValueError, RuntimeError) as error:  # fewer than two complete trials, or all have the same value
-            logger.info("the figure '%s' is left out (%s)", title, error)
-            continue
-        figure.update_layout(title=None, height=FIGURE_HEIGHT)
-        if plot is optuna.visualization.plot_slice:  # one panel for each parameter, in one row
-            n_parameters = len({name for trial in study.get_trials(deepcopy=False) for name in trial.params})
-            figure.update_layout(width=max(SLICE_WIDTH * n_parameters, LEAST_SLICE_WIDTH))
-        if figure.data:
-            figures[title] = figure
-    return figures
 
 
 def confusion_matrix(evidence: Evidence, class_names: Sequence[str]) -> Figure:
@@ -152,8 +124,8 @@ def confusion_matrix(evidence: Evidence, class_names: Sequence[str]) -> Figure:
             colorscale="Blues",
             zmin=0,
             zmax=1,
-            colorbar={"title": {"text": "share of<br>the class"}},
-            hovertemplate=f"true %{{y}}, predicted %{{x}}: %{{customdata}} {evidence.kind}<extra></extra>",
+            colorbar={"title": {"text": "share of<br>the class"}, "thickness": 14},
+            hovertemplate=f"is %{{y}}, said %{{x}}: %{{customdata}} {evidence.kind}<extra></extra>",
         )
     )
     figure.update_layout(
@@ -171,7 +143,10 @@ def confusion_matrix(evidence: Evidence, class_names: Sequence[str]) -> Figure:
 
 
 def reliability_diagram(evidence: Evidence) -> Figure:
-    """Plot accuracy against confidence in the bins of the calibration error. The diagonal is perfect calibration."""
+    """Accuracy against confidence over the bins of the calibration error, with the number of images in each bin.
+
+    On the diagonal the model is right as often as it says it is.
+    """
     confidence = evidence.probabilities.max(-1)
     correct = evidence.predicted == evidence.labels
     bins = np.clip(np.ceil(confidence * N_CALIBRATION_BINS).astype(int), 1, N_CALIBRATION_BINS) - 1
@@ -187,6 +162,10 @@ def reliability_diagram(evidence: Evidence) -> Figure:
             y=accuracy[filled].tolist(),
             width=0.9 / N_CALIBRATION_BINS,
             customdata=np.stack([n_images, mean_confidence], -1)[filled].tolist(),
+            text=n_images[filled].tolist(),
+            textposition="outside",
+            textangle=0,
+            cliponaxis=False,
             marker={"color": BASELINE_COLOUR, "opacity": 0.75},
             name="accuracy",
             hovertemplate="accuracy %{y:.2f}, confidence %{customdata[1]:.2f}, %{customdata[0]} "
@@ -194,19 +173,19 @@ def reliability_diagram(evidence: Evidence) -> Figure:
         )
     )
     figure.add_trace(
-        Scatter(x=[0, 1], y=[0, 1], mode="lines", line={"color": "#888", "dash": "dash"}, name="perfect calibration")
+        Scatter(x=[0, 1], y=[0, 1], mode="lines", line={"color": "#888", "dash": "dash"}, name="as sure as it is right")
     )
     figure.update_layout(
-        xaxis={"title": {"text": "confidence"}, "range": [0, 1], "constrain": "domain"},
-        yaxis={"title": {"text": "accuracy"}, "range": [0, 1], "scaleanchor": "x", "constrain": "domain"},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
+        xaxis={"title": {"text": "confidence"}, "range": [0, 1]},
+        yaxis={"title": {"text": "accuracy"}, "range": [0, 1.05], "tickvals": [0, 0.2, 0.4, 0.6, 0.8, 1]},
+        legend=LEGEND_BELOW,
         height=520,
     )
     return figure
 
 
 def predicted_against_true(evidence: Evidence, names: Sequence[str]) -> Figure:
-    """Plot the true value (x) and the predicted value (y) of every image. Buttons choose the target."""
+    """Every val image's target (across) and what it was predicted to be (up); a list chooses the target."""
     figure = Figure()
     for column, name in enumerate(names):
         true, said = evidence.labels[:, column], evidence.values[:, column]
@@ -242,9 +221,9 @@ def predicted_against_true(evidence: Evidence, names: Sequence[str]) -> Figure:
         }
         for column, name in enumerate(names)
     ]
-    menu = {"type": "buttons", "buttons": buttons, "x": 0, "xanchor": "left", "y": 1.15, "direction": "right"}
     figure.update_layout(
-        updatemenus=[menu] if len(names) > 1 else [],
+        updatemenus=[_menu(buttons)] if len(names) > 1 else [],
+        legend=LEGEND_BELOW,
         xaxis={"title": {"text": "true"}},
         yaxis={"title": {"text": "predicted"}},
         height=FIGURE_HEIGHT,

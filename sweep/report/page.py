@@ -3,20 +3,28 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from typing import Protocol
 
 from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
+
+from sweep.report.glossary import explanation
 
 STYLE = """
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, sans-serif; color: #1d2430; background: #f6f7f9; margin: 0; }
 main { max-width: 1280px; margin: 0 auto; padding: 24px 24px 64px; }
 h1 { font-size: 26px; margin: 8px 0 4px; } h2 { font-size: 19px; margin: 0 0 8px; }
+h1 { overflow-wrap: anywhere; }
 section { background: #fff; border: 1px solid #e2e5ea; border-radius: 8px; padding: 20px 24px; margin: 16px 0; }
 .two { display: grid; grid-template-columns: 1fr 1fr; gap: 16px; } .two section { margin: 0; min-width: 0; }
 p { margin: 6px 0; } .quiet { color: #5d6778; } code, pre { font: 13px ui-monospace, monospace; }
 pre { background: #f1f3f6; padding: 10px 12px; border-radius: 6px; white-space: pre-wrap; overflow-wrap: anywhere; }
 .scroll { overflow: auto; max-height: 520px; } .wide { overflow-x: auto; }
+.grid { display: grid; gap: 12px; }
+.grid > div { min-width: 0; } .verdict { font-size: 16px; }
+abbr { text-decoration: underline dotted #9aa3b0; text-underline-offset: 3px; cursor: help; }
+summary { cursor: pointer; font-weight: 600; font-size: 19px; } dt { font-weight: 600; } dd { margin: 0 0 6px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 4px 12px 4px 0; text-align: left; border-bottom: 1px solid #edf0f3; white-space: nowrap; }
 td.long { white-space: normal; min-width: 220px; }
@@ -26,9 +34,11 @@ th[aria-sort=ascending]::after { content: " ▲"; } th[aria-sort=descending]::af
 td.number, th.number { text-align: right; }
 .images { display: flex; flex-wrap: wrap; gap: 14px; } figure.image { margin: 0; width: 132px; font-size: 13px; }
 figure.image img { width: 132px; height: 132px; object-fit: contain; background: #eef0f3; image-rendering: auto; }
-figcaption { overflow-wrap: anywhere; } figure.text { margin: 0; width: 360px; font-size: 13px; }
+figcaption { overflow-wrap: anywhere; } figure.text { margin: 0; width: 360px; max-width: 100%; font-size: 13px; }
 blockquote { margin: 0 0 4px; padding: 8px 10px; background: #eef0f3; overflow-wrap: anywhere; }
-@media (max-width: 900px) { .two { grid-template-columns: 1fr; } }
+figcaption .path { color: #5d6778; font: 11px ui-monospace, monospace; }
+@media (max-width: 900px) { .two { grid-template-columns: minmax(0, 1fr); } }
+@media (max-width: 600px) { main { padding: 12px 10px 32px; } section { padding: 14px 12px; } }
 """
 
 SORTING = """
@@ -51,6 +61,13 @@ for (const table of document.querySelectorAll("table.sortable")) {
 """
 
 FONT = {"family": "system-ui, sans-serif", "size": 13, "color": "#1d2430"}
+
+
+class Plotted(Protocol):
+    """Turns a figure into HTML, and keeps it under its name."""
+
+    def __call__(self, name: str, figure: Figure, *, least_width: int = 0) -> str:
+        """As `plot`."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +120,13 @@ def paragraph(text: str, *, quiet: bool = False) -> str:
     return f'<p class="quiet">{escape(text)}</p>' if quiet else f"<p>{escape(text)}</p>"
 
 
+def verdict(sentences: Iterable[str]) -> str:
+    """What stands above all tables: the first sentence in bold."""
+    first, *others = map(escape, sentences)
+    rest = "".join(f"<p>{sentence}</p>" for sentence in others)
+    return f'<div class="verdict"><p><b>{first}</b></p></div>{rest}'
+
+
 def preformatted(text: str) -> str:
     """Return a command, or other text to copy."""
     return f"<pre>{escape(text)}</pre>"
@@ -118,14 +142,14 @@ def pairs(values: Mapping[str, str]) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, sortable: bool = False) -> str:
-    """Return a table; if `sortable`, a click on a heading sorts it."""
+    """A table, its headings explained where the glossary has them; `sortable` by a click on a heading."""
     kept = list(rows)
     numeric = [
         any(isinstance(row[i].value, float) for row in kept) and not any(isinstance(row[i].value, str) for row in kept)
         for i in range(len(columns))
     ]
     classes = [' class="number"' if is_number else "" for is_number in numeric]
-    head = "".join(f"<th{c}>{escape(name)}</th>" for name, c in zip(columns, classes, strict=True))
+    head = "".join(f"<th{c}>{_explained(name)}</th>" for name, c in zip(columns, classes, strict=True))
     body = "".join(
         "<tr>" + "".join(_cell(cell, c) for cell, c in zip(row, classes, strict=True)) + "</tr>" for row in kept
     )
@@ -133,13 +157,30 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, sortable: b
     return f'<div class="scroll"><table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
+def _explained(name: str) -> str:
+    meaning = explanation(name)
+    return escape(name) if meaning is None else f'<abbr title="{escape(meaning)}">{escape(name)}</abbr>'
+
+
+def glossary(entries: Mapping[str, str]) -> str:
+    """Words and what they mean, folded away until somebody asks."""
+    words = "".join(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in entries.items())
+    return f"<details><summary>Glossary</summary><dl>{words}</dl></details>"
+
+
+def grid(parts: Iterable[str], least_width: int) -> str:
+    """Parts beside each other, as many as there is room for at `least_width` pixels each."""
+    columns = f"grid-template-columns: repeat(auto-fill, minmax(min(100%, {least_width}px), 1fr))"
+    return f'<div class="grid" style="{columns}">{"".join(f"<div>{part}</div>" for part in parts)}</div>'
+
+
 def _cell(cell: Cell, attributes: str) -> str:
     value = "" if cell.value is None else f' data-value="{escape(str(cell.value))}"'
     return f"<td{attributes}{value}>{escape(cell.text)}</td>"
 
 
-def plot(figure: Figure, identity: str) -> str:
-    """Return a plotly figure as wide as the page, or scrollable if it has a width of its own."""
+def plot(figure: Figure, identity: str, *, least_width: int = 0) -> str:
+    """A plotly figure, as wide as the page; scrolled sideways where the page is narrower than `least_width` pixels."""
     figure.update_layout(template="plotly_white", font=FONT, margin={"l": 64, "r": 24, "t": 56, "b": 56})
     html: str = figure.to_html(
         full_html=False,
@@ -147,26 +188,32 @@ def plot(figure: Figure, identity: str) -> str:
         div_id=identity,
         config={
             "displaylogo": False,
-            "responsive": figure.layout.width is None,
-            "showSendToCloud": False,  # this button would upload the figure
+            "responsive": True,
+            "modeBarButtons": [["toImage", "resetScale2d"]],  # a row of ten covers what stands below it
+            "showSendToCloud": False,  # a button that uploads the figure: a report stays where it is
         },
     )
-    return f'<div class="wide">{html}</div>'
+    return f'<div class="wide"><div style="min-width: {least_width}px">{html}</div></div>'
 
 
-def image(png_base64: str, lines: Sequence[str]) -> str:
-    """Return a small image with its caption."""
-    caption = "<br>".join(map(escape, lines))
+def image(png_base64: str, lines: Sequence[str], path: str | None = None) -> str:
+    """A small image with its caption, and its path below where it has one."""
+    caption = _caption(lines, path)
     return (
         f'<figure class="image"><img alt="" src="data:image/png;base64,{png_base64}">'
         f"<figcaption>{caption}</figcaption></figure>"
     )
 
 
-def quotation(text: str, lines: Sequence[str]) -> str:
-    """Return a text with its caption."""
-    caption = "<br>".join(map(escape, lines))
+def quotation(text: str, lines: Sequence[str], path: str | None = None) -> str:
+    """A text with its caption, and its place in its file below where it has one."""
+    caption = _caption(lines, path)
     return f'<figure class="text"><blockquote>{escape(text)}</blockquote><figcaption>{caption}</figcaption></figure>'
+
+
+def _caption(lines: Sequence[str], path: str | None) -> str:
+    caption = "<br>".join(map(escape, lines))
+    return caption if path is None else f'{caption}<br><span class="path">{escape(path)}</span>'
 
 
 def images(figures: Iterable[str]) -> str:

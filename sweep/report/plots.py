@@ -4,12 +4,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from sweep.errors import SweepError, UsageError
 from sweep.machine.paths import write_atomically
 from sweep.records.results import Results, parameter_columns
+
+FRONT, OTHERS = "Pareto front", "other trials"
 
 
 def trials_figure(results: Results) -> go.Figure:
@@ -19,51 +22,76 @@ def trials_figure(results: Results) -> go.Figure:
     marked, and the hypervolume over time. With one objective, it shows its value for each trial and the best so far.
     Error bars are one standard deviation over replicates.
     """
-    objectives = list(results.objectives)
-    complete = results.trials[results.trials["state"] == "COMPLETE"].sort_values("trial")
-    texts = [
-        "<br>".join(escape(f"{name}: {row[name]}") for name in ["trial", *objectives, *parameter_columns(complete)])
-        for row in complete.to_dict("records")
-    ]
-    if len(objectives) == 1:
-        return _history(complete, objectives[0], results.objectives[objectives[0]], texts)
+    if len(results.objectives) == 1:
+        return history_figure(results)
     figure = make_subplots(
-        rows=1, cols=2, column_widths=[0.65, 0.35], horizontal_spacing=0.2, subplot_titles=("trials", "hypervolume")
+        rows=1, cols=2, column_widths=[0.65, 0.35], horizontal_spacing=0.25, subplot_titles=("trials", "hypervolume")
     )
+    for column, part in enumerate((pareto_figure(results), hypervolume_figure(results)), start=1):
+        for trace in part.data:
+            figure.add_trace(trace, row=1, col=column)
+        figure.update_xaxes(title=part.layout.xaxis.title, row=1, col=column)
+        figure.update_yaxes(title=part.layout.yaxis.title, row=1, col=column)
+    if figure.data[0].marker.colorbar.title.text:
+        figure.update_traces(marker={"colorbar": {"x": 0.53}}, selector={"name": OTHERS})
+    return figure.update_layout(template="plotly_white", legend={"orientation": "h", "y": -0.2})
+
+
+def pareto_figure(results: Results) -> go.Figure:
+    """Complete trials by their first two objectives, coloured by the third; stars are the Pareto front."""
+    objectives = list(results.objectives)
     x, y = objectives[:2]
-    front = (complete["front"] == 0).to_list()
-    third = complete[objectives[2]] if len(objectives) > 2 else None
-    marker: dict[str, Any] = {"size": 10, "symbol": ["star" if on else "circle" for on in front]}
-    if third is not None:
-        marker |= {
-            "color": third,
-            "colorbar": {"title": {"text": objectives[2], "side": "right"}, "x": 0.53},
-            "colorscale": "Viridis",
-        }
-    figure.add_trace(
-        go.Scatter(
-            x=complete[x],
-            y=complete[y],
-            error_x=_bars(complete, x),
-            mode="markers",
-            marker=marker,
-            text=texts,
-            hoverinfo="text",
-        ),
-        row=1,
-        col=1,
+    complete = _complete(results)
+    third = objectives[2] if len(objectives) > 2 else None
+    figure = go.Figure()
+    on_front = complete["front"] == 0
+    for name, mask, symbol, size in ((OTHERS, ~on_front, "circle", 9), (FRONT, on_front, "star", 13)):
+        own = complete[mask]
+        marker: dict[str, Any] = {"size": size, "symbol": symbol, "line": {"width": 1, "color": "#444"}}
+        if third is not None:
+            limits = {"cmin": float(complete[third].min()), "cmax": float(complete[third].max())}
+            bar = {"title": {"text": escape(third), "side": "right"}, "thickness": 14}
+            marker |= {"color": own[third], "colorscale": "Viridis", **limits}
+            marker |= {"colorbar": bar, "showscale": name == OTHERS}
+        figure.add_trace(
+            go.Scatter(
+                x=own[x],
+                y=own[y],
+                error_x=_bars(own, x),
+                mode="markers",
+                marker=marker,
+                text=_texts(own, objectives),
+                hoverinfo="text",
+                name=name,
+            )
+        )
+    return figure.update_layout(
+        template="plotly_white",
+        xaxis_title=_goal(results, x),
+        yaxis_title=_goal(results, y),
+        legend={"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0},
     )
+
+
+def hypervolume_figure(results: Results) -> go.Figure:
+    """The hypervolume that the Pareto front encloses, after every complete trial."""
     history = (results.summary.get("hypervolume") or {}).get("after_trial", [])
-    figure.add_trace(
-        go.Scatter(x=[n for n, _ in history], y=[v for _, v in history], line={"shape": "hv"}), row=1, col=2
+    line = go.Scatter(
+        x=[n for n, _ in history],
+        y=[v for _, v in history],
+        line={"shape": "hv", "color": "#d1495b"},
+        showlegend=False,
+        name="hypervolume",
     )
-    figure.update_xaxes(title=x, row=1, col=1)
-    figure.update_yaxes(title=y, row=1, col=1)
-    figure.update_xaxes(title="trial", row=1, col=2)
-    return figure.update_layout(template="plotly_white", showlegend=False, title="stars: the Pareto front")
+    return go.Figure(line).update_layout(
+        template="plotly_white", xaxis_title="trial", yaxis_title="hypervolume", yaxis_rangemode="tozero"
+    )
 
 
-def _history(complete: Any, objective: str, direction: str, texts: list[str]) -> go.Figure:
+def history_figure(results: Results) -> go.Figure:
+    """The first objective by trial, and the best so far."""
+    objective, direction = next(iter(results.objectives.items()))
+    complete = _complete(results)
     values = complete[objective]
     best = values.cummax() if direction == "maximize" else values.cummin()
     figure = go.Figure()
@@ -74,17 +102,31 @@ def _history(complete: Any, objective: str, direction: str, texts: list[str]) ->
             y=values,
             error_y=_bars(complete, objective),
             mode="markers",
-            text=texts,
+            text=_texts(complete, [objective]),
             hoverinfo="text",
             name="trials",
         )
     )
     figure.add_trace(go.Scatter(x=trials, y=best, line={"shape": "hv"}, name="best so far"))
-    return figure.update_layout(template="plotly_white", xaxis_title="trial", yaxis_title=objective)
+    return figure.update_layout(template="plotly_white", xaxis_title="trial", yaxis_title=escape(objective))
 
 
-def _bars(complete: Any, objective: str) -> dict[str, Any] | None:
-    """Return error bars with the spread over replicates, if there are several."""
+def _complete(results: Results) -> pd.DataFrame:
+    return results.trials[results.trials["state"] == "COMPLETE"].sort_values("trial")
+
+
+def _goal(results: Results, objective: str) -> str:
+    """An objective and which end of its axis is the good one."""
+    return f"{escape(objective)} ({'more' if results.objectives[objective] == 'maximize' else 'less'} is better)"
+
+
+def _texts(trials: pd.DataFrame, objectives: list[str]) -> list[str]:
+    names = ["trial", *objectives, *parameter_columns(trials)]
+    return ["<br>".join(escape(f"{name}: {row[name]}") for name in names) for row in trials.to_dict("records")]
+
+
+def _bars(complete: pd.DataFrame, objective: str) -> dict[str, Any] | None:
+    """Spread over replicates, where there are some."""
     spread = f"{objective}_std"
     if spread not in complete or complete[spread].isna().all():
         return None

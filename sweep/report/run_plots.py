@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+import optuna
 from plotly.graph_objects import Figure
 
 from sweep.errors import SweepError, UsageError
@@ -11,14 +12,16 @@ from sweep.machine.paths import default_cache_dir
 from sweep.records.folder import RunFolder
 from sweep.records.results import Results
 from sweep.report.evidence import Evidence, winner_on_val
-from sweep.report.figures import (
-    confusion_matrix,
-    learning_curves,
-    predicted_against_true,
-    reliability_diagram,
-    search_figures,
-)
+from sweep.report.figures import confusion_matrix, learning_curves, predicted_against_true, reliability_diagram
 from sweep.report.plots import trials_figure
+from sweep.report.search_figures import (
+    LEAST_TRIALS,
+    configurations,
+    distributions_of,
+    importances,
+    parameters_of,
+    slices,
+)
 from sweep.search.optuna_storage import load_optuna_study
 from sweep.tasks.kinds import CLASSES, REGRESSION, TaskKind
 
@@ -42,20 +45,23 @@ class RunPlots:
         return trials_figure(self.results)
 
     def curves(self) -> Figure:
-        """Plot the learning curves of all trials, with winner and baseline in colour. Buttons choose the metric."""
+        """Learning curves of all trials, winner and baseline in colour; a list chooses the metric."""
         return _styled(learning_curves(self.results.curves, self._winner, list(self.results.objectives)))
 
     def importances(self) -> Figure:
-        """Plot which parameters matter. Raises `SweepError` if too few trials are complete."""
-        return self._of_search("Which parameters matter")
+        """Which parameters matter; raises `SweepError` where too few trials are complete to say."""
+        figure = importances(self._study, self.results)
+        return _styled(self._required(figure, f"{LEAST_TRIALS} complete trials that have a parameter"))
 
     def parallel_coordinates(self) -> Figure:
-        """Plot all configurations, one line each. Raises the same errors as `importances`."""
-        return self._of_search("All configurations")
+        """All configurations, one line each; raises `SweepError` where fewer than two trials are complete."""
+        figure = configurations(self.results, distributions_of(self._study))
+        return _styled(self._required(figure, "two complete trials"))
 
     def slices(self) -> Figure:
-        """Plot one parameter at a time. Raises the same errors as `importances`."""
-        return self._of_search("One parameter at a time")
+        """One parameter at a time; raises `SweepError` where no trial is complete."""
+        shown = parameters_of(self.results)
+        return _styled(slices(self.results, shown, distributions_of(self._study), self._winner))
 
     def confusion(self) -> Figure:
         """Plot the winner's confusion matrix on the validation data.
@@ -91,14 +97,15 @@ class RunPlots:
     def _evidence(self) -> Evidence:
         return winner_on_val(self.results, self.folder, self._winner, default_cache_dir())
 
-    def _of_search(self, title: str) -> Figure:
+    @cached_property
+    def _study(self) -> optuna.Study:
         command = f"sweep.load_run({str(self.folder.path)!r}, storage=URL), or"
-        figures = search_figures(load_optuna_study(self.folder, self.storage, command))
-        if title not in figures:
-            raise SweepError(
-                f"{self.folder.path} has too few complete trials for this figure, or all have the same value"
-            )
-        return _styled(figures[title])
+        return load_optuna_study(self.folder, self.storage, command)
+
+    def _required(self, figure: Figure | None, wanted: str) -> Figure:
+        if figure is None:
+            raise SweepError(f"{self.folder.path} has too few trials for this figure, which needs {wanted}")
+        return figure
 
 
 def _styled(figure: Figure) -> Figure:

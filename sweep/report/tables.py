@@ -9,9 +9,9 @@ from backbones import Taps, recorded_stages
 from backbones.sizes import shown_size
 from sweep.export.card import command_line
 from sweep.export.selection import hyperparameters_of
+from sweep.records.findings import BASELINE, findings
 from sweep.records.results import PARAMETER_PREFIX, Results, parameter_columns
-from sweep.report import page
-from sweep.report.figures import BASELINE
+from sweep.report import glossary, page
 from sweep.report.page import Cell
 from sweep.study.augmentation import described
 from sweep.tasks.inputs import kind_of
@@ -26,7 +26,7 @@ LABELS = {
 
 
 def answer(results: Results, winner: int) -> str:
-    """Return the section with winner, baseline and linear probe, and with what was searched."""
+    """What was found, in words; the winner beside baseline and linear probe; and what was searched on what."""
     config, summary, kind = results.config, results.summary, results.kind
     row = _row(results.trials, winner)
     n_val, n_test = (config["splits"][name]["images"] for name in ("val", "test"))
@@ -47,11 +47,10 @@ def answer(results: Results, winner: int) -> str:
     states = results.trials["state"].value_counts().to_dict()
     items = kind_of(config)
     note = (
-        f"{n_val} val and {n_test} test {items}; ± is the standard error over {items}. Trials are ranked by "
-        f"{', '.join(results.objectives)} "
-        f"after the last epoch, and val numbers of the best of many flatter. "
+        f"{n_val} {items} to choose on (val) and {n_test} to test on; ± is the standard error over {items}. Trials are "
+        f"ranked by {', '.join(results.objectives)} on val after the last epoch. "
         + (
-            "Test was looked at once, by winner and probe."
+            "Only the winner and the linear probe were measured on test, once."
             if summary
             else "The run did not end: test was not looked at."
         )
@@ -67,7 +66,8 @@ def answer(results: Results, winner: int) -> str:
         "trials": ", ".join(f"{count} {state}" for state, count in states.items()),
         f"trial {winner}": ", ".join(f"{k} = {_number(v)}" for k, v in hyperparameters_of(row, results.trials).items()),
     }
-    return page.heading("The answer") + page.table(columns, rows) + page.paragraph(note, quiet=True) + page.pairs(facts)
+    head = page.heading("The answer") + page.verdict(findings(results, winner))
+    return head + page.table(columns, rows) + page.paragraph(note, quiet=True) + page.pairs(facts)
 
 
 def _metrics(kind: TaskKind, metrics: dict[str, float] | None, n_images: int) -> list[Cell]:
@@ -101,18 +101,29 @@ def front(results: Results) -> str:
         name = f"{row['trial']}{' (baseline)' * (row['trial'] == BASELINE)}{', not on the front' * (row['front'] != 0)}"
         values = [_cell(row[objective]) for objective in results.objectives]
         rows.append([Cell(name, float(row["trial"])), *values, *(_cell(own.get(name)) for name in parameters)])
-    goals = " and ".join(f"{direction} {name}" for name, direction in results.objectives.items())
-    note = f"No other trial is better than these in every objective ({goals}). The first objective names the winner."
+    goals = ", ".join(f"{direction} {name}" for name, direction in results.objectives.items())
+    note = (
+        f"Trials that no other trial beats in every objective ({goals}). The first objective names the winner. "
+        f"Hypervolume: {glossary.COLUMNS['hypervolume']}"
+    )
     columns = ["trial", *(LABELS.get(name, name) for name in results.objectives), *parameters]
     return page.paragraph(note, quiet=True) + page.table(columns, rows, sortable=True)
+
+
+def words(results: Results) -> str:
+    """What the headings of this report mean."""
+    kind = results.kind
+    names = [name.removeprefix(PARAMETER_PREFIX) for name in parameter_columns(results.trials)]
+    columns = [name for name in glossary.COLUMNS if name not in ("front", "hypervolume") or len(results.objectives) > 1]
+    return page.glossary(glossary.entries([*kind.metrics.values(), *columns, *names]))
 
 
 def trials(results: Results) -> str:
     """Return the section with the table of all trials."""
     items = kind_of(results.config)
     note = (
-        f"Click a heading to sort. “to baseline” is the difference of {results.kind.paired_heading} to trial 0 after "
-        f"the same number of epochs, on the same val {items}, with a 95% interval over {items}."
+        f"Click a heading to sort. “vs baseline” is the paired difference of {results.kind.paired_heading} to trial 0 "
+        f"after as many epochs, on the same val {items}, with its 95% interval over {items}."
     )
     return page.heading("Trials, best first") + page.paragraph(note, quiet=True) + trials_table(results)
 
@@ -125,7 +136,7 @@ def trials_table(results: Results, limit: int | None = None) -> str:
     score, *shown = (f"val_{name}" for name in kind.shown)
     shown.append("train_loss")
     shown += [name for name in results.objectives if name not in (score, *shown, "trainable_parameters")]
-    first = ["rank", "trial", *["front"] * several, "state", LABELS[score], "to baseline", "95%"]
+    first = ["place", "trial", *["front"] * several, "state", LABELS[score], "vs baseline", "95% interval"]
     rows = []
     for rank, row in enumerate(_records(trials.head(limit or len(trials))), start=1):
         own = hyperparameters_of(row, trials)

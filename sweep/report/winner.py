@@ -2,19 +2,18 @@
 
 import base64
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from PIL import Image
-from plotly.graph_objects import Figure
 
 from backbones.protocol import to_rgb
 from sweep.records.results import Results
 from sweep.report import page
 from sweep.report.evidence import Evidence
 from sweep.report.figures import confusion_matrix, predicted_against_true, reliability_diagram
-from sweep.report.page import Cell
+from sweep.report.page import Cell, Plotted
 from sweep.tasks.inputs import one_of
 from sweep.tasks.kinds import CLASSES, MULTI_LABEL
 from sweep.tasks.metrics import THRESHOLD, average_precision
@@ -22,8 +21,11 @@ from sweep.tasks.metrics import THRESHOLD, average_precision
 N_CONFUSED = 24
 THUMBNAIL_SIDE = 132
 EXCERPT_LENGTH = 240
-
-Plotted = Callable[[str, Figure], str]
+MOST_NAMED_LABELS = 3
+CALIBRATION_NOTE = (
+    "Each bar holds the {items} whose most probable class was given that probability; the number above it says how "
+    "many. A bar below the line says that the model is too sure of itself. Bars of few {items} say little."
+)
 
 
 def winner_sections(evidence: Evidence, results: Results, winner: int, plotted: Plotted) -> Iterator[tuple[str, ...]]:
@@ -41,11 +43,13 @@ def winner_sections(evidence: Evidence, results: Results, winner: int, plotted: 
             page.heading(f"Confusion of trial {winner} on val")
             + plotted("confusion", confusion_matrix(evidence, names)),
             page.heading(f"Calibration of trial {winner} on val")
+            + page.paragraph(CALIBRATION_NOTE.format(items=evidence.kind), quiet=True)
             + plotted("calibration", reliability_diagram(evidence)),
         )
         yield (_most_confused(evidence, names),)
     elif results.kind is MULTI_LABEL:
         yield (page.heading(f"Labels of trial {winner} on val") + labels_table(evidence, names),)
+        yield (_most_wrong(evidence, names),)
     else:
         heading = page.heading(f"Predicted and true values of trial {winner} on val")
         yield (heading + plotted("predicted", predicted_against_true(evidence, names)),)
@@ -88,6 +92,31 @@ def _most_confused(evidence: Evidence, class_names: Sequence[str]) -> str:
     return page.heading(f"Most confused {evidence.kind}") + page.paragraph(note, quiet=True) + page.images(pictures)
 
 
+def _most_wrong(evidence: Evidence, names: Sequence[str]) -> str:
+    """Images of several labels with a label answered wrongly, those first of which the winner is surest."""
+    has = evidence.labels == 1
+    wrong = has != (evidence.values >= THRESHOLD)
+    distance = np.where(wrong, np.abs(evidence.values - THRESHOLD), -1.0)
+    at_fault = np.flatnonzero(wrong.any(-1))
+    order = at_fault[np.argsort(-distance[at_fault].max(-1), kind="stable")]
+    pictures = []
+    for index in order[:N_CONFUSED].tolist():
+        labels = np.argsort(-distance[index], kind="stable")
+        shown = [label for label in labels.tolist() if wrong[index, label]]
+        lines = [
+            f"{'has' if has[index, label] else 'has no'} {names[label]} ({evidence.values[index, label]:.0%})"
+            for label in shown[:MOST_NAMED_LABELS]
+        ]
+        if len(shown) > MOST_NAMED_LABELS:
+            lines.append(f"and {len(shown) - MOST_NAMED_LABELS} more")
+        pictures.append(_shown(evidence, index, lines))
+    note = (
+        f"{len(at_fault)} of {len(has)} val {evidence.kind} have a label that was answered wrongly at probability "
+        f"{THRESHOLD}; those come first of which the winner is surest. The probability is that of the label."
+    )
+    return page.heading("Largest errors") + page.paragraph(note, quiet=True) + page.images(pictures)
+
+
 def _farthest(evidence: Evidence, names: Sequence[str]) -> str:
     """Show the images with the largest errors, each target scaled by its standard deviation on the validation data."""
     errors = np.abs(evidence.values - evidence.labels) / evidence.labels.std(0)
@@ -103,9 +132,12 @@ def _farthest(evidence: Evidence, names: Sequence[str]) -> str:
 
 
 def _shown(evidence: Evidence, index: int, lines: Sequence[str]) -> str:
-    """Show one image or text with its caption."""
+    """One image or text of val, with what is said of it and the file it comes from, where there is one."""
     item, lines = evidence.val.open(index), [*lines, f"val {one_of(evidence.kind)} {index}"]
-    return page.quotation(_excerpt(item), lines) if evidence.kind == "texts" else page.image(_thumbnail(item), lines)
+    path = evidence.val.source(index) if evidence.val.source else None
+    if evidence.kind == "texts":
+        return page.quotation(_excerpt(item), lines, path)
+    return page.image(_thumbnail(item), lines, path)
 
 
 def _excerpt(text: str) -> str:

@@ -1,6 +1,6 @@
 """Write a run's report."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from plotly.graph_objects import Figure
@@ -13,21 +13,17 @@ from sweep.records.entries import require_config
 from sweep.records.folder import RunFolder
 from sweep.records.results import load_results
 from sweep.report import page, tables
+from sweep.report.compare import compare_runs
+from sweep.report.compare_page import comparison_sections
 from sweep.report.evidence import winner_on_val
-from sweep.report.figures import learning_curves, search_figures
+from sweep.report.figures import learning_curves
 from sweep.report.page import Page
-from sweep.report.plots import trials_figure
+from sweep.report.search_sections import front_section, search_sections
 from sweep.report.winner import winner_sections
 from sweep.search.optuna_storage import load_optuna_study
 
 PNG_SCALE = 2
 PNG_WIDTH, PNG_HEIGHT = 1000, 560
-
-NOTES = {
-    "Which parameters matter": "Optuna's PED-ANOVA over the trials that have the parameter; imprecise if few do.",
-    "All configurations": "One line for each trial; darker is better. Drag along an axis to select trials.",
-    "One parameter at a time": "Every trial by each of its parameters. The other parameters vary at the same time.",
-}
 
 
 @own_settings()
@@ -40,6 +36,7 @@ def write_report(
     storage_url: str | None = None,
     data: str | None = None,
     backbone_file: str | None = None,
+    others: Sequence[Path] = (),
 ) -> dict[str, Figure]:
     """Write a run's report as one HTML file that opens without a network.
 
@@ -49,14 +46,15 @@ def write_report(
         cache_dir: Root of sweep's cache, for the features of the val images.
         say: Told of what had to be left out.
         storage_url: Of a run whose trials are not in its own journal.
-        data: Where the data are now, if not where the run's record says.
+        data: Where the data are now, if they have moved since the run.
         backbone_file: The file of the run's backbone and its function, `PATH.py:FUNCTION`, if it was the user's own.
+        others: Runs to show this one beside.
 
     Returns:
         The figures of the report, by names that can be used for files.
 
     Raises:
-        UsageError: It is not a run folder.
+        UsageError: A folder is not a run's, or the other runs are of another kind of task.
         SweepError: A file is missing or damaged, no trial is complete, or the report cannot be written.
     """
     folder = RunFolder.open(run)
@@ -66,20 +64,22 @@ def write_report(
     document = Page(f"{results.config['study']}: {len(results.trials)} trials on {results.config['data']}")
     figures: dict[str, Figure] = {}
 
-    def plotted(name: str, figure: Figure) -> str:
+    def plotted(name: str, figure: Figure, *, least_width: int = 0) -> str:
         figures[name] = figure
-        return page.plot(figure, name)
+        return page.plot(figure, name, least_width=least_width)
 
     document.add(tables.answer(results, winner))
+    if others:
+        for section in comparison_sections(compare_runs([run, *others], cache_dir), plotted):
+            document.add(section)
     if len(results.objectives) > 1:
-        figure = plotted("pareto-front", trials_figure(results))
-        document.add(page.heading("Pareto front") + tables.front(results) + figure)
+        document.add(front_section(results, plotted))
     document.add(tables.trials(results))
     curves = plotted("learning-curves", learning_curves(results.curves, winner, list(results.objectives)))
     document.add(page.heading("Learning curves") + curves)
-    for title, figure in search_figures(load_optuna_study(folder, storage_url, f"sweep report {run}")).items():
-        name = title.lower().replace(" ", "-")
-        document.add(page.heading(title) + page.paragraph(NOTES[title], quiet=True) + plotted(name, figure))
+    study = load_optuna_study(folder, storage_url, f"sweep report {run}")
+    for section in search_sections(study, results, winner, plotted):
+        document.add(section)
     try:
         evidence = winner_on_val(results, folder, winner, cache_dir, data=data, backbone_file=backbone_file)
     except SweepError as error:
@@ -89,6 +89,7 @@ def write_report(
         for sections in winner_sections(evidence, results, winner, plotted):
             document.add(*sections)
     document.add(tables.cost(results), tables.made_with(results))
+    document.add(tables.words(results))
     html = document.html()
     try:
         write_atomically(target, lambda partial: partial.write_text(html, encoding="utf-8"))

@@ -19,11 +19,12 @@ from sweep.running.preparation import Prepared
 from sweep.running.runner import RESIDENT_SHARE
 from sweep.side_networks import trim_rank
 from sweep.study.lane_config import LaneConfig
+from sweep.study.probe import EPOCHS_FACTOR
 from sweep.study.shape import shape_of
 from sweep.tasks.kinds import recorded_kind
 from sweep.tasks.targets import Target
 from sweep.training.engine import Stack, split_logits, train
-from sweep.training.linear_probe_reference import EPOCHS_FACTOR, probe_config
+from sweep.training.linear_probe_reference import probe_config
 
 WEIGHTS, RECORD = "retrained.safetensors", "retrained.json"
 CHOSEN = {"winner.trial": int, "winner.params": dict, "linear_probe.stage": int, "linear_probe.lr": int | float}

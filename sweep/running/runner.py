@@ -210,6 +210,7 @@ def carry_out(
         n_images_computed=settings.counts.n_computed,
     )
     folder.write_json(folder.summary_path, summary)
+    reporter.run_ended(folder)
     return folder
 
 

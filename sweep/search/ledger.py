@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import TrialState
 
 from sweep.machine.seeds import derive_seed
-from sweep.records.reporter import SearchProgress
+from sweep.records.reporter import Reporter, SearchProgress
 from sweep.records.trial_log import TrialLog, TrialRecord
 from sweep.search.own_attributes import OwnAttributes
 from sweep.search.proposals import ENTERED, LANE, Proposal
@@ -60,6 +60,7 @@ class Ledger:
     Args:
         optuna_study: Told everything.
         study: What is searched.
+        reporter: Told of every trial that ends.
 
     Attributes:
         log: Our records.
@@ -67,8 +68,9 @@ class Ledger:
         rungs: Epochs at which trials are compared.
     """
 
-    def __init__(self, optuna_study: optuna.Study, study: Study):
+    def __init__(self, optuna_study: optuna.Study, study: Study, reporter: Reporter):
         self.optuna_study = optuna_study
+        self.reporter = reporter
         self.study = study
         self.own = OwnAttributes.of(optuna_study)
         self.objectives: Objectives = study.ranking
@@ -146,9 +148,10 @@ class Ledger:
                 entrant.proposal.trial.set_user_attr(self.own.name(name), value)
 
     def _tell(self, entrant: Entrant, **ending: Any) -> None:
-        """Tell Optuna how a trial ended, unless it knows."""
+        """Tell Optuna how a trial ended, unless it knows; and whoever follows the run."""
         if entrant.proposal.trial is not None:
             self.optuna_study.tell(entrant.proposal.trial, **ending)
+        self.reporter.trial_ended(entrant.record)
 
     def best_complete(self, n_trials: int) -> list[TrialRecord]:
         """The best complete trials, best first, in the order of `rank_trials`."""

@@ -115,20 +115,20 @@ class Occupancy:
         """
         self.order += 1
         for stack in list(self.stacks.values()):
-            try:
-                result = stack.train_epoch(self.order, reporter)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                out_of_memory = error.with_traceback(None)  # its frames hold the stack
-            else:
-                out_of_memory = None
-            if out_of_memory is not None:
-                yield stack, out_of_memory
-                continue
-            self.training_seconds += result.wall_seconds
-            self.lane_seconds += result.wall_seconds * self._lanes_in_use
+            result = self._epoch_of(stack, reporter)
+            if isinstance(result, EpochResult):
+                self.training_seconds += result.wall_seconds
+                self.lane_seconds += result.wall_seconds * self._lanes_in_use
             yield stack, result
+
+    def _epoch_of(self, stack: LaneStack, reporter: Reporter) -> EpochResult | RuntimeError | MemoryError:
+        """What came of a stack's epoch; an error without its frames, which hold the stack."""
+        try:
+            return stack.train_epoch(self.order, reporter)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return error.with_traceback(None)
 
     @property
     def _lanes_in_use(self) -> int:

@@ -96,7 +96,7 @@ class Search:
         self.proposals = proposals
         self.lanes = lanes
         self.study = study = lanes.study
-        self.ledger = Ledger(proposals.optuna_study, study)
+        self.ledger = Ledger(proposals.optuna_study, study, reporter)
         self.budget = budget
         self.reporter = reporter
         self.inbox = inbox
@@ -320,6 +320,7 @@ class Search:
                 continue
             of_trial[record.trial] = answers[own]
             self.ledger.report(entrant)
+            self.reporter.trial_measured(record)
         return of_trial
 
     def _compare_with_baseline(self, answers: Mapping[int, Tensor]) -> None:

@@ -82,12 +82,14 @@ def test_export_of_a_trial(run: sweep.Run, tmp_path: Path) -> None:
 
 
 def test_figures(run: sweep.Run) -> None:
-    names = ("trials", "curves", "importances", "parallel_coordinates", "slices", "confusion", "calibration")
+    names = ("trials", "curves", "parallel_coordinates", "slices", "confusion", "calibration")
     for name in names:
         figure = getattr(run.plot, name)()
         assert isinstance(figure, Figure)
         assert figure.data, name
-    others = {"folder", "results", "storage", "predictions"}  # the last of a regression
+    with pytest.raises(SweepError, match="needs 10 complete trials that have a parameter"):
+        run.plot.importances()
+    others = {"folder", "results", "storage", "importances", "predictions"}  # the last of a regression
     assert {name for name in dir(run.plot) if not name.startswith("_")} == {*names, *others}
     with pytest.raises(UsageError, match=r"plot\.predictions\(\) needs the task regression, and that of .* is classes"):
         run.plot.predictions()
@@ -144,8 +146,8 @@ def test_a_run_of_which_nothing_is_complete(finished_run: Path, tmp_path: Path) 
     assert "2 running" in run._repr_html_()
     with pytest.raises(SweepError, match=r"no trial of .* is complete"):
         _ = run.best
-    with pytest.raises(SweepError, match="too few complete trials"):
-        run.plot.slices()
+    with pytest.raises(SweepError, match="needs two complete trials"):
+        run.plot.parallel_coordinates()
 
 
 def test_runs_that_begin_in_one_second_have_folders_of_their_own(

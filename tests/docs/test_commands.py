@@ -18,7 +18,18 @@ from PIL import Image
 import sweep.cli
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("tutorial", "guide", "own-study", "how-it-works", "benchmarks", "reliability", "architecture", "api")
+PAGES = (
+    "tutorial",
+    "guide",
+    "own-study",
+    "how-it-works",
+    "benchmarks",
+    "reliability",
+    "architecture",
+    "api",
+    "reports",
+    "trackers",
+)
 DOCS = ("README.md", "CONTRIBUTING.md", *(f"docs/{page}.md" for page in PAGES))
 TINY = (
     *("--backbone", "tiny-untrained", "--group-size", "2"),

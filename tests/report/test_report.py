@@ -31,6 +31,7 @@ SILENT = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--enable-unsafe-swiftshader",  # WebGL without a GPU
     "--hide-scrollbars",
     "--enable-logging=stderr",
     "--virtual-time-budget=10000",
@@ -74,7 +75,7 @@ def test_page_says_what_the_run_found(finished_run: Path, report: Report) -> Non
     winner = results.summary["winner"]
     assert f"winner, trial {winner['trial']} {winner['val']['top1']:.3f} ±" in text
     assert f"{winner['test']['top1']:.3f} ±" in text
-    titles = ["Learning curves", "Which parameters matter", "All configurations", "One parameter at a time"]
+    titles = ["Learning curves", "Which parameters matter", "All configurations", "One parameter at a time", "Glossary"]
     for title in (*titles, "Confusion of", "Calibration of", "Most confused images", "Cost", "Made with"):
         assert title in text
     evidence = winner_on_val(results, RunFolder(finished_run), winner["trial"], finished_run.parent / "cache")
@@ -86,7 +87,9 @@ def test_page_says_what_the_run_found(finished_run: Path, report: Report) -> Non
 def test_page_fetches_nothing_and_sends_nothing(finished_run: Path, report: Report) -> None:
     html, _ = report(finished_run)
     assert not re.findall(r'<(?:script|link|img|iframe)[^>]+(?:src|href)="(?!data:)', html)
-    assert html.count('"showSendToCloud": false') == html.count('class="plotly-graph-div"') == 6
+    assert (
+        html.count('"showSendToCloud": false') == html.count('class="plotly-graph-div"') == 6
+    )  # curves, configurations, two parameters, confusion, calibration
 
 
 def test_names_out_of_the_run_are_text(finished_run: Path, report: Report) -> None:
@@ -119,7 +122,9 @@ def test_several_objectives(pareto_run: Path, report: Report) -> None:
     text = text_of(html)
     assert said == []
     section = text[text.index("Pareto front") : text.index("Trials, best first")]
-    assert "(minimize val_nll and minimize trainable_parameters and maximize val_spread)" in section
+    assert "(minimize val_nll, minimize trainable_parameters, maximize val_spread)" in section
+    assert "Hypervolume: Volume of the space of objectives" in section
+    assert 'id="hypervolume" class="plotly-graph-div"' in html
     assert "trial NLL size val_spread lr rank" in section
     on_front = results.trials[results.trials["front"] == 0]
     assert 1 < len(on_front) < len(results.trials), "the run was meant to have a front and others"
@@ -128,10 +133,31 @@ def test_several_objectives(pareto_run: Path, report: Report) -> None:
         assert shown == (row["front"] == 0 or row["trial"] == 0)
     assert 'id="pareto-front" class="plotly-graph-div"' in html
     table = text[text.index("Trials, best first") : text.index("Learning curves")]
-    assert "rank trial front state" in table
+    assert "place trial front state top-1 vs baseline 95% interval" in table
     assert "val_spread" in table
     labels = [button.label for button in curves_of(pareto_run).layout.updatemenus[0].buttons]
     assert labels == ["NLL on val", "spread on val", "top-1 on val", "ECE on val", "training loss"]
+
+
+def test_files_of_misclassified_images(finished_run: Path, report: Report) -> None:
+    html, _ = report(finished_run)
+    results = load_results(finished_run)
+    evidence = winner_on_val(
+        results, RunFolder(finished_run), results.summary["winner"]["trial"], finished_run.parent / "cache"
+    )
+    shown = re.findall(r'<span class="path">(.*?)</span>', html)
+    assert evidence.val.source is not None
+    assert [unescape(path) for path in shown] == [evidence.val.source(index) for index in evidence.most_confused(24)]
+    assert all(Path(unescape(path)).is_file() for path in shown)
+
+
+def test_headings_are_explained(pareto_run: Path, report: Report) -> None:
+    html, _ = report(pareto_run)
+    explained = set(re.findall(r'<th[^>]*><abbr title="[^"]{20,}">([^<]+)</abbr>', html))
+    assert {"NLL", "ECE", "class acc.", "size", "front", "vs baseline", "95% interval", "lr", "rank"} <= explained
+    glossary = text_of(html)[text_of(html).rindex("Glossary") :]
+    for word in ("ECE Expected calibration error", "size Trained parameters", "hypervolume Volume"):
+        assert word in glossary
 
 
 def curves_of(run: Path) -> Figure:
@@ -194,7 +220,8 @@ def test_page_in_a_browser(name: str, request: pytest.FixtureRequest, report: Re
         check=True,
         timeout=120,
     )
-    assert "CONSOLE" not in done.stderr
+    said = [line for line in done.stderr.splitlines() if "CONSOLE" in line and "WebGL" not in line]
+    assert said == [], "but for what the graphics driver says of itself"
     with Image.open(screenshot) as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     for third in np.array_split(pixels[:3600], 3):  # figures all the way down, not a blank page

@@ -1,0 +1,214 @@
+"""Several runs side by side: what differs between them, and a paired test of their winners on the same test images."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sweep.errors import SweepError, UsageError
+from sweep.export.selection import winner_of
+from sweep.records.entries import require_config, require_summary
+from sweep.records.folder import RunFolder
+from sweep.records.paired import Difference, mcnemar_p_value, normal_p_value, paired_difference
+from sweep.records.results import Results, load_results
+from sweep.report.evidence import answers_of
+from sweep.tasks.kinds import CLASSES, TaskKind
+
+OF_THE_BACKBONE = ("backbone", "group_size", "stages", "image_size", "max_tokens")
+"""Settings that go with a backbone: runs that share them are of one backbone."""
+OF_THE_METHOD = (
+    *("study", "study_sha256", "data", "trials", "epochs", "batch_size", "max_rank", "modules_per_block", "pool"),
+    *("precision", "augment", "views", "cache", "objectives", "sampler", "halving", "seeds", "seed"),
+)
+"""Settings that make runs on one backbone differ."""
+SHA_LENGTH = 8
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """A run among others.
+
+    Attributes:
+        name: What it is called: its folder's name, or its path where two folders have one name.
+        results: Its tables.
+        winner: The number of the trial that is ranked first.
+        folder: Its folder.
+    """
+
+    name: str
+    results: Results
+    winner: int
+    folder: RunFolder
+
+    @property
+    def backbone(self) -> tuple[str, ...]:
+        """The settings that go with its backbone."""
+        return tuple(str(self.results.config.get(name)) for name in OF_THE_BACKBONE)
+
+    @property
+    def method(self) -> tuple[str, ...]:
+        """All its other settings."""
+        return tuple(str(self.results.config.get(name)) for name in OF_THE_METHOD)
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """A run, or a method over several backbones, less the reference, on the same test images.
+
+    Attributes:
+        name: What is compared.
+        reference: What it is compared with.
+        n_backbones: Over which both sides were averaged, image by image.
+        n_images: Of the test split.
+        difference: In what an answer is worth on average, with its 95% interval over images.
+        p_value: Of no difference: exact (McNemar) for two classifiers, by the normal distribution otherwise.
+    """
+
+    name: str
+    reference: str
+    n_backbones: int
+    n_images: int
+    difference: Difference
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs side by side.
+
+    Attributes:
+        runs: In the order given; the others are compared with the first.
+        differing: Settings in which they differ: the value of each run, by setting.
+        tests: Each run less the first, then each method less the first over the backbones that both have.
+        not_tested: Runs that have no paired test: why, by name.
+    """
+
+    runs: tuple[ComparedRun, ...]
+    differing: Mapping[str, Sequence[str]]
+    tests: tuple[PairedTest, ...] = ()
+    not_tested: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> TaskKind:
+        """The kind of task that all of them are of."""
+        return self.runs[0].results.kind
+
+
+def compare_runs(paths: Sequence[Path], cache_dir: Path) -> Comparison:
+    """Put runs side by side.
+
+    Winners answer the test images again, from the feature cache; no other trial does, so test remains a final look.
+
+    Args:
+        paths: Run folders, at least two; the first is the reference.
+        cache_dir: Root of sweep's cache, for the features of the test images.
+
+    Raises:
+        UsageError: There are fewer than two, a folder is not a run's, or their kinds of task differ.
+        SweepError: A file is missing or damaged, or a run has no complete trial.
+    """
+    if len(paths) < 2:
+        raise UsageError("a comparison needs at least two run folders")
+    runs = tuple(_open(path, name) for path, name in zip(paths, _names(paths), strict=True))
+    kinds = {run.results.kind.name for run in runs}
+    if len(kinds) > 1:
+        raise UsageError(f"these runs are of different kinds of task ({', '.join(sorted(kinds))}); compare one kind")
+    answers, not_tested = _answers(runs, cache_dir)
+    tests = (*_by_run(runs, answers), *_by_method(runs, answers)) if runs[0].name in answers else ()
+    return Comparison(runs, _differing(runs), tests, not_tested)
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    resolved = [path.resolve() for path in paths]
+    if len(set(resolved)) < len(resolved):
+        raise UsageError("a run is given twice; give each run folder once")
+    short = [path.name for path in resolved]
+    return short if len(set(short)) == len(short) else [os.fspath(path) for path in paths]
+
+
+def _open(path: Path, name: str) -> ComparedRun:
+    folder = RunFolder.open(path)
+    results = load_results(path)
+    require_config(folder, results.config)
+    if results.summary:
+        require_summary(folder, results.summary, results.kind, results.kind.shown)
+    return ComparedRun(name, results, winner_of(results, folder), folder)
+
+
+def _differing(runs: Sequence[ComparedRun]) -> dict[str, list[str]]:
+    values = {name: [_shown(name, run.results.config.get(name)) for run in runs] for name in _settings()}
+    differing = {name: column for name, column in values.items() if len(set(column)) > 1}
+    if "study" in differing:
+        differing.pop("study_sha256", None)
+    return differing
+
+
+def _settings() -> Iterable[str]:
+    return (*OF_THE_BACKBONE, *OF_THE_METHOD)
+
+
+def _shown(name: str, value: Any) -> str:
+    if name == "study_sha256" and isinstance(value, str):
+        return value[:SHA_LENGTH]
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {part}" for key, part in value.items() if part is not None)
+    return "" if value is None else str(value)
+
+
+def _answers(runs: Sequence[ComparedRun], cache_dir: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What each winner's answer to each test image is worth, `(n,)`, of the runs that share the first one's images."""
+    answers: dict[str, Tensor] = {}
+    reasons: dict[str, str] = {}
+    wanted = runs[0].results.config["splits"]["test"]["fingerprint"]
+    for run in runs:
+        if not run.results.summary:
+            reasons[run.name] = "the run has not ended"
+        elif run.results.config["splits"]["test"]["fingerprint"] != wanted:
+            reasons[run.name] = f"its test images are not those of {runs[0].name}"
+        else:
+            try:
+                given = answers_of(run.results, run.folder, run.winner, "test", cache_dir)
+            except SweepError as error:
+                reasons[run.name] = str(error)
+            else:
+                answers[run.name] = given.target.of_images(given.outputs[None], given.labels)[0].double()
+    return answers, reasons
+
+
+def _by_run(runs: Sequence[ComparedRun], answers: Mapping[str, Tensor]) -> Iterable[PairedTest]:
+    """Each run less the first."""
+    first, *others = runs
+    for run in others:
+        if run.name in answers:
+            yield _test(run.name, first.name, [answers[run.name]], [answers[first.name]], run.results.kind)
+
+
+def _by_method(runs: Sequence[ComparedRun], answers: Mapping[str, Tensor]) -> Iterable[PairedTest]:
+    """Each method less the first run's, over the backbones that both have; nothing where that is one backbone."""
+    tested = [run for run in runs if run.name in answers]
+    by_method: dict[tuple[str, ...], dict[tuple[str, ...], ComparedRun]] = {}
+    for run in tested:
+        by_method.setdefault(run.method, {}).setdefault(run.backbone, run)
+    (_, reference), *others = by_method.items()
+    for _, own in others:
+        shared = [backbone for backbone in reference if backbone in own]
+        if len(shared) < 2:
+            continue
+        name, base = (" + ".join(of[backbone].name for backbone in shared) for of in (own, reference))
+        answered, expected = ([answers[of[backbone].name] for backbone in shared] for of in (own, reference))
+        yield _test(name, base, answered, expected, tested[0].results.kind)
+
+
+def _test(name: str, reference: str, own: Sequence[Tensor], others: Sequence[Tensor], kind: TaskKind) -> PairedTest:
+    """Compare answers `(n,)`, one a backbone on either side."""
+    difference = paired_difference(torch.stack(list(own)), torch.stack(list(others)))
+    if kind is CLASSES and len(own) == 1:
+        right, base = own[0] > 0, others[0] > 0
+        p_value = mcnemar_p_value(int((base & ~right).sum()), int((right & ~base).sum()))
+    else:
+        p_value = normal_p_value(difference)
+    return PairedTest(name, reference, len(own), len(own[0]), difference, p_value)

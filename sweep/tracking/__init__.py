@@ -1,0 +1,1 @@
+"""Runs logged to experiment trackers: TensorBoard, MLflow, Weights & Biases."""

@@ -1,0 +1,60 @@
+"""What all trackers have in common: a name, a place, and what of a trial and of a run is worth logging."""
+
+import math
+from pathlib import Path
+
+from sweep.machine.checked_files import read_json
+from sweep.records.folder import RunFolder
+from sweep.records.reporter import Reporter
+from sweep.records.trial_log import TrialRecord
+
+
+class Tracker(Reporter):
+    """Logs a run to an experiment tracker: a trial a run, with its parameters, curves and ending.
+
+    Attributes:
+        name: As `--track` takes it.
+        where: Where to look at what is logged, once the run is opened.
+    """
+
+    name = ""
+    where = ""
+
+    def close(self) -> None:
+        """Write what is held back; the run ended, was stopped or failed."""
+
+
+def parameters(trial: TrialRecord) -> dict[str, bool | int | float | str]:
+    """A trial's parameters and its size, as every tracker takes them."""
+    plain = {
+        name: value if isinstance(value, bool | int | float | str) else str(value)
+        for name, value in trial.params.items()
+    }
+    return {**plain, "trainable_parameters": trial.trainable_parameters}
+
+
+def finite_metrics(trial: TrialRecord) -> dict[str, float]:
+    """What was measured of a trial after its last epoch; numbers that are not finite are left out."""
+    return {name: float(value) for name, value in trial.metrics.items() if math.isfinite(value)}
+
+
+def why_it_ended(trial: TrialRecord) -> str:
+    """Why a trial was stopped or failed; empty of a complete one."""
+    return trial.failure or trial.stopped
+
+
+def metrics_on_test(folder: RunFolder) -> dict[str, float]:
+    """The winner's and the linear probe's metrics on test, by name."""
+    summary = read_json(folder.summary_path)
+    return {
+        f"{who}_test_{name}": float(value)
+        for who in ("winner", "linear_probe")
+        for name, value in summary[who]["test"].items()
+        if math.isfinite(value)
+    }
+
+
+def artifacts(folder: RunFolder) -> list[Path]:
+    """The run's files worth keeping elsewhere: what was run, the tables, the summary and the winner's weights."""
+    files = (folder.config_path, folder.summary_path, folder.trials_path, folder.curves_path, folder.winner_path)
+    return [path for path in files if path.is_file()]

@@ -1,0 +1,62 @@
+"""A run in Weights & Biases: a group with one run a trial, and one with the summary and the files."""
+
+from typing import Any
+
+import wandb
+
+from sweep.machine.checked_files import read_json
+from sweep.records.folder import RunFolder
+from sweep.records.trial_log import TrialRecord
+from sweep.tracking.tracker import Tracker, artifacts, finite_metrics, metrics_on_test, parameters, why_it_ended
+
+
+class WandbTracker(Tracker):
+    """Logs each trial when it ends, with its whole curves: one W&B run is open at a time, however many lanes train.
+
+    The project has the name of the study, unless `WANDB_PROJECT` names another, and the group that of the run folder.
+    `WANDB_MODE=offline` writes files to `wandb` in the run folder, for `wandb sync`.
+    """
+
+    name = "wandb"
+
+    def __init__(self) -> None:
+        self._curves: dict[int, dict[int, dict[str, float]]] = {}
+
+    def run_opened(self, folder: RunFolder, storage_url: str | None) -> None:
+        """Settle project and group."""
+        self._folder, self._group = folder, folder.path.resolve().name
+        self._study = str(read_json(folder.config_path)["study"])
+        self.where = f"project {self._study}, group {self._group}"
+
+    def trial_measured(self, trial: TrialRecord) -> None:
+        """Keep a point of every curve."""
+        self._curves.setdefault(trial.trial, {})[trial.epochs] = finite_metrics(trial)
+
+    def trial_ended(self, trial: TrialRecord) -> None:
+        """Log the trial."""
+        with self._opened(f"trial {trial.trial}", f"{self._group}-{trial.trial}", parameters(trial)) as run:
+            for epoch, metrics in sorted(self._curves.pop(trial.trial, {}).items()):
+                run.log(metrics, step=epoch)
+            run.summary.update({"state": trial.state, "why": why_it_ended(trial)})
+
+    def run_ended(self, folder: RunFolder) -> None:
+        """Log test metrics and files."""
+        with self._opened("summary", f"{self._group}-summary", read_json(folder.config_path)) as run:
+            run.summary.update(metrics_on_test(folder))
+            files = wandb.Artifact(f"{self._group}-files", type="run")
+            for path in artifacts(folder):
+                files.add_file(str(path))
+            run.log_artifact(files)
+
+    def _opened(self, name: str, identity: str, config: dict[str, Any]) -> Any:
+        return wandb.init(
+            project=None if wandb.Settings().project else self._study,
+            group=self._group,
+            name=name,
+            id=identity,
+            resume="allow",
+            config=config,
+            dir=str(self._folder.path),
+            reinit="create_new",
+            settings=wandb.Settings(silent=True, console="off"),
+        )
