@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import sweep.cli
-from backbones.origin import PACKAGED
+from backbones.packaged import PACKAGED
 from sweep.records.results import load_results
 
 TEXT = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text(encoding="utf-8")
