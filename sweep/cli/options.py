@@ -42,6 +42,9 @@ Data = Annotated[
 TaskName = Annotated[
     str | None, typer.Option(help="`classes`, `multi-label` or `regression`; told by the labels if not given.")
 ]
+AcceptLicence = Annotated[
+    str | None, typer.Option(help="The licence that you accept, for data whose licence is restricted (`sweep data`).")
+]
 GroupSize = Annotated[int | None, typer.Option(help="g: blocks of the backbone between two side blocks.")]
 Stages = Annotated[
     str | None,

@@ -53,6 +53,7 @@ class Study:
             `"test"` and perhaps `"val"`, whose items are (Pillow image, label), such as torchvision's; or one of
             them under `"all"`, to be split.
         task: `"classes"`, `"multi-label"` or `"regression"`; chosen from the labels if not given.
+        accept_licence: The licence that you accept, for data whose licence is restricted, as `sweep data` lists it.
         other_tasks: What to search, instead of `suggest` and `baseline`, where the task is of that kind.
         image_size: Side of the backbone's input in pixels; the backbone's own if not given.
         max_tokens: Of every text, so many tokens are read; the backbone's own if not given.
@@ -95,6 +96,7 @@ class Study:
     backbone: str = "dinov2_small_focus"
     data: str | Mapping[str, Any] = "count"
     task: str | None = None
+    accept_licence: str | None = None
     other_tasks: Mapping[str, Space] = field(default_factory=dict)
     image_size: int | None = None
     max_tokens: int | None = None
@@ -124,6 +126,8 @@ class Study:
             raise UsageError(f"Study.baseline must map names of parameters to values, not be {self.baseline!r}")
         if not isinstance(self.backbone, str):
             raise UsageError(f"Study.backbone must be a str, not {self.backbone!r}")
+        if not isinstance(self.accept_licence, str | None):
+            raise UsageError(f"Study.accept_licence must be a str, not {self.accept_licence!r}")
         if not isinstance(self.data, str | Mapping):
             raise UsageError(f"Study.data must be a str, or map splits to data sets, not {self.data!r}")
         for name in POSITIVE:
