@@ -126,8 +126,6 @@ class Study:
             raise UsageError(f"Study.baseline must map names of parameters to values, not be {self.baseline!r}")
         if not isinstance(self.backbone, str):
             raise UsageError(f"Study.backbone must be a str, not {self.backbone!r}")
-        if not isinstance(self.accept_licence, str | None):
-            raise UsageError(f"Study.accept_licence must be a str, not {self.accept_licence!r}")
         if not isinstance(self.data, str | Mapping):
             raise UsageError(f"Study.data must be a str, or map splits to data sets, not {self.data!r}")
         for name in POSITIVE:
@@ -152,6 +150,8 @@ class Study:
         self._check_objectives()
 
     def _check_tasks(self) -> None:
+        if not isinstance(self.accept_licence, str | None):
+            raise UsageError(f"Study.accept_licence must be a str, not {self.accept_licence!r}")
         known = ", ".join(TASK_KINDS)
         if self.task is not None and (not isinstance(self.task, str) or self.task not in TASK_KINDS):
             raise UsageError(f"task must be one of {known}, not {self.task!r} (--task, or the study file)")
