@@ -3,7 +3,7 @@
     sweep run --study text_lr_rank --n-parallel 32
 
 Out of the box it tells from which of 20 Usenet groups a post is (`--data newsgroups`), with MiniLM-L6 tapped after
-every second block. `--backbone smollm2_135m --group-size 10` takes a causal language model instead. Give it texts of your own with `--data texts.csv`, a table with the columns text and label. Needs
+every second block. Give it texts of your own with `--data texts.csv`, a table with the columns text and label. Needs
 the extra `text`.
 """
 

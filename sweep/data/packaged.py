@@ -65,7 +65,7 @@ class Packaged:
         Raises:
             UsageError: It does not name `terms`.
         """
-        if self.terms is None or self.terms in [part.strip() for part in (accepted or "").split(",")]:
+        if self.terms is None or self.terms in [part.strip() for part in str(accepted).split(",")]:
             return
         raise UsageError(
             f"the licence of {name} is restricted: {self.licence}. If your use keeps to it, say so with "

@@ -94,10 +94,10 @@ class Entry:
             return np.memmap(path, dtype=DTYPE, mode="c", shape=self.shape)
         lengths = np.array(self.lengths, dtype=np.int64)
         token_values = self.image_bytes // self.shape[2] // DTYPE.itemsize
-        starts = [
-            stored.offset // DTYPE.itemsize + token_values * (np.cumsum(stored.lengths) - stored.lengths)
-            for stored in self._in_order()
-        ]
+        starts = []
+        for stored in self._in_order():
+            own = np.array(stored.lengths, dtype=np.int64)
+            starts.append(stored.offset // DTYPE.itemsize + token_values * (own.cumsum() - own))
         return PackedRows(np.memmap(path, dtype=DTYPE, mode="c"), np.concatenate(starts), lengths, self.shape)
 
     def _in_order(self) -> list[Stored]:

@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import sweep
 from sweep.data import DATA_SETS, load_data
 from sweep.data.photographs import ELPV_TERMS, FACES_TERMS, take_in_proportion
 from sweep.errors import UsageError
 from sweep.machine import packaged_files
+from sweep.running.recorded import recorded_data
 
 RESTRICTED = {"elpv": ELPV_TERMS, "elpv-type": ELPV_TERMS, "faces": FACES_TERMS}
 
@@ -31,6 +33,20 @@ def test_only_these_ask() -> None:
 def test_several_licences_may_be_accepted_at_once(cache_dir: Path) -> None:
     data = load_data("faces", seed=0, cache_dir=cache_dir, accept_licence=f"MIT, {FACES_TERMS}")
     assert "AT&T Laboratories Cambridge" in data.notice
+
+
+def test_a_run_records_the_licence_that_was_accepted(
+    cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWEEP_CACHE_DIR", str(cache_dir))
+    small = {"backbone": "tiny-untrained", "group_size": 2, "trials": 2, "epochs": 1, "n_parallel": 2}
+    with pytest.raises(UsageError, match="licence of faces is restricted"):
+        sweep.run("lr_rank", data="faces", out=tmp_path / "run", **small)
+    run = sweep.run("lr_rank", data="faces", accept_licence=FACES_TERMS, out=tmp_path / "run", **small)
+    config = run.results.config
+    assert (config["accept_licence"], "for research" in config["data_notice"]) == (FACES_TERMS, True)
+    again = recorded_data(config, cache_dir, splits=("train", "test"))  # for a report, or to verify a trial
+    assert again.test.n_images == 120
 
 
 def test_faces_of_a_person_are_like_one_another(cache_dir: Path) -> None:
