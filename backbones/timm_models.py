@@ -13,7 +13,8 @@ from backbones.hub import no_weights, overlay, weights_only
 from backbones.protocol import Transform
 from backbones.taps import Taps
 from backbones.timm_levels import TimmLevels, has_levels
-from backbones.timm_vit import TimmViT, is_plain_vit
+from backbones.timm_positions import resampled_positions
+from backbones.timm_vit import TimmViT, is_plain_vit, require_whole_patches
 from sweep.errors import SweepError, UsageError
 from sweep.machine.seeds import seeded
 
@@ -77,11 +78,17 @@ def untrained(
 def from_weights(
     name: str, architecture: str, weights: Mapping[str, Tensor], *, taps: Taps, image_size: int
 ) -> FrozenBackbone:
-    """Build a timm model for inputs of `image_size` pixels with `weights`; every key must fit."""
+    """Build a timm model for inputs of `image_size` pixels with `weights`, every key of which must fit.
+
+    Raises:
+        UsageError: `taps` or `image_size` do not fit the architecture.
+    """
     options = {"img_size": image_size} if takes_image_size(architecture) else {}
     with seeded(0):  # every weight is replaced below
         model = _create(name, architecture, **options)
-    model.load_state_dict(dict(weights), strict=True)
+    if is_plain_vit(model):
+        require_whole_patches(name, image_size, int(model.patch_embed.patch_size[0]))
+    model.load_state_dict(resampled_positions(weights, model), strict=True)
     return adapt(name, model, taps=taps, image_size=image_size)
 
 

@@ -24,11 +24,7 @@ class TimmViT(FrozenBackbone):
         """
         model: Any = network
         image_size, patch_size = transform.image_size, int(model.patch_embed.patch_size[0])
-        if image_size < patch_size or image_size % patch_size:
-            nearest = max(1, round(image_size / patch_size)) * patch_size
-            raise UsageError(
-                f"image size {image_size} is not a multiple of the patch size {patch_size} of {name!r}; give {nearest}"
-            )
+        require_whole_patches(name, image_size, patch_size)
         super().__init__(
             name,
             network,
@@ -63,3 +59,16 @@ class TimmViT(FrozenBackbone):
 def is_plain_vit(network: nn.Module) -> bool:
     """Whether `TimmViT` can adapt this network: blocks of one width after an embedding of square patches."""
     return isinstance(network, VisionTransformer | Eva | Beit) and isinstance(network.patch_embed, PatchEmbed)
+
+
+def require_whole_patches(name: str, image_size: int, patch_size: int) -> None:
+    """Refuse an image that is not cut into whole patches; both sizes are sides in pixels.
+
+    Raises:
+        UsageError: `image_size` is not a multiple of `patch_size`.
+    """
+    if image_size < patch_size or image_size % patch_size:
+        nearest = max(1, round(image_size / patch_size)) * patch_size
+        raise UsageError(
+            f"image size {image_size} is not a multiple of the patch size {patch_size} of {name!r}; give {nearest}"
+        )

@@ -21,10 +21,14 @@ def data() -> None:
     for name, packaged in DATA_SETS.items():
         sizes = " / ".join(map(str, packaged.sizes))
         where = packaged.whereabouts(cache_dir)
-        cells = (str(packaged.n_classes), sizes, packaged.content, packaged.licence, where)
+        asked = f" (--accept-licence {packaged.terms})" if packaged.terms else ""
+        cells = (str(packaged.n_classes), sizes, packaged.content, packaged.licence + asked, where)
         table.add_row(name, packaged.task, *cells)
     stdout.print(table)
     for name, groups in PACKAGED_SUITES.items():
         members = "; ".join(f"{group}: {', '.join(tasks)}" for group, tasks in groups.items())
-        stdout.print(f"{name} is a suite of several tasks. {members}", highlight=False)
-    stdout.print("None of them is part of VTAB, and only fashion-mnist contains photographs.", highlight=False)
+        stdout.print(f"{name}, several at once: {members}", highlight=False)
+    stdout.print(
+        "None of them is VTAB's. Photographs: fashion-mnist, elpv, elpv-type and faces, all of them grey.",
+        highlight=False,
+    )

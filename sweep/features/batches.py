@@ -76,10 +76,12 @@ class JoinedRows:
     def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
         """Rows by a slice or an array of indices, copied."""
         wanted = np.arange(self.shape[0])[index]
-        rows = np.empty((len(wanted), *self.shape[1:]), self.dtype)
         in_first = wanted < self._n_first
-        rows[in_first] = self._first[wanted[in_first]]
-        rows[~in_first] = self._second[wanted[~in_first] - self._n_first]
+        first, second = self._first[wanted[in_first]], self._second[wanted[~in_first] - self._n_first]
+        n_stages, _, width = self.shape[1:]
+        rows = np.zeros((len(wanted), n_stages, max(first.shape[2], second.shape[2]), width), self.dtype)
+        rows[in_first, :, : first.shape[2]] = first
+        rows[~in_first, :, : second.shape[2]] = second
         return rows
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -108,6 +110,46 @@ class SelectedStages:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (image[self._which] for image in self._stages)
+
+
+class PackedRows:
+    """Stages of texts that are stored without padding.
+
+    Args:
+        values: All numbers, `(N,)`: of each text `(S, L_i, D)`.
+        starts: Where each text begins, `(n,)`.
+        lengths: `L_i`, tokens of each text, `(n,)`.
+        shape: `(n, S, L, D)`, what an array of padded texts would have.
+    """
+
+    def __init__(self, values: np.ndarray, starts: np.ndarray, lengths: np.ndarray, shape: tuple[int, int, int, int]):
+        self._values, self._starts, self._lengths = values, starts, lengths
+        self.shape = shape
+        self.dtype = values.dtype
+        self.nbytes = int(lengths.sum()) * shape[1] * shape[3] * values.dtype.itemsize
+
+    def __getitem__(self, index: slice | np.ndarray | tuple[np.ndarray, ...]) -> np.ndarray:
+        """Texts by a slice or an array of indices, `(k, S, l, D)`, padded with zeros to the longest of them, `l`.
+
+        What `np.ix_` makes of texts and stages gives these stages of these texts, as it does of an array.
+        """
+        places, which = (part.ravel() for part in index) if isinstance(index, tuple) else (index, slice(None))
+        wanted = np.arange(self.shape[0])[places]
+        n_stages, width = len(np.arange(self.shape[1])[which]), self.shape[3]
+        longest = int(self._lengths[wanted].max(initial=0))
+        rows = np.zeros((len(wanted), n_stages, longest, width), self.dtype)
+        for row, text in zip(rows, wanted.tolist(), strict=True):
+            row[:, : self._lengths[text]] = self._text(text)[which]
+        return rows
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """The texts one by one, each `(S, L_i, D)`."""
+        return map(self._text, range(self.shape[0]))
+
+    def _text(self, text: int) -> np.ndarray:
+        _, n_stages, _, width = self.shape
+        start, length = int(self._starts[text]), int(self._lengths[text])
+        return self._values[start : start + n_stages * length * width].reshape(n_stages, length, width)
 
 
 @dataclass(frozen=True)

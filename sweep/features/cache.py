@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from filelock import FileLock, Timeout
 
 from backbones.protocol import Backbone
 from backbones.stages import lengths_of
+from backbones.text_transform import BEYOND
 from sweep.data.base import Split
 from sweep.errors import SweepError
-from sweep.features.batches import StageData, apart, stored_shape
-from sweep.features.entry import DATA_FILE, DTYPE, FORMAT_VERSION, Entry, intact_batches, note_use
+from sweep.features.batches import Rows, StageData, apart, stored_shape
+from sweep.features.entry import DTYPE, FORMAT_VERSION, Entry, intact_batches, note_use
 from sweep.machine.ahead import one_ahead
 from sweep.machine.paths import ensure_folder
 from sweep.tasks.inputs import one_of
@@ -49,7 +49,8 @@ class Features:
 
     Attributes:
         stages: (n, S, L, D) float16, mapped from disk; writing to it changes memory only, never the cache. Stages of
-            several widths lie side by side, see `sweep.features.batches.stored_shape`.
+            several widths lie side by side, see `sweep.features.batches.stored_shape`; texts are stored without
+            padding.
         labels: as the split has them.
         key: the entry's key in the cache.
         from_cache: whether a complete, intact entry was found.
@@ -59,7 +60,7 @@ class Features:
         lengths: (n,) int64, tokens of every text; None of images.
     """
 
-    stages: npt.NDArray[np.float16]
+    stages: Rows
     labels: torch.Tensor
     key: str
     from_cache: bool
@@ -124,11 +125,12 @@ def compute_features(
         logger.info("another process computes the same features of %s; waiting for it", split.name)
         lock.acquire()
     try:
-        entry = Entry(folder, _shape(backbone, split), batch_size)
+        n_tokens = stored_tokens(backbone, split) if split.kind == "texts" else None
+        entry = Entry(folder, _shape(backbone, split), batch_size, n_tokens)
         from_cache = entry.is_complete()
         n_computed = 0 if from_cache else _fill(entry, backbone, split, device, on_progress)
         note_use(folder, {**feature_parts(backbone, split), "split_name": split.name})
-        stages = np.memmap(folder / DATA_FILE, dtype=DTYPE, mode="c", shape=entry.shape)
+        stages = entry.rows()
     finally:
         lock.release()
     return Features(
@@ -151,6 +153,17 @@ def n_images_missing(backbone: Backbone, split: Split, cache_dir: Path) -> int:
     _, *image_shape = _shape(backbone, split)
     intact = intact_batches(folder.with_suffix(".partial"), int(np.prod(image_shape)) * DTYPE.itemsize)
     return split.n_images - sum(len(batch) for batch in intact)
+
+
+def stored_tokens(backbone: Backbone, split: Split) -> int:
+    """Return how many tokens of `split` the cache is to hold: of images all have `L`, texts are not padded.
+
+    Raises:
+        SweepError: a text has no token.
+    """
+    if split.kind == "images":
+        return split.n_images * backbone.tokens
+    return sum(int((backbone.transform(split.open(index)) != BEYOND).sum()) for index in range(split.n_images))
 
 
 def _shape(backbone: Backbone, split: Split) -> tuple[int, int, int, int]:

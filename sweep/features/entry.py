@@ -2,7 +2,10 @@
 
 An entry is one folder. While it grows it is called `KEY.partial`; every finished batch is recorded with a checksum in
 `batches.jsonl`, so a pass that was killed goes on where it stopped. Batches start at multiples of the batch size, so
-the result does not depend on where a pass was resumed. Of texts, the record of a batch has their lengths.
+the result does not depend on where a pass was resumed.
+
+Texts are stored without padding: the record of a batch has their lengths and says where in the file the batch begins.
+An entry of sweep 0.3 has texts padded to one length, and no such place; it is read as it is.
 """
 
 import json
@@ -11,6 +14,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sweep.errors import SweepError
+from sweep.features.batches import PackedRows, Rows
 from sweep.machine.paths import is_out_of_space, naming, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -31,8 +36,26 @@ ABOUT_FILE = "about.json"
 """What an entry holds features of; its time of change is when the entry was last used."""
 SPARE_BYTES = 16 * 2**20  # left free for the small files beside the features
 
-Batches = dict[range, list[int] | None]
-"""Batches that are here, each with the lengths of its texts; None of images."""
+
+@dataclass(frozen=True)
+class Stored:
+    """One batch on disk.
+
+    Attributes:
+        offset: First byte in the file.
+        n_bytes: Bytes in the file.
+        lengths: Tokens of each text; None of images.
+        packed: Whether texts are stored without padding.
+    """
+
+    offset: int
+    n_bytes: int
+    lengths: list[int] | None
+    packed: bool
+
+
+Batches = dict[range, Stored]
+"""Batches that are here."""
 
 
 class Entry:
@@ -42,22 +65,46 @@ class Entry:
         folder: where it lies when complete.
         shape: (n, S, L, D) of the features.
         batch_size: B, images of a batch.
+        n_tokens: Tokens of all texts together; None of images, which all have L.
     """
 
-    def __init__(self, folder: Path, shape: tuple[int, int, int, int], batch_size: int) -> None:
+    def __init__(
+        self, folder: Path, shape: tuple[int, int, int, int], batch_size: int, n_tokens: int | None = None
+    ) -> None:
         self.folder = folder
         self.partial = folder.with_suffix(".partial")
         self.shape = shape
         self.image_bytes = int(np.prod(shape[1:])) * DTYPE.itemsize
         self.header = {"format": FORMAT_VERSION, "shape": list(shape), "batch_size": batch_size}
+        self._n_tokens = shape[0] * shape[2] if n_tokens is None else n_tokens
+        self._packs = n_tokens is not None
+        if self._packs:
+            self.header["packed"] = True
         self.batches = [range(i, min(i + batch_size, shape[0])) for i in range(0, shape[0], batch_size)]
         self._found: Batches = {}
 
     @property
     def lengths(self) -> list[int] | None:
         """Tokens of every text, once all are here; None of images."""
-        parts = [self._found[batch] for batch in sorted(self._found, key=lambda batch: batch.start)]
-        return None if None in parts else [length for part in parts for length in part or ()]
+        if any(stored.lengths is None for stored in self._found.values()):
+            return None
+        return [length for stored in self._in_order() for length in stored.lengths or ()]
+
+    def rows(self) -> Rows:
+        """The features once all are here, (n, S, L, D), mapped from disk; writing to them changes memory only."""
+        path = self.folder / DATA_FILE
+        if not any(stored.packed for stored in self._found.values()):
+            return np.memmap(path, dtype=DTYPE, mode="c", shape=self.shape)
+        lengths = np.array(self.lengths, dtype=np.int64)
+        token_values = self.image_bytes // self.shape[2] // DTYPE.itemsize
+        starts = []
+        for stored in self._in_order():
+            own = np.array(stored.lengths, dtype=np.int64)
+            starts.append(stored.offset // DTYPE.itemsize + token_values * (own.cumsum() - own))
+        return PackedRows(np.memmap(path, dtype=DTYPE, mode="c"), np.concatenate(starts), lengths, self.shape)
+
+    def _in_order(self) -> list[Stored]:
+        return [self._found[batch] for batch in sorted(self._found, key=lambda batch: batch.start)]
 
     def is_complete(self) -> bool:
         """Whether the entry is there and its checksums hold; a damaged one becomes partial again."""
@@ -90,11 +137,21 @@ class Entry:
         (self.partial / DATA_FILE).touch()
         self._found = intact_batches(self.partial, self.image_bytes)
         missing = [batch for batch in self.batches if batch not in self._found]
-        needed_bytes = self.shape[0] * self.image_bytes - (self.partial / DATA_FILE).stat().st_size
+        if self._packs:
+            os.truncate(self.partial / DATA_FILE, self._end())  # what a kill left behind
+        needed_bytes = self._needed_bytes() - (self.partial / DATA_FILE).stat().st_size
         free_bytes = shutil.disk_usage(self.partial).free
         if needed_bytes > 0 and free_bytes < needed_bytes + SPARE_BYTES:
             raise self._disk_full(needed_bytes, f"{free_bytes:,} bytes are free")
         return missing
+
+    def _needed_bytes(self) -> int:
+        """Of all features."""
+        return self._n_tokens * self.image_bytes // self.shape[2]
+
+    def _end(self) -> int:
+        """Where the file of packed batches ends."""
+        return max((stored.offset + stored.n_bytes for stored in self._found.values()), default=0)
 
     def write(self, batch: range, values: npt.NDArray[np.float16], lengths: list[int] | None) -> None:
         """Store the features (B, S, L, D) of one batch, then record that they are there, and the lengths of texts.
@@ -104,20 +161,23 @@ class Entry:
         Raises:
             SweepError: the disk is full.
         """
-        content = np.ascontiguousarray(values, dtype=DTYPE).data
         record: dict[str, Any] = {"start": batch.start, "stop": batch.stop}
+        content = np.ascontiguousarray(values, dtype=DTYPE).data
+        offset = batch.start * self.image_bytes
         if lengths is not None:
-            record["lengths"] = lengths
+            own = [text[:, :length].ravel() for text, length in zip(values, lengths, strict=True)]
+            content, offset = np.concatenate(own, dtype=DTYPE).data, self._end()
+            record |= {"lengths": lengths, "offset": offset, "bytes": content.nbytes}
         record["crc32"] = _checksum(content, lengths)
         try:
-            _write_durably(self.partial / DATA_FILE, content, mode="r+b", offset=batch.start * self.image_bytes)
+            _write_durably(self.partial / DATA_FILE, content, mode="r+b", offset=offset)
             _write_durably(self.partial / BATCHES_FILE, (json.dumps(record) + "\n").encode(), mode="ab")
         except OSError as error:
             if is_out_of_space(error):
-                remaining = (self.shape[0] - batch.start) * self.image_bytes
+                remaining = self._needed_bytes() - offset
                 raise self._disk_full(remaining, str(error)) from error
             raise
-        self._found[batch] = lengths
+        self._found[batch] = Stored(offset, content.nbytes, lengths, lengths is not None)
 
     def finish(self) -> None:
         """Give the completed entry its final name."""
@@ -151,25 +211,31 @@ def _read_header(folder: Path) -> object:
 
 def intact_batches(folder: Path, image_bytes: int) -> Batches:
     """Return the recorded batches whose bytes still have the recorded checksum."""
-    recorded: dict[range, tuple[int, list[int] | None]] = {}
+    recorded: dict[range, tuple[int, Stored]] = {}
     try:
         lines = (folder / BATCHES_FILE).read_bytes().splitlines()
-        n_stored = (folder / DATA_FILE).stat().st_size // image_bytes
+        n_stored_bytes = (folder / DATA_FILE).stat().st_size
         for line in lines:
             try:
                 record = json.loads(line)
                 batch, checksum = range(record["start"], record["stop"]), record["crc32"]
-                lengths = record.get("lengths")
+                stored = Stored(
+                    record.get("offset", batch.start * image_bytes),
+                    record.get("bytes", len(batch) * image_bytes),
+                    record.get("lengths"),
+                    "offset" in record,
+                )
+                there = 0 <= batch.start < batch.stop and 0 <= stored.offset <= n_stored_bytes - stored.n_bytes
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue  # a line cut short by a kill, or damaged: its batch counts as missing
-            if 0 <= batch.start < batch.stop <= n_stored:
-                recorded[batch] = checksum, lengths
+            if there:
+                recorded[batch] = checksum, stored
         intact: Batches = {}
         with (folder / DATA_FILE).open("rb") as file:
-            for batch, (checksum, lengths) in recorded.items():
-                file.seek(batch.start * image_bytes)
-                if _checksum(file.read(len(batch) * image_bytes), lengths) == checksum:
-                    intact[batch] = lengths
+            for batch, (checksum, stored) in recorded.items():
+                file.seek(stored.offset)
+                if _checksum(file.read(stored.n_bytes), stored.lengths) == checksum:
+                    intact[batch] = stored
     except OSError:
         return {}
     return intact

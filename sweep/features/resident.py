@@ -29,10 +29,11 @@ class ResidentStageData(StageData):
     def of(cls, data: StageData, device: torch.device) -> "ResidentStageData":
         """Copy a split's stages to `device`."""
         dtype = torch.from_numpy(np.empty(0, data.stages.dtype)).dtype
-        on_device = torch.empty(data.stages.shape, dtype=dtype, device=device)
+        on_device = torch.zeros(data.stages.shape, dtype=dtype, device=device)
         for start in range(0, len(data), COPIED_IMAGES):
             part = slice(start, start + COPIED_IMAGES)
-            on_device[part].copy_(torch.from_numpy(np.array(data.stages[part])))
+            rows = np.array(data.stages[part])  # of texts, as long as the longest of them
+            on_device[part, :, : rows.shape[2]].copy_(torch.from_numpy(rows))
         labels = data.labels.to(device)
         own = {field.name: getattr(data, field.name) for field in fields(StageData)}
         return cls(**own, on_device=on_device, labels_on_device=labels)

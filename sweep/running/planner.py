@@ -14,7 +14,7 @@ import torch
 
 from sweep.errors import SweepError, UsageError
 from sweep.features.batches import StageData, n_batches, stored_shape
-from sweep.features.cache import n_images_missing
+from sweep.features.cache import n_images_missing, stored_tokens
 from sweep.features.entry import DTYPE
 from sweep.machine.memory import available_bytes, is_out_of_memory
 from sweep.running.preparation import Prepared
@@ -115,6 +115,7 @@ def plan_features(prepared: Prepared, cache_dir: Path) -> FeaturePlan:
     backbone, data = prepared.backbone, prepared.data
     splits = (*prepared.views.cached(data.train), data.val, data.test)
     n_images = sum(split.n_images for split in splits)
+    n_tokens = sum(stored_tokens(backbone, split) for split in splits)
     n_missing = sum(n_images_missing(backbone, split, cache_dir) for split in splits)
     n_live = 0 if prepared.views.n_cached else data.train.n_images
     n_timed = min(CALIBRATION_IMAGES, n_missing + n_live)
@@ -123,7 +124,7 @@ def plan_features(prepared: Prepared, cache_dir: Path) -> FeaturePlan:
         n_images=n_images,
         n_images_missing=n_missing,
         feature_wall_seconds=n_missing * seconds_per_image,
-        cache_bytes=n_images * bytes_per_image(prepared),
+        cache_bytes=n_tokens * sum(backbone.widths) * DTYPE.itemsize,
         live_wall_seconds=n_live * seconds_per_image,
     )
 

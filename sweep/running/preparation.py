@@ -104,7 +104,14 @@ def prepare(
         )
     study.check_baseline()
     check_precision(study.precision, device)
-    data = load_data(study.data, seed=study.seed, cache_dir=cache_dir, on_bad_image=on_bad_image, task=study.task)
+    data = load_data(
+        study.data,
+        seed=study.seed,
+        cache_dir=cache_dir,
+        on_bad_image=on_bad_image,
+        task=study.task,
+        accept_licence=study.accept_licence,
+    )
     study = study.on(TASK_KINDS[data.task])
     study.check_baseline()
     baseline = rehearse(study, study.baseline).config

@@ -38,7 +38,14 @@ def recorded_data(
     """
     name = data_of_run(config, moved_to)
     on_bad_image: OnBadImage = "skip" if config.get("skipped_images") else "error"
-    data = load_data(name, seed=config["seed"], cache_dir=cache_dir, on_bad_image=on_bad_image, task=config.get("task"))
+    data = load_data(
+        name,
+        seed=config["seed"],
+        cache_dir=cache_dir,
+        on_bad_image=on_bad_image,
+        task=config.get("task"),
+        accept_licence=config.get("accept_licence"),
+    )
     for split in splits:
         if getattr(data, split).fingerprint != config["splits"][split]["fingerprint"]:
             raise SweepError(f"the {split} {data.kind} of {name} are not those that the run saw")

@@ -25,7 +25,7 @@ from sweep.tasks.kinds import recorded_kind
 
 DECIDED_BY_OPTIONS = (
     *("trials", "epochs", "batch_size", "backbone", "image_size", "max_tokens", "data", "group_size", "stages", "pool"),
-    "task",
+    *("task", "accept_licence"),
     *("modules_per_block", "precision", "max_rank", "seeds", "seed", "augment", "views", "cache"),
 )
 """Declarations that `sweep run` may have overridden: they are taken from the run's record."""

@@ -135,6 +135,11 @@ def carry_out(
     _announce(prepared, folder, reporter)
 
     feature_plan = plan_features(prepared, cache_dir)
+    if feature_plan.n_images_missing:
+        reporter.message(
+            f"features: {feature_plan.n_images_missing} of {feature_plan.n_images} {prepared.data.kind} are to be "
+            f"computed; the cache will take {feature_plan.cache_bytes / 2**20:,.0f} MiB for all of them"
+        )
     settings = ShapeSettings(prepared, cache_dir, reporter, partial(_record_source, folder))
     settings.compute(prepared.shape)
     _announce_features(settings, prepared, reporter)

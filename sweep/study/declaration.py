@@ -68,6 +68,7 @@ class Study:
             `"test"` and perhaps `"val"`, whose items are (Pillow image, label), such as torchvision's; or one of
             them under `"all"`, to be split.
         task: `"classes"`, `"multi-label"` or `"regression"`; chosen from the labels if not given.
+        accept_licence: The licence that you accept, for data whose licence is restricted, as `sweep data` lists it.
         other_tasks: What to search, instead of `suggest` and `baseline`, where the task is of that kind.
         image_size: Side of the backbone's input in pixels; the backbone's own if not given.
         max_tokens: Of every text, so many tokens are read; the backbone's own if not given.
@@ -110,6 +111,7 @@ class Study:
     backbone: str = "dinov2_small_focus"
     data: str | Mapping[str, Any] = "count"
     task: str | None = None
+    accept_licence: str | None = None
     other_tasks: Mapping[str, Space] = field(default_factory=dict)
     image_size: int | None = None
     max_tokens: int | None = None
@@ -176,6 +178,8 @@ class Study:
             )
 
     def _check_tasks(self) -> None:
+        if not isinstance(self.accept_licence, str | None):
+            raise UsageError(f"Study.accept_licence must be a str, not {self.accept_licence!r}")
         known = ", ".join(TASK_KINDS)
         if self.task is not None and (not isinstance(self.task, str) or self.task not in TASK_KINDS):
             raise UsageError(f"task must be one of {known}, not {self.task!r} (--task, or the study file)")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import sweep.cli
-from backbones.origin import PACKAGED
+from backbones.packaged import PACKAGED
 from sweep.records.results import load_results
 
 TEXT = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text(encoding="utf-8")
@@ -33,8 +33,8 @@ def run(monkeypatch: pytest.MonkeyPatch, cache_dir: Path, arguments: list[str]) 
 
 def test_the_page_has_what_is_tested_here() -> None:
     assert len(FILES) == 2
-    assert len(COMMANDS) == 7
-    assert len(TEXT_COMMANDS) == 3
+    assert len(COMMANDS) == 8
+    assert len(TEXT_COMMANDS) == 4
 
 
 @pytest.mark.parametrize(("source", "name", "command"), FILES, ids=[name for _, name, _ in FILES])
@@ -67,7 +67,8 @@ def test_text_commands(
     run(monkeypatch, cache_dir, [*arguments, "--data", str(text_table), *SMALL])
     results = load_results(Path("run"))
     assert (results.trials["state"] == "COMPLETE").all()
-    assert results.config["backbone"] == ("./gpt2" if "gpt2" in command else "minilm_l6")
+    named = [name for name in ("./gpt2", "smollm2_135m") if name.removeprefix("./") in command]
+    assert results.config["backbone"] == (named[0] if named else "minilm_l6")
 
 
 @pytest.mark.slow

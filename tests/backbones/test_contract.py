@@ -47,7 +47,7 @@ TIMM: dict[str, tuple[str, int, dict[str, Any]]] = {
     "efficientnet": ("test_efficientnet", 64, {}),
     "mobilenet": ("mobilenetv3_small_050", 64, {}),
 }
-PACKAGED = {"dinov2_small_focus": 28, "efficientnet_lite0": 48}
+PACKAGED = {"dinov2_small_focus": 28, "clip_base_patch16": 32, "swin_base_detector": 64, "efficientnet_lite0": 48}
 OWN = ("own grids", "own tokens")
 SMALL_TEXT = {
     "hidden_size": 32,

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from backbones import load_backbone, packaged_minilm, text_models
+from backbones import load_backbone, text_models
 from backbones.frozen import FrozenBackbone
+from backbones.packaged import PACKAGED_TEXTS
 from backbones.stages import Stages
 from backbones.taps import Taps
 from backbones.text_backbone import TextBackbone
@@ -227,7 +228,7 @@ def test_a_name_on_the_hub_is_its_folder_in_the_local_cache(
     assert asked == [("someone/gpt2", False)]
 
 
-@pytest.mark.parametrize("name", [packaged_minilm.NAME, "./folder"])
+@pytest.mark.parametrize("name", [*PACKAGED_TEXTS, "./folder"])
 def test_without_transformers_the_remedy_is_told_before_anything_is_fetched(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,15 +240,18 @@ def test_without_transformers_the_remedy_is_told_before_anything_is_fetched(
 
 # The packaged MiniLM
 
+MINILM = "minilm_l6"
+
 
 @pytest.fixture(scope="module")
 def minilm(cache_dir: Path) -> FrozenBackbone:
-    return load_backbone(packaged_minilm.NAME, group_size=2, max_tokens=48, cache_dir=cache_dir)
+    return load_backbone(MINILM, group_size=2, max_tokens=48, cache_dir=cache_dir)
 
 
 def test_minilm_is_as_listed(minilm: FrozenBackbone) -> None:
-    assert (minilm.n_blocks, minilm.width) == (packaged_minilm.N_BLOCKS, packaged_minilm.WIDTH)
-    assert sum(p.numel() for p in minilm.network.parameters()) == packaged_minilm.N_PARAMETERS
+    listed = PACKAGED_TEXTS[MINILM]
+    assert (minilm.n_blocks, minilm.width) == (listed.n_blocks, listed.width)
+    assert sum(p.numel() for p in minilm.network.parameters()) == listed.n_parameters
     assert not minilm.causal
 
 

