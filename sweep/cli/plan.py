@@ -43,6 +43,7 @@ def plan(
 
     Loads the backbone and the data, and times a few images and a few steps. Trains no trial and writes no run folder.
     """
+    from sweep.data.summary import summary, warn_of_shared_items
     from sweep.machine.device import device_named
     from sweep.machine.paths import default_cache_dir
     from sweep.running.planner import plan_features, plan_study
@@ -79,6 +80,8 @@ def plan(
         cache_dir=cache_dir,
         on_bad_image=on_bad_image.value,
     )
+    stdout.print(f"data: {summary(prepared.data)}", soft_wrap=True, highlight=False, markup=False)
+    warn_of_shared_items(prepared.data)
     show_plan(stdout, plan_study(plan_features(prepared, cache_dir), prepared), prepared.data.kind)
 
 

@@ -106,7 +106,8 @@ def generator(numbers: range) -> Any:
     [
         ({}, "Study.data has the parts none; give train, test"),
         ({"train": Numbered(range(4))}, "Study.data has the parts train; give train, test"),
-        ({"training": Numbered(range(4)), "test": Numbered(range(4))}, "has the parts training, test"),
+        ({"fitting": Numbered(range(4)), "test": Numbered(range(4))}, "has the parts fitting, test"),
+        ({"val": [], "valid": [], "train": [], "test": []}, "has the parts val, valid, train, test"),
         ({"all": generator(range(4))}, r"Study\.data\['all'\] is generator, which has no length"),
         ({"all": FakeData(6, (3, 8, 8), 2, ToTensor())}, r"data\['all'\]\[0\] is \(Tensor, int\), not a Pillow image"),
         ({"all": [7, 8]}, r"data\['all'\]\[0\] is int, not a Pillow image and a label"),
@@ -131,7 +132,7 @@ def test_what_cannot_be_taken(objects: dict[str, Any], message: str) -> None:
 
 def test_items_that_cannot_be_had_are_named_or_left_out(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(
-        SweepError, match=r"cannot have Study\.data\['all'\]\[9\]: the disk is tired\. .*--on-bad-image skip"
+        SweepError, match=r"cannot read the image Study\.data\['all'\]\[9\]: the disk is tired\. .*--on-bad-image skip"
     ):
         load(all=Numbered(range(90, 104)))
     data = load("skip", all=Numbered(range(90, 104)))
@@ -152,7 +153,7 @@ def test_images_that_were_opened_only_are_read(tmp_path: Path) -> None:
         def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
             return Image.open(io.BytesIO(paths[index].read_bytes())), index % 2
 
-    with pytest.raises(SweepError, match=r"cannot have Study\.data\['all'\]\[5\]: .*truncated"):
+    with pytest.raises(SweepError, match=r"cannot read the image Study\.data\['all'\]\[5\]: .*truncated"):
         load(all=Opened(range(6)))
     paths[5] = paths[0]
     assert load(all=Opened(range(6))).train.open(0).getextrema() != (0, 0)
