@@ -13,6 +13,7 @@ from sweep.errors import UsageError
 
 if TYPE_CHECKING:  # timm takes seconds to import: only where a backbone is loaded
     from backbones.frozen import FrozenBackbone
+    from backbones.sizes import Resize
 
 __all__ = ["BACKBONES", "Backbone", "Taps", "Transform", "load_backbone", "recorded_stages"]
 
@@ -38,6 +39,7 @@ def load_backbone(
     group_size: int = 1,
     stages: int | Sequence[int] | None = None,
     image_size: int | None = None,
+    resize: "Resize | None" = None,
     max_tokens: int | None = None,
     cache_dir: Path,
     device: torch.device | str = "cpu",
@@ -52,6 +54,8 @@ def load_backbone(
         group_size: g, blocks between two stages; see `Taps`.
         stages: instead of `group_size`, how many stages, or the numbers of the blocks to tap after.
         image_size: side of the square input in pixels; None for the backbone's own.
+        resize: ``"squash"`` to resize the whole image to the square, ``"crop"`` to keep its shape and cut out the
+            centre, as timm does; None for the backbone's own, which squash unless a transform of yours says otherwise.
         max_tokens: of a text, the first so many are read; None for the backbone's own.
         cache_dir: root of sweep's cache.
         device: where the backbone runs.
@@ -72,12 +76,14 @@ def load_backbone(
         )
     taps = Taps(group_size, stages if isinstance(stages, int | None) else tuple(stages))
     if name in TEXT_BACKBONES or is_text_name(name):
-        if image_size is not None:
-            raise UsageError(f"--image-size is for images, and the backbone {name!r} reads texts; give --max-tokens")
+        for option, value in (("--image-size", image_size), ("--resize", resize)):
+            if value is not None:
+                raise UsageError(f"{option} is for images, and the backbone {name!r} reads texts; leave it out")
         return _load_text(name, taps, max_tokens, cache_dir).to(device)
     if max_tokens is not None:
         raise UsageError(f"--max-tokens is for texts, and the backbone {name!r} reads images; give --image-size")
-    return _load(name, taps, image_size, cache_dir).to(device)
+    backbone = _load(name, taps, image_size, cache_dir).to(device)
+    return backbone if resize is None else backbone.resizing(resize)
 
 
 def is_text_name(name: str) -> bool:

@@ -30,15 +30,28 @@ BackboneName = Annotated[
     ),
 ]
 ImageSize = Annotated[int | None, typer.Option(help="Side of the backbone's input, in pixels.")]
+ResizeName = Annotated[
+    str | None,
+    typer.Option(
+        help="Of images that are no squares: `squash` the whole image into the backbone's input, or `crop`: keep its "
+        "shape and cut out the centre, as timm does. Squashed if not given."
+    ),
+]
 MaxTokens = Annotated[int | None, typer.Option(help="Of every text, so many tokens are read.")]
 Data = Annotated[
     str | None,
     typer.Option(
         help="A name (`sweep data` lists them), a folder with one subfolder a class, a VTAB-1K task or all of them, a "
-        "table of images or texts (`.csv`, `.parquet`), arrays (`.npz`), or a saved Hugging Face data set: "
+        "table of images or texts (`.csv`, `.tsv`, `.parquet`), arrays (`.npz`), or a saved Hugging Face data set: "
         "docs/data.md."
     ),
 ]
+ImageRoot = Annotated[
+    str | None,
+    typer.Option(help="Of a table of images: the folder that its paths are relative to. The table's if not given."),
+]
+PathColumn = Annotated[str | None, typer.Option(help="Of a table of images: the column of paths. `path` if not given.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Of a table: the column of labels. `label` if not given.")]
 TaskName = Annotated[
     str | None, typer.Option(help="`classes`, `multi-label` or `regression`; told by the labels if not given.")
 ]

@@ -133,8 +133,12 @@ def _input(transform: Transform | TextInput) -> str:
             f"Input: the first {transform.max_tokens} tokens of a text, those that the tokenizer adds included "
             f"(SHA-256 `{transform.tokenizer_sha256}`); that is what `model.transform` makes of it."
         )
+    size = f"{transform.image_size} x {transform.image_size}"
+    resized = f"resized to {size} ({transform.interpolation}, no crop)"
+    if transform.crop_pct is not None:
+        resized = f"its shorter side resized to {transform.resized_side} ({transform.interpolation}), the centre {size}"
     return (
-        f"Input: RGB, resized to {transform.image_size} x {transform.image_size} ({transform.interpolation}, no crop), "
+        f"Input: RGB, {resized}, "
         f"values in 0…1, minus {transform.mean}, divided by {transform.std}; that is what `model.transform` does."
     )
 

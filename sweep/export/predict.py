@@ -19,8 +19,8 @@ from sweep.export.model import AdaptedModel
 
 DECODING_THREADS = 4
 TABLES, LINES = (".csv", ".tsv", ".parquet"), ".txt"
-DIGITS_OF_DEVIATION, MOST_DIGITS = 7, 17
-"""Significant digits of a standard deviation that are written, and those that a number in fp64 has."""
+DIGITS_OF_DEVIATION, MOST_DIGITS = 7, 15
+"""Significant digits of a standard deviation that are written, and those that every number in fp64 has."""
 
 
 @dataclass(frozen=True)
@@ -145,9 +145,10 @@ def written(number: float, std: float) -> str:
         number: In the target's own units.
         std: The target's standard deviation on train.
     """
-    size = max(abs(number), std) / std if math.isfinite(number) else 1.0
-    digits = math.ceil(math.log10(size)) + DIGITS_OF_DEVIATION if size < 1e300 else MOST_DIGITS
-    return f"{number:.{min(digits, MOST_DIGITS)}g}"
+    if not math.isfinite(number):
+        return str(number)
+    digits = math.ceil(math.log10(max(abs(number), std)) - math.log10(std)) + DIGITS_OF_DEVIATION
+    return repr(number) if digits > MOST_DIGITS else f"{number:.{digits}g}"
 
 
 def _image(item: str) -> Any:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +24,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from backbones.protocol import Backbone
+from backbones.sizes import transform_record
 from backbones.stages import lengths_of
 from sweep.data.base import Split
 from sweep.errors import SweepError
@@ -80,7 +81,7 @@ def feature_key(backbone: Backbone, split: Split) -> str:
         "backbone": backbone.name,
         "weights": backbone.fingerprint,
         "stages": list(backbone.stage_indices),
-        "transform": asdict(backbone.transform),
+        "transform": transform_record(backbone.transform),
         "split": split.fingerprint,
         "dtype": DTYPE.str,
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from backbones import Backbone, load_backbone
-from sweep.data import DataSet, OnBadImage, load_data
+from sweep.data import DataSet, OnBadImage, TableOptions, load_data
 from sweep.errors import UsageError
 from sweep.features.views import TrainingViews
 from sweep.machine.precision import require_fp32_sums
@@ -104,7 +104,14 @@ def prepare(
         )
     study.check_baseline()
     check_precision(study.precision, device)
-    data = load_data(study.data, seed=study.seed, cache_dir=cache_dir, on_bad_image=on_bad_image, task=study.task)
+    data = load_data(
+        study.data,
+        seed=study.seed,
+        cache_dir=cache_dir,
+        on_bad_image=on_bad_image,
+        task=study.task,
+        table=TableOptions(study.image_root, study.path_column, study.label_column),
+    )
     study = study.on(TASK_KINDS[data.task])
     study.check_baseline()
     baseline = rehearse(study, study.baseline).config
@@ -131,6 +138,7 @@ def backbone_of(study: Study, data: DataSet, device: torch.device, cache_dir: Pa
         group_size=study.group_size,
         stages=study.stages,
         image_size=study.image_size,
+        resize=study.resize,
         max_tokens=study.max_tokens,
         cache_dir=cache_dir,
         device=device,

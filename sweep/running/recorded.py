@@ -9,7 +9,7 @@ import torch
 
 from backbones import Backbone, load_backbone, recorded_stages
 from backbones.sizes import recorded_size
-from sweep.data import DataSet, OnBadImage, load_data
+from sweep.data import DataSet, OnBadImage, TableOptions, load_data
 from sweep.errors import SweepError
 from sweep.machine.checked_files import RESTORE
 from sweep.records.folder import RunFolder
@@ -37,7 +37,14 @@ def recorded_data(
     """
     name = moved_to or config["data"]
     on_bad_image: OnBadImage = "skip" if config.get("skipped_images") else "error"
-    data = load_data(name, seed=config["seed"], cache_dir=cache_dir, on_bad_image=on_bad_image, task=config.get("task"))
+    data = load_data(
+        name,
+        seed=config["seed"],
+        cache_dir=cache_dir,
+        on_bad_image=on_bad_image,
+        task=config.get("task"),
+        table=TableOptions.of(config),
+    )
     for split in splits:
         if getattr(data, split).fingerprint != config["splits"][split]["fingerprint"]:
             raise SweepError(f"the {split} {data.kind} of {name} are not those that the run saw")

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from sweep.errors import UsageError
 from sweep.machine.user_code import line_of
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from sweep.machine.precision import Precision  # PyTorch takes a second to import
 
+Resize = Literal["squash", "crop"]
 DATA_OBJECTS = "objects of the study file"
 """What stands for data set objects in a run's record."""
 POSITIVE = ("group_size", "modules_per_block", "trials", "epochs", "batch_size", "seeds")
@@ -54,7 +55,12 @@ class Study:
             them under `"all"`, to be split.
         task: `"classes"`, `"multi-label"` or `"regression"`; chosen from the labels if not given.
         other_tasks: What to search, instead of `suggest` and `baseline`, where the task is of that kind.
+        image_root: Of a table of images, the folder that its paths are relative to; the table's own if not given.
+        path_column: Of a table of images, the column of paths; `path` if not given.
+        label_column: Of a table, the column of labels; `label` if not given.
         image_size: Side of the backbone's input in pixels; the backbone's own if not given.
+        resize: `"squash"` to resize the whole image to the backbone's square, `"crop"` to keep its shape and cut out
+            the centre; squashed if not given, unless your own backbone's transform says otherwise.
         max_tokens: Of every text, so many tokens are read; the backbone's own if not given.
         group_size: `g`, blocks between two stages.
         stages: Instead of `group_size`, how many stages behind `z_0` to spread over the backbone, or the blocks to tap
@@ -96,7 +102,11 @@ class Study:
     data: str | Mapping[str, Any] = "count"
     task: str | None = None
     other_tasks: Mapping[str, Space] = field(default_factory=dict)
+    image_root: str | None = None
+    path_column: str | None = None
+    label_column: str | None = None
     image_size: int | None = None
+    resize: Resize | None = None
     max_tokens: int | None = None
     group_size: int = 1
     stages: int | Sequence[int] | None = None
@@ -124,8 +134,7 @@ class Study:
             raise UsageError(f"Study.baseline must map names of parameters to values, not be {self.baseline!r}")
         if not isinstance(self.backbone, str):
             raise UsageError(f"Study.backbone must be a str, not {self.backbone!r}")
-        if not isinstance(self.data, str | Mapping):
-            raise UsageError(f"Study.data must be a str, or map splits to data sets, not {self.data!r}")
+        self._check_data()
         for name in POSITIVE:
             self._check_whole(name, getattr(self, name), least=1)
         self._check_whole("seed", self.seed, least=0)
@@ -146,6 +155,15 @@ class Study:
         check_declared(self.augment, self.views, self.cache)
         self._check_tasks()
         self._check_objectives()
+
+    def _check_data(self) -> None:
+        if not isinstance(self.data, str | Mapping):
+            raise UsageError(f"Study.data must be a str, or map splits to data sets, not {self.data!r}")
+        for name in ("image_root", "path_column", "label_column"):
+            if not isinstance(getattr(self, name), str | None):
+                raise UsageError(f"Study.{name} must be a str, not {getattr(self, name)!r}")
+        if self.resize not in (None, "squash", "crop"):
+            raise UsageError(f"resize must be 'squash' or 'crop', not {self.resize!r} (--resize, or the study file)")
 
     def _check_tasks(self) -> None:
         known = ", ".join(TASK_KINDS)

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -207,3 +208,49 @@ def test_a_study_of_objects_runs_goes_on_and_is_reported(
     code, said = call("report", "out")
     assert code == 0, said
     assert "the images came as objects of the study file" in said
+
+
+class Named(Numbered):
+    """With the names of its classes, as torchvision's data sets have them."""
+
+    def __init__(self, numbers: range, classes: list[str], label: Callable[[int], Any] = lambda number: number % 3):
+        super().__init__(numbers, label)
+        self.classes = classes
+
+
+@pytest.mark.parametrize(
+    ("of_test", "message"),
+    [
+        (
+            ["cat", "emu", "zebra"],
+            r"\['test'\] has other classes than .*\['train'\]: number 1 is 'emu' there and 'dog'",
+        ),
+        (["dog", "cat", "emu"], r"number 0 is 'dog' there and 'cat' here"),
+        (["cat", "dog", "emu", "fox"], r"number 3 is 'fox' there and no class here"),
+    ],
+)
+def test_splits_that_number_their_classes_differently_are_refused(of_test: list[str], message: str) -> None:
+    train = Named(range(9), ["cat", "dog", "emu"])
+    assert load(train=train, test=Named(range(6), ["cat", "dog", "emu"])).class_names == ("cat", "dog", "emu")
+    with pytest.raises(UsageError, match=message):
+        load(train=train, test=Named(range(6), of_test))
+
+
+def test_one_part_with_names_of_classes_names_them_for_all() -> None:
+    data = load(train=Named(range(9), ["cat", "dog", "emu"]), test=Numbered(range(6), lambda number: number % 3))
+    assert data.class_names == ("cat", "dog", "emu")
+
+
+@pytest.mark.parametrize("largest", [10**8, 10**12, 2**62])
+def test_memory_does_not_grow_with_the_largest_label(largest: int) -> None:
+    items = Numbered(range(20), lambda number: largest * (number % 2))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UsageError, match=r"no item of Study\.data has label 1; number the classes from 0"):
+            load(all=items)
+        with pytest.raises(UsageError, match=r"no item of Study\.data has label 1"):
+            load(all=Named(range(20), ["a", "b"], items.label))
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 20e6
