@@ -141,6 +141,27 @@ def listed(errors: Sequence[UnreadableImageError]) -> SweepError:
     )
 
 
+def all_unreadable(split: Split, first: UnreadableImageError) -> SweepError:
+    """Decode all images of a split of which one cannot be read, and name all that cannot.
+
+    Args:
+        split: The images.
+        first: What is known of the one.
+    """
+    logger.info("an image cannot be read; decoding the %d of split %r to name all such", split.n_images, split.name)
+
+    def error_of(index: int) -> UnreadableImageError | None:
+        try:
+            split.open(index)
+        except UnreadableImageError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="check") as pool:
+        found = [error for error in pool.map(error_of, range(split.n_images)) if error is not None]
+    return listed(found or [first])
+
+
 def inside(folder: Path, image: str, where: str, remedy: str = "give a path relative to it") -> Path:
     """Return the file that a list names, once it is known to exist and, links resolved, to lie below `folder`.
 

@@ -27,6 +27,8 @@ from backbones.protocol import Backbone
 from backbones.sizes import transform_record
 from backbones.stages import lengths_of
 from sweep.data.base import Split
+from sweep.data.decoding import UnreadableImageError
+from sweep.data.files import all_unreadable
 from sweep.errors import SweepError
 from sweep.features.batches import StageData, apart, stored_shape
 from sweep.features.entry import DATA_FILE, DTYPE, FORMAT_VERSION, Entry, intact_batches
@@ -261,7 +263,11 @@ def decoded(backbone: Backbone, split: Split, batches: Iterable[Places]) -> Gene
     pool = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="decode")
     try:
         for batch, images in one_ahead(batches, lambda batch: [pool.submit(decode, index) for index in batch]):
-            yield batch, torch.stack([image.result() for image in images])
+            try:
+                ready = torch.stack([image.result() for image in images])
+            except UnreadableImageError as error:
+                raise all_unreadable(split, error) from error
+            yield batch, ready
     finally:
         pool.shutdown(cancel_futures=True)
 
