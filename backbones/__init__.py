@@ -13,6 +13,7 @@ from sweep.errors import UsageError
 
 if TYPE_CHECKING:  # timm takes seconds to import, so it is imported when a backbone is loaded
     from backbones.frozen import FrozenBackbone
+    from backbones.sizes import Resize
 
 __all__ = ["BACKBONES", "Backbone", "Taps", "Transform", "backbone_to_load", "load_backbone", "recorded_stages"]
 
@@ -60,6 +61,7 @@ def load_backbone(
     group_size: int = 1,
     stages: int | Sequence[int] | None = None,
     image_size: int | None = None,
+    resize: "Resize | None" = None,
     max_tokens: int | None = None,
     cache_dir: Path,
     device: torch.device | str = "cpu",
@@ -71,10 +73,12 @@ def load_backbone(
         name: one of `BACKBONES`, a timm model for which there is an adapter (weights from the hub),
             ``untrained:TIMM_NAME`` for seeded random weights, an entry point, or ``PATH.py:FUNCTION``, see `own.py`; or
             a text network of transformers, ``./FOLDER`` or a name on the hub with a slash in it, see `text_models.py`.
-        group_size: g, the number of blocks between two stages; see `Taps`.
-        stages: instead of `group_size`, the number of stages, or the blocks after which to read them.
-        image_size: side of the square input in pixels; None for the backbone's default.
-        max_tokens: how many tokens of each text are read; None for the backbone's default.
+        group_size: g, blocks between two stages; see `Taps`.
+        stages: instead of `group_size`, how many stages, or the numbers of the blocks to tap after.
+        image_size: side of the square input in pixels; None for the backbone's own.
+        resize: ``"squash"`` to resize the whole image to the square, ``"crop"`` to keep its shape and cut out the
+            centre, as timm does; None for the backbone's own, which squash unless a transform of yours says otherwise.
+        max_tokens: of a text, the first so many are read; None for the backbone's own.
         cache_dir: root of sweep's cache.
         device: the device on which the backbone runs.
         from_record: whether the name comes from a file that somebody else may have written.
@@ -95,16 +99,18 @@ def load_backbone(
     name = _without_hub(name)
     taps = Taps(group_size, stages if isinstance(stages, int | None) else tuple(stages))
     if name in TEXT_BACKBONES or is_text_name(name):
-        if image_size is not None:
-            raise UsageError(f"--image-size is for images, but the backbone {name!r} reads texts; give --max-tokens")
+        for option, value in (("--image-size", image_size), ("--resize", resize)):
+            if value is not None:
+                raise UsageError(f"{option} is for images, and the backbone {name!r} reads texts; leave it out")
         return _load_text(name, taps, max_tokens, cache_dir).to(device)
     if image_size is not None:
         from backbones.image_sizes import require_room_for_an_image
 
         require_room_for_an_image(name, image_size)
     if max_tokens is not None:
-        raise UsageError(f"--max-tokens is for texts, but the backbone {name!r} reads images; give --image-size")
-    return _load(name, taps, image_size, cache_dir).to(device)
+        raise UsageError(f"--max-tokens is for texts, and the backbone {name!r} reads images; give --image-size")
+    backbone = _load(name, taps, image_size, cache_dir).to(device)
+    return backbone if resize is None else backbone.resizing(resize)
 
 
 def _without_hub(name: str) -> str:

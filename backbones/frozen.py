@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar, Self
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.protocol import Transform, weights_fingerprint
+from backbones.sizes import Resize
 from backbones.text_transform import TextTransform
 from sweep.tasks.inputs import Kind
 
@@ -28,16 +30,18 @@ class FrozenBackbone(nn.Module, ABC):
         n_prefix_tokens: How many class and register tokens come first.
 
     Attributes:
-        kind: What it reads, images or texts.
-        widths: `D` of every stage. The adapter sets it.
-        tokens: `L`, the same in all stages. The adapter sets it.
-        causal: Whether a token's features depend only on itself and the tokens before it.
+        kind: What it reads.
+        widths: `D` of every stage.
+        tokens: `L`, the same in all stages. Both are for the adapter to set.
+        causal: Whether a token's features depend on the tokens before it alone.
+        crop_pct: What the network's authors crop images to, see `Transform`; used where the user asks for a crop.
     """
 
     kind: ClassVar[Kind] = "images"
     widths: tuple[int, ...]
     tokens: int
     causal: bool = False
+    crop_pct: float = 1.0
 
     def __init__(
         self,
@@ -63,6 +67,13 @@ class FrozenBackbone(nn.Module, ABC):
         """Side of the square input in pixels, for backbones that read images."""
         assert isinstance(self.transform, Transform)
         return self.transform.image_size
+
+    def resizing(self, how: Resize) -> Self:
+        """This backbone itself, with a transform that squashes images or crops them."""
+        assert isinstance(self.transform, Transform)
+        crop_pct = None if how == "squash" else self.transform.crop_pct or self.crop_pct
+        self.transform = replace(self.transform, crop_pct=crop_pct)
+        return self
 
     @property
     def size(self) -> str:

@@ -1,27 +1,42 @@
-"""The size of a backbone's input in a run's record: pixels of an image, or tokens of a text."""
+"""A backbone's transform as a run records it, and the size of its input: pixels of an image, or tokens of a text."""
 
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from dataclasses import asdict
+from typing import Any, Literal, TypedDict
 
+from backbones.protocol import Transform
+from backbones.text_transform import TextInput
 from sweep.errors import SweepError
+
+Resize = Literal["squash", "crop"]
+"""What becomes of an image that is no square: see `Transform.crop_pct`."""
 
 
 class Size(TypedDict, total=False):
-    """The size argument of `load_backbone`: one of the two."""
+    """What `load_backbone` takes: pixels, and whether the image is cropped, or tokens."""
 
     image_size: int
+    resize: Resize
     max_tokens: int
 
 
+def transform_record(transform: Transform | TextInput) -> dict[str, Any]:
+    """A transform as JSON can hold it; what squashes is recorded as it was before there was a crop."""
+    record = asdict(transform)
+    if record.get("crop_pct", 0) is None:
+        del record["crop_pct"]
+    return record
+
+
 def recorded_size(transform: Mapping[str, Any]) -> Size:
-    """Return the argument of `load_backbone` for the size of a recorded transform.
+    """The arguments of `load_backbone` that give a backbone the input of a recorded transform.
 
     Raises:
         SweepError: The record has neither size.
     """
     pixels, tokens = (transform.get(name) for name in ("image_size", "max_tokens"))
     if isinstance(pixels, int) and pixels > 0:
-        return {"image_size": pixels}
+        return {"image_size": pixels, "resize": "squash" if transform.get("crop_pct") is None else "crop"}
     if isinstance(tokens, int) and tokens > 0:
         return {"max_tokens": tokens}
     raise SweepError(f"the recorded transform {str(transform)[:60]} has neither image_size nor max_tokens")

@@ -108,7 +108,9 @@ def adapt(name: str, model: Any, *, taps: Taps, image_size: int | None) -> Froze
             std=tuple(config["std"]),
             interpolation=config["interpolation"],
         )
-    return (TimmViT if plain else TimmLevels)(name, model, transform, taps)
+    backbone = (TimmViT if plain else TimmLevels)(name, model, transform, taps)
+    backbone.crop_pct = float((getattr(model, "pretrained_cfg", None) or {}).get("crop_pct") or 1.0)
+    return backbone
 
 
 def takes_image_size(name: str) -> bool:

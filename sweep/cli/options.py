@@ -79,6 +79,29 @@ Data = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+ResizeName = Annotated[
+    str | None,
+    typer.Option(
+        help="How an image that is not square becomes the backbone's square input. `squash` resizes the whole image; "
+        "`crop` keeps its proportions and cuts out the centre, as timm does. Squashed if not given.",
+        rich_help_panel=DATA,
+    ),
+]
+ImageRoot = Annotated[
+    str | None,
+    typer.Option(
+        help="For a table of images: the folder that its paths start from; the table's own folder if not given.",
+        rich_help_panel=DATA,
+    ),
+]
+PathColumn = Annotated[
+    str | None,
+    typer.Option(help="For a table of images: the column with the paths; `path` if not given.", rich_help_panel=DATA),
+]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(help="For a table: the column with the labels; `label` if not given.", rich_help_panel=DATA),
+]
 AcceptLicence = Annotated[
     str | None,
     typer.Option(

@@ -20,6 +20,9 @@ def plan(
     seeds: options.Seeds = None,
     seed: options.Seed = None,
     data: options.Data = None,
+    image_root: options.ImageRoot = None,
+    path_column: options.PathColumn = None,
+    label_column: options.LabelColumn = None,
     task: options.TaskName = None,
     accept_licence: options.AcceptLicence = None,
     augment: options.Augment = None,
@@ -28,6 +31,7 @@ def plan(
     on_bad_image: options.OnBadImageChoice = options.OnBadImage.ERROR,
     backbone: options.BackboneName = None,
     image_size: options.ImageSize = None,
+    resize: options.ResizeName = None,
     max_tokens: options.MaxTokens = None,
     group_size: options.GroupSize = None,
     stages: options.Stages = None,
@@ -46,6 +50,7 @@ def plan(
     The command loads the backbone and the data, and times a few images and a few training steps. It trains no trial and
     creates no run folder.
     """
+    from sweep.data.summary import summary, warn_of_shared_items
     from sweep.machine.device import device_named
     from sweep.machine.paths import default_cache_dir
     from sweep.running.planner import plan_features, plan_shapes, plan_study
@@ -58,8 +63,12 @@ def plan(
         batch_size=batch_size,
         backbone=backbone,
         image_size=image_size,
+        resize=resize,
         max_tokens=max_tokens,
         data=data,
+        image_root=image_root,
+        path_column=path_column,
+        label_column=label_column,
         task=task,
         accept_licence=accept_licence,
         group_size=group_size,
@@ -83,6 +92,8 @@ def plan(
         cache_dir=cache_dir,
         on_bad_image=on_bad_image.value,
     )
+    stdout.print(f"data: {summary(prepared.data)}", soft_wrap=True, highlight=False, markup=False)
+    warn_of_shared_items(prepared.data)
     plan = plan_study(plan_features(prepared, cache_dir), prepared)
     show_plan(stdout, plan, prepared.data.kind)
     show_shapes(stdout, plan_shapes(prepared, plan, cache_dir), plan.lane_epochs)

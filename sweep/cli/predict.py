@@ -10,11 +10,12 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sweep.cli import options
-from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION, TaskKind
-from sweep.terminal.console import stderr
+from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION
+from sweep.terminal.console import printable, stderr
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import
     from sweep.export.predict import Prediction, Unreadable
+    from sweep.tasks.targets import Target
 
 STANDARD_OUTPUT = "-"
 
@@ -39,7 +40,8 @@ def predict(
     an image may have several labels, the row has all labels with a probability of at least 0.5, joined by `|`, and then
     the probability of every label. For a regression, the row has the predicted numbers.
 
-    Images that cannot be read are named on standard error and left out.
+    An image that cannot be read is named on standard error and left out; the others are labelled all the same, and the
+    exit code is 1.
 
         sweep predict shipped photos/ --csv labels.csv
     """
@@ -60,7 +62,7 @@ def predict(
             loaded, found, batch_size=batch_size, on_progress=lambda count: progress.advance(bar, count)
         )
         heading = "text" if kind == "texts" else "path"
-        rows = _rows(outcomes, heading, loaded.class_names, loaded.target.kind, unreadable)
+        rows = _rows(outcomes, heading, loaded.class_names, loaded.target, unreadable)
         if csv_file == STANDARD_OUTPUT:
             csv.writer(sys.stdout).writerows(rows)
         else:
@@ -70,13 +72,16 @@ def predict(
             except OSError as error:
                 raise SweepError(f"cannot write {target}: {error.strerror}; give another file with --csv") from error
     for outcome in unreadable:
-        stderr.print(f"left out: {outcome.reason}", soft_wrap=True, highlight=False, markup=False)
+        stderr.print(printable(f"left out: {outcome.reason}"), soft_wrap=True, highlight=False, markup=False)
     n_labelled = len(found) - len(unreadable)
     where = "" if csv_file == STANDARD_OUTPUT else f" in {csv_file}"
-    left_out = f", {len(unreadable)} left out" if unreadable else ""
-    stderr.print(f"{n_labelled} {kind} labelled{where}{left_out}", soft_wrap=True, highlight=False, markup=False)
     if not n_labelled:
         raise SweepError(f"none of the {kind} could be read")
+    stderr.print(f"{n_labelled} {kind} labelled{where}", soft_wrap=True, highlight=False, markup=False)
+    if unreadable:
+        raise SweepError(
+            f"{len(unreadable)} of {len(found)} {kind} could not be read and were left out; they are named above"
+        )
 
 
 def _progress() -> Progress:
@@ -88,14 +93,15 @@ def _rows(
     outcomes: Iterable["Prediction | Unreadable"],
     heading: str,
     class_names: tuple[str, ...],
-    kind: TaskKind,
+    target: "Target",
     unreadable: list["Unreadable"],
 ) -> Iterator[list[str]]:
     """Yield the rows of the table; what could not be read is appended to `unreadable`."""
     from sweep.data.labels import SEPARATOR
-    from sweep.export.predict import Unreadable
+    from sweep.export.predict import Unreadable, written
     from sweep.tasks.metrics import THRESHOLD
 
+    kind = target.kind
     probabilities = [f"p_{name}" for name in class_names]
     yield {
         CLASSES: [heading, "label", "probability", *probabilities],
@@ -107,7 +113,10 @@ def _rows(
             unreadable.append(outcome)
             continue
         values = outcome.values.tolist()
-        shown = [f"{value:.6g}" if kind is REGRESSION else f"{value:.6f}" for value in values]
+        if kind is REGRESSION:
+            shown = [written(value, std) for value, std in zip(values, target.std, strict=True)]
+        else:
+            shown = [f"{value:.6f}" for value in values]
         answer: list[str] = []
         if kind is CLASSES:
             best = int(outcome.values.argmax())

@@ -11,18 +11,20 @@ from sweep.data.arrays import array_file
 from sweep.data.base import DataSet, SkippedImage, Split
 from sweep.data.files import ImageChecker, OnBadImage
 from sweep.data.folder import image_folder
+from sweep.data.label_doubts import warn_of_doubts
 from sweep.data.objects import object_data
 from sweep.data.packaged import DATA_SETS
 from sweep.data.saved import is_saved, saved_data_set
-from sweep.data.suites import PACKAGED_SUITES, TASK_FILES, find_suite
-from sweep.data.table import load_table
+from sweep.data.suites import PACKAGED_SUITES, TASK_FILES, find_suite, warn_of_path_of_same_name
+from sweep.data.table import AS_IT_IS, load_table
+from sweep.data.table_columns import TableOptions
 from sweep.data.vtab import LIST_FILES, vtab_task
 from sweep.errors import UsageError
 from sweep.tasks.kinds import CLASSES
 
-__all__ = ["DATA_SETS", "DataSet", "OnBadImage", "SkippedImage", "Split", "load_data"]
+__all__ = ["DATA_SETS", "DataSet", "OnBadImage", "SkippedImage", "Split", "TableOptions", "load_data"]
 
-FILE_SUFFIXES = ".csv", ".parquet", ".npz"
+TABLE_SUFFIXES, ARRAY_SUFFIX = (".csv", ".tsv", ".parquet"), ".npz"
 
 
 def load_data(
@@ -33,13 +35,14 @@ def load_data(
     on_bad_image: OnBadImage = "error",
     task: str | None = None,
     accept_licence: str | None = None,
+    table: TableOptions = AS_IT_IS,
 ) -> DataSet:
     """Load a data set of images or texts; images are decoded when they are opened.
 
     Args:
         spec: a name in `DATA_SETS`; a folder: a VTAB-1K task (``train800.txt``, ``val200.txt``, ``test.txt``), a saved
             Hugging Face data set, or images in one folder a class, with or without ``train``, ``val`` and ``test``
-            above the classes; a table of images or texts (``.csv``, ``.parquet``) or an archive of arrays
+            above the classes; a table of images or texts (``.csv``, ``.tsv``, ``.parquet``) or an archive of arrays
             (``.npz``); or data set objects by split.
         seed: seed of the split of data that do not bring their own; the demo sets are always the same.
         cache_dir: root of sweep's cache, for the demo sets that are fetched.
@@ -47,6 +50,7 @@ def load_data(
             cannot be read; each is logged, and listed in `DataSet.skipped`.
         task: kind of task, see `sweep.tasks.kinds`; told by the labels if not given.
         accept_licence: names the licence that the user accepts, for a demo set whose licence is restricted.
+        table: how a table is read.
 
     Raises:
         UsageError: nothing is called `spec`, its licence has not been accepted, it does not hold what it should, or
@@ -54,27 +58,59 @@ def load_data(
         SweepError: a demo set cannot be fetched, a file is damaged, or an image cannot be read.
     """
     checker = ImageChecker(on_bad_image)
-    if not isinstance(spec, str):
-        return object_data(spec, seed=seed, checker=checker, task=task)
-    if spec in DATA_SETS:
+    if isinstance(spec, str) and spec in DATA_SETS:
         _require_task(spec, DATA_SETS[spec].task, task)
         DATA_SETS[spec].require_accepted(spec, accept_licence)
+        _refuse_table_options(spec, table)
+        warn_of_path_of_same_name(spec, "data set")
         return DATA_SETS[spec].load(cache_dir)
+    data = _own_data(spec, seed, cache_dir, checker, task, table)
+    warn_of_doubts(data, task_is_given=task is not None)
+    return data
+
+
+def _own_data(
+    spec: str | Mapping[str, Any],
+    seed: int,
+    cache_dir: Path,
+    checker: ImageChecker,
+    task: str | None,
+    table: TableOptions,
+) -> DataSet:
+    """The user's own data; arguments and errors as `load_data`."""
+    if not isinstance(spec, str):
+        _refuse_table_options("Study.data", table)
+        return object_data(spec, seed=seed, checker=checker, task=task)
     path = Path(os.path.expanduser(spec))
     if find_suite(spec, cache_dir) is not None:
         raise UsageError(f"{spec} is several tasks, which `sweep run` takes; give one of them here")
+    suffix = path.suffix.lower()
+    if suffix in TABLE_SUFFIXES and os.path.isfile(path):
+        return _named(path, load_table(path, seed=seed, checker=checker, task=task, options=table))
+    _refuse_table_options(spec, table)
     if os.path.isdir(path):
         return _from_folder(path, seed, checker, task)
-    suffix = path.suffix.lower()
-    if suffix in FILE_SUFFIXES and os.path.isfile(path):
-        read = array_file if suffix == ".npz" else load_table
-        data = read(path, seed=seed, checker=checker, task=task)
-        return replace(data, name=path.resolve().parent.name) if path.name in TASK_FILES else data
+    if suffix == ARRAY_SUFFIX and os.path.isfile(path):
+        return _named(path, array_file(path, seed=seed, checker=checker, task=task))
+    raise _unknown(spec, path)
+
+
+def _named(path: Path, data: DataSet) -> DataSet:
+    """Data out of a file: called as it is, or as the folder of a suite's task."""
+    return replace(data, name=path.resolve().parent.name) if path.name in TASK_FILES else data
+
+
+def _refuse_table_options(what: str, table: TableOptions) -> None:
+    if options := table.given():
+        raise UsageError(f"{options[0]} is for tables ({', '.join(TABLE_SUFFIXES)}), and {what} is none; leave it out")
+
+
+def _unknown(spec: str, path: Path) -> UsageError:
     close = difflib.get_close_matches(spec, [*DATA_SETS, *PACKAGED_SUITES], n=1)
     reason = "does not exist"
     if os.path.exists(path):
-        reason = f"is a file that does not end in {', '.join(FILE_SUFFIXES)}"
-    raise UsageError(
+        reason = f"is a file that does not end in {', '.join((*TABLE_SUFFIXES, ARRAY_SUFFIX))}"
+    return UsageError(
         f"no data set {spec!r}: it is no demo set{f' (did you mean {close[0]}?)' if close else ''}, "
         f"and {path} {reason}.\n"
         f"Give one of {', '.join(DATA_SETS)}; a folder of images, one subfolder a class; a table of images or texts; "

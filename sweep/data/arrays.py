@@ -1,6 +1,9 @@
 """NumPy archives (`.npz`): images as an array of bytes beside an array of labels."""
 
-from collections.abc import Mapping
+import hashlib
+import logging
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,17 @@ from PIL import Image
 from sweep.data.base import DataSet, Indices, Split, digest_of
 from sweep.data.files import ImageChecker
 from sweep.data.labels import labelled_by_array
-from sweep.data.splitting import SPLIT_NAMES, divided
+from sweep.data.split_names import SPLIT_NAMES, split_named
+from sweep.data.splitting import divided
 from sweep.errors import SweepError, UsageError
 
-PAIRS = ("{split}_images", "{split}_labels"), ("x_{split}", "y_{split}")
-"""How the arrays of a split may be called: as in MedMNIST's files, or as in Keras'."""
-WHOLE = "images", "labels"
+logger = logging.getLogger(__name__)
+
+WHOLE = "all"
+"""What stands for the split of arrays that are still to be split."""
+IMAGES, LABELS = "images", "labels"
+NAMES = re.compile(r"(?P<before>\w+)_(?P<what>images|labels)|(?P<letter>[xy])_(?P<after>\w+)")
+"""How the arrays of a split may be called: as in MedMNIST's files, or as in Keras'; in any case."""
 NEEDED = (
     "give images and labels, to be split at random, or train_images, train_labels, test_images, test_labels "
     "(x_train, y_train, … are taken too) and, if you have them, val_images and val_labels"
@@ -66,18 +74,23 @@ def array_file(path: Path, *, seed: int, checker: ImageChecker, task: str | None
             rows = (part for index in members.tolist() for part in (repr(image(index).shape), image(index).tobytes()))
             return digest_of(["arrays", labels[members].tobytes(), *class_names, *rows])
 
+        def digest(index: int) -> str:
+            pixels = image(index)
+            return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+
         return Split(
             name,
             labels[members],
             lambda index: Image.fromarray(image(int(members[index]))),
             fingerprint,
             lambda index: f"image {members[index]} of {path}",
+            digester=lambda: [digest(index) for index in members.tolist()],
         )
 
     return divided(
         labels,
         class_names,
-        None if WHOLE[0] in parts else given,
+        None if WHOLE in parts else given,
         split_of,
         name=path.stem,
         what=f"arrays of {path}",
@@ -88,26 +101,17 @@ def array_file(path: Path, *, seed: int, checker: ImageChecker, task: str | None
 
 
 def _read_parts(path: Path) -> Mapping[str, tuple[str, str, Array, Array]]:
-    """By split (or `"images"` for one that is still to be split) the names and contents of its two arrays."""
+    """By split (or `"all"` for one that is still to be split) the names and contents of its two arrays."""
     import torch
 
     from sweep.machine.memory import available_bytes
 
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            present = set(archive.files)
-            found = {
-                split: (images.format(split=split), labels.format(split=split))
-                for split in SPLIT_NAMES
-                for images, labels in PAIRS
-                if images.format(split=split) in present
-            }
-            if not found and WHOLE[0] in present:
-                found = {WHOLE[0]: WHOLE}
-            if missing := [name for pair in found.values() for name in pair if name not in present]:
-                raise UsageError(f"{path} has no array {missing[0]} (its arrays: {_shown(present)}); {NEEDED}")
-            if not found:
-                raise UsageError(f"{path} has no images (its arrays: {_shown(present)}); {NEEDED}")
+            present = sorted(archive.files)
+            found = _found(path, present)
+            if left := sorted(set(present) - {name for pair in found.values() for name in pair}):
+                logger.warning("left aside in %s: the arrays %s", path, _shown(left))
             n_left = available_bytes(torch.device("cpu"))
             n_bytes = sum(archive.zip.getinfo(f"{name}.npy").file_size for pair in found.values() for name in pair)
             if n_bytes > n_left:
@@ -123,6 +127,44 @@ def _read_parts(path: Path) -> Mapping[str, tuple[str, str, Array, Array]]:
         raise
     except Exception as error:  # the reader answers damage with errors of a dozen types
         raise SweepError(f"cannot read {path}: {error}; save the arrays again with numpy.savez") from error
+
+
+def _found(path: Path, present: Sequence[str]) -> Mapping[str, tuple[str, str]]:
+    """By split (or `"all"`) the names of its images and labels.
+
+    Raises:
+        UsageError: An array is missing, or two arrays are the same part of a split.
+    """
+    roles: dict[tuple[str, str], str] = {}
+    for name in present:
+        role = _role(name)
+        if role in roles:
+            raise UsageError(f"{path} has both {roles[role]} and {name}; keep one of them, or rename the other")
+        if role is not None:
+            roles[role] = name
+    splits = [split for split in SPLIT_NAMES if (split, IMAGES) in roles or (split, LABELS) in roles]
+    splits = splits or [WHOLE] * ((WHOLE, IMAGES) in roles)
+    if not splits:
+        raise UsageError(f"{path} has no images (its arrays: {_shown(present)}); {NEEDED}")
+    for split in splits:
+        for what in (IMAGES, LABELS):
+            if (split, what) not in roles:
+                missing = what if split == WHOLE else f"{split}_{what}"
+                raise UsageError(f"{path} has no array {missing} (its arrays: {_shown(present)}); {NEEDED}")
+    return {split: (roles[split, IMAGES], roles[split, LABELS]) for split in splits}
+
+
+def _role(name: str) -> tuple[str, str] | None:
+    """The split that an array belongs to, and whether it has its images or labels; None of other arrays."""
+    folded = name.casefold()
+    if folded in (IMAGES, LABELS):
+        return WHOLE, folded
+    match = NAMES.fullmatch(folded)
+    if match is None:
+        return None
+    split = split_named(match["before"] or match["after"])
+    what = match["what"] or (IMAGES if match["letter"] == "x" else LABELS)
+    return None if split is None else (split, what)
 
 
 def _array(archive: Mapping[str, Any], name: str) -> Array:
@@ -159,5 +201,5 @@ def _checked_labels(path: Path, name: str, labels: Array, image_name: str, n_ima
     return labels
 
 
-def _shown(names: set[str]) -> str:
-    return ", ".join(sorted(names))[:80] or "none"
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names)[:80] or "none"

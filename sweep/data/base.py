@@ -1,7 +1,7 @@
 """Data sets as three splits of lazily decoded images, or of texts."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -27,6 +27,7 @@ class Split:
         fingerprinter: returns the fingerprint; called once, when it is first asked for.
         source: index to the file that the image comes from, or to the text's place; None where there is none to name.
         kind: what is in it. Of texts, what is said of images here holds likewise.
+        digester: returns the SHA-256 of every item's content, `(n,)`; None where items are not compared.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Split:
     fingerprinter: Callable[[], str] = field(repr=False)
     source: Callable[[int], str] | None = field(default=None, repr=False)
     kind: Kind = "images"
+    digester: Callable[[], Sequence[str]] | None = field(default=None, repr=False)
 
     @property
     def n_images(self) -> int:

@@ -1,58 +1,30 @@
-"""Image files on disk: which count as images, how they are checked, decoded and fingerprinted."""
+"""Image files on disk: tried before they are split, fingerprinted, and kept inside their folder."""
 
-import hashlib
-import io
 import logging
 import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
 
 from sweep.data.base import AnyLabels, SkippedImage, Split, digest_of
+from sweep.data.decoding import ImageFile, UnreadableImageError, check_header, decode, unreadable
+from sweep.data.formats import image_suffixes
 from sweep.errors import SweepError, UsageError
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-"""What Pillow may take a file for, whatever its name: of its other readers, one starts Ghostscript."""
-MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16", "I;16L", "I;16B"})
 DECODING_THREADS = 4
+MOST_SHOWN = 20
+"""Unreadable images that one message names."""
 
 OnBadImage = Literal["error", "skip"]
-
-
-def is_image(path: Path) -> bool:
-    """Whether `path` is a file, or a link to nothing, with an image's extension, and not hidden."""
-    if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
-        return False
-    return path.is_file() or (path.is_symlink() and not path.exists())
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """An image file that lies inside of another file.
-
-    Attributes:
-        name: What to call it in messages.
-        content: Returns its bytes.
-    """
-
-    name: str
-    content: Callable[[], bytes]
-
-    def __str__(self) -> str:
-        return self.name
-
-
-ImageFile = Path | Encoded
 
 
 class ImageChecker:
@@ -80,48 +52,43 @@ class ImageChecker:
         """Return which of `files` can be used, `(n,)`; each that cannot is said and recorded.
 
         Raises:
-            SweepError: A file cannot be used, and bad images are errors.
+            SweepError: Files cannot be used, and bad images are errors; the message lists them.
         """
+        check = decode if self._skip else check_header
+        if self._skip:
+            logger.info("decoding %d images once, to find those that cannot be read", len(files))
         with warnings.catch_warnings():  # here and not in the threads: filters belong to the whole process
             warnings.simplefilter("ignore", UserWarning)  # remarks on damaged metadata
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            if not self._skip:
-                for file in files:
-                    _check_header(file)
-                return np.ones(len(files), dtype=np.bool_)
-            logger.info("decoding %d images once, to find those that cannot be read", len(files))
-            return self.usable([str(file) for file in files], lambda index: _check_pixels(files[index]))
+            return self.usable(len(files), lambda index: check(files[index]))
 
-    def usable(self, names: Sequence[str], check: Callable[[int], object]) -> npt.NDArray[np.bool_]:
+    def usable(self, n_images: int, check: Callable[[int], object]) -> npt.NDArray[np.bool_]:
         """Return which images can be used, `(n,)`, of any kind.
 
         Args:
-            names: What each is called.
-            check: Raises `SweepError` where the image of that index cannot be used; called once each, in threads.
+            n_images: How many there are.
+            check: Raises `UnreadableImageError` where the image of that index cannot be used; called once each, in
+                threads.
 
         Raises:
-            SweepError: An image cannot be used, and bad images are errors.
+            SweepError: Images cannot be used, and bad images are errors; the message lists them.
         """
 
-        def error_of(index: int) -> SweepError | None:
+        def error_of(index: int) -> UnreadableImageError | None:
             try:
                 check(index)
-            except SweepError as error:
+            except UnreadableImageError as error:
                 return error
             return None
 
-        usable = np.ones(len(names), dtype=np.bool_)
         with ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="check") as pool:
-            for index, error in enumerate(pool.map(error_of, range(len(names)))):
-                if error is None:
-                    continue
-                if not self._skip:
-                    pool.shutdown(cancel_futures=True)
-                    raise error
-                logger.warning("skipped: %s", error)
-                self.skipped.append(SkippedImage(names[index], str(error)))
-                usable[index] = False
-        return usable
+            errors = list(pool.map(error_of, range(n_images)))
+        found = [error for error in errors if error is not None]
+        if found and not self._skip:
+            raise listed(found)
+        for error in found:
+            logger.warning("skipped: %s: %s", error.name, error.reason)
+            self.skipped.append(SkippedImage(error.name, error.reason))
+        return np.array([error is None for error in errors], dtype=np.bool_)
 
     def remark(self) -> str:
         """What to add to a message about too few images."""
@@ -139,46 +106,81 @@ def file_split(name: str, root: Path, files: Sequence[Path], labels: AnyLabels) 
     """
     kept = tuple(files)
 
+    @cache
+    def contents() -> list[tuple[int, str]]:
+        return [(len(content), sha256(content).hexdigest()) for content in map(_read, kept)]
+
     def fingerprint() -> str:
-        rows = []
-        for path, label in zip(kept, labels.tolist(), strict=True):
-            content = _read(path)
-            digest = hashlib.sha256(content).hexdigest()
-            rows.append(f"{path.relative_to(root).as_posix()}\n{len(content)}\n{digest}\n{label}")
+        rows = [
+            f"{path.relative_to(root).as_posix()}\n{n_bytes}\n{digest}\n{label}"
+            for path, label, (n_bytes, digest) in zip(kept, labels.tolist(), contents(), strict=True)
+        ]
         return digest_of(["files", *rows])
 
-    return Split(name, labels, lambda index: decode(kept[index]), fingerprint, lambda index: str(kept[index]))
+    return Split(
+        name,
+        labels,
+        lambda index: decode(kept[index]),
+        fingerprint,
+        lambda index: str(kept[index]),
+        digester=lambda: [digest for _, digest in contents()],
+    )
 
 
-def decode(file: ImageFile) -> Image.Image:
-    """Decode the first picture of an image file and apply its EXIF orientation.
+def listed(errors: Sequence[UnreadableImageError]) -> SweepError:
+    """One error that names several images, or as many of them as can be read at a glance."""
+    if len(errors) == 1:
+        return errors[0]
+    lines = [f"  {error.name}: {error.reason}" for error in errors[:MOST_SHOWN]]
+    if len(errors) > MOST_SHOWN:
+        lines.append(f"  and {len(errors) - MOST_SHOWN} more")
+    shown = "\n".join(lines)
+    return SweepError(
+        f"cannot read {len(errors)} images:\n{shown}\nReplace or remove them, or leave them out with "
+        f"--on-bad-image skip"
+    )
 
-    Raises:
-        SweepError: the file cannot be read or decoded.
+
+def all_unreadable(split: Split, first: UnreadableImageError) -> SweepError:
+    """Decode all images of a split of which one cannot be read, and name all that cannot.
+
+    Args:
+        split: The images.
+        first: What is known of the one.
     """
-    try:
-        with _opened(file) as image:
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except Exception as error:  # Pillow's readers answer damage with errors of a dozen types
-        raise _unreadable(file, error) from error
+    logger.info("an image cannot be read; decoding the %d of split %r to name all such", split.n_images, split.name)
+
+    def error_of(index: int) -> UnreadableImageError | None:
+        try:
+            split.open(index)
+        except UnreadableImageError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="check") as pool:
+        found = [error for error in pool.map(error_of, range(split.n_images)) if error is not None]
+    return listed(found or [first])
 
 
-def inside(folder: Path, image: str, where: str) -> Path:
+def inside(folder: Path, image: str, where: str, remedy: str = "give a path relative to it") -> Path:
     """Return the file that a list names, once it is known to exist and, links resolved, to lie below `folder`.
 
     Args:
         folder: What the list's paths are relative to.
-        image: A path as the list has it.
+        image: A path as the list has it; an absolute one may be of a file in the folder.
         where: The list and the line, for messages.
+        remedy: What to do about a path that leads elsewhere, likewise.
+
+    Returns:
+        The file's path, beginning with `folder`.
 
     Raises:
         UsageError: It does not exist, or leads out of the folder.
     """
-    normal = os.path.normpath(image)
-    if os.path.isabs(image) or Path(normal).parts[:1] == ("..",):
-        raise UsageError(f"{where}: {image} leads out of the folder {folder}; give a path relative to it")
-    target = folder / normal
+    below = _relative(folder, os.path.normpath(image))
+    if below is None:
+        raise UsageError(f"{where}: {image} leads out of the folder {folder}; {remedy}")
+    target = folder / below
     if not os.path.isfile(target):
         raise UsageError(f"{where}: {target} does not exist; put the image there or drop the line")
     real = Path(os.path.realpath(target))
@@ -190,55 +192,27 @@ def inside(folder: Path, image: str, where: str) -> Path:
     return target
 
 
+def _relative(folder: Path, path: str) -> Path | None:
+    """A normal path as one relative to `folder`; None where it leads elsewhere."""
+    if not os.path.isabs(path) or "\0" in path:  # the system takes no name with a zero byte
+        return None if Path(path).parts[:1] == ("..",) else Path(path)
+    for start, whole in ((Path(os.path.abspath(folder)), Path(path)), (folder.resolve(), Path(os.path.realpath(path)))):
+        if whole.is_relative_to(start):
+            return whole.relative_to(start)
+    return None
+
+
 def suffixes_of_others(paths: Sequence[Path]) -> list[str]:
     """Return the extensions, in lower case, of the files among `paths` that are neither images nor hidden."""
     return [
         path.suffix.lower()
         for path in paths
-        if path.suffix.lower() not in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() not in image_suffixes() and not path.name.startswith(".") and path.is_file()
     ]
-
-
-def _opened(file: ImageFile) -> Image.Image:
-    """Let Pillow read an image's header."""
-    return Image.open(file if isinstance(file, Path) else io.BytesIO(file.content()), formats=FORMATS)
-
-
-def _check_header(file: ImageFile) -> None:
-    try:
-        with _opened(file) as image:
-            mode = image.mode
-    except Exception as error:
-        raise _unreadable(file, error) from error
-    require_plain_colours(str(file), mode)
-
-
-def require_plain_colours(name: str, mode: str) -> None:
-    """Refuse an image whose pixels have no sure way to RGB.
-
-    Raises:
-        SweepError: Its mode is of that kind.
-    """
-    if mode in ("I", "F"):  # the range of their values is anybody's guess
-        raise SweepError(f"{name} has 32-bit values ({mode}), not an image's 8 or 16: convert it, or remove it")
-    if mode not in MODES:
-        raise SweepError(f"{name} has colours of mode {mode}, which have no sure way to RGB: convert it, or remove it")
-
-
-def _check_pixels(file: ImageFile) -> None:
-    _check_header(file)
-    decode(file)
 
 
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(file: ImageFile, error: BaseException) -> SweepError:
-    reason = str(error) or type(error).__name__
-    return SweepError(
-        f"cannot read the image {file}: {reason}. Replace or remove the file, or leave it out with --on-bad-image skip"
-    )
+        raise unreadable(path, error) from error

@@ -2,27 +2,34 @@
 
 import logging
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from sweep.data.base import DataSet, Labels, Split
-from sweep.data.files import IMAGE_SUFFIXES, ImageChecker, file_split, is_image, suffixes_of_others
-from sweep.data.splitting import SPLIT_NAMES, split_off_val, split_three_ways
+from sweep.data.files import ImageChecker, file_split, suffixes_of_others
+from sweep.data.formats import HEIF_SUFFIXES, image_suffixes, is_image
+from sweep.data.labels import clean_name
+from sweep.data.split_names import SPLIT_NAMES, split_named
+from sweep.data.splitting import split_off_val, split_three_ways
+from sweep.data.walk import files_below, subfolders
 from sweep.errors import UsageError
 
 logger = logging.getLogger(__name__)
+
+LONGEST_SHOWN = 80
 
 
 def image_folder(root: Path, *, seed: int, checker: ImageChecker) -> DataSet:
     """Load a folder of images.
 
     ``root/CLASS/*`` is split into 64 / 16 / 20 % train, val and test, class by class.
-    ``root/{train,val,test}/CLASS/*`` is used as given; where ``val`` is missing, 20 % of train become val.
-    Classes are ordered by name. Files in deeper folders belong to the class above them; hidden files and
-    files that are no images by their extension are left aside. Files and class folders may be links that lead
-    elsewhere: whoever gives the folder decides what is in it.
+    ``root/{train,val,test}/CLASS/*`` is used as given, and so are the other usual names of splits in any case; where
+    ``val`` is missing, 20 % of train become val. Classes are ordered by name. Files in deeper folders belong to the
+    class above them; hidden files and folders, and files that are no images by their extension, are left aside. Files
+    and folders may be links that lead elsewhere: whoever gives the folder decides what is in it.
 
     Args:
         root: an existing folder.
@@ -30,19 +37,13 @@ def image_folder(root: Path, *, seed: int, checker: ImageChecker) -> DataSet:
         checker: tries the images, before they are split.
 
     Raises:
-        UsageError: no images, fewer than two classes, an empty or too small class, or classes that differ
-            between splits.
+        UsageError: no images, fewer than two classes, an empty or too small class, classes that differ between splits,
+            or folders that may be splits or classes.
         SweepError: a file with an image's extension is no readable image, and bad images are errors.
     """
-    subfolders = {path.name for path in _subfolders(root)}
-    if "train" in subfolders and subfolders <= set(SPLIT_NAMES):
-        return _given_splits(root, seed, subfolders, checker)
-    if {"train", "test"} <= subfolders:
-        odd = ", ".join(sorted(subfolders - set(SPLIT_NAMES)))
-        raise UsageError(
-            f"{root} looks like splits, but beside {', '.join(sorted(subfolders & set(SPLIT_NAMES)))} it has {odd}: "
-            f"name the splits train, val and test, and move other folders away"
-        )
+    splits = _split_folders(root)
+    if splits:
+        return _given_splits(root, seed, splits, checker)
     tree = _scan(root, checker)
     parts, how = split_three_ways(tree.labels, tree.class_names, seed=seed, where=str(root), remark=checker.remark())
     train, val, test = (tree.split(name, root, part) for name, part in parts.items())
@@ -50,27 +51,60 @@ def image_folder(root: Path, *, seed: int, checker: ImageChecker) -> DataSet:
     return _data_set(root, description, [tree], train, val, test, checker)
 
 
-def _given_splits(root: Path, seed: int, subfolders: set[str], checker: ImageChecker) -> DataSet:
-    if "test" not in subfolders:
+def _split_folders(root: Path) -> Mapping[str, Path]:
+    """The folders that are splits, by the split's name; none where the folders are classes.
+
+    Raises:
+        UsageError: They may be either.
+    """
+    folders = subfolders(root)
+    named = [(split, folder) for folder in folders if (split := split_named(folder.name)) is not None]
+    found = dict(named)
+    others = [folder.name for folder in folders if split_named(folder.name) is None]
+    if not found or (len(found) == 1 and others and not _has_classes(named[0][1])):
+        return {}  # a class may be called train, or test
+    names = ", ".join(folder.name for _, folder in named)
+    if others:
         raise UsageError(
-            f"{root} has a train folder but no test folder: add {root / 'test'}, or put the class folders "
-            f"straight into {root} to have them split"
+            f"{root} looks like splits, but beside {names} it has {', '.join(others)}: name the splits train, val and "
+            f"test, and move other folders away"
         )
-    trees = {name: _scan(root / name, checker) for name in SPLIT_NAMES if name in subfolders}
+    if len(found) < len(named):
+        raise UsageError(f"{root} has {names}, two of which are the same split; keep one folder a split")
+    for split in ("train", "test"):
+        if split not in found:
+            raise UsageError(
+                f"{root} has {_folders(names)} but no {split} folder: add {root / split}, or put the class folders "
+                f"straight into {root} to have them split"
+            )
+    return found
+
+
+def _folders(names: str) -> str:
+    return f"the folders {names}" if "," in names else f"a {names} folder"
+
+
+def _has_classes(folder: Path) -> bool:
+    """Whether a folder looks like a split: folders in it, and no image beside them."""
+    return bool(subfolders(folder)) and not any(map(is_image, folder.iterdir()))
+
+
+def _given_splits(root: Path, seed: int, folders: Mapping[str, Path], checker: ImageChecker) -> DataSet:
+    trees = {split: _scan(folders[split], checker) for split in SPLIT_NAMES if split in folders}
     tree = trees["train"]
     for name, other in trees.items():
         if other.class_names != tree.class_names:
             missing = sorted(set(tree.class_names) - set(other.class_names))
             extra = sorted(set(other.class_names) - set(tree.class_names))
             raise UsageError(
-                f"{root / name} has other classes than {root / 'train'}: missing {missing or 'none'}, "
+                f"{folders[name]} has other classes than {folders['train']}: missing {missing or 'none'}, "
                 f"only there {extra or 'none'}"
             )
     if "val" in trees:
         train, val = tree.split("train", root), trees["val"].split("val", root)
         description = f"folder {root}; splits as given"
     else:
-        where = str(root / "train")
+        where = str(folders["train"])
         parts, how = split_off_val(tree.labels, tree.class_names, seed=seed, where=where, remark=checker.remark())
         train, val = (tree.split(name, root, part) for name, part in parts.items())
         description = f"folder {root}; {how}"
@@ -106,7 +140,8 @@ def _data_set(
     left_aside: Counter[str] = sum((tree.left_aside for tree in trees), Counter())
     if left_aside:
         kinds = ", ".join(f"{count} {suffix or 'without extension'}" for suffix, count in sorted(left_aside.items()))
-        logger.warning("left aside in %s, no images by their extension: %s", root, kinds)
+        hint = "; HEIC is read once the extra heic is installed" if HEIF_SUFFIXES & left_aside.keys() else ""
+        logger.warning("left aside in %s, no images by their extension: %s%s", root, kinds, hint)
     return DataSet(
         name=root.resolve().name,
         description=description,
@@ -119,13 +154,9 @@ def _data_set(
     )
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
 def _scan(folder: Path, checker: ImageChecker) -> _Tree:
     """Find and try the images below the class folders of `folder`."""
-    classes = _subfolders(folder)
+    classes = _class_folders(folder)
     if len(classes) < 2:
         raise UsageError(
             f"{folder} has {len(classes)} class folders, at least 2 are needed: one subfolder a class, images in each"
@@ -133,21 +164,47 @@ def _scan(folder: Path, checker: ImageChecker) -> _Tree:
     found: list[Path] = []
     found_labels: list[int] = []
     left_aside: Counter[str] = Counter()
-    for label, class_folder in enumerate(classes):
-        paths = sorted(class_folder.rglob("*"))
+    for label, class_folders in enumerate(classes.values()):
+        paths = [path for class_folder in class_folders for path in files_below(class_folder)]
         images = [path for path in paths if is_image(path)]
         found.extend(images)
         found_labels.extend([label] * len(images))
         left_aside.update(suffixes_of_others(paths))
-    suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+    suffixes = ", ".join(sorted(image_suffixes()))
     if not found:
         raise UsageError(f"no images below {folder}: files ending in {suffixes} are looked for")
     readable = checker.readable(found)
     files = tuple(path for path, usable in zip(found, readable.tolist(), strict=True) if usable)
     labels = np.array(found_labels, dtype=np.int64)[readable]
-    for class_folder, size in zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True):
+    sizes = np.bincount(labels, minlength=len(classes)).tolist()
+    for class_folders, size in zip(classes.values(), sizes, strict=True):
         if size == 0:
             raise UsageError(
-                f"class folder {class_folder} has no images ({suffixes}){checker.remark()}; fill or remove it"
+                f"class folder {class_folders[0]} has no images ({suffixes}){checker.remark()}; fill or remove it"
             )
-    return _Tree(files, labels, tuple(path.name for path in classes), left_aside)
+    _warn_of_splits_below(folder, [path for class_folders in classes.values() for path in class_folders])
+    return _Tree(files, labels, tuple(classes), left_aside)
+
+
+def _class_folders(folder: Path) -> Mapping[str, list[Path]]:
+    """The folders of each class, in order of name: two where a name is there in composed and in single letters."""
+    classes: dict[str, list[Path]] = {}
+    for path in subfolders(folder):
+        classes.setdefault(clean_name(path.name), []).append(path)
+    for name, paths in classes.items():
+        if len(paths) > 1:
+            logger.warning("%s has %d folders called %s, spelled alike; they are one class", folder, len(paths), name)
+    return classes
+
+
+def _warn_of_splits_below(folder: Path, classes: Sequence[Path]) -> None:
+    """Say that folders which are read as classes may be splits: the same folders are in each."""
+    inner = [{path.name for path in subfolders(class_folder)} for class_folder in classes]
+    if len(inner[0]) > 1 and all(names == inner[0] for names in inner):
+        logger.warning(
+            "all of %s in %s have the same folders in them (%s) and are read as classes; if they are splits, name them "
+            "train, val and test",
+            ", ".join(path.name for path in classes)[:LONGEST_SHOWN],
+            folder,
+            ", ".join(sorted(inner[0]))[:LONGEST_SHOWN],
+        )

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ TARGET, TARGET_PREFIX = "target", "target_"
 """Names of columns that have numbers to be predicted."""
 
 LONGEST_SHOWN = 40
+ROUNDING = 64 * np.finfo(np.float64).eps
+"""Relative to the largest number of a target, differences that arithmetic may have made out of equal numbers."""
 
 Where = Callable[[int], str]
 """Which image, by its index, for messages."""
@@ -40,6 +43,11 @@ class Labelled:
     names: tuple[str, ...]
 
 
+def clean_name(text: str) -> str:
+    """A name without spaces around it, and with composed letters: `é` may be one character, or `e` and an accent."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
 def ordered_names(values: Sequence[str]) -> tuple[str, ...]:
     """The different names among `values`; whole numbers are ordered by value, anything else by text."""
     names = sorted(set(values))
@@ -52,11 +60,12 @@ def name_classes(values: Sequence[str]) -> tuple[Labels, tuple[str, ...]]:
     """Number classes that are given by name, one an image.
 
     Args:
-        values: (n,) names.
+        values: (n,) names, cleaned here.
 
     Returns:
         (n,) labels from 0 without gaps, and the names in order of label.
     """
+    values = [clean_name(value) for value in values]
     names = ordered_names(values)
     label_of = {name: label for label, name in enumerate(names)}
     return np.array([label_of[value] for value in values], dtype=np.int64), names
@@ -83,33 +92,49 @@ def labelled_by_text(texts: Sequence[str], task: str | None, where: Where) -> La
             if not text.strip():
                 raise UsageError(f"{where(index)}: the label is empty; give the class, or drop the row")
         return Labelled(task, *name_classes(texts))
-    return labelled_by_sets([{part.strip() for part in text.split(SEPARATOR)} - {""} for text in texts])
+    return labelled_by_sets([{part for part in text.split(SEPARATOR) if part.strip()} for text in texts])
 
 
 def labelled_by_sets(of_images: Sequence[Collection[str]]) -> Labelled:
-    """Several labels an image, by the names of those that it has, `(n,)`."""
+    """Several labels an image, by the names of those that it has, `(n,)`, cleaned here."""
+    of_images = [{clean_name(name) for name in own} for own in of_images]
     names = ordered_names([name for own in of_images for name in own])
     labels = np.array([[name in own for name in names] for own in of_images], dtype=np.int64)
     return Labelled(MULTI_LABEL.name, labels.reshape(len(of_images), len(names)), names)
 
 
 def labelled_by_columns(columns: Mapping[str, Sequence[str]], task: str, where: Where) -> Labelled:
-    """Read several texts an image, a column a label (0 or 1) or a target (a number).
+    """Read several texts an image, a column a label or a class (0 or 1), or a target (a number).
 
     Args:
         columns: (n,) texts by name.
-        task: Several labels, or a regression.
+        task: Several labels; classes, of which each image has one; or a regression.
         where: For messages.
 
     Raises:
-        UsageError: A text is none of the kind.
+        UsageError: A text is none of the kind, or an image has not one class.
     """
     read = number_of if task == REGRESSION.name else _zero_or_one
     values = [
         [read(text, f"{where(index)}: {name}") for index, text in enumerate(texts)] for name, texts in columns.items()
     ]
     table = np.array(values, dtype=np.float64).T
-    return Labelled(task, table.copy() if task == REGRESSION.name else table.astype(np.int64), tuple(columns))
+    names = tuple(map(clean_name, columns))
+    if task == CLASSES.name:
+        return Labelled(task, _class_of(table, where), names)
+    return Labelled(task, table.copy() if task == REGRESSION.name else table.astype(np.int64), names)
+
+
+def _class_of(flags: npt.NDArray[np.generic], where: Where) -> Labels:
+    """The one column that is 1, `(n,)`, of `(n, C)` zeros and ones."""
+    numbers = flags.astype(np.int64).sum(1)
+    if wrong := np.flatnonzero(numbers != 1).tolist():
+        raise UsageError(
+            f"{where(wrong[0])} has {numbers[wrong[0]]} columns of 1; of classes, every image has one. Leave --task "
+            f"out, or give multi-label"
+        )
+    classes: Labels = flags.argmax(1).astype(np.int64)
+    return classes
 
 
 def labelled_by_array(values: npt.NDArray[np.generic], task: str | None, what: str) -> Labelled:
@@ -128,8 +153,13 @@ def labelled_by_array(values: npt.NDArray[np.generic], task: str | None, what: s
     kind = values.dtype.kind
     if task is None:
         task = REGRESSION.name if kind == "f" else MULTI_LABEL.name if values.ndim == 2 else CLASSES.name
+    if task == CLASSES.name and kind == "f" and values.ndim == 1 and _all_whole(values):
+        return Labelled(task, *name_classes([str(int(value)) for value in values.tolist()]))
     if task == CLASSES.name and kind in "iuU" and values.ndim == 1:
         return Labelled(task, *name_classes([str(value) for value in values.tolist()]))
+    if task == CLASSES.name and kind in "biuf" and values.ndim == 2 and np.isin(values, (0, 1)).all():
+        names = tuple(map(str, range(values.shape[1])))
+        return Labelled(task, _class_of(values, lambda index: f"{what}, row {index},"), names)
     if task == MULTI_LABEL.name and kind in "biuf" and values.ndim == 2 and np.isin(values, (0, 1)).all():
         return Labelled(task, values.astype(np.int64), tuple(map(str, range(values.shape[1]))))
     if task == REGRESSION.name and kind in "iuf" and values.ndim in (1, 2):
@@ -139,11 +169,16 @@ def labelled_by_array(values: npt.NDArray[np.generic], task: str | None, what: s
         names = ("target",) if values.ndim == 1 else tuple(map(str, range(values.shape[1])))
         return Labelled(task, numbers, names)
     wanted = {
-        CLASSES.name: "whole numbers or text, one each",
+        CLASSES.name: "whole numbers or text, one each, or a column of 0 and 1 a class",
         MULTI_LABEL.name: "0 or 1, a column a label",
         REGRESSION.name: "numbers, one or a row each",
     }[task]
     raise UsageError(f"{what} holds {values.dtype} of shape {values.shape}; for {task}, labels are {wanted}")
+
+
+def _all_whole(values: npt.NDArray[np.generic]) -> bool:
+    numbers = values.astype(np.float64)
+    return bool((np.abs(numbers) < 2**53).all() and (numbers == np.floor(numbers)).all())
 
 
 def number_of(text: str, where: str) -> float:
@@ -184,12 +219,12 @@ def require_measurable(
         kind: What they are, likewise.
 
     Raises:
-        UsageError: No image of a split has a label, or a target has one value throughout a split.
+        UsageError: No image of a split has a label, or a target has one value throughout a split, up to rounding.
     """
     for split, of_split in labels.items():
         if task == MULTI_LABEL.name and not of_split.any():
             raise UsageError(f"no {split} {one_of(kind)} of {where} has a label; mean average precision needs some")
-        if task == REGRESSION.name and (constant := np.flatnonzero(np.ptp(of_split, axis=0) == 0)).size:
+        if task == REGRESSION.name and (constant := _constant(of_split)).size:
             raise UsageError(
                 f"{names[constant[0]]} has one value in all {len(of_split)} {split} {kind} of {where}; R² needs "
                 f"targets that differ. Add {kind}, or leave the target out"
@@ -199,3 +234,8 @@ def require_measurable(
             logger.warning(
                 "no train %s of %s has the label %r, which cannot be learned", one_of(kind), where, names[index]
             )
+
+
+def _constant(targets: AnyLabels) -> npt.NDArray[np.intp]:
+    """Which targets have one value in all images, `(n, C)`, or differ by no more than rounding makes of one."""
+    return np.flatnonzero(np.ptp(targets, axis=0) <= ROUNDING * np.abs(targets).max(0))

@@ -8,11 +8,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from sweep.data.base import AnyLabels, DataSet, Indices, Labels, Split, digest_of
-from sweep.data.files import ImageChecker, require_plain_colours
+from sweep.data.base import AnyLabels, DataSet, Indices, Split, digest_of
+from sweep.data.decoding import UnreadableImageError, plain_colours
+from sweep.data.files import ImageChecker
 from sweep.data.labels import labelled_by_array
-from sweep.data.splitting import SPLIT_NAMES, divided
-from sweep.errors import SweepError, UsageError
+from sweep.data.split_names import SPLIT_NAMES, split_named
+from sweep.data.splitting import divided
+from sweep.errors import UsageError
 from sweep.machine.seeds import global_state
 from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION
 
@@ -41,24 +43,29 @@ def object_data(objects: Mapping[str, Any], *, seed: int, checker: ImageChecker,
         UsageError: splits, items or labels are not as they should be.
         SweepError: an item cannot be had, and bad images are errors.
     """
-    if not (set(objects) == {WHOLE} or {"train", "test"} <= set(objects) <= set(SPLIT_NAMES)):
+    names = {name: WHOLE if name == WHOLE else split_named(str(name)) or str(name) for name in objects}
+    splits = set(names.values())
+    if not (splits == {WHOLE} or {"train", "test"} <= splits <= set(SPLIT_NAMES)) or len(splits) < len(objects):
         raise UsageError(
             f"Study.data has the parts {', '.join(map(str, objects)) or 'none'}; "
             f"give train, test and, optionally, val, or all, to have them split at random"
         )
-    items = [_Item(split, part, index) for split, part in objects.items() for index in range(_length(split, part))]
+    own_names = _own_class_names(objects)
+    items = [
+        _Item(names[name], name, part, index) for name, part in objects.items() for index in range(_length(name, part))
+    ]
     found: list[tuple[Label, str]] = [(np.zeros(()), "")] * len(items)
 
     def look(index: int) -> None:
         found[index] = items[index].label_and_digest()
 
-    usable = checker.usable([item.name for item in items], look)
+    usable = checker.usable(len(items), look)
     kept = np.flatnonzero(usable).tolist()
     if not kept:
         raise UsageError(f"Study.data has no item that can be used{checker.remark()}")
     _require_repeatable(items[kept[0]], found[kept[0]][1])
-    labels, class_names, task = _labelled(objects, [(items[index], found[index][0]) for index in kept], task)
-    given = None if WHOLE in objects else [items[index].split for index in kept]
+    labels, class_names, task = _labelled(own_names, [(items[index], found[index][0]) for index in kept], task)
+    given = None if WHOLE in splits else [items[index].split for index in kept]
 
     def split_of(name: str, members: Indices) -> Split:
         chosen = [kept[index] for index in members.tolist()]
@@ -68,6 +75,7 @@ def object_data(objects: Mapping[str, Any], *, seed: int, checker: ImageChecker,
             lambda index: items[chosen[index]].image(),
             lambda: digest_of(["objects", labels[members].tobytes(), *(found[index][1] for index in chosen)]),
             lambda index: items[chosen[index]].name,
+            digester=lambda: [found[index][1] for index in chosen],
         )
 
     kinds = ", ".join(f"{split} {type(part).__name__}" for split, part in objects.items())
@@ -90,8 +98,8 @@ def _length(split: str, part: Any) -> int:
 class _Item:
     """One item of a data set that the user made."""
 
-    def __init__(self, split: str, part: Any, index: int):
-        self.split, self.name = split, f"Study.data[{split!r}][{index}]"
+    def __init__(self, split: str, part_name: str, part: Any, index: int):
+        self.split, self.name = split, f"Study.data[{part_name!r}][{index}]"
         self._part, self._index = part, index
 
     def _fetched(self) -> tuple[Image.Image, Any]:
@@ -101,10 +109,7 @@ class _Item:
                 if isinstance(item, tuple | list) and item and isinstance(item[0], Image.Image):
                     item[0].load()  # where the file was opened only
         except Exception as error:  # the user's code, or a library's, on a damaged file
-            reason = str(error) or type(error).__name__
-            raise SweepError(
-                f"cannot have {self.name}: {reason}. Repair it, or leave it out with --on-bad-image skip"
-            ) from error
+            raise UnreadableImageError(self.name, str(error) or type(error).__name__) from error
         if not (isinstance(item, tuple | list) and len(item) == 2 and isinstance(item[0], Image.Image)):
             kinds = ", ".join(type(value).__name__ for value in item) if isinstance(item, tuple | list) else ""
             raise UsageError(
@@ -114,13 +119,13 @@ class _Item:
         return item[0], item[1]
 
     def image(self) -> Image.Image:
-        """The image; `SweepError` where it cannot be had."""
-        return self._fetched()[0]
+        """The image; `UnreadableImageError` where it cannot be had."""
+        return plain_colours(self.name, self._fetched()[0])
 
     def label_and_digest(self) -> tuple[Label, str]:
         """The label, `()` or `(C,)`, and the SHA-256 of the pixels."""
         image, value = self._fetched()
-        require_plain_colours(self.name, image.mode)
+        plain_colours(self.name, image)
         try:
             label = np.asarray(value)
         except (TypeError, ValueError, RuntimeError) as error:  # of ragged lists, and tensors on a GPU
@@ -142,7 +147,7 @@ def _require_repeatable(item: _Item, digest: str) -> None:
 
 
 def _labelled(
-    objects: Mapping[str, Any], labels: Sequence[tuple[_Item, Label]], task: str | None
+    own_names: tuple[str, ...] | None, labels: Sequence[tuple[_Item, Label]], task: str | None
 ) -> tuple[AnyLabels, tuple[str, ...], str]:
     """Labels, names and kind of task of items that can be used."""
     first, like = labels[0]
@@ -156,18 +161,49 @@ def _labelled(
     if task == MULTI_LABEL.name or values.min() < 0:
         item, label = next((item, label) for item, label in labels if task == MULTI_LABEL.name or label < 0)
         raise UsageError(f"the label of {item.name} is {label.item()!r:.40}, {WANTED}")
-    classes = values.astype(np.int64)
-    return classes, _class_names(objects, classes), CLASSES.name
+    return values.astype(np.int64), _class_names(own_names, np.unique(values).tolist()), CLASSES.name
 
 
-def _class_names(objects: Mapping[str, Any], labels: Labels) -> tuple[str, ...]:
-    """The data sets' own, where they have a `classes` of texts as torchvision's do; else numbers."""
-    n_classes = int(labels.max()) + 1
-    for part in objects.values():
+def _own_class_names(objects: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The data sets' `classes`, where they have texts under that name as torchvision's do.
+
+    Raises:
+        UsageError: Two of them have different ones, so that the same number means two classes.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for split, part in objects.items():
         names = getattr(part, "classes", None)
-        if isinstance(names, list | tuple) and len(names) >= n_classes and all(isinstance(name, str) for name in names):
-            return tuple(names)
-    missing = sorted(set(range(n_classes)) - set(labels.tolist()))
-    if missing:
-        raise UsageError(f"no item of Study.data has label {missing[0]}; number the classes from 0 without gaps")
-    return tuple(str(label) for label in range(n_classes))
+        if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
+            found[split] = tuple(names)
+    if not found:
+        return None
+    first, names = next(iter(found.items()))
+    for split, others in found.items():
+        if others != names:
+            place = next((i for i, pair in enumerate(zip(names, others, strict=False)) if len(set(pair)) > 1), None)
+            number = min(len(names), len(others)) if place is None else place
+            raise UsageError(
+                f"Study.data[{split!r}] has other classes than Study.data[{first!r}]: number {number} is "
+                f"{_name_of(others, number)} there and {_name_of(names, number)} here; number the classes of all parts "
+                f"alike"
+            )
+    return names
+
+
+def _name_of(names: Sequence[str], number: int) -> str:
+    return repr(names[number])[:40] if number < len(names) else "no class"
+
+
+def _class_names(own_names: tuple[str, ...] | None, present: Sequence[int]) -> tuple[str, ...]:
+    """The data sets' own, or else numbers.
+
+    Args:
+        own_names: In order of label, if the data sets have some.
+        present: The different labels in order, of which the largest may be any number.
+    """
+    if own_names is not None and present[-1] < len(own_names):
+        return own_names
+    gap = next((number for number, label in enumerate(present) if label != number), None)
+    if gap is not None:
+        raise UsageError(f"no item of Study.data has label {gap}; number the classes from 0 without gaps")
+    return tuple(map(str, present))

@@ -4,6 +4,7 @@ They are read with pyarrow, which is what is in them, and not with the package t
 installed, and no name of a file, a format or a feature out of a stranger's JSON reaches a loader.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,16 +16,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sweep.data.base import AnyLabels, DataSet, Indices, Split, digest_of
-from sweep.data.files import Encoded, ImageChecker, decode, inside
+from sweep.data.decoding import Encoded, decode
+from sweep.data.files import ImageChecker, inside
 from sweep.data.saved_labels import LABEL_COLUMNS, Kinds, LabelColumns, label_columns, read_labels, shown_columns
+from sweep.data.split_names import SPLIT_NAMES, split_named
 from sweep.data.splitting import divided
 from sweep.data.texts import TEXT, text_data
 from sweep.errors import SweepError, UsageError
 from sweep.machine.checked_files import read_json
 
 INFO, STATE, SPLITS = "dataset_info.json", "state.json", "dataset_dict.json"
-SPLIT_ALIASES = {"validation": "val", "valid": "val"}
-TEXT_TYPES = "string", "large_string"
+TEXT_TYPES = "string", "large_string", "string_view"
 AGAIN = "save the data set again with save_to_disk"
 
 
@@ -95,6 +97,7 @@ def _split(name: str, images: list[Encoded], labels: AnyLabels) -> Split:
         lambda index: decode(images[index]),
         lambda: digest_of(["encoded", labels.tobytes(), *(image.content() for image in images)]),
         lambda index: images[index].name,
+        digester=lambda: [hashlib.sha256(image.content()).hexdigest() for image in images],
     )
 
 
@@ -104,8 +107,8 @@ def _parts(folder: Path) -> Mapping[str, Path]:
         return {"": folder}
     path = folder / SPLITS
     names = _texts(path, read_json(path, f"; {AGAIN}").get("splits"), "splits")
-    folders = {SPLIT_ALIASES.get(name, name): name for name in names}
-    if not {"train", "test"} <= set(folders) <= {"train", "val", "test"} or len(folders) < len(names):
+    folders = {split_named(name) or name: name for name in names}
+    if not {"train", "test"} <= set(folders) <= set(SPLIT_NAMES) or len(folders) < len(names):
         raise UsageError(
             f"{path} has the splits {', '.join(names)[:60]}; sweep takes train, test and, optionally, validation. "
             f"Rename or drop the others and save again"

@@ -9,13 +9,13 @@ import numpy.typing as npt
 from sweep.data.base import AnyLabels, DataSet, Indices, Labels, Split, stratified_split
 from sweep.data.files import ImageChecker
 from sweep.data.labels import require_measurable
+from sweep.data.split_names import SPLIT_NAMES
 from sweep.errors import UsageError
 from sweep.tasks.inputs import Kind, one_of
 from sweep.tasks.kinds import CLASSES
 
 logger = logging.getLogger(__name__)
 
-SPLIT_NAMES = ("train", "val", "test")
 VAL_SHARE, TEST_SHARE = 0.16, 0.20
 VAL_SHARE_OF_TRAIN = VAL_SHARE / (1 - TEST_SHARE)
 

@@ -96,6 +96,24 @@ def find_suite(spec: object, cache_dir: Path) -> Suite | None:
     return _vtab(folder) or _own(folder)
 
 
+def warn_of_path_of_same_name(name: str, what: str) -> None:
+    """Say that a packaged set is meant where a file or a folder here has its name.
+
+    Args:
+        name: Of the packaged set.
+        what: What it is, for the message.
+    """
+    if os.path.exists(name):
+        logger.warning(
+            "--data %s is sweep's own %s of that name; for the %s here, give --data .%s%s",
+            name,
+            what,
+            "folder" if os.path.isdir(name) else "file",
+            os.sep,
+            name,
+        )
+
+
 def _packaged(name: str, cache_dir: Path) -> Suite:
     tasks: list[Task] = []
     missing: dict[str, str] = {}

@@ -28,6 +28,7 @@ def text_split(name: str, texts: Sequence[str], labels: AnyLabels, source: Calla
         lambda: digest_of(["texts", labels.tobytes(), *kept]),
         source,
         kind="texts",
+        digester=lambda: [digest_of([text]) for text in kept],
     )
 
 

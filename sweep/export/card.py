@@ -3,12 +3,11 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from backbones.origin import origin_of
 from backbones.protocol import Transform
-from backbones.sizes import shown_size
+from backbones.sizes import shown_size, transform_record
 from backbones.text_transform import BEYOND, TextInput
 from sweep.export.config import BACKBONE_FILE, ONNX_FILE, TOKENIZER_FILE, TORCH_EXPORT_FILE, ModelConfig
 from sweep.export.graph import TOLERANCE, input_name, output_name
@@ -78,7 +77,7 @@ def _what_it_is(config: ModelConfig, with_backbone: bool, differences: Mapping[s
     item = '"a text"' if of_texts else 'Image.open("photo.jpg")'
     lines = [
         f"{networks} (low-rank attention side-tuning, arXiv 2402.04009; rank {ranks}, {side.n_modules} modules) "
-        f"of a frozen {markdown_text(config.backbone.name)} at {shown_size(asdict(config.transform))}: "
+        f"of a frozen {markdown_text(config.backbone.name)} at {shown_size(transform_record(config.transform))}: "
         f"{_kind(config)} to {len(config.class_names)} {kind.outputs}.",
         "",
         "```python",
@@ -140,9 +139,13 @@ def _input(transform: Transform | TextInput) -> str:
             f"Input: the first {transform.max_tokens} tokens of a text, including those that the tokenizer adds "
             f"(SHA-256 of the tokenizer `{transform.tokenizer_sha256}`). `model.transform` computes them."
         )
+    size = f"{transform.image_size} x {transform.image_size}"
+    resized = f"resized to {size} ({transform.interpolation}, no crop)"
+    if transform.crop_pct is not None:
+        resized = f"its shorter side resized to {transform.resized_side} ({transform.interpolation}), the centre {size}"
     return (
-        f"Input: RGB, resized to {transform.image_size} x {transform.image_size} ({transform.interpolation}, no crop), "
-        f"values in 0…1, minus {transform.mean}, divided by {transform.std}. `model.transform` does this."
+        f"Input: RGB, {resized}, "
+        f"values in 0…1, minus {transform.mean}, divided by {transform.std}; that is what `model.transform` does."
     )
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from backbones import recorded_stages
 from backbones.protocol import Transform
+from backbones.sizes import transform_record
 from backbones.text_transform import TextInput
 from sweep.errors import SweepError, UsageError
 from sweep.machine.checked_files import read_json, require_entries
@@ -52,7 +53,9 @@ def recorded_transform(value: Mapping[str, Any]) -> Transform | TextInput:
     transform = Transform(**{**value, "mean": tuple(value["mean"]), "std": tuple(value["std"])})
     for name, numbers in (("mean", transform.mean), ("std", transform.std)):
         if len(numbers) != 3 or not all(isinstance(number, int | float) and abs(number) < 1e6 for number in numbers):
-            raise ValueError(f"{name} is {str(numbers)[:40]}, not three numbers")
+            raise ValueError(f"{name} is {str(numbers)[:40]}, and there are three colours")
+    if transform.crop_pct is not None and not 0 < transform.crop_pct <= 1:
+        raise ValueError(f"crop_pct is {str(transform.crop_pct)[:40]}, not a share of the image")
     if transform.interpolation not in INTERPOLATIONS:
         raise ValueError(f"interpolation is {str(transform.interpolation)[:40]!r}, not one of {INTERPOLATIONS}")
     return transform
@@ -113,9 +116,12 @@ class ModelConfig:
     target: Target = OF_CLASSES
 
     def as_json(self) -> dict[str, Any]:
-        """Return the contents of `config.json`."""
-        target = {"task": self.target.kind.name, "mean": self.target.mean, "std": self.target.std}
-        return {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self), "target": target}
+        """The contents of `config.json`."""
+        also = {
+            "target": {"task": self.target.kind.name, "mean": self.target.mean, "std": self.target.std},
+            "transform": transform_record(self.transform),
+        }
+        return {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self), **also}
 
     @classmethod
     def read(cls, folder: Path) -> "ModelConfig":

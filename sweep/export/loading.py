@@ -1,6 +1,5 @@
 """Load an exported model."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,7 +68,7 @@ def _backbone(folder: Path, config: "ModelConfig", given: str | None) -> "Frozen
     from backbones import backbone_to_load, load_backbone
     from backbones.origin import architecture_of
     from backbones.protocol import Transform
-    from backbones.sizes import recorded_size
+    from backbones.sizes import recorded_size, transform_record
     from backbones.text_transform import TextInput
     from sweep.export.config import BACKBONE_FILE
     from sweep.machine.paths import default_cache_dir
@@ -84,7 +83,7 @@ def _backbone(folder: Path, config: "ModelConfig", given: str | None) -> "Frozen
             architecture_of(named) if inside else named,
             group_size=reference.group_size,
             stages=reference.stages,
-            **recorded_size(asdict(config.transform)),
+            **recorded_size(transform_record(config.transform)),
             cache_dir=default_cache_dir(),
             from_record=given is None,
         )

@@ -1,23 +1,26 @@
 """Label images or texts with an exported model, batch by batch."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from sweep.data.files import file_split, is_image
-from sweep.data.table import texts_of
+from sweep.data.decoding import UnreadableImageError, decode
+from sweep.data.formats import is_image
+from sweep.data.table_files import texts_of
+from sweep.data.walk import files_below
 from sweep.errors import SweepError, UsageError
 from sweep.export.model import AdaptedModel
 
 DECODING_THREADS = 4
-TABLES, LINES = (".csv", ".parquet"), ".txt"
+TABLES, LINES = (".csv", ".tsv", ".parquet"), ".txt"
+DIGITS_OF_DEVIATION, MOST_DIGITS = 7, 15
+"""Significant digits of a standard deviation that are written, and those that every number in fp64 has."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def find_images(paths: Sequence[Path]) -> list[str]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(inner for inner in path.rglob("*") if is_image(inner))
+            inside = [inner for inner in files_below(path) if is_image(inner)]
             if not inside:
                 raise UsageError(f"{path} has no image")
             found += inside
@@ -116,6 +119,8 @@ def predict(
     def read(item: str) -> Tensor | Unreadable:
         try:
             return model.transform(opened(item))
+        except UnreadableImageError as error:
+            return Unreadable(item, f"{error.name}: {error.reason}")
         except (SweepError, OSError, ValueError) as error:
             return Unreadable(item, str(error))
 
@@ -135,8 +140,19 @@ def predict(
             on_progress(len(batch))
 
 
-def _image(item: str) -> Image.Image:
-    """Open and decode an image file."""
-    path = Path(item)
-    image: Image.Image = file_split("images", path.parent, [path], np.zeros(1, dtype=np.int64)).open(0)
-    return image
+def written(number: float, std: float) -> str:
+    """A number of a regression with the digits that tell it from others: to a millionth of the target's deviation.
+
+    Args:
+        number: In the target's own units.
+        std: The target's standard deviation on train.
+    """
+    if not math.isfinite(number):
+        return str(number)
+    digits = math.ceil(math.log10(max(abs(number), std)) - math.log10(std)) + DIGITS_OF_DEVIATION
+    return repr(number) if digits > MOST_DIGITS else f"{number:.{digits}g}"
+
+
+def _image(item: str) -> Any:
+    """A decoded image file."""
+    return decode(Path(item))

@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from backbones import backbone_to_load, load_backbone, recorded_stages
 from backbones.frozen import FrozenBackbone
-from backbones.sizes import recorded_size
+from backbones.sizes import recorded_size, transform_record
 from backbones.text_backbone import TextBackbone
 from sweep.errors import SweepError, UsageError
 from sweep.export.card import model_card
@@ -190,7 +190,7 @@ def _backbone(config: ModelConfig, folder: RunFolder, cache_dir: Path, backbone_
         backbone_to_load(config.backbone.name, backbone_file),
         group_size=config.backbone.group_size,
         stages=config.backbone.stages,
-        **recorded_size(asdict(config.transform)),
+        **recorded_size(transform_record(config.transform)),
         cache_dir=cache_dir,
         from_record=backbone_file is None,
     )

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,9 +23,12 @@ import torch
 from filelock import FileLock, Timeout
 
 from backbones.protocol import Backbone
+from backbones.sizes import transform_record
 from backbones.stages import lengths_of
 from backbones.text_transform import BEYOND
 from sweep.data.base import Split
+from sweep.data.decoding import UnreadableImageError
+from sweep.data.files import all_unreadable
 from sweep.errors import SweepError
 from sweep.features.batches import Rows, StageData, apart, stored_shape
 from sweep.features.entry import DTYPE, FORMAT_VERSION, Entry, intact_batches, note_use
@@ -81,7 +84,7 @@ def feature_parts(backbone: Backbone, split: Split) -> dict[str, Any]:
         "backbone": backbone.name,
         "weights": backbone.fingerprint,
         "stages": list(backbone.stage_indices),
-        "transform": asdict(backbone.transform),
+        "transform": transform_record(backbone.transform),
         "split": split.fingerprint,
         "dtype": DTYPE.str,
     }
@@ -279,7 +282,11 @@ def decoded(backbone: Backbone, split: Split, batches: Iterable[Places]) -> Gene
     pool = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="decode")
     try:
         for batch, images in one_ahead(batches, lambda batch: [pool.submit(decode, index) for index in batch]):
-            yield batch, torch.stack([image.result() for image in images])
+            try:
+                ready = torch.stack([image.result() for image in images])
+            except UnreadableImageError as error:
+                raise all_unreadable(split, error) from error
+            yield batch, ready
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -124,7 +124,7 @@ class TrainingViews:
         if isinstance(declared, str):
             augmentation = Augmentation(
                 f"augmentation {declared!r}",
-                recipe(declared, transform.image_size, transform.interpolation),
+                recipe(declared, transform.resized_side, transform.interpolation),
                 study.seed,
                 is_recipe=True,
             )

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from backbones import Backbone, load_backbone
-from sweep.data import DataSet, OnBadImage, load_data
+from sweep.data import DataSet, OnBadImage, TableOptions, load_data
 from sweep.errors import UsageError
 from sweep.features.views import TrainingViews
 from sweep.machine.precision import require_fp32_sums
@@ -111,6 +111,7 @@ def prepare(
         on_bad_image=on_bad_image,
         task=study.task,
         accept_licence=study.accept_licence,
+        table=TableOptions(study.image_root, study.path_column, study.label_column),
     )
     study = study.on(TASK_KINDS[data.task])
     study.check_baseline()
@@ -138,6 +139,7 @@ def backbone_of(study: Study, data: DataSet, device: torch.device, cache_dir: Pa
         group_size=study.group_size,
         stages=study.stages,
         image_size=study.image_size,
+        resize=study.resize,
         max_tokens=study.max_tokens,
         cache_dir=cache_dir,
         device=device,

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from backbones.sizes import transform_record
 from sweep.records.folder import RunFolder
 from sweep.running.data_path import absolute_path
 from sweep.running.planner import Plan
@@ -86,7 +87,7 @@ def run_config(
         "files_left_aside": dict(data.left_aside),
         "splits": {name: {"images": s.n_images, "fingerprint": s.fingerprint} for name, s in splits.items()},
         "backbone_fingerprint": backbone.fingerprint,
-        "transform": asdict(backbone.transform),
+        "transform": transform_record(backbone.transform),
         "augment_fingerprint": prepared.views.fingerprint,
         "sources": [],
         "versions": {

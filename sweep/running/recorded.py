@@ -9,7 +9,7 @@ import torch
 
 from backbones import Backbone, backbone_to_load, load_backbone, recorded_stages
 from backbones.sizes import recorded_size
-from sweep.data import DataSet, OnBadImage, load_data
+from sweep.data import DataSet, OnBadImage, TableOptions, load_data
 from sweep.errors import SweepError
 from sweep.machine.checked_files import RESTORE
 from sweep.records.folder import RunFolder
@@ -45,6 +45,7 @@ def recorded_data(
         on_bad_image=on_bad_image,
         task=config.get("task"),
         accept_licence=config.get("accept_licence"),
+        table=TableOptions.of(config),
     )
     for split in splits:
         if getattr(data, split).fingerprint != config["splits"][split]["fingerprint"]:

@@ -27,6 +27,7 @@ DECIDED_BY_OPTIONS = (
     *("trials", "epochs", "batch_size", "backbone", "image_size", "max_tokens", "data", "group_size", "stages", "pool"),
     *("task", "accept_licence"),
     *("modules_per_block", "precision", "max_rank", "seeds", "seed", "augment", "views", "cache"),
+    *("image_root", "path_column", "label_column", "resize"),
 )
 """Declarations that `sweep run` may have overridden: they are taken from the run's record."""
 

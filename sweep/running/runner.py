@@ -11,6 +11,7 @@ import optuna
 import torch
 
 from sweep.data import OnBadImage
+from sweep.data.summary import summary, warn_of_shared_items
 from sweep.errors import SweepError
 from sweep.machine.checked_files import read_json, read_weights, require_entries
 from sweep.machine.device import device_named
@@ -291,6 +292,8 @@ def _announce(prepared: Prepared, folder: RunFolder, reporter: Reporter) -> None
     """Say what the study runs on."""
     data, backbone, spec = prepared.data, prepared.backbone, prepared.spec
     reporter.message(f"data: {data.name}, {data.description}")
+    reporter.message(f"      {summary(data)}")
+    warn_of_shared_items(data)
     if data.skipped:
         reporter.message(f"      {len(data.skipped)} unreadable images left out; {folder.config_path} lists them")
     if data.notice:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones import Backbone, Taps
+from backbones.sizes import transform_record
 from sweep.data import Split
 from sweep.errors import SweepError, UsageError
 from sweep.features.batches import StageData, TrainingData
@@ -209,7 +210,7 @@ def source_record(prepared: Prepared) -> dict[str, Any]:
         **source,
         "stages": list(stages) if isinstance(stages, tuple) else stages,
         "backbone_fingerprint": prepared.backbone.fingerprint,
-        "transform": asdict(prepared.backbone.transform),
+        "transform": transform_record(prepared.backbone.transform),
         "augment_fingerprint": prepared.views.fingerprint,
     }
 

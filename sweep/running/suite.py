@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from sweep.data.suites import Suite, Task
+from sweep.data.suites import PACKAGED_SUITES, Suite, Task, warn_of_path_of_same_name
 from sweep.errors import UsageError
 from sweep.machine.checked_files import read_json, require_entries
 from sweep.machine.device import device_named
@@ -70,6 +70,8 @@ def run_suite(
     else:
         RunFolder.check_free(out)
         RunFolder.create(out)
+    if loaded.study.data in PACKAGED_SUITES:
+        warn_of_path_of_same_name(suite.name, "suite")
     for name, reason in suite.missing.items():
         reporter.message(f"left out: {name}, {reason}")
     _write(results, loaded, out)

@@ -56,12 +56,13 @@ def check_declared(augment: object, views: object, cache: object) -> None:
         )
 
 
-def recipe(name: str, image_size: int, interpolation: str) -> Augment:
+def recipe(name: str, side: int, interpolation: str) -> Augment:
     """Make the recipe of that name, out of torchvision's parts.
 
     Args:
         name: See `check_declared`.
-        image_size: Side of the backbone's input in pixels; a crop is resampled once, to this size.
+        side: Pixels to which the backbone's transform resizes an image's shorter side; a crop is resampled once, to a
+            square of this size.
         interpolation: How the backbone's transform resamples, such as `"bicubic"`.
 
     Raises:
@@ -71,7 +72,7 @@ def recipe(name: str, image_size: int, interpolation: str) -> Augment:
 
     parts = {
         "flip": v2.RandomHorizontalFlip(),
-        "crop": v2.RandomResizedCrop(image_size, scale=CROP_SCALE, interpolation=InterpolationMode(interpolation)),
+        "crop": v2.RandomResizedCrop(side, scale=CROP_SCALE, interpolation=InterpolationMode(interpolation)),
         "colour": v2.ColorJitter(COLOUR_CHANGE, COLOUR_CHANGE, COLOUR_CHANGE),
     }
     composed: Augment = v2.Compose([parts[part] for part in _parts_of(name)])

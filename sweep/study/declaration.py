@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from sweep.errors import UsageError
 from sweep.machine.user_code import line_of
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from sweep.machine.precision import Precision  # PyTorch takes a second to import
 
+Resize = Literal["squash", "crop"]
 DATA_OBJECTS = "objects of the study file"
 """What stands for data set objects in a run's record."""
 MOST_WHOLE = 2**63 - 1
@@ -70,7 +71,12 @@ class Study:
         task: `"classes"`, `"multi-label"` or `"regression"`; chosen from the labels if not given.
         accept_licence: The licence that you accept, for data whose licence is restricted, as `sweep data` lists it.
         other_tasks: What to search, instead of `suggest` and `baseline`, where the task is of that kind.
+        image_root: Of a table of images, the folder that its paths are relative to; the table's own if not given.
+        path_column: Of a table of images, the column of paths; `path` if not given.
+        label_column: Of a table, the column of labels; `label` if not given.
         image_size: Side of the backbone's input in pixels; the backbone's own if not given.
+        resize: `"squash"` to resize the whole image to the backbone's square, `"crop"` to keep its shape and cut out
+            the centre; squashed if not given, unless your own backbone's transform says otherwise.
         max_tokens: Of every text, so many tokens are read; the backbone's own if not given.
         group_size: `g`, blocks between two stages.
         stages: Instead of `group_size`, how many stages behind `z_0` to spread over the backbone, or the blocks to tap
@@ -113,7 +119,11 @@ class Study:
     task: str | None = None
     accept_licence: str | None = None
     other_tasks: Mapping[str, Space] = field(default_factory=dict)
+    image_root: str | None = None
+    path_column: str | None = None
+    label_column: str | None = None
     image_size: int | None = None
+    resize: Resize | None = None
     max_tokens: int | None = None
     group_size: int = 1
     stages: int | Sequence[int] | None = None
@@ -142,8 +152,7 @@ class Study:
         object.__setattr__(self, "baseline", _stored_baseline(self.baseline))
         if not isinstance(self.backbone, str):
             raise UsageError(f"Study.backbone must be a str, not {self.backbone!r}")
-        if not isinstance(self.data, str | Mapping):
-            raise UsageError(f"Study.data must be a str, or map splits to data sets, not {self.data!r}")
+        self._check_data()
         for name in POSITIVE:
             self._check_whole(name, getattr(self, name), least=1)
         self._check_whole("seed", self.seed, least=0)
@@ -176,6 +185,15 @@ class Study:
                 f"Halving.first_rung {self.halving.first_rung} compares no trials, which train for {self.epochs} "
                 f"epochs: rungs lie before the last one. Lower it, leave halving out, or give more --epochs"
             )
+
+    def _check_data(self) -> None:
+        if not isinstance(self.data, str | Mapping):
+            raise UsageError(f"Study.data must be a str, or map splits to data sets, not {self.data!r}")
+        for name in ("image_root", "path_column", "label_column"):
+            if not isinstance(getattr(self, name), str | None):
+                raise UsageError(f"Study.{name} must be a str, not {getattr(self, name)!r}")
+        if self.resize not in (None, "squash", "crop"):
+            raise UsageError(f"resize must be 'squash' or 'crop', not {self.resize!r} (--resize, or the study file)")
 
     def _check_tasks(self) -> None:
         if not isinstance(self.accept_licence, str | None):

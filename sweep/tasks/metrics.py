@@ -92,25 +92,26 @@ def average_precision(scores: Tensor, has: Tensor) -> Tensor:
     return (precision * hits).sum(1) / hits.sum(1)
 
 
-def regression_metrics(values: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Metrics of every lane on one set of images that have `C` numbers each, in the numbers' own units.
+def regression_metrics(values: Tensor, targets: Tensor, unit: Tensor | float = 1.0) -> dict[str, Tensor]:
+    """Metrics of every lane on one set of images that have `C` numbers each.
 
     Args:
         values: `(N, n, C)`.
         targets: `(n, C)`.
+        unit: What 1 stands for in the numbers' own units, `(C,)` or one for all.
 
     Returns:
         Each `(N,)`, fp64, the mean over targets: `r2`, the share of the targets' variance on these images that is
-        explained; `rmse`, the root of the mean squared error; `mae`, the mean absolute error. A lane with a value that
-        is not finite has NaN in all of them.
+        explained; `rmse`, the root of the mean squared error, and `mae`, the mean absolute error, both in the numbers'
+        own units. A lane with a value that is not finite has NaN in all of them.
     """
     values, targets = values.double(), targets.double()
     errors = values - targets
     squared = errors.square().mean(1)
     metrics = {
         "r2": (1 - squared / targets.var(0, correction=0)).mean(-1),
-        "rmse": squared.sqrt().mean(-1),
-        "mae": errors.abs().mean((1, 2)),
+        "rmse": (squared.sqrt() * unit).mean(-1),
+        "mae": (errors.abs().mean(1) * unit).mean(-1),
     }
     return _nan_where_broken(metrics, values)
 

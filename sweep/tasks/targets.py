@@ -62,13 +62,18 @@ class Target:
         if self.kind is CLASSES:
             return labels.to(like.device)
         if self.kind is REGRESSION:
+            labels = labels.double()
             labels = (labels - labels.new_tensor(self.mean)) / labels.new_tensor(self.std)
         return labels.to(like)
 
     def decode(self, outputs: Tensor) -> Tensor:
-        """What outputs `(..., C)` say: logits as they are, numbers in their own units."""
+        """What outputs `(..., C)` say: logits as they are; numbers in their own units, in fp64.
+
+        A Julian date or a UNIX time in single precision would be off by hours or minutes.
+        """
         if self.kind is not REGRESSION:
             return outputs
+        outputs = outputs.double()
         return outputs * outputs.new_tensor(self.std) + outputs.new_tensor(self.mean)
 
     def together(self, outputs: Tensor) -> Tensor:
@@ -96,12 +101,17 @@ class Target:
         return labels.sum(0) if self.kind is MULTI_LABEL else torch.zeros(n_outputs, dtype=torch.int64)
 
     def measure(self, outputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The kind's metrics of every lane, each `(N,)`, from outputs `(N, n, C)`; see `sweep.tasks.metrics`."""
+        """The kind's metrics of every lane, each `(N,)`, from outputs `(N, n, C)`; see `sweep.tasks.metrics`.
+
+        Errors of a regression are taken between standardised numbers, so that no metric depends on where the targets'
+        zero is.
+        """
         if self.kind is CLASSES:
             return classification_metrics(outputs, labels)
         if self.kind is MULTI_LABEL:
             return multi_label_metrics(outputs, labels)
-        return regression_metrics(self.decode(outputs), labels)
+        outputs = outputs.double()
+        return regression_metrics(outputs, self.encode(labels, outputs), unit=outputs.new_tensor(self.std))
 
     def of_images(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """What each lane's answer to each image is worth, `(N, n)`: the kind's `paired`.

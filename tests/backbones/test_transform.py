@@ -1,11 +1,17 @@
 """Images of every mode become the same kind of input."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data import create_transform
 
-from backbones import Transform
+from backbones import Transform, load_backbone
+from backbones.sizes import recorded_size, transform_record
+from sweep.errors import UsageError
 
 PLAIN = Transform(image_size=4, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
@@ -53,3 +59,44 @@ def test_resizes_to_the_square_and_normalises() -> None:
     expected = (resized - np.array([0.1, 0.2, 0.3])) / np.array([0.5, 0.25, 2.0])
     got = transform(Image.fromarray(pixels)).permute(1, 2, 0).double()
     torch.testing.assert_close(got, torch.from_numpy(expected), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(64, 48), (40, 61), (17, 9), (32, 32), (200, 30)])
+@pytest.mark.parametrize(("image_size", "crop_pct"), [(24, 0.875), (24, 0.9), (32, 1.0), (15, 0.95)])
+def test_a_crop_is_timms(size: tuple[int, int], image_size: int, crop_pct: float) -> None:
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    of_timm = create_transform((3, image_size, image_size), mean=mean, std=std, crop_pct=crop_pct)
+    transform = Transform(image_size, mean, std, interpolation="bilinear", crop_pct=crop_pct)
+    image = Image.fromarray(pixels)
+    torch.testing.assert_close(transform(image), of_timm(image), rtol=1e-5, atol=1e-6)
+
+
+def test_a_thread_of_an_image_is_cropped_without_a_giant_on_the_way() -> None:
+    image = Image.new("RGB", (100_000, 2), (255, 0, 0))
+    assert torch.equal(Transform(224, (0, 0, 0), (1, 1, 1), crop_pct=0.9)(image)[:, 0, 0], torch.tensor([1.0, 0, 0]))
+
+
+def test_only_a_crop_is_recorded() -> None:
+    """What squashes has the record, and so the key in the feature cache, that it had before there was a crop."""
+    assert set(transform_record(PLAIN)) == {"image_size", "mean", "std", "interpolation"}
+    cropped = replace(PLAIN, crop_pct=0.9)
+    assert transform_record(cropped) == {**transform_record(PLAIN), "crop_pct": 0.9}
+    assert recorded_size(transform_record(PLAIN)) == {"image_size": 4, "resize": "squash"}
+    assert recorded_size(transform_record(cropped)) == {"image_size": 4, "resize": "crop"}
+
+
+@pytest.mark.parametrize(("name", "crop_pct"), [("tiny-untrained", 0.9), ("untrained:resnet10t", 0.875)])
+def test_a_backbone_crops_as_its_authors_do_where_it_is_asked_to(name: str, crop_pct: float, tmp_path: Path) -> None:
+    plain, squashed, cropped = (
+        load_backbone(name, group_size=2, resize=how, image_size=64, cache_dir=tmp_path)
+        for how in (None, "squash", "crop")
+    )
+    assert plain.transform == squashed.transform
+    assert cropped.transform == replace(plain.transform, crop_pct=crop_pct)
+    assert cropped.fingerprint == plain.fingerprint
+
+
+def test_texts_are_not_resized(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--resize is for images, and the backbone 'minilm_l6' reads texts"):
+        load_backbone("minilm_l6", resize="crop", cache_dir=tmp_path)

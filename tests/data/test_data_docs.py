@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from sweep.data import load_data
+from sweep.data import TableOptions, load_data
 from sweep.data.suites import find_suite
 from sweep.study.finding import load_study
 
@@ -58,5 +58,11 @@ def test_every_example(tmp_path: Path, cache_dir: Path, monkeypatch: pytest.Monk
                 load_data(task.data, seed=0, cache_dir=cache_dir).train.open(0)
     assert suites == SUITES
     assert found == SIZES
+    (options,) = re.findall(r"^    sweep plan --study lr_rank --data (\S+animals\.csv .*)$", text, re.MULTILINE)
+    spec, root, path, label = re.fullmatch(
+        r"(\S+) --image-root (\S+) --path-column (\S+) --label-column (\S+)", options
+    ).groups()
+    loaded = load_data(spec, seed=0, cache_dir=cache_dir, table=TableOptions(root, path, label))
+    assert tuple(split.n_images for split in (loaded.train, loaded.val, loaded.test)) == (12, 4, 4)
     loaded = load_data(load_study("./mine.py").study.data, seed=0, cache_dir=tmp_path)
     assert (loaded.train.n_images + loaded.val.n_images, loaded.test.n_images) == (80, 40)

@@ -245,3 +245,15 @@ def test_fashion_mnist_that_is_not_here_says_what_to_put_where(tmp_path: Path, m
     (tmp_path / "fashion-mnist" / "train-images-idx3-ubyte.gz").write_bytes(b"damaged")
     with pytest.raises(SweepError, match=r"cannot read .*train-images-idx3-ubyte\.gz"):
         load_data("fashion-mnist", seed=0, cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_a_folder_or_file_of_the_same_name_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    load_data("count", seed=0, cache_dir=tmp_path)
+    assert caplog.text == ""
+    Path("count").mkdir() if kind == "folder" else Path("count").touch()
+    assert load_data("count", seed=0, cache_dir=tmp_path).n_classes == 8
+    assert f"--data count is sweep's own data set of that name; for the {kind} here, give --data ./count" in caplog.text

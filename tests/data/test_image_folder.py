@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from backbones import Transform
-from sweep.data import DataSet, OnBadImage, load_data
+from sweep.data import DataSet, OnBadImage, formats, load_data
 from sweep.errors import SweepError, UsageError
 
 
@@ -159,16 +159,7 @@ def test_file_cut_short_is_named_when_it_is_decoded(tmp_path: Path) -> None:
         data.train.open(0)
 
 
-@pytest.mark.parametrize("limit", [150, 50], ids=["above the limit", "above twice the limit"])
-def test_decompression_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    fill(tmp_path, {"a": 3, "b": 3})
-    picture(tmp_path / "b" / "huge.png", size=(20, 10))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    with pytest.raises(SweepError, match=r"huge\.png.*exceeds limit"):
-        load(tmp_path)
-
-
-@pytest.mark.parametrize("odd", ["valid", "labels"])
+@pytest.mark.parametrize("odd", ["fold2", "labels"])
 def test_misnamed_split_is_no_class(tmp_path: Path, odd: str) -> None:
     for split in ("train", "test", odd):
         for name in ("cats", "dogs"):
@@ -185,14 +176,14 @@ def test_values_of_unknown_range_are_refused(tmp_path: Path, mode: str) -> None:
         for i in range(4):
             Image.new("L", (4, 4)).save(tmp_path / name / f"{i}.png")
     Image.new(mode, (4, 4)).save(tmp_path / "dogs" / "4.tif")
-    with pytest.raises(SweepError, match=rf"dogs/4\.tif has 32-bit values \({mode}\)"):
+    with pytest.raises(SweepError, match=rf"dogs/4\.tif: it has 32-bit values \({mode}\)"):
         load_data(str(tmp_path), seed=0, cache_dir=tmp_path)
 
 
 def test_colours_without_a_way_to_rgb_are_refused(tmp_path: Path) -> None:
     fill(tmp_path, {"cats": 3, "dogs": 3})
     Image.new("LAB", (4, 4)).save(tmp_path / "dogs" / "4.tif")
-    with pytest.raises(SweepError, match=r"dogs/4\.tif has colours of mode LAB"):
+    with pytest.raises(SweepError, match=r"dogs/4\.tif: it has colours of mode LAB"):
         load(tmp_path)
 
 
@@ -272,11 +263,11 @@ def test_unreadable_images_are_left_out_on_demand(tmp_path: Path, caplog: pytest
     assert {Path(skipped.path) for skipped in data.skipped} == broken.keys()
     for skipped in data.skipped:
         assert broken[Path(skipped.path)] in skipped.reason
-        assert f"skipped: {skipped.reason}" in caplog.text
+        assert f"skipped: {skipped.path}: {skipped.reason}" in caplog.text
     assert [split.fingerprint for split in (data.train, data.val, data.test)] == [
         split.fingerprint for split in (reference.train, reference.val, reference.test)
     ]
-    with pytest.raises(SweepError, match="Replace or remove the file, or leave it out with --on-bad-image skip"):
+    with pytest.raises(SweepError, match="Replace or remove them, or leave them out with --on-bad-image skip"):
         load(tmp_path / "data")
 
 
@@ -295,12 +286,15 @@ def test_too_few_images_after_skipping(tmp_path: Path, sizes: dict[str, int], n_
         load(tmp_path, on_bad_image="skip")
 
 
-def test_files_that_are_no_images_by_name_are_counted_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_files_that_are_no_images_by_name_are_counted_aloud(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "heif_is_read", lambda: False)
     fill(tmp_path, {"a": 3, "b": 3})
     for name in ("a/photo.HEIC", "b/photo.heic", "b/notes", "b/.DS_Store"):
         (tmp_path / name).touch()
     assert load(tmp_path).left_aside == {".heic": 2, "": 1}
-    assert "no images by their extension: 1 without extension, 2 .heic" in caplog.text
+    assert "no images by their extension: 1 without extension, 2 .heic; HEIC is read once the extra heic" in caplog.text
 
 
 def test_unknown_choice_for_bad_images(tmp_path: Path) -> None:

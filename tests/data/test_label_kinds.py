@@ -95,9 +95,14 @@ def test_a_given_task_decides(tmp_path: Path) -> None:
         ({"target": [4] * N}, None, r"target has one value in all 13 train images of table"),
         ({"label": ["|"] * N}, None, r"no train image of table .* has a label"),
         ({"label": ["a", "b"] * 10}, "regression", r"photos\.csv:2: 'a' is not a finite number"),
-        ({"cat": HAS[:, 0], "dog": HAS[:, 1]}, "classes", r"photos\.csv has no column label"),
+        (
+            {"cat": HAS[:, 0], "dog": HAS[:, 1]},
+            "classes",
+            r"photos\.csv:4 has 0 columns of 1; of classes, every",
+        ),
+        ({"cat": HAS[:, 0]}, "classes", r"photos\.csv has no column label"),
         ({"cat": HAS[:, 0], "dog": HAS[:, 1]}, "regression", r"photos\.csv has no column target"),
-        ({"target": range(N)}, "classes", r"photos\.csv has no column label"),
+        ({"target": range(N)}, "classes", r"class '0' in table .*photos\.csv has 1 images"),
         ({"label": ["a|b", "b"] * 10, "split": ["train"] * N}, None, r"photos\.csv has no test images"),
     ],
 )

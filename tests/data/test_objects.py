@@ -4,6 +4,7 @@ import io
 import json
 import os
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,8 @@ def generator(numbers: range) -> Any:
     [
         ({}, "Study.data has the parts none; give train, test"),
         ({"train": Numbered(range(4))}, "Study.data has the parts train; give train, test"),
-        ({"training": Numbered(range(4)), "test": Numbered(range(4))}, "has the parts training, test"),
+        ({"fitting": Numbered(range(4)), "test": Numbered(range(4))}, "has the parts fitting, test"),
+        ({"val": [], "valid": [], "train": [], "test": []}, "has the parts val, valid, train, test"),
         ({"all": generator(range(4))}, r"Study\.data\['all'\] is generator, which has no length"),
         ({"all": FakeData(6, (3, 8, 8), 2, ToTensor())}, r"data\['all'\]\[0\] is \(Tensor, int\), not a Pillow image"),
         ({"all": [7, 8]}, r"data\['all'\]\[0\] is int, not a Pillow image and a label"),
@@ -131,7 +133,7 @@ def test_what_cannot_be_taken(objects: dict[str, Any], message: str) -> None:
 
 def test_items_that_cannot_be_had_are_named_or_left_out(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(
-        SweepError, match=r"cannot have Study\.data\['all'\]\[9\]: the disk is tired\. .*--on-bad-image skip"
+        SweepError, match=r"cannot read the image Study\.data\['all'\]\[9\]: the disk is tired\. .*--on-bad-image skip"
     ):
         load(all=Numbered(range(90, 104)))
     data = load("skip", all=Numbered(range(90, 104)))
@@ -152,7 +154,7 @@ def test_images_that_were_opened_only_are_read(tmp_path: Path) -> None:
         def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
             return Image.open(io.BytesIO(paths[index].read_bytes())), index % 2
 
-    with pytest.raises(SweepError, match=r"cannot have Study\.data\['all'\]\[5\]: .*truncated"):
+    with pytest.raises(SweepError, match=r"cannot read the image Study\.data\['all'\]\[5\]: .*truncated"):
         load(all=Opened(range(6)))
     paths[5] = paths[0]
     assert load(all=Opened(range(6))).train.open(0).getextrema() != (0, 0)
@@ -205,4 +207,50 @@ def test_a_study_of_objects_runs_goes_on_and_is_reported(
     assert sweep.load_results("out").config["data"] == "objects of the study file"
     code, said = call("report", "out")
     assert code == 0, said
-    assert "the images came from objects of the study file" in said
+    assert "the images came as objects of the study file" in said
+
+
+class Named(Numbered):
+    """With the names of its classes, as torchvision's data sets have them."""
+
+    def __init__(self, numbers: range, classes: list[str], label: Callable[[int], Any] = lambda number: number % 3):
+        super().__init__(numbers, label)
+        self.classes = classes
+
+
+@pytest.mark.parametrize(
+    ("of_test", "message"),
+    [
+        (
+            ["cat", "emu", "zebra"],
+            r"\['test'\] has other classes than .*\['train'\]: number 1 is 'emu' there",
+        ),
+        (["dog", "cat", "emu"], r"number 0 is 'dog' there and 'cat' here"),
+        (["cat", "dog", "emu", "fox"], r"number 3 is 'fox' there and no class here"),
+    ],
+)
+def test_splits_that_number_their_classes_differently_are_refused(of_test: list[str], message: str) -> None:
+    train = Named(range(9), ["cat", "dog", "emu"])
+    assert load(train=train, test=Named(range(6), ["cat", "dog", "emu"])).class_names == ("cat", "dog", "emu")
+    with pytest.raises(UsageError, match=message):
+        load(train=train, test=Named(range(6), of_test))
+
+
+def test_one_part_with_names_of_classes_names_them_for_all() -> None:
+    data = load(train=Named(range(9), ["cat", "dog", "emu"]), test=Numbered(range(6), lambda number: number % 3))
+    assert data.class_names == ("cat", "dog", "emu")
+
+
+@pytest.mark.parametrize("largest", [10**8, 10**12, 2**62])
+def test_memory_does_not_grow_with_the_largest_label(largest: int) -> None:
+    items = Numbered(range(20), lambda number: largest * (number % 2))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UsageError, match=r"no item of Study\.data has label 1; number the classes from 0"):
+            load(all=items)
+        with pytest.raises(UsageError, match=r"no item of Study\.data has label 1"):
+            load(all=Named(range(20), ["a", "b"], items.label))
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 20e6

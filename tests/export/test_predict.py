@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -12,6 +13,7 @@ from PIL import Image
 
 import sweep
 import sweep.cli
+from sweep.export.predict import written
 from sweep.export.write import export_run
 
 
@@ -48,7 +50,7 @@ def test_table_has_every_readable_image(
     shipped: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "labels.csv"
-    assert call(str(shipped), str(pictures), "--csv", str(target), "--batch-size", "2") == 0
+    assert call(str(shipped), str(pictures), "--csv", str(target), "--batch-size", "2") == 1, "one was left out"
     table = pd.read_csv(target)
     model = sweep.load_model(shipped)
     assert list(table.columns) == ["path", "label", "probability", *(f"p_{name}" for name in model.class_names)]
@@ -60,9 +62,35 @@ def test_table_has_every_readable_image(
     assert list(table["label"]) == [model.class_names[i] for i in expected.argmax(-1)]
     assert list(table["probability"]) == pytest.approx(expected.amax(-1).tolist(), abs=1e-5)
     stderr = capsys.readouterr().err
-    assert f"left out: cannot read the image {pictures / 'deep' / 'broken.jpg'}" in stderr
+    assert f"left out: {pictures / 'deep' / 'broken.jpg'}: cannot identify image file" in stderr
     assert "5 images labelled" in stderr
-    assert "1 left out" in stderr
+    assert "1 of 6 images could not be read and were left out" in stderr
+    assert "--on-bad-image" not in stderr, "an option that predict has not"
+
+
+def test_32_bit_images_are_not_guessed_at(shipped: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (pictures / "deep" / "broken.jpg").unlink()
+    Image.fromarray(np.full((8, 8), 100_000, dtype=np.int32)).save(pictures / "deep.tif")
+    assert call(str(shipped), str(pictures)) == 1
+    captured = capsys.readouterr()
+    assert "deep.tif: it has 32-bit values (I) from 100000 to 100000" in captured.err
+    assert len(pd.read_csv(io.StringIO(captured.out))) == 5
+
+
+@pytest.mark.parametrize(
+    ("number", "std", "shown"),
+    [
+        (1.5, 1.0, "1.5"),
+        (-0.123456789, 1.0, "-0.1234568"),
+        (1_700_000_123.456789, 10_000.0, "1700000123.457"),
+        (2460000.123456789, 0.001, "2460000.123456789"),
+        (1.7e18 + 1e12, 1e14, "1.700001e+18"),
+        (0.0, 1e-9, "0"),
+    ],
+)
+def test_numbers_have_the_digits_that_tell_them_apart(number: float, std: float, shown: str) -> None:
+    assert written(number, std) == shown
+    assert abs(float(shown) - number) <= 1e-6 * std
 
 
 def test_single_files_to_standard_output(shipped: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,8 @@ from PIL import Image
 
 from backbones import Transform
 from sweep.data import DataSet, load_data
-from sweep.data.files import ImageChecker, decode
+from sweep.data.decoding import decode
+from sweep.data.files import ImageChecker
 from sweep.data.vtab import vtab_task
 
 TRANSFORM = Transform(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

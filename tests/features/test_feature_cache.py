@@ -18,6 +18,7 @@ from PIL import Image
 
 from backbones import Transform, load_backbone
 from sweep.data import Split
+from sweep.data.decoding import UnreadableImageError
 from sweep.errors import SweepError
 from sweep.features import entry as module
 from sweep.features.cache import Features, compute_features, feature_key
@@ -124,13 +125,19 @@ def test_key_depends_on_everything_the_features_depend_on() -> None:
         ("transform", Transform(4, (0.5, 0.0, 0.0), (1.0, 1.0, 1.0))),
         ("transform", Transform(4, (0.0, 0.0, 0.0), (1.0, 1.0, 0.5))),
         ("transform", Transform(4, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bilinear")),
+        ("transform", Transform(4, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), crop_pct=0.9)),
     ]:
         backbone = CountingBackbone()
         setattr(backbone, attribute, value)
         keys.add(feature_key(backbone, grey_split()))
     keys.add(feature_key(CountingBackbone(), grey_split(fingerprint="other split")))
-    assert len(keys) == 9
+    assert len(keys) == 10
     assert feature_key(CountingBackbone(), grey_split()) in keys
+
+
+def test_keys_of_earlier_versions_still_find_their_entries() -> None:
+    of_version_0_3_0 = "59d25430292d7cd3517b16bb98cad86a379b82815c9186aaf7095de14e5fa3d4"
+    assert feature_key(CountingBackbone(), grey_split()) == of_version_0_3_0
 
 
 def stop_after(n_done: int) -> Callable[[int, int], None]:
@@ -224,6 +231,18 @@ def test_image_that_cannot_be_decoded_stops_the_pass(tmp_path: Path) -> None:
     with pytest.raises(SweepError, match=r"nine\.png"):
         run(tmp_path, CountingBackbone(), grey_split(opener))
     assert run(tmp_path, CountingBackbone()).n_computed == 2
+
+
+def test_all_images_that_cannot_be_decoded_are_named_at_once(tmp_path: Path) -> None:
+    """Damage behind the header is found by the pass, which need not be started again for every such image."""
+
+    def opener(index: int) -> Image.Image:
+        if index in (1, 5, 9):
+            raise UnreadableImageError(f"{index}.png", "it is truncated")
+        return Image.new("L", (4, 4), index)
+
+    with pytest.raises(SweepError, match=r"cannot read 3 images:\n  1\.png: it is truncated\n  5\.png: .*\n  9\.png: "):
+        run(tmp_path, CountingBackbone(), grey_split(opener))
 
 
 def test_too_small_a_disk_is_told_before_anything_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

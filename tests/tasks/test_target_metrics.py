@@ -155,3 +155,30 @@ def test_kinds_name_metrics_that_are_measured(kind: object) -> None:
     assert kind in TASK_KINDS.values()
     for name in (*kind.shown, kind.tie):
         assert name in kind.metrics
+
+
+SHIFTS = {"Julian dates": 2.46e6, "map coordinates": 5.4e6, "UNIX seconds": 1.7e9, "UNIX nanoseconds": 1.7e18}
+
+
+@pytest.mark.parametrize("shift", SHIFTS.values(), ids=SHIFTS)
+def test_metrics_of_lanes_do_not_change_with_the_zero_of_the_targets(shift: float) -> None:
+    """Single precision has 7 digits: metrics taken after the shift would be of rounding."""
+    spread = 1e6 if shift > 1e12 else 10.0
+    numbers = spread * (NUMBERS - NUMBERS.mean(0)) / NUMBERS.std(0)
+    outputs = LOGITS.float()
+
+    def measured(targets: Tensor) -> dict[str, Tensor]:
+        target = Target.of("regression", targets.numpy())
+        return target.measure(outputs, targets)
+
+    plain, shifted = measured(numbers), measured(numbers + shift)
+    for name, values in plain.items():
+        torch.testing.assert_close(shifted[name], values, rtol=1e-3, atol=0)
+    assert torch.equal(shifted["r2"].argsort(), plain["r2"].argsort())
+
+
+def test_decoded_numbers_have_the_digits_of_double_precision() -> None:
+    target = Target(REGRESSION, (2460000.25,), (0.001,))
+    said = target.decode(torch.tensor([[1.0]], dtype=torch.float32))
+    assert said.dtype == torch.float64
+    assert said.item() == pytest.approx(2460000.251, abs=1e-9)

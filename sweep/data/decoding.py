@@ -1,0 +1,165 @@
+"""Image files to Pillow images: checked, turned upright, and with colours that have a sure way to RGB."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from sweep.data.formats import PIXEL_LIMIT_VARIABLE, image_formats, pixel_limit, raise_pillows_limit
+from sweep.errors import SweepError
+
+MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16", "I;16L", "I;16B"})
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each orientation of EXIF."""
+LARGEST_8_BIT, LARGEST_16_BIT = 255, 65535
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An image file that lies inside of another file.
+
+    Attributes:
+        name: What to call it in messages.
+        content: Returns its bytes.
+    """
+
+    name: str
+    content: Callable[[], bytes]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+ImageFile = Path | Encoded
+
+
+class UnreadableImageError(SweepError):
+    """An image that cannot be used.
+
+    Attributes:
+        name: The file.
+        reason: Why, without advice.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(
+            f"cannot read the image {name}: {reason}. Replace or remove it, or leave it out with --on-bad-image skip"
+        )
+        self.name, self.reason = name, reason
+
+
+def decode(file: ImageFile) -> Image.Image:
+    """Decode the first picture of an image file and turn it upright, as its EXIF orientation says.
+
+    Where the metadata are damaged, the picture is taken as it is stored.
+
+    Raises:
+        UnreadableImageError: The file cannot be read or decoded, is too large, or has colours without a sure way to
+            RGB.
+    """
+    try:
+        with _opened(file) as image:
+            _require_plain_mode(str(file), image.mode)
+            image.load()
+            upright = _upright(image)
+    except SweepError:
+        raise
+    except Exception as error:  # Pillow's readers answer damage with errors of a dozen types
+        raise unreadable(file, error) from error
+    return plain_colours(str(file), upright)
+
+
+def check_header(file: ImageFile) -> None:
+    """Read as much of an image as it takes to know that it is one, which is quick.
+
+    Raises:
+        UnreadableImageError: As of `decode`; damage behind the header is not found.
+    """
+    try:
+        with _opened(file) as image:
+            mode = image.mode
+    except SweepError:
+        raise
+    except Exception as error:
+        raise unreadable(file, error) from error
+    _require_plain_mode(str(file), mode)
+    if mode == "I":  # whether it can be used, its pixels tell
+        decode(file)
+
+
+def plain_colours(name: str, image: Image.Image) -> Image.Image:
+    """The image itself; integers of 32 bits that are 16-bit greys in truth become these.
+
+    Args:
+        name: Of the image, for messages.
+        image: Of any mode.
+
+    Raises:
+        UnreadableImageError: Its pixels have no sure way to RGB.
+    """
+    _require_plain_mode(name, image.mode)
+    if image.mode != "I":
+        return image
+    values = np.asarray(image)
+    least, largest = int(values.min()), int(values.max())
+    if least < 0 or not LARGEST_8_BIT < largest <= LARGEST_16_BIT:
+        raise UnreadableImageError(
+            name,
+            f"it has 32-bit values (I) from {least} to {largest}, which may stand for any brightness; save it with 8 "
+            f"bits, 0 to {LARGEST_8_BIT}, or with 16, 0 to {LARGEST_16_BIT}",
+        )
+    return Image.fromarray(values.astype(np.uint16))
+
+
+def unreadable(file: ImageFile, error: BaseException) -> UnreadableImageError:
+    """What to raise of an image, in the place of an error of Pillow's or the system's."""
+    return UnreadableImageError(str(file), str(error) or type(error).__name__)
+
+
+def _opened(file: ImageFile) -> Image.Image:
+    """Let Pillow read an image's header."""
+    limit = pixel_limit()
+    raise_pillows_limit(limit)
+    try:
+        image = Image.open(file if isinstance(file, Path) else io.BytesIO(file.content()), formats=image_formats())
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's limit is not lower
+        raise _too_large(file, limit) from error
+    n_pixels = image.width * image.height
+    if n_pixels > limit:
+        image.close()
+        raise _too_large(file, limit, f" ({n_pixels / 1e6:.4g})")
+    return image
+
+
+def _too_large(file: ImageFile, limit: int, found: str = "") -> UnreadableImageError:
+    return UnreadableImageError(
+        str(file),
+        f"it has more than {limit / 1e6:.4g} megapixels{found}, which is the limit; make it smaller, or raise the "
+        f"limit: set the environment variable {PIXEL_LIMIT_VARIABLE} to a number of pixels",
+    )
+
+
+def _require_plain_mode(name: str, mode: str) -> None:
+    if mode == "F":
+        raise UnreadableImageError(name, "it has 32-bit values (F), not an image's 8 or 16 bits; convert it")
+    if mode not in MODES and mode != "I":
+        raise UnreadableImageError(name, f"it has colours of mode {mode}, which have no sure way to RGB; convert it")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged metadata, which the picture does not need
+        turn = None
+    return image.copy() if turn is None else image.transpose(turn)

@@ -1,0 +1,20 @@
+"""What the three splits are called, here and by others."""
+
+SPLIT_NAMES = ("train", "val", "test")
+ALIASES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+TAKEN = "train or training; val, valid, validation or dev; test or testing; in any case"
+"""The same for messages."""
+
+
+def split_named(name: str) -> str | None:
+    """The split that a folder, a column's value or an array's name stands for; None where it is no split's name."""
+    return ALIASES.get(name.strip().casefold())
