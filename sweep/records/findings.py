@@ -7,6 +7,7 @@ from typing import Any
 
 from sweep.records.paired import NORMAL_95, lead_of_the_best_of_equals
 from sweep.records.results import Results
+from sweep.records.verdict import verdict
 from sweep.tasks.inputs import kind_of
 
 BASELINE = 0
@@ -26,34 +27,8 @@ def findings(results: Results, winner: int) -> list[str]:
     """
     if not results.summary:
         return ["The run has not ended, so nothing has been measured on test yet.", *_on_val(results, winner)]
-    return [*_on_test(results, winner), *_on_val(results, winner)]
-
-
-def _on_test(results: Results, winner: int) -> Iterable[str]:
-    kind, summary = results.kind, results.summary
-    n_images, items = summary["n_test_images"], kind_of(results.config)
-    own, probe = summary["winner"]["test"], summary["linear_probe"]["test"]
-    score, heading = kind.score, kind.metrics[kind.score]
-    lead = own[score] - probe[score]
-    half = NORMAL_95 * math.hypot(kind.standard_error(own, n_images), kind.standard_error(probe, n_images))
-    numbers = f"{heading} {own[score]:.3f} against {probe[score]:.3f}"
-    interval = "" if math.isnan(half) else f" (95% interval {lead - half:+.3f} to {lead + half:+.3f})"
-    if abs(lead) > half:
-        ahead, behind = (f"Trial {winner}", "the linear probe") if lead > 0 else ("The linear probe", f"trial {winner}")
-        yield f"{ahead} beats {behind} on the {n_images} test {items}: {numbers}, more than the noise{interval}."
-    else:
-        yield (
-            f"Trial {winner} and the linear probe cannot be told apart on the {n_images} test {items}: {numbers}"
-            f"{interval}."
-        )
-    if not lead > half:
-        from sweep.study.probe import EPOCHS_FACTOR
-
-        epochs = results.config["epochs"]
-        yield (
-            f"The probe trains for {EPOCHS_FACTOR * epochs} epochs and a trial for {epochs}: try more --epochs. If the "
-            f"probe stays ahead, these data do not need an adapted backbone."
-        )
+    said = verdict(results.summary, results.kind, kind_of(results.config), results.config["epochs"])
+    return [f"{said[0].upper()}{said[1:]}.", *_on_val(results, winner)]
 
 
 def _on_val(results: Results, winner: int) -> Iterable[str]:

@@ -4,11 +4,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from sweep.records.paired import NORMAL_95
 from sweep.study.probe import EPOCHS_FACTOR
 from sweep.tasks.inputs import Kind
 from sweep.tasks.kinds import TaskKind
-
-Z_95 = 1.96
 
 
 def verdict(summary: Mapping[str, Any], kind: TaskKind, items: Kind, n_epochs: int) -> str:
@@ -28,7 +27,7 @@ def verdict(summary: Mapping[str, Any], kind: TaskKind, items: Kind, n_epochs: i
     if lead == 0:
         return f"on the {n_test} test {items}, winner and linear probe have the same {score}, {winner[kind.score]:.3f}"
     errors = [kind.standard_error(metrics, n_test) for metrics in (winner, probe)]
-    noise = Z_95 * math.hypot(*errors)
+    noise = NORMAL_95 * math.hypot(*errors)
     if math.isnan(noise):
         certainty = "the noise of this difference is not known"
     elif abs(lead) > noise:

@@ -10,6 +10,7 @@ import pytest
 from sweep.records.findings import findings
 from sweep.records.paired import lead_of_the_best_of_equals
 from sweep.records.results import Results
+from sweep.records.verdict import verdict
 
 N_VAL, N_TEST = 200, 500
 
@@ -35,24 +36,21 @@ def results_of(winner_top1: float, probe_top1: float, *, ended: bool = True, int
     return Results(trials, pd.DataFrame(), summary if ended else {}, config)
 
 
-def test_winner_ahead_of_the_probe() -> None:
-    first, *others = findings(results_of(0.8, 0.6), 2)
-    assert first.startswith("Trial 2 beats the linear probe on the 500 test images: top-1 0.800 against 0.600")
+def test_the_first_sentence_is_the_verdict_of_the_terminal() -> None:
+    results = results_of(0.8, 0.6)
+    first, *others = findings(results, 2)
+    said = verdict(results.summary, results.kind, "images", 3)
+    assert first.lower() == f"{said}.".lower()
+    assert first.startswith("On the 500 test images, the winner is ahead of the linear probe by 0.200")
     half = 1.959964 * math.hypot(math.sqrt(0.16 / N_TEST), math.sqrt(0.24 / N_TEST))
-    assert f"(95% interval {0.2 - half:+.3f} to {0.2 + half:+.3f})" in first
+    assert f"outside the noise (95%: {half:.3f})" in first
     assert not any("--epochs" in sentence for sentence in others)
 
 
 def test_probe_far_ahead() -> None:
-    first, advice, *_ = findings(results_of(0.484, 0.812), 2)
-    assert first.startswith("The linear probe beats trial 2 on the 500 test images: top-1 0.484 against 0.812")
-    assert "The probe trains for 12 epochs and a trial for 3: try more --epochs" in advice
-
-
-def test_neither_ahead() -> None:
-    first, advice, *_ = findings(results_of(0.70, 0.71), 2)
-    assert first.startswith("Trial 2 and the linear probe cannot be told apart")
-    assert "--epochs" in advice
+    first, *_ = findings(results_of(0.484, 0.812), 2)
+    assert "the linear probe is ahead of the winner by 0.328 in top-1 (0.812 against 0.484)" in first
+    assert "The probe trained for 12 epochs and the trials for 3: try --epochs 12" in first
 
 
 @pytest.mark.parametrize(("interval", "noise"), [(0.02, False), (0.06, True)])
