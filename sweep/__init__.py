@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sweep.study.declaration import Space, Study
     from sweep.study.halving import Halving
     from sweep.study.lane_config import LaneConfig
+    from sweep.study.structure import Shapes
     from sweep.training.engine import train
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "LaneConfig",
     "Results",
     "Run",
+    "Shapes",
     "Space",
     "StageData",
     "Study",
@@ -43,6 +45,7 @@ _HOME = {
     "LaneConfig": "sweep.study.lane_config",
     "Results": "sweep.records.results",
     "Run": "sweep.api.run_handle",
+    "Shapes": "sweep.study.structure",
     "Space": "sweep.study.declaration",
     "StageData": "sweep.features.batches",
     "Study": "sweep.study.declaration",

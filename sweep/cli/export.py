@@ -41,6 +41,9 @@ def export(
             "is missing (extra: hub)."
         ),
     ] = None,
+    study: Annotated[
+        Path | None, typer.Option(help="The study file, which is executed; only for a side-network of its own.")
+    ] = None,
 ) -> None:
     """Export the winner, or another trial: weights, configuration and model card.
 
@@ -61,6 +64,10 @@ def export(
 
     if push is not None:
         require_hub(push)
+    if study is not None:
+        from sweep.side_networks.given import take_own_network
+
+        take_own_network(study)
     exported = export_run(
         run,
         to,

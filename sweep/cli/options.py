@@ -188,6 +188,27 @@ Stages = Annotated[
     ),
 ]
 
+SideNetwork = Annotated[
+    str | None,
+    typer.Option(
+        help="The family of side-networks: `last`, `ladder`, `convolution`, `mixer`, `multi_stage` or `probe`; see "
+        "docs/side-networks.md.",
+        rich_help_panel=SIDE_NETWORKS,
+    ),
+]
+Attention = Annotated[
+    bool | None,
+    typer.Option("--attention/--no-attention", help="Attention in a ladder.", rich_help_panel=SIDE_NETWORKS),
+]
+Mlp = Annotated[bool | None, typer.Option("--mlp/--no-mlp", help="MLPs in a ladder.", rich_help_panel=SIDE_NETWORKS)]
+ReadOut = Annotated[
+    str | None,
+    typer.Option(
+        help="What a ladder classifies by: `pooled`, `tokens`, `compact` or `both`. `class`, for all families, is "
+        "`pooled` of the class token.",
+        rich_help_panel=SIDE_NETWORKS,
+    ),
+]
 ModulesPerBlock = Annotated[
     int | None, typer.Option(help="Attention modules in each block of a side-network.", rich_help_panel=SIDE_NETWORKS)
 ]

@@ -35,6 +35,10 @@ def plan(
     max_tokens: options.MaxTokens = None,
     group_size: options.GroupSize = None,
     stages: options.Stages = None,
+    side_network: options.SideNetwork = None,
+    attention: options.Attention = None,
+    mlp: options.Mlp = None,
+    read_out: options.ReadOut = None,
     modules_per_block: options.ModulesPerBlock = None,
     pool: options.PoolName = None,
     max_rank: options.MaxRank = None,
@@ -73,6 +77,10 @@ def plan(
         accept_licence=accept_licence,
         group_size=group_size,
         stages=options.stages_asked_for(stages),
+        side_network=side_network,
+        attention=attention,
+        mlp=mlp,
+        read_out=read_out,
         modules_per_block=modules_per_block,
         pool=pool,
         precision=precision,
@@ -103,6 +111,9 @@ def show_plan(console: Console, plan: "Plan", kind: Kind = "images") -> None:
     """Print a plan, one line per cost."""
     n_cached = plan.n_images - plan.n_images_missing
     live = [("train features", f"{plan.live_wall_seconds:.1f} s in every epoch of a stack; they are not kept")]
+    form: str = plan.form
+    if plan.direct_work_ratio is not None:
+        form += f"; the direct form would take about {plan.direct_work_ratio:.1f} times the work"
     table = Table(show_header=False, box=None)
     for name, value in (
         (
@@ -121,7 +132,8 @@ def show_plan(console: Console, plan: "Plan", kind: Kind = "images") -> None:
             f"{plan.n_epochs} per trial, of {plan.steps_per_epoch} steps; {plan.lane_epochs:.0f} in all lanes together",
         ),
         ("search", f"{plan.search_wall_seconds:.1f} s"),
-        ("form", f"{plan.form}; the direct form would take about {plan.direct_work_ratio:.1f} times the work"),
+        ("form", form),
+        ("work of a step", f"{plan.multiply_adds / 1e6:.3g} million multiply-adds, a lane and an image"),
     ):
         table.add_row(name, value)
     console.print(table, highlight=False)

@@ -13,6 +13,7 @@ from sweep.export.config import BACKBONE_FILE, ONNX_FILE, TOKENIZER_FILE, TORCH_
 from sweep.export.graph import TOLERANCE, input_name, output_name
 from sweep.export.selection import Chosen
 from sweep.records.results import Results
+from sweep.side_networks.families import family_of
 from sweep.tasks.inputs import Kind
 from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION, TaskKind
 
@@ -69,14 +70,17 @@ def model_card(
 def _what_it_is(config: ModelConfig, with_backbone: bool, differences: Mapping[str, float]) -> str:
     side, n_members, kind = config.side_network, len(config.members), config.target.kind
     given = output_name(kind)
-    networks = (
-        "A LAST side-network" if n_members == 1 else f"{n_members} LAST side-networks that share one forward pass"
-    )
-    ranks = ", ".join(str(member.rank) for member in config.members)
+    family = family_of(side.family)
+    networks = "A side-network" if n_members == 1 else f"{n_members} side-networks that share one forward pass"
+    structure = [f"family {side.described}"]
+    if family.has_rank:
+        structure.append(f"rank {', '.join(str(member.rank) for member in config.members)}")
+    if side.family == "last":
+        structure.append(f"{side.n_modules} modules")
     of_texts = _kind(config) == "texts"
     item = '"a text"' if of_texts else 'Image.open("photo.jpg")'
     lines = [
-        f"{networks} (low-rank attention side-tuning, arXiv 2402.04009; rank {ranks}, {side.n_modules} modules) "
+        f"{networks} ({family.described}; {', '.join(structure)}) "
         f"of a frozen {markdown_text(config.backbone.name)} at {shown_size(transform_record(config.transform))}: "
         f"{_kind(config)} to {len(config.class_names)} {kind.outputs}.",
         "",
@@ -237,7 +241,8 @@ def _hyperparameters(config: ModelConfig, chosen: Sequence[Chosen]) -> str:
         "epochs": config.training["epochs"],
         "batch_size": config.training["batch_size"],
         **({"group_size": backbone.group_size} if backbone.stages is None else {"stages": backbone.stages}),
-        "modules_per_block": config.side_network.modules_per_block,
+        **{option: getattr(config.side_network, option) for option in family_of(config.side_network.family).options},
+        "read_out": config.side_network.read_out,
         "pool": config.side_network.pool,
         "seed": config.training["seed"],
     }

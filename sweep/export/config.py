@@ -15,6 +15,7 @@ from backbones.text_transform import TextInput
 from sweep.errors import SweepError, UsageError
 from sweep.machine.checked_files import read_json, require_entries
 from sweep.side_networks.spec import SideNetworkSpec
+from sweep.study.lane_config import LaneConfig
 from sweep.tasks.targets import OF_CLASSES, Target, recorded_target
 
 FORMAT = "sweep model"
@@ -86,11 +87,23 @@ class Member:
         trial: Number of the trial.
         rank: The rank `r` of its modules.
         hyperparameters: The hyperparameters it was trained with, for information.
+        lane_config: What a side-network of the study's own is built from; None for others.
     """
 
     trial: int
     rank: int
     hyperparameters: dict[str, Any]
+    lane_config: dict[str, Any] | None = None
+
+    @property
+    def config(self) -> LaneConfig | None:
+        """`lane_config` as the side-network takes it.
+
+        Raises:
+            UsageError: It is out of range.
+            TypeError: It has what there is not.
+        """
+        return None if self.lane_config is None else LaneConfig(**self.lane_config)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,11 @@ if TYPE_CHECKING:  # timm takes seconds to import
 
 @own_settings()
 def load_model(
-    folder: str | Path, *, device: torch.device | str = "cpu", backbone: str | None = None
+    folder: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    backbone: str | None = None,
+    study: str | Path | None = None,
 ) -> "AdaptedModel":
     """Load a model that `sweep export` wrote.
 
@@ -26,6 +30,7 @@ def load_model(
         device: Where the model is to run.
         backbone: The file of the model's backbone and its function, `PATH.py:FUNCTION`, if it is the user's own; a file
             is never executed because a model names it.
+        study: The study file, which is executed, if the side-network is one of its own.
 
     Returns:
         A module in eval mode that maps images `(B, 3, H, W)` or texts `(B, L)` to logits `(B, C)`; for a regression, to
@@ -40,13 +45,18 @@ def load_model(
     """
     from sweep.export.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
     from sweep.export.model import assemble
+    from sweep.side_networks.given import take_own_network
 
+    if study is not None:
+        take_own_network(study)
     folder = Path(folder)
     config = ModelConfig.read(folder)
     loaded = _backbone(folder, config, backbone)
     spec = config.side_network
     beside = (len(loaded.widths), loaded.n_prefix_tokens)
-    if (spec.n_stages, spec.n_prefix_tokens) != beside or spec.stage_widths != tuple(loaded.widths):
+    same_tokens = spec.n_tokens in (0, loaded.tokens)  # 0: written before the number was
+    same_shape = (spec.n_stages, spec.n_prefix_tokens) == beside and spec.stage_widths == tuple(loaded.widths)
+    if not (same_shape and same_tokens):
         raise SweepError(
             f"{folder / CONFIG_FILE} is damaged: its side_network does not fit beside {loaded.name}; "
             f"export the model again"

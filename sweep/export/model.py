@@ -74,5 +74,5 @@ def assemble(backbone: FrozenBackbone, config: ModelConfig, states: Sequence[Map
         ValueError: A state does not fit its side-network.
     """
     members = zip(config.members, states, strict=True)
-    side_networks = [config.side_network.trained(member.rank, state) for member, state in members]
+    side_networks = [config.side_network.trained(member.rank, state, member.config) for member, state in members]
     return AdaptedModel(backbone, side_networks, config.class_names, config.target).eval()

@@ -178,11 +178,17 @@ def model_config(results: Results, folder: RunFolder, spec: SideNetworkSpec, cho
         ),
         transform=transform,
         side_network=spec,
-        members=tuple(Member(c.weights.trial, c.weights.rank, c.hyperparameters) for c in chosen),
+        members=tuple(_member(c) for c in chosen),
         class_names=tuple(recorded["classes"]),
         training={**{name: recorded[name] for name in RECORDED}, "images": described(recorded)},
         target=target_of_run(results, folder),
     )
+
+
+def _member(chosen: Chosen) -> Member:
+    weights = chosen.weights
+    lane_config = None if weights.config is None else weights.config.as_recorded()
+    return Member(weights.trial, weights.rank, chosen.hyperparameters, lane_config)
 
 
 def _backbone(config: ModelConfig, folder: RunFolder, cache_dir: Path, backbone_file: str | None) -> FrozenBackbone:

@@ -106,7 +106,7 @@ def answers_of(
     images: Split = getattr(items, split)
     backbone = recorded_backbone(config_of_trial(results, folder, trial), cache_dir, given=backbone_file)
     spec, weights = weights_of(folder, trial, winner_of(results, folder))
-    module = spec.plain(weights.rank)
+    module = spec.plain(weights.rank, weights.config)
     module.load_state_dict(weights.state)
     features = compute_features(backbone, images, cache_dir=cache_dir)
     target = target_of_run(results, folder)

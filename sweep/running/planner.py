@@ -6,11 +6,13 @@ Symbols: `N` lanes, `B` images of a batch, `L` tokens, `D` width, `r` the stack'
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from optuna.trial import FixedTrial
+from torch import Tensor
 
 from sweep.errors import SweepError, UsageError
 from sweep.features.batches import StageData, n_batches, stored_shape
@@ -26,6 +28,7 @@ from sweep.study.rehearsal import surveyed_configs
 from sweep.study.shape import shape_of
 from sweep.tasks.losses import LaneLosses
 from sweep.training.engine import EVALUATION_BATCH_SIZE, Stack
+from sweep.training.lane_cost import measured_cost
 from sweep.training.optim import LaneOptimizers
 
 FP32_BYTES = 4
@@ -41,6 +44,12 @@ Measured at 384 and 768 x 12 modules: 7.3."""
 
 DIRECT_STREAMS = 5
 """Of `(B, L, D)` that a module of the direct form keeps for its backward pass; measured at 768 x 12 modules: 4.85."""
+
+KEPT_COPIES = 1.5
+"""Of what a lane keeps for its backward pass, where that is measured: the rest is for gradients on their way."""
+
+EVALUATED_SHARE = 0.5
+"""Of what as many images would keep in training, what an evaluation holds at a time, likewise."""
 
 STREAM_COPIES = 2.5
 """Of a batch's stages in fp32: as read, in half precision, as stages, and centred."""
@@ -94,7 +103,8 @@ class Plan(FeaturePlan):
         lane_epochs: Of all trials and replicates; with rungs, if one trial in `eta` passes each.
         search_wall_seconds: Training and evaluation, `live_wall_seconds` included, freed lanes filled at once.
         form: In which the lanes are computed.
-        direct_work_ratio: Estimated work of the direct form against that of rank space.
+        multiply_adds: Of a training step, for a lane and an image: estimated for LAST, else counted.
+        direct_work_ratio: Of LAST, estimated work of the direct form against that of rank space.
     """
 
     available_bytes: int
@@ -107,7 +117,8 @@ class Plan(FeaturePlan):
     lane_epochs: float
     search_wall_seconds: float
     form: Form
-    direct_work_ratio: float
+    multiply_adds: int
+    direct_work_ratio: float | None
 
 
 def plan_features(prepared: Prepared, cache_dir: Path) -> FeaturePlan:
@@ -142,8 +153,7 @@ def plan_study(features: FeaturePlan, prepared: Prepared) -> Plan:
     study, spec, tokens = prepared.study_of_shape, prepared.spec, prepared.backbone.tokens
     free_bytes = available_bytes(prepared.device)
     shared = shared_bytes(spec, tokens, study.batch_size)
-    compiled = is_compiled(spec.max_rank, prepared.device, torch.float32)
-    per_lane = bytes_per_lane(spec, tokens, study.batch_size, compiled=compiled)
+    per_lane, multiply_adds = _lane_cost(prepared)
     fitting = lanes_that_fit(free_bytes, shared, per_lane)
     n_lanes = study.trials * study.seeds
     n_parallel = max(study.seeds, min(n_lanes, fitting if prepared.n_parallel is None else prepared.n_parallel))
@@ -158,7 +168,6 @@ def plan_study(features: FeaturePlan, prepared: Prepared) -> Plan:
     else:  # freed lanes are filled at once
         n_stacks = n_lanes / n_parallel
         stack_seconds = n_stacks * step_seconds(n_parallel)
-    work = spec.work
     return Plan(
         **asdict(features),
         available_bytes=free_bytes,
@@ -171,7 +180,8 @@ def plan_study(features: FeaturePlan, prepared: Prepared) -> Plan:
         lane_epochs=n_lanes * n_epochs,
         search_wall_seconds=n_epochs * (costly_steps * stack_seconds + n_stacks * features.live_wall_seconds),
         form=spec.form,
-        direct_work_ratio=work["direct"] / work["rank space"],
+        multiply_adds=multiply_adds,
+        direct_work_ratio=spec.work["direct"] / spec.work["rank space"] if spec.family == "last" else None,
     )
 
 
@@ -222,16 +232,13 @@ def plan_shapes(prepared: Prepared, plan: Plan, cache_dir: Path) -> list[ShapePl
             planned.append(ShapePlan(shape=words, share=share, error=str(error)))
             continue
         splits = (*own.views.cached(own.data.train), own.data.val, own.data.test)
-        compiled = is_compiled(own.spec.max_rank, own.device, torch.float32)
         planned.append(
             ShapePlan(
                 shape=words,
                 share=share,
                 cache_bytes=sum(split.n_images for split in splits) * bytes_per_image(own),
                 n_images_missing=sum(n_images_missing(own.backbone, split, cache_dir) for split in splits),
-                bytes_per_lane=bytes_per_lane(
-                    own.spec, own.backbone.tokens, own.study_of_shape.batch_size, compiled=compiled
-                ),
+                bytes_per_lane=_lane_cost(own)[0],
                 lane_epoch_seconds=seconds_per_work * _full_lane_work(own),
             )
         )
@@ -248,6 +255,44 @@ def _full_lane_work(prepared: Prepared) -> float:
 def bytes_per_image(prepared: Prepared) -> int:
     """What the features of one image take on disk."""
     return prepared.backbone.tokens * sum(prepared.backbone.widths) * DTYPE.itemsize
+
+
+def _lane_cost(prepared: Prepared) -> tuple[int, int]:
+    """Bytes that one more lane takes, and multiply-adds of its training step for an image."""
+    study, spec, tokens = prepared.study_of_shape, prepared.spec, prepared.backbone.tokens
+    if spec.family == "last":
+        compiled = is_compiled(spec.max_rank, prepared.device, torch.float32)
+        n_bytes = bytes_per_lane(spec, tokens, study.batch_size, compiled=compiled)
+        return n_bytes, spec.work[spec.form] * tokens
+    data, indices = _random_data(prepared)
+    config = _calibrated_config(prepared)
+    lanes = [spec.lane(config.rank, seed, config).to(prepared.device) for seed in range(3)]
+    stages, _ = data.batch(indices, next(lanes[0].parameters()))
+    cost = measured_cost(lanes, stages)
+    n_parameters = sum(p.numel() for p in lanes[0].parameters())
+    evaluated = EVALUATED_SHARE * cost.kept_bytes * EVALUATION_BATCH_SIZE / len(indices)
+    n_bytes = PARAMETER_COPIES * FP32_BYTES * n_parameters + round(max(KEPT_COPIES * cost.kept_bytes, evaluated))
+    return n_bytes, cost.multiply_adds // len(indices)
+
+
+def _calibrated_config(prepared: Prepared) -> LaneConfig:
+    """What a lane is measured with: the largest rank, and for a side-network of the study's own its baseline."""
+    spec, study = prepared.spec, prepared.study
+    if spec.is_own:
+        return study.lane_config(FixedTrial(dict(study.baseline)))
+    return LaneConfig(lr=1e-3, rank=spec.max_rank)
+
+
+def _random_data(prepared: Prepared) -> tuple[StageData, Tensor]:
+    """A batch of random features and labels, and its indices."""
+    study, spec, tokens = prepared.study_of_shape, prepared.spec, prepared.backbone.tokens
+    n_images = min(study.batch_size, prepared.data.train.n_images)
+    shape = (n_images, *stored_shape(spec.stage_widths, tokens))
+    stages = np.random.default_rng(0).standard_normal(shape, dtype=np.float32).astype(DTYPE)
+    lengths = torch.full((n_images,), tokens) if prepared.data.kind == "texts" else None
+    labels = torch.arange(n_images) % spec.n_classes
+    data = StageData(stages, labels, spec.n_classes, widths=spec.widths, lengths=lengths)
+    return data, torch.arange(n_images)
 
 
 def parameter_bytes(spec: SideNetworkSpec) -> int:
@@ -354,21 +399,16 @@ def _step_seconds(prepared: Prepared, n_lanes: int) -> Callable[[int], float]:
 
 def _measured_step_seconds(prepared: Prepared, n_lanes: int) -> float:
     """Of one training step on random features, the fastest of a few after a warm-up."""
-    study, spec, tokens = prepared.study_of_shape, prepared.spec, prepared.backbone.tokens
-    n_images = min(study.batch_size, prepared.data.train.n_images)
-    shape = (n_images, *stored_shape(spec.stage_widths, tokens))
-    stages = np.random.default_rng(0).standard_normal(shape, dtype=np.float32).astype(DTYPE)
-    lengths = torch.full((n_images,), tokens) if prepared.data.kind == "texts" else None
-    labels = torch.arange(n_images) % spec.n_classes
-    data = StageData(stages, labels, spec.n_classes, widths=spec.widths, lengths=lengths)
-    stack = Stack([spec.lane(spec.max_rank, seed).to(prepared.device) for seed in range(n_lanes)])
-    configs = [LaneConfig(lr=1e-3, rank=spec.max_rank)] * n_lanes
+    spec, (data, indices) = prepared.spec, _random_data(prepared)
+    config = _calibrated_config(prepared)
+    stack = Stack([spec.lane(config.rank, seed, config).to(prepared.device) for seed in range(n_lanes)])
+    configs = [replace(config, dropout=0.0)] * n_lanes
     losses_of = LaneLosses(configs, data.class_counts.to(prepared.device), stack.like.dtype)
     optimizers = LaneOptimizers(stack.params, configs)
     factors = torch.ones(n_lanes, device=prepared.device)
 
     def step() -> None:
-        batch, labels = data.batch(torch.arange(n_images), stack.like)
+        batch, labels = data.batch(indices, stack.like)
         _, grads = stack.gradients(batch, labels, losses_of)
         optimizers.step(grads, factors)
 

@@ -12,10 +12,13 @@ from sweep.errors import UsageError
 from sweep.features.views import TrainingViews
 from sweep.machine.precision import require_fp32_sums
 from sweep.side_networks.cost import rank_buckets
+from sweep.side_networks.families import check_family
+from sweep.side_networks.own_networks import own_family
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.declaration import Study
 from sweep.study.rehearsal import rehearse, surveyed_configs
 from sweep.study.shape import Shape, shape_of, study_of_lane, study_of_shape
+from sweep.study.structure import CLASS
 from sweep.tasks.kinds import TASK_KINDS
 
 
@@ -169,12 +172,12 @@ def check_spec(precision: str, spec: SideNetworkSpec, backbone: Backbone) -> Non
     Raises:
         UsageError: They compute in fp32 only.
     """
-    if precision == "bf16" and spec.widths:
+    if precision == "bf16" and spec.family == "last" and spec.widths:
         raise UsageError(
             f"--precision bf16 is for backbones of one width, and the stages of {backbone.name} have several; "
             f"leave it out"
         )
-    if precision == "bf16" and spec.form == "direct":
+    if precision == "bf16" and spec.family == "last" and spec.form == "direct":
         raise UsageError(
             f"--precision bf16 is for side-networks in rank space, and at rank {spec.max_rank} the direct form "
             f"costs less, which computes in fp32; leave --precision out, or lower the ranks"
@@ -199,7 +202,7 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 
 def side_network_spec(study: Study, data: DataSet, backbone: Backbone, padded_rank: int) -> SideNetworkSpec:
-    """Structure of the side-networks of one shape.
+    """Structure of the side-networks of one shape: it follows from the backbone, the classes and the declarations.
 
     Args:
         study: As the lanes of that shape have it.
@@ -208,21 +211,30 @@ def side_network_spec(study: Study, data: DataSet, backbone: Backbone, padded_ra
         padded_rank: Rank that lanes are padded to.
 
     Raises:
-        UsageError: The study asks for what the backbone does not have.
+        UsageError: The study asks for what the backbone does not have, or the family cannot do.
     """
-    if study.pool == "class" and backbone.n_prefix_tokens == 0:
-        raise UsageError(f"--pool class needs a class token, and {backbone.name} has none; use --pool mean")
+    of_class = study.read_out == CLASS
+    if (of_class or study.pool == "class") and backbone.n_prefix_tokens == 0:
+        option, remedy = ("read-out", "pooled") if of_class else ("pool", "mean")
+        raise UsageError(f"--{option} class needs a class token, and {backbone.name} has none; use --{option} {remedy}")
     if study.pool == "last" and backbone.kind == "images":
         raise UsageError(f"--pool last is for texts, and {backbone.name} reads images; use --pool mean")
-    return SideNetworkSpec(
+    spec = SideNetworkSpec(
         width=backbone.width,
         widths=backbone.widths if len(set(backbone.widths)) > 1 else (),
         n_stages=len(backbone.stage_indices),
         n_classes=data.n_classes,
         n_prefix_tokens=backbone.n_prefix_tokens,
         modules_per_block=study.modules_per_block,
-        pool=study.pool or ("last" if backbone.causal else "mean"),
+        pool="class" if of_class else study.pool or ("last" if backbone.causal else "mean"),
         max_rank=padded_rank,
         precision=study.precision,
         causal=backbone.causal,
+        family=study.side_network if isinstance(study.side_network, str) else own_family(study.side_network),
+        attention=study.attention,
+        mlp=study.mlp,
+        read_out="pooled" if of_class else study.read_out,
+        n_tokens=backbone.tokens,
     )
+    check_family(spec, backbone.name, texts=backbone.kind == "texts")
+    return spec

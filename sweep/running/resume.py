@@ -17,15 +17,18 @@ from sweep.running.record import file_sha256
 from sweep.running.runner import carry_out
 from sweep.search.optuna_storage import mend_journal, require_recorded_url
 from sweep.search.samplers import SAMPLERS
+from sweep.study import structure
 from sweep.study.augmentation import OWN_FUNCTION, UNDECLARED
 from sweep.study.budget import Budget
 from sweep.study.declaration import DATA_OBJECTS, Study
 from sweep.study.finding import LoadedStudy, load_study, study_names
+from sweep.study.structure import OWN_NETWORK
 from sweep.tasks.kinds import recorded_kind
 
 DECIDED_BY_OPTIONS = (
     *("trials", "epochs", "batch_size", "backbone", "image_size", "max_tokens", "data", "group_size", "stages", "pool"),
     *("task", "accept_licence"),
+    *("side_network", "attention", "mlp", "read_out"),
     *("modules_per_block", "precision", "max_rank", "seeds", "seed", "augment", "views", "cache"),
     *("image_root", "path_column", "label_column", "resize"),
 )
@@ -98,7 +101,7 @@ def resume_run(
 
 
 def _read_config(folder: RunFolder) -> dict[str, Any]:
-    config = {**UNDECLARED, **read_json(folder.config_path)}
+    config = {**UNDECLARED, **structure.UNDECLARED, **read_json(folder.config_path)}
     entries: dict[str, Any] = {
         **dict.fromkeys(("study", "backbone", "backbone_fingerprint", "sampler", "device", "on_bad_image"), str),
         **dict.fromkeys(("splits.train", "splits.val", "splits.test"), dict),
@@ -153,6 +156,10 @@ def _as_recorded(loaded: LoadedStudy, folder: RunFolder, config: dict[str, Any],
         overrides["augment"] = None  # likewise
         if isinstance(loaded.study.augment, str):
             raise _changed(loaded, folder, "augment", loaded.study.augment, OWN_FUNCTION)
+    if overrides["side_network"] == OWN_NETWORK:
+        overrides["side_network"] = None  # likewise
+        if isinstance(loaded.study.side_network, str):
+            raise _changed(loaded, folder, "side_network", loaded.study.side_network, OWN_NETWORK)
     if config["sampler"] in SAMPLERS:
         overrides["sampler"] = config["sampler"]
     overrides["rank_buckets"] = config.get("rank_buckets") or [config["max_rank"]]

@@ -17,7 +17,6 @@ from sweep.machine.seeds import derive_seed
 from sweep.records.folder import RunFolder
 from sweep.running.preparation import Prepared
 from sweep.running.runner import RESIDENT_SHARE
-from sweep.side_networks import trim_rank
 from sweep.study.lane_config import LaneConfig
 from sweep.study.probe import EPOCHS_FACTOR
 from sweep.study.shape import shape_of
@@ -92,7 +91,7 @@ def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path) -> Retrained
 
     winner, std = _retrained_winner(folder, prepared, config, together, val, test)
 
-    tokens = prepared.spec.plain(1).head.tokens
+    tokens = prepared.spec.pooled_tokens
     stage, lr = summary["linear_probe"]["stage"], float(summary["linear_probe"]["lr"])
     probe = prepared.spec.pooled_probe(stage, derive_seed(study.seed, "retraining", "linear probe")).to(device)
     (state,), _ = train(
@@ -141,7 +140,7 @@ def _retrained_winner(
         together, val.first(1), device, round(RESIDENT_SHARE * available_bytes(device))
     )
     states, _ = train(
-        [spec.lane(config.rank, seed).to(device) for seed in seeds],
+        [spec.lane(config.rank, seed, config).to(device) for seed in seeds],
         [config] * study.seeds,
         train_data,
         val_data,  # the engine measures every epoch; val is trained on here, so that number is of no use
@@ -152,10 +151,10 @@ def _retrained_winner(
     )
     modules = []
     for state in states:
-        module = spec.plain(config.rank)
-        module.load_state_dict(trim_rank(state, config.rank))
+        module = spec.plain(config.rank, config)
+        module.load_state_dict(spec.trimmed(config.rank, state))
         modules.append(module)
-    folder.write_weights(folder.path / WEIGHTS, modules[0].state_dict(), spec.metadata(config.rank))
+    folder.write_weights(folder.path / WEIGHTS, modules[0].state_dict(), spec.metadata(config.rank, config))
     logits = split_logits(Stack([module.to(device) for module in modules]), test)
     metrics = test.target.measure(logits, test.labels)
     std = statistics.pstdev(metrics[test.target.kind.score].tolist())

@@ -275,7 +275,8 @@ def _save_tables(folder: RunFolder, search: Search) -> None:
         search.reporter.message(f"note: the values of {column} are of several types; the tables hold them as text")
     folder.write_table(folder.curves_path, search.ledger.log.curves_table())
     if (winner := search.winner) is not None:
-        folder.write_weights(folder.winner_path, winner.state, winner.spec.metadata(winner.config.rank))
+        metadata = winner.spec.metadata(winner.config.rank, winner.config)
+        folder.write_weights(folder.winner_path, winner.state, metadata)
         search.kept.write(folder)
 
 
@@ -301,6 +302,7 @@ def _announce(prepared: Prepared, folder: RunFolder, reporter: Reporter) -> None
     reporter.message(
         f"backbone: {backbone.name}, {backbone.tokens} tokens x {spec.described_widths}, {spec.n_stages} stages"
     )
+    reporter.message(f"side-network: {spec.described}")
     if views := described(prepared.study.declarations()):
         reporter.message(f"training images: {views}")
 
@@ -327,8 +329,8 @@ def _winner_of(search: Search, folder: RunFolder, loaded: LoadedStudy) -> Winner
 def _evaluated(
     winner: Winner, splits: Splits, folder: RunFolder, device: torch.device
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Read the winner back as a plain LAST: the standard error of its score on val, and its metrics on test."""
-    module = winner.spec.plain(winner.config.rank)
+    """Read the winner back as a plain side-network: the standard error of its score on val, and its metrics on test."""
+    module = winner.spec.plain(winner.config.rank, winner.config)
     module.load_state_dict(read_weights(folder.winner_path))
     stack, target = Stack([module.to(device)]), splits.test.target
     val_error = {}

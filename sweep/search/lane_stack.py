@@ -65,7 +65,7 @@ class LaneStack:
 
     def new_lane(self, config: LaneConfig, seed: int) -> Lane:
         """A lane that has not trained yet."""
-        return Lane(config, self.setting.spec.lane(config.rank, seed).to(self.device), seed)
+        return Lane(config, self.setting.spec.lane(config.rank, seed, config).to(self.device), seed)
 
     def train_epoch(self, order: int, reporter: Reporter) -> EpochResult:
         """Train all lanes for one epoch.

@@ -12,6 +12,7 @@ from sweep.errors import SweepError, UsageError
 from sweep.machine.checked_files import RESTORE, read_weights_and_metadata
 from sweep.records.folder import RunFolder
 from sweep.side_networks.spec import SideNetworkSpec
+from sweep.study.lane_config import LaneConfig
 
 KEPT_TRIALS = 10
 """Trials whose weights a run keeps, unless told otherwise: a few MB, whatever the number of trials."""
@@ -26,12 +27,14 @@ class LaneWeights:
         rank: `r` of its modules.
         spec: Structure of its side-network.
         state: The `state_dict` of a plain side-network of that rank.
+        config: The trial's; a side-network of the study's own is built from it, and only then is it read from a file.
     """
 
     trial: int
     rank: int
     spec: SideNetworkSpec
     state: dict[str, Tensor]
+    config: LaneConfig | None = None
 
 
 class KeptWeights:
@@ -61,7 +64,7 @@ class KeptWeights:
             return
         tensors = {_key(w.trial, name): x for w in self._by_trial.values() for name, x in w.state.items()}
         ranks = json.dumps({str(w.trial): w.rank for w in self._by_trial.values()})
-        specs = json.dumps({str(w.trial): w.spec.metadata(w.rank) for w in self._by_trial.values()})
+        specs = json.dumps({str(w.trial): w.spec.metadata(w.rank, w.config) for w in self._by_trial.values()})
         metadata = {"ranks": ranks, "specs": specs}
         folder.write_weights(folder.weights_path, tensors, metadata)
 
@@ -116,10 +119,11 @@ def _checked(
     """What was read of a trial, once it is known to make a side-network."""
     try:
         spec = SideNetworkSpec.of_metadata(metadata)
-        weights = LaneWeights(trial, int(rank), spec, state)
-        spec.trained(weights.rank, state)
+        config = LaneConfig(**json.loads(metadata["lane_config"])) if spec.is_own else None
+        weights = LaneWeights(trial, int(rank), spec, state, config)
+        spec.trained(weights.rank, state, config)
     except KeyError as error:
         raise SweepError(f"{path} does not say its {error}: it was not written by this version of sweep") from error
-    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise SweepError(f"{path} is damaged: {error}{RESTORE}") from error
     return spec, weights

@@ -9,6 +9,7 @@ from sweep.search.lane_stack import StackSetting
 from sweep.search.occupancy import Occupancy
 from sweep.search.own_attributes import OwnAttributes
 from sweep.search.proposals import Proposal
+from sweep.study.lane_config import LaneConfig
 from sweep.study.objectives import INFERENCE_SECONDS
 from sweep.study.shape import Shape
 
@@ -34,16 +35,14 @@ class LatencyMeter:
         """
         config = proposal.config
         key = self.lanes.shape(config), config.rank
-        if key not in self._seconds:
+        if key not in self._seconds or self.lanes.setting(config).spec.is_own:  # whose size the rank does not tell
             recorded = self.own.get(proposal.known, INFERENCE_SECONDS) if proposal.known else None
-            self._seconds[key] = (
-                self._measure(self.lanes.setting(config), config.rank) if recorded is None else recorded
-            )
+            self._seconds[key] = self._measure(self.lanes.setting(config), config) if recorded is None else recorded
         return self._seconds[key]
 
     @torch.no_grad()
-    def _measure(self, setting: StackSetting, rank: int) -> float:
-        module = setting.spec.plain(rank).to(self.lanes.device)
+    def _measure(self, setting: StackSetting, config: LaneConfig) -> float:
+        module = setting.spec.plain(config.rank, config).to(self.lanes.device)
         stages, _ = setting.val_data.batch(torch.arange(1), next(module.parameters()))
         seconds = []
         for _ in range(WARM_UP + REPETITIONS):

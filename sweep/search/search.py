@@ -29,7 +29,6 @@ from sweep.search.proposals import Proposal, Proposals
 from sweep.search.requests import Inbox
 from sweep.search.rungs import Arrival, RungTable
 from sweep.search.shape_space import Follow, ShapeSpace
-from sweep.side_networks import trim_rank
 from sweep.side_networks.cost import enough_lanes
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.budget import Budget, duration_text
@@ -277,7 +276,7 @@ class Search:
             return None
         return self.ledger.enter(
             proposal,
-            spec.trainable_parameters(proposal.config.rank),
+            spec.trainable_parameters(proposal.config.rank, proposal.config),
             self.latency.of(proposal) if self.latency else None,
             shape,
         )
@@ -374,7 +373,7 @@ class Search:
         if record.trial in best:
             state = {name: tensor.cpu() for name, tensor in entrant.lanes[0].module.state_dict().items()}
             spec = self.lanes.setting(config).spec
-            self.kept.add(LaneWeights(record.trial, config.rank, spec, trim_rank(state, config.rank)))
+            self.kept.add(LaneWeights(record.trial, config.rank, spec, spec.trimmed(config.rank, state), config))
             self.kept.retain(best)
 
     def _halve(self, stack: LaneStack, error: BaseException) -> None:

@@ -142,8 +142,9 @@ def _restore(search: Search, state: Mapping[str, Any], tensors: Mapping[str, Ten
         search.lanes.stack_for(entrant.proposal.config).running.append(entrant)
     search.lanes.waiting = [_entrant(values, records, proposals) for values in state["waiting"]]
     for trial, rank in state["kept"].items():
-        spec = search.lanes.setting(proposals[int(trial)].config).spec
-        search.kept.add(LaneWeights(int(trial), rank, spec, groups[f"kept/{trial}"]))
+        config = proposals[int(trial)].config
+        spec = search.lanes.setting(config).spec
+        search.kept.add(LaneWeights(int(trial), rank, spec, groups[f"kept/{trial}"], config))
     for trial in state.get("leads", []):
         search.filling.lead(trial, search.lanes.shape(proposals[trial].config))
     search.baseline_answers = {int(epoch): answers for epoch, answers in groups["baseline"].items()}

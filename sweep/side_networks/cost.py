@@ -10,7 +10,8 @@ from typing import Literal
 
 from sweep.side_networks.cpu.attention import MAX_UNROLLED_RANK
 
-Form = Literal["rank space", "direct"]
+Form = Literal["rank space", "direct", "shared products"]
+"""How a stack computes: LAST in one of the first two; another family as it is defined, or with shared products."""
 
 ELEMENTWISE_WORK = 1000
 """The direct form's passes over its residual stream, as multiply-adds per module and element.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from backbones.stages import lengths_of
 from sweep.side_networks.attention import attention
 from sweep.side_networks.head import Head
+from sweep.side_networks.padding import check_rank
 from sweep.side_networks.visible import attention_bias
 from sweep.study.lane_config import Pool
 
@@ -76,8 +77,7 @@ def check_shape(rank: int, padded_rank: int, modules_per_block: int, n_stages: i
     Raises:
         ValueError: `rank` below 1 or above `padded_rank`, no module in a block, or fewer than two stages.
     """
-    if not 1 <= rank <= padded_rank:
-        raise ValueError(f"rank {rank} does not lie between 1 and the stack's rank {padded_rank}")
+    check_rank(rank, padded_rank)
     if modules_per_block < 1:
         raise ValueError(f"a block needs at least one module; got {modules_per_block}")
     if n_stages < 2:
@@ -153,25 +153,3 @@ class LAST(nn.Module):
         representation = u - sum(stages[1:-1], start=stages[0])
         logits: Tensor = self.head(self.head.pool(representation, lengths))
         return logits
-
-
-def trim_rank(state: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
-    """Cut a padded lane's weights to its own rank, for a plain `LAST(rank=rank)`.
-
-    Args:
-        state: A `state_dict`, of LAST or of PyramidLAST, whose projections are `(padded_rank, D)` and up-projections
-            `(D, padded_rank)`.
-        rank: The lane's own `r`.
-
-    Returns:
-        The same dictionary with projections `(r, D)` and up-projections `(D, r)`, contiguous.
-    """
-
-    def own(name: str, tensor: Tensor) -> Tensor:
-        if name.endswith((".q.weight", ".k.weight", ".v.weight")):
-            return tensor[:rank]
-        if ".up." in name:
-            return tensor[:, :rank]
-        return tensor
-
-    return {name: own(name, tensor).clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}

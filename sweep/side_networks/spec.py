@@ -1,14 +1,15 @@
 """What all side-networks of a study share, and how a lane's own is drawn from it."""
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sweep.machine.precision import Precision, product_dtype
+from sweep.machine.precision import Precision
 from sweep.machine.seeds import drawing_from
 from sweep.side_networks.cost import (
     FEATURE_WORK,
@@ -18,14 +19,13 @@ from sweep.side_networks.cost import (
     pyramid_work_per_token,
     work_per_token,
 )
-from sweep.side_networks.last import LAST
+from sweep.side_networks.families import FAMILIES, RANKS, family_of
+from sweep.side_networks.head import pooled_tokens
 from sweep.side_networks.linear_probe import LinearProbe
-from sweep.side_networks.pyramid import PyramidLAST
-from sweep.side_networks.pyramid_rank_space import RankSpacePyramidLAST
-from sweep.side_networks.rank_space import RankSpaceLAST
-from sweep.study.lane_config import Pool
-
-SideNetwork = LAST | PyramidLAST
+from sweep.side_networks.own_networks import OWN, own_module
+from sweep.side_networks.padding import cut_to
+from sweep.study.lane_config import LaneConfig, Pool
+from sweep.study.structure import READ_OUTS, Shapes
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,17 @@ class SideNetworkSpec:
         n_stages: `m + 1`.
         n_classes: `C`.
         n_prefix_tokens: Class and register tokens in front of the patch tokens.
-        modules_per_block: `T`.
+        modules_per_block: `T` of LAST.
         pool: The head reads the `"mean"` of the patch tokens or of a text's, the `"class"`, or the `"last"` token.
         max_rank: Rank that lanes are padded to.
-        precision: Of products with frozen streams; the direct form knows fp32 only.
-        widths: `D` of every stage if they differ, and side-networks are `PyramidLAST`; else empty.
-        causal: Whether a token attends to itself and those before it alone; not of `PyramidLAST`.
+        precision: Of products with frozen streams; the direct form of LAST knows fp32 only.
+        widths: `D` of every stage if they differ; else empty.
+        causal: Whether a token sees itself and those before it alone.
+        family: A name in `FAMILIES`, or what `own_family` calls a side-network of the study's own.
+        attention: Whether a ladder has attention.
+        mlp: Whether a ladder has MLPs.
+        read_out: See `read_out.py`.
+        n_tokens: `L`, the most tokens that an input has; 0 where nobody said, which LAST and the probe can do with.
     """
 
     width: int
@@ -55,32 +60,51 @@ class SideNetworkSpec:
     precision: Precision = "fp32"
     widths: tuple[int, ...] = ()
     causal: bool = False
+    family: str = "last"
+    attention: bool = False
+    mlp: bool = True
+    read_out: str = "pooled"
+    n_tokens: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("width", "n_stages", "n_classes", "n_prefix_tokens", "modules_per_block", "max_rank"):
+        for name in (
+            *("width", "n_stages", "n_classes", "n_prefix_tokens", "modules_per_block", "max_rank"),
+            "n_tokens",
+        ):
             if not isinstance(getattr(self, name), int):
                 raise TypeError(f"{name} must be a whole number, not {getattr(self, name)!r}")
         if not all(isinstance(width, int) and width > 0 for width in self.widths):
             raise TypeError(f"widths must be positive whole numbers, not {self.widths!r}")
+        for name in ("causal", "attention", "mlp"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be true or false, not {getattr(self, name)!r}")
+        for name, known in (("family", tuple(FAMILIES)), ("read_out", READ_OUTS)):
+            if getattr(self, name) not in known and not (name == "family" and self.is_own):
+                raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
         object.__setattr__(self, "widths", tuple(self.widths))  # a list, as JSON has it
 
     @classmethod
     def of_metadata(cls, metadata: Mapping[str, str]) -> "SideNetworkSpec":
-        """What `metadata` told.
+        """What `metadata` told; entries that earlier versions did not write have their defaults.
 
         Raises:
             KeyError: An entry is missing.
             TypeError: One is no whole number, and should be.
-            ValueError: Likewise.
+            ValueError: Likewise, or there is no such family or read-out.
         """
         values: dict[str, Any] = {
             f.name: metadata[f.name] if f.default is MISSING else metadata.get(f.name, str(f.default))
             for f in fields(cls)
         }
         widths = re.findall(r"\d+", values.pop("widths"))
-        causal = values.pop("causal") == str(True)
+        flags = {name: values.pop(name) == str(True) for name in ("causal", "attention", "mlp")}
         numbers: dict[str, Any] = {name: int(value) if value.isdigit() else value for name, value in values.items()}
-        return cls(**numbers, widths=tuple(map(int, widths)), causal=causal)
+        return cls(**numbers, **flags, widths=tuple(map(int, widths)))
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the side-network is one of the study's own."""
+        return isinstance(self.family, str) and self.family.startswith(OWN)
 
     @property
     def stage_widths(self) -> tuple[int, ...]:
@@ -93,91 +117,134 @@ class SideNetworkSpec:
         return "-".join(map(str, dict.fromkeys(self.stage_widths)))
 
     @property
+    def described(self) -> str:
+        """For the user: the family and what of its structure was chosen, such as `ladder (mlp, tokens)`."""
+        family = family_of(self.family)
+        switches = {"attention": self.attention, "mlp": self.mlp}
+        chosen = [name for name, on in switches.items() if on and name in family.options]
+        chosen += [self.read_out] if len(family.read_outs) > 1 else []
+        return f"{self.family} ({', '.join(chosen)})" if chosen else self.family
+
+    @property
+    def pooled_tokens(self) -> slice:
+        """Which tokens of an input the pooled read-out takes the mean of."""
+        return pooled_tokens(self.pool, self.n_prefix_tokens)
+
+    @property
     def n_modules(self) -> int:
-        """`K`."""
+        """`K`, of LAST."""
         return (self.n_stages - 1) * self.modules_per_block
 
     @property
+    def padded_rank(self) -> int:
+        """The rank that lanes are padded to."""
+        return self.max_rank if self.family == "last" else -(-self.max_rank // RANKS) * RANKS
+
+    @property
     def form(self) -> Form:
-        """How a stack of these computes: all lanes padded to `max_rank`, by the form that costs less."""
+        """How a stack of these computes, all lanes padded to `max_rank`: LAST by the form that costs less."""
+        if self.family != "last":
+            family = family_of(self.family)
+            return "direct" if family.lane is family.plain else "shared products"
         return cheaper_form(self.work)
 
     @property
     def work(self) -> dict[Form, int]:
-        """Multiply-adds of a training step per token and lane, by form; see `cost.py`."""
+        """Multiply-adds of a training step of LAST per token and lane, by form; see `cost.py`."""
         if not self.widths:
             return work_per_token(self.width, self.max_rank, self.n_modules)
         module_widths = [width for width in self.widths[1:] for _ in range(self.modules_per_block)]
         return pyramid_work_per_token(module_widths, self.max_rank)
 
     def lane_work(self, tokens: int) -> float:
-        """Multiply-adds of a training step per image that one more lane costs; see `cost.py`."""
-        return tokens * (min(self.work.values()) + SCORE_WORK * self.n_modules * tokens)
+        """Multiply-adds of a training step per image that one more lane costs; see `cost.py`.
+
+        Of families beside LAST it is estimated: three for every weight that is applied to every token.
+        """
+        if self.is_own:
+            return float(3 * tokens * sum(self.stage_widths))
+        if self.family == "last":
+            return tokens * (min(self.work.values()) + SCORE_WORK * self.n_modules * tokens)
+        with torch.device("meta"):
+            named = self.plain(self.padded_rank).named_parameters()
+            return float(3 * sum(p.numel() * (1 if name.startswith("head.") else tokens) for name, p in named))
 
     def stack_work(self, tokens: int) -> float:
         """Multiply-adds of a training step per image that a stack costs, however many lanes it has."""
         return float(FEATURE_WORK * tokens * sum(self.stage_widths))
 
-    def lane(self, rank: int, seed: int) -> SideNetwork:
-        """A freshly initialised LAST for a lane, padded to `max_rank`; the global random state is not used."""
-        in_rank_space = self.form == "rank space"
+    def lane(self, rank: int, seed: int, config: LaneConfig | None = None) -> nn.Module:
+        """A freshly initialised module for a lane, padded to its stack's rank; the global random state is not used.
+
+        Args:
+            rank: The lane's own.
+            seed: Of its initialisation.
+            config: The lane's; a side-network of the study's own is built from it.
+        """
         with drawing_from(seed):
-            module = self._in_rank_space(rank) if in_rank_space else self._direct(rank, self.max_rank)
-        if isinstance(module, RankSpaceLAST):
-            module.product_dtype = product_dtype(self.precision)
-        return module
+            if self.is_own:
+                return self._own(config)
+            return FAMILIES[self.family].lane(self, rank, self.padded_rank)
 
-    def plain(self, rank: int) -> SideNetwork:
-        """An unpadded LAST in its direct form, to load a trained lane's weights into."""
-        return self._direct(rank, rank)
+    def plain(self, rank: int, config: LaneConfig | None = None) -> nn.Module:
+        """An unpadded module as its family defines it, to load a lane's weights into; arguments as of `lane`."""
+        if self.is_own:
+            return self._own(config)
+        return FAMILIES[self.family].plain(self, rank, rank)
 
-    def trained(self, rank: int, state: Mapping[str, Tensor]) -> SideNetwork:
-        """An unpadded LAST in its direct form with weights that were read from a file.
+    def trimmed(self, rank: int, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Cut a padded lane's weights, or their gradients, to its own rank, for `plain`."""
+        if self.is_own:  # never padded
+            return {name: tensor.clone() for name, tensor in state.items()}
+        with torch.device("meta"):
+            return cut_to(self.plain(rank).state_dict(), state)
+
+    def _own(self, config: LaneConfig | None) -> nn.Module:
+        shapes = Shapes(self.stage_widths, self.n_tokens, self.n_prefix_tokens)
+        return own_module(self.family, shapes, self.n_classes, config)
+
+    def trained(self, rank: int, state: Mapping[str, Tensor], config: LaneConfig | None = None) -> nn.Module:
+        """An unpadded module with weights that were read from a file; `config` as of `lane`.
 
         Raises:
-            ValueError: They are not those of such a LAST.
+            ValueError: They are not those of such a module.
+            UsageError: A side-network of the study's own is not there.
         """
+        if self.is_own:
+            module = self._own(config)
+            try:
+                module.load_state_dict(dict(state))
+            except RuntimeError as error:
+                raise ValueError(f"the weights are not those of {self.family}: {error}") from error
+            return module
+        what = f"{self.family} of rank {rank!r}" if FAMILIES[self.family].has_rank else self.family
         try:
             with torch.device("meta"):  # a file may name any size: memory is taken only for weights that are there
-                expected = self.plain(rank).state_dict() if self.n_modules <= len(state) else {}
+                expected = self.plain(rank).state_dict() if self._parts <= len(state) else {}
             if {name: x.shape for name, x in state.items()} != {name: x.shape for name, x in expected.items()}:
-                raise ValueError(f"the weights are not those of a LAST of rank {rank} and {self.n_modules} modules")
+                raise ValueError(f"the weights are not those of a {what} and {self.n_stages} stages")
             module = self.plain(rank)
             module.load_state_dict(state)
         except (RuntimeError, TypeError, OverflowError) as error:
-            raise ValueError(f"there is no LAST of rank {rank!r} with these weights: {error}") from error
+            raise ValueError(f"there is no {what} with these weights: {error}") from error
         return module
 
-    def _direct(self, rank: int, padded_rank: int) -> SideNetwork:
-        options = self._options(padded_rank)
-        if self.widths:
-            return PyramidLAST(self.widths, self.n_classes, rank, **options)
-        return LAST(self.width, self.n_stages, self.n_classes, rank, causal=self.causal, **options)
-
-    def _in_rank_space(self, rank: int) -> SideNetwork:
-        options = self._options(self.max_rank)
-        if self.widths:
-            return RankSpacePyramidLAST(self.widths, self.n_classes, rank, **options)
-        return RankSpaceLAST(self.width, self.n_stages, self.n_classes, rank, causal=self.causal, **options)
-
-    def _options(self, padded_rank: int) -> dict[str, Any]:
-        return {
-            "modules_per_block": self.modules_per_block,
-            "pool": self.pool,
-            "n_prefix_tokens": self.n_prefix_tokens,
-            "padded_rank": padded_rank,
-        }
+    @property
+    def _parts(self) -> int:
+        """Fewer than the module's weights: what its family builds in a loop."""
+        return {"last": self.n_modules, "probe": 0}.get(self.family, self.n_stages - 1)
 
     def pooled_probe(self, stage: int, seed: int) -> LinearProbe:
         """A freshly initialised linear probe on one stage whose tokens are already pooled to one."""
         with drawing_from(seed):
             return LinearProbe(self.stage_widths[stage], self.n_classes, stage=stage)
 
-    def trainable_parameters(self, rank: int) -> int:
-        """Of a side-network of a rank; padding is not counted."""
+    def trainable_parameters(self, rank: int, config: LaneConfig | None = None) -> int:
+        """Of a lane's module; padding is not counted. Arguments as of `lane`."""
         with torch.device("meta"):
-            return sum(p.numel() for p in self.plain(rank).parameters())
+            return sum(p.numel() for p in self.plain(rank, config).parameters())
 
-    def metadata(self, rank: int) -> dict[str, str]:
-        """The shape of one lane's module as strings, to travel with its weights."""
-        return {name: str(value) for name, value in {**asdict(self), "rank": rank}.items()}
+    def metadata(self, rank: int, config: LaneConfig | None = None) -> dict[str, str]:
+        """The shape of one lane's module as strings, to travel with its weights; arguments as of `lane`."""
+        own = {"lane_config": json.dumps(config.as_recorded())} if self.is_own and config is not None else {}
+        return {**{name: str(value) for name, value in {**asdict(self), "rank": rank}.items()}, **own}

@@ -15,6 +15,7 @@ from sweep.study.objectives import OTHER_OBJECTIVES, Direction, Objectives
 from sweep.study.parameter_cells import range_text
 from sweep.study.shape import shape_values, study_of_lane
 from sweep.study.stored_values import plain, same_value, stored_parameter, stored_parameters
+from sweep.study.structure import OWN_NETWORK, check_structure
 from sweep.tasks.kinds import CLASSES, TASK_KINDS, TaskKind
 
 if TYPE_CHECKING:
@@ -64,6 +65,14 @@ class Study:
         max_rank: Largest rank that `suggest` may ask for; any rank if not given.
         rank_buckets: Ranks that lanes are padded to, each to the next above its own: lanes of one bucket train in one
             stack. If not given, buckets are chosen so that padding costs less than another stack would.
+        side_network: The family: `"last"`, `"ladder"`, `"convolution"`, `"mixer"`, `"multi_stage"` or `"probe"`; see
+            docs/side-networks.md. Or your own: `MyNet(shapes, n_classes, config)`, from a `sweep.Shapes` and a lane's
+            configuration to a PyTorch module from stages to logits.
+        attention: Whether a ladder has attention.
+        mlp: Whether a ladder, with attention or with convolutions, has MLPs.
+        read_out: What a ladder is classified by: `"pooled"` features, `"tokens"` by weights of each place, `"compact"`,
+            the same through a product of width 32, or `"both"` pooled and tokens; `"class"` is pooled, of the class
+            token.
         backbone: A name that `sweep backbones` lists, or your own, `./mine.py:build`.
         data: A data set's name, a folder or a file, as `--data` takes them; or data set objects by split, `"train"`,
             `"test"` and perhaps `"val"`, whose items are (Pillow image, label), such as torchvision's; or one of
@@ -114,6 +123,10 @@ class Study:
     baseline: Mapping[str, Any]
     max_rank: int | None = None
     rank_buckets: Sequence[int] = ()
+    side_network: str | Callable[..., Any] = "last"
+    attention: bool = False
+    mlp: bool = True
+    read_out: str = "pooled"
     backbone: str = "dinov2_small_focus"
     data: str | Mapping[str, Any] = "count"
     task: str | None = None
@@ -169,6 +182,7 @@ class Study:
         if self.precision not in ("fp32", "bf16"):
             raise UsageError(f"precision must be 'fp32' or 'bf16', not {self.precision!r}")
         self._check_halving()
+        check_structure(self.side_network, self.attention, self.mlp, self.read_out)
         check_declared(self.augment, self.views, self.cache)
         if self.grid is not None:
             object.__setattr__(self, "grid", _stored_grid(self.grid))
@@ -270,6 +284,7 @@ class Study:
         return {
             **declared,
             "data": self.data if isinstance(self.data, str) else DATA_OBJECTS,
+            "side_network": self.side_network if isinstance(self.side_network, str) else OWN_NETWORK,
             "augment": self.augment if isinstance(self.augment, str) else OWN_FUNCTION,
             "objectives": dict(self.ranking.directions),
             "metrics": list(self.metrics),

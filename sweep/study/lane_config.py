@@ -1,8 +1,9 @@
 """One lane's configuration: everything that may differ between the side-networks of a stack."""
 
+import math
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from sweep.errors import UsageError
@@ -14,13 +15,30 @@ Pool = Literal["mean", "class", "last"]
 
 SHAPE_FIELDS = (
     *("backbone", "image_size", "stages", "modules_per_block", "pool", "batch_size", "precision"),
-    *("augment", "views"),
+    *("augment", "views", "side_network", "attention", "mlp", "read_out"),
 )
 """Fields that decide which stack a lane trains in. None leaves the study's own declaration."""
 
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("constant", "cosine")
 LOSSES = tuple(dict.fromkeys(loss for kind in TASK_KINDS.values() for loss in kind.losses))
+
+
+class Extra(dict[str, Any]):
+    """A configuration's own values: a dictionary that can be compared by its hash, and is not to be changed."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+    @staticmethod
+    def takes(values: object) -> bool:
+        """Whether these are values by name."""
+        return isinstance(values, Mapping) and all(
+            isinstance(name, str)
+            and isinstance(value, bool | int | float | str)
+            and not (isinstance(value, float) and not math.isfinite(value))
+            for name, value in values.items()
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +68,7 @@ class LaneConfig:
         asymmetric_gamma_positive: Focusing exponent for labels that an image has; for `asymmetric` only.
         asymmetric_gamma_negative: The same for those that it has not.
         asymmetric_margin: Probability up to which a label that it has not costs nothing; for `asymmetric` only.
+        extra: Values of your own by name, numbers, texts or booleans, for a side-network of the study's own.
         huber_delta: Error, in standard deviations of the target on train, above which the loss is linear; for `huber`
             only.
         backbone: Instead of the study's. This field and those below decide the lane's shape: lanes of equal shape train
@@ -62,6 +81,10 @@ class LaneConfig:
         precision: Instead of the study's.
         augment: A recipe's name, instead of the study's augmentation.
         views: Instead of the study's.
+        side_network: A family's name, instead of the study's.
+        attention: Instead of the study's.
+        mlp: Instead of the study's.
+        read_out: Instead of the study's.
 
     Raises:
         UsageError: A value of the wrong type or out of its range.
@@ -88,6 +111,7 @@ class LaneConfig:
     asymmetric_gamma_negative: float = 4.0
     asymmetric_margin: float = 0.05
     huber_delta: float = 1.0
+    extra: Mapping[str, Any] = field(default_factory=Extra)
     backbone: str | None = None
     image_size: int | None = None
     stages: int | Sequence[int] | None = None
@@ -97,14 +121,23 @@ class LaneConfig:
     precision: str | None = None
     augment: str | None = None
     views: int | None = None
+    side_network: str | None = None
+    attention: bool | None = None
+    mlp: bool | None = None
+    read_out: str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "extra", plain(self.extra))
+        self._check("extra", Extra.takes(self.extra), "must map names to numbers, texts or booleans")
+        object.__setattr__(self, "extra", Extra(self.extra))
         if isinstance(self.stages, Sequence):
             object.__setattr__(self, "stages", tuple(self.stages))
-        for field in fields(self):
-            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
-            if field.name not in SHAPE_FIELDS:  # those are checked where the study takes them over
-                self._check_type(field.name, field.type)
+        for declared in fields(self):
+            if declared.name == "extra":
+                continue
+            object.__setattr__(self, declared.name, plain(getattr(self, declared.name)))
+            if declared.name not in SHAPE_FIELDS:  # those are checked where the study takes them over
+                self._check_type(declared.name, declared.type)
         self._check_choice("optimizer", OPTIMIZERS)
         self._check_choice("schedule", SCHEDULES)
         if self.loss is not None:

@@ -58,8 +58,14 @@ class Shape:
         return ", ".join(_word(name, own[name]) for name in varying)
 
 
-WORDS = {"image_size": "{} px", "padded_rank": "rank up to {}", "batch_size": "batches of {}", "backbone": "{}"}
-STRUCTURE = ("modules_per_block", "pool")
+WORDS = {
+    "image_size": "{} px",
+    "padded_rank": "rank up to {}",
+    "batch_size": "batches of {}",
+    "backbone": "{}",
+    "side_network": "{}",
+}
+STRUCTURE = ("modules_per_block", "pool", "side_network", "attention", "mlp", "read_out")
 """Declarations of a study that decide the structure of its side-networks, beside rank and backbone."""
 
 

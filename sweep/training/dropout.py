@@ -1,4 +1,4 @@
-"""Dropout of the channels that the head classifies by: every lane at its own rate, from its own random numbers.
+"""Dropout of what the head classifies by, channels or tokens: every lane at its own rate, from its own random numbers.
 
 A lane's mask follows from its seed and from how many steps it has taken, and from nothing else: it is the same in any
 stack, in any lane, and after a run was resumed.
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sweep.machine.seeds import generator
-from sweep.side_networks.head import KEEP, NORM
+from sweep.side_networks.head import KEEP
 
 
 class LaneStep(NamedTuple):
@@ -44,20 +44,20 @@ def dropout_mask(at: LaneStep, n_images: int, width: int, dtype: torch.dtype) ->
     return kept.to(dtype) / (1 - at.rate)
 
 
-def dropout_buffers(lanes: Sequence[LaneStep], n_images: int, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def dropout_buffers(lanes: Sequence[LaneStep], n_images: int, buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What stands in for the heads' buffers in one step.
 
     Args:
         lanes: `N` of them.
         n_images: `B`.
-        params: Of the stack, by name, each `(N, ...)`.
+        buffers: Of the stack, by name, each `(N, ...)`.
 
     Returns:
         `(N, B, D)` by name, on the device of the lanes; empty where no lane drops anything.
     """
     if not any(at.rate for at in lanes):
         return {}
-    like = params[NORM]
+    like = buffers[KEEP]
     masks = torch.ones(len(lanes), n_images, like.shape[-1], dtype=like.dtype)
     for mask, at in zip(masks, lanes, strict=True):
         if at.rate:

@@ -37,10 +37,15 @@ class Stack:
     Args:
         modules: One side-network a lane, all of one class and shape, mapping stages (each `(B, L, D)`) to logits
             `(B, C)`. They are copied; the originals stay as they are.
+
+    Raises:
+        UsageError: They are not of one shape, or differ in something that is no tensor.
     """
 
     def __init__(self, modules: Sequence[nn.Module]):
         self.n_lanes = len(modules)
+        _check_shapes(modules)
+        _check_attributes(modules)
         self.params, self.buffers = stack_module_state(list(modules))
         self._skeleton = copy.deepcopy(modules[0]).to("meta")
         self._forward = vmap(self._lane_forward, in_dims=(0, 0, None))
@@ -87,6 +92,36 @@ class Stack:
     def lane_state(self, lane: int) -> dict[str, Tensor]:
         """A copy of one lane's parameters as its module's `state_dict`, on the CPU."""
         return {name: p[lane].detach().clone().cpu() for name, p in self.params.items()}
+
+
+def _check_shapes(modules: Sequence[nn.Module]) -> None:
+    """Refuse lanes that cannot be stacked, as those of a user's own side-network may be."""
+    first, *others = ({name: tuple(p.shape) for name, p in module.named_parameters()} for module in modules)
+    for other in others:
+        for name in sorted(first.keys() | other.keys()):
+            if first.get(name) != other.get(name):
+                raise UsageError(
+                    f"lanes that train together must have weights of the same shapes, and {name} is "
+                    f"{first.get(name, 'missing')} in one and {other.get(name, 'missing')} in another; let what "
+                    f"decides the shapes be the same in all trials of the study"
+                )
+
+
+def _check_attributes(modules: Sequence[nn.Module]) -> None:
+    """Refuse lanes that differ in a plain value: the code of the first runs for all, with the tensors of each."""
+    for name, of_first in modules[0].named_modules():
+        if type(of_first).__module__.split(".")[0] in ("sweep", "torch"):  # sweep's keep their own rank for the record
+            continue
+        for module in modules[1:]:
+            own = vars(module.get_submodule(name))
+            for attribute, value in vars(of_first).items():
+                if isinstance(value, bool | int | float | str) and own.get(attribute) != value:
+                    where = ".".join(filter(None, [type(modules[0]).__name__, name, attribute]))
+                    raise UsageError(
+                        f"lanes that train together differ in {where}: {value!r} in one and {own.get(attribute)!r} in "
+                        f"another. Keep it as a tensor in a buffer: register_buffer({attribute!r}, torch.tensor(…), "
+                        f"persistent=False)"
+                    )
 
 
 @dataclass
@@ -183,7 +218,7 @@ class Training:
         indices = training_batches(len(data), self.batch_size, self.seed, order)
         with closing(data.batches(order, indices, like)) as batches:
             for step, (stages, labels) in enumerate(batches):
-                replaced = dropout_buffers(self._lane_steps(step), len(labels), self.stack.params)
+                replaced = dropout_buffers(self._lane_steps(step), len(labels), self.stack.buffers)
                 losses, grads = self.stack.gradients(stages, labels, self.losses_of, replaced)
                 self.optimizers.step(grads, factors[step])
                 loss_sum += losses * len(labels)

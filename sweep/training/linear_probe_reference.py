@@ -62,7 +62,7 @@ def tuned_linear_probe(
         seed: The study's seed.
         device: Where to train.
     """
-    tokens = spec.plain(1).head.tokens
+    tokens = spec.pooled_tokens
     pooled_train = train_data.pooled(tokens)
     pooled_val, pooled_test = (data.pooled(tokens) for data in (val_data, test_data))
     target = val_data.target

@@ -70,9 +70,14 @@ def _over(lanes: Tensor, parameter: Tensor) -> Tensor:
     return lanes.view(-1, *(1,) * (parameter.dim() - 1))
 
 
-def is_decayed(parameter: Tensor) -> bool:
-    """Whether weight decay applies to a stacked parameter `(N, ...)`: matrices yes, biases and norms no."""
-    return parameter.dim() > 2
+def is_decayed(name: str, parameter: Tensor) -> bool:
+    """Whether weight decay applies to a stacked parameter `(N, ...)`: to matrices, but not to biases, norms, positions.
+
+    Args:
+        name: The module's; a table of positions is one that ends in `positions`.
+        parameter: Of the stack.
+    """
+    return parameter.dim() > 2 and not name.endswith("positions")
 
 
 class LaneAdamW:
@@ -117,7 +122,7 @@ class LaneAdamW:
             return
         for name, p in params.items():
             grad, mean, square = grads[name], self.mean[name], self.square[name]
-            if is_decayed(p):
+            if is_decayed(name, p):
                 p.mul_(_over(1 - lr[name] * self.weight_decay, p))
             mean.lerp_(grad, _over(1 - self.beta1, p))
             square.mul_(_over(self.beta2, p)).add_(grad.square().mul_(_over(1 - self.beta2, p)))
@@ -132,7 +137,7 @@ class LaneAdamW:
         of_lanes = [x.numpy() for x in (self.beta1, self.beta2, debias2, self.eps)]
         arguments = []
         for name, p in params.items():
-            decay = 1 - lr[name] * self.weight_decay if is_decayed(p) else torch.ones_like(debias1)
+            decay = 1 - lr[name] * self.weight_decay if is_decayed(name, p) else torch.ones_like(debias1)
             n_lanes, rates = len(decay), (decay, lr[name] / debias1)
             tensors = (p, grads[name].contiguous(), self.mean[name], self.square[name])
             rows = (x.view(n_lanes, -1).numpy() for x in tensors)
@@ -166,7 +171,7 @@ class LaneSGD:
         """One update; arguments as `LaneAdamW.step`."""
         for name, p in params.items():
             grad, velocity = grads[name], self.velocity[name]
-            if is_decayed(p):
+            if is_decayed(name, p):
                 grad = grad + _over(self.weight_decay, p) * p
             velocity.mul_(_over(self.momentum, p)).add_(grad)
             p.sub_(_over(lr[name], p) * velocity)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sweep.features.batches import Batch, TrainingData
-from sweep.side_networks.head import KEEP, NORM
+from sweep.side_networks.head import KEEP
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks.kinds import CLASSES
 from sweep.training.dropout import LaneStep, dropout_mask
@@ -69,7 +69,7 @@ def plain_steps(
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     for step, (stages, labels) in enumerate(batches):
         if config.dropout:
-            width = module.get_parameter(NORM).shape[-1]
+            width = module.get_buffer(KEEP).shape[-1]
             mask = dropout_mask(LaneStep(config.dropout, seed, step), len(labels), width, like.dtype)
             outputs = functional_call(module, {KEEP: mask.to(like.device)}, (stages,))
         else:
@@ -126,13 +126,13 @@ def _asymmetric(config: LaneConfig, logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _optimizer(module: nn.Module, config: LaneConfig) -> torch.optim.Optimizer:
-    """Two learning rates, head and the rest, and decay on matrices alone."""
+    """Two learning rates, head and the rest, and decay on matrices alone; a table of positions is none."""
     groups = []
     for is_head, has_decay in itertools.product((False, True), repeat=2):
         params = [
             p
             for name, p in module.named_parameters()
-            if name.startswith("head.") == is_head and (p.dim() > 1) == has_decay
+            if name.startswith("head.") == is_head and (p.dim() > 1 and not name.endswith("positions")) == has_decay
         ]
         lr = config.lr * config.head_lr_ratio if is_head else config.lr
         groups.append({"params": params, "lr": lr, "weight_decay": config.weight_decay if has_decay else 0.0})

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from sweep.features.batches import Batch, StageData, TrainingData, n_batches, training_batches
-from sweep.side_networks import trim_rank
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.tasks.losses import LaneLosses
 from sweep.training.dropout import LaneStep, dropout_buffers
@@ -69,7 +68,7 @@ def train_again(trial: RecordedTrial, setting: Setting, on_epoch: Callable[[int]
     """Train a trial with the engine; its replicates are alone in the stack."""
     training = Training(
         [
-            Lane(trial.config, setting.spec.lane(trial.config.rank, seed).to(setting.device), seed)
+            Lane(trial.config, setting.spec.lane(trial.config.rank, seed, trial.config).to(setting.device), seed)
             for seed in trial.seeds
         ],
         setting.train_data,
@@ -84,7 +83,7 @@ def train_again(trial: RecordedTrial, setting: Setting, on_epoch: Callable[[int]
         for replicate, lane in enumerate(measured):
             curve |= {(replicate, epoch, name): value for name, value in lane.metrics.items()}
         on_epoch(epoch)
-    return TrainedAgain(curve, trim_rank(training.stack.lane_state(0), trial.config.rank))
+    return TrainedAgain(curve, setting.spec.trimmed(trial.config.rank, training.stack.lane_state(0)))
 
 
 @dataclass(frozen=True)
@@ -117,12 +116,12 @@ def steps_beside_plain_loop(trial: RecordedTrial, setting: Setting, n_steps: int
     rank, config = trial.config.rank, trial.config
     total = setting.n_epochs * setting.steps_per_epoch
     n_steps = min(n_steps, trial.epochs * setting.steps_per_epoch)
-    lane = replace(setting.spec, precision="fp32").lane(rank, trial.seeds[0]).to(setting.device, torch.float64)
+    lane = replace(setting.spec, precision="fp32").lane(rank, trial.seeds[0], config).to(setting.device, torch.float64)
     stack = Stack([lane, lane])  # alone: beside itself
 
     def plain_loop() -> tuple[nn.Module, Generator[None]]:
-        plain = setting.spec.plain(rank).to(setting.device, torch.float64)
-        plain.load_state_dict(trim_rank(lane.state_dict(), rank))
+        plain = setting.spec.plain(rank, config).to(setting.device, torch.float64)
+        plain.load_state_dict(setting.spec.trimmed(rank, lane.state_dict()))
         batches = islice(_batches(trial, setting, stack.like), n_steps)
         length = {"n_steps": total, "steps_per_epoch": setting.steps_per_epoch}
         return plain, plain_steps(plain, config, setting.train_data, batches, **length, seed=trial.seeds[0])
@@ -139,16 +138,16 @@ def steps_beside_plain_loop(trial: RecordedTrial, setting: Setting, n_steps: int
         for of_loop in loops:
             opened.enter_context(closing(of_loop))
         for step, (stages, labels) in enumerate(islice(batches, n_steps)):
-            before = trim_rank(stack.lane_state(0), rank)
+            before = setting.spec.trimmed(rank, stack.lane_state(0))
             together.load_state_dict(before)
             nudged.load_state_dict({name: _next_number(tensor) for name, tensor in before.items()})
             at = LaneStep(config.dropout, trial.seeds[0], step)
-            replaced = dropout_buffers([at] * 2, len(labels), stack.params)
+            replaced = dropout_buffers([at] * 2, len(labels), stack.buffers)
             _, gradients = stack.gradients(stages, labels, losses_of, replaced)
             optimizers.step(gradients, factors[step])
             for of_loop in loops:
                 next(of_loop)
-            ours, expected = trim_rank(stack.lane_state(0), rank), _on_cpu(together)
+            ours, expected = setting.spec.trimmed(rank, stack.lane_state(0)), _on_cpu(together)
             if not (_has_not_diverged(ours) and _has_not_diverged(expected)):  # it diverges, as it must beside it
                 n_steps = step + 1
                 if _has_not_diverged(ours) != _has_not_diverged(_on_cpu(own_way)):
@@ -156,7 +155,7 @@ def steps_beside_plain_loop(trial: RecordedTrial, setting: Setting, n_steps: int
                 break
             of_a_step = max(of_a_step, largest_difference(ours, expected))
             rounding = max(rounding, largest_difference(_on_cpu(nudged), expected))
-    of_all = largest_difference(trim_rank(stack.lane_state(0), rank), _on_cpu(own_way))
+    of_all = largest_difference(setting.spec.trimmed(rank, stack.lane_state(0)), _on_cpu(own_way))
     return BesidePlainLoop(n_steps, of_a_step, of_all, rounding)
 
 

@@ -27,6 +27,9 @@ from sweep.records.results import Results, load_results
 from sweep.running.preparation import check_precision, side_network_spec
 from sweep.running.recorded import config_of_lane, recorded_backbone, recorded_data
 from sweep.search.lane_weights import weights_of
+from sweep.side_networks.given import take_own_network
+from sweep.side_networks.own_networks import OwnNetwork
+from sweep.study import structure
 from sweep.study.augmentation import OWN_FUNCTION, UNDECLARED
 from sweep.study.declaration import Study
 from sweep.study.lane_config import LaneConfig
@@ -100,6 +103,7 @@ def verify_trial(
     data: str | None = None,
     backbone_file: str | None = None,
     tolerance: float = 0.0,
+    own_study: Path | None = None,
     on_epoch: Callable[[int], None] = lambda epoch: None,
 ) -> Verification:
     """Train a trial of a run again, alone, with the data orders it saw, and compare it with the record.
@@ -114,6 +118,7 @@ def verify_trial(
         data: Where the images are now, if not where the run's record says.
         backbone_file: The file of the run's backbone and its function, `PATH.py:FUNCTION`, if it was the user's own.
         tolerance: Largest difference from the record to accept; on the run's own machine none is promised.
+        own_study: The study file, which is executed, if the side-network is one of its own.
         on_epoch: Called after every epoch with its number.
 
     Raises:
@@ -124,7 +129,8 @@ def verify_trial(
     require_config(folder, results.config)
     trial = recorded_trial(results, folder, number)
     config = config_of_lane(results.config, trial.config.as_recorded())
-    setting = _setting(config, trial.config, device, cache_dir, data, backbone_file)
+    network = None if own_study is None else take_own_network(own_study)
+    setting = _setting(config, trial.config, device, cache_dir, data, backbone_file, network)
     again = train_again(trial, setting, on_epoch)
     recorded = _curve(trial)
     shared = sorted(recorded.keys() & again.curve.keys())
@@ -157,14 +163,22 @@ def _setting(
     cache_dir: Path,
     data: str | None,
     backbone_file: str | None,
+    network: OwnNetwork | None,
 ) -> Setting:
     declared = {name: config[name] for name in DECLARATIONS}
-    declared |= {name: config.get(name, default) for name, default in UNDECLARED.items()}
+    declared |= {name: config.get(name, default) for name, default in {**UNDECLARED, **structure.UNDECLARED}.items()}
     if declared["augment"] == OWN_FUNCTION:
         raise UsageError(
             f"the run augmented its images with {OWN_FUNCTION} {config.get('study_file')}, and no file is executed "
             f"because a run folder names it. Only runs whose augmentation has a name can be verified"
         )
+    if declared["side_network"] == structure.OWN_NETWORK:
+        if network is None:
+            raise UsageError(
+                f"the run trained {structure.OWN_NETWORK} {config.get('study_file')}, and a file is executed only if "
+                f"you give it: sweep verify RUN --trial N --study FILE"
+            )
+        declared["side_network"] = network
     study = Study(suggest=lambda trial: trial_config, baseline={}, **declared)
     check_precision(study.precision, device)
     images = recorded_data(config, cache_dir, splits=("train", "val"), moved_to=data)

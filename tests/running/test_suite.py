@@ -138,7 +138,7 @@ def check_retrained_is_a_plain_training_on_train_and_val(tmp_path: Path) -> None
     plain: list[LAST] = []
     for state in states:
         plain.append(spec.plain(config.rank))
-        plain[-1].load_state_dict(sweep.side_networks.trim_rank(state, config.rank))
+        plain[-1].load_state_dict(spec.trimmed(config.rank, state))
     test = StageData(parts[2].stages, parts[2].labels, 4)
     top1 = (split_logits(Stack(plain), test).argmax(-1) == test.labels).double().mean(-1)
     retrained = read_retrained(folder)

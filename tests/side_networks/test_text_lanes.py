@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from backbones.stages import Stages
 from sweep.features.batches import StageData, training_batches
-from sweep.side_networks import LAST, LinearProbe, RankSpaceLAST, trim_rank
+from sweep.side_networks import LAST, LinearProbe, RankSpaceLAST, cut_to
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.lane_config import LaneConfig, Pool
 from sweep.training.engine import train
@@ -179,7 +179,7 @@ def test_lane_equals_plain_loop_in_fp64_after_50_steps(kind: type[LAST], causal:
         alone = build(LAST, config.rank, config.rank, causal=causal, pool=pool, seed=i).double()
         lengths = {"n_steps": len(batches), "steps_per_epoch": len(batches) // EPOCHS}
         train_plainly(alone, config, TRAIN, batches, **lengths, seed=i)
-        lane = trim_rank(state, config.rank)
+        lane = cut_to(alone.state_dict(), state)
         for name, value in alone.named_parameters():
             assert (lane[name] - value).abs().max() < 1e-10, f"rank {config.rank}, {name}"
 

@@ -24,7 +24,6 @@ from sweep.records.folder import RunFolder
 from sweep.records.reporter import Reporter
 from sweep.records.suite_results import TABLE, SuiteResults, load_suite
 from sweep.running.retrain import RECORD, read_retrained
-from sweep.side_networks import trim_rank
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION
 from sweep.tasks.targets import Target
@@ -133,7 +132,7 @@ def test_retrained_is_a_plain_training_on_train_and_val(found: SuiteResults, tas
     plain = []
     for state in states:
         plain.append(spec.plain(2))
-        plain[-1].load_state_dict(trim_rank(state, 2))
+        plain[-1].load_state_dict(spec.trimmed(2, state))
     outputs = split_logits(Stack(plain), parts[2].as_data(data.n_classes, target))
     measured = target.measure(outputs, parts[2].labels)
     retrained = read_retrained(folder)

@@ -69,7 +69,7 @@ def test_lanes_with_and_without_dropout_share_a_stack(kind: type) -> None:
     labels = torch.zeros(N_IMAGES, dtype=torch.long)
     stack = Stack(modules)
     at = [LaneStep(0.0, 1, 0), LaneStep(0.5, 2, 0), LaneStep(0.5, 3, 0)]
-    losses, grads = stack.gradients(STAGES, labels, summed, dropout_buffers(at, N_IMAGES, stack.params))
+    losses, grads = stack.gradients(STAGES, labels, summed, dropout_buffers(at, N_IMAGES, stack.buffers))
     without, grads_without = stack.gradients(STAGES, labels, summed)
     assert losses[0] == without[0]
     assert (losses != without).tolist() == [False, True, True]
@@ -88,7 +88,7 @@ def test_the_mask_stays_out_of_weights_and_of_answers() -> None:
     before = stack.logits(STAGES)
     at = [LaneStep(0.5, 1, 0), LaneStep(0.5, 2, 0)]
     stack.gradients(
-        STAGES, torch.zeros(N_IMAGES, dtype=torch.long), summed, dropout_buffers(at, N_IMAGES, stack.params)
+        STAGES, torch.zeros(N_IMAGES, dtype=torch.long), summed, dropout_buffers(at, N_IMAGES, stack.buffers)
     )
     assert torch.equal(stack.logits(STAGES), before)
     torch.testing.assert_close(before[0], module(STAGES))

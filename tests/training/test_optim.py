@@ -191,7 +191,7 @@ def test_decay_shrinks_matrices_and_spares_biases_and_norms(optimizer: str) -> N
     LaneOptimizers(params, configs).step(zero, torch.ones(2, dtype=torch.float64))
     for name, p in params.items():
         matrix = len(SHAPES[name]) == 2
-        assert is_decayed(p) == matrix
+        assert is_decayed(name, p) == matrix
         assert torch.equal(p[0], start[name][0])
         torch.testing.assert_close(p[1], start[name][1] * (0.95 if matrix else 1), rtol=1e-14, atol=0)
 

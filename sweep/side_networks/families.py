@@ -1,0 +1,224 @@
+"""The families of side-networks that a study can choose from: what each can do, and how a spec builds it.
+
+A new family is a file with its definition, a builder here and a line in `FAMILIES`. Then
+`tests/side_networks/test_families.py` holds it to what all families promise.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from sweep.errors import UsageError
+from sweep.machine.precision import product_dtype
+from sweep.side_networks.convolution import Convolution, grid_side
+from sweep.side_networks.ladder import Ladder
+from sweep.side_networks.ladder_rows import RowsConvolution, RowsLadder
+from sweep.side_networks.last import LAST
+from sweep.side_networks.linear_probe import LinearProbe
+from sweep.side_networks.mixer import Mixer
+from sweep.side_networks.multi_stage import MultiStage
+from sweep.side_networks.pyramid import PyramidLAST
+from sweep.side_networks.pyramid_rank_space import RankSpacePyramidLAST
+from sweep.side_networks.rank_space import RankSpaceLAST
+from sweep.study.structure import READ_OUTS
+
+if TYPE_CHECKING:
+    from sweep.side_networks.spec import SideNetworkSpec
+
+RANKS = 8
+"""Of which the rank that lanes are padded to is a multiple, but in LAST, whose kernels need none: see
+`ladder_rows.COLUMNS`."""
+
+Build = Callable[["SideNetworkSpec", int, int], nn.Module]
+"""A spec, a lane's rank and the rank to pad to, to a freshly initialised module."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of side-networks.
+
+    Attributes:
+        described: What it is, for a model card.
+        plain: Builds the definition, which is also the export format.
+        lane: Builds what the engine stacks: the definition, or a faster form with the same parameters.
+        has_rank: Whether its size depends on a lane's rank.
+        read_outs: Its read-outs.
+        options: Those of `attention`, `mlp` and `modules_per_block` that change it.
+        several_widths: Whether the stages of a backbone may differ in width.
+        causal: Whether it can keep a token from what comes after it, or mixes no tokens at all.
+        texts: Whether its inputs may be texts.
+        bf16: Whether its products with frozen features can be computed in bf16.
+    """
+
+    described: str
+    plain: Build
+    lane: Build
+    has_rank: bool = True
+    read_outs: tuple[str, ...] = ("pooled",)
+    options: tuple[str, ...] = ()
+    several_widths: bool = True
+    causal: bool = True
+    texts: bool = True
+    bf16: bool = False
+
+
+def _last(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Module:
+    options = {**_shared(spec), "modules_per_block": spec.modules_per_block, "padded_rank": padded_rank}
+    if spec.widths:
+        return PyramidLAST(spec.widths, spec.n_classes, rank, **options)
+    return LAST(spec.width, spec.n_stages, spec.n_classes, rank, causal=spec.causal, **options)
+
+
+def _last_lane(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Module:
+    if spec.form == "direct":
+        return _last(spec, rank, padded_rank)
+    options = {**_shared(spec), "modules_per_block": spec.modules_per_block, "padded_rank": padded_rank}
+    if spec.widths:
+        return RankSpacePyramidLAST(spec.widths, spec.n_classes, rank, **options)
+    module = RankSpaceLAST(spec.width, spec.n_stages, spec.n_classes, rank, causal=spec.causal, **options)
+    module.product_dtype = product_dtype(spec.precision)
+    return module
+
+
+def _ladder(kind: type[Ladder]) -> Build:
+    def build(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Module:
+        module = kind(
+            spec.stage_widths,
+            spec.n_tokens,
+            spec.n_classes,
+            rank,
+            attention=spec.attention,
+            mlp=spec.mlp,
+            read_out=spec.read_out,
+            causal=spec.causal,
+            padded_rank=padded_rank,
+            **_shared(spec),
+        )
+        if isinstance(module, RowsLadder):
+            module.product_dtype = product_dtype(spec.precision)
+        return module
+
+    return build
+
+
+def _mixer(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Module:
+    sizes = spec.width, spec.n_stages, spec.n_tokens, spec.n_classes, rank
+    return Mixer(*sizes, padded_rank=padded_rank, **_shared(spec))
+
+
+def _multi_stage(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Module:
+    return MultiStage(spec.stage_widths, spec.n_tokens, spec.n_classes, **_shared(spec))
+
+
+def _probe(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Module:
+    return LinearProbe(spec.width, spec.n_classes, **_shared(spec))
+
+
+def _shared(spec: "SideNetworkSpec") -> dict[str, Any]:
+    return {"pool": spec.pool, "n_prefix_tokens": spec.n_prefix_tokens}
+
+
+FAMILIES: dict[str, Family] = {
+    "last": Family(
+        "LAST, low-rank attention side-tuning, arXiv 2402.04009",
+        _last,
+        _last_lane,
+        options=("modules_per_block",),
+        bf16=True,
+    ),
+    "ladder": Family(
+        "a ladder side-network",
+        _ladder(Ladder),
+        _ladder(RowsLadder),
+        read_outs=READ_OUTS,
+        options=("attention", "mlp"),
+        bf16=True,
+    ),
+    "convolution": Family(
+        "a ladder side-network with depthwise convolutions",
+        _ladder(Convolution),
+        _ladder(RowsConvolution),
+        read_outs=READ_OUTS,
+        options=("mlp",),
+        texts=False,
+        bf16=True,
+    ),
+    "mixer": Family("a low-rank mixer", _mixer, _mixer, several_widths=False, causal=False),
+    "multi_stage": Family("a linear probe of all stages", _multi_stage, _multi_stage, has_rank=False),
+    "probe": Family("a linear probe", _probe, _probe, has_rank=False),
+}
+
+
+def _from_config(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Module:
+    raise ValueError(f"{spec.family} is built from a lane's configuration, by the spec itself")
+
+
+OWN_FAMILY = Family("a side-network of the study's own", _from_config, _from_config, has_rank=False)
+
+
+def family_of(name: str) -> Family:
+    """What a family can do; of a side-network of the study's own nothing is known that could be refused."""
+    return FAMILIES.get(name, OWN_FAMILY)
+
+
+DEFAULTS: dict[str, Any] = {"attention": False, "mlp": True, "modules_per_block": 1}
+"""What an option is where nobody has chosen."""
+
+
+def check_family(spec: "SideNetworkSpec", backbone: str, *, texts: bool) -> None:
+    """Refuse a side-network that its family cannot be, beside this backbone.
+
+    Args:
+        spec: Its shape.
+        backbone: Name of the backbone, for messages.
+        texts: Whether the backbone reads texts.
+
+    Raises:
+        UsageError: The family has no such option, or does not fit beside the backbone.
+    """
+    name, family = spec.family, family_of(spec.family)
+    if spec.read_out not in family.read_outs:
+        fitting = [other for other, f in FAMILIES.items() if spec.read_out in f.read_outs]
+        raise UsageError(
+            f"--read-out {spec.read_out} is for {' and '.join(fitting)}, and the side-network is {name}; "
+            f"give --read-out pooled, or another --side-network"
+        )
+    for option, default in DEFAULTS.items():
+        value = getattr(spec, option)
+        if option not in family.options and value != default:
+            fitting = [other for other, f in FAMILIES.items() if option in f.options]
+            raise UsageError(
+                f"{option} = {value} is for {' and '.join(fitting)}, and the side-network is {name}; "
+                f"leave it out, or give another --side-network"
+            )
+    others = "ladder is one that does"
+    if spec.widths and not family.several_widths:
+        raise UsageError(
+            f"--side-network {name} needs stages of one width, and those of {backbone} are "
+            f"{spec.described_widths} wide; give another: {others} without"
+        )
+    if spec.causal and not family.causal:
+        raise UsageError(
+            f"--side-network {name} lets every token see those after it, and {backbone} is a decoder, whose tokens do "
+            f"not; give another: {others} without"
+        )
+    if texts and not family.texts:
+        raise UsageError(
+            f"--side-network {name} needs the grid of an image's patches, and {backbone} reads texts; "
+            f"give another: {others} without"
+        )
+    if name == "convolution":
+        try:
+            grid_side(spec.n_tokens, spec.n_prefix_tokens)
+        except ValueError as error:
+            raise UsageError(
+                f"--side-network {name} needs a square grid of patches, and of {backbone} {error}; give another: "
+                f"{others} without"
+            ) from error
+    if spec.precision == "bf16" and not family.bf16:
+        fitting = [other for other, f in FAMILIES.items() if f.bf16]
+        raise UsageError(
+            f"--precision bf16 is for {', '.join(fitting)}, and the side-network is {name}; leave --precision out"
+        )

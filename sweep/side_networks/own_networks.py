@@ -1,0 +1,69 @@
+"""Side-networks that a study file brings itself: `Study(side_network=MyNet)`.
+
+`MyNet(shapes, n_classes, config)` is called once a lane. A spec names it by a text, so that the spec can travel through
+files: `own:`, the name, and the first digits of the SHA-256 over the file that defines it. Code is executed only where
+the user gives that file: what a run folder or an exported model names is looked up among the networks that this process
+was given.
+"""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from sweep.errors import UsageError
+from sweep.machine.user_code import line_of
+from sweep.study.lane_config import LaneConfig
+from sweep.study.structure import Shapes
+
+OWN = "own:"
+OwnNetwork = Callable[[Shapes, int, LaneConfig], nn.Module]
+
+_given: dict[str, OwnNetwork] = {}
+
+
+def own_family(network: OwnNetwork) -> str:
+    """Take a study's own side-network, and say what a spec calls it."""
+    code = getattr(network, "__code__", None) or getattr(network.__init__, "__code__", None)
+    name = getattr(network, "__name__", type(network).__name__)
+    path = Path(code.co_filename) if code else None
+    source = path.read_bytes() if path and path.is_file() else name.encode()
+    family = f"{OWN}{name}:{hashlib.sha256(source).hexdigest()[:12]}"
+    _given[family] = network
+    return family
+
+
+def given_network(family: str) -> OwnNetwork:
+    """The side-network of that name.
+
+    Raises:
+        UsageError: This process was not given its file, or the file has changed.
+    """
+    if family not in _given:
+        _, name, digest = [*family.split(":", maxsplit=2), "", ""][:3]
+        raise UsageError(
+            f"the side-network {name[:80]} is of a study file whose SHA-256 begins with {digest[:12]}, and files are "
+            f"executed only if you give them: --study FILE, or sweep.load_model(…, study=FILE), with the file as it was"
+        )
+    return _given[family]
+
+
+def own_module(family: str, shapes: Shapes, n_classes: int, config: LaneConfig | None) -> nn.Module:
+    """Build a lane's side-network.
+
+    Raises:
+        UsageError: It is not there, fails, or is no module.
+    """
+    network = given_network(family)
+    if config is None:
+        raise ValueError(f"{family} is built from a lane's configuration, and none is known")
+    try:
+        module = network(shapes, n_classes, config)
+    except Exception as error:
+        raise UsageError(
+            f"the study's side_network failed: {type(error).__name__}: {error} ({line_of(network, error)})"
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"the study's side_network must make a torch.nn.Module, not {module!r}")
+    return module

@@ -1,0 +1,66 @@
+"""What a lane of any side-network costs, measured on a training step: for those that no formula is known of."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from sweep.training.engine import Stack
+
+
+def _operations(out: Sequence[int], a: Sequence[int], b: Sequence[int], **_: object) -> int:
+    """Of a product that is added to `out`, from the shapes."""
+    return 2 * math.prod(a) * b[-1]
+
+
+UNCOUNTED = {torch.ops.aten.addmm_: _operations, torch.ops.aten.baddbmm_: _operations}
+"""Products that PyTorch's counter leaves out."""
+
+
+@dataclass(frozen=True)
+class LaneCost:
+    """What one more lane adds to a training step.
+
+    Attributes:
+        multiply_adds: Of its matrix products, forward and backward.
+        kept_bytes: Of what its forward pass keeps for the backward pass.
+    """
+
+    multiply_adds: int
+    kept_bytes: int
+
+
+def measured_cost(lanes: Sequence[nn.Module], stages: list[Tensor]) -> LaneCost:
+    """Measure a stack of two lanes and one of three, and take the difference.
+
+    Args:
+        lanes: Three of them, of one shape.
+        stages: Of a batch, each `(B, L, D)`, in the dtype and on the device of the lanes.
+    """
+    two, three = (_measured(Stack(lanes[:n]), stages) for n in (2, 3))
+    return LaneCost(three.multiply_adds - two.multiply_adds, three.kept_bytes - two.kept_bytes)
+
+
+def _measured(stack: Stack, stages: list[Tensor]) -> LaneCost:
+    weights = {parameter.untyped_storage().data_ptr() for parameter in stack.params.values()}
+    kept: dict[int, int] = {}  # bytes by address, since several operations may keep the same tensor
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def squares(logits: Tensor, labels: Tensor) -> Tensor:
+        return logits.square().mean((1, 2))
+
+    labels = torch.zeros(len(stages[0]), dtype=torch.long, device=stages[0].device)
+    with (
+        FlopCounterMode(display=False, custom_mapping=UNCOUNTED) as counter,
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        stack.gradients(stages, labels, squares)
+    return LaneCost(counter.get_total_flops() // 2, sum(kept.values()))

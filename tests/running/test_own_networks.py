@@ -1,0 +1,163 @@
+"""A study file's own side-network: run, resumed, planned, verified, exported and loaded."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import sweep
+from sweep.api.run import run as run_study
+from sweep.errors import UsageError
+from sweep.export.write import export_run
+from sweep.running.resume import resume_run
+from sweep.side_networks import own_networks
+from sweep.side_networks.given import take_own_network
+from sweep.study.finding import load_study
+from sweep.study.lane_config import LaneConfig
+from sweep.terminal.console import stderr
+from sweep.terminal.progress import LineReporter
+from sweep.verify.verify import verify_trial
+
+STUDY = """
+import torch
+from torch import nn
+
+from sweep import LaneConfig, Study
+from sweep.side_networks.head import Head
+
+
+class TwoLayers(nn.Module):
+    def __init__(self, shapes, n_classes, config):
+        super().__init__()
+        self.body = nn.Linear(shapes.widths[0], shapes.widths[-1], bias=config.extra["bias"])
+        self.head = Head(shapes.widths[-1], n_classes, pool="mean", n_prefix_tokens=shapes.n_prefix_tokens)
+
+    def forward(self, stages):
+        return self.head(self.head.pool(stages[-1]) + torch.relu(self.body(self.head.pool(stages[0]))))
+
+
+def suggest(trial):
+    return LaneConfig(
+        lr=trial.suggest_float("lr", 1e-3, 1e-1, log=True), extra={"bias": BIAS, "note": "mine"}, dropout=0.1
+    )
+
+
+study = Study(
+    suggest=suggest,
+    baseline={"lr": 1e-2},
+    side_network=TwoLayers,
+    backbone="tiny-untrained",
+    group_size=2,
+    epochs=2,
+    batch_size=16,
+    trials=2,
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def own_run(drawn_images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run folder and its study file."""
+    root = tmp_path_factory.mktemp("own")
+    file = root / "mine.py"
+    file.write_text(STUDY.replace("BIAS", "True"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SWEEP_CACHE_DIR", str(drawn_images.parent / "cache"))
+        run_study(file, n_parallel=2, out=root / "run", data=str(drawn_images), device="cpu")
+    return root / "run", file
+
+
+@pytest.fixture
+def nothing_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in another process."""
+    monkeypatch.setattr(own_networks, "_given", {})
+
+
+@pytest.mark.usefixtures("nothing_given")
+def test_a_trial_is_verified_if_the_study_file_is_given(own_run: tuple[Path, Path], drawn_images: Path) -> None:
+    run, file = own_run
+    options: Mapping[str, Any] = {"device": torch.device("cpu"), "cache_dir": drawn_images.parent / "cache"}
+    with pytest.raises(UsageError, match="a file is executed only if you give it"):
+        verify_trial(run, 0, **options)
+    verification = verify_trial(run, 0, own_study=file, **options)
+    assert verification.kept
+    assert "weights" in [comparison.what for comparison in verification.comparisons], "the kept ones were not compared"
+
+
+@pytest.mark.usefixtures("nothing_given")
+def test_a_model_is_exported_and_loaded_if_the_study_file_is_given(
+    own_run: tuple[Path, Path], drawn_images: Path, tmp_path: Path
+) -> None:
+    run, file = own_run
+    with pytest.raises(UsageError, match="the side-network TwoLayers is of a study file whose SHA-256 begins with"):
+        export_run(run, tmp_path / "shipped", cache_dir=drawn_images.parent / "cache")
+    take_own_network(file)
+    export_run(run, tmp_path / "shipped", cache_dir=drawn_images.parent / "cache")
+    own_networks._given.clear()
+    with pytest.raises(UsageError, match=r"sweep.load_model\(…, study=FILE\)"):
+        sweep.load_model(tmp_path / "shipped")
+    model = sweep.load_model(tmp_path / "shipped", study=file)
+    assert type(model.side_networks[0]).__name__ == "TwoLayers"
+    changed = tmp_path / "mine.py"
+    changed.write_text(file.read_text() + "\n# changed\n")
+    own_networks._given.clear()
+    with pytest.raises(UsageError, match="with the file as it was"):
+        sweep.load_model(tmp_path / "shipped", study=changed)
+
+
+def test_a_run_goes_on(own_run: tuple[Path, Path], drawn_images: Path) -> None:
+    run, file = own_run
+    before = sweep.load_results(run)
+    (run / "summary.json").unlink()
+    resume_run(
+        run,
+        load_study(str(file)),
+        storage_url=None,
+        cache_dir=drawn_images.parent / "cache",
+        reporter=LineReporter(stderr),
+    )
+    after = sweep.load_results(run)
+    assert after.summary["winner"]["test"] == before.summary["winner"]["test"]
+    assert after.config["side_network"] == "a side-network of the study file"
+
+
+def test_lanes_of_other_shapes_are_one_clear_error(drawn_images: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(STUDY.replace("BIAS", "trial.number == 0"))
+    with pytest.raises(UsageError, match=r"weights of the same shapes.*body.bias"):
+        run_study(file, n_parallel=2, out=tmp_path / "run", data=str(drawn_images), device="cpu")
+
+
+def test_lanes_that_differ_in_something_else_than_tensors_are_one_clear_error(
+    drawn_images: Path, tmp_path: Path
+) -> None:
+    """The code of one lane runs for all: the others' value would be ignored."""
+    file = tmp_path / "mine.py"
+    study = STUDY.replace("BIAS", "True").replace('"mine"', "str(trial.number)")
+    file.write_text(study.replace("self.body =", 'self.note = config.extra["note"]\n        self.body ='))
+    with pytest.raises(UsageError, match=r"differ in TwoLayers.note: '0' in one and '1' in another. Keep it"):
+        run_study(file, n_parallel=2, out=tmp_path / "run", data=str(drawn_images), device="cpu")
+
+
+def test_a_side_network_that_fails_is_named_with_its_line(drawn_images: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(STUDY.replace("BIAS", "True").replace('config.extra["bias"]', 'config.extra["bais"]'))
+    with pytest.raises(UsageError, match=r"side_network failed: KeyError: 'bais' \(.*mine.py, line"):
+        run_study(file, n_parallel=2, out=tmp_path / "run", data=str(drawn_images), device="cpu")
+
+
+def test_a_file_without_one_is_refused() -> None:
+    with pytest.raises(UsageError, match="has no side-network of its own, its side_network is 'last'"):
+        take_own_network("lr_rank")
+
+
+def test_extra_values_make_configurations_differ_and_are_checked() -> None:
+    a, b, c = (LaneConfig(lr=1e-3, extra=extra) for extra in ({"k": 1}, {"k": 1}, {"k": 2}))
+    assert a == b != c
+    assert hash(a) == hash(b)
+    assert len({a, b, c}) == 2
+    for extra in ({1: 2}, {"k": [1]}, {"k": float("nan")}, 3):
+        with pytest.raises(UsageError, match=r"LaneConfig.extra must map names to numbers, texts or booleans"):
+            LaneConfig(lr=1e-3, extra=extra)  # type: ignore[arg-type]

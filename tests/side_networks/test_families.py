@@ -1,0 +1,301 @@
+"""What every family of side-networks promises, whatever it computes."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbones.stages import Stages
+from sweep.errors import UsageError
+from sweep.features.batches import StageData, training_batches
+from sweep.side_networks import LinearProbe
+from sweep.side_networks.families import FAMILIES, check_family
+from sweep.side_networks.spec import SideNetworkSpec
+from sweep.study.lane_config import LaneConfig
+from sweep.study.structure import READ_OUTS, SIDE_NETWORKS
+from sweep.training.engine import Stack, train
+from sweep.training.plain_loop import train_plainly
+
+WIDTH, N_STAGES, TOKENS, N_CLASSES, BATCH = 24, 3, 10, 5, 6  # a class token and a grid of 3 x 3
+WIDTHS = (12, 12, 20)
+LENGTHS = torch.tensor([10, 1, 7, 4, 9, 2])
+SPEC = SideNetworkSpec(WIDTH, N_STAGES, N_CLASSES, 1, 1, "mean", 8, n_tokens=TOKENS)
+
+STRUCTURES: dict[str, dict[str, Any]] = {
+    "last": {"family": "last"},
+    **{f"ladder, {read_out}": {"family": "ladder", "read_out": read_out} for read_out in READ_OUTS},
+    "ladder, attention": {"family": "ladder", "attention": True, "mlp": False},
+    "ladder, attention and mlp": {"family": "ladder", "attention": True, "read_out": "both"},
+    "ladder, nothing": {"family": "ladder", "mlp": False, "pool": "class"},
+    "convolution": {"family": "convolution"},
+    "convolution, tokens": {"family": "convolution", "read_out": "tokens", "mlp": False},
+    "mixer": {"family": "mixer"},
+    "multi_stage": {"family": "multi_stage"},
+    "probe": {"family": "probe"},
+}
+SPECS = {name: replace(SPEC, **structure) for name, structure in STRUCTURES.items()}
+ALL = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+
+CONFIGS = [
+    LaneConfig(lr=3e-3, rank=8),
+    LaneConfig(lr=1e-2, rank=3, head_lr_ratio=5.0, loss="focal", dropout=0.3),
+    LaneConfig(lr=5e-3, rank=2, loss="bce", optimizer="sgd", weight_decay=0.01, clip_norm=0.5),
+]
+EPOCHS, BATCH_SIZE, SEED = 5, 6, 3  # ten steps an epoch
+
+
+def some_stages(spec: SideNetworkSpec, n: int, *, seed: int = 0, lengths: Tensor | None = None) -> list[Tensor]:
+    """Stages in fp64; those of texts are zero beyond the texts' ends."""
+    generator = torch.Generator().manual_seed(seed)
+    stages = [
+        0.5 * i + torch.randn(n, TOKENS, width, generator=generator, dtype=torch.float64)
+        for i, width in enumerate(spec.stage_widths)
+    ]
+    if lengths is None:
+        return stages
+    there = (torch.arange(TOKENS) < lengths.unsqueeze(-1)).unsqueeze(-1)
+    return Stages((stage * there for stage in stages), lengths)
+
+
+def randomised(module: nn.Module, rank: int, padded_rank: int, spec: SideNetworkSpec) -> nn.Module:
+    """Weights as after training: nothing is zero but the padding."""
+    generator = torch.Generator().manual_seed(rank)
+    own = spec.plain(rank).state_dict()
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            shape = own[name].shape
+            parameter[tuple(map(slice, shape))] += 0.2 * torch.randn(shape, generator=generator)
+    return module.double()
+
+
+def lane_and_plain(spec: SideNetworkSpec, rank: int) -> tuple[nn.Module, nn.Module]:
+    """A padded lane, in the form that is stacked, and the definition at its own rank with the same weights."""
+    lane, plain = randomised(spec.lane(rank, seed=1), rank, spec.max_rank, spec), spec.plain(rank).double()
+    plain.load_state_dict(spec.trimmed(rank, lane.state_dict()))
+    return lane, plain
+
+
+def gradients(module: nn.Module, stages: list[Tensor]) -> dict[str, Tensor]:
+    loss = F.cross_entropy(module(stages), torch.arange(len(stages[0])) % N_CLASSES)
+    names, parameters = zip(*module.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
+
+
+def assert_alike(a: Tensor, b: Tensor, what: str = "") -> None:
+    torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11, msg=lambda text: f"{what}: {text}")
+
+
+@ALL
+@pytest.mark.parametrize("rank", [2, 8])
+def test_a_padded_lane_in_the_form_that_is_stacked_is_the_plain_module_of_its_own_rank(
+    spec: SideNetworkSpec, rank: int
+) -> None:
+    lane, plain = lane_and_plain(spec, rank)
+    stages = some_stages(spec, BATCH)
+    logits = lane(stages)
+    assert logits.shape == (BATCH, N_CLASSES)
+    assert_alike(logits, plain(stages))
+    of_lane, of_plain = gradients(lane, stages), gradients(plain, stages)
+    trimmed = spec.trimmed(rank, of_lane)
+    for name, gradient in of_plain.items():
+        assert gradient.abs().max() > 0, name
+        assert_alike(trimmed[name], gradient, name)
+        assert_alike(of_lane[name].abs().sum(), gradient.abs().sum(), f"{name}: there is a gradient in the padding")
+
+
+@ALL
+def test_padding_draws_no_other_random_numbers(spec: SideNetworkSpec) -> None:
+    of_one, of_another = spec.lane(3, seed=7), replace(spec, max_rank=17).lane(3, seed=7)
+    trimmed = spec.trimmed(3, of_one.state_dict())
+    for name, value in spec.trimmed(3, of_another.state_dict()).items():
+        assert torch.equal(trimmed[name], value), name
+
+
+@ALL
+def test_an_untrained_side_network_is_the_linear_probe_unless_it_reads_tokens_alone(spec: SideNetworkSpec) -> None:
+    if spec.read_out in ("tokens", "compact"):
+        pytest.skip("there is no path from the last stage to the logits")
+    module = spec.lane(3, seed=1).double()
+    probe = LinearProbe(WIDTH, N_CLASSES, pool=spec.pool, n_prefix_tokens=1).double()
+    probe.head.load_state_dict(getattr(module.head, "pooled", module.head).state_dict())
+    stages = some_stages(spec, BATCH)
+    assert_alike(module(stages), probe(stages))
+
+
+@ALL
+def test_lanes_of_one_seed_start_from_one_head(spec: SideNetworkSpec) -> None:
+    a, b = (spec.plain(rank).state_dict() for rank in (2, 2))
+    assert a.keys() == b.keys()
+    low, high = (spec.lane(rank, seed=4).state_dict() for rank in (2, 8))
+    for name in low:
+        if name.startswith("head.") and "matrix" not in name:
+            assert torch.equal(low[name], high[name]), name
+
+
+@ALL
+def test_masks_and_lengths_of_texts(spec: SideNetworkSpec) -> None:
+    """A text in a batch is the text alone, and what stands beyond its end changes nothing."""
+    if not FAMILIES[spec.family].texts:
+        pytest.skip("reads images alone")
+    for causal in (False, True) if FAMILIES[spec.family].causal else (False,):
+        of_texts = replace(spec, n_prefix_tokens=0, pool="last" if causal else "mean", causal=causal)
+        for module in lane_and_plain(of_texts, 3):
+            stages = some_stages(of_texts, BATCH, lengths=LENGTHS)
+            logits = module(stages)
+            for i, length in enumerate(LENGTHS.tolist()):
+                alone = Stages((stage[i : i + 1, :length] for stage in stages), LENGTHS[i : i + 1])
+                assert_alike(module(alone)[0], logits[i], f"text {i}, causal {causal}")
+
+
+def test_a_causal_ladder_sees_nothing_that_comes_after() -> None:
+    spec = replace(SPECS["ladder, attention"], pool="class", causal=True)  # the first token sees itself alone
+    lane, _ = lane_and_plain(spec, 4)
+    stages = some_stages(spec, BATCH)
+    changed = [torch.cat([stage[:, :1], stage[:, 1:].flip(-1)], 1) for stage in stages]
+    assert_alike(lane(stages), lane(changed))
+    seeing = randomised(replace(spec, causal=False).lane(4, seed=1), 4, 8, spec)
+    assert not torch.allclose(seeing(stages), seeing(changed))
+
+
+@ALL
+def test_stages_that_differ_in_width(spec: SideNetworkSpec) -> None:
+    if not FAMILIES[spec.family].several_widths:
+        pytest.skip("is refused by check_family")
+    pyramid = replace(spec, width=WIDTHS[-1], widths=WIDTHS)
+    lane, plain = lane_and_plain(pyramid, 3)
+    stages = some_stages(pyramid, BATCH)
+    assert_alike(lane(stages), plain(stages))
+
+
+# In a stack
+
+
+def data_of(spec: SideNetworkSpec, n_images: int, seed: int) -> StageData:
+    stages = torch.stack(some_stages(spec, n_images, seed=seed), 1).numpy()
+    labels = torch.from_numpy(np.random.default_rng(seed).integers(0, N_CLASSES, n_images))
+    return StageData(stages, labels, N_CLASSES)
+
+
+TRAIN, VAL = data_of(SPEC, 59, 1), data_of(SPEC, 19, 2)  # the last batches are of 5 and 1: odd numbers of tokens
+
+
+@ALL
+def test_lane_equals_a_plain_loop_in_fp64_after_50_steps(spec: SideNetworkSpec) -> None:
+    lanes = [spec.lane(config.rank, seed).double() for seed, config in enumerate(CONFIGS)]
+    states, _ = train(lanes, CONFIGS, TRAIN, VAL, n_epochs=EPOCHS, batch_size=BATCH_SIZE, seed=SEED)
+    batches = [
+        batch
+        for epoch in range(1, EPOCHS + 1)
+        for batch in TRAIN.batches(epoch, training_batches(len(TRAIN), BATCH_SIZE, SEED, epoch), lanes[0].head.keep)
+    ]
+    for seed, (config, lane, state) in enumerate(zip(CONFIGS, lanes, states, strict=True)):
+        start = spec.trimmed(config.rank, lane.state_dict())
+        alone = spec.plain(config.rank).double()
+        alone.load_state_dict(start)
+        lengths = {"n_steps": len(batches), "steps_per_epoch": len(batches) // EPOCHS}
+        train_plainly(alone, config, TRAIN, batches, **lengths, seed=seed)
+        trained = spec.trimmed(config.rank, state)
+        for name, value in alone.state_dict().items():
+            assert not torch.equal(value, start[name]), f"{name} was not trained"
+            assert (trained[name] - value).abs().max() < 1e-10, f"lane {seed}, {name}"
+
+
+@ALL
+def test_lane_is_bitwise_the_same_in_any_stack(spec: SideNetworkSpec) -> None:
+    def trained(numbers: Sequence[int]) -> list[tuple[dict[str, Tensor], Tensor]]:
+        configs = [CONFIGS[i % 3] for i in numbers]
+        lanes = [spec.lane(config.rank, seed=i % 3) for i, config in zip(numbers, configs, strict=True)]
+        lengths, seeds = {"n_epochs": 1, "batch_size": BATCH_SIZE}, [i % 3 for i in numbers]
+        states, results = train(lanes, configs, TRAIN, VAL, **lengths, seed=SEED, lane_seeds=seeds)
+        return list(zip(states, results[-1].val_logits, strict=False))
+
+    reference = trained([0, 1, 2])
+    for numbers in ([1], [2, 1], [0, 2, 1, 2, 0], list(range(18))):
+        for number, (state, logits) in zip(numbers, trained(numbers), strict=True):
+            expected_state, expected_logits = reference[number % 3]
+            assert torch.equal(logits, expected_logits), f"lane {number} in {numbers}"
+            for name, value in state.items():
+                assert torch.equal(value, expected_state[name]), f"lane {number} in {numbers}: {name}"
+
+
+@ALL
+def test_only_matrices_decay(spec: SideNetworkSpec) -> None:
+    """Weight decay on nothing but matrices: a table of positions, biases and norms stay where a zero gradient is."""
+    lane = spec.lane(4, seed=0)
+    names = [name for name, parameter in lane.named_parameters() if parameter.dim() > 1]
+    assert all(not name.endswith(("bias", "norm.weight", "places")) for name in names)
+
+
+# On their way through files
+
+
+@ALL
+def test_spec_and_weights_travel_through_files(spec: SideNetworkSpec) -> None:
+    assert SideNetworkSpec.of_metadata(spec.metadata(3)) == spec
+    _, plain = lane_and_plain(spec, 3)
+    loaded = spec.trained(3, plain.float().state_dict())
+    assert type(loaded) is type(plain)
+    stages = [stage.float() for stage in some_stages(spec, BATCH)]
+    assert torch.equal(loaded(stages), plain(stages))
+    if FAMILIES[spec.family].has_rank:
+        with pytest.raises(ValueError, match=f"not those of a {spec.family} of rank 2"):
+            spec.trained(2, plain.state_dict())
+    with pytest.raises(ValueError, match="not those of"):
+        spec.trained(3, dict(list(plain.state_dict().items())[1:]))
+
+
+def test_metadata_of_before_there_were_families_are_those_of_last() -> None:
+    new = ("family", "attention", "mlp", "read_out", "n_tokens")
+    metadata = {name: value for name, value in SPECS["last"].metadata(3).items() if name not in new}
+    assert SideNetworkSpec.of_metadata(metadata) == replace(SPECS["last"], n_tokens=0)
+
+
+@pytest.mark.parametrize(("name", "value"), [("family", "lasso"), ("read_out", "all"), ("mlp", 1), ("n_tokens", "x")])
+def test_damaged_entries_are_refused(name: str, value: object) -> None:
+    with pytest.raises((TypeError, ValueError), match=name):
+        replace(SPEC, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "texts", "message"),
+    [
+        ({"family": "probe", "read_out": "tokens"}, False, "--read-out tokens is for ladder and convolution"),
+        ({"family": "last", "attention": True}, False, "attention = True is for ladder, and the side-network is last"),
+        ({"family": "mixer", "mlp": False}, False, "mlp = False is for ladder and convolution"),
+        ({"family": "ladder", "modules_per_block": 2}, False, "modules_per_block = 2 is for last"),
+        ({"family": "mixer", "widths": WIDTHS}, False, "mixer needs stages of one width, and those of b are 12-20"),
+        ({"family": "mixer", "causal": True}, True, "mixer lets every token see those after it, and b is a decoder"),
+        ({"family": "convolution"}, True, "convolution needs the grid of an image's patches, and b reads texts"),
+        ({"family": "convolution", "n_tokens": 11}, False, "of b 10 patch tokens make no square grid"),
+        (
+            {"family": "mixer", "precision": "bf16"},
+            False,
+            "bf16 is for last, ladder, convolution, and",
+        ),
+    ],
+)
+def test_what_a_family_cannot_be_is_one_clear_error(change: dict[str, Any], texts: bool, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        check_family(replace(SPEC, **change), "b", texts=texts)
+
+
+def test_the_names_that_a_study_takes_are_those_of_the_families() -> None:
+    assert tuple(FAMILIES) == SIDE_NETWORKS
+
+
+@ALL
+def test_what_a_family_can_be_is_accepted(spec: SideNetworkSpec) -> None:
+    check_family(spec, "b", texts=False)
+
+
+def test_a_stack_of_every_family_has_the_logits_of_its_lanes() -> None:
+    for name, spec in SPECS.items():
+        lanes = [randomised(spec.lane(rank, seed=rank), rank, 8, spec) for rank in (2, 5)]
+        stages = some_stages(spec, BATCH)
+        for logits, lane in zip(Stack(lanes).logits(stages), lanes, strict=True):
+            assert_alike(logits, lane(stages), name)
