@@ -86,7 +86,7 @@ def run(
     )
     if (suite := _suite_of(loaded)) is not None:
         raise UsageError(f"{suite.name} is several tasks; give it to sweep.run_tasks, or to the command sweep run")
-    with run_path(loaded.name, out) as folder, _reporting(reporter) as told:
+    with new_run_folder(loaded.name, out) as folder, _reporting(reporter) as told:
         search(loaded, out=folder, reporter=told)
     return load_run(folder, storage=storage)
 
@@ -121,7 +121,7 @@ def run_tasks(
         raise UsageError(f"{loaded.study.data} is a single task; use sweep.run")
     if options.get("storage") is not None:
         raise UsageError(f"--storage is for a single task; {suite.name} keeps a journal in each task's run folder")
-    with run_path(loaded.name, out) as folder, _reporting(reporter) as told:
+    with new_run_folder(loaded.name, out) as folder, _reporting(reporter) as told:
         search = partial(search, reporter=told)
         return run_suite(loaded, suite, search, out=folder, cache_dir=default_cache_dir(), reporter=told)
 
@@ -178,7 +178,7 @@ def _reporting(reporter: Reporter | None) -> Iterator[Reporter]:
 
 
 @contextmanager
-def run_path(study_name: str, out: str | Path | None) -> Iterator[Path]:
+def new_run_folder(study_name: str, out: str | Path | None) -> Iterator[Path]:
     """Where a run goes: where it was told to, or a folder under `runs` that is named by the second.
 
     The folder under `runs` is made at once, so that no other run that begins in the same second takes it. It is removed

@@ -102,7 +102,7 @@ def run(
     loaded = load_study(study)
     carry_out: Callable[..., object] = api.run_tasks if api.names_tasks(loaded, data) else api.run
     lanes = options.lanes_asked_for(n_parallel)
-    with api.run_path(loaded.name, out) as folder:
+    with api.new_run_folder(loaded.name, out) as folder:
         carry_out_and_show(
             lambda reporter: carry_out(
                 loaded,

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sweep.machine.checked_files import require_entries
 from sweep.records.entries import require_summary
 from sweep.records.folder import RunFolder
 from sweep.records.results import PARAMETER_PREFIX, Results, parameter_columns
@@ -88,7 +89,9 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
     summary = results.summary
     if summary:
         kind = results.kind
-        require_summary(RunFolder(run), summary, kind, ())
+        folder = RunFolder(run)
+        require_summary(folder, summary, kind, ())
+        require_entries(folder.config_path, results.config, {"epochs": int})
         winner, probe = summary["winner"], summary["linear_probe"]
         n_val, n_test = summary["n_val_images"], summary["n_test_images"]
         score, items = kind.metrics[kind.score], kind_of(results.config)

@@ -158,7 +158,8 @@ def model_config(results: Results, folder: RunFolder, spec: SideNetworkSpec, cho
         SweepError: The run's record is damaged.
     """
     require_config(folder, results.config)
-    recorded, *others = (config_of_trial(results, folder, c.weights.trial) for c in chosen)
+    of_trials = [config_of_trial(results, folder, c.weights.trial) for c in chosen]
+    recorded, *others = of_trials or [results.config]
     alike = [replace(c.weights.spec, max_rank=1) for c in chosen]
     if len(set(alike)) > 1 or any(other.get(name) != recorded.get(name) for other in others for name in SHARED):
         raise UsageError(

@@ -78,10 +78,11 @@ class JoinedRows:
         wanted = np.arange(self.shape[0])[index]
         in_first = wanted < self._n_first
         first, second = self._first[wanted[in_first]], self._second[wanted[~in_first] - self._n_first]
-        n_stages, _, width = self.shape[1:]
-        rows = np.zeros((len(wanted), n_stages, max(first.shape[2], second.shape[2]), width), self.dtype)
-        rows[in_first, :, : first.shape[2]] = first
-        rows[~in_first, :, : second.shape[2]] = second
+        longest = tuple(map(max, first.shape[1:], second.shape[1:]))  # texts end with the longest that was read
+        rows = np.zeros((len(wanted), *longest), self.dtype)
+        for which, read in ((in_first, first), (~in_first, second)):
+            place: tuple[Any, ...] = (which, *(slice(size) for size in read.shape[1:]))
+            rows[place] = read
         return rows
 
     def __iter__(self) -> Iterator[np.ndarray]:

@@ -226,7 +226,7 @@ def intact_batches(folder: Path, image_bytes: int) -> Batches:
                     "offset" in record,
                 )
                 there = 0 <= batch.start < batch.stop and 0 <= stored.offset <= n_stored_bytes - stored.n_bytes
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
                 continue  # a line cut short by a kill, or damaged: its batch counts as missing
             if there:
                 recorded[batch] = checksum, stored

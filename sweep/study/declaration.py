@@ -190,15 +190,8 @@ class Study:
         self._check_objectives()
 
     def _check_halving(self) -> None:
-        if self.halving is None:
-            return
-        if not isinstance(self.halving, Halving):
+        if self.halving is not None and not isinstance(self.halving, Halving):
             raise UsageError(f"Study.halving must be a sweep.Halving or None, not {self.halving!r}")
-        if not self.halving.rungs(self.epochs):
-            raise UsageError(
-                f"Halving.first_rung {self.halving.first_rung} compares no trials, which train for {self.epochs} "
-                f"epochs: rungs lie before the last one. Lower it, leave halving out, or give more --epochs"
-            )
 
     def _check_data(self) -> None:
         if not isinstance(self.data, str | Mapping):

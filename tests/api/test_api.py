@@ -15,7 +15,7 @@ from plotly.graph_objects import Figure
 
 import sweep
 from sweep import LaneConfig, Study, SweepError, UsageError
-from sweep.api.run import run_path
+from sweep.api.run import new_run_folder
 from sweep.data import load_data
 from sweep.records.reporter import Reporter
 from sweep.tasks.metrics import classification_metrics
@@ -163,6 +163,6 @@ def test_runs_that_begin_in_one_second_have_folders_of_their_own(
     names = ["mine-20260102-030405", "mine-20260102-030405-2", "mine-20260102-030405-3"]
     with ExitStack() as at_once:
         for name in names:
-            assert at_once.enter_context(run_path("mine", None)) == Path("runs") / name
+            assert at_once.enter_context(new_run_folder("mine", None)) == Path("runs") / name
         (tmp_path / "runs" / names[1] / "config.json").write_text("{}")
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [names[1]], "what is empty is removed"

@@ -120,7 +120,7 @@ def test_fingerprint_is_of_weights_configuration_and_tokenizer(text_encoder: Pat
 
 
 def test_options_of_the_other_kind_are_refused(text_encoder: Path, load: Load, cache_dir: Path) -> None:
-    with pytest.raises(UsageError, match=r"--image-size is for images.*give --max-tokens"):
+    with pytest.raises(UsageError, match=r"--image-size is for images.*leave it out"):
         load(text_encoder, image_size=32)
     with pytest.raises(UsageError, match=r"--max-tokens is for texts.*give --image-size"):
         load_backbone("tiny-untrained", max_tokens=16, cache_dir=cache_dir)

@@ -193,7 +193,7 @@ def test_command_writes_as_it_goes_and_goes_on(named: object, tmp_path: Path, mo
     assert against["points"] == pytest.approx(100 * (ours["test_top1"] - lora["test_top1"]))
     assert against["tune_seconds_ratio"] == pytest.approx(lora["tune_seconds"] / ours["tune_seconds"])
     assert f"{100 * lora['test_top1']:.1f} ±" in went_on.output
-    assert "last over linear_probe, 1 tasks" in went_on.output
+    assert "last compared with linear_probe, 1 tasks" in went_on.output
     with_others = CliRunner().invoke(app, [*COMMAND[:-3], "--seeds", "1", "--json", str(path)])
     assert "measured with other sizes" in str(with_others.exception)
     path.write_text(json.dumps({**content, "study": {**content["study"], "stages": [1, 2]}}))
@@ -216,7 +216,7 @@ def test_a_file_that_cannot_be_written_is_said_before_anything_is_measured(
 ) -> None:
     monkeypatch.setattr(accuracy, "_in_own_process", lambda *args: pytest.fail("measured"))
     result = CliRunner().invoke(app, [*COMMAND, str(tmp_path / "nowhere" / "accuracy.json")])
-    assert "give --json another file" in str(result.exception)
+    assert "choose another file with --json" in str(result.exception)
 
 
 def test_comparison_is_over_tasks_that_have_both() -> None:

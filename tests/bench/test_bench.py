@@ -183,7 +183,7 @@ def test_plot_is_one_file_that_needs_no_network(tmp_path: Path) -> None:
         (["--plot", "x.html"], "the suites scaling and search"),
         (["--suite", "search", "--rank", "4"], "runs the study lr_rank"),
         (["--time", "3s"], "belongs to --suite search"),
-        (["--seeds", "2"], "belongs to the suites search and accuracy"),
+        (["--seeds", "2"], "belongs to the suites search, accuracy, proposals and shapes"),
         (["--suite", "accuracy", "--n-parallel", "4"], "runs the study mini_vtab"),
         (["--suite", "scaling", "--image-size", "64"], "random features"),
         (["--device", "abacus"], "--device abacus"),

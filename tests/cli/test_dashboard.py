@@ -63,7 +63,7 @@ def made_run(path: Path, storage: str | None) -> RunFolder:
     folder = RunFolder.create(path)
     objectives = Objectives({"val_top1": "maximize"})
     create_optuna_study(
-        path.name, storage, folder, objectives=objectives, sampler=optuna.samplers.RandomSampler(seed=0), goes_on=False
+        storage, folder, objectives=objectives, sampler=optuna.samplers.RandomSampler(seed=0), goes_on=False
     )
     folder.write_json(folder.config_path, {"storage": shown_url(storage) if storage else None})
     return folder

@@ -16,7 +16,7 @@ def test_every_study_has_its_question(capsys: pytest.CaptureFixture[str]) -> Non
     for name in study_names():
         assert name in said
         assert len(questions()[name]) > 20
-    assert "Which learning rate, rank and loss? The search to begin with." in said
+    assert "Which learning rate, rank and loss? The search to start with." in said
 
 
 def test_completion() -> None:

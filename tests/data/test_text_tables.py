@@ -118,9 +118,9 @@ def test_texts_to_be_labelled(tmp_path: Path) -> None:
     [
         ("a.txt", b"\n \n", "has no text"),
         ("a.txt", b"\xff\xfe", "is not UTF-8 text"),
-        ("a.md", b"text", r"a\.md: the model reads texts; give a \.txt with a text a line, or a table"),
+        ("a.md", b"text", r"a\.md: the model reads texts; give a \.txt file with one text per line, or a table"),
         ("a.csv", b"txt\nb\n", r"has 0 columns text, one is needed \(its columns: txt\)"),
-        ("nowhere", None, "nowhere is no file"),
+        ("nowhere", None, "nowhere is not a file"),
     ],
 )
 def test_what_holds_no_texts(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:

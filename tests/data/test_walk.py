@@ -40,7 +40,7 @@ def test_hidden_folders_below_a_class_are_left_out(tmp_path: Path) -> None:
     assert n_images(load(tmp_path)) == 10
     assert len(find_images([tmp_path])) == 10
     fill(tmp_path / "only" / ".hidden")
-    with pytest.raises(UsageError, match="only holds no image"):
+    with pytest.raises(UsageError, match="only has no image"):
         find_images([tmp_path / "only"])
 
 

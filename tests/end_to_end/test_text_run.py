@@ -68,7 +68,7 @@ def shipped(run: Path, cache: Path) -> Path:
 
 def test_table_and_record(run: Path, backbone: Path) -> None:
     results = load_results(run)
-    assert (results.trials["state"] == "COMPLETE").all()
+    assert set(results.trials["state"]) <= {"COMPLETE", "PRUNED"}
     assert results.config["transform"]["max_tokens"] == 20
     assert results.config["max_tokens"] == 20
     assert {"transformers", "tokenizers"} <= results.config["versions"].keys()

@@ -51,11 +51,11 @@ def run_with_weights(finished_run: Path, tmp_path: Path) -> tuple[Path, dict[int
         module = spec.plain(rank := int(row["params_rank"]))
         for parameter in module.parameters():
             nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(row["trial"]))
-        weights[row["trial"]] = LaneWeights(row["trial"], rank, module.state_dict())
+        weights[row["trial"]] = LaneWeights(row["trial"], rank, spec, module.state_dict())
         kept.add(weights[row["trial"]])
     best = [int(trial) for trial in results.trials["trial"][:3]]
     kept.retain(best)
-    kept.write(folder, spec)
+    kept.write(folder)
     return path, {trial: weights[trial] for trial in best}
 
 
@@ -123,7 +123,8 @@ def test_export_refuses_another_backbone_than_the_run_had(finished_run: Path, tm
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)
     config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps({**config, "backbone_fingerprint": "0" * 64}))
+    sources = [{**source, "backbone_fingerprint": "0" * 64} for source in config["sources"]]
+    (run / "config.json").write_text(json.dumps({**config, "sources": sources}))
     with pytest.raises(SweepError, match="differs from the one of the run"):
         export_run(run, tmp_path / "shipped", cache_dir=cache)
     assert sorted(path.name for path in tmp_path.iterdir() if "shipped" in path.name) == []

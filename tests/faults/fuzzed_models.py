@@ -32,12 +32,13 @@ def kept_weights() -> Files:
     """Of a winner, trial 1, and beside it of trial 2."""
     kept = KeptWeights()
     for trial in (1, 2):
-        kept.add(LaneWeights(trial, trial, SPEC.plain(trial).state_dict()))
+        kept.add(LaneWeights(trial, trial, SPEC, SPEC.plain(trial).state_dict()))
     tensors = {f"trial {w.trial}/{name}": tensor for w in kept for name, tensor in w.state.items()}
-    metadata = {name: value for name, value in SPEC.metadata(1).items() if name != "rank"}
+    specs = {str(w.trial): w.spec.metadata(w.rank) for w in kept}
+    metadata = {"ranks": json.dumps({"1": 1, "2": 2}), "specs": json.dumps(specs)}
     return {
         "winner.safetensors": save(SPEC.plain(1).state_dict(), SPEC.metadata(1)),
-        "weights.safetensors": save(tensors, {**metadata, "ranks": json.dumps({"1": 1, "2": 2})}),
+        "weights.safetensors": save(tensors, metadata),
     }
 
 

@@ -24,6 +24,7 @@ from sweep.records.folder import RunFolder
 from sweep.records.reporter import Reporter, SearchProgress
 from sweep.running.runner import _save_tables, _taken_up
 from sweep.running.snapshot_files import SnapshotFiles
+from sweep.search.lane_stack import StackSetting
 from sweep.search.occupancy import Occupancy
 from sweep.search.proposals import Proposals
 from sweep.search.requests import Inbox, Request
@@ -37,6 +38,10 @@ SPEC = SideNetworkSpec(
     width=3, n_stages=2, n_classes=3, n_prefix_tokens=1, modules_per_block=1, pool="mean", max_rank=2
 )
 DATA = StageData(np.arange(6 * 2 * 3 * 3).reshape(6, 2, 3, 3).astype(np.float16) / 100, torch.arange(6) % 3, 3)
+
+
+SETTING = StackSetting(STUDY, SPEC, 3, DATA, DATA)
+"""What all lanes train on."""
 
 
 class AfterAnEpoch(Reporter):
@@ -60,11 +65,11 @@ def new_search(
     )
     return Search(
         Proposals(study, STUDY, sampler),
-        Occupancy(STUDY, SPEC, DATA, DATA, n_parallel=2, device=torch.device("cpu")),
+        Occupancy(STUDY, lambda shape: SETTING, n_parallel=2, device=torch.device("cpu")),
         budget=Budget(),
         reporter=reporter,
         inbox=Inbox(RunFolder(folder)),
-        save_tables=partial(_save_tables, RunFolder(folder), SPEC),
+        save_tables=partial(_save_tables, RunFolder(folder)),
         save_snapshot=on_save,
     )
 

@@ -37,7 +37,7 @@ def test_a_target_that_is_no_number_is_named(target: Any) -> None:
         Budget(target=target)
 
 
-@pytest.mark.parametrize("target", [None, 0.0])
+@pytest.mark.parametrize("target", [None, 1.0])
 def test_time_ends_the_search_between_epochs(
     small_study: Study, search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, target: float | None
 ) -> None:

@@ -21,8 +21,10 @@ def assert_refused(name: str, value: object) -> None:
         config(**{name: value})
 
 
-def test_every_field_is_a_number_a_choice_the_rank_or_of_the_shape() -> None:
-    assert {*NUMBERS, *CHOICES, *SHAPE_FIELDS, "rank", "clip_norm"} == {field.name for field in fields(LaneConfig)}
+def test_every_field_is_a_number_a_choice_the_rank_of_the_shape_or_extra() -> None:
+    assert {*NUMBERS, *CHOICES, *SHAPE_FIELDS, "rank", "clip_norm", "extra"} == {
+        field.name for field in fields(LaneConfig)
+    }
 
 
 @pytest.mark.parametrize("name", ["lr", "head_lr_ratio", "eps"])

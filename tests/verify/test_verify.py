@@ -157,7 +157,7 @@ def test_images_that_moved_or_changed(
     moved = tmp_path / "moved"
     shutil.copytree(finished_run.parent / "images", moved)
     config = json.loads(copy.config_path.read_text())
-    copy.write_json(copy.config_path, {**config, "data": "/nowhere"})
+    copy.write_json(copy.config_path, {**config, "data": "/nowhere", "data_path": "/nowhere"})
     with pytest.raises(UsageError, match="no data set '/nowhere'"):
         verified(copy.path, 0)
     assert verified(copy.path, 0, data=str(moved)).kept
