@@ -11,7 +11,8 @@ from sweep.tasks.inputs import Kind
 from sweep.terminal.console import stdout
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import
-    from sweep.running.planner import Plan, ShapePlan
+    from sweep.running.planner import Plan
+    from sweep.running.shape_plan import ShapePlan
 
 
 def plan(
@@ -57,8 +58,9 @@ def plan(
     from sweep.data.summary import summary, warn_of_shared_items
     from sweep.machine.device import device_named
     from sweep.machine.paths import default_cache_dir
-    from sweep.running.planner import plan_features, plan_shapes, plan_study
+    from sweep.running.planner import plan_features, plan_study
     from sweep.running.preparation import prepare
+    from sweep.running.shape_plan import plan_shapes
     from sweep.study.finding import load_study
 
     overridden = load_study(study).study.override(

@@ -4,58 +4,29 @@ Symbols: `N` lanes, `B` images of a batch, `L` tokens, `D` width, `r` the stack'
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from optuna.trial import FixedTrial
-from torch import Tensor
 
-from sweep.errors import SweepError, UsageError
-from sweep.features.batches import StageData, n_batches, stored_shape
+from sweep.errors import SweepError
+from sweep.features.batches import n_batches
 from sweep.features.cache import n_images_missing, stored_tokens
 from sweep.features.entry import DTYPE
 from sweep.machine.memory import available_bytes, is_out_of_memory
+from sweep.running.memory_model import (
+    calibrated_config,
+    lane_cost,
+    lanes_that_fit,
+    random_data,
+    shared_bytes,
+)
 from sweep.running.preparation import Prepared
-from sweep.side_networks.cost import Form, enough_lanes
-from sweep.side_networks.cpu.trunk import GROUPS, is_compiled
-from sweep.side_networks.spec import SideNetworkSpec
-from sweep.study.lane_config import LaneConfig
-from sweep.study.rehearsal import surveyed_configs
-from sweep.study.shape import shape_of
+from sweep.side_networks.cost import Form
 from sweep.tasks.losses import LaneLosses
-from sweep.training.engine import EVALUATION_BATCH_SIZE, Stack
-from sweep.training.lane_cost import measured_cost
+from sweep.training.engine import Stack
 from sweep.training.optim import LaneOptimizers
-
-FP32_BYTES = 4
-MEMORY_SHARE = 0.8
-"""Of the available memory, what a stack may take; the rest is for what the formulas leave out."""
-
-PARAMETER_COPIES = 4
-"""A lane's weights, their gradient, and AdamW's two moments."""
-
-RANK_SPACE_COPIES = 8
-"""Of a lane's weights in rank space: those, and what its products take instead, scaled and centred, with gradients.
-Measured at 384 and 768 x 12 modules: 7.3."""
-
-DIRECT_STREAMS = 5
-"""Of `(B, L, D)` that a module of the direct form keeps for its backward pass; measured at 768 x 12 modules: 4.85."""
-
-KEPT_COPIES = 1.5
-"""Of what a lane keeps for its backward pass, where that is measured: the rest is for gradients on their way."""
-
-EVALUATED_SHARE = 0.5
-"""Of what as many images would keep in training, what an evaluation holds at a time, likewise."""
-
-STREAM_COPIES = 2.5
-"""Of a batch's stages in fp32: as read, in half precision, as stages, and centred."""
-
-RUNTIME_BYTES = 96 * 2**20
-"""Threads, compiled code and the matrix library's own buffers; measured: 60 to 90 MiB."""
 
 CALIBRATION_IMAGES = 8
 CALIBRATION_LANES = 16
@@ -153,7 +124,7 @@ def plan_study(features: FeaturePlan, prepared: Prepared) -> Plan:
     study, spec, tokens = prepared.study_of_shape, prepared.spec, prepared.backbone.tokens
     free_bytes = available_bytes(prepared.device)
     shared = shared_bytes(spec, tokens, study.batch_size)
-    per_lane, multiply_adds = _lane_cost(prepared)
+    per_lane, multiply_adds = lane_cost(prepared)
     fitting = lanes_that_fit(free_bytes, shared, per_lane)
     n_lanes = study.trials * study.seeds
     n_parallel = max(study.seeds, min(n_lanes, fitting if prepared.n_parallel is None else prepared.n_parallel))
@@ -185,194 +156,6 @@ def plan_study(features: FeaturePlan, prepared: Prepared) -> Plan:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShapePlan:
-    """What the lanes of one shape cost.
-
-    Attributes:
-        shape: In words.
-        share: Of the trials, if the sampler spreads evenly over the space.
-        cache_bytes: What the features of all splits take on disk.
-        n_images_missing: Images whose features are not in the cache.
-        bytes_per_lane: What every lane takes of the memory.
-        lane_epoch_seconds: Of an epoch of one lane in a stack with enough lanes.
-        error: Why there can be no such lane; empty if there can be.
-    """
-
-    shape: str
-    share: float
-    cache_bytes: int = 0
-    n_images_missing: int = 0
-    bytes_per_lane: int = 0
-    lane_epoch_seconds: float = 0.0
-    error: str = ""
-
-
-def plan_shapes(prepared: Prepared, plan: Plan, cache_dir: Path) -> list[ShapePlan]:
-    """Plan each shape that random draws from the study's space have; nothing where all lanes have one.
-
-    The baseline's shape is measured by `plan_study`; the others are scaled from it by the cost model.
-
-    Args:
-        prepared: The study.
-        plan: Of the baseline's shape.
-        cache_dir: Root of the feature cache.
-    """
-    study = prepared.study
-    counts = Counter(shape_of(study, config) for config in surveyed_configs(study))
-    if len(counts) == 1:
-        return []
-    seconds_per_work = plan.search_wall_seconds / plan.lane_epochs / _full_lane_work(prepared)
-    planned = []
-    for shape, count in counts.most_common():
-        words, share = shape.described(list(counts)), count / counts.total()
-        try:
-            own = prepared.of_shape(shape, cache_dir)
-        except (SweepError, UsageError) as error:
-            planned.append(ShapePlan(shape=words, share=share, error=str(error)))
-            continue
-        splits = (*own.views.cached(own.data.train), own.data.val, own.data.test)
-        planned.append(
-            ShapePlan(
-                shape=words,
-                share=share,
-                cache_bytes=sum(split.n_images for split in splits) * bytes_per_image(own),
-                n_images_missing=sum(n_images_missing(own.backbone, split, cache_dir) for split in splits),
-                bytes_per_lane=_lane_cost(own)[0],
-                lane_epoch_seconds=seconds_per_work * _full_lane_work(own),
-            )
-        )
-    return planned
-
-
-def _full_lane_work(prepared: Prepared) -> float:
-    """Multiply-adds per image of a lane in a stack with enough lanes, its part of the stack's own work included."""
-    tokens = prepared.backbone.tokens
-    stack, lane = prepared.spec.stack_work(tokens), prepared.spec.lane_work(tokens)
-    return lane + stack / enough_lanes(stack, lane)
-
-
-def bytes_per_image(prepared: Prepared) -> int:
-    """What the features of one image take on disk."""
-    return prepared.backbone.tokens * sum(prepared.backbone.widths) * DTYPE.itemsize
-
-
-def _lane_cost(prepared: Prepared) -> tuple[int, int]:
-    """Bytes that one more lane takes, and multiply-adds of its training step for an image."""
-    study, spec, tokens = prepared.study_of_shape, prepared.spec, prepared.backbone.tokens
-    if spec.family == "last":
-        compiled = is_compiled(spec.max_rank, prepared.device, torch.float32)
-        n_bytes = bytes_per_lane(spec, tokens, study.batch_size, compiled=compiled)
-        return n_bytes, spec.work[spec.form] * tokens
-    data, indices = _random_data(prepared)
-    config = _calibrated_config(prepared)
-    lanes = [spec.lane(config.rank, seed, config).to(prepared.device) for seed in range(3)]
-    stages, _ = data.batch(indices, next(lanes[0].parameters()))
-    cost = measured_cost(lanes, stages)
-    n_parameters = sum(p.numel() for p in lanes[0].parameters())
-    evaluated = EVALUATED_SHARE * cost.kept_bytes * EVALUATION_BATCH_SIZE / len(indices)
-    n_bytes = PARAMETER_COPIES * FP32_BYTES * n_parameters + round(max(KEPT_COPIES * cost.kept_bytes, evaluated))
-    return n_bytes, cost.multiply_adds // len(indices)
-
-
-def _calibrated_config(prepared: Prepared) -> LaneConfig:
-    """What a lane is measured with: the largest rank, and for a side-network of the study's own its baseline."""
-    spec, study = prepared.spec, prepared.study
-    if spec.is_own:
-        return study.lane_config(FixedTrial(dict(study.baseline)))
-    return LaneConfig(lr=1e-3, rank=spec.max_rank)
-
-
-def _random_data(prepared: Prepared) -> tuple[StageData, Tensor]:
-    """A batch of random features and labels, and its indices."""
-    study, spec, tokens = prepared.study_of_shape, prepared.spec, prepared.backbone.tokens
-    n_images = min(study.batch_size, prepared.data.train.n_images)
-    shape = (n_images, *stored_shape(spec.stage_widths, tokens))
-    stages = np.random.default_rng(0).standard_normal(shape, dtype=np.float32).astype(DTYPE)
-    lengths = torch.full((n_images,), tokens) if prepared.data.kind == "texts" else None
-    labels = torch.arange(n_images) % spec.n_classes
-    data = StageData(stages, labels, spec.n_classes, widths=spec.widths, lengths=lengths)
-    return data, torch.arange(n_images)
-
-
-def parameter_bytes(spec: SideNetworkSpec) -> int:
-    """One copy of a lane's parameters, padded to the stack's rank."""
-    with torch.device("meta"):
-        return FP32_BYTES * sum(p.numel() for p in spec.plain(spec.max_rank).parameters())
-
-
-def kept_bytes(spec: SideNetworkSpec, n_tokens: int, *, compiled: bool) -> int:
-    """What the trunk's forward pass returns for one lane to be kept: what the backward pass reads.
-
-    Per token, in `_PooledTrunk.forward`: attended `K·r`, qkv `3K·r`, inverse `K`, log_sum `K`. In `_Trunk.forward` the
-    same, and streams `K·r` and products `r·K(K−1)/2`.
-
-    Args:
-        spec: Shape of the lane.
-        n_tokens: `B·L`.
-        compiled: Whether `cpu/trunk.py` computes it, and not `rank_space_trunk.py`.
-    """
-    k, r = spec.n_modules, spec.max_rank
-    return FP32_BYTES * n_tokens * (4 * k * r + 2 * k + (0 if compiled else k * r + r * k * (k - 1) // 2))
-
-
-def pyramid_floats(k: int, r: int) -> tuple[int, int]:
-    """What `RankSpacePyramidLAST` keeps of a token for its backward pass, and what a module takes while it runs.
-
-    A module after `j` others keeps their outputs and what these are multiplied with, and its own `LN(x) W` and output.
-    How often is measured, at 7 and 14 modules of ranks 2 and 8: within 10%.
-    """
-    return round(sum((4.5 * j + 8) * r for j in range(k))), (7 * k + 16) * r
-
-
-def bytes_per_lane(spec: SideNetworkSpec, tokens: int, batch_size: int, *, compiled: bool) -> int:
-    """What one more lane takes: the larger of a training step and of the evaluation's batch.
-
-    A training step has what is kept. In the backward pass the compiled kernels have, for each of `GROUPS` groups of
-    images and for their sum, the gradients of `W_γ Ũᵀ`, `Ũ Ũᵀ` and `Ũ`; and once `W_γ Ũᵀ` (`3K²r²`), `Ũ Ũᵀ` (`K²r²`)
-    and two copies of its gradient. Plain PyTorch has the gradient of attended as it arrives and its copy (`2K·r` a
-    token), d_products (`K·r`), d_qkv (`3r`) and d_stream (`r`).
-
-    The evaluation keeps one module's part. Compiled, that is of a `K`th of the images all modules'; else attended and
-    products (`2K·r`), and qkv, stream, inverse and log_sum (`4r + 2`).
-
-    Args:
-        spec: Shape of the lane.
-        tokens: `L`.
-        batch_size: `B` of training.
-        compiled: As of `kept_bytes`.
-    """
-    k, r = spec.n_modules, spec.max_rank
-    n_tokens, n_evaluated = batch_size * tokens, EVALUATION_BATCH_SIZE * tokens
-    if spec.form == "direct":
-        trained = n_tokens * spec.modules_per_block * sum(spec.stage_widths[1:])
-        streams = DIRECT_STREAMS * max(trained, n_evaluated * max(spec.stage_widths))
-        return PARAMETER_COPIES * parameter_bytes(spec) + FP32_BYTES * streams
-    if spec.widths:
-        kept, transient = pyramid_floats(k, r)
-        streams = max(n_tokens * (kept + transient), n_evaluated * transient)
-        return RANK_SPACE_COPIES * parameter_bytes(spec) + FP32_BYTES * streams
-    training = kept_bytes(spec, n_tokens, compiled=compiled)
-    if compiled:
-        training += FP32_BYTES * k * r * ((GROUPS + 1) * (4 * k * r + spec.width) + 6 * k * r)
-        evaluation = kept_bytes(spec, -(-EVALUATION_BATCH_SIZE // k) * tokens, compiled=True)
-    else:
-        training += FP32_BYTES * n_tokens * (3 * k * r + 4 * r)
-        evaluation = FP32_BYTES * n_evaluated * (2 * k * r + 4 * r + 2)
-    return RANK_SPACE_COPIES * parameter_bytes(spec) + max(training, evaluation)
-
-
-def shared_bytes(spec: SideNetworkSpec, tokens: int, batch_size: int) -> int:
-    """The frozen streams of a batch, of training or evaluation, whichever is the larger, and `RUNTIME_BYTES`."""
-    n_images = max(batch_size, EVALUATION_BATCH_SIZE)
-    return RUNTIME_BYTES + int(STREAM_COPIES * n_images * tokens * sum(spec.stage_widths) * FP32_BYTES)
-
-
-def lanes_that_fit(free_bytes: int, shared: int, per_lane: int) -> int:
-    """The largest `N` within `MEMORY_SHARE` of the memory, after the shared part."""
-    return max(0, int(MEMORY_SHARE * free_bytes - shared) // per_lane)
-
-
 def _seconds_per_image(prepared: Prepared, n_images: int) -> float:
     """Of the bare backbone forward, the faster of two passes over one batch."""
     inputs = prepared.backbone.empty_inputs(n_images)
@@ -399,8 +182,8 @@ def _step_seconds(prepared: Prepared, n_lanes: int) -> Callable[[int], float]:
 
 def _measured_step_seconds(prepared: Prepared, n_lanes: int) -> float:
     """Of one training step on random features, the fastest of a few after a warm-up."""
-    spec, (data, indices) = prepared.spec, _random_data(prepared)
-    config = _calibrated_config(prepared)
+    spec, (data, indices) = prepared.spec, random_data(prepared)
+    config = calibrated_config(prepared)
     stack = Stack([spec.lane(config.rank, seed, config).to(prepared.device) for seed in range(n_lanes)])
     configs = [replace(config, dropout=0.0)] * n_lanes
     losses_of = LaneLosses(configs, data.class_counts.to(prepared.device), stack.like.dtype)

@@ -11,7 +11,6 @@ import optuna
 import torch
 
 from sweep.data import OnBadImage
-from sweep.data.summary import summary, warn_of_shared_items
 from sweep.errors import SweepError
 from sweep.machine.checked_files import read_json, read_weights, require_entries
 from sweep.machine.device import device_named
@@ -19,6 +18,7 @@ from sweep.machine.seeds import derive_seed
 from sweep.machine.settings import own_settings
 from sweep.records.folder import RunFolder
 from sweep.records.reporter import Reporter
+from sweep.running.announcing import announce, announce_features, taken_up
 from sweep.running.no_winner import no_winner
 from sweep.running.planner import plan_features, plan_study
 from sweep.running.preparation import Prepared, prepare
@@ -33,7 +33,6 @@ from sweep.search.samplers import AskTellSampler, make_sampler
 from sweep.search.search import Search, Winner
 from sweep.search.snapshot import capture, restore
 from sweep.study.attainable import require_attainable
-from sweep.study.augmentation import described
 from sweep.study.budget import Budget
 from sweep.study.declaration import Study
 from sweep.study.enqueued import settled
@@ -133,7 +132,7 @@ def carry_out(
     sampler = _sampler_of(study)
     optuna_study = create_optuna_study(storage_url, folder, objectives=study.ranking, sampler=sampler, goes_on=goes_on)
     reporter.run_opened(folder, storage_url)
-    _announce(prepared, folder, reporter)
+    announce(prepared, folder, reporter)
 
     feature_plan = plan_features(prepared, cache_dir)
     if feature_plan.n_images_missing:
@@ -143,7 +142,7 @@ def carry_out(
         )
     settings = ShapeSettings(prepared, cache_dir, reporter, partial(_record_source, folder))
     settings.compute(prepared.shape)
-    _announce_features(settings, prepared, reporter)
+    announce_features(settings, prepared, reporter)
 
     plan = plan_study(feature_plan, prepared)
     reporter.message(
@@ -167,7 +166,7 @@ def carry_out(
         )
         if (snapshot := snapshots.newest()) is not None:
             restore(search, snapshot)
-            reporter.message(_taken_up(search))
+            reporter.message(taken_up(search))
         search.run()
     except OSError as error:
         if error.filename is None:  # Optuna's journal
@@ -278,44 +277,6 @@ def _save_tables(folder: RunFolder, search: Search) -> None:
         metadata = winner.spec.metadata(winner.config.rank, winner.config)
         folder.write_weights(folder.winner_path, winner.state, metadata)
         search.kept.write(folder)
-
-
-def _taken_up(search: Search) -> str:
-    """Where a search goes on, in words."""
-    n_ended = sum(record.state != "RUNNING" for record in search.ledger.log.records)
-    return (
-        f"going on after {search.search_seconds:.0f} s of search: {n_ended} trials have ended, "
-        f"{len(search.lanes.entrants)} are in training"
-    )
-
-
-def _announce(prepared: Prepared, folder: RunFolder, reporter: Reporter) -> None:
-    """Say what the study runs on."""
-    data, backbone, spec = prepared.data, prepared.backbone, prepared.spec
-    reporter.message(f"data: {data.name}, {data.description}")
-    reporter.message(f"      {summary(data)}")
-    warn_of_shared_items(data)
-    if data.skipped:
-        reporter.message(f"      {len(data.skipped)} unreadable images left out; {folder.config_path} lists them")
-    if data.notice:
-        reporter.message(f"      {data.notice}")
-    reporter.message(
-        f"backbone: {backbone.name}, {backbone.tokens} tokens x {spec.described_widths}, {spec.n_stages} stages"
-    )
-    reporter.message(f"side-network: {spec.described}")
-    if views := described(prepared.study.declarations()):
-        reporter.message(f"training images: {views}")
-
-
-def _announce_features(settings: ShapeSettings, prepared: Prepared, reporter: Reporter) -> None:
-    """Say what the feature pass has done."""
-    counts, kind = settings.counts, prepared.data.kind
-    if counts.n_computed:
-        reporter.message(
-            f"features: {counts.n_computed} of {counts.n_needed} {kind} computed in {counts.wall_seconds:.0f} s"
-        )
-    else:
-        reporter.message(f"features: all {counts.n_needed} {kind} from the cache, no backbone forward")
 
 
 def _winner_of(search: Search, folder: RunFolder, loaded: LoadedStudy) -> Winner:

@@ -22,7 +22,8 @@ from safetensors.torch import save
 from sweep.features.batches import StageData
 from sweep.records.folder import RunFolder
 from sweep.records.reporter import Reporter, SearchProgress
-from sweep.running.runner import _save_tables, _taken_up
+from sweep.running.announcing import taken_up
+from sweep.running.runner import _save_tables
 from sweep.running.snapshot_files import SnapshotFiles
 from sweep.search.lane_stack import StackSetting
 from sweep.search.occupancy import Occupancy
@@ -113,7 +114,7 @@ def read_snapshot(stored: bytes, folder: Path, content: bytes) -> None:
     snapshot = SnapshotFiles(folder / "snapshots", lambda line: None).newest()
     assert snapshot is not None
     restore(search, snapshot)
-    assert _taken_up(search).startswith("going on")
+    assert taken_up(search).startswith("going on")
 
 
 def search_readers(folder: Path) -> dict[str, Reader]:

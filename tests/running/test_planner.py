@@ -10,7 +10,7 @@ from backbones import load_backbone
 from sweep.data import load_data
 from sweep.features.cache import compute_features, n_images_missing
 from sweep.machine.memory import available_bytes, is_out_of_memory
-from sweep.running.planner import (
+from sweep.running.memory_model import (
     bytes_per_lane,
     kept_bytes,
     lanes_that_fit,

@@ -1,0 +1,47 @@
+"""What a run says of itself before it trains."""
+
+from sweep.data.summary import summary, warn_of_shared_items
+from sweep.records.folder import RunFolder
+from sweep.records.reporter import Reporter
+from sweep.running.preparation import Prepared
+from sweep.running.settings import ShapeSettings
+from sweep.search.search import Search
+from sweep.study.augmentation import described
+
+
+def taken_up(search: Search) -> str:
+    """Where a search goes on, in words."""
+    n_ended = sum(record.state != "RUNNING" for record in search.ledger.log.records)
+    return (
+        f"going on after {search.search_seconds:.0f} s of search: {n_ended} trials have ended, "
+        f"{len(search.lanes.entrants)} are in training"
+    )
+
+
+def announce(prepared: Prepared, folder: RunFolder, reporter: Reporter) -> None:
+    """Say what the study runs on."""
+    data, backbone, spec = prepared.data, prepared.backbone, prepared.spec
+    reporter.message(f"data: {data.name}, {data.description}")
+    reporter.message(f"      {summary(data)}")
+    warn_of_shared_items(data)
+    if data.skipped:
+        reporter.message(f"      {len(data.skipped)} unreadable images left out; {folder.config_path} lists them")
+    if data.notice:
+        reporter.message(f"      {data.notice}")
+    reporter.message(
+        f"backbone: {backbone.name}, {backbone.tokens} tokens x {spec.described_widths}, {spec.n_stages} stages"
+    )
+    reporter.message(f"side-network: {spec.described}")
+    if views := described(prepared.study.declarations()):
+        reporter.message(f"training images: {views}")
+
+
+def announce_features(settings: ShapeSettings, prepared: Prepared, reporter: Reporter) -> None:
+    """Say what the feature pass has done."""
+    counts, kind = settings.counts, prepared.data.kind
+    if counts.n_computed:
+        reporter.message(
+            f"features: {counts.n_computed} of {counts.n_needed} {kind} computed in {counts.wall_seconds:.0f} s"
+        )
+    else:
+        reporter.message(f"features: all {counts.n_needed} {kind} from the cache, no backbone forward")
