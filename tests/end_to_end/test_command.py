@@ -161,7 +161,8 @@ def test_stopped_run_ends_with_the_table_so_far(
     assert f"sweep resume {out}" in stderr
     assert "Traceback" not in stderr
     trials = sweep.load_results(out).trials
-    assert (trials["state"] == "RUNNING").all()
+    assert set(trials["state"]) <= {"RUNNING", "PRUNED", "COMPLETE"}
+    assert (trials["state"] == "RUNNING").any()
     assert trials["val_top1"].notna().all()
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from backbones import load_backbone
 from sweep.machine.seeds import drawing_from, seeded
+from sweep.side_networks.families import FAMILIES
 from sweep.side_networks.linear_probe import LinearProbe
 from sweep.side_networks.spec import SideNetworkSpec
 
@@ -63,7 +64,7 @@ def another_thread_draws() -> Iterator[None]:
 def test_a_lane_starts_from_the_numbers_that_it_always_had(changes: dict[str, Any]) -> None:
     shape = spec(**changes)
     with global_seed(SEED):
-        lane = shape._in_rank_space(2) if shape.form == "rank space" else shape._direct(2, shape.max_rank)
+        lane = FAMILIES["last"].lane(shape, 2, shape.padded_rank)
     expected = lane.state_dict()
     with global_seed(SEED):
         probe = LinearProbe(shape.stage_widths[1], 5, stage=1).state_dict()

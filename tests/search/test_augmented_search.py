@@ -157,7 +157,7 @@ def test_a_function_of_the_study_file(small_study: Study, search: Search, tmp_pa
         resume(replace(study, augment=darkened))
     resume(study)
     assert load_results(tmp_path / "run").summary["n_trials"]["complete"] == 3
-    with pytest.raises(UsageError, match="can be verified where augment is a recipe's name"):
+    with pytest.raises(UsageError, match="Only runs whose augmentation has a name can be verified"):
         verify_trial(tmp_path / "run", 0, device=CPU, cache_dir=tmp_path / "cache")
 
 
@@ -165,7 +165,7 @@ def test_the_model_card_says_what_was_learned_from(small_study: Study, search: S
     search(replace(small_study, augment="flip", trials=2, epochs=1))
     export_run(tmp_path / "run", tmp_path / "model", cache_dir=tmp_path / "cache")
     card = (tmp_path / "model" / "README.md").read_text()
-    assert "Trained on train (flip, 4 cached views of every train image)." in card
+    assert "Trained on the training data (flip, 4 cached views of every train image)." in card
 
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -202,7 +202,7 @@ def test_the_plan_counts_every_view(cli: Cli) -> None:
         assert code == 0
         assert f"{n_cached} images; 0 are in the cache" in printed
         assert f"on disk for {n_cached} images" in printed
-        assert ("in every epoch of a stack; none is kept" in printed) == ("off" in options)
+        assert ("in every epoch of a stack; they are not kept" in printed) == ("off" in options)
 
 
 def test_a_run_says_what_it_learns_from(cli: Cli) -> None:
