@@ -1,7 +1,8 @@
 """What is a search worth that learns? The study `lr_rank` as it is declared, against random search of the same length.
 
-Both arms train the same number of lane-epochs (epochs of one lane) on the same cached features; seeds change the
-search, the initialisations and the data order. The winner is chosen on val, and test is looked at once an arm and seed.
+Both arms train the same number of lane-epochs (epochs of one lane) on the same cached features. Seeds change the search
+and the initialisations; the data order is the same for all. The winner is chosen on val, and test is looked at once an
+arm and seed.
 """
 
 import math
@@ -12,18 +13,12 @@ from dataclasses import dataclass, replace
 import optuna
 import torch
 
+from sweep.bench.in_memory import in_memory_search
 from sweep.machine.device import device_named
 from sweep.machine.paths import default_cache_dir
-from sweep.machine.seeds import derive_seed
 from sweep.records.reporter import Reporter
 from sweep.running.preparation import prepare
 from sweep.running.settings import ShapeSettings
-from sweep.search.occupancy import Occupancy
-from sweep.search.proposals import Proposals
-from sweep.search.requests import Inbox
-from sweep.search.samplers import make_sampler
-from sweep.search.search import Search
-from sweep.study.budget import Budget
 from sweep.study.declaration import Study
 from sweep.study.finding import load_study
 from sweep.training.engine import Stack, split_logits
@@ -145,22 +140,7 @@ def _mean(values: list[float]) -> tuple[float, float]:
 def _searched(
     data: str, arm: str, study: Study, settings: ShapeSettings, n_parallel: int, device: torch.device
 ) -> SearchOutcome:
-    sampler = make_sampler(
-        study.sampler,
-        seed=derive_seed(study.seed, "sampler"),
-        grid=None,
-        n_objectives=1,
-        rungs=study.halving.rungs(study.epochs) if study.halving else (),
-    )
-    search = Search(
-        Proposals(optuna.create_study(direction="maximize", sampler=sampler), study, sampler),
-        Occupancy(study, settings, n_parallel=n_parallel, device=device),
-        budget=Budget(),
-        reporter=Reporter(),
-        inbox=Inbox(None),
-        save_tables=lambda search: None,
-        save_snapshot=lambda search: None,
-    )
+    search = in_memory_search(study, settings, n_parallel=n_parallel, device=device, reporter=Reporter())
     search.run()
     winner = search.winner
     assert winner is not None

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from sweep.bench.in_memory import in_memory_search
 from sweep.bench.measure import Spread
 from sweep.features.batches import StageData, n_batches, training_batches
 from sweep.features.cache import compute_features
@@ -22,11 +23,6 @@ from sweep.machine.seeds import derive_seed
 from sweep.records.reporter import Reporter, SearchProgress
 from sweep.running.preparation import prepare
 from sweep.search.lane_stack import StackSetting
-from sweep.search.occupancy import Occupancy
-from sweep.search.proposals import Proposals
-from sweep.search.requests import Inbox
-from sweep.search.samplers import make_sampler
-from sweep.search.search import Search
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.budget import Budget
 from sweep.study.declaration import Study
@@ -184,23 +180,19 @@ def _sweep(task: _Task, *, halving: Halving | None) -> ArmRun:
     """Do what `sweep run` does between computing the features and tuning the linear probe."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = replace(task.study, halving=halving)
-    sampler = make_sampler(study.sampler, seed=derive_seed(study.seed, "sampler"), grid=None, n_objectives=1)
-    proposals = Proposals(optuna.create_study(direction="maximize", sampler=sampler), study, sampler)
 
     def setting_of(shape: Shape) -> StackSetting:
         spec = replace(task.spec, max_rank=shape.padded_rank)
         return StackSetting(study, spec, task.tokens, task.train_data, task.val_data)
 
-    lanes = Occupancy(study, setting_of, n_parallel=task.sizes.n_parallel, device=task.device)
     stopwatch = _Stopwatch()
-    search = Search(
-        proposals,
-        lanes,
-        budget=Budget(wall_seconds=task.sizes.wall_seconds),
+    search = in_memory_search(
+        study,
+        setting_of,
+        n_parallel=task.sizes.n_parallel,
+        device=task.device,
         reporter=stopwatch,
-        inbox=Inbox(None),
-        save_tables=lambda search: None,
-        save_snapshot=lambda search: None,
+        budget=Budget(wall_seconds=task.sizes.wall_seconds),
     )
     search.run()
     last = stopwatch.last

@@ -7,20 +7,14 @@ from dataclasses import dataclass, replace
 import optuna
 import torch
 
+from sweep.bench.in_memory import in_memory_search
 from sweep.bench.measure import Spread
 from sweep.machine.device import device_named
 from sweep.machine.paths import default_cache_dir
-from sweep.machine.seeds import derive_seed
 from sweep.records.reporter import Reporter, SearchProgress
 from sweep.running.preparation import Prepared, prepare, side_network_spec
 from sweep.running.settings import ShapeSettings
-from sweep.search.occupancy import Occupancy
-from sweep.search.proposals import Proposals
-from sweep.search.requests import Inbox
-from sweep.search.samplers import make_sampler
-from sweep.search.search import Search
 from sweep.side_networks.cost import rank_buckets
-from sweep.study.budget import Budget
 from sweep.study.declaration import Study
 from sweep.study.finding import load_study
 from sweep.study.lane_config import LaneConfig
@@ -167,13 +161,6 @@ def _stacks(ranks: list[int], edges: tuple[int, ...], prepared: Prepared, settin
 
 def _searched(prepared: Prepared, settings: ShapeSettings, sizes: ShapeSizes, filled: bool) -> FillingRun:
     study = prepared.study
-    sampler = make_sampler(
-        study.sampler,
-        seed=derive_seed(study.seed, "sampler"),
-        grid=None,
-        n_objectives=1,
-        rungs=study.halving.rungs(study.epochs) if study.halving else (),
-    )
     best: list[tuple[int, float]] = []
 
     class Curve(Reporter):
@@ -183,15 +170,8 @@ def _searched(prepared: Prepared, settings: ShapeSettings, sizes: ShapeSizes, fi
             if complete:
                 best.append((sum(r.state != "RUNNING" for r in records), max(complete)))
 
-    search = Search(
-        Proposals(optuna.create_study(direction="maximize", sampler=sampler), study, sampler),
-        Occupancy(study, settings, n_parallel=sizes.n_parallel, device=torch.device(sizes.device)),
-        budget=Budget(),
-        reporter=Curve(),
-        inbox=Inbox(None),
-        save_tables=lambda search: None,
-        save_snapshot=lambda search: None,
-    )
+    device = torch.device(sizes.device)
+    search = in_memory_search(study, settings, n_parallel=sizes.n_parallel, device=device, reporter=Curve())
     if not filled:
         search.filling.enough = lambda shape: 0
     started = time.perf_counter()

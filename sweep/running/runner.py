@@ -14,7 +14,6 @@ from sweep.data import OnBadImage
 from sweep.errors import SweepError
 from sweep.machine.checked_files import read_json, read_weights, require_entries
 from sweep.machine.device import device_named
-from sweep.machine.seeds import derive_seed
 from sweep.machine.settings import own_settings
 from sweep.records.folder import RunFolder
 from sweep.records.reporter import Reporter
@@ -29,12 +28,11 @@ from sweep.search.occupancy import Occupancy
 from sweep.search.optuna_storage import check_storage_free, create_optuna_study, shown_url
 from sweep.search.proposals import Proposals
 from sweep.search.requests import Inbox
-from sweep.search.samplers import AskTellSampler, make_sampler
+from sweep.search.samplers import sampler_of
 from sweep.search.search import Search, Winner
 from sweep.search.snapshot import capture, restore
 from sweep.study.attainable import require_attainable
 from sweep.study.budget import Budget
-from sweep.study.declaration import Study
 from sweep.study.enqueued import settled
 from sweep.study.finding import LoadedStudy
 from sweep.tasks.kinds import CLASSES
@@ -86,7 +84,7 @@ def run_study(
     """
     study, budget = loaded.study, budget or Budget()
     RunFolder.check_free(out)
-    _sampler_of(study)
+    sampler_of(study)
     if storage_url is not None:
         check_storage_free(storage_url, out.resolve().name)
     device = device_named(device_name)
@@ -129,7 +127,7 @@ def carry_out(
     """
     started, study, seconds = time.perf_counter(), loaded.study, WallSeconds()
     device = prepared.device
-    sampler = _sampler_of(study)
+    sampler = sampler_of(study)
     optuna_study = create_optuna_study(storage_url, folder, objectives=study.ranking, sampler=sampler, goes_on=goes_on)
     reporter.run_opened(folder, storage_url)
     announce(prepared, folder, reporter)
@@ -243,16 +241,6 @@ def _record_source(folder: RunFolder, source: dict[str, Any]) -> None:
             f"the weights of {source['backbone']} are not those that {folder.path} was begun with; put them back, or "
             f"begin a new run"
         )
-
-
-def _sampler_of(study: Study) -> AskTellSampler:
-    return make_sampler(
-        study.sampler,
-        seed=derive_seed(study.seed, "sampler"),
-        grid=study.grid,
-        n_objectives=len(study.ranking.names),
-        rungs=study.halving.rungs(study.epochs) if study.halving else (),
-    )
 
 
 def _lanes_of(folder: RunFolder, planned: int) -> int:

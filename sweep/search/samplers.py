@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sweep.errors import UsageError
 from sweep.machine.seeds import derive_seed
 from sweep.search.rung_view import RungView
+from sweep.study.declaration import Study
 
 _BY_NAME: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
@@ -157,3 +158,14 @@ def make_sampler(
         raise UsageError(f"--sampler must be one of {', '.join(SAMPLERS)}, not {sampler!r}")
     learns_from_rungs = sampler == "tpe" and n_objectives == 1
     return AskTellSampler(_BY_NAME[sampler], seed, rungs if learns_from_rungs else ())
+
+
+def sampler_of(study: Study) -> AskTellSampler:
+    """The sampler that a study declares; errors as of `make_sampler`."""
+    return make_sampler(
+        study.sampler,
+        seed=derive_seed(study.seed, "sampler"),
+        grid=study.grid,
+        n_objectives=len(study.ranking.names),
+        rungs=study.halving.rungs(study.epochs) if study.halving else (),
+    )
