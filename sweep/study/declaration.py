@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from sweep.errors import UsageError
 from sweep.machine.user_code import line_of
 from sweep.study.asked_trial import AskedTrial
-from sweep.study.augmentation import NONE, OWN_FUNCTION, Augment, Cache, check_declared
+from sweep.study.augmentation import NONE, OWN_FUNCTION, Augment, Cache
+from sweep.study.declaration_checks import check_declarations, stored_grid
 from sweep.study.halving import Halving
 from sweep.study.lane_config import LaneConfig, Pool
-from sweep.study.objectives import OTHER_OBJECTIVES, Direction, Objectives
+from sweep.study.objectives import Direction, Objectives
 from sweep.study.parameter_cells import range_text
 from sweep.study.shape import shape_values, study_of_lane
-from sweep.study.stored_values import plain, same_value, stored_parameter, stored_parameters
-from sweep.study.structure import OWN_NETWORK, check_structure
+from sweep.study.space import Space, stored_baseline
+from sweep.study.stored_values import plain, same_value
+from sweep.study.structure import OWN_NETWORK
 from sweep.tasks.kinds import CLASSES, TASK_KINDS, TaskKind
 
 if TYPE_CHECKING:
@@ -27,32 +29,12 @@ if TYPE_CHECKING:
 Resize = Literal["squash", "crop"]
 DATA_OBJECTS = "objects of the study file"
 """What stands for data set objects in a run's record."""
-MOST_WHOLE = 2**63 - 1
-"""What PyTorch takes as a seed, and what tables hold."""
 
 PLAIN = (
     *("max_rank", "image_size", "max_tokens", "group_size", "stages", "modules_per_block", "views", "trials", "epochs"),
     *("batch_size", "seed", "seeds"),
 )
 """Declarations that may be NumPy's numbers."""
-
-POSITIVE = ("group_size", "modules_per_block", "trials", "epochs", "batch_size", "seeds")
-
-
-@dataclass(frozen=True)
-class Space:
-    """What is searched on a kind of task.
-
-    Attributes:
-        suggest: As of `Study`.
-        baseline: As of `Study`.
-    """
-
-    suggest: Callable[["optuna.Trial"], LaneConfig]
-    baseline: Mapping[str, Any]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "baseline", _stored_baseline(self.baseline))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,87 +140,15 @@ class Study:
     grid: Mapping[str, Sequence[Any]] | None = None
 
     def __post_init__(self) -> None:
-        if not callable(self.suggest):
-            raise UsageError(f"Study.suggest must be a function of a trial, not {self.suggest!r}")
         for name in PLAIN:
             object.__setattr__(self, name, plain(getattr(self, name)))
-        object.__setattr__(self, "baseline", _stored_baseline(self.baseline))
-        if not isinstance(self.backbone, str):
-            raise UsageError(f"Study.backbone must be a str, not {self.backbone!r}")
-        self._check_data()
-        for name in POSITIVE:
-            self._check_whole(name, getattr(self, name), least=1)
-        self._check_whole("seed", self.seed, least=0)
-        for name in ("image_size", "max_tokens", "max_rank"):
-            if getattr(self, name) is not None:
-                self._check_whole(name, getattr(self, name), least=1)
-        if not all(isinstance(bucket, int) and bucket > 0 for bucket in self.rank_buckets):
-            raise UsageError(f"Study.rank_buckets must be positive whole numbers, not {self.rank_buckets!r}")
-        object.__setattr__(self, "rank_buckets", tuple(sorted(set(self.rank_buckets))))
-        if not isinstance(self.stages, int | None):
-            self._check_stages(self.stages)
-        if self.pool not in (None, "mean", "class", "last"):
-            raise UsageError(f"pool must be 'mean', 'class' or 'last', not {self.pool!r}")
-        if self.precision not in ("fp32", "bf16"):
-            raise UsageError(f"precision must be 'fp32' or 'bf16', not {self.precision!r}")
-        self._check_halving()
-        check_structure(self.side_network, self.attention, self.mlp, self.read_out)
-        check_declared(self.augment, self.views, self.cache)
+        object.__setattr__(self, "baseline", stored_baseline(self.baseline))
         if self.grid is not None:
-            object.__setattr__(self, "grid", _stored_grid(self.grid))
-        self._check_tasks()
-        self._check_objectives()
-
-    def _check_halving(self) -> None:
-        if self.halving is not None and not isinstance(self.halving, Halving):
-            raise UsageError(f"Study.halving must be a sweep.Halving or None, not {self.halving!r}")
-
-    def _check_data(self) -> None:
-        if not isinstance(self.data, str | Mapping):
-            raise UsageError(f"Study.data must be a str, or map splits to data sets, not {self.data!r}")
-        for name in ("image_root", "path_column", "label_column"):
-            if not isinstance(getattr(self, name), str | None):
-                raise UsageError(f"Study.{name} must be a str, not {getattr(self, name)!r}")
-        if self.resize not in (None, "squash", "crop"):
-            raise UsageError(f"resize must be 'squash' or 'crop', not {self.resize!r} (--resize, or the study file)")
-
-    def _check_tasks(self) -> None:
-        if not isinstance(self.accept_licence, str | None):
-            raise UsageError(f"Study.accept_licence must be a str, not {self.accept_licence!r}")
-        known = ", ".join(TASK_KINDS)
-        if self.task is not None and (not isinstance(self.task, str) or self.task not in TASK_KINDS):
-            raise UsageError(f"task must be one of {known}, not {self.task!r} (--task, or the study file)")
-        for task, space in self.other_tasks.items():
-            if task not in TASK_KINDS or not isinstance(space, Space):
-                raise UsageError(
-                    f"Study.other_tasks has {task!r}: {space!r}; give a sweep.Space for each of {known} that is to "
-                    f"have its own"
-                )
-
-    def _check_stages(self, stages: object) -> None:
-        if not isinstance(stages, list | tuple) or not all(isinstance(block, int) for block in stages):
-            raise UsageError(f"Study.stages must be a number, or numbers of blocks, not {stages!r}")
-        object.__setattr__(self, "stages", tuple(stages))
-
-    def _check_objectives(self) -> None:
-        kinds = TASK_KINDS.values() if self.task is None else [self.kind]
-        measured = dict.fromkeys(name for kind in kinds for name in kind.metrics)
-        for name, metric in self.metrics.items():
-            if not callable(metric) or not str(name).isidentifier() or name in self.kind.metrics:
-                raise UsageError(
-                    f"Study.metrics has {name!r}: {metric!r}; give a function of logits and labels under a new name"
-                )
-        if self.objectives is None:
-            return
-        known = [*(f"val_{name}" for name in (*measured, *self.metrics)), *OTHER_OBJECTIVES]
-        if not self.objectives:
-            raise UsageError(f"Study.objectives is empty; leave it out for {dict(self.ranking.directions)}")
-        for name, direction in self.objectives.items():
-            if name not in known:
-                whose = "" if self.task is None else f", and the data make a task of the kind {self.task}"
-                raise UsageError(f"Study.objectives has {name!r}{whose}; give one of {', '.join(known)}")
-            if direction not in ("maximize", "minimize"):
-                raise UsageError(f"Study.objectives[{name!r}] must be 'maximize' or 'minimize', not {direction!r}")
+            object.__setattr__(self, "grid", stored_grid(self.grid))
+        check_declarations(self)
+        object.__setattr__(self, "rank_buckets", tuple(sorted(set(self.rank_buckets))))
+        if isinstance(self.stages, list):
+            object.__setattr__(self, "stages", tuple(self.stages))
 
     @property
     def kind(self) -> TaskKind:
@@ -259,17 +169,6 @@ class Study:
         space = self.other_tasks.get(kind.name)
         own = {} if space is None else {"suggest": space.suggest, "baseline": space.baseline}
         return self.override(task=kind.name, **own)
-
-    @staticmethod
-    def _check_whole(name: str, value: object, least: int) -> None:
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not whole or not least <= cast(int, value) <= MOST_WHOLE:
-            most = "" if not whole or cast(int, value) < least else " and below 2^63"
-            option = name.replace("_", "-")
-            raise UsageError(
-                f"{name} must be a whole number of at least {least}{most}, not {value!r} "
-                f"(--{option}, or the study file)"
-            )
 
     def declarations(self) -> dict[str, Any]:
         """Everything but the functions, as JSON can hold it, for the run's record."""
@@ -379,29 +278,3 @@ class Study:
             name: None for name, value in shape_values(config).items() if value == getattr(self, name)
         }
         return replace(config, **own) if own else config
-
-
-def _stored_baseline(baseline: object) -> dict[str, Any]:
-    """The baseline as Optuna's storage holds it.
-
-    Raises:
-        UsageError: It is none.
-    """
-    if not isinstance(baseline, Mapping) or not all(isinstance(name, str) for name in baseline):
-        raise UsageError(f"Study.baseline must map names of parameters to values, not be {baseline!r}")
-    return stored_parameters(baseline)
-
-
-def _stored_grid(grid: object) -> dict[str, list[Any]]:
-    """The values of a grid as Optuna's storage holds them.
-
-    Raises:
-        UsageError: It is none.
-    """
-    if not isinstance(grid, Mapping):
-        raise UsageError(f"Study.grid must map names of parameters to lists of values, not be {grid!r}")
-    lists = {str(name): plain(values) for name, values in grid.items()}
-    for name, values in lists.items():
-        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
-            raise UsageError(f"Study.grid has {name!r}: {values!r}; give a list of at least one value")
-    return {name: [stored_parameter(name, value) for value in values] for name, values in lists.items()}
