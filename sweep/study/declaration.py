@@ -28,77 +28,82 @@ if TYPE_CHECKING:
 
 Resize = Literal["squash", "crop"]
 DATA_OBJECTS = "objects of the study file"
-"""What stands for data set objects in a run's record."""
+"""The text that a run's record has in place of data set objects."""
 
 PLAIN = (
     *("max_rank", "image_size", "max_tokens", "group_size", "stages", "modules_per_block", "views", "trials", "epochs"),
     *("batch_size", "seed", "seeds"),
 )
-"""Declarations that may be NumPy's numbers."""
+"""Declarations that may be given as NumPy numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """One search: a space, and what every trial of it shares.
+    """The declaration of one search: its space, and what all its trials share.
 
     Attributes:
-        suggest: Optuna's define-by-run: takes a trial, asks it for values, returns the lane's configuration.
-        baseline: Parameter values of trial 0, the configuration that the others are to beat.
-        max_rank: Largest rank that `suggest` may ask for; any rank if not given.
-        rank_buckets: Ranks that lanes are padded to, each to the next above its own: lanes of one bucket train in one
-            stack. If not given, buckets are chosen so that padding costs less than another stack would.
+        suggest: The space, as a define-by-run function: it takes an Optuna trial, asks it for values, and returns the
+            lane's configuration.
+        baseline: Parameter values of trial 0, the configuration that the others should beat.
+        max_rank: Largest rank that `suggest` may ask for; if not given, any rank.
+        rank_buckets: Ranks that lanes are padded to. A lane is padded to the smallest bucket that it fits into, and the
+            lanes of one bucket train in one stack. If not given, buckets are chosen so that padding costs less than
+            another stack would.
         side_network: The family: `"last"`, `"ladder"`, `"convolution"`, `"mixer"`, `"multi_stage"` or `"probe"`; see
-            docs/side-networks.md. Or your own: `MyNet(shapes, n_classes, config)`, from a `sweep.Shapes` and a lane's
-            configuration to a PyTorch module from stages to logits.
+            docs/side-networks.md. Or your own `MyNet(shapes, n_classes, config)`: it takes a `sweep.Shapes` and a
+            lane's configuration, and returns a PyTorch module that maps stages to logits.
         attention: Whether a ladder has attention.
-        mlp: Whether a ladder, with attention or with convolutions, has MLPs.
-        read_out: What a ladder is classified by: `"pooled"` features, `"tokens"` by weights of each place, `"compact"`,
-            the same through a product of width 32, or `"both"` pooled and tokens; `"class"` is pooled, of the class
+        mlp: Whether a ladder with attention or with convolutions has MLPs.
+        read_out: What the head of a ladder reads: `"pooled"` features; `"tokens"`, with weights for each position;
+            `"compact"`, the same through a bottleneck of width 32; `"both"` pooled and tokens; or `"class"`, the class
             token.
-        backbone: A name that `sweep backbones` lists, or your own, `./mine.py:build`.
-        data: A data set's name, a folder or a file, as `--data` takes them; or data set objects by split, `"train"`,
-            `"test"` and perhaps `"val"`, whose items are (Pillow image, label), such as torchvision's; or one of
-            them under `"all"`, to be split.
-        task: `"classes"`, `"multi-label"` or `"regression"`; chosen from the labels if not given.
-        accept_licence: The licence that you accept, for data whose licence is restricted, as `sweep data` lists it.
-        other_tasks: What to search, instead of `suggest` and `baseline`, where the task is of that kind.
-        image_root: Of a table of images, the folder that its paths are relative to; the table's own if not given.
-        path_column: Of a table of images, the column of paths; `path` if not given.
-        label_column: Of a table, the column of labels; `label` if not given.
-        image_size: Side of the backbone's input in pixels; the backbone's own if not given.
-        resize: `"squash"` to resize the whole image to the backbone's square, `"crop"` to keep its shape and cut out
-            the centre; squashed if not given, unless your own backbone's transform says otherwise.
-        max_tokens: Of every text, so many tokens are read; the backbone's own if not given.
-        group_size: `g`, blocks between two stages.
-        stages: Instead of `group_size`, how many stages behind `z_0` to spread over the backbone, or the blocks to tap
-            after, counted from 1; None to follow `group_size`.
-        modules_per_block: `T`, low-rank attention modules a stage.
-        pool: The head reads the `"mean"` of the patch tokens or of a text's, the `"class"` token, or a text's `"last"`;
-            if not given, the mean, or beside a text decoder the last.
-        precision: Of products with frozen features, `"fp32"` or, on a GPU, `"bf16"`; everything else is fp32.
-        augment: Of training images, at random: recipes by name, `"flip"`, `"crop"`, `"colour"` or several as in
-            `"flip-crop"`; or a function from an RGB Pillow image to another, such as torchvision's transforms.
-        views: Augmented views of every training image whose features are cached, and which epochs take in turn; 4 if
-            not given.
-        cache: `"off"` to compute the features of training images in every step, once for all lanes, from views that
-            are fresh in every epoch, and to keep none of them.
-        trials: Configurations to train.
-        epochs: Passes over the training images or texts, for every trial.
-        batch_size: Images, or texts, a step.
-        seed: Of the search, of initialisations (with the trial's number), of the data order and of a folder's split.
-        seeds: Replicates of every configuration, lanes that differ in their initialisation; ranked by their mean.
-        objectives: Measured names, each with `"maximize"` or `"minimize"`: `val_top1`, `val_mean_class_accuracy`,
+        backbone: A name that `sweep backbones` lists, or your own, as `./mine.py:build`.
+        data: The name of a data set, or a folder or file that `--data` accepts. Or data set objects by split, with the
+            keys `"train"`, `"test"` and optionally `"val"`; their items are (Pillow image, label), as in torchvision's
+            data sets. One object under the key `"all"` is split.
+        task: `"classes"`, `"multi-label"` or `"regression"`; if not given, chosen from the labels.
+        accept_licence: The licence that you accept, for data with a restricted licence; `sweep data` lists them.
+        other_tasks: By kind of task, the space that replaces `suggest` and `baseline` on data of that kind.
+        image_root: For a table of images, the folder that its paths are relative to; if not given, the table's folder.
+        path_column: For a table of images, the column of paths; if not given, `path`.
+        label_column: For a table, the column of labels; if not given, `label`.
+        image_size: Side of the backbone's input in pixels; if not given, the backbone's own.
+        resize: `"squash"` resizes the whole image to the backbone's square; `"crop"` keeps the aspect ratio and cuts
+            out the centre. If not given, images are squashed, unless your own backbone's transform says otherwise.
+        max_tokens: Largest number of tokens that are read from a text; if not given, the backbone's own.
+        group_size: Blocks between two stages, `g`.
+        stages: Replaces `group_size`. Either the number of stages after `z_0`, spread evenly over the backbone, or the
+            numbers of the blocks whose outputs are the stages, counted from 1. None means that `group_size` holds.
+        modules_per_block: Low-rank attention modules per stage, `T`.
+        pool: What the head reads: the `"mean"` of the patch tokens (or of all tokens of a text), the `"class"` token,
+            or a text's `"last"` token. If not given, the last token for text decoders, else the mean.
+        precision: Precision of products with frozen features: `"fp32"`, or `"bf16"` on a GPU. All else is fp32.
+        augment: Random augmentation of training images: a recipe (`"flip"`, `"crop"`, `"colour"`, or several as in
+            `"flip-crop"`), or a function from one RGB Pillow image to another, such as torchvision's transforms.
+        views: Number of augmented views of every training image whose features are cached. Epochs use them in turn. If
+            not given, 4.
+        cache: `"off"` to compute the features of training images in every step, once for all lanes, from new views in
+            every epoch, and to store none of them.
+        trials: Number of configurations to train.
+        epochs: Passes over the training set in every trial.
+        batch_size: Images or texts per step.
+        seed: Seed of the search, of initialisations (with the trial's number), of the data order, and of the split of
+            data that come without one.
+        seeds: Replicates of every configuration. They differ in their initialisation; trials are ranked by their mean.
+        objectives: Names of metrics, each with `"maximize"` or `"minimize"`: `val_top1`, `val_mean_class_accuracy`,
             `val_worst_class_accuracy`, `val_nll`, `val_ece` (for other tasks those of `sweep.tasks.kinds`), `val_NAME`
-            of your own metrics, `train_loss`, `trainable_parameters`, `inference_seconds` (of the side-network, one
-            image). The first one names a winner. Not given, the task's score is maximised: top-1, mAP or R².
-        metrics: Your own by name: each takes one lane's val logits `(n, C)` and labels `(n,)`, and returns a number.
-            Labels are 0 and 1, or numbers in their own units as are then the lane's values, `(n, C)` for other tasks.
-        halving: Rungs at which the weaker trials are stopped; None to train all to the end.
+            for your own metrics, `train_loss`, `trainable_parameters`, and `inference_seconds` (of the side-network,
+            for one image). The first objective decides the winner. If not given, the task's score is maximised: top-1,
+            mAP or R².
+        metrics: Your own metrics by name. Each takes one lane's logits `(n, C)` on the validation set and the labels
+            `(n,)`, and returns a number. For multi-label tasks the labels are 0 or 1, `(n, C)`. For regression, labels
+            and outputs are `(n, C)` numbers in the units of the data.
+        halving: Rungs at which weak trials are stopped; None to train all trials to the end.
         sampler: A name in `sweep.search.samplers.SAMPLERS`, or an Optuna (or OptunaHub) sampler.
         grid: Values by parameter, for the sampler `"grid"`.
 
     Raises:
-        UsageError: A value of the wrong type or out of its range.
+        UsageError: A value has the wrong type or is out of its range.
     """
 
     suggest: Callable[["optuna.Trial"], LaneConfig]
@@ -152,26 +157,26 @@ class Study:
 
     @property
     def kind(self) -> TaskKind:
-        """The kind of task; of classes as long as nobody has said."""
+        """The kind of task; classes until the data or the user say otherwise."""
         return CLASSES if self.task is None else TASK_KINDS[self.task]
 
     @property
     def ranking(self) -> Objectives:
-        """The order that the objectives give trials."""
+        """The objectives that rank trials."""
         return Objectives(self.objectives or {f"val_{self.kind.score}": "maximize"}, f"val_{self.kind.tie}")
 
     def on(self, kind: TaskKind) -> "Study":
-        """The study on data that make a task of that kind: with the space that it declares for it.
+        """The study for data of a kind of task, with the space that it declares for that kind.
 
         Raises:
-            UsageError: An objective is not measured there.
+            UsageError: An objective is not measured on this kind of task.
         """
         space = self.other_tasks.get(kind.name)
         own = {} if space is None else {"suggest": space.suggest, "baseline": space.baseline}
         return self.override(task=kind.name, **own)
 
     def declarations(self) -> dict[str, Any]:
-        """Everything but the functions, as JSON can hold it, for the run's record."""
+        """All declarations for the run's record, as JSON can hold them. Functions and objects are replaced by texts."""
         declared = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("suggest", "other_tasks")}
         return {
             **declared,
@@ -186,9 +191,9 @@ class Study:
         }
 
     def override(self, **values: Any) -> "Study":
-        """The study with other declarations; None leaves the study's own.
+        """The study with some declarations replaced. A value of None keeps the study's own.
 
-        A given `group_size` ends its `stages`; `augment="none"` or `cache="off"` end its `views`.
+        A `group_size` removes the declared `stages`; `augment="none"` and `cache="off"` remove the declared `views`.
         """
         given = {name: value for name, value in values.items() if value is not None}
         if "group_size" in given:
@@ -198,7 +203,7 @@ class Study:
         return replace(self, **given)
 
     def check_baseline(self) -> None:
-        """Ask `suggest` for trial 0 before anything costs time.
+        """Ask `suggest` for trial 0, before any work begins.
 
         Raises:
             UsageError: See `check_fixed`.
@@ -206,7 +211,7 @@ class Study:
         self.check_fixed(self.baseline, "the study's baseline", partial=False)
 
     def check_enqueued(self, enqueued: Sequence[Mapping[str, Any]]) -> None:
-        """Ask `suggest` for trials that the user has fixed, in part or, for a grid, in whole.
+        """Ask `suggest` for the enqueued trials. With the grid sampler, they must have all parameters.
 
         Raises:
             UsageError: See `check_fixed`.
@@ -218,13 +223,13 @@ class Study:
         """Ask `suggest` for a trial whose parameters are given.
 
         Args:
-            params: Values by name.
-            whose: How a message begins.
+            params: Values by parameter.
+            whose: Name of the trial, for the error message.
             partial: Whether parameters may be missing.
 
         Raises:
-            UsageError: A parameter that `suggest` asks for is missing, one is named that it does not ask for, or a
-                value lies outside its range; or `suggest` itself fails.
+            UsageError: A parameter that `suggest` asks for is missing, `suggest` does not ask for a given parameter, a
+                value is outside its range, or `suggest` itself fails.
         """
         import optuna
 
@@ -233,7 +238,7 @@ class Study:
         rehearsal.enqueue_trial(dict(params))
         trial = rehearsal.ask()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Optuna warns of a value out of range; below it is an error
+            warnings.simplefilter("ignore")  # Optuna warns about values out of range; below, these are errors
             try:
                 self.lane_config(trial)
             except UsageError as error:
@@ -247,14 +252,14 @@ class Study:
             distribution = trial.distributions[name]
             inside = same_value(trial.params[name], value)
             if not (inside and distribution._contains(distribution.to_internal_repr(value))):
-                raise UsageError(f"{whose} has {name} = {value!r}, and suggest asks for {range_text(distribution)}")
+                raise UsageError(f"{whose} has {name} = {value!r}, but suggest asks for {range_text(distribution)}")
 
     def lane_config(self, trial: "optuna.Trial | optuna.trial.FixedTrial") -> LaneConfig:
         """Ask `suggest` for one configuration.
 
         Raises:
-            UsageError: `suggest` raised, returned something else, or asked for a rank above `max_rank`, for a loss
-                that does not fit the task, or for a shape that no study can declare.
+            UsageError: `suggest` raised an error or did not return a `LaneConfig`, its rank is above `max_rank`, its
+                loss does not fit the task, or its shape fields contradict each other.
         """
         try:
             config = self.suggest(cast("optuna.Trial", AskedTrial(trial)))
@@ -273,7 +278,7 @@ class Study:
                 f"the study's suggest asked for rank {config.rank}, above its max_rank {self.max_rank}; "
                 f"raise max_rank or lower the rank"
             )
-        study_of_lane(self, config)  # raises where the lane's shape cannot be declared
+        study_of_lane(self, config)  # raises if the lane's shape fields are wrong
         own: dict[str, Any] = {
             name: None for name, value in shape_values(config).items() if value == getattr(self, name)
         }
