@@ -213,7 +213,7 @@ def test_declarations_in_words() -> None:
             {"views": 2},
             "views is 2 but the study does not augment, so all views would be the same; give --augment flip-crop",
         ),
-        ({"augment": "flip", "views": 2, "cache": "off"}, "views is 2 and cache is off.* leave --views out"),
+        ({"augment": "flip", "views": 2, "cache": "off"}, "views is 2 but cache is off.* leave --views out"),
         ({"cache": "of"}, r"cache must be 'on' or 'off', not 'of' \(--cache"),
     ],
 )
@@ -248,7 +248,7 @@ def tensor(image: Image.Image) -> Image.Image:
     [
         (unrepeatable, r"the study's augment changes image 0 of split 'train' \(0\.png\) in another way every time"),
         (failing, rf"augment failed on image 0 .*: KeyError: 'size' \({__file__}, line \d+: raise KeyError"),
-        (tensor, "the study's augment must give a Pillow image, not Tensor"),
+        (tensor, "the study's augment must return a Pillow image, not Tensor"),
     ],
 )
 def test_functions_that_are_refused(function: Callable[[Image.Image], Image.Image], message: str) -> None:
