@@ -1,4 +1,4 @@
-"""A run in Weights & Biases: a group with one run a trial, and one with the summary and the files."""
+"""Logs a run to Weights & Biases: a group with one W&B run per trial, and one with the summary and the files."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from sweep.tracking.tracker import Tracker, artifacts, finite_metrics, metrics_o
 
 
 class WandbTracker(Tracker):
-    """Logs each trial when it ends, with its whole curves: one W&B run is open at a time, however many lanes train.
+    """Logs each trial with its curves when it ends, so that only one W&B run is open at a time.
 
     The project has the name of the study, unless `WANDB_PROJECT` names another, and the group that of the run folder.
     `WANDB_MODE=offline` writes files to `wandb` in the run folder, for `wandb sync`.
@@ -23,7 +23,7 @@ class WandbTracker(Tracker):
         self._curves: dict[int, dict[int, dict[str, float]]] = {}
 
     def run_opened(self, folder: RunFolder, storage_url: str | None) -> None:
-        """Settle project and group."""
+        """Choose the project and the group."""
         self._folder, self._group = folder, folder.path.resolve().name
         self._study = str(read_json(folder.config_path)["study"])
         self.where = f"project {self._study}, group {self._group}"
