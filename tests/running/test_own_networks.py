@@ -149,7 +149,7 @@ def test_a_side_network_that_fails_is_named_with_its_line(drawn_images: Path, tm
 
 
 def test_a_file_without_one_is_refused() -> None:
-    with pytest.raises(UsageError, match="has no side-network of its own, its side_network is 'last'"):
+    with pytest.raises(UsageError, match="has no side-network of its own: its side_network is 'last'"):
         take_own_network("lr_rank")
 
 
