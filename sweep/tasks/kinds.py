@@ -4,7 +4,7 @@ Losses, metrics and the order of trials follow from the kind; `sweep.tasks.targe
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,10 @@ class TaskKind:
     tie_heading: str
     paired: str
     paired_heading: str
+
+    def __reduce__(self) -> "tuple[Callable[[str], TaskKind], tuple[str]]":
+        """Pickle by name, because code asks which kind it has by identity, in other processes too."""
+        return _kind_named, (self.name,)
 
     @property
     def score(self) -> str:
@@ -120,6 +124,10 @@ LARGEST_TARGET = 1e30
 """Of a regression, in absolute value: single precision, in which models answer, ends at 3e38."""
 
 TASK_KINDS = {kind.name: kind for kind in (CLASSES, MULTI_LABEL, REGRESSION)}
+
+
+def _kind_named(name: str) -> TaskKind:
+    return TASK_KINDS[name]
 
 
 def recorded_kind(config: Mapping[str, Any]) -> TaskKind:
