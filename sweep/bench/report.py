@@ -75,8 +75,8 @@ def show_benchmark(console: Console, benchmark: Benchmark, sizes: Sizes) -> None
     """Print the table."""
     size = f"{sizes.image_size} px" if sizes.image_size else "its own image size"
     table = Table(
-        title=f"{sizes.backbone}, {size}, N={sizes.n_parallel}, r={sizes.rank}, {sizes.epochs} epochs of "
-        f"{sizes.n_images} images",
+        title=f"{sizes.side_network} beside {sizes.backbone}, {size}, N={sizes.n_parallel}, r={sizes.rank}, "
+        f"{sizes.epochs} epochs of {sizes.n_images} images",
         caption="medians (lowest–highest) of repetitions in turns",
     )
     columns = ("row", "what it is", "step ms", "s/config", "configs/h", "x sequential", "peak memory", "floor")
@@ -110,7 +110,7 @@ def show_benchmark(console: Console, benchmark: Benchmark, sizes: Sizes) -> None
             if ours.peak_memory_bytes is not None and theirs.peak_memory_bytes is not None:
                 shares += f", {ours.peak_memory_bytes / theirs.peak_memory_bytes:.0%} of the memory"
             console.print(
-                f"one LAST configuration (sequential) compared with {other}: {shares}",
+                f"one {sizes.side_network} configuration (sequential) compared with {other}: {shares}",
                 highlight=False,
             )
     passed = benchmark.feature_pass
