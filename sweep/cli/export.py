@@ -41,9 +41,7 @@ def export(
             "is missing (extra: hub)."
         ),
     ] = None,
-    study: Annotated[
-        Path | None, typer.Option(help="The study file, which is executed; only for a side-network of its own.")
-    ] = None,
+    study: options.OwnStudy = None,
 ) -> None:
     """Export the winner, or another trial: weights, configuration and model card.
 

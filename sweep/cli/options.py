@@ -1,6 +1,7 @@
 """Options that several subcommands share, sorted into the panels under which `--help` lists them."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -116,6 +117,9 @@ OwnBackbone = Annotated[
         help="The file of your own backbone, if the run was given one: `./mine.py:build`. A file is never executed "
         "because a run names it.",
     ),
+]
+OwnStudy = Annotated[
+    Path | None, typer.Option("--study", help="The study file, which is executed; only for a side-network of its own.")
 ]
 MovedData = Annotated[
     str | None, typer.Option("--data", help="Where the data are now, if not where the run's record says.")
