@@ -236,6 +236,14 @@ Epochs = Annotated[
 BatchSize = Annotated[
     int | None, typer.Option(help="Images (or texts) in one training step.", rich_help_panel=TRAINING)
 ]
+ClassWeights = Annotated[
+    str | None,
+    typer.Option(
+        help="`balanced` lets every class (or label) count alike in the loss, however many images it has; `none` lets "
+        "every image count alike. A study file can give a number for each class.",
+        rich_help_panel=TRAINING,
+    ),
+]
 PrecisionName = Annotated[
     str | None,
     typer.Option(

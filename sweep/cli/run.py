@@ -46,6 +46,7 @@ def run(
     max_rank: options.MaxRank = None,
     epochs: options.Epochs = None,
     batch_size: options.BatchSize = None,
+    class_weights: options.ClassWeights = None,
     precision: options.PrecisionName = None,
     trials: options.Trials = None,
     time: Annotated[
@@ -136,6 +137,7 @@ def run(
                 read_out=read_out,
                 modules_per_block=modules_per_block,
                 pool=pool,
+                class_weights=class_weights,
                 precision=precision,
                 augment=augment,
                 views=views,

@@ -186,7 +186,7 @@ def _measured_step_seconds(prepared: Prepared, n_lanes: int) -> float:
     config = calibrated_config(prepared)
     stack = Stack([spec.lane(config.rank, seed, config).to(prepared.device) for seed in range(n_lanes)])
     configs = [replace(config, dropout=0.0)] * n_lanes
-    losses_of = LaneLosses(configs, data.class_counts.to(prepared.device), stack.like.dtype)
+    losses_of = LaneLosses(configs, data.class_counts.to(prepared.device), stack.like.dtype, len(data))
     optimizers = LaneOptimizers(stack.params, configs)
     factors = torch.ones(n_lanes, device=prepared.device)
 

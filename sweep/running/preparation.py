@@ -15,6 +15,7 @@ from sweep.side_networks.cost import rank_buckets
 from sweep.side_networks.families import check_family
 from sweep.side_networks.own_networks import own_family
 from sweep.side_networks.spec import SideNetworkSpec
+from sweep.study.class_weights import completed
 from sweep.study.declaration import Study
 from sweep.study.rehearsal import rehearse, surveyed_configs
 from sweep.study.shape import Shape, shape_of, study_of_lane, study_of_shape
@@ -117,6 +118,7 @@ def prepare(
         table=TableOptions(study.image_root, study.path_column, study.label_column),
     )
     study = study.on(TASK_KINDS[data.task])
+    study = replace(study, class_weights=completed(study.class_weights, data.class_names))
     study.check_baseline()
     baseline = rehearse(study, study.baseline).config
     own = study_of_lane(study, baseline)

@@ -30,7 +30,7 @@ DECIDED_BY_OPTIONS = (
     *("task", "accept_licence"),
     *("side_network", "attention", "mlp", "read_out"),
     *("modules_per_block", "precision", "max_rank", "seeds", "seed", "augment", "views", "cache"),
-    *("image_root", "path_column", "label_column", "resize"),
+    *("image_root", "path_column", "label_column", "resize", "class_weights"),
 )
 """Declarations that `sweep run` may have overridden: they are taken from the run's record."""
 

@@ -17,6 +17,7 @@ from sweep.machine.seeds import derive_seed
 from sweep.records.folder import RunFolder
 from sweep.running.preparation import Prepared
 from sweep.running.runner import RESIDENT_SHARE
+from sweep.study.class_weights import of_lane
 from sweep.study.lane_config import LaneConfig
 from sweep.study.probe import EPOCHS_FACTOR
 from sweep.study.shape import shape_of
@@ -96,7 +97,7 @@ def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path) -> Retrained
     probe = prepared.spec.pooled_probe(stage, derive_seed(study.seed, "retraining", "linear probe")).to(device)
     (state,), _ = train(
         [probe],
-        [probe_config(lr, target.kind)],
+        [probe_config(lr, target.kind, of_lane(study.class_weights))],
         together.pooled(tokens),
         val.first(1).pooled(tokens),
         n_epochs=EPOCHS_FACTOR * study.epochs,

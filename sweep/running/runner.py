@@ -33,6 +33,7 @@ from sweep.search.search import Search, Winner
 from sweep.search.snapshot import capture, restore
 from sweep.study.attainable import require_attainable
 from sweep.study.budget import Budget
+from sweep.study.class_weights import of_lane
 from sweep.study.enqueued import settled
 from sweep.study.finding import LoadedStudy
 from sweep.tasks.kinds import CLASSES
@@ -193,6 +194,7 @@ def carry_out(
         batch_size=of_winner.study_of_shape.batch_size,
         seed=study.seed,
         device=device,
+        class_weights=of_lane(study.class_weights),
     )
     seconds.linear_probe = time.perf_counter() - probe_started
 

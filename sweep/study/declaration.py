@@ -9,6 +9,7 @@ from sweep.errors import UsageError
 from sweep.machine.user_code import line_of
 from sweep.study.asked_trial import AskedTrial
 from sweep.study.augmentation import NONE, OWN_FUNCTION, Augment, Cache, check_declared
+from sweep.study.class_weights import ClassWeights, checked, of_lane
 from sweep.study.halving import Halving
 from sweep.study.lane_config import LaneConfig, Pool
 from sweep.study.objectives import OTHER_OBJECTIVES, Direction, Objectives
@@ -100,6 +101,8 @@ class Study:
             not given.
         cache: `"off"` to compute the features of training images in every step, once for all lanes, from views that
             are fresh in every epoch, and to keep none of them.
+        class_weights: How much images count in every loss: `"balanced"` for the same weight of all classes together,
+            however many images each has; numbers by the name of a class, 1 for classes that are not named; or `"none"`.
         trials: Configurations to train.
         epochs: Passes over the training images or texts, for every trial.
         batch_size: Images, or texts, a step.
@@ -146,6 +149,7 @@ class Study:
     augment: str | Augment = NONE
     views: int | None = None
     cache: Cache = "on"
+    class_weights: ClassWeights = None
     trials: int = 32
     epochs: int = 12
     batch_size: int = 32
@@ -181,6 +185,7 @@ class Study:
             raise UsageError(f"pool must be 'mean', 'class' or 'last', not {self.pool!r}")
         if self.precision not in ("fp32", "bf16"):
             raise UsageError(f"precision must be 'fp32' or 'bf16', not {self.precision!r}")
+        object.__setattr__(self, "class_weights", checked(plain(self.class_weights)))
         self._check_halving()
         check_structure(self.side_network, self.attention, self.mlp, self.read_out)
         check_declared(self.augment, self.views, self.cache)
@@ -359,6 +364,8 @@ class Study:
         """
         try:
             config = self.suggest(cast("optuna.Trial", AskedTrial(trial)))
+            if isinstance(config, LaneConfig) and config.class_weights is None:
+                config = replace(config, class_weights=of_lane(self.class_weights))
             if self.task is not None and isinstance(config, LaneConfig):
                 config = config.on(self.kind)
         except UsageError as error:

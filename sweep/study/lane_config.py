@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from sweep.errors import UsageError
+from sweep.study.class_weights import UNWEIGHTED, LaneWeights, checked_lane
 from sweep.study.stored_values import plain
-from sweep.tasks.kinds import TASK_KINDS, TaskKind
+from sweep.tasks.kinds import REGRESSION, TASK_KINDS, TaskKind
 
 Pool = Literal["mean", "class", "last"]
 """What a head reads: the mean of the patch tokens or of a text's, the class token, or the last token."""
@@ -68,6 +69,8 @@ class LaneConfig:
         asymmetric_gamma_positive: Focusing exponent for labels that an image has; for `asymmetric` only.
         asymmetric_gamma_negative: The same for those that it has not.
         asymmetric_margin: Probability up to which a label that it has not costs nothing; for `asymmetric` only.
+        class_weights: How much the images of each class count in the loss: `"balanced"`, numbers in the order of the
+            classes, or `"none"`. None leaves what the study declares.
         extra: Values of your own by name, numbers, texts or booleans, for a side-network of the study's own.
         huber_delta: Error, in standard deviations of the target on train, above which the loss is linear; for `huber`
             only.
@@ -111,6 +114,7 @@ class LaneConfig:
     asymmetric_gamma_negative: float = 4.0
     asymmetric_margin: float = 0.05
     huber_delta: float = 1.0
+    class_weights: LaneWeights = None
     extra: Mapping[str, Any] = field(default_factory=Extra)
     backbone: str | None = None
     image_size: int | None = None
@@ -136,8 +140,10 @@ class LaneConfig:
             if declared.name == "extra":
                 continue
             object.__setattr__(self, declared.name, plain(getattr(self, declared.name)))
-            if declared.name not in SHAPE_FIELDS:  # those are checked where the study takes them over
+            # those of the shape are checked where the study takes them over
+            if declared.name not in (*SHAPE_FIELDS, "class_weights"):
                 self._check_type(declared.name, declared.type)
+        object.__setattr__(self, "class_weights", checked_lane(self.class_weights))
         self._check_choice("optimizer", OPTIMIZERS)
         self._check_choice("schedule", SCHEDULES)
         if self.loss is not None:
@@ -161,8 +167,13 @@ class LaneConfig:
         """The configuration on a kind of task, its loss named.
 
         Raises:
-            UsageError: Its loss is for another kind.
+            UsageError: Its loss is for another kind, or it weighs classes that there are not.
         """
+        if kind is REGRESSION and self.class_weights not in (None, UNWEIGHTED):
+            raise UsageError(
+                f"class_weights is {self.class_weights!r}, and the data make a regression, which has no classes; leave "
+                f"it out, or give --class-weights none"
+            )
         loss = kind.losses[0] if self.loss is None else self.loss
         if loss not in kind.losses:
             raise UsageError(

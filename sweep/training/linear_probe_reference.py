@@ -10,6 +10,7 @@ from torch import Tensor
 from sweep.features.batches import StageData, TrainingData
 from sweep.machine.seeds import derive_seed
 from sweep.side_networks.spec import SideNetworkSpec
+from sweep.study.class_weights import LaneWeights
 from sweep.study.lane_config import LaneConfig
 from sweep.study.probe import EPOCHS_FACTOR
 from sweep.tasks.kinds import CLASSES, TaskKind
@@ -47,6 +48,7 @@ def tuned_linear_probe(
     batch_size: int,
     seed: int,
     device: torch.device,
+    class_weights: LaneWeights = None,
 ) -> ProbeResult:
     """Tune a linear probe over learning rate and stage, choose on val, test once.
 
@@ -61,12 +63,13 @@ def tuned_linear_probe(
         batch_size: Images a step.
         seed: The study's seed.
         device: Where to train.
+        class_weights: As the study declares them for its lanes.
     """
     tokens = spec.pooled_tokens
     pooled_train = train_data.pooled(tokens)
     pooled_val, pooled_test = (data.pooled(tokens) for data in (val_data, test_data))
     target = val_data.target
-    configs = [probe_config(float(lr), target.kind) for lr in LEARNING_RATES]
+    configs = [probe_config(float(lr), target.kind, class_weights) for lr in LEARNING_RATES]
     stages = range(1, spec.n_stages)
     candidates = []
     for stage in stages:
@@ -93,9 +96,9 @@ def tuned_linear_probe(
     return ProbeResult(best.stage, configs[best.lane].lr, len(candidates), best_val, test)
 
 
-def probe_config(lr: float, kind: TaskKind = CLASSES) -> LaneConfig:
+def probe_config(lr: float, kind: TaskKind = CLASSES, class_weights: LaneWeights = None) -> LaneConfig:
     """How a probe of that learning rate is trained on a kind of task, under its first loss."""
-    return LaneConfig(lr=lr, rank=1, warmup_epochs=2).on(kind)
+    return LaneConfig(lr=lr, rank=1, warmup_epochs=2, class_weights=class_weights).on(kind)
 
 
 @dataclass(frozen=True)
