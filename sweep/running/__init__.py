@@ -1,1 +1,1 @@
-"""A run from its names to its answer: preparation, plan, search, reference, test."""
+"""Runs a study: preparation, plan, search, linear-probe reference, and test."""

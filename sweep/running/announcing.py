@@ -1,4 +1,4 @@
-"""What a run says of itself before it trains."""
+"""Messages about a run before training starts."""
 
 from sweep.data.summary import summary, warn_of_shared_items
 from sweep.records.folder import RunFolder
@@ -10,16 +10,16 @@ from sweep.study.augmentation import described
 
 
 def taken_up(search: Search) -> str:
-    """Where a search goes on, in words."""
+    """A message that says where a resumed search continues."""
     n_ended = sum(record.state != "RUNNING" for record in search.ledger.log.records)
     return (
-        f"going on after {search.search_seconds:.0f} s of search: {n_ended} trials have ended, "
+        f"continuing after {search.search_seconds:.0f} s of search: {n_ended} trials have ended, "
         f"{len(search.lanes.entrants)} are in training"
     )
 
 
 def announce(prepared: Prepared, folder: RunFolder, reporter: Reporter) -> None:
-    """Say what the study runs on."""
+    """Report the data, the backbone and the side-network of a run."""
     data, backbone, spec = prepared.data, prepared.backbone, prepared.spec
     reporter.message(f"data: {data.name}, {data.description}")
     reporter.message(f"      {summary(data)}")
@@ -37,7 +37,7 @@ def announce(prepared: Prepared, folder: RunFolder, reporter: Reporter) -> None:
 
 
 def announce_features(settings: ShapeSettings, prepared: Prepared, reporter: Reporter) -> None:
-    """Say what the feature pass has done."""
+    """Report what the feature pass has done."""
     counts, kind = settings.counts, prepared.data.kind
     if counts.n_computed:
         reporter.message(

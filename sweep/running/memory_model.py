@@ -1,4 +1,4 @@
-"""What a stack takes of the memory: by formulas for LAST, measured on three lanes for other side-networks.
+"""How much memory a stack needs: formulas for LAST, and a measurement on three lanes for other side-networks.
 
 Symbols: `N` lanes, `B` images of a batch, `L` tokens, `D` width, `r` the stack's rank, `S` stages, `K` modules.
 """
@@ -19,33 +19,35 @@ from sweep.training.lane_cost import measured_cost
 
 FP32_BYTES = 4
 MEMORY_SHARE = 0.8
-"""Of the available memory, what a stack may take; the rest is for what the formulas leave out."""
+"""Share of the available memory that a stack may use. The rest is for what the formulas leave out."""
 
 PARAMETER_COPIES = 4
 """A lane's weights, their gradient, and AdamW's two moments."""
 
 RANK_SPACE_COPIES = 8
-"""Of a lane's weights in rank space: those, and what its products take instead, scaled and centred, with gradients.
-Measured at 384 and 768 x 12 modules: 7.3."""
+"""Copies of a lane's weights in rank space: the weights, their scaled and centred forms, and all gradients. Measured at
+384 and 768 x 12 modules: 7.3."""
 
 DIRECT_STREAMS = 5
-"""Of `(B, L, D)` that a module of the direct form keeps for its backward pass; measured at 768 x 12 modules: 4.85."""
+"""Tensors of shape `(B, L, D)` that a module of the direct form keeps for the backward pass. Measured at 768 x 12
+modules: 4.85."""
 
 KEPT_COPIES = 1.5
-"""Of what a lane keeps for its backward pass, where that is measured: the rest is for gradients on their way."""
+"""Memory of a training step, as a multiple of the measured bytes that a lane keeps for the backward pass. The excess is
+for the gradients in transit."""
 
 EVALUATED_SHARE = 0.5
-"""Of what as many images would keep in training, what an evaluation holds at a time, likewise."""
+"""Memory of an evaluation, as a share of the measured bytes that as many images would keep in training."""
 
 STREAM_COPIES = 2.5
-"""Of a batch's stages in fp32: as read, in half precision, as stages, and centred."""
+"""Memory of a batch's stages, in fp32 copies: as read, in half precision, as stages, and centred."""
 
 RUNTIME_BYTES = 96 * 2**20
-"""Threads, compiled code and the matrix library's own buffers; measured: 60 to 90 MiB."""
+"""Memory of threads, compiled code and the matrix library's own buffers. Measured: 60 to 90 MiB."""
 
 
 def lane_cost(prepared: Prepared) -> tuple[int, int]:
-    """Bytes that one more lane takes, and multiply-adds of its training step for an image."""
+    """Bytes that one more lane takes, and multiply-adds of its training step per image."""
     study, spec, tokens = prepared.study_of_shape, prepared.spec, prepared.backbone.tokens
     if spec.family == "last":
         compiled = is_compiled(spec.max_rank, prepared.device, torch.float32)
@@ -63,7 +65,7 @@ def lane_cost(prepared: Prepared) -> tuple[int, int]:
 
 
 def calibrated_config(prepared: Prepared) -> LaneConfig:
-    """What a lane is measured with: the largest rank, and for a side-network of the study's own its baseline."""
+    """The configuration of a lane to measure: the largest rank, or the baseline for the study's own side-network."""
     spec, study = prepared.spec, prepared.study
     if spec.is_own:
         return study.lane_config(FixedTrial(dict(study.baseline)))
@@ -83,51 +85,55 @@ def random_data(prepared: Prepared) -> tuple[StageData, Tensor]:
 
 
 def parameter_bytes(spec: SideNetworkSpec) -> int:
-    """One copy of a lane's parameters, padded to the stack's rank."""
+    """Bytes of one copy of a lane's parameters, padded to the stack's rank."""
     with torch.device("meta"):
         return FP32_BYTES * sum(p.numel() for p in spec.plain(spec.max_rank).parameters())
 
 
 def kept_bytes(spec: SideNetworkSpec, n_tokens: int, *, compiled: bool) -> int:
-    """What the trunk's forward pass returns for one lane to be kept: what the backward pass reads.
+    """Bytes that one lane's trunk keeps between the forward and the backward pass.
 
-    Per token, in `_PooledTrunk.forward`: attended `K·r`, qkv `3K·r`, inverse `K`, log_sum `K`. In `_Trunk.forward` the
-    same, and streams `K·r` and products `r·K(K−1)/2`.
+    Per token, `_PooledTrunk.forward` keeps attended (`K·r` numbers), qkv (`3K·r`), inverse (`K`) and log_sum (`K`).
+    `_Trunk.forward` keeps the same, and streams (`K·r`) and products (`r·K(K−1)/2`).
 
     Args:
-        spec: Shape of the lane.
-        n_tokens: `B·L`.
-        compiled: Whether `cpu/trunk.py` computes it, and not `rank_space_trunk.py`.
+        spec: Structure of the side-network.
+        n_tokens: Number of tokens in the batch, `B·L`.
+        compiled: Whether `cpu/trunk.py` computes the lane; otherwise `rank_space_trunk.py` does.
     """
     k, r = spec.n_modules, spec.max_rank
     return FP32_BYTES * n_tokens * (4 * k * r + 2 * k + (0 if compiled else k * r + r * k * (k - 1) // 2))
 
 
 def pyramid_floats(k: int, r: int) -> tuple[int, int]:
-    """What `RankSpacePyramidLAST` keeps of a token for its backward pass, and what a module takes while it runs.
+    """Numbers per token that `RankSpacePyramidLAST` keeps for the backward pass, and that a module needs while it runs.
 
-    A module after `j` others keeps their outputs and what these are multiplied with, and its own `LN(x) W` and output.
-    How often is measured, at 7 and 14 modules of ranks 2 and 8: within 10%.
+    A module after `j` others keeps their outputs and the factors of these, and its own `LN(x) W` and output. The
+    number of copies was measured at 7 and 14 modules of ranks 2 and 8, and the formula is within 10% there.
+
+    Args:
+        k: Number of modules `K`.
+        r: Rank.
     """
     return round(sum((4.5 * j + 8) * r for j in range(k))), (7 * k + 16) * r
 
 
 def bytes_per_lane(spec: SideNetworkSpec, tokens: int, batch_size: int, *, compiled: bool) -> int:
-    """What one more lane takes: the larger of a training step and of the evaluation's batch.
+    """Bytes that one more lane takes: for a training step or for an evaluation batch, whichever needs more.
 
-    A training step has what is kept. In the backward pass the compiled kernels have, for each of `GROUPS` groups of
-    images and for their sum, the gradients of `W_γ Ũᵀ`, `Ũ Ũᵀ` and `Ũ`; and once `W_γ Ũᵀ` (`3K²r²`), `Ũ Ũᵀ` (`K²r²`)
-    and two copies of its gradient. Plain PyTorch has the gradient of attended as it arrives and its copy (`2K·r` a
-    token), d_products (`K·r`), d_qkv (`3r`) and d_stream (`r`).
+    A training step needs `kept_bytes`. In the backward pass, the compiled kernels also hold the gradients of `W_γ Ũᵀ`,
+    `Ũ Ũᵀ` and `Ũ`, for each of `GROUPS` groups of images and for their sum. They hold `W_γ Ũᵀ` (`3K²r²`), `Ũ Ũᵀ`
+    (`K²r²`) and two copies of the latter's gradient once. Plain PyTorch holds, per token, the gradient of attended and
+    a copy of it (`2K·r`), d_products (`K·r`), d_qkv (`3r`) and d_stream (`r`).
 
-    The evaluation keeps one module's part. Compiled, that is of a `K`th of the images all modules'; else attended and
-    products (`2K·r`), and qkv, stream, inverse and log_sum (`4r + 2`).
+    An evaluation holds the part of one module. The compiled kernels hold all modules' parts for `1/K` of the images.
+    Plain PyTorch holds, per token, attended and products (`2K·r`), and qkv, stream, inverse and log_sum (`4r + 2`).
 
     Args:
-        spec: Shape of the lane.
-        tokens: `L`.
-        batch_size: `B` of training.
-        compiled: As of `kept_bytes`.
+        spec: Structure of the side-network.
+        tokens: Number of tokens `L`.
+        batch_size: Batch size `B` in training.
+        compiled: Whether `cpu/trunk.py` computes the lane; otherwise `rank_space_trunk.py` does.
     """
     k, r = spec.n_modules, spec.max_rank
     n_tokens, n_evaluated = batch_size * tokens, EVALUATION_BATCH_SIZE * tokens
@@ -150,11 +156,11 @@ def bytes_per_lane(spec: SideNetworkSpec, tokens: int, batch_size: int, *, compi
 
 
 def shared_bytes(spec: SideNetworkSpec, tokens: int, batch_size: int) -> int:
-    """The frozen streams of a batch, of training or evaluation, whichever is the larger, and `RUNTIME_BYTES`."""
+    """Bytes that all lanes share: the frozen streams of the larger of the two batches, and `RUNTIME_BYTES`."""
     n_images = max(batch_size, EVALUATION_BATCH_SIZE)
     return RUNTIME_BYTES + int(STREAM_COPIES * n_images * tokens * sum(spec.stage_widths) * FP32_BYTES)
 
 
 def lanes_that_fit(free_bytes: int, shared: int, per_lane: int) -> int:
-    """The largest `N` within `MEMORY_SHARE` of the memory, after the shared part."""
+    """The largest number of lanes `N` that fits in `MEMORY_SHARE` of the memory, after the shared part is taken off."""
     return max(0, int(MEMORY_SHARE * free_bytes - shared) // per_lane)

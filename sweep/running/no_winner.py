@@ -1,4 +1,4 @@
-"""What to say where a search ended and no trial is complete: the reason, and the remedy."""
+"""The error of a search that ended without a complete trial: the reason and the remedy."""
 
 import re
 from collections import Counter
@@ -18,11 +18,11 @@ def no_winner(
     """The error of a search without a complete trial.
 
     Args:
-        records: Of its trials.
-        folder: The run's.
-        study_file: Where the study is declared.
-        ended: Why the search ended.
-        n_epochs: Of a complete trial.
+        records: Records of its trials.
+        folder: The run folder.
+        study_file: The file that declares the study.
+        ended: Why the search ended, as a clause that follows "because".
+        n_epochs: Epochs of a complete trial.
     """
     records = list(records)
     if any(record.state == "PRUNED" for record in records):

@@ -1,4 +1,4 @@
-"""What a study will cost, before it is run: seconds from a short calibration, bytes from formulas.
+"""Estimates the cost of a study before it runs: seconds from a short calibration, bytes from formulas.
 
 Symbols: `N` lanes, `B` images of a batch, `L` tokens, `D` width, `r` the stack's rank, `S` stages, `K` modules.
 """
@@ -30,26 +30,27 @@ from sweep.training.optim import LaneOptimizers
 
 CALIBRATION_IMAGES = 8
 CALIBRATION_LANES = 16
-"""At most, and at most a full stack: what a lane adds is lost in the noise of a step of a few."""
+"""Largest number of lanes in the calibration, which never exceeds a full stack. With only a few lanes, the cost of one
+more lane would be lost in the noise."""
 
 CALIBRATION_STEPS = 8
 CALIBRATION_SECONDS = 1.0
-"""Steps of either stack are timed until there are `CALIBRATION_STEPS`, or two and this time is over."""
+"""Steps of each stack are timed until there are `CALIBRATION_STEPS` of them, or at least two and this time is over."""
 
 EVALUATION_SHARE = 1 / 3
-"""Time of an image that is only measured, against one that is trained on: a forward pass without its backward."""
+"""Time of an image in evaluation, as a share of its time in training: evaluation has no backward pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturePlan:
-    """The feature pass of a study.
+    """The cost of a study's feature pass.
 
     Attributes:
-        n_images: Whose features the cache is to hold: of all splits, and of every view of train.
-        n_images_missing: Those of them that are not in the cache.
-        feature_wall_seconds: Of the pass over the missing ones.
-        cache_bytes: What their features take on disk, those already there included.
-        live_wall_seconds: Of the pass over the train images that every epoch makes if the cache does not hold them.
+        n_images: Images whose features the cache will hold: those of all splits, and every view of a training image.
+        n_images_missing: How many of them are not in the cache yet.
+        feature_wall_seconds: Time to compute the missing features.
+        cache_bytes: Size on disk of all these features, including those already in the cache.
+        live_wall_seconds: Time per epoch to compute the features of training images that are not cached.
     """
 
     n_images: int
@@ -65,17 +66,18 @@ class Plan(FeaturePlan):
 
     Attributes:
         available_bytes: Memory of the device that can still be allocated.
-        shared_bytes: What is taken whatever the number of lanes, most of it by the frozen streams of a batch.
-        bytes_per_lane: What every lane takes on top.
-        lanes_that_fit: The largest stack within `MEMORY_SHARE` of the available memory; may be zero.
+        shared_bytes: Memory that does not depend on the number of lanes, mostly for the frozen streams of a batch.
+        bytes_per_lane: Memory that each lane takes in addition.
+        lanes_that_fit: Lanes of the largest stack that fits in `MEMORY_SHARE` of the available memory; may be zero.
         n_parallel: Lanes of a full stack.
-        n_epochs: Of a trial that no rung stops.
-        steps_per_epoch: Optimizer steps.
-        lane_epochs: Of all trials and replicates; with rungs, if one trial in `eta` passes each.
-        search_wall_seconds: Training and evaluation, `live_wall_seconds` included, freed lanes filled at once.
-        form: In which the lanes are computed.
-        multiply_adds: Of a training step, for a lane and an image: estimated for LAST, else counted.
-        direct_work_ratio: Of LAST, estimated work of the direct form against that of rank space.
+        n_epochs: Epochs of a trial that no rung stops.
+        steps_per_epoch: Optimizer steps per epoch.
+        lane_epochs: Epochs of all trials and replicates together. With rungs, one trial in `eta` passes each rung.
+        search_wall_seconds: Time of training and evaluation, including `live_wall_seconds`, if freed lanes are filled
+            at once.
+        form: Form in which the lanes are computed.
+        multiply_adds: Multiply-adds of a training step per lane and image: estimated for LAST, counted for others.
+        direct_work_ratio: For LAST, estimated work of the direct form divided by that of rank space; else None.
     """
 
     available_bytes: int
@@ -93,7 +95,7 @@ class Plan(FeaturePlan):
 
 
 def plan_features(prepared: Prepared, cache_dir: Path) -> FeaturePlan:
-    """Count the images that the cache lacks, and time the backbone on a few if there are any."""
+    """Count the images that are missing in the cache. If there are any, time the backbone on a few images."""
     backbone, data = prepared.backbone, prepared.data
     splits = (*prepared.views.cached(data.train), data.val, data.test)
     n_images = sum(split.n_images for split in splits)
@@ -115,8 +117,9 @@ def plan_study(features: FeaturePlan, prepared: Prepared) -> Plan:
     """Plan the search.
 
     Args:
-        features: The feature pass, planned before it ran.
-        prepared: The study; `n_parallel` of None becomes as many lanes as fit, at most one a trial.
+        features: The plan of the feature pass, made before it ran.
+        prepared: The study. If its `n_parallel` is None, the plan has as many lanes as fit, at most one per trial and
+            replicate.
 
     Raises:
         SweepError: The calibration itself does not fit in memory.
@@ -157,13 +160,13 @@ def plan_study(features: FeaturePlan, prepared: Prepared) -> Plan:
 
 
 def _seconds_per_image(prepared: Prepared, n_images: int) -> float:
-    """Of the bare backbone forward, the faster of two passes over one batch."""
+    """Seconds per image of the backbone's forward pass: the faster of two passes over one batch."""
     inputs = prepared.backbone.empty_inputs(n_images)
     return min(_timed(lambda: prepared.backbone.stages(inputs), prepared.device) for _ in range(2)) / n_images
 
 
 def _step_seconds(prepared: Prepared, n_lanes: int) -> Callable[[int], float]:
-    """Seconds of a step as a function of `N`: a straight line through stacks of `n_lanes` and of half as many."""
+    """Seconds of a step as a function of `N`: a straight line through the times for `n_lanes` and for half as many."""
     more = max(4, n_lanes)
     few = more // 2
     try:
@@ -181,7 +184,7 @@ def _step_seconds(prepared: Prepared, n_lanes: int) -> Callable[[int], float]:
 
 
 def _measured_step_seconds(prepared: Prepared, n_lanes: int) -> float:
-    """Of one training step on random features, the fastest of a few after a warm-up."""
+    """Seconds of one training step on random features: the fastest of a few steps after a warm-up."""
     spec, (data, indices) = prepared.spec, random_data(prepared)
     config = calibrated_config(prepared)
     stack = Stack([spec.lane(config.rank, seed, config).to(prepared.device) for seed in range(n_lanes)])

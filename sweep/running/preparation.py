@@ -1,4 +1,4 @@
-"""What a study needs before its first feature: its request checked, its data and backbone loaded."""
+"""Prepares a study: checks the request, and loads the data and the backbone."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -25,17 +25,17 @@ from sweep.tasks.kinds import TASK_KINDS
 
 @dataclass(frozen=True)
 class Prepared:
-    """A study that can be planned and run, with what lanes of one shape need; at first that of the baseline.
+    """A study that is ready to be planned and run, with the backbone for lanes of one shape (first the baseline's).
 
     Attributes:
-        study: What is searched, on the kind of task that the data make.
-        n_parallel: Lanes that were asked for; None for as many as fit.
-        device: Where backbone and lanes run.
+        study: The study to search, with the kind of task that follows from the data.
+        n_parallel: Number of lanes that the user asked for; None for as many as fit.
+        device: Device of backbone and lanes.
         data: The three splits.
-        shape: Of the lanes.
-        backbone: Of that shape, on `device`.
+        shape: Shape of the lanes.
+        backbone: Backbone of that shape, on `device`.
         spec: Structure of the side-networks of that shape.
-        views: What they see of their training images.
+        views: The views of the training images that lanes of that shape train on.
         on_bad_image: What was done with image files that cannot be read.
     """
 
@@ -51,20 +51,20 @@ class Prepared:
 
     @property
     def study_of_shape(self) -> Study:
-        """The study as lanes of this shape have it."""
+        """The study with the declarations of this shape."""
         return study_of_shape(self.study, self.shape)
 
     def of_shape(self, shape: Shape, cache_dir: Path, backbone: Backbone | None = None) -> "Prepared":
-        """The same study with what lanes of another shape need.
+        """The same study with the backbone for lanes of another shape.
 
         Args:
-            shape: Of the lanes.
+            shape: Shape of the lanes.
             cache_dir: Root of sweep's cache.
-            backbone: Of that shape; loaded if not given.
+            backbone: Backbone of that shape; loaded if not given.
 
         Raises:
-            UsageError: The shape cannot be had with this backbone or these data.
-            SweepError: The backbone's weights cannot be had.
+            UsageError: The shape does not fit the backbone or the data.
+            SweepError: The backbone's weights cannot be loaded.
         """
         own = study_of_shape(self.study, shape)
         check_precision(own.precision, self.device)
@@ -83,28 +83,29 @@ def prepare(
     cache_dir: Path,
     on_bad_image: OnBadImage = "error",
 ) -> Prepared:
-    """Check a request and load what it names.
+    """Check a request, and load its data and backbone.
 
     Args:
-        study: Declarations overridden where the user asked for it.
-        n_parallel: Lanes; None for as many as fit in memory.
-        device: Where backbone and lanes run.
+        study: The study, with the declarations that the user overrode.
+        n_parallel: Number of lanes; None for as many as fit in memory.
+        device: Device of backbone and lanes.
         cache_dir: Root of sweep's cache.
         on_bad_image: What to do with an image file that cannot be read: stop, or leave it out and say so.
 
     Returns:
-        What the lanes of the baseline's shape need. The study's `rank_buckets` are chosen where it declares none.
+        The study with the backbone for lanes of the baseline's shape. If the study declares no `rank_buckets`, they are
+        chosen here.
 
     Raises:
-        UsageError: A request that cannot be carried out as given.
-        SweepError: Data or weights cannot be had.
+        UsageError: The request cannot be carried out as given.
+        SweepError: The data or the weights cannot be loaded.
     """
     if n_parallel is not None and n_parallel < 1:
         raise UsageError(f"--n-parallel must be at least 1, not {n_parallel}; give auto for as many as fit in memory")
     if n_parallel is not None and n_parallel < study.seeds:
         raise UsageError(
-            f"--n-parallel {n_parallel} is fewer than the {study.seeds} lanes of one trial (--seeds); "
-            f"raise the one or lower the other"
+            f"--n-parallel {n_parallel} is less than the {study.seeds} lanes of one trial (--seeds); "
+            f"raise --n-parallel or lower --seeds"
         )
     study.check_baseline()
     check_precision(study.precision, device)
@@ -136,8 +137,8 @@ def backbone_of(study: Study, data: DataSet, device: torch.device, cache_dir: Pa
     """The backbone that a study declares.
 
     Raises:
-        UsageError: There is none of that name, an option does not fit it, or it does not read such data.
-        SweepError: Its weights cannot be had.
+        UsageError: No backbone has that name, an option does not fit it, or it does not read this kind of data.
+        SweepError: Its weights cannot be loaded.
     """
     backbone = load_backbone(
         study.backbone,
@@ -158,7 +159,7 @@ def backbone_of(study: Study, data: DataSet, device: torch.device, cache_dir: Pa
 
 
 def _cheapest_buckets(study: Study, own: Study, data: DataSet, backbone: Backbone) -> tuple[int, ...]:
-    """Rank buckets for the ranks that the study's space has, by the cost model, for lanes of the baseline's shape."""
+    """The cheapest rank buckets by the cost model, for the ranks in the study's space and the baseline's shape."""
 
     def spec_of(rank: int) -> SideNetworkSpec:
         return side_network_spec(own, data, backbone, rank)
@@ -169,51 +170,51 @@ def _cheapest_buckets(study: Study, own: Study, data: DataSet, backbone: Backbon
 
 
 def check_spec(precision: str, spec: SideNetworkSpec, backbone: Backbone) -> None:
-    """Refuse a precision that side-networks of this structure do not have.
+    """Check that side-networks of this structure can compute in a precision.
 
     Raises:
         UsageError: They compute in fp32 only.
     """
     if precision == "bf16" and spec.family == "last" and spec.widths:
         raise UsageError(
-            f"--precision bf16 is for backbones of one width, and the stages of {backbone.name} have several; "
+            f"--precision bf16 needs a backbone with one width, and the stages of {backbone.name} have several; "
             f"leave it out"
         )
     if precision == "bf16" and spec.family == "last" and spec.form == "direct":
         raise UsageError(
-            f"--precision bf16 is for side-networks in rank space, and at rank {spec.max_rank} the direct form "
-            f"costs less, which computes in fp32; leave --precision out, or lower the ranks"
+            f"--precision bf16 needs side-networks in rank space, but at rank {spec.max_rank} the direct form is "
+            f"cheaper, and it computes in fp32; leave --precision out, or lower the ranks"
         )
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Refuse a precision that there is not, or that `device` gains nothing from.
+    """Check that a precision exists, and that it is of use on `device`.
 
-    On a CPU a product in bf16 is slower than in fp32, a hundred times without instructions for it: a run that did not
-    find its GPU should say so, not crawl.
+    On a CPU, products in bf16 are slower than in fp32, up to a hundred times if the CPU has no bf16 instructions. A run
+    that does not find its GPU should say so rather than be slow.
 
     Raises:
-        UsageError: The precision cannot be had on `device`.
+        UsageError: The precision does not exist, or is not available on `device`.
     """
     if precision not in ("fp32", "bf16"):
         raise UsageError(f"--precision must be fp32 or bf16, not {precision!r}")
     if precision == "bf16":
         if device.type != "cuda":
-            raise UsageError(f"--precision bf16 is for a GPU, and slower than fp32 on {device}; leave it out")
+            raise UsageError(f"--precision bf16 needs a GPU, and is slower than fp32 on {device}; leave it out")
         require_fp32_sums()
 
 
 def side_network_spec(study: Study, data: DataSet, backbone: Backbone, padded_rank: int) -> SideNetworkSpec:
-    """Structure of the side-networks of one shape: it follows from the backbone, the classes and the declarations.
+    """Structure of the side-networks of one shape. It follows from the backbone, the classes and the declarations.
 
     Args:
-        study: As the lanes of that shape have it.
-        data: What they are trained on.
-        backbone: Of that shape.
+        study: The study with the declarations of that shape.
+        data: The data that the lanes train on.
+        backbone: Backbone of that shape.
         padded_rank: Rank that lanes are padded to.
 
     Raises:
-        UsageError: The study asks for what the backbone does not have, or the family cannot do.
+        UsageError: The study asks for something that the backbone or the family of side-networks does not have.
     """
     of_class = study.read_out == CLASS
     if (of_class or study.pool == "class") and backbone.n_prefix_tokens == 0:

@@ -1,4 +1,4 @@
-"""What a run writes about itself: its configuration before, its summary after."""
+"""The records that a run writes: its configuration before the search, and its summary afterwards."""
 
 import hashlib
 import importlib.metadata
@@ -25,21 +25,23 @@ from sweep.training.linear_probe_reference import ProbeResult
 
 PACKAGES = ("sweep", "torch", "torchvision", "timm", "optuna", "numpy", "pandas", "pillow")
 TEXT_PACKAGES = ("transformers", "tokenizers")
-"""What the features of texts depend on besides."""
+"""Further packages that the features of texts depend on."""
 
 
 @dataclass
 class WallSeconds:
-    """Where a run's time went.
+    """How a run's wall time is divided, in seconds.
+
+    In a resumed run, `training` and `search` include the time of earlier processes up to the snapshots that were
+    continued. The other entries count only the process that finished the run.
 
     Attributes:
-        features: Of the feature pass over all splits.
-        training: Of training and evaluating the stacks.
-        search: Of the whole search, `training` included: proposals, reports and tables on top. Of a run that was
-            resumed, both count what led to its result; the other entries are of the process that ended it.
-        linear_probe: Of tuning the reference.
-        test: Of evaluating the winner.
-        total: From the first step to the summary.
+        features: The feature pass over all splits.
+        training: Training and evaluating the stacks.
+        search: The whole search: `training`, proposals, reports and tables.
+        linear_probe: Tuning the linear-probe reference.
+        test: Evaluating the winner.
+        total: The time from the first step to the summary.
     """
 
     features: float = 0.0
@@ -58,7 +60,7 @@ def run_config(
     budget: Budget,
     enqueued: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """What was asked for, what it was asked of, and with which versions."""
+    """The configuration of a run: what the user asked for, the data and the backbone, and the versions of packages."""
     data, backbone = prepared.data, prepared.backbone
     target = Target.of(data.task, data.train.labels)
     packages = (*PACKAGES, *TEXT_PACKAGES) if backbone.kind == "texts" else PACKAGES
@@ -98,7 +100,7 @@ def run_config(
 
 
 def file_sha256(path: Path) -> str | None:
-    """Of a study's file; None for a study that was made without one."""
+    """SHA-256 of a study's file; None for a study without a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
@@ -115,9 +117,9 @@ def run_summary(
     n_test_images: int,
     n_images_computed: int,
 ) -> dict[str, Any]:
-    """The answer: the winner beside the reference, how the search went, and where the time went.
+    """The summary of a run: the winner, the linear-probe reference, how the search went, and its time.
 
-    `val_error` is the standard error of the winner's score on val, where it had to be bootstrapped.
+    `val_error` holds the standard error of the winner's score on the validation set, if it had to be bootstrapped.
     """
     record, records = winner.record, search.ledger.log.records
     states = Counter(r.state for r in records)

@@ -1,4 +1,4 @@
-"""What a run's record names, loaded again: images and backbone, checked to be those that the run had."""
+"""Loads the data and the backbone that a run's record names, and checks that they are those that the run had."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -24,17 +24,17 @@ from sweep.tasks.targets import Target, recorded_target
 def recorded_data(
     config: Mapping[str, Any], cache_dir: Path, *, splits: Iterable[str], moved_to: str | None = None
 ) -> DataSet:
-    """The images of a run.
+    """The data of a run.
 
     Args:
         config: The run's record.
         cache_dir: Root of sweep's cache.
-        splits: Names of the splits that have to be those of the run.
-        moved_to: Where the images are now, if not where the record says.
+        splits: Names of the splits to check.
+        moved_to: Where the data are now, if not where the record says.
 
     Raises:
         UsageError: There is no such data set.
-        SweepError: The images are not those that the run saw.
+        SweepError: A checked split is not the one that the run saw.
     """
     name = data_of_run(config, moved_to)
     on_bad_image: OnBadImage = "skip" if config.get("skipped_images") else "error"
@@ -54,7 +54,7 @@ def recorded_data(
 
 
 def config_of_lane(config: Mapping[str, Any], lane: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's record as it holds for one of its lanes: with the shape that the lane has.
+    """A run's record for one of its lanes: the lane's shape replaces that of the run.
 
     Args:
         config: The run's record.
@@ -62,7 +62,7 @@ def config_of_lane(config: Mapping[str, Any], lane: Mapping[str, Any]) -> dict[s
 
     Returns:
         The record with the lane's own `backbone`, `stages`, `batch_size` and so on, and with the fingerprints and the
-        transform of the features that it reads. Versions before 0.4 had lanes of one shape only.
+        transform of the features that it reads. Before version 0.4, all lanes of a run had one shape.
     """
     own = {name: lane[name] for name in SHAPE_FIELDS if lane.get(name) is not None}
     if own.get("augment") == NONE:
@@ -73,12 +73,12 @@ def config_of_lane(config: Mapping[str, Any], lane: Mapping[str, Any]) -> dict[s
 
 
 def config_of_trial(results: Results, folder: RunFolder, trial: int) -> dict[str, Any]:
-    """The record of a run as it holds for one of its trials; see `config_of_lane`.
+    """The record of a run for one of its trials; see `config_of_lane`.
 
     Raises:
         SweepError: The trials table is damaged.
     """
-    if "lane_config" not in results.trials:  # of a version that had lanes of one shape only
+    if "lane_config" not in results.trials:  # a version in which all lanes have one shape
         return dict(results.config)
     recorded = results.trials.loc[results.trials["trial"] == trial, "lane_config"]
     try:
@@ -91,7 +91,7 @@ def config_of_trial(results: Results, folder: RunFolder, trial: int) -> dict[str
 
 
 def target_of_run(results: Results, folder: RunFolder) -> Target:
-    """What the outputs of a run's side-networks say.
+    """The target of a run: what the outputs of its side-networks mean.
 
     Raises:
         SweepError: The record is damaged.
@@ -111,12 +111,12 @@ def recorded_backbone(
     Args:
         config: The run's record.
         cache_dir: Root of sweep's cache.
-        device: Where it is to run.
-        given: By the user, the file of a backbone of their own and its function, `PATH.py:FUNCTION`.
+        device: Device to load it on.
+        given: The user's own backbone, as `PATH.py:FUNCTION`, if the user gives one.
 
     Raises:
-        UsageError: There is no such backbone, or it is a file and was not given.
-        SweepError: Its weights cannot be had, or are not those that the run had.
+        UsageError: There is no such backbone, or it is a file and the user did not give it.
+        SweepError: Its weights cannot be loaded, or are not those that the run had.
     """
     backbone = load_backbone(
         backbone_to_load(config["backbone"], given),

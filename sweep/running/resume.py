@@ -1,4 +1,4 @@
-"""Going on with a run that was killed, interrupted, or stopped by an error."""
+"""Resumes a run that was killed, interrupted, or stopped by an error."""
 
 import json
 from pathlib import Path
@@ -32,10 +32,10 @@ DECIDED_BY_OPTIONS = (
     *("modules_per_block", "precision", "max_rank", "seeds", "seed", "augment", "views", "cache"),
     *("image_root", "path_column", "label_column", "resize", "class_weights"),
 )
-"""Declarations that `sweep run` may have overridden: they are taken from the run's record."""
+"""Declarations that options of `sweep run` can override. A resumed run takes them from its record."""
 
 DECIDED_BY_STUDY = ("baseline", "objectives", "metrics", "halving", "grid")
-"""Declarations that only a study's file can change: a run that goes on needs them as they were."""
+"""Declarations that only a study's file can change. A resumed run needs them as they were."""
 
 
 @own_settings()
@@ -49,26 +49,26 @@ def resume_run(
     cache_dir: Path,
     reporter: Reporter,
 ) -> RunFolder:
-    """Bring a run to its end; its tables will equal those of a run that nobody stopped.
+    """Finish a run. Its tables will equal those of a run that was never stopped.
 
-    Trials that were in training go on from the last snapshot. Nothing that a run folder names is executed: a study and
-    a backbone of the user's own have to be given.
+    Trials that were in training continue from the last snapshot. No file that a run folder names is executed, so the
+    user has to give the file of their own study or backbone again.
 
     Args:
         path: The run folder.
-        study: As its file has it now; not needed for a study that comes with sweep.
-        backbone: The file of the run's backbone and its function, `PATH.py:FUNCTION`, if it was the user's own.
+        study: The study as its file declares it now; not needed for a study that comes with sweep.
+        backbone: The run's backbone as `PATH.py:FUNCTION`, if it was the user's own.
         data: Where the data are now, if not where the run's record says.
-        storage_url: The Optuna storage that the run was given, if it was given one.
+        storage_url: URL of the Optuna storage, if the run was given one.
         cache_dir: Root of the feature cache.
-        reporter: Told what happens.
+        reporter: Receives progress events.
 
     Returns:
-        The run folder; as it was if the run had ended.
+        The run folder. If the run had ended, nothing in it changes.
 
     Raises:
-        UsageError: The folder is no run's, another process works on it, or the study, its data or its backbone is no
-            longer what it was.
+        UsageError: The folder is not a run folder, another process works on it, or the study, its data or its backbone
+            has changed.
         SweepError: The folder is damaged, or the run failed again.
         KeyboardInterrupt: The user stopped the run again.
     """
@@ -118,7 +118,7 @@ def _read_config(folder: RunFolder) -> dict[str, Any]:
 
 
 def _packaged(folder: RunFolder, config: dict[str, Any]) -> LoadedStudy:
-    """The study of the recorded name that comes with sweep, if that is what ran."""
+    """The study of the recorded name that comes with sweep, if the run used that one."""
     name = config["study"]
     if name in study_names():
         loaded = load_study(name)
@@ -126,12 +126,12 @@ def _packaged(folder: RunFolder, config: dict[str, Any]) -> LoadedStudy:
             return loaded
     raise UsageError(
         f"{folder.path} ran the study file {config.get('study_file')}. Run folders may come from anybody, so a study "
-        f"file is run only if you give it: sweep resume {folder.path} --study FILE"
+        f"file is executed only if you give it: sweep resume {folder.path} --study FILE"
     )
 
 
 def _backbone_to_run(folder: RunFolder, config: dict[str, Any], given: str) -> str:
-    """The recorded backbone; where it is a file, as the user gives it, who is asked for it."""
+    """The recorded backbone. If it is a file, the user has to give it; errors as `resume_run`."""
     recorded: str = config["backbone"]
     if not is_path(recorded):
         return recorded
@@ -144,7 +144,7 @@ def _backbone_to_run(folder: RunFolder, config: dict[str, Any], given: str) -> s
 
 
 def _as_recorded(loaded: LoadedStudy, folder: RunFolder, config: dict[str, Any], reporter: Reporter) -> LoadedStudy:
-    """The study with what was declared when the run began.
+    """The study with the declarations that it had when the run began.
 
     Raises:
         UsageError: Its file declares something else now.
@@ -169,33 +169,33 @@ def _as_recorded(loaded: LoadedStudy, folder: RunFolder, config: dict[str, Any],
         if declared[name] != config.get(name):
             raise _changed(loaded, folder, name, declared[name], config.get(name))
     if file_sha256(loaded.path) != config.get("study_sha256"):
-        reporter.message(f"note: {loaded.path} is not the file that the run began with; its suggest may differ")
+        reporter.message(f"note: {loaded.path} has changed since the run began; its suggest may differ")
     return LoadedStudy(loaded.name, loaded.path, study)
 
 
 def _changed(loaded: LoadedStudy, folder: RunFolder, name: str, declared: object, recorded: object) -> UsageError:
     return UsageError(
-        f"{loaded.path} declares {name} = {declared!r}, and {folder.path} was begun with {recorded!r}; "
-        f"undo the change, or begin a new run"
+        f"{loaded.path} declares {name} = {declared!r}, but {folder.path} began with {recorded!r}; "
+        f"undo the change, or start a new run"
     )
 
 
 def _check_same_inputs(prepared: Prepared, folder: RunFolder, config: dict[str, Any]) -> None:
-    """Refuse to go on with other images or weights than those that trials were trained on."""
+    """Raise an error if the images or the weights are not those that the run began with."""
     data = prepared.data
     for name, split in (("train", data.train), ("val", data.val), ("test", data.test)):
         if split.fingerprint != config["splits"][name].get("fingerprint"):
             raise UsageError(
-                f"the {name} images of {data.name} are not those that {folder.path} was begun with; "
-                f"put them back, or begin a new run"
+                f"the {name} {data.kind} of {data.name} are not those that {folder.path} began with; "
+                f"put them back, or start a new run"
             )
     if prepared.views.fingerprint != config.get("augment_fingerprint"):
         raise UsageError(
-            f"the augmentation makes other images of {data.name} than when {folder.path} was begun; undo the change of "
-            f"the study file or of the versions of torchvision and Pillow, or begin a new run"
+            f"the augmentation makes other images of {data.name} than when {folder.path} began; undo the change of the "
+            f"study file or of the versions of torchvision and Pillow, or start a new run"
         )
     if prepared.backbone.fingerprint != config["backbone_fingerprint"]:
         raise UsageError(
-            f"the weights of {prepared.backbone.name} are not those that {folder.path} was begun with; "
-            f"put them back, or begin a new run"
+            f"the weights of {prepared.backbone.name} are not those that {folder.path} began with; "
+            f"put them back, or start a new run"
         )

@@ -1,4 +1,4 @@
-"""The end of a protocol: what was chosen on val is trained again on train and val, and looks at test once."""
+"""The last step of a benchmark protocol: train the chosen configurations on train and val, and test each once."""
 
 import statistics
 import time
@@ -32,15 +32,15 @@ CHOSEN = {"winner.trial": int, "winner.params": dict, "linear_probe.stage": int,
 
 @dataclass(frozen=True)
 class Retrained:
-    """What came out on test.
+    """Results of the retrained winner and linear probe on the test set.
 
     Attributes:
-        winner: Metrics on test by name, means over replicates.
-        winner_std: Standard deviation of the task's score over replicates; 0 for one.
-        linear_probe: Metrics of the probe on test.
-        n_train_images: Of train and val together.
-        n_test_images: Of test.
-        wall_seconds: Of training and testing both.
+        winner: Metrics of the winner by name, as means over replicates.
+        winner_std: Standard deviation of the task's score over replicates; 0 for one replicate.
+        linear_probe: Metrics of the linear probe by name.
+        n_train_images: Number of images in train and val together.
+        n_test_images: Number of images in test.
+        wall_seconds: Time of training and testing both.
     """
 
     winner: dict[str, float]
@@ -54,14 +54,14 @@ class Retrained:
 def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path) -> Retrained:
     """Train a run's winner and its tuned linear probe on train and val together, and test each once.
 
-    Configurations, epochs and batch size stay those of the search: with more images, an epoch has more steps. The
-    winner gets as many replicates as the study has, from fresh initialisations. The run folder gets the weights of the
-    first, `retrained.safetensors`, and the numbers, `retrained.json`. A regression's targets keep the scale that they
-    were given on train, which its configurations were chosen under.
+    Configurations, epochs and batch size stay those of the search, so an epoch has more steps because there are more
+    images. The winner is trained in as many replicates as the study has, from new initialisations. The weights of the
+    first replicate are written to the run folder as `retrained.safetensors`, and the results as `retrained.json`. The
+    targets of a regression keep the scale that was fitted on train, since the configurations were chosen with it.
 
     Args:
-        folder: A finished run.
-        prepared: What it ran on; its features are in the cache, but for augmented views of val.
+        folder: The folder of a finished run.
+        prepared: The run's data and backbone. Its features are in the cache, except augmented views of val.
         cache_dir: Root of sweep's cache.
 
     Raises:
@@ -120,7 +120,7 @@ def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path) -> Retrained
 
 
 def _of_winner(prepared: Prepared, config: LaneConfig, cache_dir: Path) -> Prepared:
-    """The run with what the lanes of the winner's shape need."""
+    """The run's data and backbone for lanes of the winner's shape."""
     shape = shape_of(prepared.study, config)
     same_features = shape.source == prepared.shape.source
     return prepared.of_shape(shape, cache_dir, prepared.backbone if same_features else None)
@@ -134,7 +134,7 @@ def _retrained_winner(
     val: StageData,
     test: StageData,
 ) -> tuple[dict[str, float], float]:
-    """The winner's metrics on test, means over replicates, and the deviation of its score."""
+    """The winner's metrics on test, as means over replicates, and the standard deviation of its score."""
     study, spec, device = prepared.study, prepared.spec, prepared.device
     seeds = [derive_seed(study.seed, "retraining", i) for i in range(study.seeds)]
     train_data, val_data = resident_where_they_fit(
@@ -144,7 +144,7 @@ def _retrained_winner(
         [spec.lane(config.rank, seed, config).to(device) for seed in seeds],
         [config] * study.seeds,
         train_data,
-        val_data,  # the engine measures every epoch; val is trained on here, so that number is of no use
+        val_data,  # the engine needs a set to measure; its result is not used, since val is part of the training data
         n_epochs=study.epochs,
         batch_size=prepared.study_of_shape.batch_size,
         seed=study.seed,
@@ -163,7 +163,7 @@ def _retrained_winner(
 
 
 def read_retrained(folder: RunFolder) -> Retrained | None:
-    """What `retrain` wrote into a run folder; None where nothing is there yet.
+    """The results that `retrain` wrote into a run folder; None if there are none yet.
 
     Raises:
         SweepError: The file is damaged.
@@ -172,7 +172,7 @@ def read_retrained(folder: RunFolder) -> Retrained | None:
     if not path.is_file():
         return None
     value = read_json(path)
-    value.setdefault("winner_std", value.get("winner_top1_std"))  # as it was called when all tasks were of classes
+    value.setdefault("winner_std", value.get("winner_top1_std"))  # its name in 0.3.0
     names = [field.name for field in fields(Retrained)]
     numbers = {name: int | float for name in names if name not in ("winner", "linear_probe")}
     score = recorded_kind(read_json(folder.config_path)).score

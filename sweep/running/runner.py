@@ -1,4 +1,4 @@
-"""A run from names to answer: data, features, search, reference, and one look at the test images."""
+"""Runs a study: data, features, search, linear-probe reference, and one evaluation on the test set."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ from sweep.training.engine import Stack, split_logits
 from sweep.training.linear_probe_reference import tuned_linear_probe
 
 RESIDENT_SHARE = 0.5
-"""Of the memory that a GPU has left beside a stack, what features kept there may take."""
+"""Share of a GPU's memory left beside a full stack that features may take."""
 
 
 @own_settings()
@@ -58,30 +58,30 @@ def run_study(
     budget: Budget | None = None,
     enqueued: Sequence[Mapping[str, Any]] = (),
 ) -> RunFolder:
-    """Run a study and leave its answer in a folder.
+    """Run a study and write its results to a folder.
 
-    Trials are trained on the train split and compared on val. Test is looked at once, by the winner and by the tuned
-    linear probe.
+    Trials are trained on the training set and compared on the validation set. The test set is used once, to evaluate
+    the winner and the tuned linear probe.
 
     Args:
-        loaded: The study, declarations overridden where the user asked for it.
-        n_parallel: Lanes of a stack; None for as many as fit in memory, at most one a trial.
+        loaded: The study, with the declarations that the user overrode.
+        n_parallel: Lanes to train at a time; None for as many as fit in memory, at most one per trial and replicate.
         out: Run folder to make.
-        storage_url: An Optuna storage; a journal file in the run folder if not given.
-        device_name: As PyTorch names it; the GPU if there is one, else the CPU, if not given.
+        storage_url: URL of an Optuna storage; if not given, a journal file in the run folder.
+        device_name: Device as PyTorch names it; if not given, the GPU if there is one, else the CPU.
         cache_dir: Root of the feature cache.
-        reporter: Told what happens.
+        reporter: Receives progress events.
         on_bad_image: What to do with an image file that cannot be read: stop, or leave it out and record it.
-        budget: When to end before all trials are trained; never if not given.
-        enqueued: Parameters of trials to train after the baseline; what one leaves out, the sampler chooses.
+        budget: Ends the search before all trials are trained; if not given, there is no limit.
+        enqueued: Parameters of trials to train after the baseline. The sampler chooses the parameters that are missing.
 
     Returns:
         The run folder.
 
     Raises:
-        UsageError: A request that cannot be carried out as given.
-        SweepError: Something failed on the way; `resume_run` goes on with what is in the run folder.
-        KeyboardInterrupt: The user stopped the run; likewise.
+        UsageError: The request cannot be carried out as given.
+        SweepError: Something failed on the way; `resume_run` can continue from the run folder.
+        KeyboardInterrupt: The user stopped the run; `resume_run` can continue from the run folder.
     """
     study, budget = loaded.study, budget or Budget()
     RunFolder.check_free(out)
@@ -113,18 +113,18 @@ def carry_out(
     *,
     goes_on: bool = False,
 ) -> RunFolder:
-    """Bring a run from where its folder and its storage have it to its end; arguments and errors as `run_study`.
+    """Run or resume a study from the state of its run folder and storage; errors as `run_study`.
 
     Args:
         loaded: The study.
-        prepared: What it runs on.
-        folder: Has the configuration; the caller holds its lock.
-        storage_url: An Optuna storage; the folder's journal if not given.
+        prepared: Its data and backbone.
+        folder: The run folder, which has the configuration. The caller must hold its lock.
+        storage_url: URL of an Optuna storage; if not given, the run folder's journal.
         cache_dir: Root of the feature cache.
-        budget: When to end before all trials are trained.
+        budget: Ends the search before all trials are trained.
         enqueued: Parameters of trials to train after the baseline.
-        reporter: Told what happens.
-        goes_on: Whether an earlier process worked on it.
+        reporter: Receives progress events.
+        goes_on: Whether an earlier process began the run.
     """
     started, study, seconds = time.perf_counter(), loaded.study, WallSeconds()
     device = prepared.device
@@ -171,8 +171,8 @@ def carry_out(
         if error.filename is None:  # Optuna's journal
             raise _storage_failed(folder, storage_url, error) from error
         raise SweepError(
-            f"cannot write {error.filename}: {error.strerror}. The tables so far are in {folder.path}; once that is "
-            f"mended, go on with sweep resume {folder.path}"
+            f"cannot write {error.filename}: {error.strerror}. The tables so far are in {folder.path}. Once the "
+            f"problem is solved, continue with sweep resume {folder.path}"
         ) from error
     except optuna.exceptions.OptunaError as error:
         raise _storage_failed(folder, storage_url, error) from error
@@ -222,13 +222,13 @@ def carry_out(
 def _storage_failed(folder: RunFolder, storage_url: str | None, error: Exception) -> SweepError:
     where = shown_url(storage_url) if storage_url else folder.journal_path
     return SweepError(
-        f"the Optuna storage {where} failed: {error}. The tables so far are in {folder.path}; "
-        f"once the storage is back, go on with sweep resume {folder.path}"
+        f"the Optuna storage {where} failed: {error}. The tables so far are in {folder.path}. "
+        f"Once the storage works again, continue with sweep resume {folder.path}"
     )
 
 
 def _record_source(folder: RunFolder, source: dict[str, Any]) -> None:
-    """Write down which features a run reads; refuse others than an earlier process of the run had.
+    """Record which features a run reads, and check that they are those that an earlier process of the run had.
 
     Raises:
         SweepError: The weights are not those that the run began with.
@@ -240,13 +240,13 @@ def _record_source(folder: RunFolder, source: dict[str, Any]) -> None:
         folder.write_json(folder.config_path, {**config, "sources": [*sources, source]})
     elif known["backbone_fingerprint"] != source["backbone_fingerprint"]:
         raise SweepError(
-            f"the weights of {source['backbone']} are not those that {folder.path} was begun with; put them back, or "
-            f"begin a new run"
+            f"the weights of {source['backbone']} are not those that {folder.path} began with; put them back, or "
+            f"start a new run"
         )
 
 
 def _lanes_of(folder: RunFolder, planned: int) -> int:
-    """Lanes to train at a time: as planned, but in all processes that work on one run as in the first."""
+    """Lanes to train at a time: as the first process of the run planned, so that all its processes have the same."""
     config = read_json(folder.config_path)
     if "lanes" not in config:
         folder.write_json(folder.config_path, {**config, "lanes": planned})
@@ -257,7 +257,7 @@ def _lanes_of(folder: RunFolder, planned: int) -> int:
 
 
 def _save_tables(folder: RunFolder, search: Search) -> None:
-    """Bring tables and weights so far into the run folder."""
+    """Write the tables and weights so far to the run folder."""
     known = set(search.ledger.log.attributes_as_text)
     folder.write_table(folder.trials_path, search.ledger.log.trials_table())
     for column in sorted(search.ledger.log.attributes_as_text - known):
@@ -270,7 +270,7 @@ def _save_tables(folder: RunFolder, search: Search) -> None:
 
 
 def _winner_of(search: Search, folder: RunFolder, loaded: LoadedStudy) -> Winner:
-    """The winner; or `SweepError` where no trial is complete, with the reason and the remedy."""
+    """The winner. If no trial is complete, raise `SweepError` with the reason and the remedy."""
     if search.winner is not None:
         return search.winner
     records, n_epochs = search.ledger.log.records, loaded.study.epochs
@@ -280,11 +280,15 @@ def _winner_of(search: Search, folder: RunFolder, loaded: LoadedStudy) -> Winner
 def _evaluated(
     winner: Winner, splits: Splits, folder: RunFolder, device: torch.device
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Read the winner back as a plain side-network: the standard error of its score on val, and its metrics on test."""
+    """Read the winner's file as a plain side-network and evaluate it.
+
+    Returns:
+        The standard error of its score on the validation set, and its metrics on the test set.
+    """
     module = winner.spec.plain(winner.config.rank, winner.config)
     module.load_state_dict(read_weights(folder.winner_path))
     stack, target = Stack([module.to(device)]), splits.test.target
     val_error = {}
-    if target.kind is not CLASSES:  # theirs follows from the score
+    if target.kind is not CLASSES:  # for classes, the score alone gives the standard error
         val_error = target.standard_error(split_logits(stack, splits.val)[0], splits.val.labels)
     return val_error, target.measure_one(split_logits(stack, splits.test)[0], splits.test.labels)

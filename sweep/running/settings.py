@@ -1,4 +1,4 @@
-"""What the lanes of every shape train on: backbones and features, loaded when the first trial needs them."""
+"""The backbones and features of every shape, loaded when the first trial needs them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -23,12 +23,12 @@ from sweep.tasks.targets import Target
 
 @dataclass
 class FeatureCounts:
-    """What the feature pass has cost so far.
+    """The cost of the feature pass so far.
 
     Attributes:
-        n_computed: Images, or texts, that a backbone was run on.
-        n_needed: Those whose features were asked for.
-        wall_seconds: Of computing them, or of finding them in the cache.
+        n_computed: Number of images or texts that a backbone was run on.
+        n_needed: Number of images or texts whose features were needed.
+        wall_seconds: Time to compute the features or to find them in the cache.
     """
 
     n_computed: int = 0
@@ -41,9 +41,9 @@ class Splits:
     """The features of all three splits.
 
     Attributes:
-        train: What lanes learn from.
-        val: What lanes are compared on.
-        test: What the winner is measured on, once.
+        train: The training set.
+        val: The validation set, on which lanes are compared.
+        test: The test set, on which the winner is evaluated once.
     """
 
     train: TrainingData
@@ -55,15 +55,15 @@ class ShapeSettings:
     """The settings of all shapes of a run. Shapes that read the same features share them.
 
     Args:
-        prepared: The run, with what lanes of the baseline's shape need.
+        prepared: The run's data and backbone for lanes of the baseline's shape.
         cache_dir: Root of the feature cache.
-        reporter: Told what is loaded and computed.
-        record: Told of every source of features when it is first loaded, as JSON can hold it; raises `SweepError`
-            where it is not what an earlier process of the run had.
+        reporter: Receives progress events.
+        record: Called with the record of every source of features when it is first loaded. It raises `SweepError` if
+            an earlier process of the run had another source.
 
     Attributes:
-        counts: What the feature pass has cost so far.
-        resident_bytes: What the features of each source may take of a GPU's memory.
+        counts: The cost of the feature pass so far.
+        resident_bytes: Memory of a GPU that the features of each source may take.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ShapeSettings:
         record(source_record(prepared))
 
     def __call__(self, shape: Shape) -> StackSetting:
-        """What the lanes of a shape train on and with.
+        """The data and the side-network structure that the lanes of a shape train with.
 
         Raises:
             UnusableShapeError: No lane can have this shape.
@@ -96,7 +96,7 @@ class ShapeSettings:
         return StackSetting(prepared.study_of_shape, prepared.spec, prepared.backbone.tokens, *self._placed[source])
 
     def prepared_of(self, shape: Shape) -> Prepared:
-        """The run with what lanes of a shape need; its backbone is loaded where it is the first of its source.
+        """The run's data and backbone for lanes of a shape. The backbone is loaded if no earlier shape had it.
 
         Raises:
             UnusableShapeError: No lane can have this shape.
@@ -119,7 +119,7 @@ class ShapeSettings:
         return prepared
 
     def compute(self, shape: Shape) -> None:
-        """Bring the features of all splits into the cache, for lanes of a shape.
+        """Compute the features of all splits for lanes of a shape, unless they are in the cache.
 
         Raises:
             UnusableShapeError: No lane can have this shape.
@@ -128,7 +128,7 @@ class ShapeSettings:
         self.splits(shape)
 
     def splits(self, shape: Shape) -> Splits:
-        """The features of all splits, for lanes of a shape; errors as of `compute`."""
+        """The features of all splits for lanes of a shape; errors as `compute`."""
         prepared = self.prepared_of(shape)
         train, val = self._train_and_val(prepared)
         if shape.source not in self._tests:
@@ -170,9 +170,10 @@ class ShapeSettings:
         return stages.of_stages([backbone.stage_indices.index(block) for block in wanted.stage_indices])
 
     def _with_all_stages(self, prepared: Prepared) -> Backbone:
-        """The backbone of a shape, tapped wherever a shape of the study with the same backbone and input taps it.
+        """The backbone of a shape, with the stages of all shapes of the study that have the same backbone and input.
 
-        So one pass computes the features of all these shapes. A backbone whose widths change runs once a shape.
+        One pass then computes the features of all these shapes. A backbone whose stages differ in width runs once per
+        shape.
         """
         source, backbone = prepared.shape.source, prepared.backbone
         alike = [other for other in self._surveyed if _without_taps(other) == _without_taps(source)]
@@ -190,12 +191,12 @@ class ShapeSettings:
 
 
 def _without_taps(source: FeatureSource) -> FeatureSource:
-    """A source, whatever stages it has."""
+    """A source of features without its stages, to compare it with others."""
     return replace(source, stages=None, group_size=1)
 
 
 def _blocks(taps: Taps, backbone: Backbone) -> tuple[int, ...]:
-    """Blocks before the stages that taps give; none where the backbone does not have them."""
+    """Indices of the blocks that taps name; none if the backbone does not have them."""
     try:
         return taps.of_blocks(backbone.name, backbone.n_blocks)
     except UsageError:
@@ -203,7 +204,7 @@ def _blocks(taps: Taps, backbone: Backbone) -> tuple[int, ...]:
 
 
 def source_record(prepared: Prepared) -> dict[str, Any]:
-    """What a run's record says of a source of features, as JSON can hold it."""
+    """The entry of a source of features in a run's record; JSON can hold it."""
     source = asdict(prepared.shape.source)
     stages = source["stages"]
     return {
@@ -216,6 +217,6 @@ def source_record(prepared: Prepared) -> dict[str, Any]:
 
 
 def same_source(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether two records name the same source of features, whatever weights it had."""
+    """Whether two records name the same source of features, even if the backbone's weights differ."""
     names = FeatureSource.__dataclass_fields__
     return all(a.get(name) == b.get(name) for name in names)

@@ -1,4 +1,4 @@
-"""What the lanes of each shape cost, where a study has several."""
+"""The cost of lanes of each shape, if a study has several shapes."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ from sweep.study.shape import shape_of
 
 @dataclass(frozen=True, kw_only=True)
 class ShapePlan:
-    """What the lanes of one shape cost.
+    """The cost of lanes of one shape.
 
     Attributes:
-        shape: In words.
-        share: Of the trials, if the sampler spreads evenly over the space.
-        cache_bytes: What the features of all splits take on disk.
-        n_images_missing: Images whose features are not in the cache.
-        bytes_per_lane: What every lane takes of the memory.
-        lane_epoch_seconds: Of an epoch of one lane in a stack with enough lanes.
-        error: Why there can be no such lane; empty if there can be.
+        shape: The shape in words.
+        share: Share of the trials that have it, if the sampler spreads evenly over the space.
+        cache_bytes: Size on disk of the features of all splits.
+        n_images_missing: Number of images whose features are not in the cache.
+        bytes_per_lane: Memory that each lane takes.
+        lane_epoch_seconds: Time of one epoch of one lane in a stack with enough lanes.
+        error: Why no lane can have this shape; empty if lanes can have it.
     """
 
     shape: str
@@ -39,13 +39,13 @@ class ShapePlan:
 
 
 def plan_shapes(prepared: Prepared, plan: Plan, cache_dir: Path) -> list[ShapePlan]:
-    """Plan each shape that random draws from the study's space have; nothing where all lanes have one.
+    """Plan each shape that random draws from the study's space have. The list is empty if all lanes have one shape.
 
-    The baseline's shape is measured by `plan_study`; the others are scaled from it by the cost model.
+    `plan_study` measures the baseline's shape. The times of the others are scaled from it by the cost model.
 
     Args:
         prepared: The study.
-        plan: Of the baseline's shape.
+        plan: The plan of the baseline's shape.
         cache_dir: Root of the feature cache.
     """
     study = prepared.study
@@ -76,12 +76,12 @@ def plan_shapes(prepared: Prepared, plan: Plan, cache_dir: Path) -> list[ShapePl
 
 
 def _full_lane_work(prepared: Prepared) -> float:
-    """Multiply-adds per image of a lane in a stack with enough lanes, its part of the stack's own work included."""
+    """Multiply-adds per image of a lane in a stack with enough lanes, including its share of the stack's own work."""
     tokens = prepared.backbone.tokens
     stack, lane = prepared.spec.stack_work(tokens), prepared.spec.lane_work(tokens)
     return lane + stack / enough_lanes(stack, lane)
 
 
 def bytes_per_image(prepared: Prepared) -> int:
-    """What the features of one image take on disk."""
+    """Size on disk of the features of one image."""
     return prepared.backbone.tokens * sum(prepared.backbone.widths) * DTYPE.itemsize

@@ -1,4 +1,4 @@
-"""Snapshots on disk: written whole or not at all, checked when they are read, the last two kept."""
+"""Snapshots on disk. A snapshot is written whole or not at all, it is checked when it is read, and two are kept."""
 
 import hashlib
 import json
@@ -19,11 +19,11 @@ _NAME = re.compile(r"snapshot-(\d{6,})-([0-9a-f]{16})\.safetensors")
 
 
 class SnapshotFiles:
-    """The snapshots of a run, numbered, each with the first half of its SHA-256 in its name.
+    """The numbered snapshots of a run. Each has the first 16 digits of its SHA-256 in its name.
 
     Args:
-        folder: Where they lie; made with the first one.
-        on_damage: Told of a snapshot that cannot be used.
+        folder: Folder of the snapshots; the first `write` makes it.
+        on_damage: Called with a message if a snapshot is damaged.
     """
 
     def __init__(self, folder: Path, on_damage: Callable[[str], None]):
@@ -34,7 +34,7 @@ class SnapshotFiles:
         """Add a snapshot, and remove all but the last two.
 
         Raises:
-            SweepError: The disk refused; the snapshots before are still there.
+            SweepError: The snapshot cannot be written; the earlier ones are still there.
         """
         try:
             self.folder.mkdir(exist_ok=True)
@@ -50,11 +50,11 @@ class SnapshotFiles:
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or error
             raise SweepError(
-                f"cannot write a snapshot to {self.folder}: {reason}; free some space, then go on with sweep resume"
+                f"cannot write a snapshot to {self.folder}: {reason}; free some space, then continue with sweep resume"
             ) from error
 
     def newest(self) -> Snapshot | None:
-        """The newest snapshot that is whole; None if there is none.
+        """The newest snapshot that is not damaged; None if there is none.
 
         Raises:
             SweepError: The folder cannot be read.
@@ -63,7 +63,7 @@ class SnapshotFiles:
             for _, path in reversed(self._there()):
                 if _checksum(path) == path.stem.rpartition("-")[2]:
                     return _read(path)
-                self.on_damage(f"the snapshot {path} is damaged; going on from the one before")
+                self.on_damage(f"the snapshot {path} is damaged; continuing from the one before")
         except OSError as error:
             raise SweepError(f"cannot read the snapshots in {self.folder}: {error.strerror}") from error
         return None
@@ -84,20 +84,20 @@ def _checksum(path: Path) -> str:
 
 
 def _read(path: Path) -> Snapshot:
-    """Read what `_checksum` found whole.
+    """Read a snapshot whose checksum is right.
 
     Raises:
-        SweepError: Somebody else wrote it.
+        SweepError: Its content is not a snapshot of this version of sweep.
     """
     try:
         with safe_open(path, framework="pt") as file:
             state = json.loads(file.metadata()["state"])
             if not isinstance(state, dict):
-                raise TypeError("its state is no JSON object")
+                raise TypeError("its state is not a JSON object")
             return Snapshot(state, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a mapping
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise SweepError(
-            f"{path} is no snapshot of this version of sweep: {error}; remove it, and resume again"
+            f"{path} is not a snapshot of this version of sweep: {error}; remove it, and resume again"
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""A study over several tasks: each is searched on its own, its winner trained again on train and val and tested once.
+"""Runs a study on several tasks. On each task the winner is trained again on train and val, and tested once.
 
-Each task is one ordinary run folder below the suite's. The suite's own two files hold one row a task, and what the
-rows are of.
+Each task has an ordinary run folder below the suite's folder. The suite has two files of its own: a table with one row
+per task, and a record of the study and the suite.
 """
 
 import json
@@ -33,11 +33,11 @@ IN_A_ROW: dict[str, type | UnionType] = {
     "winner.trainable_parameters": int,
     "wall_seconds.total": NUMBER,
 }
-"""What a row takes out of a run's summary, beside scores."""
+"""Entries of a run's summary that a row of the table contains, beside scores."""
 
 
 class SearchTask(Protocol):
-    """`sweep.running.runner.run_study` with all but the study and its folder settled."""
+    """`sweep.running.runner.run_study` with all arguments bound except the study and the run folder."""
 
     def __call__(self, loaded: LoadedStudy, *, out: Path) -> RunFolder:
         """Run a study and return its run folder."""
@@ -49,20 +49,21 @@ def run_suite(
 ) -> SuiteResults:
     """Run a study on every task of a suite.
 
-    A folder in which the same study was stopped on the same suite is gone on with: tasks that have ended stay.
+    If the folder holds the same study and suite from an earlier, stopped process, the suite is continued. Tasks that
+    have ended are kept.
 
     Args:
-        loaded: The study; its data are the suite's.
+        loaded: The study. Its data are those of the suite.
         suite: The tasks.
         search: Runs the study on one task.
         out: Folder to make; task `NAME` becomes the run folder `out/NAME`.
-        cache_dir: Root of sweep's cache; as for `search`.
-        reporter: Told what happens.
+        cache_dir: Root of sweep's cache; the same as that of `search`.
+        reporter: Receives progress events.
 
     Raises:
-        UsageError: A request that cannot be carried out as given.
-        SweepError: A task failed; those before it are finished, and in the table.
-        KeyboardInterrupt: The user stopped; the same holds.
+        UsageError: The request cannot be carried out as given.
+        SweepError: A task failed. The tasks before it are finished and in the table.
+        KeyboardInterrupt: The user stopped the suite. The tasks before are finished and in the table.
     """
     results = SuiteResults(pd.DataFrame(columns=list(COLUMNS)), suite.name, suite.missing)
     if is_suite(out):
@@ -99,7 +100,7 @@ def run_suite(
 
 
 def _prepared(loaded: LoadedStudy, folder: RunFolder, cache_dir: Path) -> Prepared:
-    """What a finished run ran on, where it ran."""
+    """The data and the backbone of a finished run, on the device that it ran on."""
     config = read_json(folder.config_path)
     require_entries(folder.config_path, config, {"device": str, "on_bad_image": str})
     return prepare(
@@ -112,12 +113,12 @@ def _prepared(loaded: LoadedStudy, folder: RunFolder, cache_dir: Path) -> Prepar
 
 
 def _require_same(out: Path, loaded: LoadedStudy, suite: Suite) -> None:
-    """Refuse to go on in a folder that was begun with something else."""
+    """Raise an error if a folder holds another study, other options or another suite."""
     begun = read_json(out / RECORD)
     if begun.get("suite") != suite.name or begun.get("declarations") != _declarations(loaded):
         raise UsageError(
-            f"{out} was begun with another study, other options or other tasks; give the same command to go on, "
-            f"or choose another folder with --out"
+            f"{out} holds another study, other options or other tasks; give the same command as before to continue "
+            f"it, or choose another folder with --out"
         )
 
 

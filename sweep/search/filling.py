@@ -1,14 +1,15 @@
-"""Who gets the free lanes, where lanes have several shapes: the rule by which proposals are made to train together.
+"""Who gets the free lanes if lanes have several shapes: the rule that makes proposals of one shape train together.
 
-A stack of one lane wastes what sweep is for: the lanes of a stack share what it costs to read the frozen features. So
-not every proposal is the sampler's free choice. The rule:
+The lanes of a stack share the cost of reading the frozen features, so a stack of one lane is wasteful. Therefore not
+every proposal is the sampler's free choice. The rule:
 
-1. The sampler is asked freely. Its proposal, the *lead*, is always admitted, so no shape that it wants is starved.
-2. Free lanes then go to *followers*: proposals of the lead's shape, in which the sampler chooses all that does not
-   decide the shape. There are followers until the lead's stack has enough lanes by the cost model
-   (`sweep.side_networks.cost.enough_lanes`), but never until the shape has more than its share of all lanes. Its share
-   is that of the last `WINDOW` leads, so over a while lanes are divided as the sampler would divide them.
-3. Then the sampler is asked freely again, until no lane is free.
+1. The sampler is asked without constraints. Its proposal, the *lead*, is always admitted, so that every shape that the
+   sampler wants is trained.
+2. Free lanes then go to *followers*: proposals of the lead's shape, in which the sampler chooses all parameters that do
+   not decide the shape. Followers are added until the lead's stack has enough lanes by the cost model
+   (`sweep.side_networks.cost.enough_lanes`), but a shape never gets more than its share of all lanes. Its share is its
+   share of the last `WINDOW` leads, so in the long run lanes are divided as the sampler would divide them.
+3. Then the sampler is asked without constraints again, until no lane is free.
 """
 
 import math
@@ -18,15 +19,15 @@ from collections.abc import Callable
 from sweep.study.shape import Shape
 
 WINDOW = 64
-"""Leads by which the sampler's preference for a shape is told."""
+"""Number of the latest leads from which the sampler's preference for a shape is estimated."""
 
 
 class Filling:
-    """The rule's memory.
+    """Remembers the leads, and applies the rule.
 
     Args:
-        n_trials: Trials that all lanes take together.
-        enough: Trials from which on another one makes its stack hardly cheaper, by shape.
+        n_trials: Number of trials that fill all lanes.
+        enough: Gives, for a shape, the number of trials beyond which a larger stack is hardly cheaper per trial.
 
     Attributes:
         leads: Trial and shape of the last leads, oldest first.
@@ -38,7 +39,7 @@ class Filling:
         self.leads: deque[tuple[int, Shape]] = deque(maxlen=WINDOW)
 
     def lead(self, trial: int, shape: Shape) -> None:
-        """The sampler has freely proposed a trial of a shape."""
+        """Note that the sampler, asked without constraints, proposed a trial of this shape."""
         self.leads.append((trial, shape))
 
     def share(self, shape: Shape) -> float:
@@ -49,7 +50,7 @@ class Filling:
         """Whether the next free lane goes to a follower of the last lead.
 
         Args:
-            shape: Of the last lead.
-            n_running: Trials of that shape in training.
+            shape: Shape of the last lead.
+            n_running: Number of trials of that shape in training.
         """
         return n_running < min(self.enough(shape), math.ceil(self.share(shape) * self.n_trials))

@@ -1,4 +1,4 @@
-"""How much of the objectives' space a search has won, trial by trial."""
+"""The hypervolume that a search with several objectives dominates, trial by trial."""
 
 from typing import Any
 
@@ -21,11 +21,11 @@ def hypervolume(study: optuna.Study) -> dict[str, Any] | None:
     """Hypervolume after every complete trial, as Optuna computes it.
 
     Args:
-        study: Of any number of objectives.
+        study: A study with any number of objectives.
 
     Returns:
         `reference_point`, and `after_trial`: pairs of a trial's number and the volume that it and the complete trials
-        of lower numbers dominate. None for one objective, or where no trial is complete.
+        of lower numbers dominate. None if the study has one objective or no complete trial.
     """
     if len(study.directions) < 2 or not study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
         return None

@@ -1,4 +1,4 @@
-"""The lock of Optuna's journal: a symbolic link, or a plain file on a file system that has no symbolic links."""
+"""The lock of Optuna's journal: a symbolic link, or a plain file if the file system has no symbolic links."""
 
 import os
 from pathlib import Path
@@ -9,10 +9,10 @@ from optuna.storages.journal._file import BaseJournalFileLock
 
 
 class JournalLock(BaseJournalFileLock):
-    """Optuna's lock of a journal, chosen when it is first wanted: who only reads makes no file.
+    """Optuna's lock of a journal. Its kind is chosen at the first `acquire`: a process that only reads makes no file.
 
     Args:
-        journal: The file.
+        journal: The journal file.
     """
 
     def __init__(self, journal: Path):
@@ -20,20 +20,20 @@ class JournalLock(BaseJournalFileLock):
         self._lock: BaseJournalFileLock | None = None
 
     def acquire(self) -> bool:
-        """Wait for the lock, and take it."""
+        """Wait for the lock and take it."""
         if self._lock is None:
             kind = JournalFileSymlinkLock if _has_symbolic_links(self._journal.parent) else JournalFileOpenLock
             self._lock = kind(str(self._journal))
         return self._lock.acquire()
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         if self._lock is not None:
             self._lock.release()
 
 
 def _has_symbolic_links(folder: Path) -> bool:
-    """Whether a link can be made there: not on Windows without the right to, and not on some mounted file systems."""
+    """Whether a symbolic link can be made in a folder. Windows may lack the permission, and some mounts the feature."""
     link = folder / f".link-{uuid4().hex}"
     try:
         os.symlink("nowhere", link)

@@ -18,14 +18,14 @@ from sweep.training.engine import EpochResult, Lane, Training
 
 @dataclass(frozen=True)
 class StackSetting:
-    """What the lanes of one shape train on and with.
+    """The data and the side-network structure that the lanes of one shape train with.
 
     Attributes:
-        study: As this shape has it.
+        study: The study, with this shape's declarations.
         spec: Structure of the side-networks.
-        tokens: `L`.
-        train_data: What lanes learn from.
-        val_data: What lanes are compared on.
+        tokens: Number of tokens `L`.
+        train_data: Features and labels of the training set.
+        val_data: Features and labels of the validation set.
     """
 
     study: Study
@@ -36,9 +36,9 @@ class StackSetting:
 
 
 SettingOf = Callable[[Shape], StackSetting]
-"""Gives the setting of a shape, for which it may have to load a backbone and compute features.
+"""Gives the setting of a shape. It may have to load a backbone and compute features first.
 
-Raises `UnusableShapeError` where there can be no lane of that shape.
+Raises `UnusableShapeError` if no lane can have that shape.
 """
 
 
@@ -50,9 +50,9 @@ class LaneStack:
     """Lanes of one shape, each with a trial.
 
     Args:
-        shape: Of the lanes.
-        setting: What they train on and with.
-        device: Where they train.
+        shape: Shape of the lanes.
+        setting: Their data and side-network structure.
+        device: Device that they train on.
 
     Attributes:
         running: Trials in training.
@@ -71,8 +71,8 @@ class LaneStack:
         """Train all lanes for one epoch.
 
         Args:
-            order: The data order to follow.
-            reporter: Told of every step.
+            order: Number of the data order to follow.
+            reporter: Receives an event at every step.
         """
         study, data = self.setting.study, self.setting
         lanes = [lane for entrant in self.running for lane in entrant.lanes]
@@ -90,10 +90,10 @@ class LaneStack:
         return self._training.epoch(order, reporter.step)
 
     def update_lanes(self, *, take_apart: bool = False) -> None:
-        """Bring the lanes up to date with the stack.
+        """Copy the weights of the stack back into its lanes.
 
         Args:
-            take_apart: Whether the next epoch has other lanes, and so another stack.
+            take_apart: Whether the next epoch has other lanes, and so needs another stack.
         """
         if self._training is not None:
             self._training.update_lanes()

@@ -1,4 +1,4 @@
-"""Weights of more trials than the winner: the best few of a run in one file of the run folder."""
+"""Weights of the best few trials of a run, not only of the winner, in one file of the run folder."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -15,19 +15,20 @@ from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.lane_config import LaneConfig
 
 KEPT_TRIALS = 10
-"""Trials whose weights a run keeps, unless told otherwise: a few MB, whatever the number of trials."""
+"""Number of trials whose weights a run keeps. They take a few MB, however many trials the run has."""
 
 
 @dataclass(frozen=True)
 class LaneWeights:
-    """What one trial learned.
+    """The weights of one trial.
 
     Attributes:
-        trial: Optuna's number.
-        rank: `r` of its modules.
+        trial: Optuna's number of the trial.
+        rank: Rank `r` of its modules.
         spec: Structure of its side-network.
         state: The `state_dict` of a plain side-network of that rank.
-        config: The trial's; a side-network of the study's own is built from it, and only then is it read from a file.
+        config: The trial's configuration. Read from a file, it is None unless the side-network is the study's own,
+            which is built from it.
     """
 
     trial: int
@@ -38,7 +39,7 @@ class LaneWeights:
 
 
 class KeptWeights:
-    """The weights a run holds on to while it goes on; who deserves to be kept is the caller's to say."""
+    """The weights that a run keeps while it goes on. The caller decides which trials to keep."""
 
     def __init__(self) -> None:
         self._by_trial: dict[int, LaneWeights] = {}
@@ -50,7 +51,7 @@ class KeptWeights:
         return iter(self._by_trial.values())
 
     def add(self, weights: LaneWeights) -> None:
-        """Keep a trial's weights, for now."""
+        """Keep a trial's weights until `retain` drops them."""
         self._by_trial[weights.trial] = weights
 
     def retain(self, trials: Iterable[int]) -> None:
@@ -59,7 +60,7 @@ class KeptWeights:
         self._by_trial = {trial: weights for trial, weights in self._by_trial.items() if trial in kept}
 
     def write(self, folder: RunFolder) -> None:
-        """Write them to the run folder, replacing what stood there; nothing where nothing is kept."""
+        """Write the weights to the run folder and replace the file of before. Without any weights, write nothing."""
         if not self._by_trial:
             return
         tensors = {_key(w.trial, name): x for w in self._by_trial.values() for name, x in w.state.items()}
@@ -73,9 +74,9 @@ def weights_of(folder: RunFolder, trial: int, winner: int) -> tuple[SideNetworkS
     """The weights of a trial, and the structure of its side-network.
 
     Args:
-        folder: A run's.
-        trial: Optuna's number.
-        winner: The trial whose weights stand in `winner.safetensors`.
+        folder: The folder of a run.
+        trial: Optuna's number of the trial.
+        winner: Number of the trial whose weights are in `winner.safetensors`.
 
     Raises:
         UsageError: The trial's weights were not kept.
@@ -103,7 +104,7 @@ def _key(trial: int, name: str) -> str:
 
 
 def _by_trial(path: Path, metadata: dict[str, str], entry: str) -> dict[str, Any]:
-    """An entry by the number of a trial whose weights are in the file; empty where versions before 0.4 had none."""
+    """An entry of the file's metadata, by number of trial; empty if a version before 0.4 wrote the file without it."""
     try:
         values = json.loads(metadata.get(entry, "{}"))
         if isinstance(values, dict) and all(name.isdecimal() and len(name) < 19 for name in values):
@@ -116,7 +117,7 @@ def _by_trial(path: Path, metadata: dict[str, str], entry: str) -> dict[str, Any
 def _checked(
     path: Path, metadata: Any, trial: int, rank: Any, state: dict[str, Tensor]
 ) -> tuple[SideNetworkSpec, LaneWeights]:
-    """What was read of a trial, once it is known to make a side-network."""
+    """The structure and weights that were read of a trial, after checking that they make a side-network."""
     try:
         spec = SideNetworkSpec.of_metadata(metadata)
         config = LaneConfig(**json.loads(metadata["lane_config"])) if spec.is_own else None

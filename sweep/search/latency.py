@@ -1,4 +1,4 @@
-"""How long a side-network takes for one image, for studies that have it as an objective."""
+"""How long a side-network takes for one image, for studies that have this time as an objective."""
 
 import statistics
 import time
@@ -17,10 +17,10 @@ WARM_UP, REPETITIONS = 5, 30
 
 
 class LatencyMeter:
-    """Times plain side-networks, each shape and rank once: lanes that share both are equally fast.
+    """Times plain side-networks, once per shape and rank, since lanes that share both are equally fast.
 
     Args:
-        lanes: Where the trials train.
+        lanes: The lanes that train the trials.
         own: Names of sweep's own attributes of Optuna's trials.
     """
 
@@ -31,11 +31,11 @@ class LatencyMeter:
     def of(self, proposal: Proposal) -> float:
         """Median wall seconds of one image through the side-network alone, without the backbone.
 
-        What an earlier process measured and told Optuna stands.
+        If an earlier process measured the time and told Optuna, that value is used.
         """
         config = proposal.config
         key = self.lanes.shape(config), config.rank
-        if key not in self._seconds or self.lanes.setting(config).spec.is_own:  # whose size the rank does not tell
+        if key not in self._seconds or self.lanes.setting(config).spec.is_own:  # the rank does not decide its size
             recorded = self.own.get(proposal.known, INFERENCE_SECONDS) if proposal.known else None
             self._seconds[key] = self._measure(self.lanes.setting(config), config) if recorded is None else recorded
         return self._seconds[key]

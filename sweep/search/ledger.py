@@ -1,7 +1,7 @@
-"""What becomes of trials, written down twice: in our own log, and in Optuna's study.
+"""Records the results of trials twice: in sweep's own log, and in Optuna's study.
 
-A run that goes on after it was killed repeats what its last snapshot does not hold. Optuna's study may hold it already,
-and is not told twice.
+A resumed run repeats the epochs that its last snapshot does not hold. Optuna's study may know their results already;
+then it is not told again.
 """
 
 from collections.abc import Mapping
@@ -22,23 +22,24 @@ from sweep.study.objectives import INFERENCE_SECONDS, Objectives, non_dominated_
 from sweep.training.engine import Lane
 
 SHAPE = "shape"
-"""The user attribute of a trial whose study has lanes of several shapes: that of its lane, in words."""
+"""The user attribute that holds the shape of a trial's lane in words, if the study has lanes of several shapes."""
 
 MAX_REPORTS = 50
-"""Intermediate values a trial that Optuna gets to see; its dashboard ships each of them. Our curves have all."""
+"""Most intermediate values of a trial that Optuna is told, since its dashboard sends each one to the browser. The
+table of curves has all of them."""
 
 
 @dataclass
 class Entrant:
-    """A trial on its way through its lanes, one a replicate.
+    """A trial with the lanes that train it, one per replicate.
 
     Attributes:
         proposal: Optuna's trial and its configuration.
-        record: Ours.
-        lanes: As the engine has them; empty while it waits for some.
-        slots: Their numbers.
-        reported: The last epoch that Optuna was told; it takes each once, also of a trial that trains again.
-        curve: Values of the objectives by epoch, for studies of several, which Optuna lets report nothing.
+        record: The trial's record in sweep's log.
+        lanes: The engine's lanes; empty while the trial waits for lanes.
+        slots: Numbers of the lanes.
+        reported: The last epoch that Optuna was told. Optuna takes each epoch once, even if the trial trains again.
+        curve: Values of the objectives by epoch, if there are several: Optuna takes no intermediate values then.
     """
 
     proposal: Proposal
@@ -58,13 +59,13 @@ class Ledger:
     """The trials of a search.
 
     Args:
-        optuna_study: Told everything.
-        study: What is searched.
-        reporter: Told of every trial that ends.
+        optuna_study: Optuna's study, which is told the results.
+        study: The study to search.
+        reporter: Receives an event for every trial that ends.
 
     Attributes:
-        log: Our records.
-        objectives: What ranks trials.
+        log: The records of all trials.
+        objectives: The objectives that rank trials.
         rungs: Epochs at which trials are compared.
     """
 
@@ -81,13 +82,13 @@ class Ledger:
         """Open the record of a trial that was just proposed.
 
         Args:
-            proposal: Of the trial.
-            trainable: Parameters of its side-network.
-            inference_seconds: Of its side-network for one image, where the study asks for it.
-            shape: Of its lane in words; empty where all lanes have one.
+            proposal: The trial's proposal.
+            trainable: Number of trainable parameters of its side-network.
+            inference_seconds: Time of its side-network for one image, if this is an objective.
+            shape: The shape of its lane in words; empty if all lanes have the same shape.
         """
         number = proposal.number
-        replicates = range(1, self.study.seeds)  # after the first, whose seed does not depend on their number
+        replicates = range(1, self.study.seeds)  # the first one's seed does not depend on the number of replicates
         seeds = [derive_seed(self.study.seed, "initialisation", number)]
         seeds += [derive_seed(self.study.seed, "initialisation", number, i) for i in replicates]
         lane_config = proposal.config.as_recorded()
@@ -101,16 +102,16 @@ class Ledger:
             record.shape = attributes[SHAPE] = shape
         self.log.records.append(record)
         entrant = Entrant(proposal, record)
-        self._annotate(entrant, {**attributes, ENTERED: trainable})  # last: what has it has all the others
+        self._annotate(entrant, {**attributes, ENTERED: trainable})  # last: it says that the others are set
         return entrant
 
     def place(self, entrant: Entrant) -> None:
-        """A trial has lanes."""
+        """Record which lanes a trial was given."""
         entrant.record.lane = entrant.slots[0]
         self._annotate(entrant, {LANE: entrant.record.lane})
 
     def report(self, entrant: Entrant) -> None:
-        """Let Optuna see the last epoch, of long trials only some."""
+        """Tell Optuna the values of the last epoch. Of long trials it is told only some epochs."""
         epoch, n_epochs, known = entrant.record.epochs, self.study.epochs, entrant.proposal.known
         stride = -(-n_epochs // MAX_REPORTS)
         shown = epoch % stride == 0 or epoch == n_epochs or epoch in self.rungs
@@ -124,31 +125,31 @@ class Ledger:
             entrant.proposal.trial.report(values[0], epoch)
 
     def complete(self, entrant: Entrant) -> None:
-        """A trial is through."""
+        """Record that a trial is complete."""
         entrant.record.state = "COMPLETE"
         self._annotate(entrant, self._numbers(entrant))
         self._tell(entrant, values=self.objectives.values(entrant.record.measured()))
 
     def prune(self, entrant: Entrant, reason: str) -> None:
-        """A trial goes no further."""
+        """Record that a trial was stopped early, and why."""
         entrant.record.state, entrant.record.stopped = "PRUNED", reason
         self._annotate(entrant, {"stopped": reason, **self._numbers(entrant)})
         self._tell(entrant, state=TrialState.PRUNED)
 
     def fail(self, entrant: Entrant, reason: str) -> None:
-        """A trial broke."""
+        """Record that a trial failed, and why."""
         entrant.record.state, entrant.record.failure = "FAIL", reason
         self._annotate(entrant, {"failure": reason})
         self._tell(entrant, state=TrialState.FAIL)
 
     def _annotate(self, entrant: Entrant, attributes: Mapping[str, Any]) -> None:
-        """Give Optuna's trial attributes of sweep's own, unless it has ended."""
+        """Set sweep's own attributes of Optuna's trial, unless the trial has ended."""
         if entrant.proposal.trial is not None:
             for name, value in attributes.items():
                 entrant.proposal.trial.set_user_attr(self.own.name(name), value)
 
     def _tell(self, entrant: Entrant, **ending: Any) -> None:
-        """Tell Optuna how a trial ended, unless it knows; and whoever follows the run."""
+        """Tell the reporter how a trial ended, and Optuna too unless it already knows."""
         if entrant.proposal.trial is not None:
             self.optuna_study.tell(entrant.proposal.trial, **ending)
         self.reporter.trial_ended(entrant.record)
@@ -167,12 +168,12 @@ class Ledger:
         return [complete[i] for i in sorted(range(len(complete)), key=order)[:n_trials]]
 
     def restart(self, entrant: Entrant) -> None:
-        """A trial trains again from its first epoch."""
+        """Record that a trial trains again from its first epoch."""
         entrant.lanes, entrant.slots = [], []
         self.log.restart(entrant.record)
 
     def _numbers(self, entrant: Entrant) -> dict[str, Any]:
-        """What was measured of a trial; with several objectives also the curve that Optuna lets nobody report."""
+        """A trial's metrics. With several objectives also its curve, since Optuna takes no intermediate values then."""
         record = entrant.record
         numbers: dict[str, Any] = {**record.metrics, "seconds": record.seconds}
         if not entrant.curve:
@@ -182,7 +183,7 @@ class Ledger:
         return {**numbers, "curve": {"epoch": list(entrant.curve), **curve}}
 
     def progress(self) -> SearchProgress:
-        """How far the search is."""
+        """The progress of the search."""
         records = self.log.records
         n_of = {state: sum(r.state == state for r in records) for state in ("COMPLETE", "PRUNED", "FAIL", "RUNNING")}
         running = sum(r.epochs / self.study.epochs for r in records if r.state == "RUNNING")

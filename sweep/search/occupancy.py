@@ -1,4 +1,4 @@
-"""Which trial trains in which lanes, and the stacks that train them: one for every shape."""
+"""Which trial trains in which lanes, and the stacks that train them: one stack per shape."""
 
 import gc
 from collections.abc import Collection, Iterator
@@ -17,22 +17,22 @@ from sweep.training.engine import EpochResult, Lane
 
 
 class Occupancy:
-    """The lanes of a search, in stacks of one shape each, which take turns by epoch.
+    """The lanes of a search, in one stack per shape. The stacks take turns: each trains one epoch at a time.
 
     Args:
-        study: What is searched.
-        setting_of: Gives what the lanes of a shape train on and with.
-        n_parallel: Lanes to train at a time, at most, in all stacks together.
-        device: Where they train.
+        study: The study to search.
+        setting_of: Gives the data and the side-network structure for a shape.
+        n_parallel: Largest number of lanes to train at a time, in all stacks together.
+        device: Device that they train on.
 
     Attributes:
-        stacks: Those that have a trial, in the order in which they began.
-        waiting: Trials that were asked for, and have no lanes.
-        free_slots: Numbers of the lanes that nobody trains in.
-        order: The data order that all stacks followed last.
-        most_trials: By shape, trials that fit in memory together, where memory ran out.
-        training_seconds: Wall time inside training and evaluation.
-        lane_seconds: The same, of all lanes that had a trial while their stack trained.
+        stacks: The stacks that have a trial, in the order in which they began.
+        waiting: Trials that were proposed and have no lanes yet.
+        free_slots: Numbers of the lanes without a trial.
+        order: Number of the data order that all stacks followed last.
+        most_trials: For each shape whose stack ran out of memory, the number of trials that it may have from then on.
+        training_seconds: Wall time of training and evaluation.
+        lane_seconds: Lanes with a trial times the seconds that they trained, or waited while another stack trained.
     """
 
     def __init__(self, study: Study, setting_of: SettingOf, *, n_parallel: int, device: torch.device):
@@ -50,7 +50,7 @@ class Occupancy:
 
     @property
     def running(self) -> list[Entrant]:
-        """Trials in training, stack after stack."""
+        """Trials in training, in the order of their stacks."""
         return [entrant for stack in self.stacks.values() for entrant in stack.running]
 
     @property
@@ -60,12 +60,12 @@ class Occupancy:
 
     @property
     def has_room(self) -> bool:
-        """Whether another trial's lanes are free."""
+        """Whether enough lanes are free for another trial."""
         return len(self.free_slots) >= self.study.seeds
 
     @property
     def occupied_share(self) -> float:
-        """Of the lanes over the time of training, those that had a trial."""
+        """Share of all lanes that had a trial, averaged over the time of training."""
         return self.lane_seconds / (self.training_seconds * self.n_parallel) if self.training_seconds else 0.0
 
     def shape(self, config: LaneConfig) -> Shape:
@@ -73,20 +73,20 @@ class Occupancy:
         return shape_of(self.study, config)
 
     def n_running(self, shape: Shape) -> int:
-        """Trials of a shape in training."""
+        """Number of trials of a shape in training."""
         return len(self.stacks[shape].running) if shape in self.stacks else 0
 
     def fits(self, shape: Shape) -> bool:
-        """Whether memory allows another trial of a shape, as far as is known."""
+        """Whether another trial of a shape fits in memory, as far as is known."""
         most = self.most_trials.get(shape)
         return most is None or self.n_running(shape) < most
 
     def setting(self, config: LaneConfig) -> StackSetting:
-        """What a lane trains on and with."""
+        """The data and side-network structure that a lane trains with."""
         return self.setting_of(self.shape(config))
 
     def admit(self, entrant: Entrant) -> None:
-        """Give a trial lanes that are free; it trains from the next epoch on."""
+        """Give free lanes to a trial, which trains from the next epoch on."""
         n_lanes, config = self.study.seeds, entrant.proposal.config
         stack = self.stack_for(config)
         stack.update_lanes(take_apart=True)
@@ -97,7 +97,7 @@ class Occupancy:
         entrant.lanes = [stack.new_lane(config, seed) for seed in entrant.record.seeds]
 
     def stack_for(self, config: LaneConfig) -> LaneStack:
-        """The stack that a lane belongs in; a new one where there is none of its shape."""
+        """The stack of a lane's shape. If there is none, make one."""
         shape = self.shape(config)
         if shape not in self.stacks:
             self.stacks[shape] = LaneStack(shape, self.setting_of(shape), self.device)
@@ -111,7 +111,7 @@ class Occupancy:
         """Train all stacks for one epoch, one after the other.
 
         Yields:
-            Every stack with what came of its epoch: its result, or the error that says that memory ran out.
+            Every stack with the result of its epoch, or with the error that says that memory ran out.
         """
         self.order += 1
         for stack in list(self.stacks.values()):
@@ -122,7 +122,7 @@ class Occupancy:
             yield stack, result
 
     def _epoch_of(self, stack: LaneStack, reporter: Reporter) -> EpochResult | RuntimeError | MemoryError:
-        """What came of a stack's epoch; an error without its frames, which hold the stack."""
+        """The result of a stack's epoch, or an out-of-memory error without its traceback, which holds the stack."""
         try:
             return stack.train_epoch(self.order, reporter)
         except (RuntimeError, MemoryError) as error:
@@ -132,19 +132,19 @@ class Occupancy:
 
     @property
     def _lanes_in_use(self) -> int:
-        """Lanes that have a trial; while one stack trains, the others' lanes wait for their turn."""
+        """Number of lanes that have a trial, including those that wait while another stack trains."""
         return self.n_parallel - len(self.free_slots)
 
     def update_lanes(self) -> None:
-        """Bring the lanes of running trials up to date with their stacks."""
+        """Copy the weights of all stacks back into their lanes."""
         for stack in self.stacks.values():
             stack.update_lanes()
 
     def take_apart(self, ending: Collection[int]) -> None:
-        """Take the stacks of some trials apart, by number: their lanes are up to date and may be freed.
+        """Take the stacks of some trials apart. Their lanes then have the current weights and may be freed.
 
         Args:
-            ending: Numbers of trials.
+            ending: Numbers of the trials that end.
         """
         for stack in self.stacks.values():
             if any(entrant.record.trial in ending for entrant in stack.running):
@@ -152,7 +152,7 @@ class Occupancy:
                 self._freed = True
 
     def leave(self) -> None:
-        """Free the lanes of trials that have ended, whose stacks were taken apart; a stack that empties is dropped."""
+        """Free the lanes of trials that have ended, and drop empty stacks. `take_apart` must be called first."""
         for stack in self.stacks.values():
             if all(entrant.alive for entrant in stack.running):
                 continue
@@ -166,10 +166,10 @@ class Occupancy:
         self.stacks = {shape: stack for shape, stack in self.stacks.items() if stack.running}
 
     def halve(self, stack: LaneStack, error: BaseException) -> str:
-        """Go on with half the lanes of a stack after memory ran out; its trials wait to start again.
+        """After memory ran out, halve the size of a stack. Its trials wait to start again.
 
         Returns:
-            What was done, for the user.
+            A message that tells the user what was done.
 
         Raises:
             SweepError: Not even one trial fits.
@@ -193,7 +193,7 @@ class Occupancy:
         )
 
     def free_memory(self) -> None:
-        """Give back what stacks held that are gone, so that the next one finds its memory free."""
+        """Release the memory of dropped stacks before the next stack needs it."""
         if not self._freed:
             return
         self._freed = False

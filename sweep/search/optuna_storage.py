@@ -1,4 +1,4 @@
-"""Optuna's side of a run: its storage and its study."""
+"""A run's Optuna storage and Optuna study."""
 
 import optuna
 from optuna.samplers import BaseSampler
@@ -17,8 +17,8 @@ from sweep.study.objectives import Objectives
 def open_storage(url: str | None, folder: RunFolder) -> BaseStorage:
     """The storage of a run: the URL if one was given, else the journal in the run folder.
 
-    A journal is lines of JSON; reading one executes nothing, whoever wrote it. A URL may load a database driver and
-    reach any host, so it comes from the user, never out of a run folder.
+    A journal is lines of JSON. Reading it executes no code, whoever wrote it. A URL may load a database driver and
+    connect to any host, so it must come from the user and never from a run folder.
 
     Raises:
         UsageError: The URL cannot be opened.
@@ -33,17 +33,17 @@ def open_storage(url: str | None, folder: RunFolder) -> BaseStorage:
         return JournalStorage(JournalFileBackend(str(folder.journal_path), JournalLock(folder.journal_path)))
     except OSError as error:
         raise SweepError(f"cannot open Optuna's journal {folder.journal_path}: {error.strerror}") from error
-    except Exception as error:  # a line that is no JSON, or no entry of a journal
+    except Exception as error:  # a line that is not JSON, or not an entry of a journal
         raise SweepError(
             f"Optuna's journal {folder.journal_path} is damaged: {type(error).__name__}: {error}{RESTORE}; "
-            f"its tables are read without it, by sweep results {folder.path}"
+            f"sweep results {folder.path} shows the run's tables without it"
         ) from error
 
 
 def mend_journal(folder: RunFolder) -> None:
-    """Remove from a journal what a process that was killed left in it: half a line, and Optuna's lock.
+    """Remove what a killed process may have left behind: half a line in the journal, and Optuna's lock.
 
-    Without this Optuna waits half a minute for the lock. The caller holds the run's own lock.
+    Otherwise Optuna waits half a minute for the lock. The caller must hold the run's own lock.
 
     Raises:
         SweepError: The file system refuses.
@@ -58,7 +58,7 @@ def mend_journal(folder: RunFolder) -> None:
 
 
 def shown_url(url: str) -> str:
-    """The URL of a storage as it may be printed and recorded: without its password."""
+    """The URL of a storage without its password, for messages and records."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -69,12 +69,13 @@ def shown_url(url: str) -> str:
 
 
 def open_recorded(folder: RunFolder, url: str | None, command: str) -> BaseStorage:
-    """The storage of a run that was made before.
+    """The storage of an existing run.
 
     Args:
         folder: The run folder.
-        url: Given by the user, who must if the run's record names one: a run folder may come from anybody.
-        command: What to type, for the message, but for the option.
+        url: URL that the user gave. It is required if the run's record names one, since a run folder may come from
+            anybody.
+        command: The command to type, without the option, for the error message.
 
     Raises:
         UsageError: The record names a URL and none is given, or it cannot be opened.
@@ -87,7 +88,7 @@ def open_recorded(folder: RunFolder, url: str | None, command: str) -> BaseStora
 
 
 def require_recorded_url(folder: RunFolder, url: str | None, command: str) -> None:
-    """Ask for the storage that a run's record names; arguments and errors as `open_recorded`."""
+    """Raise an error if a run's record names a storage and none is given; arguments and errors as `open_recorded`."""
     if url is None and (recorded := read_json(folder.config_path).get("storage")) is not None:
         raise UsageError(
             f"{folder.config_path} says that the trials are in the Optuna storage {recorded}. Run folders may come "
@@ -96,10 +97,10 @@ def require_recorded_url(folder: RunFolder, url: str | None, command: str) -> No
 
 
 def check_storage_free(url: str, name: str) -> None:
-    """Refuse a storage that cannot be opened or has a study of that name, before anything is made.
+    """Check that a storage can be opened and has no study of that name, before any file is made.
 
     Raises:
-        UsageError: With the reason.
+        UsageError: The storage cannot be opened, or has such a study.
     """
     try:
         names = optuna.study.get_all_study_names(optuna.storages.get_storage(url))
@@ -115,10 +116,10 @@ def _cannot_open(url: str, error: Exception) -> UsageError:
 
 
 def load_optuna_study(folder: RunFolder, url: str | None, command: str) -> optuna.Study:
-    """The Optuna study of a run that was made before; arguments as `open_recorded`.
+    """The Optuna study of an existing run; arguments as `open_recorded`.
 
     Raises:
-        UsageError: As `open_recorded`.
+        UsageError: The record names a URL and none is given.
         SweepError: The storage cannot be opened, or no longer holds the study.
     """
     storage = open_recorded(folder, url, command)
@@ -145,14 +146,14 @@ def create_optuna_study(
     sampler: BaseSampler,
     goes_on: bool = False,
 ) -> optuna.Study:
-    """Make the Optuna study of a run, or find it where a run goes on.
+    """Make the Optuna study of a run, or find it if the run is resumed.
 
     Args:
-        url: An Optuna storage; the run's own journal if not given.
+        url: URL of an Optuna storage; the run's own journal if not given.
         folder: The run folder.
-        objectives: What trials are told with; the dashboard shows their names.
+        objectives: The objectives of the study; Optuna's dashboard shows their names.
         sampler: Proposes trials.
-        goes_on: Whether the study may be there already.
+        goes_on: Whether the run is resumed, so that the study may exist already.
 
     Raises:
         UsageError: The storage cannot be opened.

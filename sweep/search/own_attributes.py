@@ -1,4 +1,4 @@
-"""The names under which sweep keeps its own user attributes of Optuna's trials, which no study can take."""
+"""Names of the user attributes that sweep itself sets in Optuna's trials. A study's `suggest` cannot set these."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial
 from sweep.study.stored_values import RESERVED
 
 MARK = f"{RESERVED}names"
-"""The user attribute of an Optuna study whose trials have sweep's attributes under names of their own."""
+"""The user attribute of an Optuna study in which the names of sweep's own attributes have a prefix."""
 
 
 @dataclass(frozen=True)
@@ -17,19 +17,19 @@ class OwnAttributes:
     """Names of sweep's own attributes in one Optuna study.
 
     Attributes:
-        prefix: How they begin. Runs of version 0.3.0 have none, and are read and continued as they are.
+        prefix: Prefix of these names. Runs of version 0.3.0 have none; they are read and continued without it.
     """
 
     prefix: str
 
     @classmethod
     def of(cls, study: optuna.Study) -> "OwnAttributes":
-        """Those of a study."""
+        """The names that a study uses."""
         return cls(RESERVED if MARK in study.user_attrs else "")
 
     @staticmethod
     def mark(study: optuna.Study) -> None:
-        """Have a study use names of their own, unless trials of an earlier version are in it."""
+        """Make a study use the prefix, unless it holds trials of an earlier version."""
         if MARK not in study.user_attrs and not study.get_trials(deepcopy=False):
             study.set_user_attr(MARK, True)
 
@@ -42,5 +42,5 @@ class OwnAttributes:
         return self.name(attribute) in trial.user_attrs
 
     def get(self, trial: FrozenTrial, attribute: str) -> Any:
-        """A trial's attribute; None where it has none."""
+        """The value of a trial's attribute; None if the trial does not have it."""
         return trial.user_attrs.get(self.name(attribute))

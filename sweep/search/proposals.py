@@ -1,7 +1,7 @@
-"""Asking Optuna for configurations worth a lane: none that repeats, or all but repeats, one that was asked before.
+"""Asks Optuna for configurations, and drops those that repeat an earlier one or hardly differ from it.
 
-When a run goes on after it was killed, Optuna's storage may hold more trials than the run remembers. Those are taken up
-again, one after the other, before anything new is asked for.
+When a killed run is resumed, Optuna's storage may hold more trials than the run's snapshot. These trials are used
+first, one after the other, before Optuna is asked for new ones.
 """
 
 import contextlib
@@ -25,24 +25,24 @@ from sweep.study.declaration import Study
 from sweep.study.lane_config import LaneConfig
 
 NEAR = 0.002
-"""Two trials are nearly the same if no parameter differs by more than this share of its range, which leaves room for
-some 500 trials in a space of one continuous parameter."""
+"""Two trials count as the same if no parameter differs by more than this share of its range. A space of one continuous
+parameter then has room for some 500 trials."""
 
 SAMPLER_ASKS = 10
-"""Repeats in a row after which proposals are drawn at random: in a small space a sampler keeps to its favourites."""
+"""Repeats in a row after which proposals are drawn at random: in a small space a sampler repeats its favourites."""
 
 MOST_ASKS = 100
 """Repeats in a row after which the space counts as exhausted."""
 
 ENTERED = "trainable_parameters"
-"""The attribute that a trial gets last when it enters the search, with all its parameters drawn. This name and those
-below are sweep's own, see `OwnAttributes`."""
+"""The last attribute that a trial is given when it enters the search; all its parameters are drawn by then. This name
+and those below are sweep's own, see `OwnAttributes`."""
 
 LANE = "lane"
-"""The attribute of a trial that trains or has trained: the slot of its first replicate."""
+"""The attribute that holds the lane of a trial's first replicate, once the trial has one."""
 
 CLONE = "clone_of"
-"""The attribute of a trial that the user asked for meanwhile: the number of the trial that it varies."""
+"""The attribute of a trial that the user asked for while the run went on: the number of the trial that it varies."""
 
 DUPLICATE = "duplicate_of"
 """The attribute of a repeat: the number of the trial that it repeats."""
@@ -50,17 +50,17 @@ DUPLICATE = "duplicate_of"
 
 @dataclass(frozen=True)
 class Proposal:
-    """A trial that Optuna was asked for, and what the study's `suggest` made of it.
+    """A trial that Optuna proposed, and the configuration that the study's `suggest` made of it.
 
     Attributes:
-        number: Optuna's.
-        config: The lane's.
-        params: What `suggest` asked for, by name.
-        distributions: Where its values come from, by name.
-        user_attrs: What `suggest` set.
-        feasible: Whether the constraints that `suggest` set are kept.
-        trial: Where Optuna is told what becomes of it; None if it knows how the trial ended.
-        known: What the storage held of a trial that an earlier process asked for.
+        number: Optuna's number of the trial.
+        config: Configuration of its lane.
+        params: Values of the parameters that `suggest` asked for, by name.
+        distributions: Distributions of these parameters, by name.
+        user_attrs: User attributes that `suggest` set.
+        feasible: Whether the trial meets the constraints that `suggest` set.
+        trial: Optuna's trial, to report results to; None if Optuna already knows how the trial ended.
+        known: The trial as the storage held it, if an earlier process asked for it.
     """
 
     number: int
@@ -77,18 +77,18 @@ class Proposals:
     """The trials of a search, one after the other: the baseline, those that were enqueued, then the sampler's.
 
     Args:
-        optuna_study: Empty, or as an earlier process left it.
-        study: What is searched.
-        sampler: The Optuna study's.
-        enqueued: Parameters of trials that follow the baseline; what one leaves out, the sampler chooses.
+        optuna_study: Optuna's study, empty or as an earlier process left it.
+        study: The study to search.
+        sampler: The sampler of the Optuna study.
+        enqueued: Parameters of trials that follow the baseline; the sampler chooses the parameters that are missing.
 
     Attributes:
         own: Names of sweep's own attributes of Optuna's trials.
-        n_asked: Trials asked for, repeats included.
-        n_dropped: Those that were repeats; Optuna was told that they failed, with `duplicate_of` as an attribute.
-        n_clones: Variations of trials that the user has asked for.
-        exhausted: Whether nothing new is left.
-        accepted: Those that were no repeats, in the order in which they were proposed.
+        n_asked: Number of trials that Optuna was asked for, including repeats.
+        n_dropped: Number of repeats. Optuna was told that they failed, with `duplicate_of` as an attribute.
+        n_clones: Number of clones that the user has asked for.
+        exhausted: Whether nothing new is left to propose.
+        accepted: The proposals that were not repeats, in the order in which they were made.
     """
 
     def __init__(
@@ -117,31 +117,31 @@ class Proposals:
 
     @property
     def clone_is_next(self) -> bool:
-        """Whether the user has asked for a trial that was not proposed yet."""
+        """Whether the user has asked for a clone that was not proposed yet."""
         return self._n_clones_asked < self.n_clones
 
     def is_clone(self, user_attrs: Mapping[str, Any]) -> bool:
-        """Whether attributes are those of a trial that the user has asked for."""
+        """Whether these are the attributes of a clone that the user has asked for."""
         return self.own.name(CLONE) in user_attrs
 
     def add_clone(self, of_trial: int, params: Mapping[str, Any]) -> None:
-        """Have a trial of the user's proposed before all others.
+        """Make a clone the next proposal.
 
         Args:
-            of_trial: Number of the trial that it is a variation of.
-            params: All of its parameters; the sampler chooses what is missing.
+            of_trial: Number of the trial that the clone varies.
+            params: Its parameters; the sampler chooses those that are missing.
         """
         self.n_clones += 1
         held = sum(self.own.has(trial, CLONE) for trial in self.optuna_study.get_trials(deepcopy=False))
-        if held < self.n_clones:  # else an earlier process was killed after it had done this
+        if held < self.n_clones:  # otherwise an earlier process enqueued it before it was killed
             self.optuna_study.enqueue_trial(dict(params), user_attrs={self.own.name(CLONE): of_trial})
 
     def recall(self, n_asked: int) -> dict[int, Proposal]:
-        """What `next` gave an earlier process in the course of its first so many trials, by number.
+        """The proposals that `next` gave an earlier process among its first `n_asked` trials, by number.
 
         Raises:
             SweepError: The storage no longer holds these trials.
-            UsageError: The study does not take them any more.
+            UsageError: The study's `suggest` no longer accepts them.
         """
         n_held = self._recorded[-1].number + 1 if self._recorded else 0
         if n_held < n_asked:
@@ -160,16 +160,16 @@ class Proposals:
         """A configuration that was not proposed before; None if none can be found.
 
         Args:
-            clones_only: Propose nothing but what the user has asked for by `add_clone`.
-            follow: Propose a lane of this shape, unless a trial is waiting that the user has asked for.
+            clones_only: Propose only the clones that the user has asked for.
+            follow: Propose a lane of this shape, unless a clone that the user has asked for is waiting.
 
         Raises:
-            UsageError: The study proposes what cannot be trained.
+            UsageError: The study proposes a configuration that cannot be trained.
         """
         n_repeats = 0
         while n_repeats < MOST_ASKS:
             if follow is not None and n_repeats == SAMPLER_ASKS:
-                return None  # nothing new of this shape; another may have more
+                return None  # nothing new of this shape; another shape may have more
             at_random = n_repeats >= SAMPLER_ASKS and not self.sampler.enumerates
             if clones_only and not self.clone_is_next:
                 return None
@@ -198,7 +198,7 @@ class Proposals:
             return self._proposal(trial, trial)
 
     def _take_up(self, at_random: bool, follow: Follow | None = None) -> Proposal | None:
-        """The next trial that an earlier process asked for; None for one that its `suggest` failed on."""
+        """The next trial that an earlier process asked for; None if `suggest` failed on it."""
         known = self._recorded.popleft()
         self.n_asked = known.number + 1
         params, trial = known.params, None
@@ -230,7 +230,7 @@ class Proposals:
     def _proposal(
         self, asked: optuna.Trial | FixedTrial, trial: optuna.Trial | None, known: FrozenTrial | None = None
     ) -> Proposal:
-        """Let the study make a lane's configuration of a trial."""
+        """Let the study's `suggest` make a lane's configuration from a trial."""
         try:
             config = self.study.lane_config(asked)
         except UsageError:
@@ -247,7 +247,7 @@ class Proposals:
         self._n_clones_asked += is_clone
         twin = self._of_config.get(proposal.config) if is_clone else self._twin(proposal)
         if twin is None:
-            self.accepted.append(replace(proposal, trial=None, known=None))  # what Optuna holds of it is large
+            self.accepted.append(replace(proposal, trial=None, known=None))  # Optuna's objects are large
             self._of_config[proposal.config] = proposal.number
             return True
         if proposal.trial is not None:
@@ -270,7 +270,7 @@ def _nearly_alike(a: Proposal, b: Proposal) -> bool:
 
 
 def _distance(distribution: BaseDistribution, a: Any, b: Any) -> float:
-    """Between two values, as a share of the distribution's range; categories are alike or infinitely far apart."""
+    """Distance of two values as a share of the distribution's range: 0 or infinity for categories."""
     if not isinstance(distribution, FloatDistribution | IntDistribution):
         return 0.0 if a == b else math.inf
     if distribution.single():

@@ -1,4 +1,4 @@
-"""What a user asks of a run from another terminal: files in its folder, which the run looks for between two epochs."""
+"""Requests that a user makes from another terminal: files in the run folder, which the run reads between two epochs."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,8 @@ class Request:
 
     Attributes:
         action: `stop` ends a trial; `clone` trains another one with some of its parameters changed.
-        trial: Which.
-        params: Of the clone.
+        trial: Number of the trial.
+        params: Parameters of the clone.
     """
 
     action: Action
@@ -30,28 +30,28 @@ class Request:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Request":
-        """From what JSON holds.
+        """Make a request from the content of a JSON file.
 
         Raises:
-            ValueError: It is no request.
+            ValueError: The content is not a request.
         """
         match values:
             case {"action": "stop" | "clone" as action, "trial": int(trial), "params": dict(params)} if trial >= 0:
                 return cls(action, trial, params)
-        raise ValueError(f"no request: {str(dict(values))[:100]}")
+        raise ValueError(f"it is not a request: {str(dict(values))[:100]}")
 
 
 class Inbox:
     """The requests to a run, in the order in which they were made.
 
-    A request that was read is pending until it has been carried out, and both stand in the run's snapshots: a run that
-    is killed in between carries it out at the same epoch.
+    A request that was read is pending until it has been carried out. The run's snapshots hold both lists, so a run that
+    is killed in between carries out the request at the same epoch.
 
     Args:
-        folder: Of the run; None where nobody can ask.
+        folder: The run folder; None if the search has none, and so no requests.
 
     Attributes:
-        pending: Read, and not carried out yet.
+        pending: Requests that were read and are not carried out yet.
         read: Names of the files that were read.
     """
 
@@ -61,29 +61,29 @@ class Inbox:
         self.read: list[str] = []
 
     def look(self) -> list[str]:
-        """Read what is new into `pending`; what is no request is described in the result."""
+        """Read new requests into `pending`, and return a message for every file that is not a request."""
         damaged = []
         for path in self.unread():
             self.read.append(path.name)
             try:
                 self.pending.append(Request.of(read_json(path)))
             except (SweepError, ValueError) as error:
-                damaged.append(f"{path} is left out: {error}")
+                damaged.append(f"{path} is ignored: {error}")
         return damaged
 
     def unread(self) -> list[Path]:
-        """Files of requests that nobody has read."""
+        """Files of requests that were not read yet."""
         if self.folder is None:
             return []
         known = set(self.read)
         return sorted(path for path in self.folder.requests_path.glob("*.json") if path.name not in known)
 
     def state(self) -> dict[str, Any]:
-        """For a snapshot."""
+        """The state that a snapshot keeps."""
         return {"read": list(self.read), "pending": [asdict(request) for request in self.pending]}
 
     def restore(self, read: Sequence[str], pending: Sequence[Mapping[str, Any]]) -> None:
-        """Go on with what `state` gave."""
+        """Restore what `state` returned."""
         self.read, self.pending = list(read), [Request.of(values) for values in pending]
 
 

@@ -1,7 +1,8 @@
 """Successive halving over lanes that reach a rung together, for any number of objectives.
 
-Optuna's pruners look at one trial after the other, so that in lockstep the order of reporting decides; and they refuse
-several objectives. Here all trials that reach a rung at one epoch's end are ranked at once, among all that came before.
+Optuna's pruners look at one trial at a time, so if trials train in lockstep, the order of reporting decides. They also
+refuse several objectives. Here all trials that reach a rung at the end of an epoch are ranked at once, together with
+all trials that reached it earlier.
 """
 
 import math
@@ -14,12 +15,12 @@ from sweep.study.objectives import best_first
 
 @dataclass(frozen=True)
 class Arrival:
-    """A trial's numbers at a rung.
+    """A trial's results at a rung.
 
     Attributes:
-        trial: Its number.
-        costs: Its objectives, less is better.
-        tie: What decides between equal trials before their numbers do; less is better.
+        trial: The trial's number.
+        costs: Its objectives as costs: lower is better.
+        tie: Decides between trials with equal costs; lower is better. If it is equal too, the lower number wins.
     """
 
     trial: int
@@ -29,25 +30,25 @@ class Arrival:
 
 @dataclass
 class RungTable:
-    """All that ever reached each rung.
+    """The results of all trials that have reached each rung.
 
     Attributes:
-        halving: Where rungs are.
-        arrivals: By rung, in epochs, and trial.
+        halving: Says where the rungs are.
+        arrivals: Results by rung (in epochs) and by trial.
     """
 
     halving: Halving
     arrivals: dict[int, dict[int, Arrival]] = field(default_factory=dict)
 
     def stopped(self, arrivals: Mapping[int, Sequence[Arrival]]) -> set[int]:
-        """Add the trials that arrive together, and say which of them go no further.
+        """Add the trials that arrive together, and return which of them to stop.
 
-        A trial goes on if it is among the best `1/eta` (rounded up) of all that have reached its rung, these
-        included; so the first `N` lanes are halved as in Jamieson & Talwalkar (2016), and one that arrives alone is
-        measured against those before it. A trial that had to train again counts once.
+        A trial goes on if it is among the best `1/eta` (rounded up) of all trials that have reached its rung,
+        including those that arrive now. So the first `N` lanes are halved as in Jamieson & Talwalkar (2016), and a
+        trial that arrives alone is compared with those before it. A trial that had to train again counts once.
 
         Args:
-            arrivals: By rung.
+            arrivals: The trials that arrive, by rung.
 
         Returns:
             Numbers of the trials to stop.

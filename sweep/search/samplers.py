@@ -1,8 +1,8 @@
-"""Optuna's samplers by name, or any sampler object, made fit for a search that asks and tells by itself.
+"""Optuna's samplers by name, or any sampler object, adapted to a search that uses Optuna's ask-and-tell interface.
 
-A search can be killed at any instant and goes on in another process, where it must be proposed the same trials. So a
-sampler by name keeps no random state: whatever it draws for a trial comes from the study's seed and the trial's number,
-and what it knows comes from Optuna's storage.
+A search can be killed at any time and resumed by another process, which must get the same proposals. So a sampler given
+by name keeps no random state: its draws for a trial depend only on the study's seed, the trial's number and the trials
+in Optuna's storage.
 """
 
 import contextlib
@@ -34,26 +34,26 @@ ONE_OBJECTIVE = ("cmaes",)
 
 @contextlib.contextmanager
 def experiments_allowed() -> Iterator[None]:
-    """Optuna warns of whatever may still change between its versions; ours is pinned."""
+    """Silence Optuna's warnings about features that may change in a later version; sweep pins its version."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         yield
 
 
 class AskTellSampler(BaseSampler):
-    """A sampler that draws by the trial's number, and whose wish to end the study is noted instead of raised.
+    """A sampler whose draws depend on the trial's number, and that works outside `Study.optimize`.
 
-    Samplers of finite spaces call `Study.stop`, which Optuna forbids outside `Study.optimize`.
+    Samplers of finite spaces call `Study.stop` when the space is exhausted, and Optuna raises an error if that happens
+    outside `Study.optimize`. Here the call only sets `exhausted`.
 
     Args:
-        sampler_of: The sampler that draws with a seed; always the same object if it has random state of its own.
-        seed: What the seeds of all draws are derived from.
-        rungs: Epochs at which trials are compared, where the sampler is to learn from running trials too; see
-            `RungView`.
+        sampler_of: Gives a sampler for a seed; always the same object if the sampler has random state of its own.
+        seed: Seed from which the seeds of all draws are derived.
+        rungs: Epochs at which trials are compared, if the sampler is to learn from running trials too; see `RungView`.
 
     Attributes:
-        enumerates: Whether it goes through a finite space.
-        exhausted: Whether it has asked to end the study.
+        enumerates: Whether the sampler enumerates a finite space.
+        exhausted: Whether the sampler has asked to end the study.
     """
 
     def __init__(self, sampler_of: Callable[[int], BaseSampler], seed: int, rungs: Sequence[int] = ()):
@@ -66,7 +66,7 @@ class AskTellSampler(BaseSampler):
         self.exhausted = False
 
     def catch_up(self, study: optuna.Study) -> None:
-        """Note what an earlier process may have been told of a study that goes on."""
+        """Set `exhausted` for a study that an earlier process began."""
         self.exhausted = isinstance(self._any, GridSampler) and self._any.is_exhausted(study)
 
     def _for(self, trial: FrozenTrial, purpose: str) -> BaseSampler:
@@ -74,43 +74,43 @@ class AskTellSampler(BaseSampler):
             return self._sampler_of(derive_seed(self._seed, purpose, trial.number) % 2**32)
 
     def _seen(self, study: optuna.Study) -> optuna.Study:
-        """The study as the sampler is to see it."""
+        """The study as the sampler should see it."""
         return cast("optuna.Study", RungView(study, self._rungs)) if self._rungs else study
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """As `BaseSampler`."""
+        """See `BaseSampler`."""
         return self._for(trial, "relative").infer_relative_search_space(self._seen(study), trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """As `BaseSampler`."""
+        """See `BaseSampler`."""
         return self._for(trial, "relative").sample_relative(self._seen(study), trial, search_space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """As `BaseSampler`; a parameter's draw does not depend on which others were drawn before."""
+        """See `BaseSampler`. The draw of a parameter does not depend on which others were drawn before."""
         return self.draw(study, trial, param_name, param_distribution, 0)
 
     def draw(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, distribution: BaseDistribution, attempt: int
     ) -> Any:
-        """Sample a parameter independently of the others, once more at every attempt."""
+        """Sample a parameter independently of the others; every attempt gives another draw."""
         again = f" attempt {attempt}" if attempt else ""
         sampler = self._for(trial, f"parameter {param_name}{again}")
         return sampler.sample_independent(self._seen(study), trial, param_name, distribution)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """As `BaseSampler`."""
+        """See `BaseSampler`."""
         self._for(trial, "before").before_trial(study, trial)
 
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """As `BaseSampler`, with `Study.stop` noted."""
+        """See `BaseSampler`. A call of `Study.stop` sets `exhausted`."""
         if isinstance(self._any, GridSampler) and "grid_id" not in trial.system_attrs:
-            return  # an enqueued trial, which the grid sampler asks for a place in the grid that it does not have
+            return  # an enqueued trial has no place in the grid, and the grid sampler would look for one
         try:
             self._for(trial, "after").after_trial(study, trial, state, values)
         except RuntimeError as error:
@@ -130,12 +130,12 @@ def make_sampler(
     """The sampler of a study.
 
     Args:
-        sampler: One of `SAMPLERS`, or an object of Optuna's or of the user's own, which brings its own seed; what such
-            an object keeps in memory is lost when a run is killed.
-        seed: For a sampler by name.
+        sampler: One of `SAMPLERS`, or a sampler object from Optuna or from the user. An object has its own seed, and
+            what it keeps in memory is lost when a run is killed.
+        seed: Seed of a sampler that is given by name.
         grid: Values by parameter, for `grid`.
-        n_objectives: Of the study.
-        rungs: Epochs at which trials are compared; TPE learns from them, of studies of one objective.
+        n_objectives: Number of objectives of the study.
+        rungs: Epochs at which trials are compared. TPE learns from them if the study has one objective.
 
     Raises:
         UsageError: The name is unknown, or its sampler cannot serve this study.
@@ -152,7 +152,7 @@ def make_sampler(
                 "--sampler grid needs values: declare grid={'lr': [1e-4, 1e-3], …} in the study, one list a parameter"
             )
         values = {name: list(grid[name]) for name in grid}
-        # one seed for all draws: the numbers of the grid's points hang on it
+        # one seed for all draws: it decides the order of the grid's points
         return AskTellSampler(lambda _: optuna.samplers.GridSampler(values, seed=seed % 2**32), seed)
     if sampler not in _BY_NAME:
         raise UsageError(f"--sampler must be one of {', '.join(SAMPLERS)}, not {sampler!r}")
@@ -161,7 +161,7 @@ def make_sampler(
 
 
 def sampler_of(study: Study) -> AskTellSampler:
-    """The sampler that a study declares; errors as of `make_sampler`."""
+    """The sampler that a study declares; errors as `make_sampler`."""
     return make_sampler(
         study.sampler,
         seed=derive_seed(study.seed, "sampler"),

@@ -1,10 +1,10 @@
-"""The search: Optuna proposes configurations, stacks train them together, the results are told back.
+"""The search: Optuna proposes configurations, stacks train them together, and Optuna is told the results.
 
-At the end of every epoch trials end: at a rung, after their last epoch, or because they broke. Their lanes take new
-trials before the next epoch, proposed with all that is known, while the other lanes go on.
+Trials end at the end of an epoch: at a rung, after their last epoch, or because they failed. Before the next epoch
+their lanes are given to new trials, which Optuna proposes with all results so far. The other lanes keep training.
 
-Between two epochs the search can be written to disk (`sweep.search.snapshot`) and continued by another process: what
-follows depends only on its attributes and on what Optuna's storage remembers.
+Between two epochs the search can be written to disk (`sweep.search.snapshot`), and another process can continue it.
+Everything that follows depends only on the attributes of `Search` and on Optuna's storage.
 """
 
 import gc
@@ -39,7 +39,7 @@ from sweep.training.engine import EpochResult
 from sweep.training.measurement import measure_lanes
 
 SAVING_SHARE = 0.02
-"""Of the wall time, what bringing tables and snapshots to disk may take while trials train."""
+"""Largest share of the wall time that saving tables and snapshots may take while trials train."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Winner:
     """The best complete trial so far.
 
     Attributes:
-        record: Its numbers.
-        config: Of its lane.
+        record: The trial's record, with its metrics.
+        config: Configuration of its lane.
         spec: Structure of its side-network.
         state: Weights of its first replicate, as a `state_dict` of a plain side-network of its own rank.
     """
@@ -63,22 +63,22 @@ class Search:
     """One study's trials.
 
     Args:
-        proposals: Where trials come from.
-        lanes: Where they train; of the same study.
-        budget: When to end, beside the study's number of trials.
-        reporter: Told what happens.
-        inbox: What the user asks for meanwhile.
-        save_tables: Called with the search to bring its tables and winner to disk.
-        save_snapshot: Called with the search between two epochs, to bring to disk all that it needs to go on.
+        proposals: Proposes the trials.
+        lanes: The lanes that train them; made for the same study.
+        budget: Ends the search before all of the study's trials are trained.
+        reporter: Receives progress events.
+        inbox: Requests that the user makes while the search runs.
+        save_tables: Called with the search; writes its tables and its winner to disk.
+        save_snapshot: Called with the search between two epochs; writes all that is needed to continue it to disk.
 
     Attributes:
-        study: What is searched.
+        study: The study to search.
         ledger: Records of all trials.
-        kept: Weights of the best few.
-        rungs: What reached each rung; None where the study has none.
-        baseline_answers: What trial 0's answer to each val image was worth, by epoch; see `Target.of_images`.
-        ended: Why the search ended, as a sentence's end.
-        search_seconds: Wall time of earlier processes, up to the snapshot that this one goes on from.
+        kept: Weights of the best few trials.
+        rungs: Results of the trials that reached each rung; None if the study has no rungs.
+        baseline_answers: Score of trial 0 on each image of the validation set, by epoch; see `Target.of_images`.
+        ended: Why the search ended, as a clause that follows "because".
+        search_seconds: Wall time of earlier processes, up to the snapshot that this process continued from.
     """
 
     def __init__(
@@ -122,29 +122,29 @@ class Search:
 
     @property
     def wall_seconds(self) -> float:
-        """Of the search until now, those of earlier processes included."""
+        """Seconds that the search has taken until now, including those of earlier processes."""
         return self.search_seconds + time.perf_counter() - self._started
 
     def run(self) -> None:
-        """Train trials, as many lanes at a time as fit, until the budget ends or nothing new is proposed.
+        """Train trials, as many lanes at a time as fit, until the budget is spent or nothing new is proposed.
 
-        A stack that does not fit in memory is halved, and its trials start again; so is every later stack of its
-        shape.
+        If a stack does not fit in memory, it is halved and its trials start again. Later stacks of the same shape get
+        half the size, too.
 
         Raises:
-            UsageError: The study proposes what cannot be trained.
+            UsageError: The study proposes a configuration that cannot be trained.
             SweepError: Not even one trial fits in memory.
-            KeyboardInterrupt: The user stopped the run; its tables were saved, and it can go on from its snapshot.
+            KeyboardInterrupt: The user stopped the run. Its tables were saved, and it can be resumed from its snapshot.
         """
         self._started = self._saved = time.perf_counter()
         self.reporter.search_started(self.study.trials, self.study.epochs)
-        gc.freeze()  # what the imports made is never garbage: looking through it takes a sixth of a second
+        gc.freeze()  # objects made by imports are never garbage, and scanning them takes a sixth of a second
         try:
             while not self.ended:
                 self._advance()
                 self.lanes.free_memory()
             for path in self.inbox.unread():
-                self.reporter.message(f"the search ended before {path} could be attended to")
+                self.reporter.message(f"the search ended before the request {path} was carried out")
             for entrant in self.lanes.entrants:
                 self.ledger.prune(entrant, self.ended)
             self.lanes.leave()
@@ -160,7 +160,7 @@ class Search:
     def _advance(self) -> None:
         """Fill the free lanes and train all of them for an epoch, unless the search is over."""
         if self._over():
-            self._save()  # before trials are told: after a while, or on other machines, time would end others
+            self._save()  # before the trials end: a process that resumes later must not end other ones by its own clock
             return
         self._attend_to_requests()
         self._fill()
@@ -187,9 +187,9 @@ class Search:
         return bool(self.ended)
 
     def _fill(self) -> None:
-        """Give free lanes to trials that wait for memory, and where none waits to new ones."""
+        """Give free lanes to trials that wait for memory. If none waits, give them to new trials."""
         if not self.lanes.running:
-            self.lanes.order = 0  # new stacks: their trials see the data as those of the first did
+            self.lanes.order = 0  # new stacks: their trials see the data in the order that the first ones saw
         self._admit_waiting()
         while self.lanes.has_room and not self.lanes.waiting and (proposal := self._propose()):
             entrant = self._enter(proposal)
@@ -199,7 +199,7 @@ class Search:
         self._lead = None
 
     def _admit_waiting(self) -> None:
-        """Give free lanes to the trials that wait, as far as memory allows for their shapes."""
+        """Give free lanes to the waiting trials whose shapes still fit in memory."""
         for entrant in list(self.lanes.waiting):
             if self.lanes.has_room and self.lanes.fits(self.lanes.shape(entrant.proposal.config)):
                 self.lanes.waiting.remove(entrant)
@@ -207,11 +207,11 @@ class Search:
                 self.ledger.place(entrant)
 
     def _attend_to_requests(self) -> None:
-        """Stop the trials that the user no longer wants, and have those proposed that the user wants."""
+        """Carry out the user's requests: stop trials, and put clones next in line."""
         if self.inbox.unread():
             for line in self.inbox.look():
                 self.reporter.message(line)
-            self._save()  # before anything is told: a process that goes on does the same at this epoch
+            self._save()  # before a request is carried out: a resumed process then carries it out at the same epoch
         for request in self.inbox.pending:
             if request.action == "stop":
                 self._stop(request.trial)
@@ -238,7 +238,7 @@ class Search:
         try:
             self.study.check_fixed(params, f"the clone of trial {trial}", partial=True)
         except UsageError as error:
-            self.reporter.message(f"{error}; it is left out")
+            self.reporter.message(f"{error}; the request is ignored")
             return
         self.proposals.add_clone(trial, params)
         self.reporter.message(f"a clone of trial {trial} is next in line")
@@ -264,7 +264,7 @@ class Search:
         return proposal
 
     def _enter(self, proposal: Proposal) -> Entrant | None:
-        """Open a trial's record; None where there can be no lane of its shape, and the trial has failed."""
+        """Open a trial's record. If no lane can have its shape, fail the trial and return None."""
         shape = self.shapes.described(proposal.config)
         try:
             spec = self.lanes.setting(proposal.config).spec
@@ -282,7 +282,7 @@ class Search:
         )
 
     def _enough(self, shape: Shape) -> int:
-        """Trials from which on another one makes its stack hardly cheaper."""
+        """Number of trials beyond which a larger stack is hardly cheaper per trial."""
         setting = self.lanes.setting_of(shape)
         n_lanes = enough_lanes(setting.spec.stack_work(setting.tokens), setting.spec.lane_work(setting.tokens))
         return -(-n_lanes // self.study.seeds)
@@ -300,10 +300,10 @@ class Search:
             self.reporter.epoch_ended(self.ledger.progress())
 
     def _measure(self, stack: LaneStack, result: EpochResult) -> dict[int, Tensor]:
-        """Log the epoch of a stack's trials, report it, and fail the trials that broke.
+        """Log and report an epoch of a stack's trials, and fail the trials that went wrong.
 
         Returns:
-            What each trial's answers to the val images are worth, by trial; see `Target.of_images`.
+            By trial, its score on each image of the validation set; see `Target.of_images`.
         """
         val_data = stack.setting.val_data
         measured = measure_lanes(result, val_data, self.study.metrics)
@@ -323,10 +323,10 @@ class Search:
         return of_trial
 
     def _compare_with_baseline(self, answers: Mapping[int, Tensor]) -> None:
-        """Compare trials with the baseline after as many epochs, once all stacks are measured.
+        """Compare trials with the baseline at the same epoch, once all stacks are measured.
 
         Args:
-            answers: What each trial's answers to the val images are worth, by trial.
+            answers: By trial, its score on each image of the validation set.
         """
         running = {entrant.record.trial: entrant.record for entrant in self.lanes.running}
         if 0 in answers:
@@ -337,7 +337,7 @@ class Search:
                 record.vs_baseline = paired_difference(of_trial, self.baseline_answers[record.epochs])
 
     def _end_trials(self) -> None:
-        """Complete the trials that are through, and stop those that a rung stops; their lanes are free again."""
+        """Complete the trials that had their last epoch, stop those that lose at a rung, and free their lanes."""
         stopped = self._stopped_at_rungs()
         running = self.lanes.running
         complete = [e for e in running if e.alive and e.record.epochs == self.study.epochs]
@@ -354,7 +354,7 @@ class Search:
         self.lanes.leave()
 
     def _stopped_at_rungs(self) -> set[int]:
-        """Numbers of the trials that go no further; the baseline always does, since all are compared with it."""
+        """Numbers of the trials to stop at a rung. The baseline never stops: all others are compared with it."""
         if self.rungs is None:
             return set()
         arrivals: dict[int, list[Arrival]] = {}
@@ -367,7 +367,7 @@ class Search:
         return self.rungs.stopped(arrivals) - {0}
 
     def _keep_weights(self, entrant: Entrant) -> None:
-        """Of a trial that is among the best complete ones so far."""
+        """Keep a trial's weights if it is among the best complete trials so far."""
         record, config = entrant.record, entrant.proposal.config
         best = [r.trial for r in self.ledger.best_complete(KEPT_TRIALS)]
         if record.trial in best:
@@ -377,7 +377,7 @@ class Search:
             self.kept.retain(best)
 
     def _halve(self, stack: LaneStack, error: BaseException) -> None:
-        """Have a stack's trials start again, half as many at a time, after memory ran out.
+        """After memory ran out, start a stack's trials again, half as many at a time.
 
         Raises:
             SweepError: Not even one trial fits.
@@ -390,12 +390,12 @@ class Search:
         self.lanes.free_memory()
 
     def _save_sometimes(self) -> None:
-        """Unless saving takes more than its share of the time."""
+        """Save, unless saving would take more than `SAVING_SHARE` of the time."""
         if time.perf_counter() - self._saved >= self._saving_seconds / SAVING_SHARE:
             self._save()
 
     def _save(self) -> None:
-        """Bring tables and a snapshot to disk."""
+        """Write the tables and a snapshot to disk."""
         began = time.perf_counter()
         self.lanes.update_lanes()
         self.save_tables(self)

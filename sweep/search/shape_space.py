@@ -1,7 +1,7 @@
-"""Which parameters of a study decide a lane's shape, and proposals that keep the shape of another one.
+"""Finds the parameters of a study that decide a lane's shape, and makes proposals that have the shape of another one.
 
-`suggest` is a function of the user's, so what decides the shape is found by asking it: with one parameter changed, does
-it return a lane of another shape?
+`suggest` is a function that the user wrote, so these parameters are found by trying: if one parameter is changed, does
+`suggest` return a lane of another shape?
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,10 +23,10 @@ from sweep.study.rehearsal import rehearse, surveyed_configs
 from sweep.study.shape import Shape, shape_of
 
 TRIED_VALUES = 9
-"""Values of a numeric parameter that are tried, spread evenly over its range."""
+"""Number of values of a numeric parameter to try, spread evenly over its range."""
 
 DRAWS = 16
-"""Draws of a parameter that decides the shape, before the value of the proposal to be followed is taken."""
+"""Number of draws of a parameter that decides the shape. If none keeps the shape, the lead's value is used."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Follow:
     """How to propose more lanes of a shape.
 
     Attributes:
-        fixed: Parameters that decide the shape, with values that give it.
-        keeps: Whether another value of such a parameter gives the same shape.
+        fixed: Parameters that decide the shape, with values that give this shape.
+        keeps: Says whether another value of such a parameter gives the same shape.
     """
 
     fixed: Mapping[str, Any]
@@ -46,7 +46,7 @@ class ShapeSpace:
     """The shapes that a study's space has.
 
     Args:
-        study: What is searched.
+        study: The study to search.
     """
 
     def __init__(self, study: Study):
@@ -54,28 +54,29 @@ class ShapeSpace:
 
     @cached_property
     def shapes(self) -> list[Shape]:
-        """Shapes that random draws from the space have, ranks left aside; that of the baseline comes first."""
+        """Shapes of random draws from the space, not counting ranks. The baseline's shape comes first."""
         shapes = (shape_of(self.study, config) for config in surveyed_configs(self.study))
         return list(dict.fromkeys(replace(shape, padded_rank=1) for shape in shapes))
 
     @property
     def varies(self) -> bool:
-        """Whether lanes of several shapes are to be expected, beside their ranks.
+        """Whether lanes will have several shapes, not counting ranks.
 
-        Ranks alone need no followers: their buckets were chosen so that each fills a stack as proposals fall.
+        If only ranks differ, no followers are needed: the rank buckets are chosen so that ordinary proposals fill the
+        stack of each bucket.
         """
         return len(self.shapes) > 1
 
     def described(self, config: LaneConfig) -> str:
-        """The shape of a lane in words: what differs between the shapes of the study, ranks left aside."""
+        """The shape of a lane in words: only what differs between the study's shapes, not counting ranks."""
         return replace(shape_of(self.study, config), padded_rank=1).described(self.shapes)
 
     def follow(self, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> Follow:
-        """How to propose more lanes of the shape that some parameters give.
+        """How to propose more lanes of the shape that these parameters give.
 
         Args:
             params: Values by parameter.
-            distributions: Where they come from, by parameter.
+            distributions: Distributions by parameter.
         """
         shape = shape_of(self.study, rehearse(self.study, params).config)
         known: dict[tuple[str, Any], bool] = {}
@@ -93,7 +94,7 @@ class ShapeSpace:
         return Follow({name: params[name] for name in deciding}, keeps)
 
     def _shape(self, params: Mapping[str, Any]) -> Shape | None:
-        """The shape that some parameters give; None where `suggest` refuses them."""
+        """The shape that these parameters give; None if `suggest` refuses them."""
         try:
             return shape_of(self.study, rehearse(self.study, params).config)
         except UsageError:
@@ -118,13 +119,13 @@ def _tried(distribution: BaseDistribution) -> list[Any]:
 
 
 class FollowingSampler(BaseSampler):
-    """A sampler whose proposals have the shape of an earlier one; as Optuna's `PartialFixedSampler`, for ask and tell.
+    """A sampler whose proposals have the shape of an earlier one, like Optuna's `PartialFixedSampler` for ask and tell.
 
-    A parameter that decides the shape is drawn from the sampler's own model until its value keeps the shape: a rank may
-    still be any rank of its bucket. All other parameters are the sampler's.
+    A parameter that decides the shape is drawn from the sampler's own model until its value keeps the shape. So a rank
+    may still be any rank of its bucket. The sampler chooses all other parameters freely.
 
     Args:
-        sampler: Where proposals come from.
+        sampler: The sampler that proposes.
         follow: The shape to keep.
     """
 
@@ -132,20 +133,20 @@ class FollowingSampler(BaseSampler):
         self.sampler, self.follow = sampler, follow
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """As `BaseSampler`, without what decides the shape."""
+        """See `BaseSampler`. Leaves out the parameters that decide the shape."""
         space = self.sampler.infer_relative_search_space(study, trial)
         return {name: distribution for name, distribution in space.items() if name not in self.follow.fixed}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """As `BaseSampler`."""
+        """See `BaseSampler`."""
         return self.sampler.sample_relative(study, trial, search_space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """As `BaseSampler`; what decides the shape keeps it."""
+        """See `BaseSampler`. Parameters that decide the shape get values that keep it."""
         if param_name not in self.follow.fixed:
             return self.sampler.sample_independent(study, trial, param_name, param_distribution)
         for attempt in range(DRAWS):
@@ -155,11 +156,11 @@ class FollowingSampler(BaseSampler):
         return self.follow.fixed[param_name]
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """As `BaseSampler`."""
+        """See `BaseSampler`."""
         self.sampler.before_trial(study, trial)
 
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """As `BaseSampler`."""
+        """See `BaseSampler`."""
         self.sampler.after_trial(study, trial, state, values)

@@ -1,7 +1,8 @@
-"""A search between two epochs as numbers and text, and the same search made of them again.
+"""Captures a search between two epochs as JSON and tensors, and restores it from them.
 
-With what Optuna's storage remembers this is all that a search depends on, so one that is restored goes on bit for bit
-as the one that was captured: lanes with their weights, optimizer state and age; the data order; rungs; the log.
+A snapshot holds the lanes with their weights, optimizer states and epochs, the data order, the rungs and the log.
+Together with Optuna's storage this is all that a search depends on, so a restored search continues bit for bit as the
+captured one would have.
 """
 
 from collections import defaultdict
@@ -27,7 +28,7 @@ from sweep.training.engine import Lane
 
 FORMAT = 4
 READABLE_FORMATS = (3, FORMAT)
-"""Version 0.3 wrote format 3, which knows one shape only."""
+"""Version 0.3 wrote format 3, in which all lanes have one shape."""
 ENTRIES: Mapping[str, type | UnionType] = {
     **dict.fromkeys(("n_parallel", "order", "n_asked", "n_clones"), int),
     **dict.fromkeys(("search_seconds", "training_seconds", "lane_seconds"), int | float),
@@ -39,11 +40,11 @@ ENTRIES: Mapping[str, type | UnionType] = {
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A search, written down.
+    """The state of a search.
 
     Attributes:
-        state: What JSON can hold.
-        tensors: Weights, optimizer states, curves and answers by name, on the CPU.
+        state: The part that JSON can hold.
+        tensors: Weights, optimizer states, curves and scores per image, by name, on the CPU.
     """
 
     state: dict[str, Any]
@@ -51,7 +52,7 @@ class Snapshot:
 
 
 def capture(search: Search) -> Snapshot:
-    """Write a search down; its lanes are up to date, and no epoch is under way."""
+    """Capture a search. Its lanes must have the current weights, and no epoch may be running."""
     log, tensors = search.ledger.log, {}
     metrics = list(dict.fromkeys(metric for *_, metric, _ in log.curves))
     number_of = {metric: number for number, metric in enumerate(metrics)}
@@ -94,16 +95,16 @@ def capture(search: Search) -> Snapshot:
 
 
 def restore(search: Search, snapshot: Snapshot) -> None:
-    """Bring a search that has not begun to where another one was.
+    """Restore the state of a captured search in a new one that has not begun.
 
     Raises:
-        SweepError: The snapshot is of another version, or does not fit the search.
-        UsageError: The study no longer takes a trial that it proposed.
+        SweepError: The snapshot has the format of another version, or does not fit the search.
+        UsageError: The study's `suggest` refuses a recorded trial, or makes another configuration of it.
     """
     if snapshot.state.get("format") not in READABLE_FORMATS:
         raise SweepError(
-            f"the snapshot has format {snapshot.state.get('format')!r}, and this version of sweep reads {FORMAT}; go "
-            f"on with the version that config.json names"
+            f"the snapshot has format {snapshot.state.get('format')!r}, and this version of sweep reads {FORMAT}; "
+            f"resume the run with the version that config.json names"
         )
     try:
         _restore(search, snapshot.state, snapshot.tensors)
@@ -154,7 +155,7 @@ def _restore(search: Search, state: Mapping[str, Any], tensors: Mapping[str, Ten
 
 
 def _most_trials(search: Search) -> list[tuple[int, int]]:
-    """A trial of every shape that memory has a limit for, with the limit in trials."""
+    """For each shape that ran out of memory: one of its trials, and the number of trials that fit."""
     by_shape = {search.lanes.shape(proposal.config): proposal.number for proposal in search.proposals.accepted}
     return [(by_shape[shape], most) for shape, most in search.lanes.most_trials.items()]
 
@@ -207,7 +208,7 @@ def _prefixed(owner: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _grouped(tensors: Mapping[str, Tensor]) -> defaultdict[str, dict[str, Tensor]]:
-    """Tensors by what stands before the last slash of their names, and by what follows it."""
+    """Tensors by the part of their names before the last slash, and then by the part after it."""
     groups: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
     for path, tensor in tensors.items():
         owner, _, name = path.rpartition("/")

@@ -1,4 +1,4 @@
-"""Does `suggest` still give what it gave when the run began? Asked of every trial that a run that goes on knows."""
+"""Checks that `suggest` still makes the same configurations as when the run began, for every recorded trial."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -11,14 +11,15 @@ from sweep.study.lane_config import LaneConfig
 
 
 def require_same_lanes(proposals: Mapping[int, Proposal], records: Iterable[TrialRecord]) -> None:
-    """Refuse to go on where `suggest` makes another configuration of a recorded trial's parameters.
+    """Raise an error if `suggest` makes another configuration from a recorded trial's parameters.
 
     Args:
-        proposals: What `suggest` gives now, by number of trial.
-        records: What was recorded; a record of version 0.3.0 may lack later hyperparameters, which had their defaults.
+        proposals: What `suggest` makes now, by number of trial.
+        records: The records of the trials. Records of version 0.3.0 may lack later hyperparameters, which had their
+            defaults.
 
     Raises:
-        UsageError: The study's file was edited.
+        UsageError: `suggest` was edited since the run began.
     """
     for record in records:
         proposal = proposals.get(record.trial)
@@ -29,6 +30,6 @@ def require_same_lanes(proposals: Mapping[int, Proposal], records: Iterable[Tria
         if changed := [name for name in now if now[name] != before[name]]:
             name = changed[0]
             raise UsageError(
-                f"the study's suggest gives trial {record.trial} {name} = {now[name]!r} now, and the trial was begun "
-                f"with {before[name]!r}; undo the change of the study's file, or begin a new run"
+                f"the study's suggest now gives trial {record.trial} {name} = {now[name]!r}, but the trial began with "
+                f"{before[name]!r}; undo the change of the study's file, or start a new run"
             )

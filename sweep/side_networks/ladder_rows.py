@@ -7,7 +7,8 @@ the last dimension, so that sums over channels run over whole rows. Rows are pad
 """
 
 from collections.abc import Sequence
-from typing import cast
+from dataclasses import dataclass
+from typing import Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,8 @@ from backbones.stages import lengths_of
 from sweep.machine.precision import product
 from sweep.side_networks.attention import attention
 from sweep.side_networks.convolution import KERNEL, Convolution, RungConvolution
+from sweep.side_networks.cpu import heads as head_kernels
+from sweep.side_networks.cpu import rung as rung_kernels
 from sweep.side_networks.ladder import HEADS, Ladder, Rung, RungAttention, RungMLP
 from sweep.side_networks.padding import PaddedLayerNorm, PaddedLinear
 from sweep.side_networks.visible import attention_bias
@@ -27,6 +30,41 @@ COLUMNS = 16
 A CPU's library multiplies the matrices of all lanes one after the other. Where a row of the result is no multiple of 16
 bytes, the next lane's result begins at another alignment, and is computed by other instructions with other last bits.
 """
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Which columns of the rows are which tokens, and what they may attend to.
+
+    Attributes:
+        n_images: `B`.
+        n_tokens: `L`.
+        lengths: Tokens of each text, `(B,)`; None of images.
+        causal: Whether a token attends to itself and those before it alone.
+        bias: The same as numbers added to the scores, see `visible.py`.
+    """
+
+    n_images: int
+    n_tokens: int
+    lengths: Tensor | None
+    causal: bool
+    bias: Tensor | None
+
+    @classmethod
+    def of(cls, stages: Sequence[Tensor], *, causal: bool) -> Self:
+        """Of a batch of stages, each `(B, L, D)`."""
+        lengths = lengths_of(stages)
+        n_images, n_tokens = stages[0].shape[:2]
+        return cls(n_images, n_tokens, lengths, causal, attention_bias(stages[0][..., 0], lengths, causal=causal))
+
+    def of_images(self, rows: Tensor) -> Tensor:
+        """Rows without the columns that are padding, `(r, B, L)`."""
+        of_images: Tensor = rows[:, : self.n_images * self.n_tokens].unflatten(1, (self.n_images, self.n_tokens))
+        return of_images
+
+    def tokens(self, rows: Tensor) -> Tensor:
+        """Rows as tokens, `(B, L, r)`."""
+        return self.of_images(rows).movedim(0, -1)
 
 
 class RowsLadder(Ladder):
@@ -43,8 +81,8 @@ class RowsLadder(Ladder):
         """Logits `(B, C)` from stages `z_0 … z_m`, each `(B, L, D_i)`; of texts `backbones.stages.Stages`."""
         if len(stages) != len(self.entries):
             raise ValueError(f"{len(self.entries)} entries take as many stages, not {len(stages)}")
-        lengths, (n_images, n_tokens) = lengths_of(stages), stages[0].shape[:2]
-        bias = attention_bias(stages[0][..., 0], lengths, causal=self.causal)
+        grid = Grid.of(stages, causal=self.causal)
+        n_images, n_tokens, lengths = grid.n_images, grid.n_tokens, grid.lengths
         entries = cast("list[PaddedLinear]", self.entries)
         added = [self._projected(entry, z) for entry, z in zip(entries, stages, strict=True)]
         n_columns = n_images * n_tokens
@@ -54,15 +92,15 @@ class RowsLadder(Ladder):
             h = h + p
             if rung.mixing is not None:
                 x = normalised_rows(cast("PaddedLayerNorm", rung.mixing.norm), h)
-                h = h + self._mixed(rung, x, (n_images, n_tokens), bias)
+                h = h + self._mixed(rung, x, grid)
             if rung.mlp is not None:
-                h = h + mlp_of_rows(rung.mlp, h)
+                h = with_mlp_of_rows(rung.mlp, h)
         pooled = normalised = None
         if self.head.pooled is not None and self.up is not None:
             pool = self.head.pooled.pool
-            pooled = pool(stages[-1], lengths) + pool(_tokens(h, n_images, n_tokens), lengths) @ self.up
+            pooled = pool(stages[-1], lengths) + pool(grid.tokens(h), lengths) @ self.up
         if self.head.matrix is not None:
-            normalised = _tokens(normalised_rows(self.head.matrix.norm, h), n_images, n_tokens)
+            normalised = grid.tokens(normalised_rows(self.head.matrix.norm, h))
         logits: Tensor = self.head(pooled, normalised, lengths)
         return logits
 
@@ -73,31 +111,22 @@ class RowsLadder(Ladder):
         frozen = frozen if self.product_dtype is None else frozen.to(self.product_dtype)
         return product(entry.weight, frozen.T) + entry.bias.unsqueeze(1)
 
-    def _mixed(self, rung: Rung, x: Tensor, grid: tuple[int, int], bias: Tensor | None) -> Tensor:
+    def _mixed(self, rung: Rung, x: Tensor, grid: "Grid") -> Tensor:
         """What a rung's tokens take from one another, `(r, B·L)`, of `LN(h)`."""
-        return attention_of_rows(cast("RungAttention", rung.mixing), x, grid, bias)
+        return attention_of_rows(cast("RungAttention", rung.mixing), x, grid)
 
 
 class RowsConvolution(RowsLadder, Convolution):
     """`Convolution`, computed in rows. Same constructor, same `state_dict`, same logits up to rounding."""
 
-    def _mixed(self, rung: Rung, x: Tensor, grid: tuple[int, int], bias: Tensor | None) -> Tensor:
+    def _mixed(self, rung: Rung, x: Tensor, grid: "Grid") -> Tensor:
         return convolution_of_rows(cast("RungConvolution", rung.mixing), x, grid)
-
-
-def _of_images(rows: Tensor, n_images: int, n_tokens: int) -> Tensor:
-    """Rows without what they are padded by, `(r, B, L)`."""
-    of_images: Tensor = rows[:, : n_images * n_tokens].unflatten(1, (n_images, n_tokens))
-    return of_images
-
-
-def _tokens(rows: Tensor, n_images: int, n_tokens: int) -> Tensor:
-    """Rows as tokens, `(B, L, r)`."""
-    return _of_images(rows, n_images, n_tokens).movedim(0, -1)
 
 
 def normalised_rows(norm: PaddedLayerNorm, h: Tensor) -> Tensor:
     """`norm` over the rows of `h`, `(r, B·L)`."""
+    if rung_kernels.fits(h):
+        return rung_kernels.normalised(norm, h)
     own, n_channels = norm.own.unsqueeze(1), norm.own.sum()
     centred = (h - (h * own).sum(0) / n_channels) * own
     variance = centred.square().sum(0) / n_channels
@@ -105,36 +134,39 @@ def normalised_rows(norm: PaddedLayerNorm, h: Tensor) -> Tensor:
     return normalised
 
 
-def mlp_of_rows(mlp: RungMLP, h: Tensor) -> Tensor:
-    """`mlp` of `h`, `(r, B·L)`."""
+def with_mlp_of_rows(mlp: RungMLP, h: Tensor) -> Tensor:
+    """`h` plus `mlp` of it, `(r, B·L)`."""
+    if rung_kernels.fits(h):
+        return rung_kernels.with_mlp(mlp.norm, mlp.up, mlp.down, h)
     inner = F.gelu(mlp.up.weight @ normalised_rows(mlp.norm, h) + mlp.up.bias.unsqueeze(1))
-    out: Tensor = mlp.down.weight @ inner + mlp.down.bias.unsqueeze(1)
-    return out
+    return h + mlp.down.weight @ inner + mlp.down.bias.unsqueeze(1)
 
 
-def attention_of_rows(module: RungAttention, x: Tensor, grid: tuple[int, int], bias: Tensor | None) -> Tensor:
-    """`module` of `LN(h)`, `(r, B·L)`; the heads of all images are one batch.
+def attention_of_rows(module: RungAttention, x: Tensor, grid: Grid) -> Tensor:
+    """`module` of `LN(h)`, `(r, B·L)`.
 
     Args:
         module: Whose weights.
         x: `LN(h)`.
-        grid: `B` and `L`.
-        bias: As of `RungAttention`.
+        grid: Of its columns.
     """
     weights = torch.cat([module.scale * module.q, module.k, module.v]).flatten(0, 1)  # (3·2·w, r)
-    qkv = _of_images(weights @ x, *grid).unflatten(0, (3, HEADS, -1))
-    q, k, v = qkv.movedim(2, -1).flatten(1, 2).unbind()  # each (2·B, L, w)
+    qkv, out = weights @ x, module.out.movedim(0, 1).flatten(1)
+    if head_kernels.fits(qkv, len(qkv) // (3 * HEADS)):
+        lengths = torch.full((grid.n_images,), grid.n_tokens) if grid.lengths is None else grid.lengths
+        return out @ head_kernels.attended(qkv, HEADS, grid.n_tokens, lengths, causal=grid.causal)
+    q, k, v = grid.of_images(qkv).unflatten(0, (3, HEADS, -1)).movedim(2, -1).flatten(1, 2).unbind()  # (2·B, L, w)
+    bias = grid.bias
     if bias is not None and len(bias) > 1:
         bias = bias.repeat(HEADS, 1, 1)
     attended = attention(q, k, v, bias).unflatten(0, (HEADS, -1)).movedim(-1, 1)  # (2, w, B, L)
     rows = attended.flatten(2).flatten(0, 1)
-    out: Tensor = module.out.movedim(0, 1).flatten(1) @ F.pad(rows, (0, x.shape[1] - rows.shape[1]))
-    return out
+    return out @ F.pad(rows, (0, x.shape[1] - rows.shape[1]))
 
 
-def convolution_of_rows(module: RungConvolution, x: Tensor, grid: tuple[int, int]) -> Tensor:
+def convolution_of_rows(module: RungConvolution, x: Tensor, grid: Grid) -> Tensor:
     """`module` of `LN(h)`, `(r, B·L)`: nine shifted copies, so that a lane's bits depend on nothing beside it."""
-    patches = _of_images(x, *grid)[..., module.n_prefix_tokens :]
+    patches = grid.of_images(x)[..., module.n_prefix_tokens :]
     side = module.side
     framed = F.pad(patches.unflatten(-1, (side, side)), (1, 1, 1, 1))  # (r, B, side + 2, side + 2)
     of_grid = torch.zeros_like(framed[..., 1:-1, 1:-1])

@@ -64,8 +64,8 @@ class TokenMatrix(nn.Module):
         else:
             there = torch.arange(n_tokens, device=normalised.device) < lengths.unsqueeze(-1)
             shares = shares * there.to(normalised.dtype) * lengths.to(normalised.dtype).rsqrt().unsqueeze(-1)
-        numbers = (normalised * shares.unsqueeze(-1)).flatten(1)
-        outputs = F.linear(numbers, self.weight[:, :n_tokens].flatten(1))
+        numbers = (normalised * shares.unsqueeze(-1)).mT.flatten(1)  # channel by channel, as `ladder_rows.py` has them
+        outputs = F.linear(numbers, self.weight[:, :n_tokens].mT.flatten(1))
         return (outputs if self.up is None else F.linear(outputs, self.up)) + self.bias
 
 

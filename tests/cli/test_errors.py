@@ -61,7 +61,7 @@ def run_arguments(**options: object) -> list[str]:
         ({"image_size": 0}, "image_size"),
         ({"pool": "max"}, "pool must be 'mean', 'class' or 'last', not 'max'"),
         ({"precision": "fp8"}, "precision must be 'fp32' or 'bf16', not 'fp8'"),
-        ({"precision": "bf16", "device": "cpu"}, "--precision bf16 is for a GPU"),
+        ({"precision": "bf16", "device": "cpu"}, "--precision bf16 needs a GPU"),
         ({"device": "abacus"}, "--device abacus"),
         ({"storage": "nonsense://"}, "--storage nonsense:// cannot be opened"),
         ({"on_bad_image": "ignore"}, "Invalid value for '--on-bad-image'"),
@@ -177,7 +177,7 @@ def test_run_that_was_stopped_goes_on(cli: Cli, photos: Path, monkeypatch: pytes
     assert cli(*run_arguments(**arguments, out="stopped"))[0] == 2, "a run folder is never overwritten"
     code, stderr = cli("resume", "stopped")
     assert code == 0
-    assert "going on after" in stderr
+    assert "continuing after" in stderr
     tables = [pd.read_parquet(f"{run}/trials.parquet").drop(columns="seconds") for run in ("whole", "stopped")]
     pd.testing.assert_frame_equal(*tables, check_exact=True)
 
@@ -192,7 +192,7 @@ def test_run_that_was_stopped_goes_on(cli: Cli, photos: Path, monkeypatch: pytes
         (lambda config: config.update(study="mine", study_file="mine.py"), "sweep resume run --study FILE"),
         (lambda config: config.update(backbone="./evil.py:build"), "resume run --backbone ./evil.py:build"),
         (lambda config: config.update(sampler="NoSampler"), "declares sampler"),
-        (lambda config: config.update(objectives={"val_nll": "minimize"}), "undo the change, or begin a new run"),
+        (lambda config: config.update(objectives={"val_nll": "minimize"}), "undo the change, or start a new run"),
         (lambda config: config.update(storage="sqlite:///far.db"), "sweep resume run --storage URL"),
         (lambda config: config["splits"]["val"].update(fingerprint="0"), "the val images of photos are not those"),
         (lambda config: config.update(backbone_fingerprint="0"), "the weights of tiny-untrained are not those"),

@@ -150,7 +150,7 @@ def test_damaged_snapshots_cost_time_and_nothing_else(
     with (run.out / "optuna.journal").open("a") as journal:
         journal.write('{"op_code": 8, "wor')  # what a power cut leaves of a line
     run.finish()
-    told = [message for message in run.messages if "is damaged; going on from the one before" in message]
+    told = [message for message in run.messages if "is damaged; continuing from the one before" in message]
     assert len(told) == {"cut the newest": 1, "flip a bit of the newest": 1, "flip a bit of both": 2}.get(damage, 0)
     assert_same(run.result(), untouched(name))
 

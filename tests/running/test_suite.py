@@ -164,7 +164,7 @@ def test_a_suite_that_was_stopped_goes_on(cli: Cli, tmp_path: Path, monkeypatch:
     assert "stopped; to continue, give the same command with --out out" in said
     code, _, said = cli(*RUN, "--epochs", "2")
     assert code == 2
-    assert "out was begun with another study, other options or other tasks" in said
+    assert "out holds another study, other options or other tasks" in said
     code, _, said = cli(*RUN)
     assert code == 0
     assert "the run in out/svhn has ended; nothing is left to do" in said

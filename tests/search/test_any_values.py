@@ -103,7 +103,7 @@ def test_resuming_with_an_edited_suggest_is_refused(small_study: Study, search: 
 
     with pytest.raises(
         UsageError,
-        match=r"suggest gives trial 0 weight_decay = 0\.1 now, and the trial was begun with 0\.05; undo the change",
+        match=r"suggest now gives trial 0 weight_decay = 0\.1, but the trial began with 0\.05; undo the change",
     ):
         resumed(replace(small_study, suggest=edited), tmp_path / "run", tmp_path / "cache")
     resumed(small_study, tmp_path / "run", tmp_path / "cache")

@@ -151,7 +151,7 @@ def test_a_function_of_the_study_file(small_study: Study, search: Search, tmp_pa
         loaded = LoadedStudy("small", Path("small.py"), study)
         resume_run(tmp_path / "run", loaded, storage_url=None, cache_dir=tmp_path / "cache", reporter=reporter)
 
-    with pytest.raises(UsageError, match=r"declares augment = 'none', and .* was begun with 'a function of the study"):
+    with pytest.raises(UsageError, match=r"declares augment = 'none', but .* began with 'a function of the study"):
         resume(small_study)
     with pytest.raises(UsageError, match="the augmentation makes other images of"):
         resume(replace(study, augment=darkened))

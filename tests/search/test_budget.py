@@ -101,7 +101,7 @@ def test_replicates_are_lanes_and_rank_by_their_mean(small_study: Study, search:
 
 
 def test_too_few_lanes_for_the_replicates_are_refused(small_study: Study, search: Search) -> None:
-    with pytest.raises(UsageError, match="--n-parallel 2 is fewer than the 3 lanes of one trial"):
+    with pytest.raises(UsageError, match="--n-parallel 2 is less than the 3 lanes of one trial"):
         search(replace(small_study, seeds=3), n_parallel=2)
 
 

@@ -209,7 +209,7 @@ def test_what_cannot_be_asked_for(
     )
     for message, part in zip(refused, parts, strict=True):
         assert part in message
-    assert any("1.json is left out: no request" in message for message in reporter.messages)
+    assert any("1.json is ignored: it is not a request" in message for message in reporter.messages)
     assert "has ended" in call(monkeypatch, capsys, folder.path, "stop", "--trial", "1")
     folder.summary_path.unlink()
     assert "no process works on" in call(monkeypatch, capsys, folder.path, "stop", "--trial", "1")

@@ -7,6 +7,7 @@ The same function as `rank_space_trunk.py` with the pooling behind it, in compil
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from sweep.machine.precision import write_product
 from sweep.side_networks.cpu.attention import MAX_UNROLLED_RANK
 from sweep.side_networks.cpu.compile import announce, has_kernels
+from sweep.side_networks.cpu.lanes import folded
 from sweep.side_networks.cpu.products import ALIGNMENT
 from sweep.side_networks.cpu.tasks import on_threads
 from sweep.side_networks.cpu.trunk_kernels import trunk_backward, trunk_forward
@@ -102,7 +104,7 @@ class _PooledTrunk(torch.autograd.Function):
                 padded_ups,
                 mixing,
             )
-            sizes = (_float(D), _float(frozen.eps), *(x[images].numpy() for x in extents), frozen.causal)
+            sizes = (np.float32(D), np.float32(frozen.eps), *(x[images].numpy() for x in extents), frozen.causal)
             _run(trunk_forward, r, N * shape[0], *(x.numpy() for x in arrays), *sizes, of_images.numpy())
             pooled[:, :, images] = of_images
         return pooled, attended, qkv, inverse, log_sum
@@ -131,7 +133,7 @@ class _PooledTrunk(torch.autograd.Function):
         extents = (*(x.numpy() for x in _extents(frozen, ctx.tokens)), frozen.causal)
         after = (grads[0].contiguous(), d_biases, d_ups, d_mixing, d_gram)
         torch.autograd.graph.increment_version(qkv)  # the gradients overwrite it: a second backward pass fails
-        arguments = (*(x.numpy() for x in before), _float(D), *extents, *(x.numpy() for x in after))
+        arguments = (*(x.numpy() for x in before), np.float32(D), *extents, *(x.numpy() for x in after))
         for step in range(-(-B // groups)):  # a group's images one after another: their gradients are one sum
             _run(trunk_backward, r, groups * N, step, *arguments)
 
@@ -152,11 +154,7 @@ class _PooledTrunk(torch.autograd.Function):
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
         frozen, tokens, keep, *tensors = inputs
         lanes = info.batch_size
-        folded = (
-            (x.unsqueeze(0).expand(lanes, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1).contiguous()
-            for x, dim in zip(tensors, in_dims[3:], strict=True)
-        )
-        pooled, *kept = _PooledTrunk.apply(frozen, tokens, keep, *folded)
+        pooled, *kept = _PooledTrunk.apply(frozen, tokens, keep, *folded(lanes, in_dims[3:], tensors))
         return (pooled.unflatten(0, (lanes, -1)), *kept), (0, *(None for _ in kept))
 
 
@@ -171,11 +169,6 @@ def _extents(frozen: "FrozenStreams", tokens: slice) -> tuple[Tensor, Tensor, Te
 def _run(kernel: Callable[..., None], rank: int, n_tasks: int, *arguments: Any) -> None:
     """A kernel of modules of a rank, on several threads."""
     on_threads(lambda first, last: kernel((0,) * rank, first, last, *arguments), n_tasks)
-
-
-def _float(x: float) -> Any:
-    """As compiled kernels take it."""
-    return torch.tensor(x, dtype=torch.float32).numpy()[()]
 
 
 def _padded(x: Tensor) -> Tensor:

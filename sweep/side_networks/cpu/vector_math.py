@@ -7,6 +7,7 @@ add_scaled(tiles, xs, v)             tiles[c] + xs[c] · v for every c
 add_totals(a, i, step, tiles)        a[i] += the first vector's sum, a[i + step] += the second's, …
 scale_rows(tiles, v)                 tiles[c] · v for every c
 maximum(u, v), exp(v)
+where_negative(u, v, w)              v where u is below zero, w elsewhere
 """
 
 import math
@@ -149,6 +150,17 @@ def maximum(typing: Any, u: Any, v: Any) -> Any:
     return u(u, u), lambda context, b, signature, args: b.select(
         b.fcmp_ordered(">", args[1], args[0]), args[1], args[0]
     )
+
+
+@emitted
+def where_negative(typing: Any, u: Any, v: Any, w: Any) -> Any:
+    """`v` where `u` is below zero, `w` elsewhere."""
+
+    def emit(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        below = b.fcmp_ordered("<", args[0], constant(args[0].type, 0.0))
+        return b.select(below, args[1], args[2])
+
+    return u(u, u, u), emit
 
 
 _LOG2_E = math.log2(math.e)

@@ -1,0 +1,122 @@
+"""LayerNorm and MLP of a ladder's rung for a whole stack of lanes, in single precision on a CPU.
+
+The kernels are in `rung_kernels.py`. A lane's `h` is `(r, T)`: channels are rows, and `T` is a multiple of
+`ladder_rows.COLUMNS`. Channels that are padding must be zero. Under `vmap` all lanes are one call.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sweep.side_networks.cpu.compile import announce, has_kernels
+from sweep.side_networks.cpu.lanes import folded
+from sweep.side_networks.cpu.rung_kernels import (
+    BLOCK,
+    ROWS_AT_ONCE,
+    mlp_backward,
+    mlp_forward,
+    norm_backward,
+    norm_forward,
+)
+from sweep.side_networks.cpu.tasks import on_threads
+from sweep.side_networks.padding import PaddedLayerNorm, PaddedLinear
+
+GROUPS = 4
+"""Of a lane's columns: each has its own sum of gradients, so that a lane trains on several cores.
+
+A constant: how a sum is split decides its last bits.
+"""
+
+
+def fits(h: Tensor) -> bool:
+    """Whether the kernels take such rows."""
+    return has_kernels(h.device, h.dtype) and h.shape[0] % len(ROWS_AT_ONCE) == 0
+
+
+def normalised(norm: PaddedLayerNorm, h: Tensor) -> Tensor:
+    """`norm` over the channels of `h`, `(r, T)`."""
+    out: Tensor = _Norm.apply(norm.eps, *(x.unsqueeze(0) for x in (h, norm.own, norm.weight, norm.bias)))
+    return out.squeeze(0)
+
+
+def with_mlp(norm: PaddedLayerNorm, up: PaddedLinear, down: PaddedLinear, h: Tensor) -> Tensor:
+    """`h + down(gelu(up(norm(h))))`, `(r, T)`."""
+    weights = (norm.weight, norm.bias, up.weight, up.bias, down.weight, down.bias)
+    out: Tensor = _WithMLP.apply(norm.eps, *(x.unsqueeze(0) for x in (h, norm.own, *weights)))
+    return out.squeeze(0)
+
+
+class _OfRows(torch.autograd.Function):
+    """What both have in common. Inputs: eps, `h` `(N, r, T)`, own channels `(N, r)`, and weights `(N, …)`."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.eps, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+
+class _Norm(_OfRows):
+    """Weights: the norm's weight and bias, each `(N, r)`."""
+
+    @staticmethod
+    def forward(eps: float, h: Tensor, own: Tensor, *weights: Tensor) -> Tensor:
+        return _forward(norm_forward, eps, h, own, weights)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return _backward(norm_backward, ctx, grads[0])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+        eps, *tensors = inputs
+        out: Tensor = _Norm.apply(eps, *folded(info.batch_size, in_dims[1:], tensors))
+        return out.unflatten(0, (info.batch_size, -1)), 0
+
+
+class _WithMLP(_OfRows):
+    """Weights: the norm's, `W_u` `(N, 2r, r)`, `b_u` `(N, 2r)`, `W_d` `(N, r, 2r)`, `b_d` `(N, r)`."""
+
+    @staticmethod
+    def forward(eps: float, h: Tensor, own: Tensor, *weights: Tensor) -> Tensor:
+        return _forward(mlp_forward, eps, h, own, weights)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return _backward(mlp_backward, ctx, grads[0])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+        eps, *tensors = inputs
+        out: Tensor = _WithMLP.apply(eps, *folded(info.batch_size, in_dims[1:], tensors))
+        return out.unflatten(0, (info.batch_size, -1)), 0
+
+
+def _forward(kernel: Callable[..., None], eps: float, h: Tensor, own: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+    announce()
+    out = torch.empty_like(h)
+    arrays = (x.numpy() for x in (h, _ranks(own), *weights))
+    _run(kernel, len(h) * -(-h.shape[2] // BLOCK), *arrays, np.float32(eps), out.numpy())
+    return out
+
+
+def _backward(kernel: Callable[..., None], ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    h, own, *weights = ctx.saved_tensors
+    d_h = torch.empty_like(h)
+    d_weights = [w.new_zeros(len(w), GROUPS, w[0].numel()) for w in weights]
+    *but_last, _ = weights  # a bias that is added last changes no gradient
+    before = (x.numpy() for x in (h, _ranks(own), *but_last))
+    after = (x.numpy() for x in (grad.contiguous(), d_h, *d_weights))
+    _run(kernel, len(h) * GROUPS, *before, np.float32(ctx.eps), *after)
+    return None, d_h, None, *(d.sum(1).view_as(w) for d, w in zip(d_weights, weights, strict=True))
+
+
+def _ranks(own: Tensor) -> Tensor:
+    """Channels of every lane that are no padding, `(N,)`."""
+    return own.sum(1).to(torch.int64)
+
+
+def _run(kernel: Callable[..., None], n_tasks: int, *arguments: Any) -> None:
+    on_threads(lambda first, last: kernel(ROWS_AT_ONCE, first, last, *arguments), n_tasks)
