@@ -83,8 +83,9 @@ Data = Annotated[
 ResizeName = Annotated[
     str | None,
     typer.Option(
-        help="How an image that is not square becomes the backbone's square input. `squash` resizes the whole image; "
-        "`crop` keeps its proportions and cuts out the centre, as timm does. Squashed if not given.",
+        help="How an image that is not square becomes the backbone's square input. `centre` keeps its proportions and "
+        "takes the largest square in its centre; `crop` takes somewhat less, as timm does; `squash` resizes the whole "
+        "image. If not given, `centre` for your own data, and `squash` for the data sets that have a name.",
         rich_help_panel=DATA,
     ),
 ]
@@ -252,6 +253,24 @@ PrecisionName = Annotated[
     ),
 ]
 
+Test = Annotated[
+    bool | None,
+    typer.Option(
+        "--test/--no-test",
+        help="Evaluate the winner and the linear probe on the test data at the end. With `--no-test`, nothing is "
+        "computed for the test data; `sweep evaluate` can do it later, with the exported model.",
+        rich_help_panel=DATA,
+    ),
+]
+Retrain = Annotated[
+    bool | None,
+    typer.Option(
+        "--retrain/--no-retrain",
+        help="At the end, train the winner and the linear probe again on training and validation data together. The "
+        "test data are then used for these models, and `sweep export` exports this winner.",
+        rich_help_panel=TRAINING,
+    ),
+]
 Trials = Annotated[int | None, typer.Option(help="How many configurations to try.", rich_help_panel=BUDGET)]
 
 NParallel = Annotated[

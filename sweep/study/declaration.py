@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from sweep.errors import UsageError
 from sweep.machine.user_code import line_of
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from sweep.machine.precision import Precision  # PyTorch takes a second to import
 
-Resize = Literal["squash", "crop"]
+Resize = Literal["centre", "crop", "squash"]
+RESIZES = get_args(Resize)
 DATA_OBJECTS = "objects of the study file"
 """What stands for data set objects in a run's record."""
 MOST_WHOLE = 2**63 - 1
@@ -85,8 +86,10 @@ class Study:
         path_column: Of a table of images, the column of paths; `path` if not given.
         label_column: Of a table, the column of labels; `label` if not given.
         image_size: Side of the backbone's input in pixels; the backbone's own if not given.
-        resize: `"squash"` to resize the whole image to the backbone's square, `"crop"` to keep its shape and cut out
-            the centre; squashed if not given, unless your own backbone's transform says otherwise.
+        resize: What becomes of an image that is no square. `"centre"` keeps its proportions and takes the largest
+            square in its centre; `"crop"` takes somewhat less than that, as timm does; `"squash"` resizes the whole
+            image to a square. If not given, your own data are taken as with `"centre"`, and the data sets that have a
+            name, nearly all of them square, as with `"squash"`.
         max_tokens: Of every text, so many tokens are read; the backbone's own if not given.
         group_size: `g`, blocks between two stages.
         stages: Instead of `group_size`, how many stages behind `z_0` to spread over the backbone, or the blocks to tap
@@ -106,6 +109,9 @@ class Study:
         trials: Configurations to train.
         epochs: Passes over the training images or texts, for every trial.
         batch_size: Images, or texts, a step.
+        test: Whether the winner and the linear probe are evaluated on the test data at the end.
+        retrain: Whether the winner and the linear probe are trained again at the end, on the training and the
+            validation data together; these are then evaluated on the test data, and exported.
         seed: Of the search, of initialisations (with the trial's number), of the data order and of a folder's split.
         seeds: Replicates of every configuration, lanes that differ in their initialisation; ranked by their mean.
         objectives: Measured names, each with `"maximize"` or `"minimize"`: `val_top1`, `val_mean_class_accuracy`,
@@ -153,6 +159,8 @@ class Study:
     trials: int = 32
     epochs: int = 12
     batch_size: int = 32
+    test: bool = True
+    retrain: bool = False
     seed: int = 0
     seeds: int = 1
     objectives: Mapping[str, Direction] | None = None
@@ -187,6 +195,7 @@ class Study:
             raise UsageError(f"precision must be 'fp32' or 'bf16', not {self.precision!r}")
         object.__setattr__(self, "class_weights", checked(plain(self.class_weights)))
         self._check_halving()
+        self._check_ending()
         check_structure(self.side_network, self.attention, self.mlp, self.read_out)
         check_declared(self.augment, self.views, self.cache)
         if self.grid is not None:
@@ -204,8 +213,10 @@ class Study:
         for name in ("image_root", "path_column", "label_column"):
             if not isinstance(getattr(self, name), str | None):
                 raise UsageError(f"Study.{name} must be a str, not {getattr(self, name)!r}")
-        if self.resize not in (None, "squash", "crop"):
-            raise UsageError(f"resize must be 'squash' or 'crop', not {self.resize!r} (--resize, or the study file)")
+        if self.resize not in (None, *RESIZES):
+            raise UsageError(
+                f"resize must be {', '.join(map(repr, RESIZES))}, not {self.resize!r} (--resize, or the study file)"
+            )
 
     def _check_tasks(self) -> None:
         if not isinstance(self.accept_licence, str | None):
@@ -219,6 +230,11 @@ class Study:
                     f"Study.other_tasks has {task!r}: {space!r}; give a sweep.Space for each of {known} that is to "
                     f"have its own"
                 )
+
+    def _check_ending(self) -> None:
+        for name in ("test", "retrain"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"Study.{name} must be True or False, not {getattr(self, name)!r}")
 
     def _check_stages(self, stages: object) -> None:
         if not isinstance(stages, list | tuple) or not all(isinstance(block, int) for block in stages):

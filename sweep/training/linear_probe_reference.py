@@ -28,7 +28,7 @@ class ProbeResult:
         lr: Its learning rate.
         n_configurations: How many were tried.
         val: Metrics on val.
-        test: Metrics on test, computed for this one probe.
+        test: Metrics on test, computed for this one probe; empty if test was not looked at.
     """
 
     stage: int
@@ -42,7 +42,7 @@ def tuned_linear_probe(
     spec: SideNetworkSpec,
     train_data: TrainingData,
     val_data: StageData,
-    test_data: StageData,
+    test_data: StageData | None,
     *,
     n_epochs: int,
     batch_size: int,
@@ -58,7 +58,7 @@ def tuned_linear_probe(
         spec: Shape of the study's side-networks.
         train_data: What to learn from.
         val_data: What to choose on.
-        test_data: Touched once, by the chosen probe.
+        test_data: Touched once, by the chosen probe; None to leave test alone.
         n_epochs: The study's epochs; a probe trains four times as long.
         batch_size: Images a step.
         seed: The study's seed.
@@ -67,7 +67,7 @@ def tuned_linear_probe(
     """
     tokens = spec.pooled_tokens
     pooled_train = train_data.pooled(tokens)
-    pooled_val, pooled_test = (data.pooled(tokens) for data in (val_data, test_data))
+    pooled_val = val_data.pooled(tokens)
     target = val_data.target
     configs = [probe_config(float(lr), target.kind, class_weights) for lr in LEARNING_RATES]
     stages = range(1, spec.n_stages)
@@ -92,7 +92,10 @@ def tuned_linear_probe(
     probe = spec.pooled_probe(best.stage, seed)
     probe.load_state_dict(best.state)
     best_val = best.val | target.standard_error(best.val_outputs, val_data.labels)
-    test = target.measure_one(split_logits(Stack([probe.to(device)]), pooled_test)[0], test_data.labels)
+    test = {}
+    if test_data is not None:
+        outputs = split_logits(Stack([probe.to(device)]), test_data.pooled(tokens))[0]
+        test = target.measure_one(outputs, test_data.labels)
     return ProbeResult(best.stage, configs[best.lane].lr, len(candidates), best_val, test)
 
 
