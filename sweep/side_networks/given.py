@@ -1,4 +1,4 @@
-"""Taking the side-network of a study file that the user gives."""
+"""Loads the side-network of a study file that the user gives."""
 
 from pathlib import Path
 
@@ -14,13 +14,13 @@ def take_own_network(study: str | Path) -> OwnNetwork:
         The side-network.
 
     Raises:
-        UsageError: It does not run, or has no side-network of its own.
+        UsageError: The file raises an error, or has no side-network of its own.
     """
     loaded = load_study(str(study))
     if isinstance(loaded.study.side_network, str):
         raise UsageError(
-            f"{loaded.path} has no side-network of its own, its side_network is {loaded.study.side_network!r}; "
-            f"leave the study file out, or give that of the run"
+            f"{loaded.path} has no side-network of its own: its side_network is {loaded.study.side_network!r}; "
+            f"leave the study file out, or give the study file of the run"
         )
     own_family(loaded.study.side_network)
     return loaded.study.side_network

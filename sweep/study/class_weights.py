@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from sweep.errors import UsageError
 
-BALANCED, UNWEIGHTED = "balanced", "none"
+BALANCED, UNWEIGHTED = "balanced", "none"  # as in sweep.tasks.class_weights, which imports PyTorch
 ClassWeights = str | Mapping[str, float] | None
 """A study's: `"balanced"`, `"none"`, or a number by the name of a class or label."""
 LaneWeights = str | tuple[float, ...] | None

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sweep.errors import UsageError
 
-BALANCED = "balanced"
+BALANCED, UNWEIGHTED = "balanced", "none"
 Weights = str | Sequence[float] | None
 """As `LaneConfig.class_weights` has them."""
 

@@ -1,4 +1,4 @@
-"""The tuned linear probe on the same features: what a side-network has to beat to be worth its parameters."""
+"""The reference of every run: a tuned linear probe on the same features, which a side-network should beat."""
 
 import math
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ LEARNING_RATES = np.geomspace(1e-3, 1.0, 10)
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """The probe chosen on val, of all stages and learning rates tried.
+    """The best probe on the validation set, among all stages and learning rates.
 
     Attributes:
-        stage: Index of the stage it reads.
+        stage: Index of the stage that it reads.
         lr: Its learning rate.
-        n_configurations: How many were tried.
-        val: Metrics on val.
-        test: Metrics on test, computed for this one probe; empty if test was not looked at.
+        n_configurations: Number of probes that were tried.
+        val: Its metrics on the validation set.
+        test: Its metrics on the test set; no other probe was tested.
     """
 
     stage: int
@@ -50,20 +50,20 @@ def tuned_linear_probe(
     device: torch.device,
     class_weights: LaneWeights = None,
 ) -> ProbeResult:
-    """Tune a linear probe over learning rate and stage, choose on val, test once.
+    """Tune a linear probe over learning rate and stage, choose it on the validation set, and test it once.
 
-    Every stage but `z_0` is tried, not the last alone: a backbone's middle often knows more.
+    Every stage except `z_0` is tried, because the middle of a backbone is often better than its last stage.
 
     Args:
-        spec: Shape of the study's side-networks.
-        train_data: What to learn from.
-        val_data: What to choose on.
-        test_data: Touched once, by the chosen probe; None to leave test alone.
-        n_epochs: The study's epochs; a probe trains four times as long.
-        batch_size: Images a step.
+        spec: Structure of the study's side-networks.
+        train_data: The training set.
+        val_data: The validation set, on which the probe is chosen.
+        test_data: The test set; only the chosen probe is evaluated on it. None to leave it alone.
+        n_epochs: The study's epochs; a probe trains `EPOCHS_FACTOR` times as long.
+        batch_size: Images or texts per step.
         seed: The study's seed.
-        device: Where to train.
-        class_weights: As the study declares them for its lanes.
+        device: Device to train on.
+        class_weights: The study's class weights, as lanes have them.
     """
     tokens = spec.pooled_tokens
     pooled_train = train_data.pooled(tokens)
@@ -100,7 +100,7 @@ def tuned_linear_probe(
 
 
 def probe_config(lr: float, kind: TaskKind = CLASSES, class_weights: LaneWeights = None) -> LaneConfig:
-    """How a probe of that learning rate is trained on a kind of task, under its first loss."""
+    """Configuration of a probe with that learning rate, with the default loss of the kind of task."""
     return LaneConfig(lr=lr, rank=1, warmup_epochs=2, class_weights=class_weights).on(kind)
 
 
@@ -115,5 +115,5 @@ class _Candidate:
     state: dict[str, Tensor]
 
     def order(self, kind: TaskKind) -> tuple[bool, float, float]:
-        """Sorts best first, by the score on val and then the tie, as trials are by default; diverged probes last."""
+        """Sort key, best first: by the score on the validation set, then the tie metric; diverged probes come last."""
         return math.isnan(self.val[kind.tie]), -self.val[kind.score], self.val[kind.tie]

@@ -1,4 +1,4 @@
-"""One trial as a PyTorch user would train it: a module, a loss, `torch.optim`, no lanes. What the engine is held to."""
+"""Trains one module as a PyTorch user would: a loss, `torch.optim`, no lanes. Tests compare the engine with it."""
 
 import itertools
 import math
@@ -28,7 +28,7 @@ def train_plainly(
     steps_per_epoch: int,
     seed: int = 0,
 ) -> None:
-    """Train a module in place; arguments as of `plain_steps`."""
+    """Train a module in place; arguments as `plain_steps`."""
     steps = plain_steps(module, config, data, batches, n_steps=n_steps, steps_per_epoch=steps_per_epoch, seed=seed)
     for _ in steps:
         pass
@@ -44,16 +44,16 @@ def plain_steps(
     steps_per_epoch: int,
     seed: int = 0,
 ) -> Generator[None]:
-    """Train a module in place, and stop after every step, when its weights may be looked at or replaced.
+    """Train a module in place, and yield after every step, when its weights may be read or replaced.
 
     Args:
-        module: From stages, each `(B, L, D)`, to logits `(B, C)`.
+        module: Maps stages, each `(B, L, D)`, to logits `(B, C)`.
         config: Its hyperparameters.
-        data: What to learn from.
-        batches: What each step learns from, of `data`, in the dtype and on the device of the module.
-        n_steps: Length of the schedule, whether or not there are as many batches.
-        steps_per_epoch: For the warm-up, whose length is in epochs.
-        seed: The lane's, for dropout.
+        data: The training set.
+        batches: Batches of `data`, one per step, in the dtype and on the device of the module.
+        n_steps: Number of steps in the schedule, even if there are fewer batches.
+        steps_per_epoch: Steps per epoch, for the warm-up.
+        seed: Seed for dropout.
     """
     like = next(module.parameters())
     loss_of = plain_loss(config, data.class_counts.to(like), len(data))
@@ -88,12 +88,14 @@ def plain_steps(
 def plain_loss(
     config: LaneConfig, class_counts: Tensor, n_images: int | None = None
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """A configuration's loss, from outputs `(B, C)` and labels, as `StageData.batch` gives them, to a number.
+    """The loss function of a configuration. It maps outputs `(B, C)` and the labels of `StageData.batch` to a scalar.
 
     Args:
-        config: Names it; that of classes if it names none.
-        class_counts: Training images of each class, `(C,)`, in the dtype of the logits; an empty class counts as one.
-        n_images: Training images; needed for balanced weights of several labels.
+        config: The configuration; without a loss it gets cross-entropy.
+        class_counts: Number of training images of each class, `(C,)`, in the dtype of the logits. An empty class counts
+            as one image.
+        n_images: Number of training images, of which an image may have several labels; if not given, the sum of
+            `class_counts`.
     """
     if config.class_weights not in (None, "none"):
         return partial(_weighted, config, class_counts, n_images)
@@ -158,7 +160,7 @@ def _asymmetric(config: LaneConfig, logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _optimizer(module: nn.Module, config: LaneConfig) -> torch.optim.Optimizer:
-    """Two learning rates, head and the rest, and decay on matrices alone; a table of positions is none."""
+    """The optimizer: one learning rate for the head and one for the rest; only matrices decay, but not positions."""
     groups = []
     for is_head, has_decay in itertools.product((False, True), repeat=2):
         params = [

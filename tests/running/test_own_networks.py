@@ -103,7 +103,7 @@ def test_a_model_is_exported_and_loaded_if_the_study_file_is_given(
     changed = tmp_path / "mine.py"
     changed.write_text(file.read_text() + "\n# changed\n")
     own_networks._given.clear()
-    with pytest.raises(UsageError, match="with the file as it was"):
+    with pytest.raises(UsageError, match="with the unchanged file"):
         sweep.load_model(tmp_path / "shipped", study=changed)
 
 
