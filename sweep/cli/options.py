@@ -85,7 +85,7 @@ ResizeName = Annotated[
     typer.Option(
         help="How an image that is not square becomes the backbone's square input. `centre` keeps its proportions and "
         "takes the largest square in its centre; `crop` takes somewhat less, as timm does; `squash` resizes the whole "
-        "image. If not given, `centre` for your own data, and `squash` for the data sets that have a name.",
+        "image. If not given, `centre` for your own data, and `squash` for data sets that have a name and for VTAB-1K.",
         rich_help_panel=DATA,
     ),
 ]

@@ -18,7 +18,7 @@ from sweep.data.saved import is_saved, saved_data_set
 from sweep.data.suites import PACKAGED_SUITES, TASK_FILES, find_suite, warn_of_path_of_same_name
 from sweep.data.table import AS_IT_IS, load_table
 from sweep.data.table_columns import TableOptions
-from sweep.data.vtab import LIST_FILES, vtab_task
+from sweep.data.vtab import is_vtab_task, vtab_task
 from sweep.errors import UsageError
 from sweep.tasks.kinds import CLASSES
 
@@ -129,7 +129,7 @@ def _require_task(what: str, has: str, asked: str | None) -> None:
 
 
 def _from_folder(folder: Path, seed: int | None, checker: ImageChecker, task: str | None) -> DataSet:
-    of_vtab = any((folder / name).is_file() for name in LIST_FILES.values())
+    of_vtab = is_vtab_task(folder)
     if not of_vtab and is_saved(folder):
         return saved_data_set(folder, seed=seed, checker=checker, task=task)
     _require_task(f"the folder {folder}", CLASSES.name, task)

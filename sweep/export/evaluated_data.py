@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from backbones.text_transform import TextInput
 from sweep.data import DATA_SETS, DataSet, OnBadImage, Split, TableOptions, load_data
 from sweep.data.base import AnyLabels
 from sweep.data.table import AS_IT_IS
@@ -79,6 +80,9 @@ def evaluated_data(
         "table": table,
     }
     data = load_data(spec, seed=None, **options)
+    reads = "texts" if isinstance(config.transform, TextInput) else "images"
+    if data.kind != reads:
+        raise UsageError(f"{spec} holds {data.kind}, and the model reads {reads}")
     if data.task != task:
         raise UsageError(f"{spec} makes a task of the kind {data.task}, and the model was trained for {task}")
     own = _as_in_the_run(config.training, spec, data, options)

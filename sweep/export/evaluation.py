@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from sweep.data import Split
+from sweep.data.decoding import UnreadableImageError
+from sweep.data.files import all_unreadable
 from sweep.errors import SweepError
 from sweep.export.evaluated_data import EvaluatedData
 from sweep.export.model import AdaptedModel
@@ -158,7 +160,7 @@ def evaluate(
         on_progress: Called after every batch with the number of its items.
 
     Raises:
-        SweepError: An image cannot be read, or an output is not a number.
+        SweepError: Images cannot be read (the message lists them), or an output is not a number.
     """
     device = next(model.parameters()).device
     parts = []
@@ -191,4 +193,9 @@ def _batches(model: AdaptedModel, split: Split, batch_size: int) -> Iterator[Ten
 
     with ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="decode") as pool:
         for start in range(0, split.n_images, batch_size):
-            yield torch.stack(list(pool.map(read, range(start, min(start + batch_size, split.n_images)))))
+            batch = range(start, min(start + batch_size, split.n_images))
+            try:
+                inputs = torch.stack(list(pool.map(read, batch)))
+            except UnreadableImageError as error:
+                raise all_unreadable(split, error) from error
+            yield inputs

@@ -25,6 +25,7 @@ OF_THE_BACKBONE = ("backbone", "group_size", "stages", "image_size", "max_tokens
 OF_THE_METHOD = (
     *("study", "study_sha256", "data", "trials", "epochs", "batch_size", "max_rank", "modules_per_block", "pool"),
     *("precision", "augment", "views", "cache", "objectives", "sampler", "halving", "seeds", "seed"),
+    *("resize", "class_weights", "retrain"),
 )
 """Settings that make runs on one backbone differ."""
 SHA_LENGTH = 8
@@ -49,12 +50,17 @@ class ComparedRun:
     @property
     def backbone(self) -> tuple[str, ...]:
         """The settings that go with its backbone."""
-        return tuple(str(self.results.config.get(name)) for name in OF_THE_BACKBONE)
+        return tuple(str(self.setting(name)) for name in OF_THE_BACKBONE)
 
     @property
     def method(self) -> tuple[str, ...]:
         """All its other settings."""
-        return tuple(str(self.results.config.get(name)) for name in OF_THE_METHOD)
+        return tuple(str(self.setting(name)) for name in OF_THE_METHOD)
+
+    def setting(self, name: str) -> Any:
+        """A setting; None where it is off, or of a version that had no such setting."""
+        value = self.results.config.get(name)
+        return None if value is False else value
 
 
 @dataclass(frozen=True)
@@ -146,7 +152,7 @@ def _open(path: Path, name: str) -> ComparedRun:
 
 
 def _differing(runs: Sequence[ComparedRun]) -> dict[str, list[str]]:
-    values = {name: [_shown(name, run.results.config.get(name)) for run in runs] for name in _settings()}
+    values = {name: [_shown(name, run.setting(name)) for run in runs] for name in _settings()}
     differing = {name: column for name, column in values.items() if len(set(column)) > 1}
     if "study" in differing:
         differing.pop("study_sha256", None)

@@ -59,6 +59,7 @@ def answer(results: Results, winner: int) -> str:
         "backbone": f"{config['backbone']} at {shown_size(config['transform'])}, "
         f"{Taps(config['group_size'], recorded_stages(config.get('stages')))}",
         **({"training images": views} if (views := described(config)) else {}),
+        **({"class weights": str(weights)} if (weights := config.get("class_weights")) else {}),
         "trials": ", ".join(f"{count} {state}" for state, count in states.items()),
         f"trial {winner}": ", ".join(f"{k} = {_number(v)}" for k, v in hyperparameters_of(row, results.trials).items()),
     }

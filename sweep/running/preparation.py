@@ -8,6 +8,7 @@ import torch
 
 from backbones import Backbone, load_backbone
 from sweep.data import DATA_SETS, DataSet, OnBadImage, TableOptions, load_data
+from sweep.data.vtab import is_vtab_task
 from sweep.errors import UsageError
 from sweep.features.views import TrainingViews
 from sweep.machine.precision import require_fp32_sums
@@ -138,11 +139,14 @@ def prepare(
 def resize_of(study: Study, data: DataSet) -> Resize | None:
     """What becomes of images that are no squares, where a study does not say it; None for texts.
 
-    Nearly all data sets that have a name are square; they keep the features that earlier versions cached.
+    Nearly all data sets that have a name are square; they keep the features that earlier versions cached. The protocol
+    of VTAB-1K resizes whole images, and in some of its tasks what matters lies at the edge.
     """
     if data.kind != "images" or study.resize is not None:
         return study.resize
-    return "squash" if isinstance(study.data, str) and study.data in DATA_SETS else "centre"
+    if isinstance(study.data, str) and (study.data in DATA_SETS or is_vtab_task(Path(study.data).expanduser())):
+        return "squash"
+    return "centre"
 
 
 def backbone_of(study: Study, data: DataSet, device: torch.device, cache_dir: Path) -> Backbone:

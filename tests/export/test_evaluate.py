@@ -174,7 +174,19 @@ def test_what_cannot_be_evaluated_is_one_error(
     assert f"{root} has no val images" in err
     code, _, err = call(capsys, own_run, root)
     assert code == 2
-    assert "has no exported model" in err
+    assert f"it is the folder of a run; make one with sweep export {own_run} --to DIR" in err
+    pd.DataFrame({"text": ["one", "two"], "label": ["above", "below"]}).to_csv(tmp_path / "texts.csv", index=False)
+    code, _, err = call(capsys, shipped, tmp_path / "texts.csv")
+    assert code == 2
+    assert "holds texts, and the model reads images" in err
+    for number in (1, 2):  # a header that can be read, and nothing behind it
+        whole = (own_run.parent / "images" / "below" / f"{number}.png").read_bytes()
+        (root / "above" / f"cut-{number}.png").write_bytes(whole[: len(whole) // 2])
+    code, _, err = call(capsys, shipped, root)
+    assert code == 1
+    assert "cannot read 2 images" in err
+    code, out, err = call(capsys, shipped, root, "--on-bad-image", "skip", "--json")
+    assert (code, json.loads(out)["n_images"]) == (0, 1)
     code, _, err = call(capsys, shipped, "sprite-set")
     assert code == 2
     assert "sprite-set makes a task of the kind multi-label, and the model was trained for classes" in err

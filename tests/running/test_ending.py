@@ -172,7 +172,9 @@ def test_a_retrained_run_says_so(
         capsys, "results", retrained
     )
     write_report(retrained, tmp_path / "report.html", cache_dir=cache, say=print)
-    assert "after they were trained again on train and val" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "after they were trained again on train and val" in page
+    assert '<td class="quiet">class weights</td><td class="long">balanced</td>' in page
     results = load_results(retrained)
     answers = answers_of(results, RunFolder(retrained), results.summary["winner"]["trial"], "test", cache)
     metrics = answers.target.measure_one(answers.outputs, answers.labels)

@@ -70,7 +70,7 @@ def test_an_older_run_goes_on_squashing(wide: Path, cache: Path) -> None:
     assert verify_trial(run, 0, device=torch.device("cpu"), cache_dir=cache).kept
 
 
-def test_data_sets_with_a_name_stay_as_they_were(wide: Path, cache: Path) -> None:
+def test_data_sets_with_a_name_stay_as_they_were(wide: Path, cache: Path, tmp_path: Path) -> None:
     def study(data: str, **own: str) -> Study:
         return Study(suggest=suggest, baseline={"lr": 1e-2, "rank": 2}, data=data, **own)  # type: ignore[arg-type]
 
@@ -79,3 +79,7 @@ def test_data_sets_with_a_name_stay_as_they_were(wide: Path, cache: Path) -> Non
     assert resize_of(study("digits", resize="crop"), digits) == "crop"
     assert resize_of(study(str(wide)), own) == "centre"
     assert resize_of(study(str(wide), resize="squash"), own) == "squash"
+    task = tmp_path / "clevr_count"
+    task.mkdir()
+    (task / "test.txt").write_text("")
+    assert resize_of(study(str(task)), own) == "squash", "as the protocol has it"
