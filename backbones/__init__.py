@@ -76,8 +76,9 @@ def load_backbone(
         group_size: g, blocks between two stages; see `Taps`.
         stages: instead of `group_size`, how many stages, or the numbers of the blocks to tap after.
         image_size: side of the square input in pixels; None for the backbone's own.
-        resize: ``"squash"`` to resize the whole image to the square, ``"crop"`` to keep its shape and cut out the
-            centre, as timm does; None for the backbone's own, which squash unless a transform of yours says otherwise.
+        resize: ``"centre"`` to keep an image's proportions and take the square in its centre, ``"crop"`` to take
+            somewhat less than that, as timm does, ``"squash"`` to resize the whole image to the square; None for the
+            backbone's own, which squash unless a transform of yours says otherwise.
         max_tokens: of a text, the first so many are read; None for the backbone's own.
         cache_dir: root of sweep's cache.
         device: the device on which the backbone runs.

@@ -157,7 +157,7 @@ class _StackRow:
         self.data = workload.features
         self.stack = Stack([module.to(workload.device) for module in modules])
         like = self.stack.like
-        self.losses_of = LaneLosses(configs, self.data.class_counts.to(like.device), like.dtype)
+        self.losses_of = LaneLosses(configs, self.data.class_counts.to(like.device), like.dtype, len(self.data))
         self.optimizers = LaneOptimizers(self.stack.params, configs)
         self.factor = like.new_ones(self.n_lanes)
         self.useful_flops = self.n_lanes * step_flops(workload)

@@ -33,7 +33,7 @@ NEEDED = (
 Array = npt.NDArray[Any]
 
 
-def array_file(path: Path, *, seed: int, checker: ImageChecker, task: str | None = None) -> DataSet:
+def array_file(path: Path, *, seed: int | None, checker: ImageChecker, task: str | None = None) -> DataSet:
     """Load an archive of arrays into memory.
 
     Images are `(n, H, W)` grey or `(n, H, W, 3)` RGB of 8 bits; labels `(n,)` or `(n, 1)`, whole numbers or text; or

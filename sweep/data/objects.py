@@ -24,7 +24,9 @@ WANTED = "not a class index from 0 on, labels of 0 and 1 or numbers"
 Label = npt.NDArray[Any]
 
 
-def object_data(objects: Mapping[str, Any], *, seed: int, checker: ImageChecker, task: str | None = None) -> DataSet:
+def object_data(
+    objects: Mapping[str, Any], *, seed: int | None, checker: ImageChecker, task: str | None = None
+) -> DataSet:
     """Take over map-style data sets, of which an item is a Pillow image and a label.
 
     A label is a class index; or 0 and 1, or numbers with a point, in a tuple, an array or a tensor on the CPU; or one
