@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -114,14 +115,14 @@ def plain_loss(
 def _weighted(config: LaneConfig, counts: Tensor, n_images: int | None, outputs: Tensor, labels: Tensor) -> Tensor:
     """The mean over images of the loss times a weight: of the image's class, or of each label that it has or lacks."""
     unweighted = plain_loss(replace(config, class_weights=None), counts)
-    given, n = config.class_weights, counts.tolist()
-    balanced = given == "balanced"
+    given: Any = config.class_weights  # "balanced", or a number a class
+    n, balanced = counts.tolist(), given == "balanced"
     total = outputs.new_zeros(())
     if labels.dim() == 1:
         n_present = sum(count > 0 for count in n)
         for c in labels.unique().tolist():
             rows = labels == c
-            weight = sum(n) / (n_present * n[c]) if balanced else given[c]  # type: ignore[index]
+            weight = sum(n) / (n_present * n[c]) if balanced else given[c]
             total = total + weight * int(rows.sum()) * unweighted(outputs[rows], labels[rows])
         return total / len(labels)
     n_all = sum(n) if n_images is None else n_images
