@@ -230,7 +230,7 @@ def test_a_run_says_what_it_learns_from(cli: Cli) -> None:
             "--views 2",
             "views is 2 but the study does not augment, so all views would be the same; give --augment flip-crop",
         ),
-        ("--augment flip --views 2 --cache off", "every epoch has views of its own; leave --views out"),
+        ("--augment flip --views 2 --cache off", "every epoch makes new views; leave --views out"),
         ("--cache maybe", "cache must be 'on' or 'off', not 'maybe'"),
     ],
 )
