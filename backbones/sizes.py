@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 from backbones.protocol import Transform
 from backbones.text_transform import TextInput
 from sweep.errors import SweepError
 
-Resize = Literal["squash", "crop"]
-"""What becomes of an image that is no square: see `Transform.crop_pct`."""
+Resize = Literal["centre", "crop", "squash"]
+"""What becomes of an image that is no square: its central square is taken; as timm does, somewhat less than that, the
+share that the network's authors used; or the whole image is squashed. See `Transform.crop_pct`."""
+RESIZES = get_args(Resize)
 
 
 class Size(TypedDict, total=False):
@@ -36,10 +38,16 @@ def recorded_size(transform: Mapping[str, Any]) -> Size:
     """
     pixels, tokens = (transform.get(name) for name in ("image_size", "max_tokens"))
     if isinstance(pixels, int) and pixels > 0:
-        return {"image_size": pixels, "resize": "squash" if transform.get("crop_pct") is None else "crop"}
+        return {"image_size": pixels, "resize": _resize_of(transform.get("crop_pct"))}
     if isinstance(tokens, int) and tokens > 0:
         return {"max_tokens": tokens}
     raise SweepError(f"the recorded transform {str(transform)[:60]} has neither image_size nor max_tokens")
+
+
+def _resize_of(crop_pct: object) -> Resize:
+    if crop_pct is None:
+        return "squash"
+    return "centre" if crop_pct == 1 else "crop"
 
 
 def shown_size(transform: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from sweep.data.saved import is_saved, saved_data_set
 from sweep.data.suites import PACKAGED_SUITES, TASK_FILES, find_suite, warn_of_path_of_same_name
 from sweep.data.table import AS_IT_IS, load_table
 from sweep.data.table_columns import TableOptions
-from sweep.data.vtab import LIST_FILES, vtab_task
+from sweep.data.vtab import is_vtab_task, vtab_task
 from sweep.errors import UsageError
 from sweep.tasks.kinds import CLASSES
 
@@ -30,7 +30,7 @@ TABLE_SUFFIXES, ARRAY_SUFFIX = (".csv", ".tsv", ".parquet"), ".npz"
 def load_data(
     spec: str | Mapping[str, Any],
     *,
-    seed: int,
+    seed: int | None,
     cache_dir: Path,
     on_bad_image: OnBadImage = "error",
     task: str | None = None,
@@ -44,7 +44,8 @@ def load_data(
             saved Hugging Face data set, or images in one folder per class, with or without ``train``, ``val`` and
             ``test`` above the classes; a table of images or texts (``.csv``, ``.tsv``, ``.parquet``); an archive of
             arrays (``.npz``); or data set objects by split.
-        seed: seed of the split, for data that come without one; the demo sets always have the same split.
+        seed: seed of the split, for data that come without one; the demo sets always have the same split. None splits
+            nothing: images without a given split are all in `test`, and any split may be empty.
         cache_dir: root of sweep's cache, for the demo sets that are fetched.
         on_bad_image: ``"skip"`` decodes every image once before splitting, and leaves out those that cannot be read;
             each is logged, and listed in `DataSet.skipped`.
@@ -71,7 +72,7 @@ def load_data(
 
 def _own_data(
     spec: str | Mapping[str, Any],
-    seed: int,
+    seed: int | None,
     cache_dir: Path,
     checker: ImageChecker,
     task: str | None,
@@ -122,13 +123,13 @@ def _require_task(what: str, has: str, asked: str | None) -> None:
     """Refuse data that make no task of the kind that was asked for."""
     if asked not in (None, has):
         raise UsageError(
-            f"{what} makes a task of the kind {has}, not {asked}; leave --task out, or give the labels in a table or "
-            f"arrays (docs/data.md)"
+            f"{what} makes a task of the kind {has}, not {asked}; leave --task out if you gave it, or give the "
+            f"labels in a table or arrays (docs/data.md)"
         )
 
 
-def _from_folder(folder: Path, seed: int, checker: ImageChecker, task: str | None) -> DataSet:
-    of_vtab = any((folder / name).is_file() for name in LIST_FILES.values())
+def _from_folder(folder: Path, seed: int | None, checker: ImageChecker, task: str | None) -> DataSet:
+    of_vtab = is_vtab_task(folder)
     if not of_vtab and is_saved(folder):
         return saved_data_set(folder, seed=seed, checker=checker, task=task)
     _require_task(f"the folder {folder}", CLASSES.name, task)

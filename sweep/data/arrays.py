@@ -33,7 +33,7 @@ NEEDED = (
 Array = npt.NDArray[Any]
 
 
-def array_file(path: Path, *, seed: int, checker: ImageChecker, task: str | None = None) -> DataSet:
+def array_file(path: Path, *, seed: int | None, checker: ImageChecker, task: str | None = None) -> DataSet:
     """Load an archive of arrays into memory.
 
     Images are 8-bit grey `(n, H, W)` or RGB `(n, H, W, 3)`. Labels are whole numbers or text, `(n,)` or `(n, 1)`; or

@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 LONGEST_SHOWN = 80
 
 
-def image_folder(root: Path, *, seed: int, checker: ImageChecker) -> DataSet:
+def image_folder(root: Path, *, seed: int | None, checker: ImageChecker) -> DataSet:
     """Load a folder of images.
 
     ``root/CLASS/*`` is split into 64 / 16 / 20 % train, val and test, class by class.
@@ -33,7 +33,7 @@ def image_folder(root: Path, *, seed: int, checker: ImageChecker) -> DataSet:
 
     Args:
         root: an existing folder.
-        seed: seed of the split.
+        seed: seed of the split; None to split nothing, see `sweep.data.splitting.divided`.
         checker: checks the images before they are split.
 
     Raises:
@@ -41,7 +41,9 @@ def image_folder(root: Path, *, seed: int, checker: ImageChecker) -> DataSet:
             splits, or folders may be either splits or classes.
         SweepError: a file with an image's extension is not a readable image, and bad images are errors.
     """
-    splits = _split_folders(root)
+    splits = _split_folders(root, all_needed=seed is not None)
+    if seed is None:
+        return _unsplit(root, splits or {"test": root}, checker)
     if splits:
         return _given_splits(root, seed, splits, checker)
     tree = _scan(root, checker)
@@ -51,8 +53,12 @@ def image_folder(root: Path, *, seed: int, checker: ImageChecker) -> DataSet:
     return _data_set(root, description, [tree], train, val, test, checker)
 
 
-def _split_folders(root: Path) -> Mapping[str, Path]:
+def _split_folders(root: Path, *, all_needed: bool) -> Mapping[str, Path]:
     """The folders of splits, by the split's name; empty if the folders are classes.
+
+    Args:
+        root: The folder that has them.
+        all_needed: Whether train and test have to be there.
 
     Raises:
         UsageError: The folders may be either.
@@ -71,7 +77,7 @@ def _split_folders(root: Path) -> Mapping[str, Path]:
         )
     if len(found) < len(named):
         raise UsageError(f"{root} has {names}, two of which are the same split; keep one folder a split")
-    for split in ("train", "test"):
+    for split in ("train", "test") if all_needed else ():
         if split not in found:
             raise UsageError(
                 f"{root} has {_folders(names)} but no {split} folder: add {root / split}, or put the class folders "
@@ -111,6 +117,16 @@ def _given_splits(root: Path, seed: int, folders: Mapping[str, Path], checker: I
     return _data_set(root, description, list(trees.values()), train, val, trees["test"].split("test", root), checker)
 
 
+def _unsplit(root: Path, folders: Mapping[str, Path], checker: ImageChecker) -> DataSet:
+    """The images of every split that has a folder; a split may lack classes that another has."""
+    trees = {split: _scan(folder, checker, fewest_classes=1) for split, folder in folders.items()}
+    names = tuple(sorted({name for tree in trees.values() for name in tree.class_names}))
+    alike = {split: tree.with_classes(names) for split, tree in trees.items()}
+    nothing = replace(next(iter(alike.values())), files=(), labels=np.zeros(0, dtype=np.int64))
+    train, val, test = (alike.get(name, nothing).split(name, root) for name in SPLIT_NAMES)
+    return _data_set(root, f"folder {root}", list(alike.values()), train, val, test, checker)
+
+
 @dataclass(frozen=True)
 class _Tree:
     """Images in one folder per class.
@@ -133,6 +149,11 @@ class _Tree:
             return file_split(name, root, self.files, self.labels)
         return file_split(name, root, [self.files[index] for index in members], self.labels[members])
 
+    def with_classes(self, names: tuple[str, ...]) -> "_Tree":
+        """The same images among the classes `names`, which has all that they are of."""
+        numbers = np.array([names.index(name) for name in self.class_names], dtype=np.int64)
+        return replace(self, labels=numbers[self.labels], class_names=names)
+
 
 def _data_set(
     root: Path, description: str, trees: list[_Tree], train: Split, val: Split, test: Split, checker: ImageChecker
@@ -154,12 +175,13 @@ def _data_set(
     )
 
 
-def _scan(folder: Path, checker: ImageChecker) -> _Tree:
+def _scan(folder: Path, checker: ImageChecker, fewest_classes: int = 2) -> _Tree:
     """Find and check the images below the class folders of `folder`."""
     classes = _class_folders(folder)
-    if len(classes) < 2:
+    if len(classes) < fewest_classes:
         raise UsageError(
-            f"{folder} has {len(classes)} class folders, at least 2 are needed: one subfolder a class, images in each"
+            f"{folder} has {len(classes)} class folders, at least {fewest_classes} are needed: one subfolder a class, "
+            f"images in each"
         )
     found: list[Path] = []
     found_labels: list[int] = []

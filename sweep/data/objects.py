@@ -24,7 +24,9 @@ WANTED = "not a class index from 0 on, labels of 0 and 1 or numbers"
 Label = npt.NDArray[Any]
 
 
-def object_data(objects: Mapping[str, Any], *, seed: int, checker: ImageChecker, task: str | None = None) -> DataSet:
+def object_data(
+    objects: Mapping[str, Any], *, seed: int | None, checker: ImageChecker, task: str | None = None
+) -> DataSet:
     """Make a data set from map-style data sets whose items are a Pillow image and a label.
 
     A label is a class index; or 0 and 1, or floats, in a tuple, an array or a tensor on the CPU; or one float.

@@ -35,7 +35,7 @@ def is_saved(folder: Path) -> bool:
     return (folder / SPLITS).is_file() or (folder / STATE).is_file()
 
 
-def saved_data_set(folder: Path, *, seed: int, checker: ImageChecker, task: str | None = None) -> DataSet:
+def saved_data_set(folder: Path, *, seed: int | None, checker: ImageChecker, task: str | None = None) -> DataSet:
     """Load a saved `Dataset`, or a `DatasetDict` with train, test and perhaps validation.
 
     It needs one column of images, their bytes inside (as `save_to_disk` leaves them), or else one of texts, named
@@ -52,7 +52,8 @@ def saved_data_set(folder: Path, *, seed: int, checker: ImageChecker, task: str 
         UsageError: splits or columns are wrong, or a row has no image, no text or no label.
         SweepError: a file is damaged, or an image cannot be read and bad images are errors.
     """
-    parts = {split: _read_part(part, task) for split, part in _parts(folder).items()}
+    folders = _parts(folder, all_needed=seed is not None)
+    parts = {split: _read_part(part, task) for split, part in folders.items()}
     first = next(iter(parts.values()))
     for part in parts.values():
         if part.columns.class_names != first.columns.class_names:
@@ -101,14 +102,15 @@ def _split(name: str, images: list[Encoded], labels: AnyLabels) -> Split:
     )
 
 
-def _parts(folder: Path) -> Mapping[str, Path]:
-    """The folder of each split, by name; the name is "" if there are no splits."""
+def _parts(folder: Path, *, all_needed: bool) -> Mapping[str, Path]:
+    """The folder of each split, by name; the name is "" if there are no splits. Train and test may be required."""
     if not (folder / SPLITS).is_file():
         return {"": folder}
     path = folder / SPLITS
     names = _texts(path, read_json(path, f"; {AGAIN}").get("splits"), "splits")
     folders = {split_named(name) or name: name for name in names}
-    if not {"train", "test"} <= set(folders) <= set(SPLIT_NAMES) or len(folders) < len(names):
+    needed = {"train", "test"} if all_needed else set()
+    if not needed <= set(folders) <= set(SPLIT_NAMES) or len(folders) < len(names):
         raise UsageError(
             f"{path} has the splits {', '.join(names)[:60]}; sweep takes train, test and, optionally, validation. "
             f"Rename or drop the others and save again"

@@ -28,7 +28,7 @@ def divided(
     *,
     name: str,
     what: str,
-    seed: int,
+    seed: int | None,
     checker: ImageChecker,
     task: str = CLASSES.name,
     kind: Kind = "images",
@@ -43,7 +43,8 @@ def divided(
         split_of: makes a split from its name and the indices of its images.
         name: name of the data set.
         what: source of the images, for messages and the description.
-        seed: seed of the split.
+        seed: seed of the split. None splits nothing: images without a given split are all in test, and any split may be
+            empty. This is for data that are only evaluated.
         checker: the checker of the images.
         task: kind of task.
         kind: images or texts, for messages.
@@ -53,14 +54,17 @@ def divided(
             nothing can be measured on a split.
     """
     remark = checker.remark()
-    if task == CLASSES.name and len(class_names) < 2:
+    if seed is not None and task == CLASSES.name and len(class_names) < 2:
         raise UsageError(f"{what} has {len(class_names)} classes{remark}; a task needs at least 2")
     strata, names = (labels.astype(np.int64), class_names) if task == CLASSES.name else _one_stratum(len(labels))
-    if given is None:
+    if seed is None:
+        parts, how = _unsplit(len(labels), given)
+    elif given is None:
         parts, how = split_three_ways(strata, names, seed=seed, where=what, remark=remark, kind=kind)
     else:
         parts, how = _as_given(strata, names, np.array(given), seed=seed, where=what, remark=remark, kind=kind)
-    require_measurable(task, class_names, {split: labels[members] for split, members in parts.items()}, what, kind)
+    if seed is not None:
+        require_measurable(task, class_names, {split: labels[members] for split, members in parts.items()}, what, kind)
     train, val, test = (split_of(split, parts[split]) for split in SPLIT_NAMES)
     return DataSet(
         name=name,
@@ -72,6 +76,13 @@ def divided(
         skipped=tuple(checker.skipped),
         task=task,
     )
+
+
+def _unsplit(n_images: int, given: Sequence[str] | None) -> tuple[Mapping[str, Indices], str]:
+    """Splits as given, or everything in test."""
+    names = np.array(["test"] * n_images if given is None else given)
+    how = "not split" if given is None else "splits as given"
+    return {name: np.flatnonzero(names == name) for name in SPLIT_NAMES}, how
 
 
 def _one_stratum(n_images: int) -> tuple[Labels, tuple[str, ...]]:

@@ -24,7 +24,7 @@ ELSEWHERE = "give a path below it, or the folder of the images with --image-root
 
 
 def load_table(
-    path: Path, *, seed: int, checker: ImageChecker, task: str | None = None, options: TableOptions = AS_IT_IS
+    path: Path, *, seed: int | None, checker: ImageChecker, task: str | None = None, options: TableOptions = AS_IT_IS
 ) -> DataSet:
     """Load a table of images; or of texts, if it has a column `text` and no column `path`.
 

@@ -40,7 +40,7 @@ def text_data(
     *,
     name: str,
     what: str,
-    seed: int,
+    seed: int | None,
 ) -> DataSet:
     """Make a data set of labelled texts.
 

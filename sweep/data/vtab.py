@@ -44,6 +44,11 @@ ALIASES = {
 }
 
 
+def is_vtab_task(folder: Path) -> bool:
+    """Whether a folder has one of the list files of a VTAB-1K task."""
+    return any((folder / name).is_file() for name in LIST_FILES.values())
+
+
 def vtab_task(folder: Path, checker: ImageChecker) -> DataSet:
     """Load a VTAB-1K task folder with the splits train800, val200 and test.
 

@@ -31,19 +31,19 @@ def require_hub(repository: str) -> None:
         raise SweepError(f"--push needs huggingface_hub: {REMEDY}") from error
 
 
-def card_metadata(results: Results, *, is_winner: bool) -> str:
+def card_metadata(results: Results, *, was_measured: bool) -> str:
     """The YAML metadata at the beginning of a model card on the hub.
 
     Args:
         results: The run that the model comes from.
-        is_winner: Whether the model is the run's winner, whose metrics on test are known.
+        was_measured: Whether the run measured the model on test.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
     config, kind = results.config, results.kind
     task = pipeline_tag(kind, kind_of(config))
     measured: list[Any] = []
-    if is_winner and results.summary:
+    if was_measured:
         measured = [
             EvalResult(
                 task_type=task or "other",

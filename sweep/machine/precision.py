@@ -24,6 +24,13 @@ slower than the library's own way of splitting.
 FEWEST_ROWS = 16
 """Fewest rows of a product on a CPU: for fewer rows the library uses other code, with other last bits."""
 
+WHOLE_COLUMNS = 16
+"""The number of columns of a product on a CPU is a multiple of this.
+
+Otherwise MKL computes the last columns by other code for some numbers of threads: with 24 columns from 3 threads on,
+with 65 columns from 4 threads on. A lane's last bits would then depend on the number of threads.
+"""
+
 
 def product_dtype(precision: Precision) -> torch.dtype | None:
     """Return the type to which the factors of a product are rounded; None if they are not rounded."""
@@ -48,10 +55,12 @@ def write_product(out: Tensor, a: Tensor, frozen: Tensor) -> None:
         out.copy_(torch.mm(a.to(frozen.dtype), frozen))
     elif a.device.type != "cpu":
         torch.mm(a, frozen, out=out)
-    elif len(a) < FEWEST_ROWS:
-        padded = a.new_empty(FEWEST_ROWS, out.shape[1])
-        write_product(padded, F.pad(a, (0, 0, 0, FEWEST_ROWS - len(a))), frozen)
-        out.copy_(padded[: len(a)])
+    elif len(a) < FEWEST_ROWS or frozen.shape[1] % WHOLE_COLUMNS:
+        n_rows, n_columns = out.shape
+        missing_rows, missing_columns = max(0, FEWEST_ROWS - n_rows), -n_columns % WHOLE_COLUMNS
+        padded = a.new_empty(n_rows + missing_rows, n_columns + missing_columns)
+        write_product(padded, F.pad(a, (0, 0, 0, missing_rows)), F.pad(frozen, (0, missing_columns)))
+        out.copy_(padded[:n_rows, :n_columns])
     else:
         torch.mm(a[:, :SUMMED_AT_ONCE], frozen[:SUMMED_AT_ONCE], out=out)
         for first in range(SUMMED_AT_ONCE, a.shape[1], SUMMED_AT_ONCE):

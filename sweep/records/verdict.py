@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sweep.records.paired import NORMAL_95
+from sweep.records.tested import was_tested
 from sweep.study.probe import EPOCHS_FACTOR
 from sweep.tasks.inputs import Kind
 from sweep.tasks.kinds import TaskKind
@@ -19,6 +20,11 @@ def verdict(summary: Mapping[str, Any], kind: TaskKind, items: Kind, n_epochs: i
         items: Images or texts.
         n_epochs: Epochs of a trial.
     """
+    if not was_tested(summary):
+        return (
+            f"the test {items} were not looked at (--no-test); when everything is chosen, export the winner and "
+            f"measure it on them with sweep evaluate"
+        )
     n_test = summary["n_test_images"]
     winner, probe = (summary[method]["test"] for method in ("winner", "linear_probe"))
     lead = winner[kind.score] - probe[kind.score]

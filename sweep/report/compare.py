@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backbones import is_path
 from sweep.errors import SweepError, UsageError
 from sweep.export.selection import winner_of
 from sweep.records.entries import require_config, require_summary
 from sweep.records.folder import RunFolder
 from sweep.records.paired import Difference, mcnemar_p_value, normal_p_value, paired_difference
 from sweep.records.results import Results, load_results
+from sweep.records.tested import was_tested
 from sweep.report.evidence import answers_of
 from sweep.tasks.kinds import CLASSES, TaskKind
 
@@ -23,6 +25,7 @@ OF_THE_BACKBONE = ("backbone", "group_size", "stages", "image_size", "max_tokens
 OF_THE_METHOD = (
     *("study", "study_sha256", "data", "trials", "epochs", "batch_size", "max_rank", "modules_per_block", "pool"),
     *("precision", "augment", "views", "cache", "objectives", "sampler", "halving", "seeds", "seed"),
+    *("resize", "class_weights", "retrain"),
 )
 """Other settings in which runs may differ."""
 SHA_LENGTH = 8
@@ -47,12 +50,17 @@ class ComparedRun:
     @property
     def backbone(self) -> tuple[str, ...]:
         """The settings that go with its backbone."""
-        return tuple(str(self.results.config.get(name)) for name in OF_THE_BACKBONE)
+        return tuple(str(self.setting(name)) for name in OF_THE_BACKBONE)
 
     @property
     def method(self) -> tuple[str, ...]:
         """All its other settings."""
-        return tuple(str(self.results.config.get(name)) for name in OF_THE_METHOD)
+        return tuple(str(self.setting(name)) for name in OF_THE_METHOD)
+
+    def setting(self, name: str) -> Any:
+        """A setting; None where it is off, or of a version that had no such setting."""
+        value = self.results.config.get(name)
+        return None if value is False else value
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,9 @@ class Comparison:
         return self.runs[0].results.kind
 
 
-def compare_runs(paths: Sequence[Path], cache_dir: Path) -> Comparison:
+def compare_runs(
+    paths: Sequence[Path], cache_dir: Path, *, data: str | None = None, backbone_file: str | None = None
+) -> Comparison:
     """Put runs side by side.
 
     The winners are evaluated on the test images again, from the feature cache. No other trial is evaluated on them.
@@ -106,6 +116,8 @@ def compare_runs(paths: Sequence[Path], cache_dir: Path) -> Comparison:
     Args:
         paths: Run folders, at least two; the first is the reference.
         cache_dir: Root of sweep's cache, for the features of the test images.
+        data: Where the data of these runs are now, if not where their records say.
+        backbone_file: The file of a backbone and its function, `PATH.py:FUNCTION`, for runs on a file of the user's.
 
     Raises:
         UsageError: There are fewer than two, a folder is not a run's, or their kinds of task differ.
@@ -117,7 +129,7 @@ def compare_runs(paths: Sequence[Path], cache_dir: Path) -> Comparison:
     kinds = {run.results.kind.name for run in runs}
     if len(kinds) > 1:
         raise UsageError(f"these runs are of different kinds of task ({', '.join(sorted(kinds))}); compare one kind")
-    answers, not_tested = _answers(runs, cache_dir)
+    answers, not_tested = _answers(runs, cache_dir, data, backbone_file)
     tests = (*_by_run(runs, answers), *_by_method(runs, answers)) if runs[0].name in answers else ()
     return Comparison(runs, _differing(runs), tests, not_tested)
 
@@ -140,7 +152,7 @@ def _open(path: Path, name: str) -> ComparedRun:
 
 
 def _differing(runs: Sequence[ComparedRun]) -> dict[str, list[str]]:
-    values = {name: [_shown(name, run.results.config.get(name)) for run in runs] for name in _settings()}
+    values = {name: [_shown(name, run.setting(name)) for run in runs] for name in _settings()}
     differing = {name: column for name, column in values.items() if len(set(column)) > 1}
     if "study" in differing:
         differing.pop("study_sha256", None)
@@ -159,7 +171,9 @@ def _shown(name: str, value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _answers(runs: Sequence[ComparedRun], cache_dir: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _answers(
+    runs: Sequence[ComparedRun], cache_dir: Path, data: str | None, backbone_file: str | None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Score of each winner on each test image, `(n,)`, for the runs that have the same test images as the first."""
     answers: dict[str, Tensor] = {}
     reasons: dict[str, str] = {}
@@ -167,11 +181,16 @@ def _answers(runs: Sequence[ComparedRun], cache_dir: Path) -> tuple[dict[str, Te
     for run in runs:
         if not run.results.summary:
             reasons[run.name] = "the run has not ended"
+        elif not was_tested(run.results.summary):
+            reasons[run.name] = "it was told not to look at test (--no-test)"
         elif run.results.config["splits"]["test"]["fingerprint"] != wanted:
             reasons[run.name] = f"its test images are not those of {runs[0].name}"
         else:
             try:
-                given = answers_of(run.results, run.folder, run.winner, "test", cache_dir)
+                file = backbone_file if is_path(run.results.config["backbone"]) else None
+                given = answers_of(
+                    run.results, run.folder, run.winner, "test", cache_dir, data=data, backbone_file=file
+                )
             except SweepError as error:
                 reasons[run.name] = str(error)
             else:

@@ -9,6 +9,7 @@ from plotly.graph_objects import Figure
 
 from sweep.errors import SweepError
 from sweep.machine.paths import write_atomically
+from sweep.records.tested import was_tested
 from sweep.report import glossary, page
 from sweep.report.colours import FIGURE_HEIGHT
 from sweep.report.compare import Comparison, PairedTest, compare_runs
@@ -19,19 +20,28 @@ HALF_WIDTH = 480
 """Width in pixels of a figure beside another one."""
 
 
-def write_comparison(paths: Sequence[Path], target: Path, *, cache_dir: Path) -> Comparison:
+def write_comparison(
+    paths: Sequence[Path],
+    target: Path,
+    *,
+    cache_dir: Path,
+    data: str | None = None,
+    backbone_file: str | None = None,
+) -> Comparison:
     """Write the comparison of some runs as one HTML file that opens without a network.
 
     Args:
         paths: Run folders; the first is the reference.
         target: The file.
         cache_dir: Root of sweep's cache.
+        data: As of `compare_runs`.
+        backbone_file: As of `compare_runs`.
 
     Raises:
         UsageError: As `compare_runs`.
         SweepError: As `compare_runs`, or the file cannot be written.
     """
-    comparison = compare_runs(paths, cache_dir)
+    comparison = compare_runs(paths, cache_dir, data=data, backbone_file=backbone_file)
     document = Page(f"{len(paths)} runs compared")
 
     def plotted(name: str, figure: Figure, *, least_width: int = 0) -> str:
@@ -81,7 +91,7 @@ def run_rows(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
         n_complete = int((trials["state"] == "COMPLETE").sum())
         cells += [Cell(str(n_complete), float(n_complete)), Cell(str(run.winner), float(run.winner))]
         cells.append(Cell(kind.with_error(val, n_val), float(val[kind.score])))
-        if summary:
+        if was_tested(summary):
             n_test, test, probe = summary["n_test_images"], summary["winner"]["test"], summary["linear_probe"]["test"]
             cells.append(Cell(kind.with_error(test, n_test), float(test[kind.score])))
             cells += [Cell(f"{test[name]:.3f}", float(test[name])) for name in kind.shown[1:]]

@@ -14,8 +14,9 @@ from sweep.export.selection import winner_of
 from sweep.features.cache import compute_features
 from sweep.records.folder import RunFolder
 from sweep.records.results import Results
+from sweep.records.tested import was_retrained
 from sweep.running.recorded import config_of_trial, recorded_backbone, recorded_data, target_of_run
-from sweep.search.lane_weights import weights_of
+from sweep.search.lane_weights import retrained_weights, weights_of
 from sweep.study.declaration import DATA_OBJECTS
 from sweep.tasks.inputs import Kind
 from sweep.tasks.targets import Target
@@ -90,7 +91,7 @@ def answers_of(
     Args:
         results: The run's tables.
         folder: The run's folder.
-        trial: The winner, or the number of another trial.
+        trial: The winner, or the number of another trial. On test, a winner that was trained again has these weights.
         split: `"val"` or `"test"`.
         cache_dir: Root of sweep's cache; features that are no longer there are computed again.
         data: Where the data are now, if not where the run's record says.
@@ -105,7 +106,11 @@ def answers_of(
     items = recorded_data(config, cache_dir, splits=[split], moved_to=data)
     images: Split = getattr(items, split)
     backbone = recorded_backbone(config_of_trial(results, folder, trial), cache_dir, given=backbone_file)
-    spec, weights = weights_of(folder, trial, winner_of(results, folder))
+    winner = winner_of(results, folder)
+    if split == "test" and trial == winner and was_retrained(results.summary):
+        spec, weights = retrained_weights(folder, trial)
+    else:
+        spec, weights = weights_of(folder, trial, winner)
     module = spec.plain(weights.rank, weights.config)
     module.load_state_dict(weights.state)
     features = compute_features(backbone, images, cache_dir=cache_dir)

@@ -70,7 +70,8 @@ def write_report(
 
     document.add(tables.answer(results, winner))
     if others:
-        for section in comparison_sections(compare_runs([run, *others], cache_dir), plotted):
+        comparison = compare_runs([run, *others], cache_dir, data=data, backbone_file=backbone_file)
+        for section in comparison_sections(comparison, plotted):
             document.add(section)
     if len(results.objectives) > 1:
         document.add(front_section(results, plotted))

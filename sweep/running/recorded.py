@@ -53,6 +53,11 @@ def recorded_data(
     return data
 
 
+def recorded_resize(config: Mapping[str, Any]) -> Any:
+    """What a run did with images that are no squares: runs of before version 0.5 wrote down only their transform."""
+    return config.get("resize") or recorded_size(config["transform"]).get("resize")
+
+
 def config_of_lane(config: Mapping[str, Any], lane: Mapping[str, Any]) -> dict[str, Any]:
     """A run's record for one of its lanes: the lane's shape replaces that of the run.
 

@@ -45,7 +45,7 @@ class _Attention(torch.autograd.Function):
             probabilities = _probabilities(q, k, ctx.bias, part)
             torch.bmm(probabilities.mT, grad, out=dv)
             d_probabilities = torch.bmm(grad, v.mT)
-            d_scores = torch._softmax_backward_data(d_probabilities, probabilities, -1, probabilities.dtype)
+            d_scores = _softmax_backward(d_probabilities, probabilities)
             torch.bmm(d_scores, k, out=dq)
             torch.bmm(d_scores.mT, q, out=dk)
         return outputs[0], outputs[1], outputs[2], None
@@ -79,6 +79,12 @@ def _probabilities(q: Tensor, k: Tensor, bias: Tensor | None, part: int) -> Tens
         return torch.softmax(torch.bmm(q, k.mT), -1)
     of_batch = torch.arange(part * MATRICES_AT_A_TIME, part * MATRICES_AT_A_TIME + len(q), device=q.device) % len(bias)
     return torch.softmax(torch.baddbmm(bias[of_batch], q, k.mT), -1)
+
+
+def _softmax_backward(d_probabilities: Tensor, probabilities: Tensor) -> Tensor:
+    """The gradient of the scores; it overwrites `d_probabilities`. PyTorch's own depends on the number of threads."""
+    weighted = d_probabilities.mul_(probabilities)
+    return weighted.addcmul_(probabilities, weighted.sum(-1, keepdim=True), value=-1)
 
 
 def attention_of_matrices(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:

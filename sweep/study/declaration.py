@@ -9,6 +9,7 @@ from sweep.errors import UsageError
 from sweep.machine.user_code import line_of
 from sweep.study.asked_trial import AskedTrial
 from sweep.study.augmentation import NONE, OWN_FUNCTION, Augment, Cache
+from sweep.study.class_weights import ClassWeights, checked, of_lane
 from sweep.study.declaration_checks import check_declarations, stored_grid
 from sweep.study.halving import Halving
 from sweep.study.lane_config import LaneConfig, Pool
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from sweep.machine.precision import Precision  # PyTorch takes a second to import
 
-Resize = Literal["squash", "crop"]
+Resize = Literal["centre", "crop", "squash"]
 DATA_OBJECTS = "objects of the study file"
 """The text that a run's record has in place of data set objects."""
 
@@ -68,8 +69,10 @@ class Study:
         path_column: For a table of images, the column of paths; if not given, `path`.
         label_column: For a table, the column of labels; if not given, `label`.
         image_size: Side of the backbone's input in pixels; if not given, the backbone's own.
-        resize: `"squash"` resizes the whole image to the backbone's square; `"crop"` keeps the aspect ratio and cuts
-            out the centre. If not given, images are squashed, unless your own backbone's transform says otherwise.
+        resize: How an image that is not square becomes the backbone's square. `"centre"` keeps the aspect ratio and
+            takes the largest square in the centre; `"crop"` takes a little less, as timm does; `"squash"` resizes the
+            whole image. If not given, `"centre"` for your own data, and `"squash"` for data sets that have a name and
+            for tasks of VTAB-1K.
         max_tokens: Largest number of tokens that are read from a text; if not given, the backbone's own.
         group_size: Blocks between two stages, `g`.
         stages: Replaces `group_size`. Either the number of stages after `z_0`, spread evenly over the backbone, or the
@@ -84,9 +87,15 @@ class Study:
             not given, 4.
         cache: `"off"` to compute the features of training images in every step, once for all lanes, from new views in
             every epoch, and to store none of them.
+        class_weights: How much images count in the loss: `"balanced"` lets all classes count alike, however many images
+            each has; numbers by class name (1 for classes that are not named); or `"none"`. If not given, all images
+            count alike.
         trials: Number of configurations to train.
         epochs: Passes over the training set in every trial.
         batch_size: Images or texts per step.
+        test: Whether the winner and the linear probe are evaluated on the test set at the end.
+        retrain: Whether the winner and the linear probe are trained again at the end, on the training and validation
+            sets together. These models are then the ones that are evaluated on the test set and exported.
         seed: Seed of the search, of initialisations (with the trial's number), of the data order, and of the split of
             data that come without one.
         seeds: Replicates of every configuration. They differ in their initialisation; trials are ranked by their mean.
@@ -133,9 +142,12 @@ class Study:
     augment: str | Augment = NONE
     views: int | None = None
     cache: Cache = "on"
+    class_weights: ClassWeights = None
     trials: int = 32
     epochs: int = 12
     batch_size: int = 32
+    test: bool = True
+    retrain: bool = False
     seed: int = 0
     seeds: int = 1
     objectives: Mapping[str, Direction] | None = None
@@ -150,6 +162,7 @@ class Study:
         object.__setattr__(self, "baseline", stored_baseline(self.baseline))
         if self.grid is not None:
             object.__setattr__(self, "grid", stored_grid(self.grid))
+        object.__setattr__(self, "class_weights", checked(plain(self.class_weights)))
         check_declarations(self)
         object.__setattr__(self, "rank_buckets", tuple(sorted(set(self.rank_buckets))))
         if isinstance(self.stages, list):
@@ -263,6 +276,8 @@ class Study:
         """
         try:
             config = self.suggest(cast("optuna.Trial", AskedTrial(trial)))
+            if isinstance(config, LaneConfig) and config.class_weights is None:
+                config = replace(config, class_weights=of_lane(self.class_weights))
             if self.task is not None and isinstance(config, LaneConfig):
                 config = config.on(self.kind)
         except UsageError as error:

@@ -51,6 +51,7 @@ def check_declarations(study: "Study") -> None:
     check_structure(study.side_network, study.attention, study.mlp, study.read_out)
     check_declared(study.augment, study.views, study.cache)
     _check_tasks(study)
+    _check_ending(study)
     _check_metrics(study)
     _check_objectives(study)
 
@@ -76,8 +77,16 @@ def _check_data(study: "Study") -> None:
     for name in ("image_root", "path_column", "label_column"):
         if not isinstance(getattr(study, name), str | None):
             raise UsageError(f"Study.{name} must be a str, not {getattr(study, name)!r}")
-    if study.resize not in (None, "squash", "crop"):
-        raise UsageError(f"resize must be 'squash' or 'crop', not {study.resize!r} (--resize, or the study file)")
+    if study.resize not in (None, "centre", "crop", "squash"):
+        raise UsageError(
+            f"resize must be 'centre', 'crop' or 'squash', not {study.resize!r} (--resize, or the study file)"
+        )
+
+
+def _check_ending(study: "Study") -> None:
+    for name in ("test", "retrain"):
+        if not isinstance(getattr(study, name), bool):
+            raise UsageError(f"Study.{name} must be True or False, not {getattr(study, name)!r}")
 
 
 def _check_stages(stages: object) -> None:

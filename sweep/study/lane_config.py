@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from sweep.errors import UsageError
+from sweep.study.class_weights import UNWEIGHTED, LaneWeights, checked_lane
 from sweep.study.stored_values import plain
-from sweep.tasks.kinds import TASK_KINDS, TaskKind
+from sweep.tasks.kinds import REGRESSION, TASK_KINDS, TaskKind
 
 Pool = Literal["mean", "class", "last"]
 """What the head reads: the mean of the patch tokens (or of a text's tokens), the class token, or the last token."""
@@ -68,6 +69,8 @@ class LaneConfig:
         asymmetric_gamma_negative: Focusing exponent for labels that an image does not have; for `asymmetric` only.
         asymmetric_margin: Probability up to which a label that the image does not have costs nothing; for `asymmetric`
             only.
+        class_weights: How much the images of each class count in the loss: `"balanced"`, numbers in the order of the
+            classes, or `"none"`. None means that the study's declaration holds.
         extra: Further values by name (numbers, texts or booleans), for a side-network of the study's own.
         huber_delta: Error above which the loss is linear, in standard deviations of the target in the training set; for
             `huber` only.
@@ -111,6 +114,7 @@ class LaneConfig:
     asymmetric_gamma_negative: float = 4.0
     asymmetric_margin: float = 0.05
     huber_delta: float = 1.0
+    class_weights: LaneWeights = None
     extra: Mapping[str, Any] = field(default_factory=Extra)
     backbone: str | None = None
     image_size: int | None = None
@@ -136,8 +140,9 @@ class LaneConfig:
             if declared.name == "extra":
                 continue
             object.__setattr__(self, declared.name, plain(getattr(self, declared.name)))
-            if declared.name not in SHAPE_FIELDS:  # the study checks these
+            if declared.name not in (*SHAPE_FIELDS, "class_weights"):  # the study checks the shape's
                 self._check_type(declared.name, declared.type)
+        object.__setattr__(self, "class_weights", checked_lane(self.class_weights))
         self._check_choice("optimizer", OPTIMIZERS)
         self._check_choice("schedule", SCHEDULES)
         if self.loss is not None:
@@ -161,8 +166,13 @@ class LaneConfig:
         """The configuration for a kind of task: a missing loss becomes the first loss of that kind.
 
         Raises:
-            UsageError: Its loss is for another kind of task.
+            UsageError: Its loss is for another kind of task, or it has class weights and the task has no classes.
         """
+        if kind is REGRESSION and self.class_weights not in (None, UNWEIGHTED):
+            raise UsageError(
+                f"class_weights is {self.class_weights!r}, but the data make a regression, which has no classes; leave "
+                f"it out, or give --class-weights none"
+            )
         loss = kind.losses[0] if self.loss is None else self.loss
         if loss not in kind.losses:
             raise UsageError(

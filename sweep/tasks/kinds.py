@@ -5,7 +5,7 @@ PyTorch; `sweep.tasks.targets` has the computations.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,10 @@ class TaskKind:
     tie_heading: str
     paired: str
     paired_heading: str
+
+    def __reduce__(self) -> "tuple[Callable[[str], TaskKind], tuple[str]]":
+        """Pickle by name, because code asks which kind it has by identity, in other processes too."""
+        return _kind_named, (self.name,)
 
     @property
     def score(self) -> str:
@@ -121,6 +125,10 @@ LARGEST_TARGET = 1e30
 """Largest absolute value of a regression's target. Models compute in single precision, which ends at 3e38."""
 
 TASK_KINDS = {kind.name: kind for kind in (CLASSES, MULTI_LABEL, REGRESSION)}
+
+
+def _kind_named(name: str) -> TaskKind:
+    return TASK_KINDS[name]
 
 
 def recorded_kind(config: Mapping[str, Any]) -> TaskKind:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sweep.tasks.class_weights import UNWEIGHTED, LabelWeights, Weights, weights_of_classes, weights_of_labels
 from sweep.tasks.kinds import CLASSES
 
 
@@ -57,14 +58,23 @@ def logit_adjusted(logits: Tensor, labels: Tensor, weight: Tensor, log_prior: Te
     return -_of_label(F.log_softmax(adjusted, -1), labels)
 
 
-def binary_one_vs_all(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum over classes of binary cross-entropies; shapes as in `cross_entropy`. Labels may also be 0 or 1, `(B, C)`."""
+def binary_one_vs_all(logits: Tensor, labels: Tensor, weights: LabelWeights | None = None) -> Tensor:
+    """Sum over classes of binary cross-entropies; shapes as in `cross_entropy`. Labels may also be 0 or 1, `(B, C)`.
+
+    Only labels of 0 and 1 can have weights.
+    """
     targets = labels if labels.dim() > 1 else F.one_hot(labels, logits.shape[-1]).to(logits.dtype)
-    return ((1 - targets) * logits - F.logsigmoid(logits)).sum(-1)
+    terms = (1 - targets) * logits - F.logsigmoid(logits)
+    return (terms if weights is None else weights.times(terms, targets)).sum(-1)
 
 
 def asymmetric(
-    logits: Tensor, labels: Tensor, gamma_positive: Tensor, gamma_negative: Tensor, margin: Tensor
+    logits: Tensor,
+    labels: Tensor,
+    gamma_positive: Tensor,
+    gamma_negative: Tensor,
+    margin: Tensor,
+    weights: LabelWeights | None = None,
 ) -> Tensor:
     """Asymmetric loss (Ridnik et al. 2021): a sum of binary focal losses that weights absent labels less.
 
@@ -77,6 +87,7 @@ def asymmetric(
         gamma_positive: `γ₊`, `(N,)`.
         gamma_negative: `γ₋`, `(N,)`.
         margin: Probability up to which an absent label costs nothing, `(N,)`.
+        weights: Weights of the labels.
 
     Returns:
         The loss of every image, `(N, B)`.
@@ -87,7 +98,8 @@ def asymmetric(
     not_q = (log_not_p.exp() + margin).clamp(tiny, 1)
     present = (gamma_positive * log_not_p).exp() * log_p
     absent = (gamma_negative * (1 - not_q).clamp_min(tiny).log()).exp() * not_q.log()
-    return -(labels * present + (1 - labels) * absent).sum(-1)
+    terms = -(labels * present + (1 - labels) * absent)
+    return (terms if weights is None else weights.times(terms, labels)).sum(-1)
 
 
 def squared_error(values: Tensor, targets: Tensor) -> Tensor:
@@ -125,6 +137,10 @@ PARAMETERS = {
 """By loss, the fields of `LaneConfig` that it takes after outputs and labels, in order."""
 
 
+SUMS_OVER_LABELS = ("bce", "asymmetric")
+"""Losses that are sums over labels, so that each label can have a weight."""
+
+
 @dataclass(frozen=True)
 class _Group:
     """Lanes with the same kind of loss."""
@@ -141,6 +157,11 @@ class LossConfig(Protocol):
         """The kind of loss; None for the default of the task."""
         ...
 
+    @property
+    def class_weights(self) -> Weights:
+        """See `sweep.tasks.class_weights`."""
+        ...
+
 
 class LaneLosses:
     """The losses of a stack; each lane has its own kind and parameters.
@@ -150,12 +171,20 @@ class LaneLosses:
         class_counts: Number of training images of each class or with each label, `(C,)`. An empty class counts as one
             image.
         dtype: The dtype of the logits.
+        n_images: Number of training images, of which an image may have several labels; if not given, the sum of
+            `class_counts`.
     """
 
-    def __init__(self, configs: Sequence[LossConfig], class_counts: Tensor, dtype: torch.dtype):
+    def __init__(
+        self, configs: Sequence[LossConfig], class_counts: Tensor, dtype: torch.dtype, n_images: int | None = None
+    ):
         device = class_counts.device
         counts = class_counts.to(dtype).clamp_min(1)
         self.log_prior = (counts / counts.sum()).log()
+        self.class_weights: Tensor | None = None
+        self.label_weights: LabelWeights | None = None
+        if any(config.class_weights not in (None, UNWEIGHTED) for config in configs):
+            self._weigh([config.class_weights for config in configs], class_counts.to(dtype), n_images)
         self.groups: list[_Group] = []
         kinds = [config.loss or CLASSES.losses[0] for config in configs]
         for kind in sorted(set(kinds)):
@@ -164,9 +193,19 @@ class LaneLosses:
             def values(name: str, lanes: list[int] = lanes) -> Tensor:
                 return torch.tensor([getattr(configs[i], name) for i in lanes], dtype=dtype, device=device)
 
-            self.groups.append(_Group(torch.tensor(lanes, device=device), self._bind(kind, values)))
+            self.groups.append(_Group(torch.tensor(lanes, device=device), self._bind(kind, values, lanes)))
 
-    def _bind(self, kind: str, values: Callable[[str], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    def _weigh(self, declared: Sequence[Weights], counts: Tensor, n_images: int | None) -> None:
+        """Fill in the weights of every lane; those of lanes that declare none are 1."""
+        n_images = int(counts.sum()) if n_images is None else n_images
+        self.class_weights = torch.stack([weights_of_classes(weights, counts) for weights in declared])
+        of_labels = [weights_of_labels(weights, counts, n_images) for weights in declared]
+        has, has_not = (torch.stack(tensors) for tensors in zip(*of_labels, strict=True))
+        self.label_weights = LabelWeights(has, has_not)
+
+    def _bind(
+        self, kind: str, values: Callable[[str], Tensor], lanes: Sequence[int]
+    ) -> Callable[[Tensor, Tensor], Tensor]:
         """The loss function of one kind, with the parameters of its lanes."""
         losses: dict[str, Callable[..., Tensor]] = {
             "cross_entropy": cross_entropy,
@@ -178,7 +217,10 @@ class LaneLosses:
             "huber": huber,
         }
         loss, parameters = losses[kind], [values(name) for name in PARAMETERS.get(kind, ())]
-        return lambda outputs, labels: loss(outputs, labels, *parameters)
+        if self.label_weights is None or kind not in SUMS_OVER_LABELS:
+            return lambda outputs, labels: loss(outputs, labels, *parameters)
+        weights = self.label_weights.of(lanes)
+        return lambda outputs, labels: loss(outputs, labels, *parameters, weights=weights if labels.dim() > 1 else None)
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean loss of every lane.
@@ -196,4 +238,6 @@ class LaneLosses:
         of_images = logits.new_zeros(logits.shape[:2])
         for group in self.groups:
             of_images = of_images.index_copy(0, group.lanes, group.loss(logits[group.lanes], labels))
+        if self.class_weights is not None and labels.dim() == 1:
+            of_images = of_images * self.class_weights[:, labels]
         return of_images.mean(-1)

@@ -6,6 +6,7 @@ import sys
 from typing import IO, Any, cast
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 REPLACING = "sweep.replace"
 """The name of what Python does with characters that an encoding lacks, see `_replaced`."""
@@ -73,6 +74,12 @@ stderr = SafeConsole(stderr=True)
 for console in (stdout, stderr):
     if not console.is_terminal:
         console.width = PIPED_WIDTH
+
+
+def progress_bar() -> Progress:
+    """A bar on standard error that counts items and disappears at its end; nothing where that is no terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
 
 
 def printable(text: str) -> str:

@@ -56,5 +56,6 @@ def metrics_on_test(folder: RunFolder) -> dict[str, float]:
 
 def artifacts(folder: RunFolder) -> list[Path]:
     """The run's files to store in a tracker: configuration, tables, summary and the winner's weights."""
-    files = (folder.config_path, folder.summary_path, folder.trials_path, folder.curves_path, folder.winner_path)
+    tables = (folder.config_path, folder.summary_path, folder.trials_path, folder.curves_path)
+    files = (*tables, folder.winner_path, folder.retrained_path)
     return [path for path in files if path.is_file()]

@@ -198,7 +198,7 @@ class Training:
                 f"`head`, or leave dropout out"
             )
         like = self.stack.like
-        self.losses_of = LaneLosses(configs, train_data.class_counts.to(like.device), like.dtype)
+        self.losses_of = LaneLosses(configs, train_data.class_counts.to(like.device), like.dtype, len(train_data))
         self.optimizers = LaneOptimizers(self.stack.params, configs)
         self.optimizers.load([lane.optimizer_state for lane in self.lanes])
         factors = schedule_factors(configs, n_epochs * self.steps_per_epoch, self.steps_per_epoch)

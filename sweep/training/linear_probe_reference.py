@@ -10,6 +10,7 @@ from torch import Tensor
 from sweep.features.batches import StageData, TrainingData
 from sweep.machine.seeds import derive_seed
 from sweep.side_networks.spec import SideNetworkSpec
+from sweep.study.class_weights import LaneWeights
 from sweep.study.lane_config import LaneConfig
 from sweep.study.probe import EPOCHS_FACTOR
 from sweep.tasks.kinds import CLASSES, TaskKind
@@ -41,12 +42,13 @@ def tuned_linear_probe(
     spec: SideNetworkSpec,
     train_data: TrainingData,
     val_data: StageData,
-    test_data: StageData,
+    test_data: StageData | None,
     *,
     n_epochs: int,
     batch_size: int,
     seed: int,
     device: torch.device,
+    class_weights: LaneWeights = None,
 ) -> ProbeResult:
     """Tune a linear probe over learning rate and stage, choose it on the validation set, and test it once.
 
@@ -56,17 +58,18 @@ def tuned_linear_probe(
         spec: Structure of the study's side-networks.
         train_data: The training set.
         val_data: The validation set, on which the probe is chosen.
-        test_data: The test set; only the chosen probe is evaluated on it.
+        test_data: The test set; only the chosen probe is evaluated on it. None to leave it alone.
         n_epochs: The study's epochs; a probe trains `EPOCHS_FACTOR` times as long.
         batch_size: Images or texts per step.
         seed: The study's seed.
         device: Device to train on.
+        class_weights: The study's class weights, as lanes have them.
     """
     tokens = spec.pooled_tokens
     pooled_train = train_data.pooled(tokens)
-    pooled_val, pooled_test = (data.pooled(tokens) for data in (val_data, test_data))
+    pooled_val = val_data.pooled(tokens)
     target = val_data.target
-    configs = [probe_config(float(lr), target.kind) for lr in LEARNING_RATES]
+    configs = [probe_config(float(lr), target.kind, class_weights) for lr in LEARNING_RATES]
     stages = range(1, spec.n_stages)
     candidates = []
     for stage in stages:
@@ -89,13 +92,16 @@ def tuned_linear_probe(
     probe = spec.pooled_probe(best.stage, seed)
     probe.load_state_dict(best.state)
     best_val = best.val | target.standard_error(best.val_outputs, val_data.labels)
-    test = target.measure_one(split_logits(Stack([probe.to(device)]), pooled_test)[0], test_data.labels)
+    test = {}
+    if test_data is not None:
+        outputs = split_logits(Stack([probe.to(device)]), test_data.pooled(tokens))[0]
+        test = target.measure_one(outputs, test_data.labels)
     return ProbeResult(best.stage, configs[best.lane].lr, len(candidates), best_val, test)
 
 
-def probe_config(lr: float, kind: TaskKind = CLASSES) -> LaneConfig:
+def probe_config(lr: float, kind: TaskKind = CLASSES, class_weights: LaneWeights = None) -> LaneConfig:
     """Configuration of a probe with that learning rate, with the default loss of the kind of task."""
-    return LaneConfig(lr=lr, rank=1, warmup_epochs=2).on(kind)
+    return LaneConfig(lr=lr, rank=1, warmup_epochs=2, class_weights=class_weights).on(kind)
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,10 @@ def measure_lanes(result: EpochResult, val_data: StageData, own_metrics: Mapping
         val_data: The validation set.
         own_metrics: The study's own metrics by name; see `Study.metrics`.
     """
-    labels = val_data.labels
-    of_stack = val_data.target.measure(result.val_logits, labels)
+    labels, outputs = val_data.labels, result.val_logits
+    if len(outputs) == 1:  # beside a copy of itself, as in training: PyTorch sums one row in other parts than two
+        outputs = outputs.repeat(2, 1, 1)
+    of_stack = val_data.target.measure(outputs, labels)
     lanes = []
     for i, logits in enumerate(val_data.target.decode(result.val_logits)):
         metrics = {f"val_{name}": values[i].item() for name, values in of_stack.items()}

@@ -3,7 +3,9 @@
 import itertools
 import math
 from collections.abc import Callable, Generator, Iterable
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +57,7 @@ def plain_steps(
         seed: Seed for dropout.
     """
     like = next(module.parameters())
-    loss_of = plain_loss(config, data.class_counts.to(like))
+    loss_of = plain_loss(config, data.class_counts.to(like), len(data))
     optimizer = _optimizer(module, config)
     warmup = min(round(config.warmup_epochs * steps_per_epoch), n_steps)
 
@@ -84,14 +86,20 @@ def plain_steps(
         yield
 
 
-def plain_loss(config: LaneConfig, class_counts: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+def plain_loss(
+    config: LaneConfig, class_counts: Tensor, n_images: int | None = None
+) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss function of a configuration. It maps outputs `(B, C)` and the labels of `StageData.batch` to a scalar.
 
     Args:
         config: The configuration; without a loss it gets cross-entropy.
         class_counts: Number of training images of each class, `(C,)`, in the dtype of the logits. An empty class counts
             as one image.
+        n_images: Number of training images, of which an image may have several labels; if not given, the sum of
+            `class_counts`.
     """
+    if config.class_weights not in (None, "none"):
+        return partial(_weighted, config, class_counts, n_images)
     losses: dict[str, Callable[..., Tensor]] = {
         "cross_entropy": partial(F.cross_entropy, label_smoothing=config.label_smoothing),
         "focal": partial(_focal, config),
@@ -102,6 +110,32 @@ def plain_loss(config: LaneConfig, class_counts: Tensor) -> Callable[[Tensor, Te
         "huber": partial(F.huber_loss, delta=config.huber_delta),
     }
     return losses[config.loss or CLASSES.losses[0]]
+
+
+def _weighted(config: LaneConfig, counts: Tensor, n_images: int | None, outputs: Tensor, labels: Tensor) -> Tensor:
+    """The mean over images of the loss times a weight: of the image's class, or of each label that it has or lacks."""
+    unweighted = plain_loss(replace(config, class_weights=None), counts)
+    given: Any = config.class_weights  # "balanced", or a number a class
+    n, balanced = counts.tolist(), given == "balanced"
+    total = outputs.new_zeros(())
+    if labels.dim() == 1:
+        n_present = sum(count > 0 for count in n)
+        for c in labels.unique().tolist():
+            rows = labels == c
+            weight = sum(n) / (n_present * n[c]) if balanced else given[c]
+            total = total + weight * int(rows.sum()) * unweighted(outputs[rows], labels[rows])
+        return total / len(labels)
+    n_all = sum(n) if n_images is None else n_images
+    for c, n_with in enumerate(n):
+        with_label = labels[:, c] == 1
+        for rows, n_alike, own in ((with_label, n_with, given), (~with_label, n_all - n_with, None)):
+            weight = own[c] if isinstance(own, tuple) else 1.0
+            if balanced and 0 < n_with < n_all:
+                weight = n_all / (2 * n_alike)
+            if rows.any():
+                of_rows = unweighted(outputs[rows, c : c + 1], labels[rows, c : c + 1])
+                total = total + weight * int(rows.sum()) * of_rows
+    return total / len(labels)
 
 
 def _focal(config: LaneConfig, logits: Tensor, labels: Tensor) -> Tensor:

@@ -129,7 +129,8 @@ def steps_beside_plain_loop(trial: RecordedTrial, setting: Setting, n_steps: int
     own_way, its_steps = plain_loop()
     together, steps = plain_loop()
     nudged, nudged_steps = plain_loop()
-    losses_of = LaneLosses([config] * 2, setting.train_data.class_counts.to(setting.device), torch.float64)
+    data = setting.train_data
+    losses_of = LaneLosses([config] * 2, data.class_counts.to(setting.device), torch.float64, len(data))
     optimizers = LaneOptimizers(stack.params, [config] * 2)
     factors = schedule_factors([config] * 2, total, setting.steps_per_epoch).to(setting.device)
     of_a_step = rounding = 0.0

@@ -1,0 +1,133 @@
+"""A lane's bits do not depend on how many threads compute them, nor on whether it is measured alone."""
+
+import copy
+import pickle
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sweep.features.batches import StageData
+from sweep.machine.precision import write_product
+from sweep.side_networks.spec import SideNetworkSpec
+from sweep.study.lane_config import LaneConfig
+from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION, TASK_KINDS, TaskKind
+from sweep.tasks.targets import Target
+from sweep.training.engine import EpochResult, train
+from sweep.training.measurement import measure_lanes
+
+WIDTH, N_STAGES, TOKENS, N_CLASSES, BATCH_SIZE = 24, 3, 17, 5, 8
+FULL, FEW = range(2, 9), (3, 8)
+WITH_ATTENTION = {"attention": True, "read_out": "both"}
+
+
+@pytest.fixture(autouse=True)
+def _same_threads_afterwards() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def stage_data(n_images: int, seed: int) -> StageData:
+    rng = np.random.default_rng(seed)
+    stages = rng.normal(size=(n_images, N_STAGES, TOKENS, WIDTH)).astype(np.float32)
+    return StageData(stages, torch.from_numpy(rng.integers(0, N_CLASSES, n_images)), N_CLASSES)
+
+
+def trained(spec: SideNetworkSpec, last: int, n_threads: int) -> dict[str, Tensor]:
+    """What three lanes learn in an epoch whose last batch has so many images, and what they answer."""
+    torch.set_num_threads(n_threads)
+    configs = [
+        LaneConfig(lr=1e-2, rank=4, clip_norm=1.0),
+        LaneConfig(lr=3e-3, rank=2, loss="focal"),
+        LaneConfig(lr=1e-2, rank=3, loss="bce", optimizer="sgd"),
+    ]
+    modules = [spec.lane(config.rank, seed, config) for seed, config in enumerate(configs)]
+    train_data, val_data = stage_data(BATCH_SIZE + last, 0), stage_data(6, 1)
+    states, (result,) = train(modules, configs, train_data, val_data, n_epochs=1, batch_size=BATCH_SIZE, seed=0)
+    weights = {f"{lane} {name}": weight for lane, state in enumerate(states) for name, weight in state.items()}
+    return {**weights, "answers": result.val_logits, "train_loss": result.train_loss}
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "threads"),
+    [
+        ("last", {}, FULL),
+        ("ladder", WITH_ATTENTION, (2, *FEW)),
+        ("ladder", {"read_out": "compact"}, FEW),
+        *((family, {}, FEW) for family in ("convolution", "mixer", "multi_stage", "probe")),
+    ],
+)
+@pytest.mark.parametrize("last", [1, 2, 3])
+def test_a_lane_has_the_same_bits_on_any_number_of_threads(
+    family: str, options: dict[str, Any], threads: Sequence[int], last: int
+) -> None:
+    spec = SideNetworkSpec(
+        width=WIDTH,
+        n_stages=N_STAGES,
+        n_classes=N_CLASSES,
+        n_prefix_tokens=1,
+        modules_per_block=1,
+        pool="mean",
+        max_rank=4,
+        family=family,
+        n_tokens=TOKENS,
+        **options,
+    )
+    expected = trained(spec, last, 1)
+    for n_threads in threads:
+        result = trained(spec, last, n_threads)
+        assert [name for name in expected if not torch.equal(result[name], expected[name])] == [], n_threads
+
+
+@pytest.mark.parametrize("n_columns", [1, 17, 24, 40, 65, 106, 196, 384])
+def test_a_product_with_any_number_of_columns_has_the_same_bits_on_any_number_of_threads(n_columns: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, frozen = (torch.randn(shape, generator=generator) for shape in ((20, 300), (300, n_columns)))
+    torch.set_num_threads(1)
+    expected = torch.empty(20, n_columns)
+    write_product(expected, a, frozen)
+    assert torch.allclose(expected, a @ frozen, atol=1e-4)
+    for n_threads in FULL:
+        torch.set_num_threads(n_threads)
+        for same in (frozen, frozen.T.contiguous().T):
+            out = torch.empty(20, n_columns)
+            write_product(out, a, same)
+            assert torch.equal(out, expected), n_threads
+
+
+@pytest.mark.parametrize("kind", TASK_KINDS.values(), ids=TASK_KINDS)
+def test_a_lane_measured_alone_has_the_metrics_it_has_beside_others(kind: TaskKind) -> None:
+    n_images, n_outputs = 10_000, 10
+    generator = torch.Generator().manual_seed(0)
+    outputs = torch.randn(3, n_images, n_outputs, generator=generator)
+    labels = {
+        CLASSES: torch.randint(n_outputs, (n_images,), generator=generator),
+        MULTI_LABEL: torch.randint(2, (n_images, n_outputs), generator=generator),
+        REGRESSION: torch.randn(n_images, n_outputs, generator=generator),
+    }[kind]
+    scale: dict[str, Any] = {"mean": (0.0,) * n_outputs, "std": (1.0,) * n_outputs} if kind is REGRESSION else {}
+    val_data = StageData(np.zeros((n_images, 1, 1, 1), np.float16), labels, n_outputs, target=Target(kind, **scale))
+
+    def measured(lanes: slice, n_threads: int) -> dict[str, float]:
+        torch.set_num_threads(n_threads)
+        result = EpochResult(torch.ones(3)[lanes], outputs[lanes], 0.0)
+        return measure_lanes(result, val_data, {})[0].metrics
+
+    together = measured(slice(0, 3), 1)
+    assert set(together) == {*(f"val_{name}" for name in kind.metrics), "train_loss"}
+    for n_threads in (1, 2, 4, 8):
+        assert measured(slice(0, 1), n_threads) == together, n_threads
+        assert measured(slice(0, 2), n_threads) == together, n_threads
+
+
+def test_kinds_and_targets_are_the_same_objects_after_pickling() -> None:
+    for kind in TASK_KINDS.values():
+        assert pickle.loads(pickle.dumps(kind)) is kind
+        assert copy.deepcopy(kind) is kind
+    target = pickle.loads(pickle.dumps(Target(REGRESSION, (1.0,), (2.0,))))
+    assert target == Target(REGRESSION, (1.0,), (2.0,))
+    assert target.decode(torch.tensor([[3.0]])).item() == 7.0
