@@ -31,11 +31,11 @@ def compare(
     from sweep.machine.paths import default_cache_dir
     from sweep.report.compare import compare_runs
     from sweep.report.compare_page import paired_note, paired_rows, run_rows, write_comparison
-    from sweep.side_networks.given import take_own_network
+    from sweep.side_networks.given import take_own_code
 
     cache_dir = default_cache_dir()
     if study is not None:
-        take_own_network(study)
+        take_own_code(study)
     if out is None:
         comparison = compare_runs(runs, cache_dir, data=data, backbone_file=backbone)
     else:

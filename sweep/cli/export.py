@@ -69,9 +69,9 @@ def export(
     if push is not None:
         require_hub(push)
     if study is not None:
-        from sweep.side_networks.given import take_own_network
+        from sweep.side_networks.given import take_own_code
 
-        take_own_network(study)
+        take_own_code(study)
     exported = export_run(
         run,
         to,

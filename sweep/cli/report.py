@@ -42,9 +42,9 @@ def report(
         stderr.print(line, soft_wrap=True, highlight=False, markup=False)
 
     if study is not None:
-        from sweep.side_networks.given import take_own_network
+        from sweep.side_networks.given import take_own_code
 
-        take_own_network(study)
+        take_own_code(study)
     target = out or run / "report.html"
     figures = write_report(
         run,

@@ -6,14 +6,12 @@ user gives that file. A side-network that a run folder or an exported model name
 process was given.
 """
 
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
 
 from torch import nn
 
 from sweep.errors import UsageError
-from sweep.machine.user_code import line_of
+from sweep.machine.user_code import line_of, source_digest
 from sweep.study.lane_config import LaneConfig
 from sweep.study.structure import Shapes
 
@@ -25,11 +23,8 @@ _given: dict[str, OwnNetwork] = {}
 
 def own_family(network: OwnNetwork) -> str:
     """Register a study's own side-network, and return the text by which a spec refers to it."""
-    code = getattr(network, "__code__", None) or getattr(network.__init__, "__code__", None)
     name = getattr(network, "__name__", type(network).__name__)
-    path = Path(code.co_filename) if code else None
-    source = path.read_bytes() if path and path.is_file() else name.encode()
-    family = f"{OWN}{name}:{hashlib.sha256(source).hexdigest()[:12]}"
+    family = f"{OWN}{name}:{source_digest(network, name)}"
     _given[family] = network
     return family
 

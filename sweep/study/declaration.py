@@ -20,6 +20,7 @@ from sweep.study.space import Space, stored_baseline
 from sweep.study.stored_values import plain, same_value
 from sweep.study.structure import OWN_NETWORK
 from sweep.tasks.kinds import CLASSES, TASK_KINDS, TaskKind
+from sweep.tasks.own_losses import OwnLoss, own_loss
 
 if TYPE_CHECKING:
     import optuna
@@ -107,6 +108,9 @@ class Study:
         metrics: Your own metrics by name. Each takes one lane's logits `(n, C)` on the validation set and the labels
             `(n,)`, and returns a number. For multi-label tasks the labels are 0 or 1, `(n, C)`. For regression, labels
             and outputs are `(n, C)` numbers in the units of the data.
+        losses: Your own losses by name, for `LaneConfig(loss=NAME)`. Each is a function of one lane's outputs `(B, C)`
+            and the labels, as PyTorch's losses are, and returns the loss of every image, `(B,)`. It may have further
+            parameters, which get the values of `LaneConfig.extra` with the same names.
         halving: Rungs at which weak trials are stopped; None to train all trials to the end.
         sampler: A name in `sweep.search.samplers.SAMPLERS`, or an Optuna (or OptunaHub) sampler.
         grid: Values by parameter, for the sampler `"grid"`.
@@ -152,6 +156,7 @@ class Study:
     seeds: int = 1
     objectives: Mapping[str, Direction] | None = None
     metrics: Mapping[str, Callable[["Tensor", "Tensor"], float]] = field(default_factory=dict)
+    losses: Mapping[str, OwnLoss] = field(default_factory=dict)
     halving: Halving | None = None
     sampler: "str | optuna.samplers.BaseSampler" = "tpe"
     grid: Mapping[str, Sequence[Any]] | None = None
@@ -164,6 +169,8 @@ class Study:
             object.__setattr__(self, "grid", stored_grid(self.grid))
         object.__setattr__(self, "class_weights", checked(plain(self.class_weights)))
         check_declarations(self)
+        for name, loss in self.losses.items():
+            own_loss(name, loss)
         object.__setattr__(self, "rank_buckets", tuple(sorted(set(self.rank_buckets))))
         if isinstance(self.stages, list):
             object.__setattr__(self, "stages", tuple(self.stages))
@@ -198,6 +205,7 @@ class Study:
             "augment": self.augment if isinstance(self.augment, str) else OWN_FUNCTION,
             "objectives": dict(self.ranking.directions),
             "metrics": list(self.metrics),
+            "losses": list(self.losses),
             "halving": None if self.halving is None else asdict(self.halving),
             "sampler": self.sampler if isinstance(self.sampler, str) else type(self.sampler).__name__,
             "grid": None if self.grid is None else {name: list(values) for name, values in self.grid.items()},
@@ -278,6 +286,8 @@ class Study:
             config = self.suggest(cast("optuna.Trial", AskedTrial(trial)))
             if isinstance(config, LaneConfig) and config.class_weights is None:
                 config = replace(config, class_weights=of_lane(self.class_weights))
+            if isinstance(config, LaneConfig) and config.loss in self.losses:
+                config = replace(config, loss=own_loss(config.loss, self.losses[config.loss]))
             if self.task is not None and isinstance(config, LaneConfig):
                 config = config.on(self.kind)
         except UsageError as error:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 from sweep.errors import UsageError
 from sweep.study.augmentation import check_declared
 from sweep.study.halving import Halving
+from sweep.study.lane_config import LOSSES
 from sweep.study.objectives import OTHER_OBJECTIVES
 from sweep.study.space import Space
 from sweep.study.stored_values import plain, stored_parameter
@@ -53,6 +54,7 @@ def check_declarations(study: "Study") -> None:
     _check_tasks(study)
     _check_ending(study)
     _check_metrics(study)
+    _check_losses(study)
     _check_objectives(study)
 
 
@@ -113,6 +115,17 @@ def _check_metrics(study: "Study") -> None:
         if not callable(metric) or not str(name).isidentifier() or name in study.kind.metrics:
             raise UsageError(
                 f"Study.metrics has {name!r}: {metric!r}; give a function of logits and labels under a new name"
+            )
+
+
+def _check_losses(study: "Study") -> None:
+    if not isinstance(study.losses, Mapping):
+        raise UsageError(f"Study.losses must map names to functions, not be {study.losses!r}")
+    for name, loss in study.losses.items():
+        if not callable(loss) or not str(name).isidentifier() or name in LOSSES:
+            raise UsageError(
+                f"Study.losses has {name!r}: {loss!r}; give a function of outputs and labels under a new name (sweep "
+                f"has {', '.join(LOSSES)})"
             )
 
 

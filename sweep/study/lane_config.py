@@ -9,7 +9,8 @@ from typing import Any, Literal
 from sweep.errors import UsageError
 from sweep.study.class_weights import UNWEIGHTED, LaneWeights, checked_lane
 from sweep.study.stored_values import plain
-from sweep.tasks.kinds import REGRESSION, TASK_KINDS, TaskKind
+from sweep.tasks.kinds import MULTI_LABEL, REGRESSION, TASK_KINDS, TaskKind
+from sweep.tasks.own_losses import given_names, is_own
 
 Pool = Literal["mean", "class", "last"]
 """What the head reads: the mean of the patch tokens (or of a text's tokens), the class token, or the last token."""
@@ -61,7 +62,8 @@ class LaneConfig:
         warmup_epochs: Length of the warm-up in epochs, fractions allowed.
         dropout: Dropout probability of the head's normalised inputs.
         loss: For classes `"cross_entropy"`, `"focal"`, `"logit_adjusted"` or `"bce"` (one-vs-all); for several labels
-            per image `"bce"` or `"asymmetric"`; for regression `"mse"` or `"huber"`. None for the first of these.
+            per image `"bce"` or `"asymmetric"`; for regression `"mse"` or `"huber"`. Or the name of a loss that the
+            study declares in `losses`. None for the first loss of the task.
         label_smoothing: Probability moved from the label to all classes; for `cross_entropy` only.
         focal_gamma: Focusing exponent; for `focal` only.
         logit_adjustment: Weight of the log class priors; for `logit_adjusted` only.
@@ -71,7 +73,7 @@ class LaneConfig:
             only.
         class_weights: How much the images of each class count in the loss: `"balanced"`, numbers in the order of the
             classes, or `"none"`. None means that the study's declaration holds.
-        extra: Further values by name (numbers, texts or booleans), for a side-network of the study's own.
+        extra: Further values by name (numbers, texts or booleans), for a side-network or a loss of the study's own.
         huber_delta: Error above which the loss is linear, in standard deviations of the target in the training set; for
             `huber` only.
         backbone: Replaces the study's backbone. This field and those below decide the lane's shape: lanes of equal
@@ -145,8 +147,8 @@ class LaneConfig:
         object.__setattr__(self, "class_weights", checked_lane(self.class_weights))
         self._check_choice("optimizer", OPTIMIZERS)
         self._check_choice("schedule", SCHEDULES)
-        if self.loss is not None:
-            self._check_choice("loss", LOSSES)
+        if self.loss is not None and not is_own(self.loss):
+            self._check_choice("loss", (*LOSSES, *given_names()))
         for name in ("lr", "head_lr_ratio", "eps", "huber_delta"):
             self._check(name, getattr(self, name) > 0, "must be above 0")
         for name in (
@@ -174,10 +176,15 @@ class LaneConfig:
                 f"it out, or give --class-weights none"
             )
         loss = kind.losses[0] if self.loss is None else self.loss
-        if loss not in kind.losses:
+        if loss not in kind.losses and not is_own(loss):
             raise UsageError(
                 f"LaneConfig.loss is {loss!r}, but the data make a task of the kind {kind.name}, whose losses are "
                 f"{', '.join(kind.losses)}; give one of them, or none"
+            )
+        if is_own(loss) and kind is MULTI_LABEL and self.class_weights not in (None, UNWEIGHTED):
+            raise UsageError(
+                f"class_weights is {self.class_weights!r}, but a loss of the study file gives one number for all "
+                f"labels of an image; weigh the labels in the loss, or leave class_weights out"
             )
         return replace(self, loss=loss)
 

@@ -4,10 +4,10 @@ On the CPU, PyTorch gives `exp`, `log`, `expm1` and `logsigmoid` the same bits a
 `pow` and `sigmoid`. So these two are avoided: a lane's result must not depend on its position in the stack.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sweep.tasks.class_weights import UNWEIGHTED, LabelWeights, Weights, weights_of_classes, weights_of_labels
 from sweep.tasks.kinds import CLASSES
+from sweep.tasks.own_losses import is_own, losses_of_lanes
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: Tensor) -> Tensor:
@@ -162,6 +163,11 @@ class LossConfig(Protocol):
         """See `sweep.tasks.class_weights`."""
         ...
 
+    @property
+    def extra(self) -> Mapping[str, Any]:
+        """Values by name; those with the names of its parameters are for a loss of the study file."""
+        ...
+
 
 class LaneLosses:
     """The losses of a stack; each lane has its own kind and parameters.
@@ -189,6 +195,11 @@ class LaneLosses:
         kinds = [config.loss or CLASSES.losses[0] for config in configs]
         for kind in sorted(set(kinds)):
             lanes = [lane for lane, of_lane in enumerate(kinds) if of_lane == kind]
+
+            if is_own(kind):
+                own = losses_of_lanes(kind, [configs[i].extra for i in lanes])
+                self.groups.append(_Group(torch.tensor(lanes, device=device), own))
+                continue
 
             def values(name: str, lanes: list[int] = lanes) -> Tensor:
                 return torch.tensor([getattr(configs[i], name) for i in lanes], dtype=dtype, device=device)

@@ -16,6 +16,7 @@ from sweep.features.batches import Batch, TrainingData
 from sweep.side_networks.head import KEEP
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks.kinds import CLASSES
+from sweep.tasks.own_losses import is_own, loss_of_images
 from sweep.training.dropout import LaneStep, dropout_mask
 
 
@@ -100,6 +101,9 @@ def plain_loss(
     """
     if config.class_weights not in (None, "none"):
         return partial(_weighted, config, class_counts, n_images)
+    if config.loss is not None and is_own(config.loss):
+        of_images = loss_of_images(config.loss, config.extra)
+        return lambda outputs, labels: of_images(outputs, labels).mean()
     losses: dict[str, Callable[..., Tensor]] = {
         "cross_entropy": partial(F.cross_entropy, label_smoothing=config.label_smoothing),
         "focal": partial(_focal, config),

@@ -27,7 +27,7 @@ from sweep.records.results import Results, load_results
 from sweep.running.preparation import check_precision, side_network_spec
 from sweep.running.recorded import config_of_lane, recorded_backbone, recorded_data
 from sweep.search.lane_weights import weights_of
-from sweep.side_networks.given import take_own_network
+from sweep.side_networks.given import take_own_code
 from sweep.side_networks.own_networks import OwnNetwork
 from sweep.study import structure
 from sweep.study.augmentation import OWN_FUNCTION, UNDECLARED
@@ -129,7 +129,7 @@ def verify_trial(
     require_config(folder, results.config)
     trial = recorded_trial(results, folder, number)
     config = config_of_lane(results.config, trial.config.as_recorded())
-    network = None if own_study is None else take_own_network(own_study)
+    network = None if own_study is None else take_own_code(own_study)
     setting = _setting(config, trial.config, device, cache_dir, data, backbone_file, network)
     again = train_again(trial, setting, on_epoch)
     recorded = _curve(trial)
