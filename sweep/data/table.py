@@ -95,7 +95,7 @@ def _image_folder(path: Path, options: TableOptions) -> Path:
     folder = Path(os.path.expanduser(options.image_root))
     if not folder.is_dir():
         raise UsageError(
-            f"--image-root {options.image_root} is no folder; give the one that the table's paths begin in"
+            f"--image-root {options.image_root} is not a folder; give the folder that the table's paths are relative to"
         )
     return folder
 

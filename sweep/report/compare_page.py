@@ -34,8 +34,8 @@ def write_comparison(
         paths: Run folders; the first is the reference.
         target: The file.
         cache_dir: Root of sweep's cache.
-        data: As of `compare_runs`.
-        backbone_file: As of `compare_runs`.
+        data: As `compare_runs`.
+        backbone_file: As `compare_runs`.
 
     Raises:
         UsageError: As `compare_runs`.

@@ -77,7 +77,7 @@ for console in (stdout, stderr):
 
 
 def progress_bar() -> Progress:
-    """A bar on standard error that counts items and disappears at its end; nothing where that is no terminal."""
+    """A bar on standard error that counts items and disappears at its end; it is disabled without a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
 
