@@ -103,7 +103,7 @@ def _named(path: Path, data: DataSet) -> DataSet:
 
 def _refuse_table_options(what: str, table: TableOptions) -> None:
     if options := table.given():
-        raise UsageError(f"{options[0]} is for tables ({', '.join(TABLE_SUFFIXES)}), and {what} is none; leave it out")
+        raise UsageError(f"{options[0]} is for tables ({', '.join(TABLE_SUFFIXES)}), but {what} is not; leave it out")
 
 
 def _unknown(spec: str, path: Path) -> UsageError:
@@ -114,7 +114,7 @@ def _unknown(spec: str, path: Path) -> UsageError:
     return UsageError(
         f"no data set {spec!r}: it is not a demo set{f' (did you mean {close[0]}?)' if close else ''}, "
         f"and {path} {reason}.\n"
-        f"Give one of {', '.join(DATA_SETS)}; a folder of images, one subfolder a class; a table of images or texts; "
+        f"Give one of {', '.join(DATA_SETS)}; a folder of images, one subfolder per class; a table of images or texts; "
         f"an archive of arrays; a saved Hugging Face data set; or a VTAB-1K task folder (docs/data.md)"
     )
 

@@ -117,7 +117,7 @@ def _read_parts(path: Path) -> Mapping[str, tuple[str, str, Array, Array]]:
             if n_bytes > n_left:
                 raise UsageError(
                     f"{path} unpacks to {n_bytes / 2**30:.1f} GiB, more than the memory that is left; save the images "
-                    f"as files, one folder a class"
+                    f"as files, one folder per class"
                 )
             return {
                 split: (images, labels, _array(archive, images), _array(archive, labels))

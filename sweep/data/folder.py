@@ -76,7 +76,7 @@ def _split_folders(root: Path, *, all_needed: bool) -> Mapping[str, Path]:
             f"test, and move other folders away"
         )
     if len(found) < len(named):
-        raise UsageError(f"{root} has {names}, two of which are the same split; keep one folder a split")
+        raise UsageError(f"{root} has {names}, two of which are the same split; keep one folder per split")
     for split in ("train", "test") if all_needed else ():
         if split not in found:
             raise UsageError(
@@ -162,7 +162,7 @@ def _data_set(
     if left_aside:
         kinds = ", ".join(f"{count} {suffix or 'without extension'}" for suffix, count in sorted(left_aside.items()))
         hint = "; HEIC is read once the extra heic is installed" if HEIF_SUFFIXES & left_aside.keys() else ""
-        logger.warning("left aside in %s, no images by their extension: %s%s", root, kinds, hint)
+        logger.warning("left out of %s, because they are not images by their extension: %s%s", root, kinds, hint)
     return DataSet(
         name=root.resolve().name,
         description=description,
@@ -180,8 +180,8 @@ def _scan(folder: Path, checker: ImageChecker, fewest_classes: int = 2) -> _Tree
     classes = _class_folders(folder)
     if len(classes) < fewest_classes:
         raise UsageError(
-            f"{folder} has {len(classes)} class folders, at least {fewest_classes} are needed: one subfolder a class, "
-            f"images in each"
+            f"{folder} has {len(classes)} class folders, at least {fewest_classes} are needed: one subfolder per "
+            f"class, images in each"
         )
     found: list[Path] = []
     found_labels: list[int] = []

@@ -130,7 +130,7 @@ def _class_of(flags: npt.NDArray[np.generic], where: Where) -> Labels:
     numbers = flags.astype(np.int64).sum(1)
     if wrong := np.flatnonzero(numbers != 1).tolist():
         raise UsageError(
-            f"{where(wrong[0])} has {numbers[wrong[0]]} columns of 1; of classes, every image has one. Leave --task "
+            f"{where(wrong[0])} has {numbers[wrong[0]]} columns of 1; for classes, every image needs one. Leave --task "
             f"out, or give multi-label"
         )
     classes: Labels = flags.argmax(1).astype(np.int64)
@@ -170,7 +170,7 @@ def labelled_by_array(values: npt.NDArray[np.generic], task: str | None, what: s
         return Labelled(task, numbers, names)
     wanted = {
         CLASSES.name: "whole numbers or text, one each, or a column of 0 and 1 a class",
-        MULTI_LABEL.name: "0 or 1, a column a label",
+        MULTI_LABEL.name: "0 or 1, one column per label",
         REGRESSION.name: "numbers, one or a row each",
     }[task]
     raise UsageError(f"{what} holds {values.dtype} of shape {values.shape}; for {task}, labels are {wanted}")
@@ -200,8 +200,8 @@ def _zero_or_one(text: str, where: str) -> int:
     found = {"0": 0, "1": 1, "false": 0, "true": 1, "0.0": 0, "1.0": 1}.get(text.lower())
     if found is None:
         raise UsageError(
-            f"{where} is {text[:LONGEST_SHOWN]!r}, not 0 or 1. A table without a column label or target has a column a "
-            f"label; name the column of classes label, or drop those that are no labels"
+            f"{where} is {text[:LONGEST_SHOWN]!r}, not 0 or 1. Without a column label or target, every column is a "
+            f"label; name the column of classes label, or drop the columns that are not labels"
         )
     return found
 

@@ -68,7 +68,7 @@ class Packaged:
         if self.terms is None or self.terms in [part.strip() for part in str(accepted).split(",")]:
             return
         raise UsageError(
-            f"the licence of {name} is restricted: {self.licence}. If your use keeps to it, say so with "
+            f"the licence of {name} is restricted: {self.licence}. If your use respects it, say so with "
             f"--accept-licence {self.terms} (in a study file, accept_licence={self.terms!r}); the run records it"
         )
 

@@ -121,7 +121,7 @@ def _targets(rows: Sequence[Sequence[Any]], columns: Sequence[str], where: Where
     for index, row in enumerate(rows):
         for name, value in zip(columns, row, strict=True):
             if not isinstance(value, int | float) or not abs(value) <= LARGEST_TARGET:
-                raise UsageError(f"{where(index)}: {name} is {_shown(value)}; targets are finite numbers, one a row")
+                raise UsageError(f"{where(index)}: {name} is {_shown(value)}; targets are finite numbers, one per row")
     names = tuple(name.removeprefix(TARGET_PREFIX) for name in columns)
     return Labelled(REGRESSION.name, np.array(rows, dtype=np.float64), names)
 
@@ -133,7 +133,7 @@ def _numbered(values: Sequence[Any], names: tuple[str, ...], where: Where) -> La
         numbers = value if several else [value]
         if not isinstance(numbers, list) or not all(_is_number_of(one, names) for one in numbers):
             wanted = "a list of them" if several else "one"
-            raise UsageError(f"{where(index)} is {_shown(value)}; labels are 0 to {len(names) - 1}, {wanted} a row")
+            raise UsageError(f"{where(index)} is {_shown(value)}; labels are 0 to {len(names) - 1}, {wanted} per row")
     if not several:
         return Labelled(CLASSES.name, np.array(values, dtype=np.int64), names)
     labels = np.zeros((len(values), len(names)), dtype=np.int64)
@@ -168,7 +168,7 @@ def _unnamed(values: Sequence[Any], task: str | None, where: Where, what: str) -
     if numbers:
         index = next((index for index, own in enumerate(lists) if len(own) != len(lists[0])), 0)
         raise UsageError(
-            f"{where(index)} is {_shown(values[index])}; of several targets every row has a number each, as many as "
+            f"{where(index)} is {_shown(values[index])}; every row needs one number per target, as many as "
             f"the first row ({len(lists[0])})"
         )
     return labelled_by_sets([set(map(str, own)) for own in lists])

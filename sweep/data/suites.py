@@ -156,7 +156,7 @@ def _own(folder: Path) -> Suite | None:
     names = {task.name for task in tasks}
     for path in inner:
         if path.name not in names:
-            logger.warning("left aside: %s has no %s and is no saved data set", path, ", ".join(TASK_FILES))
+            logger.warning("left aside: %s has no %s and is not a saved data set", path, ", ".join(TASK_FILES))
     return Suite(folder.resolve().name, tuple(tasks))
 
 

@@ -48,7 +48,7 @@ def load_table(
     folder = _image_folder(path, options)
     chosen, rows = read_rows(path, lambda names: choose_columns(path, names, task, options), task)
     if not rows:
-        raise UsageError(f"{path} has no rows; {NEEDED}, and a row an image or a text")
+        raise UsageError(f"{path} has no rows; {NEEDED}, and one row per image or text")
     found = _labelled(rows, chosen, task)
     what = f"table {path}"
     if chosen.is_text:

@@ -80,7 +80,7 @@ def _row(chosen: Chosen, item: str, labels: tuple[str, ...], split: str | None, 
     if split is not None:
         known = split_named(split)
         if known is None:
-            raise UsageError(f"{where}: split {split[:LONGEST_SHOWN]!r} is none; give {TAKEN}")
+            raise UsageError(f"{where}: {split[:LONGEST_SHOWN]!r} is not a split; give {TAKEN}")
         split = known
     return Row(item, labels, split, where)
 
