@@ -1,4 +1,4 @@
-"""What the headings of a report mean, in a sentence each."""
+"""Explanations of a report's headings, one sentence each."""
 
 from collections.abc import Iterable, Mapping
 
@@ -59,10 +59,10 @@ _ALL = {**PARAMETERS, **COLUMNS, **METRICS}
 
 
 def explanation(heading: str) -> str | None:
-    """The sentence for a heading, which may name a split or a number behind a comma; None for a word not listed."""
+    """The explanation of a heading, which may end in a comma and a split or number; None for an unknown heading."""
     return _ALL.get(heading) or _ALL.get(heading.split(", ", maxsplit=1)[0])
 
 
 def entries(headings: Iterable[str]) -> dict[str, str]:
-    """Those of the headings that are explained, each once, in their order."""
+    """The headings that have an explanation, each once, in their order."""
     return {name: text for name in dict.fromkeys(headings) if (text := explanation(name)) is not None}
