@@ -9,13 +9,13 @@ from backbones.text_transform import TextInput
 from sweep.errors import SweepError
 
 Resize = Literal["centre", "crop", "squash"]
-"""What becomes of an image that is no square: its central square is taken; as timm does, somewhat less than that, the
-share that the network's authors used; or the whole image is squashed. See `Transform.crop_pct`."""
+"""How an image that is not square is resized. `centre` takes its central square; `crop` takes somewhat less, the share
+that the network's authors used, as timm does; `squash` squashes the whole image. See `Transform.crop_pct`."""
 RESIZES = get_args(Resize)
 
 
 class Size(TypedDict, total=False):
-    """What `load_backbone` takes: pixels, and whether the image is cropped, or tokens."""
+    """Arguments of `load_backbone` for the size of the input: pixels and how to resize, or tokens."""
 
     image_size: int
     resize: Resize
@@ -23,7 +23,7 @@ class Size(TypedDict, total=False):
 
 
 def transform_record(transform: Transform | TextInput) -> dict[str, Any]:
-    """A transform as JSON can hold it; what squashes is recorded as it was before there was a crop."""
+    """A transform as JSON can hold it. One that squashes is recorded in the format of versions without a crop."""
     record = asdict(transform)
     if record.get("crop_pct", 0) is None:
         del record["crop_pct"]

@@ -77,7 +77,7 @@ class RunTrial:
 
         Args:
             device: Where the module is to run.
-            backbone: As of `load_run`, if it was not given there.
+            backbone: As in `load_run`, if it was not given there.
 
         Raises:
             UsageError: The trial is not complete, or its weights were not kept: a run keeps those of its ten best.

@@ -209,8 +209,8 @@ Mlp = Annotated[bool | None, typer.Option("--mlp/--no-mlp", help="MLPs in a ladd
 ReadOut = Annotated[
     str | None,
     typer.Option(
-        help="What a ladder classifies by: `pooled`, `tokens`, `compact` or `both`. `class`, for all families, is "
-        "`pooled` of the class token.",
+        help="What the head of a ladder reads: `pooled`, `tokens`, `compact` or `both`. With `class`, the head of any "
+        "family reads the class token. See docs/side-networks.md.",
         rich_help_panel=SIDE_NETWORKS,
     ),
 ]
@@ -292,8 +292,8 @@ StorageUrl = Annotated[
 Track = Annotated[
     list[str] | None,
     typer.Option(
-        help="Also log to `tensorboard`, `mlflow` or `wandb` (an extra of that name each), a trial a run; may be given "
-        "several times: docs/trackers.md.",
+        help="Also log to `tensorboard`, `mlflow` or `wandb`. Each needs the extra of the same name. May be given "
+        "several times; see docs/trackers.md.",
         rich_help_panel=PLACE,
     ),
 ]

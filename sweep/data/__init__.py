@@ -1,4 +1,4 @@
-"""Data sets by name, folder, file or object: whatever `--data` and `Study.data` take."""
+"""Loads data sets by name, or from folders, files or objects: everything that `--data` and `Study.data` take."""
 
 import difflib
 import os
@@ -40,22 +40,22 @@ def load_data(
     """Load a data set of images or texts; images are decoded when they are opened.
 
     Args:
-        spec: a name in `DATA_SETS`; a folder: a VTAB-1K task (``train800.txt``, ``val200.txt``, ``test.txt``), a saved
-            Hugging Face data set, or images in one folder a class, with or without ``train``, ``val`` and ``test``
-            above the classes; a table of images or texts (``.csv``, ``.tsv``, ``.parquet``) or an archive of arrays
-            (``.npz``); or data set objects by split.
-        seed: seed of the split of data that do not bring their own; the demo sets are always the same. None splits
+        spec: a name in `DATA_SETS`; a folder with a VTAB-1K task (``train800.txt``, ``val200.txt``, ``test.txt``), a
+            saved Hugging Face data set, or images in one folder per class, with or without ``train``, ``val`` and
+            ``test`` above the classes; a table of images or texts (``.csv``, ``.tsv``, ``.parquet``); an archive of
+            arrays (``.npz``); or data set objects by split.
+        seed: seed of the split, for data that come without one; the demo sets always have the same split. None splits
             nothing: images without a given split are all in `test`, and any split may be empty.
         cache_dir: root of sweep's cache, for the demo sets that are fetched.
-        on_bad_image: ``"skip"`` decodes every image once and leaves out, before splitting, those that
-            cannot be read; each is logged, and listed in `DataSet.skipped`.
-        task: kind of task, see `sweep.tasks.kinds`; told by the labels if not given.
-        accept_licence: names the licence that the user accepts, for a demo set whose licence is restricted.
+        on_bad_image: ``"skip"`` decodes every image once before splitting, and leaves out those that cannot be read;
+            each is logged, and listed in `DataSet.skipped`.
+        task: kind of task, see `sweep.tasks.kinds`; if not given, the labels decide.
+        accept_licence: the licence that the user accepts, for a demo set with a restricted licence.
         table: how a table is read.
 
     Raises:
-        UsageError: nothing is called `spec`, its licence has not been accepted, it does not hold what it should, or
-            it makes no task of that kind.
+        UsageError: there are no data called `spec`, their licence has not been accepted, their content is wrong, or
+            they do not make a task of that kind.
         SweepError: a demo set cannot be fetched, a file is damaged, or an image cannot be read.
     """
     checker = ImageChecker(on_bad_image)
@@ -97,13 +97,13 @@ def _own_data(
 
 
 def _named(path: Path, data: DataSet) -> DataSet:
-    """Data out of a file: called as it is, or as the folder of a suite's task."""
+    """Data from a file: called as it is, or as the folder of a suite's task."""
     return replace(data, name=path.resolve().parent.name) if path.name in TASK_FILES else data
 
 
 def _refuse_table_options(what: str, table: TableOptions) -> None:
     if options := table.given():
-        raise UsageError(f"{options[0]} is for tables ({', '.join(TABLE_SUFFIXES)}), and {what} is none; leave it out")
+        raise UsageError(f"{options[0]} is for tables ({', '.join(TABLE_SUFFIXES)}), but {what} is not; leave it out")
 
 
 def _unknown(spec: str, path: Path) -> UsageError:
@@ -112,9 +112,9 @@ def _unknown(spec: str, path: Path) -> UsageError:
     if os.path.exists(path):
         reason = f"is a file that does not end in {', '.join((*TABLE_SUFFIXES, ARRAY_SUFFIX))}"
     return UsageError(
-        f"no data set {spec!r}: it is no demo set{f' (did you mean {close[0]}?)' if close else ''}, "
+        f"no data set {spec!r}: it is not a demo set{f' (did you mean {close[0]}?)' if close else ''}, "
         f"and {path} {reason}.\n"
-        f"Give one of {', '.join(DATA_SETS)}; a folder of images, one subfolder a class; a table of images or texts; "
+        f"Give one of {', '.join(DATA_SETS)}; a folder of images, one subfolder per class; a table of images or texts; "
         f"an archive of arrays; a saved Hugging Face data set; or a VTAB-1K task folder (docs/data.md)"
     )
 

@@ -1,4 +1,4 @@
-"""Images in one folder a class, with or without `train`, `val` and `test` folders above the classes."""
+"""Images in one folder per class, with or without `train`, `val` and `test` folders above the classes."""
 
 import logging
 from collections import Counter
@@ -26,20 +26,20 @@ def image_folder(root: Path, *, seed: int | None, checker: ImageChecker) -> Data
     """Load a folder of images.
 
     ``root/CLASS/*`` is split into 64 / 16 / 20 % train, val and test, class by class.
-    ``root/{train,val,test}/CLASS/*`` is used as given, and so are the other usual names of splits in any case; where
-    ``val`` is missing, 20 % of train become val. Classes are ordered by name. Files in deeper folders belong to the
-    class above them; hidden files and folders, and files that are no images by their extension, are left aside. Files
-    and folders may be links that lead elsewhere: whoever gives the folder decides what is in it.
+    ``root/{train,val,test}/CLASS/*`` is used as given, and so are other usual names of splits, in upper or lower case.
+    If ``val`` is missing, 20 % of train become val. Classes are ordered by name. Files in deeper folders belong to the
+    class above them. Hidden files and folders, and files that are not images by their extension, are left out. Files
+    and folders may be links that lead elsewhere, because the user chose the folder and its content.
 
     Args:
         root: an existing folder.
-        seed: seed of the splitting; None to split nothing, as of `sweep.data.splitting.divided`.
-        checker: tries the images, before they are split.
+        seed: seed of the split; None to split nothing, see `sweep.data.splitting.divided`.
+        checker: checks the images before they are split.
 
     Raises:
-        UsageError: no images, fewer than two classes, an empty or too small class, classes that differ between splits,
-            or folders that may be splits or classes.
-        SweepError: a file with an image's extension is no readable image, and bad images are errors.
+        UsageError: there are no images or fewer than two classes, a class is empty or too small, classes differ between
+            splits, or folders may be either splits or classes.
+        SweepError: a file with an image's extension is not a readable image, and bad images are errors.
     """
     splits = _split_folders(root, all_needed=seed is not None)
     if seed is None:
@@ -54,21 +54,21 @@ def image_folder(root: Path, *, seed: int | None, checker: ImageChecker) -> Data
 
 
 def _split_folders(root: Path, *, all_needed: bool) -> Mapping[str, Path]:
-    """The folders that are splits, by the split's name; none where the folders are classes.
+    """The folders of splits, by the split's name; empty if the folders are classes.
 
     Args:
         root: The folder that has them.
         all_needed: Whether train and test have to be there.
 
     Raises:
-        UsageError: They may be either.
+        UsageError: The folders may be either.
     """
     folders = subfolders(root)
     named = [(split, folder) for folder in folders if (split := split_named(folder.name)) is not None]
     found = dict(named)
     others = [folder.name for folder in folders if split_named(folder.name) is None]
     if not found or (len(found) == 1 and others and not _has_classes(named[0][1])):
-        return {}  # a class may be called train, or test
+        return {}  # a class may be called train or test
     names = ", ".join(folder.name for _, folder in named)
     if others:
         raise UsageError(
@@ -76,7 +76,7 @@ def _split_folders(root: Path, *, all_needed: bool) -> Mapping[str, Path]:
             f"test, and move other folders away"
         )
     if len(found) < len(named):
-        raise UsageError(f"{root} has {names}, two of which are the same split; keep one folder a split")
+        raise UsageError(f"{root} has {names}, two of which are the same split; keep one folder per split")
     for split in ("train", "test") if all_needed else ():
         if split not in found:
             raise UsageError(
@@ -91,7 +91,7 @@ def _folders(names: str) -> str:
 
 
 def _has_classes(folder: Path) -> bool:
-    """Whether a folder looks like a split: folders in it, and no image beside them."""
+    """Whether a folder looks like a split: it contains folders, and no images beside them."""
     return bool(subfolders(folder)) and not any(map(is_image, folder.iterdir()))
 
 
@@ -129,13 +129,13 @@ def _unsplit(root: Path, folders: Mapping[str, Path], checker: ImageChecker) -> 
 
 @dataclass(frozen=True)
 class _Tree:
-    """Images in one folder a class.
+    """Images in one folder per class.
 
     Attributes:
         files: usable images, class by class, in order of path.
-        labels: (n,) int64.
-        class_names: in order of label.
-        left_aside: files that are no images by their extension, counted by extension.
+        labels: class indices, (n,) int64.
+        class_names: names of the classes, in order of label.
+        left_aside: number of files, by extension, that are not images by their extension.
     """
 
     files: tuple[Path, ...]
@@ -162,7 +162,7 @@ def _data_set(
     if left_aside:
         kinds = ", ".join(f"{count} {suffix or 'without extension'}" for suffix, count in sorted(left_aside.items()))
         hint = "; HEIC is read once the extra heic is installed" if HEIF_SUFFIXES & left_aside.keys() else ""
-        logger.warning("left aside in %s, no images by their extension: %s%s", root, kinds, hint)
+        logger.warning("left out of %s, because they are not images by their extension: %s%s", root, kinds, hint)
     return DataSet(
         name=root.resolve().name,
         description=description,
@@ -176,12 +176,12 @@ def _data_set(
 
 
 def _scan(folder: Path, checker: ImageChecker, fewest_classes: int = 2) -> _Tree:
-    """Find and try the images below the class folders of `folder`."""
+    """Find and check the images below the class folders of `folder`."""
     classes = _class_folders(folder)
     if len(classes) < fewest_classes:
         raise UsageError(
-            f"{folder} has {len(classes)} class folders, at least {fewest_classes} are needed: one subfolder a class, "
-            f"images in each"
+            f"{folder} has {len(classes)} class folders, at least {fewest_classes} are needed: one subfolder per "
+            f"class, images in each"
         )
     found: list[Path] = []
     found_labels: list[int] = []
@@ -209,7 +209,7 @@ def _scan(folder: Path, checker: ImageChecker, fewest_classes: int = 2) -> _Tree
 
 
 def _class_folders(folder: Path) -> Mapping[str, list[Path]]:
-    """The folders of each class, in order of name: two where a name is there in composed and in single letters."""
+    """The folders of each class, in order of name. A class has two if its name is there in both Unicode forms."""
     classes: dict[str, list[Path]] = {}
     for path in subfolders(folder):
         classes.setdefault(clean_name(path.name), []).append(path)
@@ -220,7 +220,7 @@ def _class_folders(folder: Path) -> Mapping[str, list[Path]]:
 
 
 def _warn_of_splits_below(folder: Path, classes: Sequence[Path]) -> None:
-    """Say that folders which are read as classes may be splits: the same folders are in each."""
+    """Warn that folders that are read as classes may be splits, because all contain the same folders."""
     inner = [{path.name for path in subfolders(class_folder)} for class_folder in classes]
     if len(inner[0]) > 1 and all(names == inner[0] for names in inner):
         logger.warning(

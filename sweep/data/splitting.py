@@ -1,4 +1,4 @@
-"""Which images are train, val and test: as given, or taken apart class by class with a seed."""
+"""Divides images into train, val and test: as given, or at random with a seed, class by class."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -33,25 +33,25 @@ def divided(
     task: str = CLASSES.name,
     kind: Kind = "images",
 ) -> DataSet:
-    """Make a data set of images that lie in one row.
+    """Make a data set from one list of images.
 
     Args:
-        labels: as of `Split`.
-        class_names: in order of label.
-        given: the split of each image, `"train"`, `"val"` or `"test"`; None to have them split 64 / 16 / 20 %.
-            Without any `"val"`, 20 % of train become val. Where there are no classes, shares are of all images.
-        split_of: makes a split, given its name and the indices of its images.
-        name: of the data set.
-        what: the images come from, for messages and the description.
-        seed: seed of the splitting; None to split nothing: images without a given split are all in test, and any split
-            may be empty. This is for data that nothing is learned from.
-        checker: has tried the images.
+        labels: labels as in `Split`.
+        class_names: names of the classes, in order of label.
+        given: the split of each image, `"train"`, `"val"` or `"test"`; None to split them 64 / 16 / 20 %. Without any
+            `"val"`, 20 % of train become val. Without classes, shares are of all images.
+        split_of: makes a split from its name and the indices of its images.
+        name: name of the data set.
+        what: source of the images, for messages and the description.
+        seed: seed of the split. None splits nothing: images without a given split are all in test, and any split may be
+            empty. This is for data that are only evaluated.
+        checker: the checker of the images.
         task: kind of task.
-        kind: what they are, for messages.
+        kind: images or texts, for messages.
 
     Raises:
-        UsageError: fewer than two classes, a missing split, a class that is too small or not in train, or a split on
-            which nothing can be measured.
+        UsageError: there are fewer than two classes, a split is missing, a class is too small or not in train, or
+            nothing can be measured on a split.
     """
     remark = checker.remark()
     if seed is not None and task == CLASSES.name and len(class_names) < 2:
@@ -86,7 +86,7 @@ def _unsplit(n_images: int, given: Sequence[str] | None) -> tuple[Mapping[str, I
 
 
 def _one_stratum(n_images: int) -> tuple[Labels, tuple[str, ...]]:
-    """Images that have no classes, as if all were of one without a name."""
+    """Labels and names that put all images in one class without a name, for images that have no classes."""
     return np.zeros(n_images, dtype=np.int64), ("",)
 
 
@@ -133,14 +133,14 @@ def split_three_ways(
 
     Args:
         labels: (n,) int64.
-        class_names: in order of label.
-        seed: seed of the splitting.
-        where: what the images come from, for messages.
-        remark: what to add to a message about too few images.
-        kind: what they are, for messages.
+        class_names: names of the classes, in order of label.
+        seed: seed of the split.
+        where: source of the images, for messages.
+        remark: text to add to a message about too few images.
+        kind: images or texts, for messages.
 
     Returns:
-        Indices by split, in the order of `SPLIT_NAMES`, and how they were found.
+        Indices by split, in the order of `SPLIT_NAMES`, and a description of the split.
 
     Raises:
         UsageError: a class is too small.
@@ -161,7 +161,7 @@ def split_off_val(
 
 
 def _whole(class_names: Sequence[str], kind: Kind) -> str:
-    """What shares are of, in words."""
+    """The words for what shares refer to."""
     return "each class" if any(class_names) else f"all {kind}"
 
 

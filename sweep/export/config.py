@@ -101,7 +101,7 @@ class Member:
 
         Raises:
             UsageError: It is out of range.
-            TypeError: It has what there is not.
+            TypeError: It has an unknown entry.
         """
         return None if self.lane_config is None else LaneConfig(**self.lane_config)
 

@@ -1,4 +1,4 @@
-"""Labelled data for an exported model: which split is measured, and its labels in the order of the model's classes."""
+"""Labelled data for an exported model: chooses the split, and puts its labels in the order of the model's classes."""
 
 import logging
 from collections.abc import Mapping
@@ -25,13 +25,13 @@ NAMED = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class EvaluatedData:
-    """What a model is measured on.
+    """The data that a model is measured on.
 
     Attributes:
-        name: Of the data set.
+        name: Name of the data set.
         part: The split that is measured, or `"all"`.
         split: The images or texts.
-        labels: As of `Split`, numbered as the model numbers its classes.
+        labels: Labels as in `Split`, numbered as the model numbers its classes.
         of_the_run: Whether these are the data that the model was trained and chosen on.
     """
 
@@ -52,19 +52,19 @@ def evaluated_data(
     accept_licence: str | None = None,
     table: TableOptions = AS_IT_IS,
 ) -> EvaluatedData:
-    """Read labelled data as `sweep run` reads them, without splitting what comes without splits.
+    """Read labelled data as `sweep run` reads them, but do not split data that come without splits.
 
     If the data are those that the model was trained on, they are split as they were for the run, so that the test split
-    is what the run kept for testing.
+    is the same.
 
     Args:
-        config: Of the exported model.
-        spec: As `--data` takes it.
-        split: What to measure; if not given, the test split of data that have one, and otherwise everything.
+        config: Configuration of the exported model.
+        spec: The data, as `--data` takes them.
+        split: The split to measure; if not given, the test split if there is one, and otherwise everything.
         cache_dir: Root of sweep's cache.
         on_bad_image: What to do with an image that cannot be read.
-        accept_licence: As of `load_data`.
-        table: As of `load_data`.
+        accept_licence: As `load_data`.
+        table: As `load_data`.
 
     Raises:
         UsageError: There are no such data, they are of another kind than the model's, they have classes that the model
@@ -112,7 +112,7 @@ def evaluated_data(
 
 
 def _as_in_the_run(training: Mapping[str, Any], spec: str, data: DataSet, options: dict[str, Any]) -> DataSet | None:
-    """The data split as they were for the model's run; None where they are other data."""
+    """The data split as they were for the model's run; None if they are other data."""
     seed, splits = training.get("seed"), training.get("splits")
     if not isinstance(seed, int) or not isinstance(splits, dict):
         return None

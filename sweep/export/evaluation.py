@@ -35,16 +35,16 @@ MODEL, ENSEMBLE = "model", "ensemble"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model answers on labelled images or texts, beside the truth.
+    """The outputs of a model for labelled images or texts, with the true labels.
 
     Attributes:
         data: Name of the data set.
         part: The split that was measured, or `"all"`.
-        kind: Whether it holds images or texts.
+        kind: Images or texts.
         class_names: Names of the classes, labels or targets.
-        target: What the outputs say.
-        outputs: Of the model, `(n, C)`, as `AdaptedModel` gives them.
-        labels: The true ones, `(n,)` or `(n, C)`.
+        target: The target, which says what outputs mean.
+        outputs: Outputs of the model, `(n, C)`, as `AdaptedModel` returns them.
+        labels: True labels, `(n,)` or `(n, C)`.
         members: Outputs of each member of an ensemble, by `trial N`; empty for a model of one trial.
     """
 
@@ -70,14 +70,14 @@ class Evaluation:
 
     @cached_property
     def confusion(self) -> Tensor | None:
-        """Images by true class (row) and predicted class (column), `(C, C)`; None where there are no classes."""
+        """Number of images by true class (row) and predicted class (column), `(C, C)`; None for other tasks."""
         if self.target.kind is not CLASSES:
             return None
         return confusion_counts(self.outputs.argmax(-1), self.labels, len(self.class_names))
 
     @property
     def calibration(self) -> list[CalibrationBin]:
-        """See `calibration_bins`; empty where there are no classes."""
+        """See `calibration_bins`; empty for tasks without classes."""
         if self.target.kind is not CLASSES:
             return []
         return calibration_bins(self.outputs.double().softmax(-1), self.labels)
@@ -154,7 +154,7 @@ def evaluate(
 
     Args:
         model: The model; inputs are sent to its device.
-        data: What to measure it on.
+        data: The labelled data.
         trials: Number of the trial of every side-network.
         batch_size: Images, or texts, in one forward pass.
         on_progress: Called after every batch with the number of its items.

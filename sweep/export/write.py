@@ -146,7 +146,7 @@ def export_run(
 
 @own_settings()
 def model_of_run(run: Path, *, trial: int | None, cache_dir: Path, backbone_file: str | None = None) -> AdaptedModel:
-    """A trial of a run as a model, without an export; arguments and errors as of `export_run`."""
+    """A trial of a run as a model, without an export; arguments and errors as `export_run`."""
     folder = RunFolder.open(run)
     results = load_results(run)
     spec, chosen = choose(results, folder, trial=trial, ensemble=None)

@@ -20,7 +20,7 @@ def said_of_test(summary: Mapping[str, Any]) -> str:
     """How the test set was used, in a sentence.
 
     Args:
-        summary: Of the run; empty if it has not ended.
+        summary: Summary of the run; empty if it has not ended.
     """
     if not summary:
         return "The run did not end: test was not looked at."

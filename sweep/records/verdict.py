@@ -1,4 +1,4 @@
-"""Who is ahead on test, the winner or the linear probe: by how much, whether that is noise, and what to try."""
+"""Says whether winner or linear probe is better on test, by how much, whether that is noise, and what to try."""
 
 import math
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from sweep.tasks.kinds import TaskKind
 
 
 def verdict(summary: Mapping[str, Any], kind: TaskKind, items: Kind, n_epochs: int) -> str:
-    """The answer of a run in a sentence or two.
+    """The result of a run in a sentence or two.
 
     Args:
-        summary: Of a run that ended, checked by `require_summary`.
-        kind: Of task.
-        items: What the test split holds.
-        n_epochs: Of a trial.
+        summary: Summary of a run that has ended, checked by `require_summary`.
+        kind: Kind of task.
+        items: Images or texts.
+        n_epochs: Epochs of a trial.
     """
     if not was_tested(summary):
         return (

@@ -21,13 +21,13 @@ from sweep.report.evidence import answers_of
 from sweep.tasks.kinds import CLASSES, TaskKind
 
 OF_THE_BACKBONE = ("backbone", "group_size", "stages", "image_size", "max_tokens")
-"""Settings that go with a backbone: runs that share them are of one backbone."""
+"""Settings of a backbone: runs with the same values have the same backbone."""
 OF_THE_METHOD = (
     *("study", "study_sha256", "data", "trials", "epochs", "batch_size", "max_rank", "modules_per_block", "pool"),
     *("precision", "augment", "views", "cache", "objectives", "sampler", "halving", "seeds", "seed"),
     *("resize", "class_weights", "retrain"),
 )
-"""Settings that make runs on one backbone differ."""
+"""Other settings in which runs may differ."""
 SHA_LENGTH = 8
 
 
@@ -36,7 +36,7 @@ class ComparedRun:
     """A run among others.
 
     Attributes:
-        name: What it is called: its folder's name, or its path where two folders have one name.
+        name: Name of its folder, or its path if two folders have the same name.
         results: Its tables.
         winner: The number of the trial that is ranked first.
         folder: Its folder.
@@ -65,15 +65,15 @@ class ComparedRun:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """A run, or a method over several backbones, less the reference, on the same test images.
+    """Difference between a run (or a method over several backbones) and the reference, on the same test images.
 
     Attributes:
-        name: What is compared.
-        reference: What it is compared with.
-        n_backbones: Over which both sides were averaged, image by image.
-        n_images: Of the test split.
-        difference: In what an answer is worth on average, with its 95% interval over images.
-        p_value: Of no difference: exact (McNemar) for two classifiers, by the normal distribution otherwise.
+        name: Name of the run or method.
+        reference: Name of the reference.
+        n_backbones: Number of backbones over which both sides were averaged, image by image.
+        n_images: Number of test images.
+        difference: Mean difference of the scores per image, with its 95% interval over images.
+        p_value: P-value of no difference: exact (McNemar) for two classifiers, else by the normal distribution.
     """
 
     name: str
@@ -89,10 +89,10 @@ class Comparison:
     """Runs side by side.
 
     Attributes:
-        runs: In the order given; the others are compared with the first.
-        differing: Settings in which they differ: the value of each run, by setting.
-        tests: Each run less the first, then each method less the first over the backbones that both have.
-        not_tested: Runs that have no paired test: why, by name.
+        runs: The runs in the given order. The others are compared with the first.
+        differing: Settings in which they differ, each with the values of all runs.
+        tests: Each run compared with the first, then each method compared with the first over their common backbones.
+        not_tested: Runs without a paired test, each with the reason.
     """
 
     runs: tuple[ComparedRun, ...]
@@ -111,7 +111,7 @@ def compare_runs(
 ) -> Comparison:
     """Put runs side by side.
 
-    Winners answer the test images again, from the feature cache; no other trial does, so test remains a final look.
+    The winners are evaluated on the test images again, from the feature cache. No other trial is evaluated on them.
 
     Args:
         paths: Run folders, at least two; the first is the reference.
@@ -174,7 +174,7 @@ def _shown(name: str, value: Any) -> str:
 def _answers(
     runs: Sequence[ComparedRun], cache_dir: Path, data: str | None, backbone_file: str | None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What each winner's answer to each test image is worth, `(n,)`, of the runs that share the first one's images."""
+    """Score of each winner on each test image, `(n,)`, for the runs that have the same test images as the first."""
     answers: dict[str, Tensor] = {}
     reasons: dict[str, str] = {}
     wanted = runs[0].results.config["splits"]["test"]["fingerprint"]
@@ -199,7 +199,7 @@ def _answers(
 
 
 def _by_run(runs: Sequence[ComparedRun], answers: Mapping[str, Tensor]) -> Iterable[PairedTest]:
-    """Each run less the first."""
+    """Compare each run with the first."""
     first, *others = runs
     for run in others:
         if run.name in answers:
@@ -207,7 +207,7 @@ def _by_run(runs: Sequence[ComparedRun], answers: Mapping[str, Tensor]) -> Itera
 
 
 def _by_method(runs: Sequence[ComparedRun], answers: Mapping[str, Tensor]) -> Iterable[PairedTest]:
-    """Each method less the first run's, over the backbones that both have; nothing where that is one backbone."""
+    """Compare each method with the first run's over their common backbones, if there are at least two."""
     tested = [run for run in runs if run.name in answers]
     by_method: dict[tuple[str, ...], dict[tuple[str, ...], ComparedRun]] = {}
     for run in tested:
@@ -223,7 +223,7 @@ def _by_method(runs: Sequence[ComparedRun], answers: Mapping[str, Tensor]) -> It
 
 
 def _test(name: str, reference: str, own: Sequence[Tensor], others: Sequence[Tensor], kind: TaskKind) -> PairedTest:
-    """Compare answers `(n,)`, one a backbone on either side."""
+    """Compare scores per image `(n,)`; each side has one array per backbone."""
     difference = paired_difference(torch.stack(list(own)), torch.stack(list(others)))
     if kind is CLASSES and len(own) == 1:
         right, base = own[0] > 0, others[0] > 0

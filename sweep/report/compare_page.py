@@ -1,4 +1,4 @@
-"""Several runs side by side, as sections of a page: what differs, winners, curves and the paired test."""
+"""Several runs side by side, as sections of a page: their differences, winners, curves and the paired test."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from sweep.report.page import Cell, Page, Plotted
 from sweep.tasks.inputs import kind_of
 
 HALF_WIDTH = 480
-"""Pixels of a figure that stands beside another one."""
+"""Width in pixels of a figure beside another one."""
 
 
 def write_comparison(
@@ -34,12 +34,12 @@ def write_comparison(
         paths: Run folders; the first is the reference.
         target: The file.
         cache_dir: Root of sweep's cache.
-        data: As of `compare_runs`.
-        backbone_file: As of `compare_runs`.
+        data: As `compare_runs`.
+        backbone_file: As `compare_runs`.
 
     Raises:
-        UsageError: As of `compare_runs`.
-        SweepError: Likewise, or the file cannot be written.
+        UsageError: As `compare_runs`.
+        SweepError: As `compare_runs`, or the file cannot be written.
     """
     comparison = compare_runs(paths, cache_dir, data=data, backbone_file=backbone_file)
     document = Page(f"{len(paths)} runs compared")
@@ -62,7 +62,7 @@ def comparison_sections(comparison: Comparison, plotted: Plotted) -> Iterator[st
     """Sections of a page.
 
     Args:
-        comparison: What is shown.
+        comparison: The comparison to show.
         plotted: Turns a figure, given its name, into HTML.
     """
     yield page.heading("Runs side by side") + page.table(*run_rows(comparison), sortable=True)
@@ -76,7 +76,7 @@ def comparison_sections(comparison: Comparison, plotted: Plotted) -> Iterator[st
 
 
 def run_rows(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
-    """Headings and rows of the table of runs: what differs, how much was trained, and how good the winners are."""
+    """Headings and rows of the table of runs: differing settings, amount of training, and scores of the winners."""
     kind = comparison.kind
     score = kind.metrics[kind.score]
     columns = ["run", *comparison.differing, "complete trials", "winner", f"{score}, val", f"{score}, test"]
@@ -118,7 +118,7 @@ def paired_rows(tests: Sequence[PairedTest]) -> tuple[list[str], list[list[Cell]
 
 
 def paired_note(comparison: Comparison) -> str:
-    """What the table of paired tests holds, in words."""
+    """The text that explains the table of paired tests."""
     first = comparison.runs[0]
     items, n_images = kind_of(first.results.config), comparison.tests[0].n_images
     note = (
@@ -139,7 +139,7 @@ def _left_out(comparison: Comparison) -> str:
 
 
 def winners_figure(comparison: Comparison) -> Figure:
-    """The score of every winner on val, by epoch; the mean over replicates."""
+    """The score of every winner on the validation set by epoch, as the mean over replicates."""
     score, figure = comparison.kind.score, Figure()
     for run in comparison.runs:
         curves = run.results.curves
@@ -150,7 +150,7 @@ def winners_figure(comparison: Comparison) -> Figure:
 
 
 def best_so_far_figure(comparison: Comparison) -> Figure:
-    """The best score on val among complete trials, by number of trials."""
+    """The best score on the validation set among complete trials, by number of trials."""
     score, figure = comparison.kind.score, Figure()
     for run in comparison.runs:
         trials = run.results.trials

@@ -1,4 +1,4 @@
-"""What a run's best trial does, image by image: computed from the feature cache, for reports and comparisons."""
+"""The outputs of a run's trial for each image, computed from the feature cache, for reports and comparisons."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,14 +59,14 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a trial's side-network gives for every image of a split.
+    """The outputs of a trial's side-network for every image of a split.
 
     Attributes:
-        outputs: `(n, C)`, before the target decodes them.
-        labels: As of the split.
-        target: What the outputs say.
-        split: The images, or texts.
-        kind: Which of them.
+        outputs: Outputs `(n, C)`, before `Target.decode`.
+        labels: Labels of the split.
+        target: The target, which decodes outputs.
+        split: The images or texts.
+        kind: Images or texts.
     """
 
     outputs: torch.Tensor
@@ -132,7 +132,7 @@ def winner_on_val(
     data: str | None = None,
     backbone_file: str | None = None,
 ) -> Evidence:
-    """What the winner gives for the val images; arguments and errors as of `answers_of`."""
+    """The winner's outputs on the validation set; arguments and errors as `answers_of`."""
     answers = answers_of(results, folder, winner, "val", cache_dir, data=data, backbone_file=backbone_file)
     values = answers.target.probabilities(answers.target.decode(answers.outputs.double())).numpy()
     return Evidence(values, answers.labels.numpy(), answers.split, answers.kind)

@@ -27,7 +27,7 @@ LABELS = {
 
 
 def answer(results: Results, winner: int) -> str:
-    """What was found, in words; the winner beside baseline and linear probe; and what was searched on what."""
+    """The findings in words, a table of winner, baseline and linear probe, and the study, the data and the backbone."""
     config, summary, kind = results.config, results.summary, results.kind
     row = _row(results.trials, winner)
     n_val, n_test = (config["splits"][name]["images"] for name in ("val", "test"))
@@ -108,7 +108,7 @@ def front(results: Results) -> str:
 
 
 def words(results: Results) -> str:
-    """What the headings of this report mean."""
+    """Explanations of the headings in this report."""
     kind = results.kind
     names = [name.removeprefix(PARAMETER_PREFIX) for name in parameter_columns(results.trials)]
     columns = [name for name in glossary.COLUMNS if name not in ("front", "hypervolume") or len(results.objectives) > 1]

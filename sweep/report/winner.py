@@ -90,7 +90,7 @@ def _most_confused(evidence: Evidence, class_names: Sequence[str]) -> str:
 
 
 def _most_wrong(evidence: Evidence, names: Sequence[str]) -> str:
-    """Images of several labels with a label answered wrongly, those first of which the winner is surest."""
+    """Multi-label images with a wrong label, in order of the winner's confidence in the wrong label."""
     has = evidence.labels == 1
     wrong = has != (evidence.values >= THRESHOLD)
     distance = np.where(wrong, np.abs(evidence.values - THRESHOLD), -1.0)
@@ -129,7 +129,7 @@ def _farthest(evidence: Evidence, names: Sequence[str]) -> str:
 
 
 def _shown(evidence: Evidence, index: int, lines: Sequence[str]) -> str:
-    """One image or text of val, with what is said of it and the file it comes from, where there is one."""
+    """One image or text of the validation set, with its caption and its file, if it has one."""
     item, lines = evidence.val.open(index), [*lines, f"val {one_of(evidence.kind)} {index}"]
     path = evidence.val.source(index) if evidence.val.source else None
     if evidence.kind == "texts":

@@ -73,10 +73,10 @@ def end_run(
     """Do what a study declares for the end of a run.
 
     Args:
-        winner: Of the search.
+        winner: The winner of the search.
         of_winner: The run's data and backbone for lanes of the winner's shape.
-        splits: The features of these.
-        folder: The run's folder, which has the winner's weights.
+        splits: The features of its splits.
+        folder: The run folder, which has the winner's weights.
         cache_dir: Root of the feature cache.
         seconds: Gets the time of every part.
         reporter: Receives progress events.

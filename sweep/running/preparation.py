@@ -137,10 +137,10 @@ def prepare(
 
 
 def resize_of(study: Study, data: DataSet) -> Resize | None:
-    """What becomes of images that are no squares, where a study does not say it; None for texts.
+    """How images that are not square are resized, if a study does not declare it; None for texts.
 
-    Nearly all data sets that have a name are square; they keep the features that earlier versions cached. The protocol
-    of VTAB-1K resizes whole images, and in some of its tasks what matters lies at the edge.
+    Nearly all images of data sets with a name are square. These sets keep the features that earlier versions cached.
+    The protocol of VTAB-1K resizes whole images, and in some of its tasks the edge of an image matters.
     """
     if data.kind != "images" or study.resize is not None:
         return study.resize

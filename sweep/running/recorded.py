@@ -54,7 +54,7 @@ def recorded_data(
 
 
 def recorded_resize(config: Mapping[str, Any]) -> Any:
-    """What a run did with images that are no squares: runs of before version 0.5 wrote down only their transform."""
+    """How a run resized images that are not square. Runs before version 0.5 only recorded their transform."""
     return config.get("resize") or recorded_size(config["transform"]).get("resize")
 
 

@@ -38,7 +38,7 @@ class Retrained:
     Attributes:
         winner: Metrics of the winner by name, as means over replicates; empty if test was not looked at.
         winner_std: Standard deviation of the task's score over replicates; 0 for one replicate.
-        linear_probe: Metrics of the linear probe by name; empty likewise.
+        linear_probe: Metrics of the linear probe by name; empty if test was not looked at.
         n_train_images: Number of images in train and val together.
         n_test_images: Number of images in test.
         wall_seconds: Time of training and testing both.

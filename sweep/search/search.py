@@ -29,6 +29,7 @@ from sweep.search.proposals import Proposal, Proposals
 from sweep.search.requests import Inbox
 from sweep.search.rungs import Arrival, RungTable
 from sweep.search.shape_space import Follow, ShapeSpace
+from sweep.search.unchanged import UNDO
 from sweep.side_networks.cost import enough_lanes
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.budget import Budget, duration_text
@@ -238,6 +239,8 @@ class Search:
         try:
             self.study.check_fixed(params, f"the clone of trial {trial}", partial=True)
         except UsageError as error:
+            if self.proposals.clone_was_enqueued:  # `suggest` accepted it then
+                raise UsageError(f"{error}; {UNDO}") from error
             self.reporter.message(f"{error}; the request is ignored")
             return
         self.proposals.add_clone(trial, params)

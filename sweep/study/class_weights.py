@@ -1,4 +1,4 @@
-"""How much the images of each class count in the loss: as a study declares it, and as a lane takes it."""
+"""Class weights: how much the images of each class count in the loss."""
 
 from collections.abc import Mapping, Sequence
 
@@ -47,8 +47,8 @@ def completed(declared: ClassWeights, class_names: Sequence[str]) -> ClassWeight
     """Give classes that a study does not name the weight 1, and put all in the order of the labels.
 
     Args:
-        declared: The study's.
-        class_names: Of the data, in the order of the labels.
+        declared: The study's class weights.
+        class_names: Names of the classes of the data, in the order of the labels.
 
     Raises:
         UsageError: A class is named that the data do not have.

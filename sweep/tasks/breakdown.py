@@ -1,4 +1,4 @@
-"""What stands behind a model's score: which classes it confuses, how sure it is, and its scores by label and target."""
+"""Details of a model's score: confusions between classes, calibration, and scores by label and target."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,14 @@ from sweep.tasks.metrics import N_CALIBRATION_BINS, THRESHOLD, average_precision
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """The images whose most probable class was given a probability in one interval.
+    """The images whose predicted class has a probability in one interval.
 
     Attributes:
-        low: Lower end of the interval, which does not belong to it.
-        high: Upper end, which does.
+        low: Lower end of the interval, excluded.
+        high: Upper end of the interval, included.
         n: Number of images.
         confidence: Mean probability of the predicted class.
-        accuracy: Share of right answers.
+        accuracy: Share of correct predictions.
     """
 
     low: float
@@ -32,12 +32,12 @@ class LabelScore:
     """How well one class or label is found.
 
     Attributes:
-        name: Of the class or label.
-        n: Images that have it.
-        n_predicted: Images that the model gives it to.
-        precision: Share of these that have it; NaN if there are none.
-        recall: Share of the images that have it to which the model gives it; NaN if there are none.
-        average_precision: For labels; NaN for classes, and where no image has the label.
+        name: Name of the class or label.
+        n: Number of images that have it.
+        n_predicted: Number of images for which the model predicts it.
+        precision: Share of the predicted images that have it; NaN if there are none.
+        recall: Share of the images with it for which the model predicts it; NaN if there are none.
+        average_precision: Average precision of a label; NaN for classes, and if no image has the label.
     """
 
     name: str
@@ -54,11 +54,11 @@ def confusion_counts(predicted: Tensor, labels: Tensor, n_classes: int) -> Tenso
 
 
 def calibration_bins(probabilities: Tensor, labels: Tensor) -> list[CalibrationBin]:
-    """Sort images by the probability of their predicted class, into the bins of the expected calibration error.
+    """Divide images into the bins of the expected calibration error, by the probability of their predicted class.
 
     Args:
-        probabilities: `(n, C)`.
-        labels: `(n,)`.
+        probabilities: Probabilities of the classes, `(n, C)`.
+        labels: Class indices, `(n,)`.
 
     Returns:
         The bins that have images, in order.

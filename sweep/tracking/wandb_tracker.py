@@ -1,4 +1,4 @@
-"""A run in Weights & Biases: a group with one run a trial, and one with the summary and the files."""
+"""Logs a run to Weights & Biases: a group with one W&B run per trial, and one with the summary and the files."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ class WandbTracker(Tracker):
         self._held: dict[int, dict[int, dict[str, float]]] = {}
 
     def run_opened(self, folder: RunFolder, storage_url: str | None) -> None:
-        """Settle project and group."""
+        """Choose the project and the group."""
         self._folder, self._group = folder, folder.path.resolve().name
         self._study = str(read_json(folder.config_path)["study"])
         self.where = f"project {self._study}, group {self._group}"

@@ -54,10 +54,10 @@ class Comparison:
     """One comparison of a trial with its record.
 
     Attributes:
-        what: In a few words.
-        count: Numbers compared.
-        difference: The largest; infinite where one side is not a number and the other is.
-        promised: What it may be; infinite where nothing is promised.
+        what: What is compared, in a few words.
+        count: Number of values that were compared.
+        difference: The largest difference; infinite if one side is not a number and the other is.
+        promised: The largest difference that is allowed; infinite if there is no promise.
     """
 
     what: str
@@ -112,8 +112,8 @@ def verify_trial(
 
     Args:
         run: A run folder.
-        number: The trial's.
-        device: Where to train.
+        number: Number of the trial.
+        device: Device to train on.
         cache_dir: Root of sweep's cache; features that are no longer there are computed again.
         data: Where the images are now, if not where the run's record says.
         backbone_file: The file of the run's backbone and its function, `PATH.py:FUNCTION`, if it was the user's own.

@@ -269,7 +269,7 @@ def tensor(image: Image.Image) -> Image.Image:
     [
         (unrepeatable, r"the study's augment changes image 0 of split 'train' \(0\.png\) in another way every time"),
         (failing, rf"augment failed on image 0 .*: KeyError: 'size' \({__file__}, line \d+: raise KeyError"),
-        (tensor, "the study's augment must give a Pillow image, not Tensor"),
+        (tensor, "the study's augment must return a Pillow image, not Tensor"),
     ],
 )
 def test_functions_that_are_refused(function: Callable[[Image.Image], Image.Image], message: str) -> None:

@@ -275,7 +275,7 @@ def test_damaged_entries_are_refused(name: str, value: object) -> None:
         (
             {"family": "mixer", "precision": "bf16"},
             False,
-            "bf16 is for last, ladder, convolution, and",
+            "bf16 is for last, ladder, convolution, but",
         ),
     ],
 )

@@ -180,7 +180,7 @@ def test_which_folders_are_tasks(
     assert suite is not None
     assert (suite.name, [task.name for task in suite.tasks]) == ("mine", ["ages", "bright", "tags", "years"])
     assert "left aside" in caplog.text
-    assert "mine/notes has no task.csv, task.parquet, task.npz and is no saved data set" in caplog.text
+    assert "mine/notes has no task.csv, task.parquet, task.npz and is not a saved data set" in caplog.text
     assert find_suite(str(tasks / "ages"), tmp_path) is None, "one task"
     texts = tmp_path / "several" / "mood"
     texts.mkdir(parents=True)
