@@ -55,6 +55,12 @@ def backbone_to_load(recorded: str, given: str | None) -> str:
     raise UsageError(f"--backbone {given} is not the recorded backbone, {recorded}; leave it out, or give that one")
 
 
+def reads_texts(name: str) -> bool:
+    """Whether a name is that of a network for texts."""
+    name = _without_hub(name)
+    return name in TEXT_BACKBONES or is_text_name(name)
+
+
 def load_backbone(
     name: str,
     *,
@@ -99,7 +105,7 @@ def load_backbone(
         )
     name = _without_hub(name)
     taps = Taps(group_size, stages if isinstance(stages, int | None) else tuple(stages))
-    if name in TEXT_BACKBONES or is_text_name(name):
+    if reads_texts(name):
         for option, value in (("--image-size", image_size), ("--resize", resize)):
             if value is not None:
                 raise UsageError(f"{option} is for images, and the backbone {name!r} reads texts; leave it out")

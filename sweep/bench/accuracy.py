@@ -43,7 +43,7 @@ from sweep.machine.checked_files import read_json
 from sweep.machine.paths import default_cache_dir, ensure_folder
 from sweep.records.reporter import Reporter, SearchProgress
 from sweep.running.preparation import prepare
-from sweep.running.retrain import retrain
+from sweep.running.retrain import Choice, retrain
 from sweep.running.runner import run_study
 from sweep.study.finding import LoadedStudy, load_study
 
@@ -149,7 +149,7 @@ def measure_family(task: Task, sizes: AccuracySizes, family: str) -> list[Accura
         )
         rest_bytes = laps.memory.lap()
         prepared = prepare(loaded.study, n_parallel=None, device=device, cache_dir=cache_dir)
-        retrained = retrain(folder, prepared, cache_dir)
+        retrained = retrain(folder, prepared, cache_dir, Choice.recorded(folder, prepared.study))
         summary = read_json(folder.summary_path)
     winner, probe, seconds = summary["winner"], summary["linear_probe"], summary["wall_seconds"]
     n_images = retrained.n_train_images + retrained.n_test_images

@@ -147,6 +147,7 @@ def _searched(
     module = winner.spec.plain(winner.config.rank)
     module.load_state_dict(winner.state)
     test = settings.splits(search.lanes.shape(winner.config)).test
+    assert test is not None
     of_test = test.target.measure_one(split_logits(Stack([module.to(device)]), test)[0], test.labels)
     records = search.ledger.log.records
     lane_epochs = sum(record.epochs for record in records)

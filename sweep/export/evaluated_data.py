@@ -163,7 +163,8 @@ def _renumbered(config: ModelConfig, data: DataSet, labels: AnyLabels, spec: str
         )
     if kind is CLASSES:
         numbers = [names.index(name) if name in names else 0 for name in data.class_names]
-        return np.array(numbers, dtype=np.int64)[labels]
+        renumbered: np.ndarray = np.array(numbers, dtype=np.int64)[labels]
+        return renumbered
     found = np.zeros((len(labels), len(names)), dtype=np.int64)
     for place, name in enumerate(data.class_names):
         if name in names:

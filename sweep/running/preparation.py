@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from backbones import Backbone, load_backbone
+from backbones import Backbone, load_backbone, reads_texts
 from sweep.data import DATA_SETS, DataSet, OnBadImage, TableOptions, load_data
 from sweep.data.vtab import is_vtab_task
 from sweep.errors import UsageError
@@ -161,7 +161,8 @@ def backbone_of(study: Study, data: DataSet, device: torch.device, cache_dir: Pa
         group_size=study.group_size,
         stages=study.stages,
         image_size=study.image_size,
-        resize=study.resize,
+        # text backbones on images have their own message below
+        resize=None if data.kind == "images" and reads_texts(study.backbone) else study.resize,
         max_tokens=study.max_tokens,
         cache_dir=cache_dir,
         device=device,

@@ -18,7 +18,7 @@ def checked(declared: object) -> ClassWeights:
         UsageError: It is neither of the two words, nor maps names to numbers of at least 0.
     """
     if declared is None or declared in (BALANCED, UNWEIGHTED):
-        return declared  # type: ignore[return-value]
+        return declared
     if not isinstance(declared, Mapping) or not declared or not all(map(_is_weight, declared.values())):
         raise UsageError(
             f"class_weights must be 'balanced', 'none', or map names of classes to numbers of at least 0, not "
@@ -34,7 +34,7 @@ def checked_lane(weights: object) -> LaneWeights:
         UsageError: It is neither of the two words, nor numbers of at least 0.
     """
     if weights is None or weights in (BALANCED, UNWEIGHTED):
-        return weights  # type: ignore[return-value]
+        return weights
     if isinstance(weights, str) or not isinstance(weights, Sequence) or not all(map(_is_weight, weights)):
         raise UsageError(
             f"LaneConfig.class_weights must be 'balanced', 'none', or numbers of at least 0, one for each class in "
@@ -69,4 +69,6 @@ def of_lane(declared: ClassWeights) -> LaneWeights:
 
 
 def _is_weight(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1e6  # NaN is not
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return 0 <= value <= 1e6  # not infinite, and no NaN

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -114,22 +115,22 @@ def plain_loss(
 def _weighted(config: LaneConfig, counts: Tensor, n_images: int | None, outputs: Tensor, labels: Tensor) -> Tensor:
     """The mean over images of the loss times a weight: of the image's class, or of each label that it has or lacks."""
     unweighted = plain_loss(replace(config, class_weights=None), counts)
-    n: list[float] = counts.tolist()
-    given = config.class_weights if isinstance(config.class_weights, tuple) else ()  # else they are balanced
+    given: Any = config.class_weights  # "balanced", or a number a class
+    n, balanced = counts.tolist(), given == "balanced"
     total = outputs.new_zeros(())
     if labels.dim() == 1:
         n_present = sum(count > 0 for count in n)
         for c in labels.unique().tolist():
             rows = labels == c
-            weight = given[c] if given else sum(n) / (n_present * n[c])
+            weight = sum(n) / (n_present * n[c]) if balanced else given[c]
             total = total + weight * int(rows.sum()) * unweighted(outputs[rows], labels[rows])
         return total / len(labels)
     n_all = sum(n) if n_images is None else n_images
     for c, n_with in enumerate(n):
         with_label = labels[:, c] == 1
-        for rows, n_alike, own in ((with_label, n_with, given), (~with_label, n_all - n_with, ())):
-            weight = own[c] if own else 1.0
-            if not given and 0 < n_with < n_all:
+        for rows, n_alike, own in ((with_label, n_with, given), (~with_label, n_all - n_with, None)):
+            weight = own[c] if isinstance(own, tuple) else 1.0
+            if balanced and 0 < n_with < n_all:
                 weight = n_all / (2 * n_alike)
             if rows.any():
                 of_rows = unweighted(outputs[rows, c : c + 1], labels[rows, c : c + 1])
