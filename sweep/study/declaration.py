@@ -287,7 +287,7 @@ class Study:
             config = self.suggest(cast("optuna.Trial", AskedTrial(trial)))
             if isinstance(config, LaneConfig) and config.class_weights is None:
                 config = replace(config, class_weights=of_lane(self.class_weights))
-            if isinstance(config, LaneConfig) and config.loss in self.losses:
+            if isinstance(config, LaneConfig) and config.loss is not None and config.loss in self.losses:
                 config = replace(config, loss=own_loss(config.loss, self.losses[config.loss]))
             if self.task is not None and isinstance(config, LaneConfig):
                 config = config.on(self.kind)
