@@ -4,7 +4,10 @@
 
 Ladders with and without attention, ladders with convolutions, LAST, and the linear probe of all stages; each by its own
 read-outs and learning rates. Each shape trains in a stack of its own, and rungs stop what is weak. Give it your own
-images with `--data FOLDER`; `--views 4 --augment flip-crop` where flips and crops leave the answer as it is.
+images with `--data FOLDER`.
+
+Half of the trials learn from four cached views of every training image, turned, shifted and scaled a little
+(`affine`). This helps where such a change leaves the answer as it is, and the search finds out whether it does.
 """
 
 from dataclasses import replace
@@ -25,6 +28,7 @@ def suggest_family(trial: optuna.Trial, family: str) -> LaneConfig:
     read_out = (
         trial.suggest_categorical("read_out", ["pooled", "tokens", "both"]) if family in WITH_STREAM else "pooled"
     )
+    augment = trial.suggest_categorical("augment", ["none", "affine"])
     slower = 4 if family in ("last", "mixer") else 1  # these two learn on the backbone's own width, at a quarter
     lr = trial.suggest_float("lr", 1e-3, 2e-2, log=True) / slower
     head_lr = trial.suggest_float("head_lr", 2e-3, 3e-2, log=True)
@@ -38,6 +42,7 @@ def suggest_family(trial: optuna.Trial, family: str) -> LaneConfig:
         rank=trial.suggest_categorical("rank", [8, 16]) if family != "multi_stage" else 8,
         weight_decay=trial.suggest_float("weight_decay", 1e-2, 0.5, log=True),
         dropout=trial.suggest_float("dropout", 0.0, 0.3),
+        augment=augment,
         clip_norm=1.0,
     )
 
@@ -47,7 +52,7 @@ def suggest(trial: optuna.Trial) -> LaneConfig:
     return suggest_family(trial, trial.suggest_categorical("side_network", FAMILIES))
 
 
-SHARED = {"lr": 4e-3, "head_lr": 5e-3, "rank": 16, "weight_decay": 0.05, "dropout": 0.0}
+SHARED = {"lr": 4e-3, "head_lr": 5e-3, "rank": 16, "weight_decay": 0.05, "dropout": 0.0, "augment": "none"}
 STREAM = {"mlp": True, "read_out": "both"}
 
 study = Study(

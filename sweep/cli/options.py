@@ -135,8 +135,8 @@ TaskName = Annotated[
 Augment = Annotated[
     str | None,
     typer.Option(
-        help="Change training images at random: `flip`, `crop`, `colour`, a combination such as `flip-crop`, or "
-        "`none`.",
+        help="Change training images at random: `flip`, `crop`, `colour`, `affine`, a combination such as "
+        "`flip-crop`, or `none`.",
         rich_help_panel=DATA,
     ),
 ]

@@ -106,6 +106,14 @@ def evaluated_data(
             spec,
             data.kind,
         )
+    if not of_the_run and spec not in DATA_SETS and Path(spec).name == Path(str(config.training.get("data"))).name:
+        logger.warning(
+            "%s is called like the data that the model was trained on, and does not hold the same %s. If training %s "
+            "are among them, the model looks better than it is",
+            spec,
+            data.kind,
+            data.kind,
+        )
     whole = len(splits) == 1 and not of_the_run
     labels = _renumbered(config, data, chosen.labels, spec)
     return EvaluatedData(data.name, "all" if whole else split, chosen, labels, of_the_run)

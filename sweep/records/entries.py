@@ -16,6 +16,8 @@ METHODS = ("winner", "linear_probe")
 SUMMARY: dict[str, type | UnionType] = {
     "winner.trial": int,
     "winner.trainable_parameters": int,
+    "winner.test": dict,
+    "linear_probe.test": dict,
     "linear_probe.n_configurations": int,
     "linear_probe.stage": int,
     "n_val_images": int,

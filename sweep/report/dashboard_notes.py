@@ -19,7 +19,7 @@ from sweep.records.entries import require_config, require_summary
 from sweep.records.findings import findings
 from sweep.records.folder import RunFolder
 from sweep.records.results import Results
-from sweep.records.tested import said_of_test, was_tested
+from sweep.records.tested import said_of_test, was_retrained, was_tested
 from sweep.tasks.inputs import kind_of
 
 ARTIFACTS = "artifacts"
@@ -98,7 +98,8 @@ def _files(results: Results, folder: RunFolder, work: Path) -> list[Path]:
     shutil.copy(folder.winner_path, winner)
     trials = work / "trials.csv"
     results.trials.to_csv(trials, index=False)
-    return [winner, trials, folder.config_path, folder.summary_path]
+    again = [folder.retrained_path] if was_retrained(results.summary) else []
+    return [winner, *again, trials, folder.config_path, folder.summary_path]
 
 
 def study_note(results: Results, links: Mapping[str, str]) -> str:

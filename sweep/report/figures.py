@@ -12,7 +12,7 @@ from plotly.graph_objects import Bar, Figure, Heatmap, Scatter
 from sweep.records.findings import BASELINE
 from sweep.report.colours import BASELINE_COLOUR, FIGURE_HEIGHT, OTHERS_COLOUR, WINNER_COLOUR
 from sweep.report.evidence import Evidence
-from sweep.tasks.breakdown import calibration_bins
+from sweep.tasks.breakdown import calibration_bins, confusion_counts
 from sweep.tasks.inputs import one_of
 from sweep.tasks.kinds import TASK_KINDS
 from sweep.tasks.metrics import N_CALIBRATION_BINS
@@ -109,8 +109,8 @@ def _broken_line(curves: pd.DataFrame) -> tuple[list[float | None], list[float |
 def confusion_matrix(evidence: Evidence, class_names: Sequence[str]) -> Figure:
     """Plot the images of each class (rows) by the predicted class (columns)."""
     n_classes = len(class_names)
-    counts = np.zeros((n_classes, n_classes), dtype=np.int64)
-    np.add.at(counts, (evidence.labels.astype(np.int64), evidence.predicted), 1)
+    labels = torch.from_numpy(evidence.labels.astype(np.int64))
+    counts = confusion_counts(torch.from_numpy(evidence.predicted), labels, n_classes).numpy()
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     names = [escape(name) for name in class_names]
     in_cells = n_classes <= LARGEST_NUMBERED_MATRIX

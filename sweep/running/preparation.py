@@ -161,7 +161,8 @@ def backbone_of(study: Study, data: DataSet, device: torch.device, cache_dir: Pa
         group_size=study.group_size,
         stages=study.stages,
         image_size=study.image_size,
-        resize=None if reads_texts(study.backbone) else study.resize,  # a mismatch has its own message below
+        # text backbones on images have their own message below
+        resize=None if data.kind == "images" and reads_texts(study.backbone) else study.resize,
         max_tokens=study.max_tokens,
         cache_dir=cache_dir,
         device=device,

@@ -79,7 +79,7 @@ class Choice:
         return cls(config, summary["linear_probe"]["stage"], float(summary["linear_probe"]["lr"]))
 
 
-def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path, choice: Choice) -> Retrained:
+def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path, choice: Choice | None = None) -> Retrained:
     """Train a run's winner and its tuned linear probe on train and val together, and test each once.
 
     Configurations, epochs and batch size stay those of the search, so an epoch has more steps because there are more
@@ -91,13 +91,14 @@ def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path, choice: Choi
         folder: The run's folder.
         prepared: The run's data and backbone. Its features are in the cache, except augmented views of val.
         cache_dir: Root of sweep's cache.
-        choice: The winner and the linear probe.
+        choice: The winner and the linear probe; those in the summary of a finished run if not given.
 
     Raises:
-        SweepError: The run's files cannot be written.
+        SweepError: The run's summary is damaged, or its files cannot be written.
     """
     started = time.perf_counter()
     study, device = prepared.study, prepared.device
+    choice = choice or Choice.recorded(folder, study)
     prepared = _of_winner(prepared, choice.config, cache_dir)
     data, backbone = prepared.data, prepared.backbone
     target = Target.of(data.task, data.train.labels)

@@ -25,7 +25,7 @@ from sweep.records.suite_results import COLUMNS, RECORD, TABLE, SuiteResults, is
 from sweep.running.preparation import Prepared, prepare
 from sweep.running.recorded import recorded_resize
 from sweep.running.resume import resume_run
-from sweep.running.retrain import Choice, Retrained, read_retrained, retrain
+from sweep.running.retrain import Retrained, read_retrained, retrain
 from sweep.study.finding import LoadedStudy
 from sweep.tasks.kinds import TaskKind, recorded_kind
 
@@ -91,8 +91,7 @@ def run_suite(
         retrained = read_retrained(folder)
         if retrained is None:
             reporter.message("training the winner and the probe again, on train and val")
-            prepared = _prepared(study, folder, cache_dir)
-            retrained = retrain(folder, prepared, cache_dir, Choice.recorded(folder, prepared.study))
+            retrained = retrain(folder, _prepared(study, folder, cache_dir), cache_dir)
         kind = recorded_kind(read_json(folder.config_path))
         summary = read_json(folder.summary_path)
         scores = dict.fromkeys((f"{method}.val.{kind.score}" for method in METHODS), NUMBER)

@@ -17,7 +17,7 @@ Augment = Callable[["Image.Image"], "Image.Image"]
 Cache = Literal["on", "off"]
 
 NONE = "none"
-PARTS = ("flip", "crop", "colour")
+PARTS = ("flip", "crop", "colour", "affine")
 OWN_FUNCTION = "a function of the study file"
 """The text that a run's record has in place of a function."""
 
@@ -29,6 +29,9 @@ UNDECLARED: Mapping[str, Any] = {"augment": NONE, "views": None, "cache": "on"}
 
 CROP_SCALE = (0.5, 1.0)
 COLOUR_CHANGE = 0.2
+AFFINE_DEGREES, AFFINE_SHIFT, AFFINE_SCALE, AFFINE_SHEAR = 8, 0.07, (0.9, 1.1), 5
+AFFINE_MARGIN = 0.2
+"""By which an image's edges are repeated outwards before it is moved, so that no empty corners come into view."""
 
 
 def check_declared(augment: object, views: object, cache: object) -> None:
@@ -72,10 +75,22 @@ def recipe(name: str, side: int, interpolation: str) -> Augment:
     """
     from torchvision.transforms import InterpolationMode, v2
 
+    shift = AFFINE_SHIFT / (1 + 2 * AFFINE_MARGIN)  # of the image with its margin
+    affine = v2.RandomAffine(
+        AFFINE_DEGREES, (shift, shift), AFFINE_SCALE, AFFINE_SHEAR, interpolation=InterpolationMode.BILINEAR
+    )
+
+    def moved(image: "Image.Image") -> "Image.Image":
+        margin = [round(AFFINE_MARGIN * side) for side in image.size]
+        framed = affine(v2.functional.pad(image, margin, padding_mode="edge"))
+        centre: Image.Image = v2.functional.center_crop(framed, [image.height, image.width])
+        return centre
+
     parts = {
         "flip": v2.RandomHorizontalFlip(),
         "crop": v2.RandomResizedCrop(side, scale=CROP_SCALE, interpolation=InterpolationMode(interpolation)),
         "colour": v2.ColorJitter(COLOUR_CHANGE, COLOUR_CHANGE, COLOUR_CHANGE),
+        "affine": moved,
     }
     composed: Augment = v2.Compose([parts[part] for part in _parts_of(name)])
     return composed

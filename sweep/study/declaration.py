@@ -82,8 +82,9 @@ class Study:
         pool: What the head reads: the `"mean"` of the patch tokens (or of all tokens of a text), the `"class"` token,
             or a text's `"last"` token. If not given, the last token for text decoders, else the mean.
         precision: Precision of products with frozen features: `"fp32"`, or `"bf16"` on a GPU. All else is fp32.
-        augment: Random augmentation of training images: a recipe (`"flip"`, `"crop"`, `"colour"`, or several as in
-            `"flip-crop"`), or a function from one RGB Pillow image to another, such as torchvision's transforms.
+        augment: Random augmentation of training images: a recipe (`"flip"`, `"crop"`, `"colour"`, `"affine"`, or
+            several as in `"flip-crop"`), or a function from one RGB Pillow image to another, such as torchvision's
+            transforms.
         views: Number of augmented views of every training image whose features are cached. Epochs use them in turn. If
             not given, 4.
         cache: `"off"` to compute the features of training images in every step, once for all lanes, from new views in
@@ -286,7 +287,7 @@ class Study:
             config = self.suggest(cast("optuna.Trial", AskedTrial(trial)))
             if isinstance(config, LaneConfig) and config.class_weights is None:
                 config = replace(config, class_weights=of_lane(self.class_weights))
-            if isinstance(config, LaneConfig) and config.loss in self.losses:
+            if isinstance(config, LaneConfig) and config.loss is not None and config.loss in self.losses:
                 config = replace(config, loss=own_loss(config.loss, self.losses[config.loss]))
             if self.task is not None and isinstance(config, LaneConfig):
                 config = config.on(self.kind)

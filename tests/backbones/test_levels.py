@@ -222,7 +222,7 @@ def test_the_users_file_is_taken_again_where_the_user_gives_it(
     assert said == []
     handle = sweep.load_run(run, backbone=given)
     n_val = load_results(run).summary["n_val_images"]
-    assert sum(map(sum, handle.plot.confusion().data[0].z)) == n_val
+    assert np.sum(handle.plot.confusion().data[0].customdata) == n_val
     exported = handle.best.export(tmp_path / "shipped")
     assert exported.trials == (handle.best.number,)
     assert handle.best.load().backbone.fingerprint == load_results(run).config["backbone_fingerprint"]

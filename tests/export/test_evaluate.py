@@ -130,6 +130,19 @@ def test_images_of_the_search_are_warned_of(
     assert "that the model was trained and chosen on" in caplog.text
 
 
+def test_changed_data_of_the_same_name_are_doubted(
+    own_run: Path,
+    shipped: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shutil.copytree(own_run.parent / "images", tmp_path / "images")
+    (tmp_path / "images" / "above" / "0.png").unlink()
+    assert evaluated(capsys, shipped, tmp_path / "images")["n_images"] == 59
+    assert "does not hold the same images. If training images are among them" in caplog.text
+
+
 def test_every_member_of_an_ensemble_is_measured(own_run: Path, tmp_path: Path, cache: Path) -> None:
     export_run(own_run, tmp_path / "several", ensemble="top3", cache_dir=cache)
     with pytest.MonkeyPatch.context() as patch:

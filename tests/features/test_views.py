@@ -56,6 +56,24 @@ def test_a_view_depends_on_seed_image_and_number_alone() -> None:
     assert all(pixels(other_seed.view(split, i, v)) != view for (i, v), view in views.items())
 
 
+def test_affine_moves_an_image_a_little_and_brings_no_empty_corners_into_view() -> None:
+    image = Image.new("RGB", (40, 30), (200, 90, 40))
+    image.paste((20, 30, 240), (18, 13, 22, 17))
+    ours = augmentation("affine")
+    centres = []
+    for number in range(20):
+        view = np.asarray(ours.view(split_of(lambda index: image), 0, number)).astype(int)
+        assert view.shape == (30, 40, 3)
+        border = np.concatenate([view[0], view[-1], view[:, 0], view[:, -1]])
+        assert np.abs(border - (200, 90, 40)).max() <= 1
+        rows, columns = np.nonzero(view[..., 2] > 140)
+        centres.append((rows.mean(), columns.mean()))
+    spread = np.ptp(centres, axis=0)
+    assert (spread > 1).all(), "nothing moves"
+    assert (np.abs(np.mean(centres, 0) - (14.5, 19.5)) < 1.5).all()
+    assert (spread < (7, 9)).all(), "7% to either side, and what turning and scaling add"
+
+
 SCRIPT = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -203,7 +221,10 @@ def test_declarations_in_words() -> None:
 @pytest.mark.parametrize(
     ("declared", "message"),
     [
-        ({"augment": "flop"}, "no augmentation 'flop': give flip, crop, colour, or several of them such as flip-crop"),
+        (
+            {"augment": "flop"},
+            "no augmentation 'flop': give flip, crop, colour, affine, or several of them such as",
+        ),
         ({"augment": "flip-flip"}, "no augmentation 'flip-flip'"),
         ({"augment": ""}, "no augmentation ''"),
         ({"augment": 3}, "augment must be a recipe's name or a function of an image, not 3"),

@@ -225,7 +225,10 @@ def test_a_run_says_what_it_learns_from(cli: Cli) -> None:
     ("options", "message"),
     [
         ("--augment flip --views 0", "views must be a whole number of at least 1, not 0 (--views, or the study file)"),
-        ("--augment flips", "no augmentation 'flips': give flip, crop, colour, or several of them such as flip-crop"),
+        (
+            "--augment flips",
+            "no augmentation 'flips': give flip, crop, colour, affine, or several of them such as",
+        ),
         (
             "--views 2",
             "views is 2 but the study does not augment, so all views would be the same; give --augment flip-crop",

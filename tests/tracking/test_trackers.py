@@ -128,11 +128,12 @@ def wandb_curve(file: Path) -> tuple[dict[int, float], dict[str, str]]:
 @pytest.mark.parametrize("most_open", [32, 0])
 def test_wandb_offline(most_open: int, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While trials train, or, where too many do, when they end."""
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setattr("sweep.tracking.wandb_tracker.MOST_OPEN", most_open)
     monkeypatch.setenv("WANDB_MODE", "offline")
     (tracker,) = trackers_named(["wandb"])
     results = replay(copy, tracker)
+    wandb.teardown()
     files = {path.stem.removeprefix("run-copy-"): path for path in copy.glob("wandb/offline-run-*/*.wandb")}
     assert set(files) == {*map(str, results.trials["trial"]), "summary"}
     for trial in results.trials["trial"]:
@@ -143,7 +144,7 @@ def test_wandb_offline(most_open: int, copy: Path, monkeypatch: pytest.MonkeyPat
 
 def test_wandb_has_what_a_stopped_run_measured(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two trials train at a time, and neither ends."""
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     (tracker,) = trackers_named(["wandb"])
     tracker.run_opened(RunFolder(copy), None)
@@ -153,6 +154,7 @@ def test_wandb_has_what_a_stopped_run_measured(copy: Path, monkeypatch: pytest.M
             trial.epochs, trial.metrics = epoch, {"val_top1": 0.25 * epoch + 0.01 * number}
             tracker.trial_measured(trial)
     tracker.close()
+    wandb.teardown()  # which happens when a process ends: files are written by another one
     for number in (0, 1):
         (file,) = copy.glob(f"wandb/offline-run-*/run-copy-{number}.wandb")
         assert wandb_curve(file)[0] == pytest.approx({1: 0.25 + 0.01 * number, 2: 0.5 + 0.01 * number})
