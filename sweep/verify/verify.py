@@ -41,7 +41,7 @@ from sweep.verify.record import RecordedTrial, recorded_trial
 DECLARATIONS = ("modules_per_block", "pool", "precision", "epochs", "batch_size", "seed")
 PLAIN_STEPS = 50
 PLAIN_PROMISE = 1e-10
-"""The promise about a lane and a plain loop in fp64: after one step from the same weights, no weight differs by more."""
+"""The promise about a lane and a plain loop in fp64: after one step from the same weights, no weight differs more."""
 
 ROUNDINGS = 100
 """If a change of the weights in their last place changes a plain step by more than a hundredth of `PLAIN_PROMISE`, the
