@@ -55,6 +55,12 @@ def backbone_to_load(recorded: str, given: str | None) -> str:
     raise UsageError(f"--backbone {given} is not the recorded backbone, {recorded}; leave it out, or give that one")
 
 
+def reads_texts(name: str) -> bool:
+    """Whether a name is that of a network for texts."""
+    name = _without_hub(name)
+    return name in TEXT_BACKBONES or is_text_name(name)
+
+
 def load_backbone(
     name: str,
     *,
@@ -76,8 +82,9 @@ def load_backbone(
         group_size: g, blocks between two stages; see `Taps`.
         stages: instead of `group_size`, how many stages, or the numbers of the blocks to tap after.
         image_size: side of the square input in pixels; None for the backbone's own.
-        resize: ``"squash"`` to resize the whole image to the square, ``"crop"`` to keep its shape and cut out the
-            centre, as timm does; None for the backbone's own, which squash unless a transform of yours says otherwise.
+        resize: ``"centre"`` to keep an image's proportions and take the square in its centre, ``"crop"`` to take
+            somewhat less than that, as timm does, ``"squash"`` to resize the whole image to the square; None for the
+            backbone's own, which squash unless a transform of yours says otherwise.
         max_tokens: of a text, the first so many are read; None for the backbone's own.
         cache_dir: root of sweep's cache.
         device: the device on which the backbone runs.
@@ -98,7 +105,7 @@ def load_backbone(
         )
     name = _without_hub(name)
     taps = Taps(group_size, stages if isinstance(stages, int | None) else tuple(stages))
-    if name in TEXT_BACKBONES or is_text_name(name):
+    if reads_texts(name):
         for option, value in (("--image-size", image_size), ("--resize", resize)):
             if value is not None:
                 raise UsageError(f"{option} is for images, and the backbone {name!r} reads texts; leave it out")

@@ -69,9 +69,10 @@ class FrozenBackbone(nn.Module, ABC):
         return self.transform.image_size
 
     def resizing(self, how: Resize) -> Self:
-        """This backbone itself, with a transform that squashes images or crops them."""
+        """This backbone itself, with a transform that resizes images so; a crop that it has stays as it is."""
         assert isinstance(self.transform, Transform)
-        crop_pct = None if how == "squash" else self.transform.crop_pct or self.crop_pct
+        default = self.crop_pct if how == "crop" else 1.0
+        crop_pct = None if how == "squash" else self.transform.crop_pct or default
         self.transform = replace(self.transform, crop_pct=crop_pct)
         return self
 

@@ -7,18 +7,18 @@ from sweep.machine.memory import available_bytes
 
 BYTES_OF_A_PIXEL = 3 * 4
 COPIES = 4
-"""Of one image: decoded, transformed, in the batch, and what the first layer makes of it, at least."""
+"""Copies of one image in memory, at least: decoded, transformed, in the batch, and the first layer's output."""
 
 
 def require_room_for_an_image(name: str, image_size: int) -> None:
-    """Refuse a size at which a single image does not fit in memory.
+    """Check that a single image of a size fits in memory.
 
     Args:
-        name: The backbone's.
+        name: Name of the backbone.
         image_size: Side in pixels.
 
     Raises:
-        UsageError: With what there is.
+        UsageError: It does not fit.
     """
     needed_bytes, free_bytes = COPIES * BYTES_OF_A_PIXEL * image_size**2, available_bytes(torch.device("cpu"))
     if needed_bytes > free_bytes:

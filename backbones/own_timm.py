@@ -1,4 +1,4 @@
-"""A network of timm's that the user built: looked at and tried before anything is computed with it."""
+"""Checks a timm network that the user built, and tries it on two images, before anything is computed with it."""
 
 from typing import Any
 
@@ -14,15 +14,16 @@ from sweep.machine.memory import is_out_of_memory
 NEEDED_OF_CONFIG = ("mean", "std", "interpolation")
 CHANNELS = 3
 TOLERANCE = 1e-3
-"""Of a stage, relative to its largest number, between an image in a batch and alone: single precision, and no more."""
+"""Largest difference of a stage between an image in a batch and alone, relative to its largest number: the rounding of
+single precision."""
 
 
 def require_fit(name: str, network: nn.Module) -> None:
-    """Refuse what the adapters for timm's networks do not take, and say what to build instead.
+    """Check that the adapters for timm's networks can take a network; if not, say what to build instead.
 
     Args:
-        name: The backbone's.
-        network: One for which there is an adapter.
+        name: Name of the backbone.
+        network: A network for which there is an adapter.
 
     Raises:
         UsageError: The network is not in single precision, has no transform, or is not made for square colour images.
@@ -48,10 +49,10 @@ def require_fit(name: str, network: nn.Module) -> None:
 
 
 def try_on_two_images(backbone: FrozenBackbone) -> None:
-    """Run a backbone on two images, and hold its stages to what it says of them.
+    """Run a backbone on two images, and check its stages.
 
     Raises:
-        UsageError: It fails, or its stages are of other shapes, not finite, or not those of an image alone.
+        UsageError: It fails, or its stages have wrong shapes, are not finite, or depend on the other images in a batch.
     """
     inputs = backbone.random_inputs(2).to(backbone.empty_inputs(1).device)
     try:

@@ -16,10 +16,10 @@ class PackagedImages(PackagedFile):
 
     Attributes:
         architecture: timm's name of the network that they fit.
-        image_size: Side of the backbone's input where none is asked for, in pixels.
+        image_size: Default side of the backbone's input, in pixels.
         mean: Mean that is subtracted from each channel of values in 0…1; None for that of `architecture`.
-        std: Standard deviation that each channel is divided by; likewise.
-        head: How the names of the head's weights begin, which are left out; empty if the file has no head.
+        std: Standard deviation that each channel is divided by; None for that of `architecture`.
+        head: Prefix of the names of the head's weights, which are left out; empty if the file has no head.
     """
 
     architecture: str

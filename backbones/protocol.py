@@ -26,8 +26,9 @@ class Transform:
         mean: per-channel mean subtracted from values in 0…1.
         std: per-channel standard deviation divided by.
         interpolation: a Pillow resampling filter, in lower case.
-        crop_pct: None to squash the whole image into the square. Else the image keeps its shape, as in timm: its
-            shorter side becomes `image_size / crop_pct` pixels, and the square in its centre is cut out.
+        crop_pct: None to squash the whole image into the square. Else the image keeps its proportions, as in timm: its
+            shorter side becomes `image_size / crop_pct` pixels, and the square in its centre is cut out; with 1 that is
+            the largest square in it.
     """
 
     image_size: int

@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 from backbones.protocol import Transform
 from backbones.text_transform import TextInput
 from sweep.errors import SweepError
 
-Resize = Literal["squash", "crop"]
-"""What becomes of an image that is no square: see `Transform.crop_pct`."""
+Resize = Literal["centre", "crop", "squash"]
+"""How an image that is not square is resized. `centre` takes its central square; `crop` takes somewhat less, the share
+that the network's authors used, as timm does; `squash` squashes the whole image. See `Transform.crop_pct`."""
+RESIZES = get_args(Resize)
 
 
 class Size(TypedDict, total=False):
-    """What `load_backbone` takes: pixels, and whether the image is cropped, or tokens."""
+    """Arguments of `load_backbone` for the size of the input: pixels and how to resize, or tokens."""
 
     image_size: int
     resize: Resize
@@ -21,7 +23,7 @@ class Size(TypedDict, total=False):
 
 
 def transform_record(transform: Transform | TextInput) -> dict[str, Any]:
-    """A transform as JSON can hold it; what squashes is recorded as it was before there was a crop."""
+    """A transform as JSON can hold it. One that squashes is recorded in the format of versions without a crop."""
     record = asdict(transform)
     if record.get("crop_pct", 0) is None:
         del record["crop_pct"]
@@ -36,10 +38,16 @@ def recorded_size(transform: Mapping[str, Any]) -> Size:
     """
     pixels, tokens = (transform.get(name) for name in ("image_size", "max_tokens"))
     if isinstance(pixels, int) and pixels > 0:
-        return {"image_size": pixels, "resize": "squash" if transform.get("crop_pct") is None else "crop"}
+        return {"image_size": pixels, "resize": _resize_of(transform.get("crop_pct"))}
     if isinstance(tokens, int) and tokens > 0:
         return {"max_tokens": tokens}
     raise SweepError(f"the recorded transform {str(transform)[:60]} has neither image_size nor max_tokens")
+
+
+def _resize_of(crop_pct: object) -> Resize:
+    if crop_pct is None:
+        return "squash"
+    return "centre" if crop_pct == 1 else "crop"
 
 
 def shown_size(transform: Mapping[str, Any]) -> str:

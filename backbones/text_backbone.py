@@ -73,6 +73,7 @@ class TextBackbone(FrozenBackbone):
         self.config_json, self.tokenizer_json = config_json, tokenizer_json
         self.tokens = max_tokens
         self._blocks = (blocks,)  # in a tuple, so that its weights do not count twice
+        self._tokens_first = False
         self._learn()
 
     @cached_property
@@ -106,6 +107,19 @@ class TextBackbone(FrozenBackbone):
         longest = inputs.shape[1] if traced else int(lengths.max())
         ids = inputs[:, :longest]
         valid = ids != BEYOND
+        taken = self._hidden_states(ids, valid)
+        if self._tokens_first:
+            taken = [state.transpose(0, 1) for state in taken]
+        beyond = (0, 0, 0, inputs.shape[1] - longest)
+        return Stages((F.pad(stage * valid.unsqueeze(-1), beyond) for stage in taken), lengths)
+
+    def _hidden_states(self, ids: Tensor, valid: Tensor) -> list[Tensor]:
+        """Return the input of the first block and the outputs of the tapped blocks, with the network's own layout.
+
+        Args:
+            ids: Token numbers, (B, L).
+            valid: Whether a token belongs to the text, (B, L).
+        """
         network: Any = self.network
         (blocks,) = self._blocks
         taken: list[Tensor] = []
@@ -124,12 +138,28 @@ class TextBackbone(FrozenBackbone):
         finally:
             for hook in hooks:
                 hook.remove()
-        beyond = (0, 0, 0, inputs.shape[1] - longest)
-        return Stages((F.pad(stage * valid.unsqueeze(-1), beyond) for stage in taken), lengths)
+        return taken
+
+    @torch.no_grad()
+    def _find_layout(self) -> None:
+        """Find out whether the blocks work on (B, L, D) or on (L, B, D), as those of an XLNet do.
+
+        Raises:
+            UsageError: They work on neither.
+        """
+        ids = self.empty_inputs(1)[:, :1].repeat(1, TRIED_TOKENS)
+        state = self._hidden_states(ids, torch.ones_like(ids, dtype=torch.bool))[0]
+        if state.shape[:-1] not in ((1, TRIED_TOKENS), (TRIED_TOKENS, 1)):
+            raise UsageError(
+                f"the blocks of {self.name!r} work on tensors of shape {tuple(state.shape)} for one text of "
+                f"{TRIED_TOKENS} tokens, and sweep needs (texts, tokens, width); give another backbone"
+            )
+        self._tokens_first = state.shape[0] == TRIED_TOKENS
 
     def _learn(self) -> None:
-        """Find out widths and causality, and check that the network keeps the promises about stages."""
+        """Find out layout, widths and causality, and check that the network keeps the promises about stages."""
         try:
+            self._find_layout()
             whole = self.stages(self.empty_inputs(1))
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from sweep.export.loading import load_model
     from sweep.features.batches import StageData
     from sweep.records.results import Results, load_results
-    from sweep.study.declaration import Space, Study
+    from sweep.study.declaration import Study
     from sweep.study.halving import Halving
     from sweep.study.lane_config import LaneConfig
+    from sweep.study.space import Space
     from sweep.study.structure import Shapes
     from sweep.training.engine import train
 
@@ -46,7 +47,7 @@ _HOME = {
     "Results": "sweep.records.results",
     "Run": "sweep.api.run_handle",
     "Shapes": "sweep.study.structure",
-    "Space": "sweep.study.declaration",
+    "Space": "sweep.study.space",
     "StageData": "sweep.features.batches",
     "Study": "sweep.study.declaration",
     "load_model": "sweep.export.loading",

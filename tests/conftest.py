@@ -1,7 +1,7 @@
 """Fixtures for all tests."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +166,16 @@ SMALL_ENCODER = {
     "intermediate_size": 48,
     "max_position_embeddings": 48,
 }
+
+
+@pytest.fixture(scope="session")
+def text_network(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes the folder of a small text network with random weights: `text_network("xlnet", d_model=16)`."""
+
+    def make(model_type: str, **options: Any) -> Path:
+        return save_text_network(tmp_path_factory.mktemp("network") / model_type, model_type, **options)
+
+    return make
 
 
 @pytest.fixture(scope="session")

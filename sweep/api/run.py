@@ -185,14 +185,14 @@ def _reporting(reporter: Reporter | None) -> Iterator[Reporter]:
 
 @contextmanager
 def new_run_folder(study_name: str, out: str | Path | None) -> Iterator[Path]:
-    """Where a run goes: where it was told to, or a folder under `runs` that is named by the second.
+    """The run folder: the one that the user gives, or a new folder under `runs` with the study's name and the time.
 
-    The folder under `runs` is made at once, so that no other run that begins in the same second takes it. It is removed
-    if nothing was put into it.
+    A new folder under `runs` is made at once, so that no other run that begins in the same second takes it. It is
+    removed if it stays empty.
 
     Args:
-        study_name: Of the study.
-        out: Given by the user.
+        study_name: Name of the study.
+        out: The folder that the user gives, if any.
     """
     if out is not None:
         yield Path(out)

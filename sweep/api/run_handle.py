@@ -22,18 +22,23 @@ TOP = 5
 """How many trials of a run a notebook shows."""
 
 
-def load_run(folder: str | Path, *, storage: str | None = None) -> "Run":
+def load_run(
+    folder: str | Path, *, storage: str | None = None, backbone: str | None = None, data: str | None = None
+) -> "Run":
     """Open the folder of a run that has ended, was interrupted, or is still running.
 
     Args:
         folder: The folder that `sweep run` named at its end.
         storage: The Optuna storage URL that the run was given, if any. It is never read from the run folder.
+        backbone: The file of the run's backbone and its function, `PATH.py:FUNCTION`, if it was your own; a file is
+            never executed because a run names it.
+        data: Where the data are now, if not where the run's record says.
 
     Raises:
         UsageError: It is not a run folder.
         SweepError: One of its files is missing or damaged.
     """
-    return Run(RunFolder.open(Path(folder)), load_results(folder), storage)
+    return Run(RunFolder.open(Path(folder)), load_results(folder), storage, backbone, data)
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,16 @@ class RunTrial:
         folder: The run's folder.
         results: The run's tables.
         number: Optuna's number of the trial.
+        as_winner: Whether it stands for the run's winner, which has the weights of `retrain` if the run trained it
+            again.
+        backbone: As of `load_run`.
     """
 
     folder: RunFolder
     results: Results
     number: int
+    as_winner: bool = False
+    backbone: str | None = None
 
     @property
     def row(self) -> pd.Series:
@@ -67,7 +77,7 @@ class RunTrial:
 
         Args:
             device: Where the module is to run.
-            backbone: The file of the run's backbone and its function, `PATH.py:FUNCTION`, if it was your own.
+            backbone: As in `load_run`, if it was not given there.
 
         Raises:
             UsageError: The trial is not complete, or its weights were not kept: a run keeps those of its ten best.
@@ -75,14 +85,19 @@ class RunTrial:
         """
         from sweep.export.write import model_of_run
 
-        model = model_of_run(self.folder.path, trial=self.number, cache_dir=default_cache_dir(), backbone_file=backbone)
-        return model.to(device)
+        trial, cache_dir, file = self._to_export, default_cache_dir(), backbone or self.backbone
+        return model_of_run(self.folder.path, trial=trial, cache_dir=cache_dir, backbone_file=file).to(device)
 
     def export(self, to: str | Path, **options: Any) -> "Exported":
         """Write the trial as a model that `sweep.load_model` reads; for the options see `export_run`."""
         from sweep.export.write import export_run
 
-        return export_run(self.folder.path, Path(to), trial=self.number, cache_dir=default_cache_dir(), **options)
+        options.setdefault("backbone_file", self.backbone)
+        return export_run(self.folder.path, Path(to), trial=self._to_export, cache_dir=default_cache_dir(), **options)
+
+    @property
+    def _to_export(self) -> int | None:
+        return None if self.as_winner else self.number
 
     def __repr__(self) -> str:
         first = next(iter(self.results.objectives))
@@ -98,11 +113,15 @@ class Run:
         folder: The run's folder; `folder.path` is its path.
         results: The run's tables, as they were when it was opened.
         storage: The run's Optuna storage URL, if it was given one.
+        backbone: As of `load_run`.
+        data: As of `load_run`.
     """
 
     folder: RunFolder
     results: Results
     storage: str | None = None
+    backbone: str | None = None
+    data: str | None = None
 
     @property
     def trials(self) -> pd.DataFrame:
@@ -121,12 +140,13 @@ class Run:
 
     @property
     def best(self) -> RunTrial:
-        """The winner: the trial that the run's ranking puts first.
+        """The winner: the trial that the run's ranking puts first. It loads with the weights of `retrain`, if any.
 
         Raises:
             SweepError: No trial is complete.
         """
-        return self.trial(winner_of(self.results, self.folder))
+        winner = winner_of(self.results, self.folder)
+        return RunTrial(self.folder, self.results, winner, as_winner=True, backbone=self.backbone)
 
     def trial(self, number: int) -> RunTrial:
         """Return a trial by its number.
@@ -136,14 +156,14 @@ class Run:
         """
         if not (self.trials["trial"] == number).any():
             raise UsageError(f"{self.folder.path} has no trial {number}; its `trials` lists those it has")
-        return RunTrial(self.folder, self.results, number)
+        return RunTrial(self.folder, self.results, number, backbone=self.backbone)
 
     @cached_property
     def plot(self) -> "RunPlots":
         """The run's figures, such as `run.plot.curves()`."""
         from sweep.report.run_plots import RunPlots
 
-        return RunPlots(self.folder, self.results, self.storage)
+        return RunPlots(self.folder, self.results, self.storage, self.backbone, self.data)
 
     def __repr__(self) -> str:
         counts = self.trials["state"].str.lower().value_counts()

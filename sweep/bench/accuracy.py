@@ -1,7 +1,7 @@
-"""Compare the accuracy of tuned LAST, tuned linear probe and tuned LoRA on the tasks of a suite, by one protocol.
+"""Compare the accuracy of families of side-networks, linear probe and LoRA, each tuned, on the tasks of a suite.
 
-For every method, a configuration is chosen on val, trained again on train and val together, and tested once. LAST and
-the probe are searched as in `sweep run`; LoRA is in `sweep.bench.lora`.
+For every method, a configuration is chosen on val, trained again on train and val together, and tested once. The
+families and the probe are searched as in `sweep run`; LoRA is in `sweep.bench.lora`.
 """
 
 import math
@@ -22,7 +22,18 @@ from typing import Any
 
 import torch
 
-from sweep.bench.accuracy_results import LAST, LORA, PROBE, STUDY, AccuracyBenchmark, AccuracyRow, AccuracySizes
+from studies import side_networks
+from sweep.bench.accuracy_results import (
+    FAMILIES,
+    FAMILY_STUDY,
+    LAST,
+    LORA,
+    PROBE,
+    STUDY,
+    AccuracyBenchmark,
+    AccuracyRow,
+    AccuracySizes,
+)
 from sweep.bench.lora import CONFIGS, choose_lora, retrain_lora
 from sweep.bench.memory import PeakMemory
 from sweep.bench.rows import has_peft
@@ -32,7 +43,7 @@ from sweep.machine.checked_files import read_json
 from sweep.machine.paths import default_cache_dir, ensure_folder
 from sweep.records.reporter import Reporter, SearchProgress
 from sweep.running.preparation import prepare
-from sweep.running.retrain import retrain
+from sweep.running.retrain import Choice, retrain
 from sweep.running.runner import run_study
 from sweep.study.finding import LoadedStudy, load_study
 
@@ -46,7 +57,7 @@ def run_accuracy_benchmark(
     save: Callable[[AccuracyBenchmark], None],
     say: Callable[[str], None],
 ) -> AccuracyBenchmark:
-    """Measure every method on every task: LAST and the probe on all, then LoRA.
+    """Measure every method on every task: LAST and the probe on all, then the other families, then LoRA.
 
     Args:
         sizes: The sizes of the benchmark.
@@ -62,11 +73,11 @@ def run_accuracy_benchmark(
     if suite is None:
         raise UsageError(f"there is no suite {sizes.suite!r}: it must be mini-vtab or a folder of VTAB-1K tasks")
     missing = dict(suite.missing)
-    jobs = [(task, LAST, measure_last) for task in suite.tasks]
+    jobs = [(task, method) for method in (LAST, *FAMILIES) for task in suite.tasks]
     if has_peft():
         on_gpu = torch.device(sizes.device).type == "cuda"
         wanted = [task.name for task in suite.tasks] if on_gpu else sizes.lora_tasks
-        jobs += [(task, LORA, measure_lora) for name in wanted for task in suite.tasks if task.name == name]
+        jobs += [(task, LORA) for name in wanted for task in suite.tasks if task.name == name]
     else:
         missing[LORA] = 'needs peft (python -m pip install -e ".[bench]")'
     for name, reason in missing.items():
@@ -74,24 +85,24 @@ def run_accuracy_benchmark(
     benchmark = AccuracyBenchmark(list(measured), missing)
     save(benchmark)  # fails now if the file cannot be written
     there = {(row.task, row.method) for row in measured}
-    for number, (task, method, measure) in enumerate(jobs, start=1):
+    for number, (task, method) in enumerate(jobs, start=1):
         label = f"{number} of {len(jobs)}: {method} on {task.name} ({task.group})"
         if (task.name, method) in there:
             say(f"{label}: already measured")
             continue
         say(label)
-        benchmark = replace(benchmark, rows=[*benchmark.rows, *_in_own_process(measure, task, sizes)])
+        benchmark = replace(benchmark, rows=[*benchmark.rows, *_in_own_process(measure, task, sizes, method)])
         save(benchmark)
     return benchmark
 
 
 def _in_own_process(
-    measure: Callable[[Task, AccuracySizes], list[AccuracyRow]], task: Task, sizes: AccuracySizes
+    measure: Callable[[Task, AccuracySizes, str], list[AccuracyRow]], task: Task, sizes: AccuracySizes, method: str
 ) -> list[AccuracyRow]:
     """Call a function in a new process, so that memory of earlier work does not count."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         try:
-            return pool.submit(measure, task, sizes).result()
+            return pool.submit(measure, task, sizes, method).result()
         except BrokenProcessPool as error:
             raise SweepError(
                 f"the process that measured {task.name} was killed, which happens when memory runs out. "
@@ -117,9 +128,14 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
-def measure_last(task: Task, sizes: AccuracySizes) -> list[AccuracyRow]:
-    """Tune LAST and the probe on a task as `sweep run` does, train them again, and test them; one row each."""
-    loaded, device = _study_of(task, sizes), torch.device(sizes.device)
+def measure(task: Task, sizes: AccuracySizes, method: str) -> list[AccuracyRow]:
+    """Tune a method on a task, train it again, and test it."""
+    return [measure_lora(task, sizes)] if method == LORA else measure_family(task, sizes, method)
+
+
+def measure_family(task: Task, sizes: AccuracySizes, family: str) -> list[AccuracyRow]:
+    """Tune a family on a task as `sweep run` does, train it again, and test it: its row, and with LAST the probe's."""
+    loaded, device = _study_of(task, sizes, family), torch.device(sizes.device)
     laps = _Laps(PeakMemory(device))
     with _cache_without_features() as cache_dir, TemporaryDirectory() as name:
         folder = run_study(
@@ -133,52 +149,58 @@ def measure_last(task: Task, sizes: AccuracySizes) -> list[AccuracyRow]:
         )
         rest_bytes = laps.memory.lap()
         prepared = prepare(loaded.study, n_parallel=None, device=device, cache_dir=cache_dir)
-        retrained = retrain(folder, prepared, cache_dir)
+        retrained = retrain(folder, prepared, cache_dir, Choice.recorded(folder, prepared.study))
         summary = read_json(folder.summary_path)
     winner, probe, seconds = summary["winner"], summary["linear_probe"], summary["wall_seconds"]
     n_images = retrained.n_train_images + retrained.n_test_images
     feature_seconds = (
         seconds["features"] * retrained.n_train_images / n_images
     )  # those of the test images are computed after the choice
-    last_row = _row(
-        task,
-        LAST,
-        n_configurations=sizes.n_configs,
-        chosen=winner["params"],
-        val_top1=winner["val"]["top1"],
-        n_seeds=sizes.n_seeds,
-        test_top1=retrained.winner["top1"],
-        test_top1_std=retrained.winner_std if sizes.n_seeds > 1 else None,
-        n_test_images=retrained.n_test_images,
-        trainable_parameters=winner["trainable_parameters"],
-        tune_seconds=feature_seconds + seconds["search"],
-        peak_memory_bytes=max(laps.features_bytes, laps.search_bytes),
-    )
-    probe_row = _row(
-        task,
-        PROBE,
-        n_configurations=probe["n_configurations"],
-        chosen={"stage": probe["stage"], "lr": probe["lr"]},
-        val_top1=probe["val"]["top1"],
-        n_seeds=1,
-        test_top1=retrained.linear_probe["top1"],
-        test_top1_std=None,
-        n_test_images=retrained.n_test_images,
-        trainable_parameters=sum(p.numel() for p in prepared.spec.pooled_probe(probe["stage"], seed=0).parameters()),
-        tune_seconds=feature_seconds + seconds["linear_probe"],
-        peak_memory_bytes=max(laps.features_bytes, rest_bytes),
-    )
-    return [last_row, probe_row]
+    rows = [
+        _row(
+            task,
+            family,
+            n_configurations=loaded.study.trials,
+            chosen=winner["params"],
+            val_top1=winner["val"]["top1"],
+            n_seeds=sizes.n_seeds,
+            test_top1=retrained.winner["top1"],
+            test_top1_std=retrained.winner_std if sizes.n_seeds > 1 else None,
+            n_test_images=retrained.n_test_images,
+            trainable_parameters=winner["trainable_parameters"],
+            tune_seconds=feature_seconds + seconds["search"],
+            peak_memory_bytes=max(laps.features_bytes, laps.search_bytes),
+        )
+    ]
+    if family == LAST:
+        probe_spec = prepared.spec.pooled_probe(probe["stage"], seed=0)
+        rows.append(
+            _row(
+                task,
+                PROBE,
+                n_configurations=probe["n_configurations"],
+                chosen={"stage": probe["stage"], "lr": probe["lr"]},
+                val_top1=probe["val"]["top1"],
+                n_seeds=1,
+                test_top1=retrained.linear_probe["top1"],
+                test_top1_std=None,
+                n_test_images=retrained.n_test_images,
+                trainable_parameters=sum(p.numel() for p in probe_spec.parameters()),
+                tune_seconds=feature_seconds + seconds["linear_probe"],
+                peak_memory_bytes=max(laps.features_bytes, rest_bytes),
+            )
+        )
+    return rows
 
 
-def measure_lora(task: Task, sizes: AccuracySizes) -> list[AccuracyRow]:
+def measure_lora(task: Task, sizes: AccuracySizes) -> AccuracyRow:
     """Tune LoRA on a task, train it again, and test."""
-    study, device = _study_of(task, sizes).study, torch.device(sizes.device)
+    study, device = _study_of(task, sizes, LAST).study, torch.device(sizes.device)
     memory = PeakMemory(device)
     prepared = prepare(study, n_parallel=None, device=device, cache_dir=default_cache_dir())
     choice = choose_lora(prepared, CONFIGS, _say)
     config, peak_bytes = choice.config, memory.lap()
-    row = _row(
+    return _row(
         task,
         LORA,
         n_configurations=len(CONFIGS),
@@ -192,7 +214,6 @@ def measure_lora(task: Task, sizes: AccuracySizes) -> list[AccuracyRow]:
         tune_seconds=choice.wall_seconds,
         peak_memory_bytes=peak_bytes,
     )
-    return [row]
 
 
 def _row(task: Task, method: str, *, test_top1: float, n_test_images: int, **rest: Any) -> AccuracyRow:
@@ -208,14 +229,15 @@ def _row(task: Task, method: str, *, test_top1: float, n_test_images: int, **res
     )
 
 
-def _study_of(task: Task, sizes: AccuracySizes) -> LoadedStudy:
-    loaded = load_study(STUDY)
+def _study_of(task: Task, sizes: AccuracySizes, family: str) -> LoadedStudy:
+    """The study that tunes a family, on a task: LAST has one of its own, with a search space made for it."""
+    if family == LAST:
+        loaded, trials, epochs = load_study(STUDY), sizes.n_configs, sizes.epochs
+    else:
+        loaded = replace(load_study(FAMILY_STUDY), study=side_networks.of_family(family))
+        trials, epochs = sizes.n_family_configs, sizes.family_epochs
     study = loaded.study.override(
-        data=task.data,
-        image_size=sizes.image_size,
-        trials=sizes.n_configs,
-        seeds=sizes.n_seeds,
-        epochs=sizes.epochs,
+        data=task.data, image_size=sizes.image_size, trials=trials, seeds=sizes.n_seeds, epochs=epochs
     )
     return replace(loaded, study=study)
 

@@ -1,7 +1,7 @@
 """The results of the accuracy suite, and how its methods compare."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from sweep.machine.checked_files import LARGEST_WHOLE
@@ -9,10 +9,18 @@ from sweep.machine.checked_files import LARGEST_WHOLE
 STUDY = "mini_vtab"
 """The study that tunes LAST."""
 
+FAMILY_STUDY = "side_networks"
+"""The study whose search space the other families have."""
+
 IN_JSON: Mapping[Any, Any] = {float: int | float, float | None: int | float | None, Mapping[str, Any]: dict}
 """Types in JSON of those entries of a row that differ from the entry's own type."""
 
 LAST, PROBE, LORA = "last", "linear_probe", "lora"
+FAMILIES = ("ladder", "convolution", "multi_stage", "mixer")
+"""Families of side-networks that are searched by the study `side_networks`, each alone."""
+
+BEST = "best family"
+"""Stands for the family, LAST included, that is best on val: task by task, chosen as a user would."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +31,10 @@ class AccuracySizes:
         suite: The name of a packaged suite, or a folder of VTAB-1K tasks.
         image_size: Side of the backbone's input in pixels.
         n_configs: Configurations of LAST, which train in one stack.
+        n_family_configs: Trials of every other family, of which rungs stop two thirds after epoch 3 and again after 9.
         n_seeds: Replicates of each configuration, and trainings of the winner before its test.
         epochs: Epochs of LAST and of LoRA; the probe gets four times as many.
+        family_epochs: Epochs of the other families.
         device: PyTorch's name of the device.
         lora_tasks: The tasks on which LoRA is measured on a CPU, one per group. On a GPU it is measured on all.
     """
@@ -32,8 +42,10 @@ class AccuracySizes:
     suite: str = "mini-vtab"
     image_size: int = 56
     n_configs: int = 16
+    n_family_configs: int = 32
     n_seeds: int = 3
     epochs: int = 12
+    family_epochs: int = 30
     device: str = "cpu"
     lora_tasks: tuple[str, ...] = ("count", "mnist", "glyph-font")
 
@@ -45,7 +57,7 @@ class AccuracyRow:
     Attributes:
         task: Name of the task.
         group: Name of the group of tasks with which it is averaged.
-        method: `"last"`, `"linear_probe"` or `"lora"`.
+        method: `"last"`, `"linear_probe"`, `"lora"` or one of `FAMILIES`.
         n_configurations: How many configurations were tried.
         chosen: Hyperparameters of the configuration that is best on val.
         val_top1: Top-1 on val of the chosen configuration, trained on train; the mean over replicates if there are any.
@@ -89,20 +101,20 @@ class AccuracyRow:
                 raise TypeError(f"{field.name} is {str(value)[:40]!r}")
             if isinstance(value, int | float) and not 0 <= value < LARGEST_WHOLE:
                 raise ValueError(f"{field.name} is {str(value)[:40]}")
-        if row.method not in (LAST, PROBE, LORA) or row.tune_seconds == 0:
+        if row.method not in (LAST, PROBE, LORA, *FAMILIES) or row.tune_seconds == 0:
             raise ValueError(f"method {row.method[:40]!r} took {row.tune_seconds} s")
         return row
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """LAST compared with another method, on the tasks where both were measured.
+    """A method compared with another one, on the tasks where both were measured.
 
     Attributes:
         tasks: The names of these tasks.
-        group_points: Test top-1 of LAST minus that of the other method, in points, as the mean over each group's tasks.
+        group_points: Test top-1 of the method minus that of the other, in points, as the mean over each group's tasks.
         points: The mean over groups.
-        tune_seconds_ratio: Seconds to tune the other method, divided by those of LAST.
+        tune_seconds_ratio: Seconds to tune the other method, divided by those of the method.
     """
 
     tasks: tuple[str, ...]
@@ -123,9 +135,30 @@ class AccuracyBenchmark:
     rows: Sequence[AccuracyRow]
     missing: Mapping[str, str]
 
-    def against(self, method: str) -> Comparison | None:
-        """Compare LAST with another method; None if no task has both."""
-        ours, theirs = ({row.task: row for row in self.rows if row.method == name} for name in (LAST, method))
+    @property
+    def methods(self) -> list[str]:
+        """All methods that were measured."""
+        return list(dict.fromkeys(row.method for row in self.rows))
+
+    def of_method(self, method: str) -> dict[str, AccuracyRow]:
+        """A method's rows by task.
+
+        Those of `BEST` are the rows of the family that is best on val, on tasks where all families were measured. They
+        have the seconds that tuning all of these took.
+        """
+        if method != BEST:
+            return {row.task: row for row in self.rows if row.method == method}
+        families = (LAST, *FAMILIES)
+        of_task = {row.task: [r for r in self.rows if r.task == row.task and r.method in families] for row in self.rows}
+        return {
+            task: replace(max(rows, key=lambda row: row.val_top1), tune_seconds=sum(row.tune_seconds for row in rows))
+            for task, rows in of_task.items()
+            if {row.method for row in rows} == {m for m in self.methods if m in families}
+        }
+
+    def against(self, method: str, other: str) -> Comparison | None:
+        """Compare a method with another one; None if no task has both."""
+        ours, theirs = self.of_method(method), self.of_method(other)
         tasks = [task for task in ours if task in theirs]
         if not tasks:
             return None
@@ -136,3 +169,11 @@ class AccuracyBenchmark:
         seconds = [sum(rows[task].tune_seconds for task in tasks) for rows in (theirs, ours)]
         mean = sum(group_points.values()) / len(group_points)
         return Comparison(tuple(tasks), group_points, mean, seconds[0] / seconds[1])
+
+    def comparisons(self) -> list[tuple[str, str, Comparison]]:
+        """Every family, and the best of them, against probe, LAST and LoRA, where both were measured."""
+        ours = [method for method in (LAST, *FAMILIES) if method in self.methods]
+        ours += [BEST] if len(ours) > 1 else []
+        pairs = [(mine, other) for mine in ours for other in (PROBE, LAST, LORA) if mine != other]
+        found = [(mine, other, self.against(mine, other)) for mine, other in pairs]
+        return [(mine, other, comparison) for mine, other, comparison in found if comparison is not None]

@@ -1,4 +1,4 @@
-"""A search as `sweep run` makes it, that leaves nothing on disk: for suites that compare searches."""
+"""Makes searches like those of `sweep run` that write nothing to disk, for suites that compare searches."""
 
 import optuna
 import torch
@@ -24,15 +24,15 @@ def in_memory_search(
     reporter: Reporter,
     budget: Budget | None = None,
 ) -> Search:
-    """Make a search of one objective that is to be maximised.
+    """Make a search with one objective, which is maximised.
 
     Args:
-        study: What is searched.
-        setting_of: Gives what the lanes of a shape train on and with.
-        n_parallel: Lanes.
-        device: Where they train.
-        reporter: Told what happens.
-        budget: When to end before all trials are trained.
+        study: The study to search.
+        setting_of: Gives the data and the side-network structure for a shape.
+        n_parallel: Number of lanes.
+        device: Device that they train on.
+        reporter: Receives progress events.
+        budget: Ends the search before all trials are trained.
     """
     sampler = sampler_of(study)
     return Search(

@@ -23,9 +23,10 @@ from sweep.tasks.metrics import classification_metrics
 from sweep.training.engine import EVALUATION_BATCH_SIZE
 from sweep.training.plain_loop import train_plainly
 
-RANK = 8
 HEAD_LR = 5e-3
-CONFIGS = tuple(LaneConfig(lr=lr, head_lr_ratio=HEAD_LR / lr, rank=RANK) for lr in (5e-4, 1.5e-3, 5e-3))
+CONFIGS = tuple(
+    LaneConfig(lr=lr, head_lr_ratio=HEAD_LR / lr, rank=rank) for rank in (4, 16) for lr in (5e-4, 1.5e-3, 5e-3)
+)
 """The configurations to try: AdamW, a cosine schedule after one epoch of warm-up, and a learning rate for the head."""
 
 
@@ -35,11 +36,12 @@ class LoraViT(nn.Module):
     Args:
         vit: A network of timm; it is copied, and the copy's own weights are frozen.
         head: The head, which reads the last tokens.
+        rank: Rank of the adapters.
     """
 
-    def __init__(self, vit: nn.Module, head: Head):
+    def __init__(self, vit: nn.Module, head: Head, rank: int):
         super().__init__()
-        self.vit = with_lora(copy.deepcopy(vit), RANK)
+        self.vit = with_lora(copy.deepcopy(vit), rank)
         self.head = head
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -82,15 +84,15 @@ def choose_lora(prepared: Prepared, configs: Sequence[LaneConfig], say: Callable
     """
     started = time.perf_counter()
     train_data, val_data = (_images_of(split, prepared) for split in (prepared.data.train, prepared.data.val))
-    tried: list[tuple[LaneConfig, dict[str, float]]] = []
+    tried: list[tuple[LaneConfig, dict[str, float], int]] = []
     for number, config in enumerate(configs):
-        module = new_lora(prepared, derive_seed(prepared.study.seed, "initialisation", number))
+        module = new_lora(prepared, config.rank, derive_seed(prepared.study.seed, "initialisation", number))
         measured = train_lora(module, config, train_data, prepared, val_data)
-        tried.append((config, measured[-1]))
+        tried.append((config, measured[-1], module.n_trainable))
         curve = " ".join(f"{val['top1']:.3f}" for val in measured)
-        say(f"lora, lr {config.lr:g}: val top-1 by epoch {curve}")
-    config, val = min(tried, key=lambda one: (math.isnan(one[1]["nll"]), -one[1]["top1"], one[1]["nll"]))
-    return LoraChoice(config, val, module.n_trainable, time.perf_counter() - started)
+        say(f"lora, rank {config.rank}, lr {config.lr:g}: val top-1 by epoch {curve}")
+    config, val, n_trainable = min(tried, key=lambda one: (math.isnan(one[1]["nll"]), -one[1]["top1"], one[1]["nll"]))
+    return LoraChoice(config, val, n_trainable, time.perf_counter() - started)
 
 
 def retrain_lora(prepared: Prepared, config: LaneConfig) -> dict[str, float]:
@@ -101,18 +103,18 @@ def retrain_lora(prepared: Prepared, config: LaneConfig) -> dict[str, float]:
         config: The configuration that `choose_lora` chose.
     """
     data = prepared.data
-    module = new_lora(prepared, derive_seed(prepared.study.seed, "retraining", 0))
+    module = new_lora(prepared, config.rank, derive_seed(prepared.study.seed, "retraining", 0))
     train_lora(module, config, _images_of(data.train, prepared).joined(_images_of(data.val, prepared)), prepared)
     return _metrics_of(module, _images_of(data.test, prepared))
 
 
-def new_lora(prepared: Prepared, seed: int) -> LoraViT:
+def new_lora(prepared: Prepared, rank: int, seed: int) -> LoraViT:
     """Add LoRA to a copy of the backbone's network. With `B = 0` it starts as a linear probe does."""
     spec, backbone = prepared.spec, prepared.backbone
     assert isinstance(backbone, TimmViT)
     with seeded(seed):
         head = Head(spec.width, spec.n_classes, pool=spec.pool, n_prefix_tokens=spec.n_prefix_tokens)
-        return LoraViT(backbone.network, head).to(prepared.device)
+        return LoraViT(backbone.network, head, rank).to(prepared.device)
 
 
 def train_lora(

@@ -15,7 +15,17 @@ import torch
 
 from sweep.bench.memory import peak_memory_bytes
 from sweep.bench.profile import Part, profile_step
-from sweep.bench.rows import ON_IMAGES, ROWS, SAME_WEIGHTS, STACKED, Row, SweepRow, VmapDirect, has_peft
+from sweep.bench.rows import (
+    ON_IMAGES,
+    ROWS,
+    SAME_WEIGHTS,
+    STACKED,
+    Row,
+    SweepRow,
+    VmapDirect,
+    has_peft,
+    names_of_rows,
+)
 from sweep.bench.workload import FeaturePass, Shape, Sizes, Workload, measure_feature_pass, synchronise
 from sweep.errors import SweepError
 from sweep.machine.precision import product_dtype
@@ -116,7 +126,7 @@ def run_benchmark(workload: Workload, say: Callable[[str], None]) -> Benchmark:
         SweepError: Two rows that should train the same weights do not.
     """
     sizes, notes = workload.sizes, []
-    names = [name for name in ROWS if name != "lora" or has_peft()]
+    names = names_of_rows(workload)
     if "lora" not in names:
         notes.append('no lora row: peft is not installed (python -m pip install -e ".[bench]")')
     difference = weight_difference(workload)

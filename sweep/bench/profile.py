@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from sweep.bench.rows import BATCH, GRADIENTS, OPTIMIZER, SweepRow
+from sweep.bench.workload import LAST
 from sweep.side_networks.cpu.trunk import is_compiled
 
 SHARED_PRODUCTS = ("aten::mm", "aten::addmm_")
@@ -42,8 +43,10 @@ def profile_step(row: SweepRow) -> list[Part]:
         operators occur in all parts, and on a GPU the host's clock cannot separate them.
     """
     workload = row.workload
-    if workload.spec.form != "rank space" or not is_compiled(
-        workload.sizes.rank, workload.device, row.stack.like.dtype
+    if (
+        workload.spec.family != LAST
+        or workload.spec.form != "rank space"
+        or not is_compiled(workload.sizes.rank, workload.device, row.stack.like.dtype)
     ):
         return []
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # a missing GPU is not an error

@@ -1,8 +1,8 @@
-"""What is a search worth that learns? The study `lr_rank` as it is declared, against random search of the same length.
+"""Measures the benefit of a sampler that learns: the study `lr_rank` as declared against random search.
 
 Both arms train the same number of lane-epochs (epochs of one lane) on the same cached features. Seeds change the search
-and the initialisations; the data order is the same for all. The winner is chosen on val, and test is looked at once an
-arm and seed.
+and the initialisations; the data order is always the same. The winner is chosen on the validation set, and evaluated on
+the test set once per arm and seed.
 """
 
 import math
@@ -28,15 +28,15 @@ LEARNING, RANDOM = "rungs, refill and a sampler that learns", "random search, ev
 
 @dataclass(frozen=True)
 class ProposalSizes:
-    """How much is searched.
+    """The sizes of the benchmark.
 
     Attributes:
-        data: Data sets, by name.
+        data: Names of the data sets.
         image_size: Side of the backbone's input in pixels; None for the study's own.
-        n_parallel: Lanes.
-        epochs: Of a trial that no rung stops.
-        n_seeds: Searches of each arm on each data set.
-        device: As PyTorch names it.
+        n_parallel: Number of lanes.
+        epochs: Epochs of a trial that no rung stops.
+        n_seeds: Number of searches of each arm on each data set.
+        device: PyTorch's name of the device.
     """
 
     data: tuple[str, ...] = ("count", "mnist", "glyph-font")
@@ -49,16 +49,16 @@ class ProposalSizes:
 
 @dataclass(frozen=True)
 class SearchOutcome:
-    """One search.
+    """The result of one search.
 
     Attributes:
         data: Name of the data set.
-        arm: What searched.
-        seed: The study's.
-        val: Top-1 accuracy of the winner on val.
-        test: The same on test.
-        n_trials: Trials that were proposed.
-        lane_epochs: Epochs that all trials trained for together.
+        arm: Name of the arm.
+        seed: Seed of the study.
+        val: Top-1 accuracy of the winner on the validation set.
+        test: Top-1 accuracy of the winner on the test set.
+        n_trials: Number of trials that were proposed.
+        lane_epochs: Number of epochs of all trials together.
     """
 
     data: str
@@ -72,13 +72,13 @@ class SearchOutcome:
 
 @dataclass(frozen=True)
 class Advantage:
-    """What learning adds on one data set: means over seeds of the paired difference, with standard errors.
+    """The advantage of the learning sampler on one data set: mean paired differences over seeds.
 
     Attributes:
         data: Name of the data set.
-        val: Mean difference in top-1 accuracy on val.
+        val: Mean difference in top-1 accuracy on the validation set.
         val_error: Its standard error.
-        test: The same on test.
+        test: Mean difference in top-1 accuracy on the test set.
         test_error: Its standard error.
     """
 
@@ -90,11 +90,11 @@ class Advantage:
 
 
 def run_proposal_benchmark(sizes: ProposalSizes, say: Callable[[str], None]) -> list[SearchOutcome]:
-    """Run both arms with every seed on every data set, arms in turns.
+    """Run both arms with every seed on every data set; the arms take turns.
 
     Args:
-        sizes: How much.
-        say: Told what happens.
+        sizes: The sizes of the benchmark.
+        say: Called with messages about the progress.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     outcomes = []
@@ -121,7 +121,7 @@ def run_proposal_benchmark(sizes: ProposalSizes, say: Callable[[str], None]) -> 
 
 
 def advantages(outcomes: list[SearchOutcome]) -> list[Advantage]:
-    """What learning adds, by data set."""
+    """The advantage of the learning sampler, by data set."""
     found = []
     for data in dict.fromkeys(outcome.data for outcome in outcomes):
         by_arm = [[o for o in outcomes if o.data == data and o.arm == arm] for arm in (LEARNING, RANDOM)]
@@ -147,6 +147,7 @@ def _searched(
     module = winner.spec.plain(winner.config.rank)
     module.load_state_dict(winner.state)
     test = settings.splits(search.lanes.shape(winner.config)).test
+    assert test is not None
     of_test = test.target.measure_one(split_logits(Stack([module.to(device)]), test)[0], test.labels)
     records = search.ledger.log.records
     lane_epochs = sum(record.epochs for record in records)

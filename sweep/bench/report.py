@@ -10,7 +10,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sweep.bench.accuracy_results import LORA, PROBE, STUDY, AccuracyBenchmark, AccuracyRow, AccuracySizes
+from sweep.bench.accuracy_results import (
+    FAMILY_STUDY,
+    LAST,
+    STUDY,
+    AccuracyBenchmark,
+    AccuracyRow,
+    AccuracySizes,
+)
 from sweep.bench.measure import Benchmark, Spread, machine, versions
 from sweep.bench.profile import Part
 from sweep.bench.scaling import Point, memory_of_further_lanes
@@ -68,8 +75,8 @@ def show_benchmark(console: Console, benchmark: Benchmark, sizes: Sizes) -> None
     """Print the table."""
     size = f"{sizes.image_size} px" if sizes.image_size else "its own image size"
     table = Table(
-        title=f"{sizes.backbone}, {size}, N={sizes.n_parallel}, r={sizes.rank}, {sizes.epochs} epochs of "
-        f"{sizes.n_images} images",
+        title=f"{sizes.side_network} beside {sizes.backbone}, {size}, N={sizes.n_parallel}, r={sizes.rank}, "
+        f"{sizes.epochs} epochs of {sizes.n_images} images",
         caption="medians (lowest–highest) of repetitions in turns",
     )
     columns = ("row", "what it is", "step ms", "s/config", "configs/h", "x sequential", "peak memory", "floor")
@@ -103,7 +110,7 @@ def show_benchmark(console: Console, benchmark: Benchmark, sizes: Sizes) -> None
             if ours.peak_memory_bytes is not None and theirs.peak_memory_bytes is not None:
                 shares += f", {ours.peak_memory_bytes / theirs.peak_memory_bytes:.0%} of the memory"
             console.print(
-                f"one LAST configuration (sequential) compared with {other}: {shares}",
+                f"one {sizes.side_network} configuration (sequential) compared with {other}: {shares}",
                 highlight=False,
             )
     passed = benchmark.feature_pass
@@ -179,15 +186,17 @@ def show_search(console: Console, benchmark: SearchBenchmark, sizes: SearchSizes
 
 
 def _accuracy_common(sizes: AccuracySizes) -> dict[str, Any]:
-    return {"study": load_study(STUDY).study.declarations(), **_common(sizes)}
+    studies = {"study": STUDY, "family_study": FAMILY_STUDY}
+    return {**{key: load_study(name).study.declarations() for key, name in studies.items()}, **_common(sizes)}
 
 
 def accuracy_json(benchmark: AccuracyBenchmark, sizes: AccuracySizes) -> dict[str, Any]:
-    """Return every row of the accuracy suite so far, and LAST compared with each other method. Keys do not change."""
-    against = {method: benchmark.against(method) for method in (PROBE, LORA)}
+    """Return every row of the accuracy suite so far, and how methods compare. Keys do not change."""
+    comparisons = benchmark.comparisons()
     return {
         **asdict(benchmark),
-        "against": {method: asdict(comparison) for method, comparison in against.items() if comparison},
+        "against": {other: asdict(comparison) for mine, other, comparison in comparisons if mine == LAST},
+        "comparisons": [{"method": mine, "with": other, **asdict(c)} for mine, other, c in comparisons],
         **_accuracy_common(sizes),
     }
 
@@ -218,7 +227,7 @@ def measured_rows(path: Path, sizes: AccuracySizes) -> list[AccuracyRow]:
 
 
 def show_accuracy(console: Console, benchmark: AccuracyBenchmark, sizes: AccuracySizes) -> None:
-    """Print one line for each task and method, and how LAST compares."""
+    """Print one line for each task and method, and how the methods compare."""
     table = Table(
         title=f"{sizes.suite} at {sizes.image_size} px, {sizes.epochs} epochs: top-1 (%); chosen on val, trained again "
         "on train and val, tested once",
@@ -243,16 +252,15 @@ def show_accuracy(console: Console, benchmark: AccuracyBenchmark, sizes: Accurac
             _size(row.peak_memory_bytes),
         )
     console.print(table)
-    for method in (PROBE, LORA):
-        if (comparison := benchmark.against(method)) is not None:
-            groups = ", ".join(f"{group} {points:+.1f}" for group, points in comparison.group_points.items())
-            console.print(
-                f"last compared with {method}, {len(comparison.tasks)} tasks: {comparison.points:+.1f} points on test "
-                f"({groups}); "
-                f"{method} took {comparison.tune_seconds_ratio:.2g} times as long to tune",
-                highlight=False,
-                markup=False,
-            )
+    for mine, other, comparison in benchmark.comparisons():
+        groups = ", ".join(f"{group} {points:+.1f}" for group, points in comparison.group_points.items())
+        console.print(
+            f"{mine} compared with {other}, {len(comparison.tasks)} tasks: {comparison.points:+.1f} points on test "
+            f"({groups}); "
+            f"{other} took {comparison.tune_seconds_ratio:.2g} times as long to tune",
+            highlight=False,
+            markup=False,
+        )
 
 
 def write_search_plot(path: Path, benchmark: SearchBenchmark, sizes: SearchSizes) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 from torch.utils.flop_counter import FlopCounterMode
 
-from sweep.bench.workload import N_CLASSES, Workload
+from sweep.bench.workload import LAST, N_CLASSES, Workload
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks.losses import LaneLosses
 from sweep.training.engine import Stack
@@ -50,6 +50,18 @@ def last_step_flops(workload: Workload) -> float:
     attention = K * 6 * 2 * B * L * L * r
     head = 3 * 2 * B * D * N_CLASSES
     return float(projections + attention + head)
+
+
+def step_flops(workload: Workload) -> float:
+    """Return the useful FLOPs of one training step of one lane: of LAST by a formula, of other families as counted.
+
+    What is counted is a step of the family's definition. Its frozen inputs need no gradient.
+    """
+    if workload.spec.family == LAST:
+        return last_step_flops(workload)
+    module = workload.spec.plain(workload.sizes.rank)
+    stages, labels = workload.features.batch(torch.arange(len(workload.features)), next(module.parameters()))
+    return _flops_of(lambda: F.cross_entropy(module(stages), labels).backward())
 
 
 def _flops_of(function: Callable[[], object]) -> float:
@@ -115,7 +127,7 @@ class Sequential(_PlainLoop):
         assert backbone is not None
         assert images is not None
         self.backbone, self.images = backbone, images
-        self.useful_flops = last_step_flops(workload) + _flops_of(lambda: backbone.stages(images))
+        self.useful_flops = step_flops(workload) + _flops_of(lambda: backbone.stages(images))
 
     def inputs(self) -> list[Tensor]:
         """The stages, computed by the backbone."""
@@ -127,7 +139,7 @@ class SequentialCached(_PlainLoop):
 
     def __init__(self, workload: Workload, lane: int = 0):
         super().__init__(_direct(workload, lane), workload, workload.configs[lane])
-        self.useful_flops = last_step_flops(workload)
+        self.useful_flops = step_flops(workload)
 
     def inputs(self) -> list[Tensor]:
         """The stages, read from the cache."""
@@ -145,10 +157,10 @@ class _StackRow:
         self.data = workload.features
         self.stack = Stack([module.to(workload.device) for module in modules])
         like = self.stack.like
-        self.losses_of = LaneLosses(configs, self.data.class_counts.to(like.device), like.dtype)
+        self.losses_of = LaneLosses(configs, self.data.class_counts.to(like.device), like.dtype, len(self.data))
         self.optimizers = LaneOptimizers(self.stack.params, configs)
         self.factor = like.new_ones(self.n_lanes)
-        self.useful_flops = self.n_lanes * last_step_flops(workload)
+        self.useful_flops = self.n_lanes * step_flops(workload)
 
     def step(self) -> None:
         """Do what `sweep.training.engine.train` does for a batch."""
@@ -251,6 +263,10 @@ ROWS: dict[str, tuple[str, Callable[[Workload, int], Row]]] = {
     "sequential_cached": ("one at a time, cached features", lambda workload, n_lanes: SequentialCached(workload)),
     "vmap_direct": ("stack and vmap of the direct form, cached", VmapDirect),
     "sweep": ("what sweep run does", SweepRow),
+    "last": (
+        "LAST of rank 8 after every block, as sweep run trains it",
+        lambda workload, n_lanes: SweepRow(workload.of_last, n_lanes),
+    ),
     "lora": ("peft LoRA, one at a time", lambda workload, n_lanes: lora(workload)),
     "full_finetune": ("all weights, one at a time", lambda workload, n_lanes: full_finetune(workload)),
     "linear_probe": (
@@ -261,5 +277,12 @@ ROWS: dict[str, tuple[str, Callable[[Workload, int], Row]]] = {
 """For each row by name: its description, and a function that builds it for a number of lanes."""
 
 ON_IMAGES = ("sequential", "lora", "full_finetune")
-STACKED = ("vmap_direct", "sweep")
+STACKED = ("vmap_direct", "sweep", "last")
 SAME_WEIGHTS = ("sequential", "sequential_cached", "vmap_direct", "sweep")
+
+
+def names_of_rows(workload: Workload) -> list[str]:
+    """Return the rows to measure: LAST is a row of its own beside another family, and LoRA needs peft."""
+    left_out = {"last"} if workload.spec.family == LAST else set()
+    left_out |= set() if has_peft() else {"lora"}
+    return [name for name in ROWS if name not in left_out]

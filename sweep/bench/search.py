@@ -261,7 +261,7 @@ def _epochs(module: nn.Module, config: LaneConfig, task: _Task) -> Iterator[int]
         groups.append({"params": [parameter], "lr": lr, "weight_decay": decay})
     optimizer = torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), eps=config.eps)
     scheduler = LambdaLR(optimizer, lambda step: factors[min(step, len(factors) - 1)])
-    losses_of = LaneLosses([config], data.class_counts.to(task.device), like.dtype)
+    losses_of = LaneLosses([config], data.class_counts.to(task.device), like.dtype, len(data))
     for epoch in range(1, n_epochs + 1):
         for indices in training_batches(len(data), batch_size, task.study.seed, epoch):
             stages, labels = data.batch(indices, like)

@@ -17,7 +17,7 @@ def _common(sizes: ProposalSizes | ShapeSizes) -> dict[str, Any]:
 
 
 def proposals_json(outcomes: list[SearchOutcome], sizes: ProposalSizes) -> dict[str, Any]:
-    """Every search, and what learning adds by data set."""
+    """Every search, and the advantage of the learning sampler by data set."""
     return {
         "searches": [asdict(outcome) for outcome in outcomes],
         "advantages": [asdict(advantage) for advantage in advantages(outcomes)],
@@ -26,7 +26,7 @@ def proposals_json(outcomes: list[SearchOutcome], sizes: ProposalSizes) -> dict[
 
 
 def show_proposals(console: Console, outcomes: list[SearchOutcome], sizes: ProposalSizes) -> None:
-    """Print a row a data set."""
+    """Print one row per data set."""
     table = Table(
         title=f"lr_rank, {sizes.n_seeds} searches an arm, the same number of lane-epochs in both arms",
         caption="means over searches ± standard error of the paired difference",
@@ -60,12 +60,12 @@ def show_proposals(console: Console, outcomes: list[SearchOutcome], sizes: Propo
 
 
 def shapes_json(benchmark: ShapeBenchmark, sizes: ShapeSizes) -> dict[str, Any]:
-    """Everything measured."""
+    """All measurements."""
     return {**asdict(benchmark), **_common(sizes)}
 
 
 def show_shapes(console: Console, benchmark: ShapeBenchmark, sizes: ShapeSizes) -> None:
-    """Print both ratios, and the searches with what they found."""
+    """Print both ratios, and the searches with their results."""
     table = Table(title=f"{sizes.n_parallel} lanes, {sizes.image_size} px", caption="medians (lowest to highest)")
     table.add_column("what is compared")
     table.add_column("configurations an hour, ratio", justify="right")

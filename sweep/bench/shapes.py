@@ -1,4 +1,4 @@
-"""What stacks of many shapes bring: rank buckets against padding, and proposals that fill stacks against plain ones."""
+"""Compares rank buckets with padding to the largest rank, and proposals that fill stacks with plain proposals."""
 
 import time
 from collections.abc import Callable
@@ -27,15 +27,15 @@ REPETITIONS = 3
 
 @dataclass(frozen=True)
 class ShapeSizes:
-    """How much is trained.
+    """The sizes of the benchmark.
 
     Attributes:
         image_size: Side of the backbone's input in pixels.
-        n_parallel: Lanes.
-        trials: Of each search of `which_layers`.
-        epochs: Of a trial that no rung stops.
-        n_seeds: Searches of each arm.
-        device: As PyTorch names it.
+        n_parallel: Number of lanes.
+        trials: Number of trials of each search of `which_layers`.
+        epochs: Epochs of a trial that no rung stops.
+        n_seeds: Number of searches of each arm.
+        device: PyTorch's name of the device.
     """
 
     image_size: int = 112
@@ -48,13 +48,13 @@ class ShapeSizes:
 
 @dataclass(frozen=True)
 class FillingRun:
-    """One search of `which_layers`.
+    """The result of one search of `which_layers`.
 
     Attributes:
-        seed: The study's.
+        seed: Seed of the study.
         filled: Whether proposals filled stacks.
-        configs_per_hour: Trials by the time of the whole search.
-        best: Best val top-1 among complete trials after so many trials had ended, by that number.
+        configs_per_hour: Number of trials divided by the hours of the whole search.
+        best: By number of ended trials, the best top-1 on the validation set among complete trials at that point.
     """
 
     seed: int
@@ -65,13 +65,15 @@ class FillingRun:
 
 @dataclass(frozen=True)
 class ShapeBenchmark:
-    """What came of it.
+    """The results of the benchmark.
 
     Attributes:
-        buckets: Of the ranks.
-        bucket_speedup: Configurations an hour with rank buckets against all lanes padded to the largest rank.
+        buckets: The rank buckets.
+        bucket_speedup: Configurations per hour with rank buckets, divided by those with all lanes padded to the largest
+            rank.
         runs: Searches of `which_layers`, with and without proposals that fill stacks.
-        filling_speedup: Seed by seed, configurations an hour with filled stacks against stacks as they fall.
+        filling_speedup: For each seed, configurations per hour with proposals that fill stacks, divided by those
+            without.
     """
 
     buckets: tuple[int, ...]
@@ -81,11 +83,11 @@ class ShapeBenchmark:
 
 
 def run_shape_benchmark(sizes: ShapeSizes, say: Callable[[str], None]) -> ShapeBenchmark:
-    """Run both comparisons, arms in turns.
+    """Run both comparisons; the arms take turns.
 
     Args:
-        sizes: How much.
-        say: Told what happens.
+        sizes: The sizes of the benchmark.
+        say: Called with messages about the progress.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     buckets, bucket_speedup = _buckets_against_padding(sizes, say)
@@ -119,7 +121,7 @@ def _prepared(study: Study, sizes: ShapeSizes) -> tuple[Prepared, ShapeSettings]
 
 
 def _buckets_against_padding(sizes: ShapeSizes, say: Callable[[str], None]) -> tuple[tuple[int, ...], Spread]:
-    """An epoch of lanes of all `RANKS` in equal shares, in stacks by bucket and in one padded stack."""
+    """Time one epoch of lanes of all `RANKS` in equal shares, in one stack per bucket and in one padded stack."""
     study = load_study("lr_rank").study.override(image_size=sizes.image_size)
     prepared, settings = _prepared(study, sizes)
     own, tokens = prepared.study_of_shape, prepared.backbone.tokens

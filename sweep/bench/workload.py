@@ -3,8 +3,9 @@
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,11 @@ from sweep.study.lane_config import LaneConfig
 N_CLASSES = 8
 SEED = 0
 
+LAST = "last"
+
+LADDER_SIZES: dict[str, Any] = {"side_network": "ladder", "rank": 16, "group_size": 3}
+"""A ladder as the study `side_networks` begins with: rank 16, and a stage after every third block."""
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -41,6 +47,7 @@ class Sizes:
         device: PyTorch's name of the device.
         batch_size: `B`.
         group_size: `g`, the number of blocks between two stages.
+        side_network: Family of the side-networks.
         precision: Precision of the products in the row `sweep`.
         n_images: Training images of a configuration; as many as a VTAB-1K task has.
     """
@@ -53,6 +60,7 @@ class Sizes:
     device: str = "cpu"
     batch_size: int = 32
     group_size: int = 1
+    side_network: str = LAST
     precision: Precision = "fp32"
     n_images: int = 800
 
@@ -105,6 +113,9 @@ class Workload:
             pool="mean",
             max_rank=rank,
             precision=self.sizes.precision,
+            family=self.sizes.side_network,
+            read_out="pooled" if self.sizes.side_network == LAST else "both",
+            n_tokens=self.shape.tokens,
         )
 
     @property
@@ -116,6 +127,16 @@ class Workload:
     def labels(self) -> Tensor:
         """The labels of the batch, `(B,)`, on the device."""
         return self.features.labels.to(self.device)
+
+    @property
+    def of_last(self) -> "Workload":
+        """The workload that LAST has beside the same backbone: a module of rank 8 after every block.
+
+        Its features are random; the cost of a step does not depend on their values.
+        """
+        sizes = replace(self.sizes, side_network=LAST, rank=Sizes.rank, group_size=1)
+        n_blocks = (self.shape.n_stages - 1) * self.sizes.group_size
+        return Workload.of_random_features(sizes, replace(self.shape, n_stages=n_blocks + 1))
 
     def seed_of(self, lane: int) -> int:
         """The seed of a lane's initial weights."""

@@ -16,6 +16,7 @@ from sweep.cli.clone import clone
 from sweep.cli.compare import compare
 from sweep.cli.dashboard import dashboard
 from sweep.cli.data import data
+from sweep.cli.evaluate import evaluate
 from sweep.cli.export import export
 from sweep.cli.plan import plan
 from sweep.cli.predict import predict
@@ -70,6 +71,7 @@ app.command()(results)
 app.command()(compare)
 app.command()(export)
 app.command()(predict)
+app.command()(evaluate)
 app.command()(report)
 app.command()(verify)
 app.command()(dashboard)

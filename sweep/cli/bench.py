@@ -26,6 +26,13 @@ class Suite(StrEnum):
     shapes = "shapes"
 
 
+class SideNetwork(StrEnum):
+    """What the suites `quick` and `paper` train."""
+
+    last = "last"
+    ladder = "ladder"
+
+
 SUITES: dict[Suite, dict[str, Any]] = {
     Suite.quick: {},
     Suite.paper: {"backbone": "untrained:vit_base_patch16_224", "image_size": 224},
@@ -51,8 +58,14 @@ def bench(
         str | None, typer.Option(help="As for `sweep run`. Random weights (`untrained:NAME`) cost the same.")
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the backbone's input, in pixels.", min=1)] = None,
+    side_network: Annotated[
+        SideNetwork | None,
+        typer.Option(help="With the suites `quick` and `paper`: what trains; `last` if not given."),
+    ] = None,
     n_parallel: Annotated[int | None, typer.Option(help="Lanes in a stack (N); 32 if not given.", min=2)] = None,
-    rank: Annotated[int | None, typer.Option(help="Rank of the side-networks (r); 8 if not given.", min=1)] = None,
+    rank: Annotated[
+        int | None, typer.Option(help="Rank of the side-networks (r); 8, or 16 of a ladder, if not given.", min=1)
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Epochs of one configuration, over 800 images; 20 if not given.", min=1)
     ] = None,
@@ -83,14 +96,18 @@ def bench(
 
         sweep bench --suite paper --backbone untrained:vit_large_patch16_224
 
+        sweep bench --suite quick --side-network ladder
+
         sweep bench --suite search --plot search.html
     """
     from sweep.bench import report
-    from sweep.bench.workload import Sizes
+    from sweep.bench.workload import LADDER_SIZES, Sizes
     from sweep.machine.device import device_named
     from sweep.running.preparation import check_precision
 
     _require_fitting(suite, plot=plot, time=time, seeds=seeds, network=backbone or image_size)
+    if side_network is not None and suite not in (Suite.quick, Suite.paper):
+        raise UsageError("--side-network belongs to the suites quick and paper; leave it out")
     where = device_named(device or "cpu")
     check_precision(precision or "fp32", where)
 
@@ -118,7 +135,8 @@ def bench(
         given = {name: value for name, value in asked.items() if value is not None}
         if backbone is not None and image_size is None:
             given["image_size"] = None  # the backbone's own
-        sizes = Sizes(**{**SUITES[suite], **given, "device": str(where), "precision": precision or "fp32"})
+        family = LADDER_SIZES if side_network is SideNetwork.ladder else {}
+        sizes = Sizes(**{**SUITES[suite], **family, **given, "device": str(where), "precision": precision or "fp32"})
         if suite is Suite.scaling:
             _scaling(sizes, plot, json_file, say)
             return

@@ -8,6 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from sweep.cli import options
 from sweep.terminal.console import printable, stdout
 
 
@@ -16,6 +17,9 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="Also write an HTML page with the tables and learning curves to this file.")
     ] = None,
+    data: options.MovedData = None,
+    backbone: options.OwnBackbone = None,
+    study: options.OwnStudy = None,
 ) -> None:
     """Show runs side by side: what differs, their winners, and a paired test on the same test images.
 
@@ -27,9 +31,15 @@ def compare(
     from sweep.machine.paths import default_cache_dir
     from sweep.report.compare import compare_runs
     from sweep.report.compare_page import paired_note, paired_rows, run_rows, write_comparison
+    from sweep.side_networks.given import take_own_code
 
     cache_dir = default_cache_dir()
-    comparison = compare_runs(runs, cache_dir) if out is None else write_comparison(runs, out, cache_dir=cache_dir)
+    if study is not None:
+        take_own_code(study)
+    if out is None:
+        comparison = compare_runs(runs, cache_dir, data=data, backbone_file=backbone)
+    else:
+        comparison = write_comparison(runs, out, cache_dir=cache_dir, data=data, backbone_file=backbone)
     headings, rows = run_rows(comparison)
     texts = [[cell.text for cell in row] for row in rows]
     sides = [[heading, *values] for heading, *values in zip(headings, *texts, strict=True)]

@@ -13,7 +13,12 @@ def export(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     to: Annotated[Path, typer.Option(help="The folder to create.")],
     trial: Annotated[
-        int | None, typer.Option(help="Number of the trial to export; the winner if not given.", min=0)
+        int | None,
+        typer.Option(
+            help="Number of the trial to export, with the weights that it had in the search. If not given, the winner; "
+            "with the weights of `--retrain`, if the run was given that.",
+            min=0,
+        ),
     ] = None,
     ensemble: Annotated[
         str | None,
@@ -41,9 +46,7 @@ def export(
             "is missing (extra: hub)."
         ),
     ] = None,
-    study: Annotated[
-        Path | None, typer.Option(help="The study file, which is executed; only for a side-network of its own.")
-    ] = None,
+    study: options.OwnStudy = None,
 ) -> None:
     """Export the winner, or another trial: weights, configuration and model card.
 
@@ -61,13 +64,14 @@ def export(
     from sweep.export.write import export_run
     from sweep.machine.paths import default_cache_dir
     from sweep.records.results import load_results
+    from sweep.records.tested import AGAIN
 
     if push is not None:
         require_hub(push)
     if study is not None:
-        from sweep.side_networks.given import take_own_network
+        from sweep.side_networks.given import take_own_code
 
-        take_own_network(study)
+        take_own_code(study)
     exported = export_run(
         run,
         to,
@@ -84,10 +88,10 @@ def export(
             f"{name}: its logits differ by at most {difference:.1e} (tolerance {TOLERANCE:.0e})", highlight=False
         )
     trials = ", ".join(map(str, exported.trials))
-    stdout.print(f"trial {trials}: {to}", highlight=False, soft_wrap=True, markup=False)
+    again = f", {AGAIN}" if exported.retrained else ""
+    stdout.print(f"trial {trials}{again}: {to}", highlight=False, soft_wrap=True, markup=False)
     stdout.print(f"to use it: sweep predict {to} IMAGES_OR_TEXTS", highlight=False, soft_wrap=True, markup=False)
     if push is not None:
         results = load_results(run)
-        winner = (results.summary["winner"]["trial"],) if results.summary else ()
-        address = push_model(to, push, card_metadata(results, is_winner=exported.trials == winner))
+        address = push_model(to, push, card_metadata(results, was_measured=exported.measured_on_test(results)))
         stdout.print(f"on the hub: {address}", highlight=False, soft_wrap=True, markup=False)

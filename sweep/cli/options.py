@@ -1,6 +1,7 @@
 """Options that several subcommands share, sorted into the panels under which `--help` lists them."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -82,8 +83,9 @@ Data = Annotated[
 ResizeName = Annotated[
     str | None,
     typer.Option(
-        help="How an image that is not square becomes the backbone's square input. `squash` resizes the whole image; "
-        "`crop` keeps its proportions and cuts out the centre, as timm does. Squashed if not given.",
+        help="How an image that is not square becomes the backbone's square input. `centre` keeps its proportions and "
+        "takes the largest square in its centre; `crop` takes somewhat less, as timm does; `squash` resizes the whole "
+        "image. If not given, `centre` for your own data, and `squash` for data sets that have a name and for VTAB-1K.",
         rich_help_panel=DATA,
     ),
 ]
@@ -117,6 +119,9 @@ OwnBackbone = Annotated[
         "because a run names it.",
     ),
 ]
+OwnStudy = Annotated[
+    Path | None, typer.Option("--study", help="The study file, which is executed; only for a side-network of its own.")
+]
 MovedData = Annotated[
     str | None, typer.Option("--data", help="Where the data are now, if not where the run's record says.")
 ]
@@ -130,8 +135,8 @@ TaskName = Annotated[
 Augment = Annotated[
     str | None,
     typer.Option(
-        help="Change training images at random: `flip`, `crop`, `colour`, a combination such as `flip-crop`, or "
-        "`none`.",
+        help="Change training images at random: `flip`, `crop`, `colour`, `affine`, a combination such as "
+        "`flip-crop`, or `none`.",
         rich_help_panel=DATA,
     ),
 ]
@@ -204,8 +209,8 @@ Mlp = Annotated[bool | None, typer.Option("--mlp/--no-mlp", help="MLPs in a ladd
 ReadOut = Annotated[
     str | None,
     typer.Option(
-        help="What a ladder classifies by: `pooled`, `tokens`, `compact` or `both`. `class`, for all families, is "
-        "`pooled` of the class token.",
+        help="What the head of a ladder reads: `pooled`, `tokens`, `compact` or `both`. With `class`, the head of any "
+        "family reads the class token. See docs/side-networks.md.",
         rich_help_panel=SIDE_NETWORKS,
     ),
 ]
@@ -232,6 +237,14 @@ Epochs = Annotated[
 BatchSize = Annotated[
     int | None, typer.Option(help="Images (or texts) in one training step.", rich_help_panel=TRAINING)
 ]
+ClassWeights = Annotated[
+    str | None,
+    typer.Option(
+        help="`balanced` lets every class (or label) count alike in the loss, however many images it has; `none` lets "
+        "every image count alike. A study file can give a number for each class.",
+        rich_help_panel=TRAINING,
+    ),
+]
 PrecisionName = Annotated[
     str | None,
     typer.Option(
@@ -240,6 +253,24 @@ PrecisionName = Annotated[
     ),
 ]
 
+Test = Annotated[
+    bool | None,
+    typer.Option(
+        "--test/--no-test",
+        help="Evaluate the winner and the linear probe on the test data at the end. With `--no-test`, nothing is "
+        "computed for the test data; `sweep evaluate` can do it later, with the exported model.",
+        rich_help_panel=DATA,
+    ),
+]
+Retrain = Annotated[
+    bool | None,
+    typer.Option(
+        "--retrain/--no-retrain",
+        help="At the end, train the winner and the linear probe again on training and validation data together. The "
+        "test data are then used for these models, and `sweep export` exports this winner.",
+        rich_help_panel=TRAINING,
+    ),
+]
 Trials = Annotated[int | None, typer.Option(help="How many configurations to try.", rich_help_panel=BUDGET)]
 
 NParallel = Annotated[
@@ -270,8 +301,8 @@ StorageUrl = Annotated[
 Track = Annotated[
     list[str] | None,
     typer.Option(
-        help="Also log to `tensorboard`, `mlflow` or `wandb` (an extra of that name each), a trial a run; may be given "
-        "several times: docs/trackers.md.",
+        help="Also log to `tensorboard`, `mlflow` or `wandb`. Each needs the extra of the same name. May be given "
+        "several times; see docs/trackers.md.",
         rich_help_panel=PLACE,
     ),
 ]

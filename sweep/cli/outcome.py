@@ -48,7 +48,7 @@ def carry_out_and_show(run: Callable[[Reporter], object], out: Path, track: Sequ
         track: Names of experiment trackers to log to.
 
     Raises:
-        UsageError: There is no tracker of a name.
+        UsageError: There is no tracker with a name.
         SweepError: A tracker's package is not installed.
     """
     trackers = trackers_named(track)

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sweep.cli import options
 from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION
-from sweep.terminal.console import printable, stderr
+from sweep.terminal.console import printable, progress_bar, stderr
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import
     from sweep.export.predict import Prediction, Unreadable
@@ -33,6 +32,7 @@ def predict(
     batch_size: Annotated[int, typer.Option(help="Images, or texts, a forward pass.", min=1)] = 32,
     backbone: options.OwnBackbone = None,
     device: options.DeviceName = None,
+    study: options.OwnStudy = None,
 ) -> None:
     """Label images or texts, and write the labels as CSV.
 
@@ -52,11 +52,11 @@ def predict(
     from sweep.machine.device import device_named
     from sweep.machine.paths import write_atomically
 
-    loaded = load_model(model, device=device_named(device), backbone=backbone)
+    loaded = load_model(model, device=device_named(device), backbone=backbone, study=study)
     kind = loaded.backbone.kind
     found = find_texts(items) if kind == "texts" else find_images(items)
     unreadable: list[Unreadable] = []
-    with _progress() as progress:
+    with progress_bar() as progress:
         bar = progress.add_task(kind, total=len(found))
         outcomes = predict_items(
             loaded, found, batch_size=batch_size, on_progress=lambda count: progress.advance(bar, count)
@@ -82,11 +82,6 @@ def predict(
         raise SweepError(
             f"{len(unreadable)} of {len(found)} {kind} could not be read and were left out; they are named above"
         )
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
 
 
 def _rows(

@@ -18,6 +18,7 @@ def report(
     storage: options.StorageUrl = None,
     data: options.MovedData = None,
     backbone: options.OwnBackbone = None,
+    study: options.OwnStudy = None,
     png: Annotated[
         Path | None,
         typer.Option(
@@ -40,6 +41,10 @@ def report(
     def say(line: str) -> None:
         stderr.print(line, soft_wrap=True, highlight=False, markup=False)
 
+    if study is not None:
+        from sweep.side_networks.given import take_own_code
+
+        take_own_code(study)
     target = out or run / "report.html"
     figures = write_report(
         run,

@@ -12,6 +12,7 @@ from sweep.machine.checked_files import require_entries
 from sweep.records.entries import require_summary
 from sweep.records.folder import RunFolder
 from sweep.records.results import PARAMETER_PREFIX, Results, parameter_columns
+from sweep.records.tested import AGAIN, was_retrained, was_tested
 from sweep.records.verdict import verdict
 from sweep.tasks.inputs import kind_of
 from sweep.tasks.kinds import TaskKind
@@ -104,8 +105,12 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
             (f"linear probe, best of {probe['n_configurations']}: stage {probe['stage']}", probe),
         )
         for name, row in rows:
-            table.add_row(name, kind.with_error(row["val"], n_val), kind.with_error(row["test"], n_test))
+            test = kind.with_error(row["test"], n_test) if was_tested(summary) else "not looked at"
+            table.add_row(name, kind.with_error(row["val"], n_val), test)
         console.print(table)
+        if was_retrained(summary):
+            again = f"test: {AGAIN}; sweep export exports this winner" if was_tested(summary) else f"also {AGAIN}"
+            console.print(again, highlight=False)
         said = verdict(summary, kind, items, results.config["epochs"])
         console.print(said, highlight=False, markup=False, soft_wrap=True)
         seconds = summary["wall_seconds"]

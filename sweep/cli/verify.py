@@ -28,9 +28,7 @@ def verify(
             help="The largest difference from the record to accept. Use it on another machine or on a GPU.", min=0.0
         ),
     ] = 0.0,
-    study: Annotated[
-        Path | None, typer.Option(help="The study file, which is executed; only for a side-network of its own.")
-    ] = None,
+    study: options.OwnStudy = None,
     device: options.DeviceName = None,
 ) -> None:
     """Train one trial of a run again, alone, and compare it with what the run recorded.

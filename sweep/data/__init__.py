@@ -1,4 +1,4 @@
-"""Data sets by name, folder, file or object: whatever `--data` and `Study.data` take."""
+"""Loads data sets by name, or from folders, files or objects: everything that `--data` and `Study.data` take."""
 
 import difflib
 import os
@@ -18,7 +18,7 @@ from sweep.data.saved import is_saved, saved_data_set
 from sweep.data.suites import PACKAGED_SUITES, TASK_FILES, find_suite, warn_of_path_of_same_name
 from sweep.data.table import AS_IT_IS, load_table
 from sweep.data.table_columns import TableOptions
-from sweep.data.vtab import LIST_FILES, vtab_task
+from sweep.data.vtab import is_vtab_task, vtab_task
 from sweep.errors import UsageError
 from sweep.tasks.kinds import CLASSES
 
@@ -30,7 +30,7 @@ TABLE_SUFFIXES, ARRAY_SUFFIX = (".csv", ".tsv", ".parquet"), ".npz"
 def load_data(
     spec: str | Mapping[str, Any],
     *,
-    seed: int,
+    seed: int | None,
     cache_dir: Path,
     on_bad_image: OnBadImage = "error",
     task: str | None = None,
@@ -40,21 +40,22 @@ def load_data(
     """Load a data set of images or texts; images are decoded when they are opened.
 
     Args:
-        spec: a name in `DATA_SETS`; a folder: a VTAB-1K task (``train800.txt``, ``val200.txt``, ``test.txt``), a saved
-            Hugging Face data set, or images in one folder a class, with or without ``train``, ``val`` and ``test``
-            above the classes; a table of images or texts (``.csv``, ``.tsv``, ``.parquet``) or an archive of arrays
-            (``.npz``); or data set objects by split.
-        seed: seed of the split of data that do not bring their own; the demo sets are always the same.
+        spec: a name in `DATA_SETS`; a folder with a VTAB-1K task (``train800.txt``, ``val200.txt``, ``test.txt``), a
+            saved Hugging Face data set, or images in one folder per class, with or without ``train``, ``val`` and
+            ``test`` above the classes; a table of images or texts (``.csv``, ``.tsv``, ``.parquet``); an archive of
+            arrays (``.npz``); or data set objects by split.
+        seed: seed of the split, for data that come without one; the demo sets always have the same split. None splits
+            nothing: images without a given split are all in `test`, and any split may be empty.
         cache_dir: root of sweep's cache, for the demo sets that are fetched.
-        on_bad_image: ``"skip"`` decodes every image once and leaves out, before splitting, those that
-            cannot be read; each is logged, and listed in `DataSet.skipped`.
-        task: kind of task, see `sweep.tasks.kinds`; told by the labels if not given.
-        accept_licence: names the licence that the user accepts, for a demo set whose licence is restricted.
+        on_bad_image: ``"skip"`` decodes every image once before splitting, and leaves out those that cannot be read;
+            each is logged, and listed in `DataSet.skipped`.
+        task: kind of task, see `sweep.tasks.kinds`; if not given, the labels decide.
+        accept_licence: the licence that the user accepts, for a demo set with a restricted licence.
         table: how a table is read.
 
     Raises:
-        UsageError: nothing is called `spec`, its licence has not been accepted, it does not hold what it should, or
-            it makes no task of that kind.
+        UsageError: there are no data called `spec`, their licence has not been accepted, their content is wrong, or
+            they do not make a task of that kind.
         SweepError: a demo set cannot be fetched, a file is damaged, or an image cannot be read.
     """
     checker = ImageChecker(on_bad_image)
@@ -71,7 +72,7 @@ def load_data(
 
 def _own_data(
     spec: str | Mapping[str, Any],
-    seed: int,
+    seed: int | None,
     cache_dir: Path,
     checker: ImageChecker,
     task: str | None,
@@ -96,13 +97,13 @@ def _own_data(
 
 
 def _named(path: Path, data: DataSet) -> DataSet:
-    """Data out of a file: called as it is, or as the folder of a suite's task."""
+    """Data from a file: called as it is, or as the folder of a suite's task."""
     return replace(data, name=path.resolve().parent.name) if path.name in TASK_FILES else data
 
 
 def _refuse_table_options(what: str, table: TableOptions) -> None:
     if options := table.given():
-        raise UsageError(f"{options[0]} is for tables ({', '.join(TABLE_SUFFIXES)}), and {what} is none; leave it out")
+        raise UsageError(f"{options[0]} is for tables ({', '.join(TABLE_SUFFIXES)}), but {what} is not; leave it out")
 
 
 def _unknown(spec: str, path: Path) -> UsageError:
@@ -111,9 +112,9 @@ def _unknown(spec: str, path: Path) -> UsageError:
     if os.path.exists(path):
         reason = f"is a file that does not end in {', '.join((*TABLE_SUFFIXES, ARRAY_SUFFIX))}"
     return UsageError(
-        f"no data set {spec!r}: it is no demo set{f' (did you mean {close[0]}?)' if close else ''}, "
+        f"no data set {spec!r}: it is not a demo set{f' (did you mean {close[0]}?)' if close else ''}, "
         f"and {path} {reason}.\n"
-        f"Give one of {', '.join(DATA_SETS)}; a folder of images, one subfolder a class; a table of images or texts; "
+        f"Give one of {', '.join(DATA_SETS)}; a folder of images, one subfolder per class; a table of images or texts; "
         f"an archive of arrays; a saved Hugging Face data set; or a VTAB-1K task folder (docs/data.md)"
     )
 
@@ -122,13 +123,13 @@ def _require_task(what: str, has: str, asked: str | None) -> None:
     """Refuse data that make no task of the kind that was asked for."""
     if asked not in (None, has):
         raise UsageError(
-            f"{what} makes a task of the kind {has}, not {asked}; leave --task out, or give the labels in a table or "
-            f"arrays (docs/data.md)"
+            f"{what} makes a task of the kind {has}, not {asked}; leave --task out if you gave it, or give the "
+            f"labels in a table or arrays (docs/data.md)"
         )
 
 
-def _from_folder(folder: Path, seed: int, checker: ImageChecker, task: str | None) -> DataSet:
-    of_vtab = any((folder / name).is_file() for name in LIST_FILES.values())
+def _from_folder(folder: Path, seed: int | None, checker: ImageChecker, task: str | None) -> DataSet:
+    of_vtab = is_vtab_task(folder)
     if not of_vtab and is_saved(folder):
         return saved_data_set(folder, seed=seed, checker=checker, task=task)
     _require_task(f"the folder {folder}", CLASSES.name, task)

@@ -21,7 +21,7 @@ from sweep.errors import SweepError, UsageError
 logger = logging.getLogger(__name__)
 
 WHOLE = "all"
-"""What stands for the split of arrays that are still to be split."""
+"""The key of arrays that are not split yet."""
 IMAGES, LABELS = "images", "labels"
 NAMES = re.compile(r"(?P<before>\w+)_(?P<what>images|labels)|(?P<letter>[xy])_(?P<after>\w+)")
 """How the arrays of a split may be called: as in MedMNIST's files, or as in Keras'; in any case."""
@@ -33,20 +33,20 @@ NEEDED = (
 Array = npt.NDArray[Any]
 
 
-def array_file(path: Path, *, seed: int, checker: ImageChecker, task: str | None = None) -> DataSet:
+def array_file(path: Path, *, seed: int | None, checker: ImageChecker, task: str | None = None) -> DataSet:
     """Load an archive of arrays into memory.
 
-    Images are `(n, H, W)` grey or `(n, H, W, 3)` RGB of 8 bits; labels `(n,)` or `(n, 1)`, whole numbers or text; or
-    `(n, C)` of 0 and 1; or numbers with a point, `(n,)` or `(n, C)`. Nothing in the file is unpickled.
+    Images are 8-bit grey `(n, H, W)` or RGB `(n, H, W, 3)`. Labels are whole numbers or text, `(n,)` or `(n, 1)`; or
+    0 and 1, `(n, C)`; or floats, `(n,)` or `(n, C)`. Nothing in the file is unpickled.
 
     Args:
         path: `*.npz`.
-        seed: seed of the splitting, where the arrays are not split, or have no val.
-        checker: has nothing to do here, arrays cannot be unreadable one by one.
-        task: kind of task; told by the labels if not given.
+        seed: seed of the split, if the arrays are not split or have no val.
+        checker: not used: single images of an array cannot be unreadable.
+        task: kind of task; if not given, the labels decide.
 
     Raises:
-        UsageError: an array is missing, of another shape or type than it should be, or too large for the memory.
+        UsageError: an array is missing, has the wrong shape or type, or is too large for the memory.
         SweepError: the file is damaged.
     """
     parts = _read_parts(path)
@@ -117,7 +117,7 @@ def _read_parts(path: Path) -> Mapping[str, tuple[str, str, Array, Array]]:
             if n_bytes > n_left:
                 raise UsageError(
                     f"{path} unpacks to {n_bytes / 2**30:.1f} GiB, more than the memory that is left; save the images "
-                    f"as files, one folder a class"
+                    f"as files, one folder per class"
                 )
             return {
                 split: (images, labels, _array(archive, images), _array(archive, labels))
@@ -170,7 +170,7 @@ def _role(name: str) -> tuple[str, str] | None:
 def _array(archive: Mapping[str, Any], name: str) -> Array:
     array = archive[name]
     if not isinstance(array, np.ndarray):  # numpy gives the bytes of what is no array
-        raise ValueError(f"{name} is no array")
+        raise ValueError(f"{name} is not an array")
     return array
 
 

@@ -1,4 +1,4 @@
-"""Data sets as three splits of lazily decoded images, or of texts."""
+"""A data set as three splits of images, which are decoded when they are opened, or of texts."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,13 +21,13 @@ class Split:
     """One part of a data set.
 
     Attributes:
-        name: what the split is called, for messages.
-        labels: (n,) int64, classes counted from 0; or (n, C), int64 of 0 and 1, or float64.
-        opener: index to decoded Pillow image, or text; safe to call from several threads.
-        fingerprinter: returns the fingerprint; called once, when it is first asked for.
-        source: index to the file that the image comes from, or to the text's place; None where there is none to name.
-        kind: what is in it. Of texts, what is said of images here holds likewise.
-        digester: returns the SHA-256 of every item's content, `(n,)`; None where items are not compared.
+        name: name of the split, for messages.
+        labels: class indices from 0, (n,) int64; or 0 and 1, (n, C) int64; or numbers, (n, C) float64.
+        opener: maps an index to the decoded Pillow image, or to the text; safe to call from several threads.
+        fingerprinter: returns the fingerprint; called once, when it is first needed.
+        source: maps an index to the image's file, or to the position of the text; None if there is no name for it.
+        kind: images or texts. The attributes of a split of texts are named after images, too.
+        digester: returns the SHA-256 of every item's content, `(n,)`; None if items are not compared.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Split:
         return self.fingerprinter()
 
     def open(self, index: int) -> Any:
-        """Decode image `index` (0 ≤ index < `n_images`), or return that text.
+        """Decode image `index` (0 ≤ index < `n_images`), or return the text.
 
         Raises:
             IndexError: there is no such image.
@@ -60,12 +60,12 @@ class Split:
         return self.opener(index)
 
     def describe(self, index: int) -> str:
-        """Say which image or text `index` is, for messages: its number, and its file where there is one."""
+        """Describe image or text `index` for messages: its number, and its file if it has one."""
         file = f" ({self.source(index)})" if self.source else ""
         return f"{one_of(self.kind)} {index} of split {self.name!r}{file}"
 
     def joined(self, other: "Split") -> "Split":
-        """These images and then those of `other`."""
+        """These images followed by those of `other`."""
         n_own = self.n_images
 
         def where(index: int) -> tuple["Split", int]:
@@ -104,18 +104,18 @@ class SkippedImage:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A task: train to fit, val to choose, test for the one final evaluation.
+    """The three splits of a task: trials train on train, are chosen on val, and are evaluated on test once.
 
     Attributes:
         name: short name.
-        description: one line on what the images are and how they were split.
-        class_names: name of every class, in order of label; or of every label, or target, that an image may have.
-        train: images to fit on.
-        val: images to choose by.
-        test: images for the final evaluation.
-        notice: origin and licence, to be shown with results; empty for a user's own files.
-        skipped: unreadable images that were left out because the user said so.
-        left_aside: number of files that are no images by their extension, by extension.
+        description: one line about the images and how they were split.
+        class_names: names of the classes, in order of label; or of the labels or targets that an image may have.
+        train: the training set.
+        val: the validation set.
+        test: the test set.
+        notice: origin and licence, which are shown with results; empty for a user's own files.
+        skipped: unreadable images that were left out because the user asked for it.
+        left_aside: number of files, by extension, that are not images by their extension.
         task: `"classes"`, `"multi-label"` or `"regression"`, see `sweep.tasks.kinds`.
     """
 
@@ -132,7 +132,7 @@ class DataSet:
 
     @property
     def kind(self) -> Kind:
-        """What the splits hold."""
+        """Images or texts."""
         return self.train.kind
 
     @property
@@ -152,15 +152,15 @@ def digest_of(parts: Iterable[str | bytes]) -> str:
 
 
 def stratified_split(labels: Labels, shares: tuple[float, ...], seed: int) -> tuple[Indices, ...]:
-    """Split indices class by class into one part more than there are `shares`.
+    """Split indices class by class into `len(shares) + 1` parts.
 
     Args:
         labels: (n,) int64.
-        shares: fraction of each class that goes into each part but the first; at least one image each.
+        shares: fraction of each class that goes into each part except the first; at least one image each.
         seed: seed of the permutation within each class.
 
     Returns:
-        Sorted index arrays: first what remains, then one for each share.
+        Sorted index arrays: first the remaining indices, then one array for each share.
     """
     parts: list[list[int]] = [[] for _ in range(len(shares) + 1)]
     for label in np.unique(labels):

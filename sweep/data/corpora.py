@@ -1,4 +1,4 @@
-"""The packaged texts: `newsgroups` and `rotten-tomatoes`, taken out of their files by number a class."""
+"""The packaged text sets `newsgroups` and `rotten-tomatoes`, with a fixed number of texts per class."""
 
 import bz2
 import csv
@@ -30,7 +30,7 @@ TOMATOES_CLASSES = ("fresh", "rotten")
 def newsgroups(cache_dir: Path) -> DataSet:
     """Return the packaged set `newsgroups`: 20 classes, 800 / 200 / 1000 posts, always the same split.
 
-    Train and val come out of the original training posts, test out of the original test posts.
+    Train and val are taken from the original training posts, and test from the original test posts.
 
     Raises:
         SweepError: the package that carries the posts cannot be fetched.

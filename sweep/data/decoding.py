@@ -1,4 +1,4 @@
-"""Image files to Pillow images: checked, turned upright, and with colours that have a sure way to RGB."""
+"""Decodes image files to Pillow images, turns them upright, and refuses colours without a sure RGB form."""
 
 import io
 from collections.abc import Callable
@@ -21,16 +21,16 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What undoes each orientation of EXIF."""
+"""The transposition that undoes each EXIF orientation."""
 LARGEST_8_BIT, LARGEST_16_BIT = 255, 65535
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """An image file that lies inside of another file.
+    """An image file that is stored inside another file.
 
     Attributes:
-        name: What to call it in messages.
+        name: Its name in messages.
         content: Returns its bytes.
     """
 
@@ -62,11 +62,11 @@ class UnreadableImageError(SweepError):
 def decode(file: ImageFile) -> Image.Image:
     """Decode the first picture of an image file and turn it upright, as its EXIF orientation says.
 
-    Where the metadata are damaged, the picture is taken as it is stored.
+    If the metadata are damaged, the picture is not turned.
 
     Raises:
-        UnreadableImageError: The file cannot be read or decoded, is too large, or has colours without a sure way to
-            RGB.
+        UnreadableImageError: The file cannot be read or decoded, is too large, or has colours that cannot be converted
+            to RGB without a guess.
     """
     try:
         with _opened(file) as image:
@@ -81,10 +81,10 @@ def decode(file: ImageFile) -> Image.Image:
 
 
 def check_header(file: ImageFile) -> None:
-    """Read as much of an image as it takes to know that it is one, which is quick.
+    """Read only an image's header, which is quick.
 
     Raises:
-        UnreadableImageError: As of `decode`; damage behind the header is not found.
+        UnreadableImageError: As `decode`; damage after the header is not found.
     """
     try:
         with _opened(file) as image:
@@ -94,19 +94,19 @@ def check_header(file: ImageFile) -> None:
     except Exception as error:
         raise unreadable(file, error) from error
     _require_plain_mode(str(file), mode)
-    if mode == "I":  # whether it can be used, its pixels tell
+    if mode == "I":  # its pixels show whether it can be used
         decode(file)
 
 
 def plain_colours(name: str, image: Image.Image) -> Image.Image:
-    """The image itself; integers of 32 bits that are 16-bit greys in truth become these.
+    """The image itself. 32-bit integers that are really 16-bit greys are converted to these.
 
     Args:
-        name: Of the image, for messages.
-        image: Of any mode.
+        name: Name of the image, for messages.
+        image: An image of any mode.
 
     Raises:
-        UnreadableImageError: Its pixels have no sure way to RGB.
+        UnreadableImageError: Its pixels cannot be converted to RGB without a guess.
     """
     _require_plain_mode(name, image.mode)
     if image.mode != "I":
@@ -123,7 +123,7 @@ def plain_colours(name: str, image: Image.Image) -> Image.Image:
 
 
 def unreadable(file: ImageFile, error: BaseException) -> UnreadableImageError:
-    """What to raise of an image, in the place of an error of Pillow's or the system's."""
+    """The error for an image that replaces an error of Pillow or of the system."""
     return UnreadableImageError(str(file), str(error) or type(error).__name__)
 
 

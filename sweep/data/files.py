@@ -1,4 +1,4 @@
-"""Image files on disk: tried before they are split, fingerprinted, and kept inside their folder."""
+"""Image files on disk: checks them before they are split, computes fingerprints, and keeps paths in their folder."""
 
 import logging
 import os
@@ -22,26 +22,26 @@ logger = logging.getLogger(__name__)
 
 DECODING_THREADS = 4
 MOST_SHOWN = 20
-"""Unreadable images that one message names."""
+"""Number of unreadable images that one message names."""
 
 OnBadImage = Literal["error", "skip"]
 
 
 class ImageChecker:
-    """Tries image files before they are split, so that a bad one is named, or left out, before anything is computed.
+    """Checks image files before they are split, so that bad ones are named or left out before anything is computed.
 
-    With `"error"` only headers are read, which is fast; damage behind the header is then found, and named, by the
-    feature pass. With `"skip"` every file is decoded once, since splits and fingerprints must know what is left.
+    With `"error"` only headers are read, which is fast. Damage after the header is then found by the feature pass. With
+    `"skip"` every file is decoded once, since splits and fingerprints depend on which files are left.
 
     Attributes:
         skipped: The files left out so far.
     """
 
     def __init__(self, on_bad_image: OnBadImage) -> None:
-        """Take over what is to be done with a bad image.
+        """Set what to do with a bad image.
 
         Raises:
-            UsageError: It is neither of the two words.
+            UsageError: It is neither `"error"` nor `"skip"`.
         """
         if on_bad_image not in get_args(OnBadImage):
             raise UsageError(f"--on-bad-image must be error or skip, not {on_bad_image!r}")
@@ -49,7 +49,7 @@ class ImageChecker:
         self._skip = on_bad_image == "skip"
 
     def readable(self, files: Sequence[ImageFile]) -> npt.NDArray[np.bool_]:
-        """Return which of `files` can be used, `(n,)`; each that cannot is said and recorded.
+        """Return which of `files` can be used, `(n,)`. The others are logged and recorded.
 
         Raises:
             SweepError: Files cannot be used, and bad images are errors; the message lists them.
@@ -57,17 +57,17 @@ class ImageChecker:
         check = decode if self._skip else check_header
         if self._skip:
             logger.info("decoding %d images once, to find those that cannot be read", len(files))
-        with warnings.catch_warnings():  # here and not in the threads: filters belong to the whole process
+        with warnings.catch_warnings():  # not in the threads, because filters hold for the whole process
             warnings.simplefilter("ignore", UserWarning)  # remarks on damaged metadata
             return self.usable(len(files), lambda index: check(files[index]))
 
     def usable(self, n_images: int, check: Callable[[int], object]) -> npt.NDArray[np.bool_]:
-        """Return which images can be used, `(n,)`, of any kind.
+        """Return which images can be used, `(n,)`, wherever they are stored.
 
         Args:
-            n_images: How many there are.
-            check: Raises `UnreadableImageError` where the image of that index cannot be used; called once each, in
-                threads.
+            n_images: Number of images.
+            check: Raises `UnreadableImageError` if the image with an index cannot be used. It is called once for each
+                image, in several threads.
 
         Raises:
             SweepError: Images cannot be used, and bad images are errors; the message lists them.
@@ -91,7 +91,7 @@ class ImageChecker:
         return np.array([error is None for error in errors], dtype=np.bool_)
 
     def remark(self) -> str:
-        """What to add to a message about too few images."""
+        """The text to add to a message about too few images."""
         return f" ({len(self.skipped)} unreadable images were skipped)" if self.skipped else ""
 
 
@@ -99,10 +99,10 @@ def file_split(name: str, root: Path, files: Sequence[Path], labels: AnyLabels) 
     """Return a split over image files that were checked; their pixels are read when they are opened.
 
     Args:
-        name: what the split is called.
+        name: name of the split.
         root: folder that the fingerprint's paths are relative to.
         files: image files below `root`, in order.
-        labels: as of `Split`.
+        labels: see `Split`.
     """
     kept = tuple(files)
 
@@ -128,7 +128,7 @@ def file_split(name: str, root: Path, files: Sequence[Path], labels: AnyLabels) 
 
 
 def listed(errors: Sequence[UnreadableImageError]) -> SweepError:
-    """One error that names several images, or as many of them as can be read at a glance."""
+    """One error that names the first few of several images, and says how many there are."""
     if len(errors) == 1:
         return errors[0]
     lines = [f"  {error.name}: {error.reason}" for error in errors[:MOST_SHOWN]]
@@ -142,11 +142,11 @@ def listed(errors: Sequence[UnreadableImageError]) -> SweepError:
 
 
 def all_unreadable(split: Split, first: UnreadableImageError) -> SweepError:
-    """Decode all images of a split of which one cannot be read, and name all that cannot.
+    """After one image could not be read, decode all images of the split, and name all that cannot be read.
 
     Args:
         split: The images.
-        first: What is known of the one.
+        first: The error of the first one.
     """
     logger.info("an image cannot be read; decoding the %d of split %r to name all such", split.n_images, split.name)
 
@@ -163,19 +163,19 @@ def all_unreadable(split: Split, first: UnreadableImageError) -> SweepError:
 
 
 def inside(folder: Path, image: str, where: str, remedy: str = "give a path relative to it") -> Path:
-    """Return the file that a list names, once it is known to exist and, links resolved, to lie below `folder`.
+    """Return the file that a list names, after checking that it exists and is in `folder` once links are resolved.
 
     Args:
-        folder: What the list's paths are relative to.
-        image: A path as the list has it; an absolute one may be of a file in the folder.
+        folder: Folder that the list's paths are relative to.
+        image: A path from the list; absolute paths to files in the folder are allowed.
         where: The list and the line, for messages.
-        remedy: What to do about a path that leads elsewhere, likewise.
+        remedy: What to do about a path that leads elsewhere, for messages.
 
     Returns:
         The file's path, beginning with `folder`.
 
     Raises:
-        UsageError: It does not exist, or leads out of the folder.
+        UsageError: The file does not exist, or is outside the folder.
     """
     below = _relative(folder, os.path.normpath(image))
     if below is None:
@@ -193,8 +193,8 @@ def inside(folder: Path, image: str, where: str, remedy: str = "give a path rela
 
 
 def _relative(folder: Path, path: str) -> Path | None:
-    """A normal path as one relative to `folder`; None where it leads elsewhere."""
-    if not os.path.isabs(path) or "\0" in path:  # the system takes no name with a zero byte
+    """A normalised path relative to `folder`; None if it leads elsewhere."""
+    if not os.path.isabs(path) or "\0" in path:  # the system does not allow names with a zero byte
         return None if Path(path).parts[:1] == ("..",) else Path(path)
     for start, whole in ((Path(os.path.abspath(folder)), Path(path)), (folder.resolve(), Path(os.path.realpath(path)))):
         if whole.is_relative_to(start):

@@ -1,9 +1,9 @@
-"""Images in one folder a class, with or without `train`, `val` and `test` folders above the classes."""
+"""Images in one folder per class, with or without `train`, `val` and `test` folders above the classes."""
 
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,26 +22,28 @@ logger = logging.getLogger(__name__)
 LONGEST_SHOWN = 80
 
 
-def image_folder(root: Path, *, seed: int, checker: ImageChecker) -> DataSet:
+def image_folder(root: Path, *, seed: int | None, checker: ImageChecker) -> DataSet:
     """Load a folder of images.
 
     ``root/CLASS/*`` is split into 64 / 16 / 20 % train, val and test, class by class.
-    ``root/{train,val,test}/CLASS/*`` is used as given, and so are the other usual names of splits in any case; where
-    ``val`` is missing, 20 % of train become val. Classes are ordered by name. Files in deeper folders belong to the
-    class above them; hidden files and folders, and files that are no images by their extension, are left aside. Files
-    and folders may be links that lead elsewhere: whoever gives the folder decides what is in it.
+    ``root/{train,val,test}/CLASS/*`` is used as given, and so are other usual names of splits, in upper or lower case.
+    If ``val`` is missing, 20 % of train become val. Classes are ordered by name. Files in deeper folders belong to the
+    class above them. Hidden files and folders, and files that are not images by their extension, are left out. Files
+    and folders may be links that lead elsewhere, because the user chose the folder and its content.
 
     Args:
         root: an existing folder.
-        seed: seed of the splitting.
-        checker: tries the images, before they are split.
+        seed: seed of the split; None to split nothing, see `sweep.data.splitting.divided`.
+        checker: checks the images before they are split.
 
     Raises:
-        UsageError: no images, fewer than two classes, an empty or too small class, classes that differ between splits,
-            or folders that may be splits or classes.
-        SweepError: a file with an image's extension is no readable image, and bad images are errors.
+        UsageError: there are no images or fewer than two classes, a class is empty or too small, classes differ between
+            splits, or folders may be either splits or classes.
+        SweepError: a file with an image's extension is not a readable image, and bad images are errors.
     """
-    splits = _split_folders(root)
+    splits = _split_folders(root, all_needed=seed is not None)
+    if seed is None:
+        return _unsplit(root, splits or {"test": root}, checker)
     if splits:
         return _given_splits(root, seed, splits, checker)
     tree = _scan(root, checker)
@@ -51,18 +53,22 @@ def image_folder(root: Path, *, seed: int, checker: ImageChecker) -> DataSet:
     return _data_set(root, description, [tree], train, val, test, checker)
 
 
-def _split_folders(root: Path) -> Mapping[str, Path]:
-    """The folders that are splits, by the split's name; none where the folders are classes.
+def _split_folders(root: Path, *, all_needed: bool) -> Mapping[str, Path]:
+    """The folders of splits, by the split's name; empty if the folders are classes.
+
+    Args:
+        root: The folder that has them.
+        all_needed: Whether train and test have to be there.
 
     Raises:
-        UsageError: They may be either.
+        UsageError: The folders may be either.
     """
     folders = subfolders(root)
     named = [(split, folder) for folder in folders if (split := split_named(folder.name)) is not None]
     found = dict(named)
     others = [folder.name for folder in folders if split_named(folder.name) is None]
     if not found or (len(found) == 1 and others and not _has_classes(named[0][1])):
-        return {}  # a class may be called train, or test
+        return {}  # a class may be called train or test
     names = ", ".join(folder.name for _, folder in named)
     if others:
         raise UsageError(
@@ -70,8 +76,8 @@ def _split_folders(root: Path) -> Mapping[str, Path]:
             f"test, and move other folders away"
         )
     if len(found) < len(named):
-        raise UsageError(f"{root} has {names}, two of which are the same split; keep one folder a split")
-    for split in ("train", "test"):
+        raise UsageError(f"{root} has {names}, two of which are the same split; keep one folder per split")
+    for split in ("train", "test") if all_needed else ():
         if split not in found:
             raise UsageError(
                 f"{root} has {_folders(names)} but no {split} folder: add {root / split}, or put the class folders "
@@ -85,7 +91,7 @@ def _folders(names: str) -> str:
 
 
 def _has_classes(folder: Path) -> bool:
-    """Whether a folder looks like a split: folders in it, and no image beside them."""
+    """Whether a folder looks like a split: it contains folders, and no images beside them."""
     return bool(subfolders(folder)) and not any(map(is_image, folder.iterdir()))
 
 
@@ -111,15 +117,25 @@ def _given_splits(root: Path, seed: int, folders: Mapping[str, Path], checker: I
     return _data_set(root, description, list(trees.values()), train, val, trees["test"].split("test", root), checker)
 
 
+def _unsplit(root: Path, folders: Mapping[str, Path], checker: ImageChecker) -> DataSet:
+    """The images of every split that has a folder; a split may lack classes that another has."""
+    trees = {split: _scan(folder, checker, fewest_classes=1) for split, folder in folders.items()}
+    names = tuple(sorted({name for tree in trees.values() for name in tree.class_names}))
+    alike = {split: tree.with_classes(names) for split, tree in trees.items()}
+    nothing = replace(next(iter(alike.values())), files=(), labels=np.zeros(0, dtype=np.int64))
+    train, val, test = (alike.get(name, nothing).split(name, root) for name in SPLIT_NAMES)
+    return _data_set(root, f"folder {root}", list(alike.values()), train, val, test, checker)
+
+
 @dataclass(frozen=True)
 class _Tree:
-    """Images in one folder a class.
+    """Images in one folder per class.
 
     Attributes:
         files: usable images, class by class, in order of path.
-        labels: (n,) int64.
-        class_names: in order of label.
-        left_aside: files that are no images by their extension, counted by extension.
+        labels: class indices, (n,) int64.
+        class_names: names of the classes, in order of label.
+        left_aside: number of files, by extension, that are not images by their extension.
     """
 
     files: tuple[Path, ...]
@@ -133,6 +149,11 @@ class _Tree:
             return file_split(name, root, self.files, self.labels)
         return file_split(name, root, [self.files[index] for index in members], self.labels[members])
 
+    def with_classes(self, names: tuple[str, ...]) -> "_Tree":
+        """The same images among the classes `names`, which has all that they are of."""
+        numbers = np.array([names.index(name) for name in self.class_names], dtype=np.int64)
+        return replace(self, labels=numbers[self.labels], class_names=names)
+
 
 def _data_set(
     root: Path, description: str, trees: list[_Tree], train: Split, val: Split, test: Split, checker: ImageChecker
@@ -141,7 +162,7 @@ def _data_set(
     if left_aside:
         kinds = ", ".join(f"{count} {suffix or 'without extension'}" for suffix, count in sorted(left_aside.items()))
         hint = "; HEIC is read once the extra heic is installed" if HEIF_SUFFIXES & left_aside.keys() else ""
-        logger.warning("left aside in %s, no images by their extension: %s%s", root, kinds, hint)
+        logger.warning("left out of %s, because they are not images by their extension: %s%s", root, kinds, hint)
     return DataSet(
         name=root.resolve().name,
         description=description,
@@ -154,12 +175,13 @@ def _data_set(
     )
 
 
-def _scan(folder: Path, checker: ImageChecker) -> _Tree:
-    """Find and try the images below the class folders of `folder`."""
+def _scan(folder: Path, checker: ImageChecker, fewest_classes: int = 2) -> _Tree:
+    """Find and check the images below the class folders of `folder`."""
     classes = _class_folders(folder)
-    if len(classes) < 2:
+    if len(classes) < fewest_classes:
         raise UsageError(
-            f"{folder} has {len(classes)} class folders, at least 2 are needed: one subfolder a class, images in each"
+            f"{folder} has {len(classes)} class folders, at least {fewest_classes} are needed: one subfolder per "
+            f"class, images in each"
         )
     found: list[Path] = []
     found_labels: list[int] = []
@@ -187,7 +209,7 @@ def _scan(folder: Path, checker: ImageChecker) -> _Tree:
 
 
 def _class_folders(folder: Path) -> Mapping[str, list[Path]]:
-    """The folders of each class, in order of name: two where a name is there in composed and in single letters."""
+    """The folders of each class, in order of name. A class has two if its name is there in both Unicode forms."""
     classes: dict[str, list[Path]] = {}
     for path in subfolders(folder):
         classes.setdefault(clean_name(path.name), []).append(path)
@@ -198,7 +220,7 @@ def _class_folders(folder: Path) -> Mapping[str, list[Path]]:
 
 
 def _warn_of_splits_below(folder: Path, classes: Sequence[Path]) -> None:
-    """Say that folders which are read as classes may be splits: the same folders are in each."""
+    """Warn that folders that are read as classes may be splits, because all contain the same folders."""
     inner = [{path.name for path in subfolders(class_folder)} for class_folder in classes]
     if len(inner[0]) > 1 and all(names == inner[0] for names in inner):
         logger.warning(

@@ -1,4 +1,4 @@
-"""Which files are images, and how large one may be."""
+"""File formats of images, and how large an image may be."""
 
 import importlib.util
 import os
@@ -12,17 +12,17 @@ from sweep.errors import UsageError
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 HEIF_SUFFIXES = frozenset({".heic", ".heif"})
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-"""What Pillow may take a file for, whatever its name: of its other readers, one starts Ghostscript."""
+"""Formats that Pillow may detect in a file, whatever its name. One of Pillow's other readers starts Ghostscript."""
 HEIF = "HEIF"
 
 PIXEL_LIMIT = 128_000_000
-"""Pixels that an image may have: the largest sensors of today's telephones in their usual mode, and some more."""
+"""Largest number of pixels of an image: somewhat more than photographs of today's telephones have."""
 PIXEL_LIMIT_VARIABLE = "SWEEP_MAX_IMAGE_PIXELS"
 
 
 @cache
 def heif_is_read() -> bool:
-    """Whether the package pillow-heif is here (extra `heic`); Pillow is then told of it."""
+    """Whether the package pillow-heif is installed (extra `heic`). If so, it is registered with Pillow."""
     if importlib.util.find_spec("pillow_heif") is None:
         return False
     import pillow_heif
@@ -37,15 +37,15 @@ def image_suffixes() -> frozenset[str]:
 
 
 def image_formats() -> tuple[str, ...]:
-    """What Pillow may take an image for."""
+    """Formats that Pillow may detect in an image file."""
     return (*FORMATS, HEIF) if heif_is_read() else FORMATS
 
 
 def pixel_limit() -> int:
-    """Pixels that an image may have: `$SWEEP_MAX_IMAGE_PIXELS`, or 128 million.
+    """Largest number of pixels that an image may have: `$SWEEP_MAX_IMAGE_PIXELS`, or 128 million.
 
     Raises:
-        UsageError: The variable is no positive whole number.
+        UsageError: The variable is not a positive whole number.
     """
     named = os.environ.get(PIXEL_LIMIT_VARIABLE, "").strip()
     if not named:
@@ -57,13 +57,13 @@ def pixel_limit() -> int:
 
 
 def raise_pillows_limit(limit: int) -> None:
-    """Let Pillow, which has one limit for the whole process, read what sweep reads."""
+    """Raise Pillow's own limit, which holds for the whole process, so that it is not lower than sweep's."""
     if Image.MAX_IMAGE_PIXELS is not None and limit > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = limit
 
 
 def is_image(path: Path) -> bool:
-    """Whether `path` is a file, or a link to nothing, with an image's extension, and not hidden."""
+    """Whether `path` is a file or a broken link, has an image's extension, and is not hidden."""
     if path.suffix.lower() not in image_suffixes() or path.name.startswith("."):
         return False
     return path.is_file() or (path.is_symlink() and not path.exists())

@@ -1,4 +1,4 @@
-"""Readings of labels that a person would doubt: the data are taken, and a warning says what else they may mean."""
+"""Warns about labels that may mean something else than what they were read as. The data are used all the same."""
 
 import logging
 from collections.abc import Sequence
@@ -11,17 +11,17 @@ from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION
 logger = logging.getLogger(__name__)
 
 MOST_CLASSES = 20
-"""Different whole numbers up to which a target looks like the number of a class."""
+"""A target with at most this many different whole numbers looks like the number of a class."""
 FEW = 0.02
-"""Share of images with several labels below which a `|` looks like part of a name."""
+"""If fewer images than this share have several labels, a `|` looks like part of a name."""
 
 
 def warn_of_doubts(data: DataSet, *, task_is_given: bool) -> None:
-    """Say which labels may not mean what they were read as.
+    """Warn about labels that may mean something else than what they were read as.
 
     Args:
-        data: As read.
-        task_is_given: Whether the user said which kind of task it is, and did not leave that to the labels.
+        data: The data set as it was read.
+        task_is_given: Whether the user gave the kind of task, so that the labels did not decide it.
     """
     for first, second in lookalikes(data.class_names):
         logger.warning(
@@ -38,7 +38,7 @@ def warn_of_doubts(data: DataSet, *, task_is_given: bool) -> None:
 
 
 def lookalikes(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of names that differ in nothing but case, spaces, or how a number is written, such as `1` and `1.0`."""
+    """Pairs of names that differ only in case, spaces, or how a number is written, such as `1` and `1.0`."""
     first: dict[str, str] = {}
     pairs = []
     for name in names:
@@ -57,7 +57,7 @@ def _plain(name: str) -> str:
 
 
 def _doubtful_kind(task: str, labels: AnyLabels) -> str:
-    """What is odd about a kind of task that was told by the labels; empty if nothing is."""
+    """A warning about a kind of task that the labels decided; empty if there is no doubt."""
     if task == CLASSES.name:
         return ""
     several = labels.ndim > 1 and labels.shape[1] > 1

@@ -1,4 +1,4 @@
-"""Labels as data bring them, told apart: a class an image, several labels an image, or numbers."""
+"""Reads labels of three kinds: one class per image, several labels per image, or numbers."""
 
 import logging
 import math
@@ -18,24 +18,24 @@ logger = logging.getLogger(__name__)
 
 SEPARATOR = "|"
 TARGET, TARGET_PREFIX = "target", "target_"
-"""Names of columns that have numbers to be predicted."""
+"""Names of columns with numbers to predict."""
 
 LONGEST_SHOWN = 40
 ROUNDING = 64 * np.finfo(np.float64).eps
-"""Relative to the largest number of a target, differences that arithmetic may have made out of equal numbers."""
+"""Largest difference, relative to a target's largest number, that rounding may cause between equal numbers."""
 
 Where = Callable[[int], str]
-"""Which image, by its index, for messages."""
+"""Describes the image with an index, for messages."""
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """What was found.
+    """Labels that were read.
 
     Attributes:
         task: Kind of task.
-        labels: As of `Split`.
-        names: Of classes, labels or targets.
+        labels: Labels as in `Split`.
+        names: Names of classes, labels or targets.
     """
 
     task: str
@@ -44,7 +44,7 @@ class Labelled:
 
 
 def clean_name(text: str) -> str:
-    """A name without spaces around it, and with composed letters: `é` may be one character, or `e` and an accent."""
+    """A name without spaces around it, in Unicode's composed form: `é` may be one character, or `e` and an accent."""
     return unicodedata.normalize("NFC", text).strip()
 
 
@@ -57,10 +57,10 @@ def ordered_names(values: Sequence[str]) -> tuple[str, ...]:
 
 
 def name_classes(values: Sequence[str]) -> tuple[Labels, tuple[str, ...]]:
-    """Number classes that are given by name, one an image.
+    """Number classes that are given by name, one per image.
 
     Args:
-        values: (n,) names, cleaned here.
+        values: Names `(n,)`; they are cleaned here.
 
     Returns:
         (n,) labels from 0 without gaps, and the names in order of label.
@@ -72,15 +72,15 @@ def name_classes(values: Sequence[str]) -> tuple[Labels, tuple[str, ...]]:
 
 
 def labelled_by_text(texts: Sequence[str], task: str | None, where: Where) -> Labelled:
-    """Read one text an image: a class, labels such as `cat|dog` (none where it is empty), or a number.
+    """Read one text per image: a class, labels such as `cat|dog` (no labels if it is empty), or a number.
 
     Args:
-        texts: (n,).
-        task: Kind of task; several labels where a text has a `|`, else classes, if not given.
-        where: For messages.
+        texts: Texts `(n,)`.
+        task: Kind of task. If not given, it is multi-label if a text has a `|`, else classes.
+        where: Describes an image, for messages.
 
     Raises:
-        UsageError: A text is none of the kind.
+        UsageError: A text is not a label of this kind.
     """
     if task is None:
         task = MULTI_LABEL.name if any(SEPARATOR in text for text in texts) else CLASSES.name
@@ -96,7 +96,7 @@ def labelled_by_text(texts: Sequence[str], task: str | None, where: Where) -> La
 
 
 def labelled_by_sets(of_images: Sequence[Collection[str]]) -> Labelled:
-    """Several labels an image, by the names of those that it has, `(n,)`, cleaned here."""
+    """Read several labels per image, given as `(n,)` sets of names; the names are cleaned here."""
     of_images = [{clean_name(name) for name in own} for own in of_images]
     names = ordered_names([name for own in of_images for name in own])
     labels = np.array([[name in own for name in names] for own in of_images], dtype=np.int64)
@@ -104,15 +104,15 @@ def labelled_by_sets(of_images: Sequence[Collection[str]]) -> Labelled:
 
 
 def labelled_by_columns(columns: Mapping[str, Sequence[str]], task: str, where: Where) -> Labelled:
-    """Read several texts an image, a column a label or a class (0 or 1), or a target (a number).
+    """Read several columns: one per label or class (0 or 1), or one per target (numbers).
 
     Args:
-        columns: (n,) texts by name.
-        task: Several labels; classes, of which each image has one; or a regression.
-        where: For messages.
+        columns: Texts `(n,)` by name of the column.
+        task: Kind of task. For classes, every image must have exactly one.
+        where: Describes an image, for messages.
 
     Raises:
-        UsageError: A text is none of the kind, or an image has not one class.
+        UsageError: A text is not a label of this kind, or an image does not have exactly one class.
     """
     read = number_of if task == REGRESSION.name else _zero_or_one
     values = [
@@ -126,11 +126,11 @@ def labelled_by_columns(columns: Mapping[str, Sequence[str]], task: str, where: 
 
 
 def _class_of(flags: npt.NDArray[np.generic], where: Where) -> Labels:
-    """The one column that is 1, `(n,)`, of `(n, C)` zeros and ones."""
+    """Index of the only column that is 1, `(n,)`, from `(n, C)` zeros and ones."""
     numbers = flags.astype(np.int64).sum(1)
     if wrong := np.flatnonzero(numbers != 1).tolist():
         raise UsageError(
-            f"{where(wrong[0])} has {numbers[wrong[0]]} columns of 1; of classes, every image has one. Leave --task "
+            f"{where(wrong[0])} has {numbers[wrong[0]]} columns of 1; for classes, every image needs one. Leave --task "
             f"out, or give multi-label"
         )
     classes: Labels = flags.argmax(1).astype(np.int64)
@@ -141,12 +141,12 @@ def labelled_by_array(values: npt.NDArray[np.generic], task: str | None, what: s
     """Read an array: classes `(n,)`, whole numbers or text; labels of 0 and 1, `(n, C)`; or targets, `(n,)`, `(n, C)`.
 
     Args:
-        values: One or a row an image.
-        task: Kind of task; told by type and shape if not given.
+        values: One value or one row per image.
+        task: Kind of task; if not given, type and shape decide.
         what: The array, for messages.
 
     Raises:
-        UsageError: The array is none of the kind.
+        UsageError: The array does not have labels of this kind.
     """
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
@@ -170,7 +170,7 @@ def labelled_by_array(values: npt.NDArray[np.generic], task: str | None, what: s
         return Labelled(task, numbers, names)
     wanted = {
         CLASSES.name: "whole numbers or text, one each, or a column of 0 and 1 a class",
-        MULTI_LABEL.name: "0 or 1, a column a label",
+        MULTI_LABEL.name: "0 or 1, one column per label",
         REGRESSION.name: "numbers, one or a row each",
     }[task]
     raise UsageError(f"{what} holds {values.dtype} of shape {values.shape}; for {task}, labels are {wanted}")
@@ -182,10 +182,10 @@ def _all_whole(values: npt.NDArray[np.generic]) -> bool:
 
 
 def number_of(text: str, where: str) -> float:
-    """A finite number.
+    """Read a finite number.
 
     Raises:
-        UsageError: The text is none.
+        UsageError: The text is not one.
     """
     try:
         number = float(text)
@@ -200,8 +200,8 @@ def _zero_or_one(text: str, where: str) -> int:
     found = {"0": 0, "1": 1, "false": 0, "true": 1, "0.0": 0, "1.0": 1}.get(text.lower())
     if found is None:
         raise UsageError(
-            f"{where} is {text[:LONGEST_SHOWN]!r}, not 0 or 1. A table without a column label or target has a column a "
-            f"label; name the column of classes label, or drop those that are no labels"
+            f"{where} is {text[:LONGEST_SHOWN]!r}, not 0 or 1. Without a column label or target, every column is a "
+            f"label; name the column of classes label, or drop the columns that are not labels"
         )
     return found
 
@@ -209,17 +209,17 @@ def _zero_or_one(text: str, where: str) -> int:
 def require_measurable(
     task: str, names: Sequence[str], labels: Mapping[str, AnyLabels], where: str, kind: Kind
 ) -> None:
-    """Refuse splits that nothing can be learned from, or measured on; say which labels cannot be learned.
+    """Check that each split can be used for training or measuring, and warn about labels that cannot be learned.
 
     Args:
         task: Kind of task.
-        names: Of labels or targets.
-        labels: By split.
-        where: What the images come from, for messages.
-        kind: What they are, likewise.
+        names: Names of labels or targets.
+        labels: Labels by split.
+        where: Source of the images, for messages.
+        kind: Images or texts, for messages.
 
     Raises:
-        UsageError: No image of a split has a label, or a target has one value throughout a split, up to rounding.
+        UsageError: No image of a split has a label, or a target has only one value in a split, up to rounding.
     """
     for split, of_split in labels.items():
         if task == MULTI_LABEL.name and not of_split.any():
@@ -237,5 +237,5 @@ def require_measurable(
 
 
 def _constant(targets: AnyLabels) -> npt.NDArray[np.intp]:
-    """Which targets have one value in all images, `(n, C)`, or differ by no more than rounding makes of one."""
+    """Indices of targets `(n, C)` that have the same value in all images, up to rounding."""
     return np.flatnonzero(np.ptp(targets, axis=0) <= ROUNDING * np.abs(targets).max(0))

@@ -1,4 +1,4 @@
-"""Data sets as Python objects: what a study file hands over, such as torchvision's."""
+"""Data sets as Python objects that a study file gives, such as torchvision's."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -24,24 +24,25 @@ WANTED = "not a class index from 0 on, labels of 0 and 1 or numbers"
 Label = npt.NDArray[Any]
 
 
-def object_data(objects: Mapping[str, Any], *, seed: int, checker: ImageChecker, task: str | None = None) -> DataSet:
-    """Take over map-style data sets, of which an item is a Pillow image and a label.
+def object_data(
+    objects: Mapping[str, Any], *, seed: int | None, checker: ImageChecker, task: str | None = None
+) -> DataSet:
+    """Make a data set from map-style data sets whose items are a Pillow image and a label.
 
-    A label is a class index; or 0 and 1, or numbers with a point, in a tuple, an array or a tensor on the CPU; or one
-    number with a point.
+    A label is a class index; or 0 and 1, or floats, in a tuple, an array or a tensor on the CPU; or one float.
 
-    Every item is fetched once here, for its label and for the fingerprint, and again when its features are computed;
-    never two at a time: files with one handle and global random state are not made for threads.
+    Every item is fetched once here, for its label and the fingerprint, and again when its features are computed. Items
+    are never fetched in parallel, because data sets that share a file handle or random state are not thread-safe.
 
     Args:
-        objects: data sets by split, `"train"`, `"test"` and perhaps `"val"`; or one under `"all"`, to be split.
-        seed: seed of the splitting, where there is no val.
-        checker: told of items that cannot be had.
-        task: kind of task; told by the labels if not given.
+        objects: data sets by split, `"train"`, `"test"` and optionally `"val"`; or one under `"all"`, to be split.
+        seed: seed of the split, if there is no val.
+        checker: records items that cannot be read.
+        task: kind of task; if not given, the labels decide.
 
     Raises:
-        UsageError: splits, items or labels are not as they should be.
-        SweepError: an item cannot be had, and bad images are errors.
+        UsageError: splits, items or labels are wrong.
+        SweepError: an item cannot be read, and bad images are errors.
     """
     names = {name: WHOLE if name == WHOLE else split_named(str(name)) or str(name) for name in objects}
     splits = set(names.values())
@@ -96,7 +97,7 @@ def _length(split: str, part: Any) -> int:
 
 
 class _Item:
-    """One item of a data set that the user made."""
+    """One item of a user's data set."""
 
     def __init__(self, split: str, part_name: str, part: Any, index: int):
         self.split, self.name = split, f"Study.data[{part_name!r}][{index}]"
@@ -107,8 +108,8 @@ class _Item:
             with global_state:
                 item = self._part[self._index]
                 if isinstance(item, tuple | list) and item and isinstance(item[0], Image.Image):
-                    item[0].load()  # where the file was opened only
-        except Exception as error:  # the user's code, or a library's, on a damaged file
+                    item[0].load()  # if the file was only opened
+        except Exception as error:  # the user's code or a library may raise anything on a damaged file
             raise UnreadableImageError(self.name, str(error) or type(error).__name__) from error
         if not (isinstance(item, tuple | list) and len(item) == 2 and isinstance(item[0], Image.Image)):
             kinds = ", ".join(type(value).__name__ for value in item) if isinstance(item, tuple | list) else ""
@@ -119,7 +120,7 @@ class _Item:
         return item[0], item[1]
 
     def image(self) -> Image.Image:
-        """The image; `UnreadableImageError` where it cannot be had."""
+        """The image; raises `UnreadableImageError` if it cannot be read."""
         return plain_colours(self.name, self._fetched()[0])
 
     def label_and_digest(self) -> tuple[Label, str]:
@@ -138,7 +139,7 @@ class _Item:
 
 
 def _require_repeatable(item: _Item, digest: str) -> None:
-    """Refuse a data set whose items differ from one time to the next."""
+    """Raise an error if an item is another image each time it is fetched."""
     if item.label_and_digest()[1] != digest:
         raise UsageError(
             f"{item.name} is another image every time; leave random transforms out, and declare them as Study.augment, "
@@ -149,7 +150,7 @@ def _require_repeatable(item: _Item, digest: str) -> None:
 def _labelled(
     own_names: tuple[str, ...] | None, labels: Sequence[tuple[_Item, Label]], task: str | None
 ) -> tuple[AnyLabels, tuple[str, ...], str]:
-    """Labels, names and kind of task of items that can be used."""
+    """Labels, names and kind of task of the usable items."""
     first, like = labels[0]
     for item, label in labels:
         if label.shape != like.shape or (label.dtype.kind == "f") != (like.dtype.kind == "f"):
@@ -165,7 +166,7 @@ def _labelled(
 
 
 def _own_class_names(objects: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The data sets' `classes`, where they have texts under that name as torchvision's do.
+    """The data sets' attribute `classes`, if it holds texts as in torchvision's data sets.
 
     Raises:
         UsageError: Two of them have different ones, so that the same number means two classes.
@@ -195,11 +196,11 @@ def _name_of(names: Sequence[str], number: int) -> str:
 
 
 def _class_names(own_names: tuple[str, ...] | None, present: Sequence[int]) -> tuple[str, ...]:
-    """The data sets' own, or else numbers.
+    """The names from the data sets, or else numbers.
 
     Args:
-        own_names: In order of label, if the data sets have some.
-        present: The different labels in order, of which the largest may be any number.
+        own_names: Names in order of label, if the data sets have them.
+        present: The different labels in order; the largest may be any number.
     """
     if own_names is not None and present[-1] < len(own_names):
         return own_names

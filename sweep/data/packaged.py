@@ -1,4 +1,4 @@
-"""The sets that come by name: rendered by sweep, or carried by packages that can be had through their usual clients."""
+"""The data sets with names: sweep renders them, or takes them from published packages."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ HERE = "here"
 
 @dataclass(frozen=True)
 class Wheel:
-    """A package out of which a set is taken.
+    """A package that contains a data set.
 
     Attributes:
         package: Its name.
@@ -56,24 +56,24 @@ class Packaged:
     terms: str | None = None
 
     def require_accepted(self, name: str, accepted: str | None) -> None:
-        """Refuse to load the set as long as its licence asks for an agreement that the user has not given.
+        """Check that the user has accepted the set's licence, if it must be accepted.
 
         Args:
             name: Name of the set, for the message.
-            accepted: What `--accept-licence` names.
+            accepted: The value of `--accept-licence`.
 
         Raises:
-            UsageError: It does not name `terms`.
+            UsageError: It is not `terms`.
         """
         if self.terms is None or self.terms in [part.strip() for part in str(accepted).split(",")]:
             return
         raise UsageError(
-            f"the licence of {name} is restricted: {self.licence}. If your use keeps to it, say so with "
+            f"the licence of {name} is restricted: {self.licence}. If your use respects it, say so with "
             f"--accept-licence {self.terms} (in a study file, accept_licence={self.terms!r}); the run records it"
         )
 
     def whereabouts(self, cache_dir: Path) -> str:
-        """`"here"`, or what it takes to have it here."""
+        """`"here"`, or how to get it."""
         if self.load is scanned.fashion_mnist:
             return HERE if scanned.fashion_folder(cache_dir) else f"Debian's {scanned.FASHION_PACKAGE}"
         if self.wheel is None or any(wheel_folder(self.wheel.package, self.wheel.version, cache_dir).glob("*.whl")):

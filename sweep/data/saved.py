@@ -1,7 +1,7 @@
 """Hugging Face data sets on disk, as `datasets.save_to_disk` writes them: Arrow streams beside a little JSON.
 
-They are read with pyarrow, which is what is in them, and not with the package that wrote them: nothing more needs to be
-installed, and no name of a file, a format or a feature out of a stranger's JSON reaches a loader.
+They are read with pyarrow and not with the package `datasets`. So nothing more needs to be installed, and names of
+files, formats or features in a stranger's JSON are never given to a loader.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ def is_saved(folder: Path) -> bool:
     return (folder / SPLITS).is_file() or (folder / STATE).is_file()
 
 
-def saved_data_set(folder: Path, *, seed: int, checker: ImageChecker, task: str | None = None) -> DataSet:
+def saved_data_set(folder: Path, *, seed: int | None, checker: ImageChecker, task: str | None = None) -> DataSet:
     """Load a saved `Dataset`, or a `DatasetDict` with train, test and perhaps validation.
 
     It needs one column of images, their bytes inside (as `save_to_disk` leaves them), or else one of texts, named
@@ -43,16 +43,17 @@ def saved_data_set(folder: Path, *, seed: int, checker: ImageChecker, task: str 
     `labels`, or else numbers, `target` or `target_…`. No file outside of the folder is read.
 
     Args:
-        folder: what `save_to_disk` was given.
-        seed: seed of the splitting, where there are no splits or no validation.
-        checker: tries the images, before they are split.
-        task: kind of task; told by the columns if not given.
+        folder: the folder that `save_to_disk` wrote.
+        seed: seed of the split, if there are no splits or no validation.
+        checker: checks the images before they are split.
+        task: kind of task; if not given, the columns decide.
 
     Raises:
-        UsageError: splits or columns are not as they should be, or a row lacks what is to be learned from or a label.
+        UsageError: splits or columns are wrong, or a row has no image, no text or no label.
         SweepError: a file is damaged, or an image cannot be read and bad images are errors.
     """
-    parts = {split: _read_part(part, task) for split, part in _parts(folder).items()}
+    folders = _parts(folder, all_needed=seed is not None)
+    parts = {split: _read_part(part, task) for split, part in folders.items()}
     first = next(iter(parts.values()))
     for part in parts.values():
         if part.columns.class_names != first.columns.class_names:
@@ -101,14 +102,15 @@ def _split(name: str, images: list[Encoded], labels: AnyLabels) -> Split:
     )
 
 
-def _parts(folder: Path) -> Mapping[str, Path]:
-    """Folder by split; one named "" where there are no splits."""
+def _parts(folder: Path, *, all_needed: bool) -> Mapping[str, Path]:
+    """The folder of each split, by name; the name is "" if there are no splits. Train and test may be required."""
     if not (folder / SPLITS).is_file():
         return {"": folder}
     path = folder / SPLITS
     names = _texts(path, read_json(path, f"; {AGAIN}").get("splits"), "splits")
     folders = {split_named(name) or name: name for name in names}
-    if not {"train", "test"} <= set(folders) <= set(SPLIT_NAMES) or len(folders) < len(names):
+    needed = {"train", "test"} if all_needed else set()
+    if not needed <= set(folders) <= set(SPLIT_NAMES) or len(folders) < len(names):
         raise UsageError(
             f"{path} has the splits {', '.join(names)[:60]}; sweep takes train, test and, optionally, validation. "
             f"Rename or drop the others and save again"
@@ -118,7 +120,7 @@ def _parts(folder: Path) -> Mapping[str, Path]:
 
 @dataclass(frozen=True)
 class _Part:
-    """One saved `Dataset`: its images or its texts, and the values of the columns of labels, row by row."""
+    """One saved `Dataset`: its images or texts, and the values of its label columns, row by row."""
 
     folder: Path
     columns: LabelColumns
@@ -144,7 +146,7 @@ def _read_part(folder: Path, task: str | None) -> _Part:
 
 
 def _item_column(folder: Path, kinds: Kinds) -> tuple[str, bool]:
-    """The column that has what is to be learned from, and whether it is of texts."""
+    """The column of images or texts, and whether it has texts."""
     images = [name for name, kind in kinds.items() if kind.get("_type") == "Image"]
     texts = [
         name
@@ -171,7 +173,7 @@ def _texts_of(folder: Path, name: str, column: pa.ChunkedArray) -> list[str]:
 
 
 def _read_table(folder: Path, columns: list[str]) -> pa.Table:
-    """Some columns of all Arrow files of a saved `Dataset`, checked to their last offset."""
+    """Some columns of all Arrow files of a saved `Dataset`, after checking them completely."""
     state = folder / STATE
     entries = read_json(state, f"; {AGAIN}").get("_data_files")
     files = [entry.get("filename") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
@@ -210,7 +212,7 @@ def _content(contents: pa.ChunkedArray, row: int) -> bytes:
 
 
 def _texts(path: Path, value: Any, what: str) -> list[str]:
-    """A list of texts out of a JSON file."""
+    """A list of texts from a JSON file."""
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise SweepError(f"{path} is damaged: its {what} are {str(value)[:60]}; {AGAIN}")
     return value

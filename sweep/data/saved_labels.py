@@ -1,4 +1,4 @@
-"""Labels of saved Hugging Face data sets: which columns have them, and what is in these."""
+"""Labels of saved Hugging Face data sets: finds their columns, and reads them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from sweep.errors import UsageError
 from sweep.tasks.kinds import CLASSES, LARGEST_TARGET, MULTI_LABEL, REGRESSION
 
 Kinds = Mapping[str, Mapping[str, Any]]
-"""What `dataset_info.json` says of each column, by name."""
+"""The description of each column in `dataset_info.json`, by name."""
 
 LISTS = "List", "LargeList", "Sequence"
 LABEL_COLUMNS = "label", "labels"
@@ -29,11 +29,11 @@ LABEL_COLUMNS = "label", "labels"
 
 @dataclass(frozen=True)
 class LabelColumns:
-    """Where labels are.
+    """The columns of labels.
 
     Attributes:
-        names: Of the columns; several of targets alone.
-        class_names: Of a `ClassLabel`, or of a list of them; None where the column has none.
+        names: Names of the columns; only targets may have several.
+        class_names: Class names of a `ClassLabel`, or of a list of them; None if the column has none.
     """
 
     names: tuple[str, ...]
@@ -44,12 +44,12 @@ def label_columns(folder: Path, kinds: Kinds, task: str | None) -> LabelColumns:
     """Find the only `ClassLabel`, or list of them; or else the column `label` or `labels`; or else those of targets.
 
     Args:
-        folder: For messages.
-        kinds: Of the columns.
-        task: Kind of task; for a regression, columns of targets come first.
+        folder: The folder, for messages.
+        kinds: Descriptions of the columns.
+        task: Kind of task; for a regression, columns of targets are preferred.
 
     Raises:
-        UsageError: There is none, or one of several would have to be guessed.
+        UsageError: There is no such column, or there are several and none is named.
     """
     named = {name: names for name, kind in kinds.items() if (names := _class_names(kind)) is not None}
     targets = tuple(name for name in kinds if name == TARGET or name.startswith(TARGET_PREFIX))
@@ -72,7 +72,7 @@ def shown_columns(kinds: Kinds) -> str:
 
 
 def _class_names(kind: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The names of a `ClassLabel` or of a list of them; None of anything else."""
+    """The names of a `ClassLabel` or of a list of them; None for other columns."""
     if kind.get("_type") in LISTS:
         inner = kind.get("feature")
         kind = inner if isinstance(inner, dict) else {}
@@ -88,14 +88,14 @@ def read_labels(
     """Read the labels of the rows that can be used.
 
     Args:
-        rows: A value for each of the columns, `(n, len(columns.names))`, as Arrow has it in Python.
-        columns: What they are.
-        task: Kind of task; told by the values if not given.
-        where: For messages.
-        what: The data set, likewise.
+        rows: Values of the columns, `(n, len(columns.names))`, as Python objects.
+        columns: The columns of labels.
+        task: Kind of task; if not given, the values decide.
+        where: Describes a row, for messages.
+        what: The data set, for messages.
 
     Raises:
-        UsageError: A value is none of the kind, or the columns make a task of another one.
+        UsageError: A value is not a label of this kind, or the columns make another kind of task.
     """
     column, values = columns.names[0], [row[0] for row in rows]
 
@@ -117,23 +117,23 @@ def read_labels(
 
 
 def _targets(rows: Sequence[Sequence[Any]], columns: Sequence[str], where: Where) -> Labelled:
-    """A number a column."""
+    """Targets: one number per column."""
     for index, row in enumerate(rows):
         for name, value in zip(columns, row, strict=True):
             if not isinstance(value, int | float) or not abs(value) <= LARGEST_TARGET:
-                raise UsageError(f"{where(index)}: {name} is {_shown(value)}; targets are finite numbers, one a row")
+                raise UsageError(f"{where(index)}: {name} is {_shown(value)}; targets are finite numbers, one per row")
     names = tuple(name.removeprefix(TARGET_PREFIX) for name in columns)
     return Labelled(REGRESSION.name, np.array(rows, dtype=np.float64), names)
 
 
 def _numbered(values: Sequence[Any], names: tuple[str, ...], where: Where) -> Labelled:
-    """A class, or a list of labels, by number."""
+    """Classes, or lists of labels, given by number."""
     several = isinstance(values[0], list)
     for index, value in enumerate(values):
         numbers = value if several else [value]
         if not isinstance(numbers, list) or not all(_is_number_of(one, names) for one in numbers):
             wanted = "a list of them" if several else "one"
-            raise UsageError(f"{where(index)} is {_shown(value)}; labels are 0 to {len(names) - 1}, {wanted} a row")
+            raise UsageError(f"{where(index)} is {_shown(value)}; labels are 0 to {len(names) - 1}, {wanted} per row")
     if not several:
         return Labelled(CLASSES.name, np.array(values, dtype=np.int64), names)
     labels = np.zeros((len(values), len(names)), dtype=np.int64)
@@ -143,10 +143,10 @@ def _numbered(values: Sequence[Any], names: tuple[str, ...], where: Where) -> La
 
 
 def _unnamed(values: Sequence[Any], task: str | None, where: Where, what: str) -> Labelled:
-    """Text or numbers, or lists of either.
+    """Labels without class names: text or numbers, or lists of either.
 
-    Lists of 0 and 1 that are all as long as one another, and of more than one, have an entry a label; other lists of
-    whole numbers, or of text, name the labels that there are.
+    Lists of 0 and 1 that all have the same length above 1 have one entry per label. Other lists of whole numbers or
+    text contain the labels that an image has.
     """
     several = isinstance(values[0], list)
     lists = [value if isinstance(value, list) else [value] for value in values]
@@ -168,7 +168,7 @@ def _unnamed(values: Sequence[Any], task: str | None, where: Where, what: str) -
     if numbers:
         index = next((index for index, own in enumerate(lists) if len(own) != len(lists[0])), 0)
         raise UsageError(
-            f"{where(index)} is {_shown(values[index])}; of several targets every row has a number each, as many as "
+            f"{where(index)} is {_shown(values[index])}; every row needs one number per target, as many as "
             f"the first row ({len(lists[0])})"
         )
     return labelled_by_sets([set(map(str, own)) for own in lists])

@@ -1,4 +1,4 @@
-"""The packaged sets `digits` and `fashion-mnist`: small grey images, taken out of their files by number a class."""
+"""The packaged sets `digits` and `fashion-mnist`: small grey images, with a fixed number of images per class."""
 
 import gzip
 import hashlib
@@ -72,7 +72,7 @@ def digits(cache_dir: Path) -> DataSet:
 def fashion_mnist(cache_dir: Path) -> DataSet:
     """Return the packaged set `fashion-mnist`: 10 classes, 800 / 200 / 1000 photographs of 28 x 28, in grey.
 
-    Train and val come out of the original training images, test out of the original test images.
+    Train and val are taken from the original training images, and test from the original test images.
 
     Raises:
         SweepError: the files are not here, or not the expected ones.
@@ -99,18 +99,18 @@ def fashion_mnist(cache_dir: Path) -> DataSet:
 
 
 def fashion_folder(cache_dir: Path) -> Path | None:
-    """The folder that has the files of Fashion-MNIST; None where there is none."""
+    """The folder with the files of Fashion-MNIST; None if there is none."""
     folders = FASHION_FOLDER, cache_dir / "fashion-mnist"
     return next((folder for folder in folders if (folder / "train-images-idx3-ubyte.gz").is_file()), None)
 
 
 def take_per_class(labels: Labels, numbers: tuple[int, ...], seed: int) -> tuple[Indices, ...]:
-    """Draw disjoint parts with so many images of every class.
+    """Draw disjoint parts with a fixed number of images per class.
 
     Args:
         labels: (n,) int64.
-        numbers: images a class, one number a part.
-        seed: of the permutation within each class.
+        numbers: images per class, one number for each part.
+        seed: seed of the permutation within each class.
 
     Returns:
         Sorted indices of each part.

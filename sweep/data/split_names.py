@@ -1,4 +1,4 @@
-"""What the three splits are called, here and by others."""
+"""Names of the three splits, and other usual names for them."""
 
 SPLIT_NAMES = ("train", "val", "test")
 ALIASES = {
@@ -16,5 +16,5 @@ TAKEN = "train or training; val, valid, validation or dev; test or testing; in a
 
 
 def split_named(name: str) -> str | None:
-    """The split that a folder, a column's value or an array's name stands for; None where it is no split's name."""
+    """The split that a folder, a column's value or an array's name means; None if it is not a name of a split."""
     return ALIASES.get(name.strip().casefold())

@@ -1,4 +1,4 @@
-"""Which images are train, val and test: as given, or taken apart class by class with a seed."""
+"""Divides images into train, val and test: as given, or at random with a seed, class by class."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -28,39 +28,43 @@ def divided(
     *,
     name: str,
     what: str,
-    seed: int,
+    seed: int | None,
     checker: ImageChecker,
     task: str = CLASSES.name,
     kind: Kind = "images",
 ) -> DataSet:
-    """Make a data set of images that lie in one row.
+    """Make a data set from one list of images.
 
     Args:
-        labels: as of `Split`.
-        class_names: in order of label.
-        given: the split of each image, `"train"`, `"val"` or `"test"`; None to have them split 64 / 16 / 20 %.
-            Without any `"val"`, 20 % of train become val. Where there are no classes, shares are of all images.
-        split_of: makes a split, given its name and the indices of its images.
-        name: of the data set.
-        what: the images come from, for messages and the description.
-        seed: seed of the splitting.
-        checker: has tried the images.
+        labels: labels as in `Split`.
+        class_names: names of the classes, in order of label.
+        given: the split of each image, `"train"`, `"val"` or `"test"`; None to split them 64 / 16 / 20 %. Without any
+            `"val"`, 20 % of train become val. Without classes, shares are of all images.
+        split_of: makes a split from its name and the indices of its images.
+        name: name of the data set.
+        what: source of the images, for messages and the description.
+        seed: seed of the split. None splits nothing: images without a given split are all in test, and any split may be
+            empty. This is for data that are only evaluated.
+        checker: the checker of the images.
         task: kind of task.
-        kind: what they are, for messages.
+        kind: images or texts, for messages.
 
     Raises:
-        UsageError: fewer than two classes, a missing split, a class that is too small or not in train, or a split on
-            which nothing can be measured.
+        UsageError: there are fewer than two classes, a split is missing, a class is too small or not in train, or
+            nothing can be measured on a split.
     """
     remark = checker.remark()
-    if task == CLASSES.name and len(class_names) < 2:
+    if seed is not None and task == CLASSES.name and len(class_names) < 2:
         raise UsageError(f"{what} has {len(class_names)} classes{remark}; a task needs at least 2")
     strata, names = (labels.astype(np.int64), class_names) if task == CLASSES.name else _one_stratum(len(labels))
-    if given is None:
+    if seed is None:
+        parts, how = _unsplit(len(labels), given)
+    elif given is None:
         parts, how = split_three_ways(strata, names, seed=seed, where=what, remark=remark, kind=kind)
     else:
         parts, how = _as_given(strata, names, np.array(given), seed=seed, where=what, remark=remark, kind=kind)
-    require_measurable(task, class_names, {split: labels[members] for split, members in parts.items()}, what, kind)
+    if seed is not None:
+        require_measurable(task, class_names, {split: labels[members] for split, members in parts.items()}, what, kind)
     train, val, test = (split_of(split, parts[split]) for split in SPLIT_NAMES)
     return DataSet(
         name=name,
@@ -74,8 +78,15 @@ def divided(
     )
 
 
+def _unsplit(n_images: int, given: Sequence[str] | None) -> tuple[Mapping[str, Indices], str]:
+    """Splits as given, or everything in test."""
+    names = np.array(["test"] * n_images if given is None else given)
+    how = "not split" if given is None else "splits as given"
+    return {name: np.flatnonzero(names == name) for name in SPLIT_NAMES}, how
+
+
 def _one_stratum(n_images: int) -> tuple[Labels, tuple[str, ...]]:
-    """Images that have no classes, as if all were of one without a name."""
+    """Labels and names that put all images in one class without a name, for images that have no classes."""
     return np.zeros(n_images, dtype=np.int64), ("",)
 
 
@@ -122,14 +133,14 @@ def split_three_ways(
 
     Args:
         labels: (n,) int64.
-        class_names: in order of label.
-        seed: seed of the splitting.
-        where: what the images come from, for messages.
-        remark: what to add to a message about too few images.
-        kind: what they are, for messages.
+        class_names: names of the classes, in order of label.
+        seed: seed of the split.
+        where: source of the images, for messages.
+        remark: text to add to a message about too few images.
+        kind: images or texts, for messages.
 
     Returns:
-        Indices by split, in the order of `SPLIT_NAMES`, and how they were found.
+        Indices by split, in the order of `SPLIT_NAMES`, and a description of the split.
 
     Raises:
         UsageError: a class is too small.
@@ -150,7 +161,7 @@ def split_off_val(
 
 
 def _whole(class_names: Sequence[str], kind: Kind) -> str:
-    """What shares are of, in words."""
+    """The words for what shares refer to."""
     return "each class" if any(class_names) else f"all {kind}"
 
 

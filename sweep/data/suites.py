@@ -1,4 +1,4 @@
-"""Suites: several tasks that one study is run on, in groups whose means are compared."""
+"""Suites: several tasks on which one study is run. They are in groups, whose means are compared."""
 
 import logging
 import os
@@ -36,13 +36,13 @@ PACKAGED_SUITES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "structured": ("count", "sprite-scale", "sprite-x"),
     }
 }
-"""Tasks by group. The groups are like VTAB's in kind; the images are not VTAB's."""
+"""Tasks by group. The groups are similar to VTAB's, but the images are not VTAB's."""
 
 TASK_FILES = "task.csv", "task.parquet", "task.npz"
-"""What a subfolder has that is a task of the user's own: a table, or arrays."""
+"""Files that make a subfolder a task of the user's own: a table, or arrays."""
 
 OWN = "own"
-"""The one group of these."""
+"""The only group of the user's own tasks."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Task:
     """One task of a suite.
 
     Attributes:
-        name: Of the task, and of its run folder.
-        group: What it is averaged with.
-        data: What `load_data` takes.
+        name: Name of the task, and of its run folder.
+        group: Name of its group.
+        data: The data, as `load_data` takes them.
     """
 
     name: str
@@ -65,9 +65,9 @@ class Suite:
     """Several tasks.
 
     Attributes:
-        name: `"mini-vtab"`, `"VTAB-1K"`, or that of the user's folder.
-        tasks: Those that are here, group by group.
-        missing: Those that are not: why, by name.
+        name: `"mini-vtab"`, `"VTAB-1K"`, or the name of the user's folder.
+        tasks: Tasks that are here, group by group.
+        missing: Tasks that are not here, each with the reason.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Suite:
 
 
 def find_suite(spec: object, cache_dir: Path) -> Suite | None:
-    """Return the suite that a study's data name; None where they are a single data set, or nothing.
+    """Return the suite that a study's data name; None if the data are a single data set, or do not exist.
 
     Args:
         spec: the name of a packaged suite, a folder that has VTAB-1K task folders in it, or one whose subfolders have
@@ -97,11 +97,11 @@ def find_suite(spec: object, cache_dir: Path) -> Suite | None:
 
 
 def warn_of_path_of_same_name(name: str, what: str) -> None:
-    """Say that a packaged set is meant where a file or a folder here has its name.
+    """Warn that a packaged set is used although a file or folder here has the same name.
 
     Args:
-        name: Of the packaged set.
-        what: What it is, for the message.
+        name: Name of the packaged set.
+        what: "set" or "suite", for the message.
     """
     if os.path.exists(name):
         logger.warning(
@@ -128,7 +128,7 @@ def _packaged(name: str, cache_dir: Path) -> Suite:
 
 
 def _vtab(folder: Path) -> Suite | None:
-    """The VTAB-1K tasks below a folder; None where there is none."""
+    """The VTAB-1K tasks below a folder; None if there are none."""
     found: dict[str, Path] = {}
     for path in sorted(path for path in folder.iterdir() if path.is_dir() and _is_task(path)):
         task = ALIASES.get(path.name, path.name)
@@ -148,7 +148,7 @@ def _vtab(folder: Path) -> Suite | None:
 
 
 def _own(folder: Path) -> Suite | None:
-    """The tasks below a folder, in order of name; None where there is none."""
+    """The user's own tasks below a folder, in order of name; None if there are none."""
     inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     tasks = [Task(path.name, OWN, str(data)) for path in inner if (data := _own_task(path)) is not None]
     if not tasks:
@@ -156,12 +156,12 @@ def _own(folder: Path) -> Suite | None:
     names = {task.name for task in tasks}
     for path in inner:
         if path.name not in names:
-            logger.warning("left aside: %s has no %s and is no saved data set", path, ", ".join(TASK_FILES))
+            logger.warning("left aside: %s has no %s and is not a saved data set", path, ", ".join(TASK_FILES))
     return Suite(folder.resolve().name, tuple(tasks))
 
 
 def _own_task(folder: Path) -> Path | None:
-    """What `load_data` takes of a subfolder that is a task."""
+    """The path that `load_data` takes for a subfolder, if it is a task."""
     if is_saved(folder):
         return folder
     files = [folder / name for name in TASK_FILES if (folder / name).is_file()]

@@ -1,4 +1,4 @@
-"""A data set in one line, and what of it would make its metrics look better than they are."""
+"""Describes a data set in one line, and warns about items that are in two splits."""
 
 import logging
 
@@ -11,13 +11,13 @@ from sweep.tasks.kinds import CLASSES, REGRESSION, TASK_KINDS
 logger = logging.getLogger(__name__)
 
 MOST_SHOWN = 12
-"""Classes, labels or targets that the line names."""
+"""Largest number of classes, labels or targets that the line names."""
 
 
 def summary(data: DataSet) -> str:
-    """What was read: `classes: 2 (dress 63, hat 32); train 95, val 24, test 50`.
+    """One line such as `classes: 2 (dress 63, hat 32); train 95, val 24, test 50`.
 
-    Beside a class or a label stands the number of train images that have it; beside a target its range on train.
+    A class or label has the number of its training images, and a target has its range in the training set.
     """
     labels = data.train.labels
     if data.task == REGRESSION.name:
@@ -33,7 +33,7 @@ def summary(data: DataSet) -> str:
 
 
 def warn_of_shared_items(data: DataSet) -> None:
-    """Say once if the same image or text, byte for byte, is in two splits. Reads all of them."""
+    """Warn once if two splits contain images or texts that are equal byte for byte. This reads all of them."""
     first: dict[str, tuple[Split, int]] = {}
     shared: list[tuple[str, str]] = []
     for split in (data.train, data.val, data.test):

@@ -1,6 +1,6 @@
 """Tables of images or texts: CSV or parquet with columns `path` or `text`, `label`, and `split` if there are splits.
 
-Instead of `label` there may be `target`, columns `target_…`, or a column a label.
+Instead of `label` there may be a column `target`, columns `target_…`, or one column per label.
 """
 
 import os
@@ -24,31 +24,31 @@ ELSEWHERE = "give a path below it, or the folder of the images with --image-root
 
 
 def load_table(
-    path: Path, *, seed: int, checker: ImageChecker, task: str | None = None, options: TableOptions = AS_IT_IS
+    path: Path, *, seed: int | None, checker: ImageChecker, task: str | None = None, options: TableOptions = AS_IT_IS
 ) -> DataSet:
-    """Load a table of images or, where it has a column `text` and no `path`, of texts.
+    """Load a table of images; or of texts, if it has a column `text` and no column `path`.
 
-    Paths are relative to the table's folder, or to `options.image_root`; absolute ones are of files in that folder.
-    None leaves it, links resolved: a table may come from a stranger. Labels are classes, whole numbers or text; several
-    an image where a label has a `|`. Without a column `label`, columns `target` and `target_…` are numbers of a
-    regression; without these, too, all columns but `path` (or `text`) and `split` are labels, 0 or 1. Other columns are
-    not looked at.
+    Paths are relative to the table's folder, or to `options.image_root`, or absolute. All must lead to files in that
+    folder after links are resolved, because a table may come from a stranger. Labels are classes, given as whole
+    numbers or text. If a label has a `|`, images have several labels. Without a column `label`, columns `target` and
+    `target_…` are the targets of a regression. Without these, all columns except `path` (or `text`) and `split` are
+    labels, 0 or 1. Other columns are ignored.
 
     Args:
         path: `*.csv` or `*.tsv` (UTF-8, a header, commas, semicolons or tabs) or `*.parquet`.
-        seed: seed of the splitting, where the table has no `split` or no val in it.
-        checker: tries the images, before they are split.
-        task: kind of task; told by the columns if not given.
-        options: the folder of the images and the names of columns, where they are others.
+        seed: seed of the split, if the table has no column `split` or no val in it.
+        checker: checks the images before they are split.
+        task: kind of task; if not given, the columns decide.
+        options: the folder of the images and the names of columns, if they are not the usual ones.
 
     Raises:
-        UsageError: the table lacks a column, or is wrong in some row (the message says which).
+        UsageError: a column is missing, or a row is wrong (the message says which).
         SweepError: the table is damaged, or an image cannot be read and bad images are errors.
     """
     folder = _image_folder(path, options)
     chosen, rows = read_rows(path, lambda names: choose_columns(path, names, task, options), task)
     if not rows:
-        raise UsageError(f"{path} has no rows; {NEEDED}, and a row an image or a text")
+        raise UsageError(f"{path} has no rows; {NEEDED}, and one row per image or text")
     found = _labelled(rows, chosen, task)
     what = f"table {path}"
     if chosen.is_text:
@@ -95,7 +95,7 @@ def _image_folder(path: Path, options: TableOptions) -> Path:
     folder = Path(os.path.expanduser(options.image_root))
     if not folder.is_dir():
         raise UsageError(
-            f"--image-root {options.image_root} is no folder; give the one that the table's paths begin in"
+            f"--image-root {options.image_root} is not a folder; give the folder that the table's paths are relative to"
         )
     return folder
 

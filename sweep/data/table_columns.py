@@ -1,4 +1,4 @@
-"""Which columns of a table hold images or texts, their labels and their split."""
+"""Finds the columns of a table that hold images or texts, their labels and their split."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ NEEDED = (
 LONGEST_SHOWN = 60
 
 Form = Literal["text", "targets", "flags"]
-"""What label columns hold: one text an image; a number a column; or a column a label, 0 or 1."""
+"""The form of label columns: one text per image; one number per column; or one column per label, 0 or 1."""
 
 
 @dataclass(frozen=True)
 class TableOptions:
-    """How a table is read, where it is not as `NEEDED` says.
+    """How a table is read, if its columns do not have the usual names.
 
     Attributes:
-        image_root: Folder that paths are relative to; the table's own if not given.
+        image_root: Folder that paths are relative to; if not given, the table's folder.
         path_column: Name of the column of paths.
         label_column: Name of the column of labels.
     """
@@ -37,12 +37,12 @@ class TableOptions:
 
     @classmethod
     def of(cls, declared: Mapping[str, Any]) -> "TableOptions":
-        """What a study declares, or a run's record has; records from before there were such options have none."""
+        """The options in a study's declarations or in a run's record. Records of older versions have none."""
         values = (declared.get(name) for name in ("image_root", "path_column", "label_column"))
         return cls(*(value if isinstance(value, str) else None for value in values))
 
     def given(self) -> list[str]:
-        """The command line's options that were given."""
+        """The options that the user gave on the command line."""
         options = (
             ("--image-root", self.image_root),
             ("--path-column", self.path_column),
@@ -53,14 +53,14 @@ class TableOptions:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The columns to read, by the names that the table has for them.
+    """The names of the columns to read.
 
     Attributes:
-        item: Of paths, or of texts.
-        is_text: Which of the two.
-        split: None where there is none.
-        labels: One or more.
-        form: What these hold.
+        item: Column of paths or texts.
+        is_text: Whether it has texts.
+        split: Column of splits; None if there is none.
+        labels: One or more columns of labels.
+        form: The form of these columns.
     """
 
     item: str
@@ -76,16 +76,16 @@ class Chosen:
 
 
 def choose_columns(path: Path, names: Sequence[str], task: str | None, options: TableOptions) -> Chosen:
-    """Find the columns to read; `path`, `text`, `label`, `split` and `target` may be written in any case.
+    """Find the columns to read. The case of `path`, `text`, `label`, `split` and `target` does not matter.
 
     Args:
         path: The table, for messages.
-        names: Of all its columns.
-        task: Kind of task; told by the columns if not given.
-        options: Names of the user's own.
+        names: Names of all its columns.
+        task: Kind of task; if not given, the columns decide.
+        options: The user's own names of columns.
 
     Raises:
-        UsageError: A column is missing, or there twice.
+        UsageError: A column is missing, or there are two of it.
     """
     table = _Header(path, names)
     split = table.find(SPLIT)
@@ -103,7 +103,7 @@ def choose_columns(path: Path, names: Sequence[str], task: str | None, options: 
 def _label_columns(
     table: "_Header", others: Sequence[str], task: str | None, options: TableOptions
 ) -> tuple[Sequence[str], Form]:
-    """The columns that hold labels or targets, out of those that are neither paths, texts nor splits."""
+    """The columns of labels or targets, among those that are neither paths, texts nor splits."""
     if options.label_column:
         return [table.require(options.label_column)], "text"
     label = table.find(LABEL)
@@ -125,7 +125,7 @@ def is_target(name: str) -> bool:
 
 
 def target_name(column: str) -> str:
-    """What the target of a column is called."""
+    """Name of a column's target."""
     return column[len(TARGET_PREFIX) :] if column.casefold().startswith(TARGET_PREFIX) else column
 
 
@@ -137,14 +137,14 @@ class _Header:
     names: Sequence[str]
 
     def find(self, wanted: str) -> str | None:
-        """The column of that name, in any case; None where there is none, `UsageError` where there are several."""
+        """The column of that name, in any case; None if there is none. Several raise `UsageError`."""
         found = [name for name in self.names if name.strip().casefold() == wanted]
         if len(found) > 1:
             raise UsageError(f"{self.path} has several columns {wanted} ({', '.join(found)}); {NEEDED}")
         return found[0] if found else None
 
     def require(self, name: str) -> str:
-        """The column itself, exactly as the user wrote it."""
+        """The column with exactly the name that the user wrote."""
         if name not in self.names:
             raise self.lacks(name)
         return name

@@ -1,4 +1,4 @@
-"""Reading tables: CSV with commas, semicolons or tabs, and parquet, to rows of text."""
+"""Reads tables as rows of text: CSV with commas, semicolons or tabs, and parquet."""
 
 import csv
 import logging
@@ -22,15 +22,15 @@ logger = logging.getLogger(__name__)
 
 SEPARATORS = ",;\t"
 LARGEST_CELL = 2**31 - 1
-"""Characters of a cell of a CSV file; Python's reader stops at 131,072 unless it is told otherwise."""
+"""Largest number of characters in a cell of a CSV file. Python's own default is 131,072."""
 
 Choose = Callable[[Sequence[str]], Chosen]
-"""Chooses among the names of all columns, or raises `UsageError`."""
+"""Chooses the columns to read from the names of all columns, or raises `UsageError`."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: a path or a text; `split` is None where the table has no such column, `where` says which row it is."""
+    """One row with a path or a text. `split` is None if the table has no such column; `where` describes the row."""
 
     item: str
     labels: tuple[str, ...]
@@ -43,8 +43,8 @@ def read_rows(path: Path, choose: Choose, task: str | None) -> tuple[Chosen, lis
 
     Args:
         path: `*.parquet`, or else CSV in UTF-8 with a header.
-        choose: Chooses among the columns.
-        task: Kind of task, if the user said which; a regression may have labels of any number.
+        choose: Chooses the columns.
+        task: Kind of task, if the user gave it. Labels of a regression may be any numbers.
 
     Raises:
         UsageError: The table is wrong in some row, and the message says which.
@@ -54,7 +54,7 @@ def read_rows(path: Path, choose: Choose, task: str | None) -> tuple[Chosen, lis
 
 
 def texts_of(path: Path) -> list[str]:
-    """The column `text` of a table, to be labelled; nothing else of it is looked at.
+    """The column `text` of a table, to be labelled; other columns are ignored.
 
     Raises:
         UsageError: The table has no such column, or is wrong in some row, and the message says which.
@@ -73,14 +73,14 @@ def texts_of(path: Path) -> list[str]:
 
 
 def _row(chosen: Chosen, item: str, labels: tuple[str, ...], split: str | None, where: str) -> Row:
-    """A row; `UsageError` where one of its values cannot be."""
+    """Make a row; raises `UsageError` if one of its values is wrong."""
     if not item.strip() and chosen.labels:
         name, remedy = (TEXT, "drop the row") if chosen.is_text else (PATH, "give one relative to the images' folder")
         raise UsageError(f"{where}: the {name} is empty; {remedy}")
     if split is not None:
         known = split_named(split)
         if known is None:
-            raise UsageError(f"{where}: split {split[:LONGEST_SHOWN]!r} is none; give {TAKEN}")
+            raise UsageError(f"{where}: {split[:LONGEST_SHOWN]!r} is not a split; give {TAKEN}")
         split = known
     return Row(item, labels, split, where)
 
@@ -137,10 +137,10 @@ def _cells_of_any_length() -> Iterator[None]:
 
 
 def _header(file: TextIO, choose: Choose) -> tuple[Chosen, list[str], str]:
-    """What is chosen, the names of all columns, and the first separator under which there is something to choose.
+    """The chosen columns, the names of all columns, and the first separator for which the columns can be chosen.
 
     Raises:
-        UsageError: There is nothing to choose, whatever separates columns; for the one that gives the most of them.
+        UsageError: They cannot be chosen with any separator. The message is for the one that gives the most columns.
     """
     errors: list[tuple[int, UsageError]] = []
     for separator in SEPARATORS:
@@ -176,7 +176,7 @@ def _read_parquet(path: Path, choose: Choose, task: str | None) -> tuple[Chosen,
 
 
 def _other_splits(file: pq.ParquetFile, read: Sequence[str]) -> str | None:
-    """A column that is not read, of which all values are names of splits; None where there is none."""
+    """A column that is not read although all its values are names of splits; None if there is none."""
     for field in file.schema_arrow:
         if field.name in read or not _is_text(_value_type(field.type)):
             continue
@@ -202,14 +202,14 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _texts(path: Path, name: str, column: pa.ChunkedArray, chosen: Chosen, task: str | None) -> list[str]:
-    """A column's values as text; numbers are taken for labels only, in a column of classes whole ones."""
+    """A column's values as text. Only labels may be numbers, and classes must be whole numbers."""
     kind = _value_type(column.type)
     values = column.cast(kind).to_pylist()
     whole, number = pa.types.is_integer(kind), pa.types.is_floating(kind) or pa.types.is_boolean(kind)
     if name not in chosen.labels:
         taken, wanted = _is_text(kind), "text"
     elif chosen.form == "text" and task != REGRESSION.name:
-        if pa.types.is_floating(kind):  # as pandas has whole numbers of which some are missing
+        if pa.types.is_floating(kind):  # pandas stores whole numbers as floats if some are missing
             values = [None if value is None or math.isnan(value) else value for value in values]
             if all(value is None or value.is_integer() for value in values):
                 values, whole = [None if value is None else int(value) for value in values], True

@@ -1,4 +1,4 @@
-"""Texts in memory: splits of them, and the rows of a table that has a column `text`."""
+"""Splits of texts in memory."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,17 +8,17 @@ from sweep.data.labels import Labelled
 from sweep.data.splitting import divided
 
 TEXT = "text"
-"""Name of the column that has them."""
+"""Name of the column of texts."""
 
 
 def text_split(name: str, texts: Sequence[str], labels: AnyLabels, source: Callable[[int], str] | None = None) -> Split:
     """Return a split over texts.
 
     Args:
-        name: what the split is called.
+        name: name of the split.
         texts: (n,) texts.
-        labels: as of `Split`.
-        source: index to where the text stands; None where there is nothing to name.
+        labels: see `Split`.
+        source: maps an index to the position of the text; None if there is no name for it.
     """
     kept = tuple(texts)
     return Split(
@@ -40,21 +40,21 @@ def text_data(
     *,
     name: str,
     what: str,
-    seed: int,
+    seed: int | None,
 ) -> DataSet:
     """Make a data set of labelled texts.
 
     Args:
         texts: (n,) texts.
         found: their labels.
-        given: the split of each; None to have them split.
-        where: the place of each, for messages.
-        name: of the data set.
-        what: the texts come from, for messages and the description.
-        seed: seed of the splitting.
+        given: the split of each text; None to split them at random.
+        where: the position of each text, for messages.
+        name: name of the data set.
+        what: source of the texts, for messages and the description.
+        seed: seed of the split.
 
     Raises:
-        UsageError: as of `divided`.
+        UsageError: as `divided`.
     """
     labels = found.labels
 

@@ -44,20 +44,25 @@ ALIASES = {
 }
 
 
-def vtab_task(folder: Path, checker: ImageChecker) -> DataSet:
-    """Load a VTAB-1K task folder: train800 to fit, val200 to choose, test for the one final evaluation.
+def is_vtab_task(folder: Path) -> bool:
+    """Whether a folder has one of the list files of a VTAB-1K task."""
+    return any((folder / name).is_file() for name in LIST_FILES.values())
 
-    A folder whose name is not a VTAB-1K task is taken too; its classes are then counted from the labels. A list
-    may come from a stranger: no path in it leaves the folder, links resolved.
+
+def vtab_task(folder: Path, checker: ImageChecker) -> DataSet:
+    """Load a VTAB-1K task folder with the splits train800, val200 and test.
+
+    The folder's name need not be that of a VTAB-1K task; its classes are then counted from the labels. No path in a
+    list may lead out of the folder after links are resolved, because a list may come from a stranger.
 
     Args:
         folder: has `train800.txt`, `val200.txt` and `test.txt`, and the images they name.
-        checker: tries the images.
+        checker: checks the images.
 
     Raises:
         UsageError: a list file is missing, empty or wrong in some line (the message says which), or names a
-            file that does not exist, lies outside of the folder, or was named before; or labels leave gaps.
-        SweepError: a file is no readable image, and bad images are errors.
+            file that does not exist, is outside the folder, or was named before; or the labels have gaps.
+        SweepError: a file is not a readable image, and bad images are errors.
     """
     task = ALIASES.get(folder.resolve().name, folder.resolve().name)
     known = CLASS_COUNTS.get(task)

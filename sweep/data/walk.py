@@ -1,4 +1,4 @@
-"""The files below a folder, as a person who looks into it would count them."""
+"""Finds the files below a folder that a person would see there."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ def files_below(folder: Path) -> list[Path]:
     """All files below a folder in order of path.
 
     Hidden files and everything in hidden folders, such as `.ipynb_checkpoints`, are left out. Links to folders are
-    followed; one that leads back to a folder above it is left aside with a warning. A link to nothing counts as a
+    followed, but a link that leads back to a folder above it is left out with a warning. A broken link counts as a
     file.
 
     Raises:
@@ -25,12 +25,12 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, in order of name, without hidden ones; a link to a folder is one."""
+    """The subfolders of a folder, in order of name, without hidden ones. A link to a folder counts."""
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _collect(folder: Path, above: tuple[str, ...], found: list[Path]) -> None:
-    """Add the files below `folder`, whose own real path and those of the folders above it are `above`."""
+    """Add the files below `folder`; `above` has the real paths of the folder and of those above it."""
     try:
         with os.scandir(folder) as entries:
             visible = [(folder / entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]

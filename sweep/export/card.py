@@ -13,6 +13,7 @@ from sweep.export.config import BACKBONE_FILE, ONNX_FILE, TOKENIZER_FILE, TORCH_
 from sweep.export.graph import TOLERANCE, input_name, output_name
 from sweep.export.selection import Chosen
 from sweep.records.results import Results
+from sweep.records.tested import was_retrained, was_tested
 from sweep.side_networks.families import family_of
 from sweep.tasks.inputs import Kind
 from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION, TaskKind
@@ -159,9 +160,12 @@ def _data(config: ModelConfig) -> str:
     names = ", ".join(map(markdown_text, config.class_names))
     notice = f"\n\n{markdown_text(training['data_notice'])}" if training["data_notice"] else ""
     seen = f" ({markdown_text(training['images'])})" if training["images"] else ""
+    trained = "Trained again, after it was chosen, on" if training["retrained"] else "Trained on"
+    trained += " the training and the validation data together" if training["retrained"] else " the training data"
+    weighted = " Every class counted alike in the loss." if training["class_weights"] == "balanced" else ""
     return (
         f"## Data\n\n{markdown_text(training['data'])}: {sizes} {_kind(config)}. "
-        f"Trained on the training data{seen}.{notice}\n\n"
+        f"{trained}{seen}.{weighted}{notice}\n\n"
         f"{len(config.class_names)} {config.target.kind.outputs}: {names}."
     )
 
@@ -176,24 +180,28 @@ def _metrics(config: ModelConfig, results: Results, chosen: Sequence[Chosen]) ->
         test = _test_metrics(results, c)
         if test:  # the summary has the winner's standard errors, also bootstrapped ones
             val |= results.summary["winner"]["val"]
-        rows.append(metric_row(kind, f"trial {c.weights.trial}, {of_val}", val, n_val))
+        in_search = " (in the search, trained on the training data)" if c.retrained else ""
+        rows.append(metric_row(kind, f"trial {c.weights.trial}, {of_val}{in_search}", val, n_val))
         if test:
             rows.append(metric_row(kind, f"trial {c.weights.trial}, {of_test}", test, n_test))
     if results.summary:
         probe = results.summary["linear_probe"]
         rows.append(metric_row(kind, f"linear probe for comparison, {of_val}", probe["val"], n_val))
-        rows.append(metric_row(kind, f"linear probe for comparison, {of_test}", probe["test"], n_test))
+        if was_tested(results.summary):
+            rows.append(metric_row(kind, f"linear probe for comparison, {of_test}", probe["test"], n_test))
     notes = [f"± is the standard error over {_kind(config)}. It does not cover the choice of the random seed."]
     if len(chosen) > 1:
-        notes.append("The ensemble as a whole was not evaluated; the numbers are those of its members.")
+        notes.append("These are the numbers of the members. `sweep evaluate` measures the ensemble as a whole.")
     return "\n".join(["## Metrics", "", *rows, "", *notes])
 
 
 def _test_metrics(results: Results, chosen: Chosen) -> dict[str, float] | None:
-    if not results.summary or results.summary["winner"]["trial"] != chosen.weights.trial:
+    """What the run measured on test of these very weights; None if it did not."""
+    summary = results.summary
+    if not was_tested(summary) or summary["winner"]["trial"] != chosen.weights.trial:
         return None
-    test: dict[str, float] = results.summary["winner"]["test"]
-    return test
+    test: dict[str, float] = summary["winner"]["test"]
+    return test if chosen.retrained == was_retrained(summary) else None
 
 
 def metric_head(kind: TaskKind) -> list[str]:

@@ -101,7 +101,7 @@ class Member:
 
         Raises:
             UsageError: It is out of range.
-            TypeError: It has what there is not.
+            TypeError: It has an unknown entry.
         """
         return None if self.lane_config is None else LaneConfig(**self.lane_config)
 
@@ -147,6 +147,11 @@ class ModelConfig:
         path = folder / CONFIG_FILE
         value = read_json(path) if path.is_file() else {}
         if value.get("format") != FORMAT:
+            if "study" in value:
+                raise UsageError(
+                    f"{folder} has no exported model, it is the folder of a run; make one with sweep export {folder} "
+                    f"--to DIR, and give DIR"
+                )
             raise UsageError(f"{folder} has no exported model; make one with sweep export RUN --to {folder}")
         require_entries(path, value, ENTRIES, AGAIN)
         if value["format_version"] != FORMAT_VERSION:

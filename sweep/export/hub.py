@@ -1,4 +1,4 @@
-"""An exported model on the Hugging Face hub: its card gets the metadata that the hub reads, its folder is uploaded."""
+"""Uploads an exported model to the Hugging Face hub, with the metadata in its card that the hub reads."""
 
 import re
 from pathlib import Path
@@ -13,14 +13,14 @@ from sweep.tasks.kinds import CLASSES, MULTI_LABEL, TaskKind
 REPOSITORY = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 REMEDY = 'python -m pip install -e ".[hub]"'
 METRIC_TYPES = {"top1": "accuracy", "map": "mean_average_precision", "r2": "r2"}
-"""The hub's names of our scores."""
+"""The hub's names of sweep's scores."""
 
 
 def require_hub(repository: str) -> None:
-    """Check what can be checked before a model is written.
+    """Check the repository's name and the installation before a model is written.
 
     Raises:
-        UsageError: The name is no repository's.
+        UsageError: The name cannot be that of a repository.
         SweepError: huggingface_hub is not installed.
     """
     if REPOSITORY.fullmatch(repository) is None:
@@ -31,19 +31,19 @@ def require_hub(repository: str) -> None:
         raise SweepError(f"--push needs huggingface_hub: {REMEDY}") from error
 
 
-def card_metadata(results: Results, *, is_winner: bool) -> str:
-    """The YAML that stands in front of a model card on the hub.
+def card_metadata(results: Results, *, was_measured: bool) -> str:
+    """The YAML metadata at the beginning of a model card on the hub.
 
     Args:
         results: The run that the model comes from.
-        is_winner: Whether the model is the run's winner, whose metrics on test are known.
+        was_measured: Whether the run measured the model on test.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
     config, kind = results.config, results.kind
     task = pipeline_tag(kind, kind_of(config))
     measured: list[Any] = []
-    if is_winner and results.summary:
+    if was_measured:
         measured = [
             EvalResult(
                 task_type=task or "other",
@@ -67,28 +67,28 @@ def card_metadata(results: Results, *, is_winner: bool) -> str:
 
 
 def pipeline_tag(kind: TaskKind, items: str) -> str | None:
-    """The hub's name of a task; None for one that it has no name for."""
+    """The hub's name of a kind of task; None if it has none."""
     if kind not in (CLASSES, MULTI_LABEL):
         return None
     return "text-classification" if items == "texts" else "image-classification"
 
 
 def push_model(folder: Path, repository: str, metadata: str, *, api: Any = None) -> str:
-    """Upload an exported model; the repository is made where it is missing, private, and the card on disk stays as is.
+    """Upload an exported model. A missing repository is created as private. The card on disk does not change.
 
-    The licence is left to you: that of the backbone's weights goes with them.
+    The metadata have no licence: you have to choose it, and the licence of the backbone's weights applies to them.
 
     Args:
-        folder: The exported model's.
+        folder: Folder of the exported model.
         repository: `me/name`, or `name` for the account that is logged in.
-        metadata: From `card_metadata`.
-        api: A `huggingface_hub.HfApi`, made if not given.
+        metadata: The result of `card_metadata`.
+        api: A `huggingface_hub.HfApi`; if not given, a new one.
 
     Returns:
         The repository's address.
 
     Raises:
-        SweepError: The hub refuses or cannot be reached; the model in `folder` is whole.
+        SweepError: The hub refuses or cannot be reached. The model in `folder` is complete.
     """
     import huggingface_hub
 

@@ -45,10 +45,10 @@ def load_model(
     """
     from sweep.export.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
     from sweep.export.model import assemble
-    from sweep.side_networks.given import take_own_network
+    from sweep.side_networks.given import take_own_code
 
     if study is not None:
-        take_own_network(study)
+        take_own_code(study)
     folder = Path(folder)
     config = ModelConfig.read(folder)
     loaded = _backbone(folder, config, backbone)

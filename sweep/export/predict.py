@@ -20,7 +20,7 @@ from sweep.export.model import AdaptedModel
 DECODING_THREADS = 4
 TABLES, LINES = (".csv", ".tsv", ".parquet"), ".txt"
 DIGITS_OF_DEVIATION, MOST_DIGITS = 7, 15
-"""Significant digits of a standard deviation that are written, and those that every number in fp64 has."""
+"""Number of significant digits of a standard deviation that are written, and number of digits of any fp64 number."""
 
 
 @dataclass(frozen=True)
@@ -141,11 +141,11 @@ def predict(
 
 
 def written(number: float, std: float) -> str:
-    """A number of a regression with the digits that tell it from others: to a millionth of the target's deviation.
+    """A predicted number as text, rounded to a millionth of the target's standard deviation.
 
     Args:
-        number: In the target's own units.
-        std: The target's standard deviation on train.
+        number: The number in the units of the data.
+        std: The target's standard deviation in the training set.
     """
     if not math.isfinite(number):
         return str(number)

@@ -10,7 +10,8 @@ from sweep.errors import SweepError, UsageError
 from sweep.machine.checked_files import require_entries
 from sweep.records.folder import RunFolder
 from sweep.records.results import PARAMETER_PREFIX, Results, parameter_columns
-from sweep.search.lane_weights import KEPT_TRIALS, LaneWeights, weights_of
+from sweep.records.tested import was_retrained
+from sweep.search.lane_weights import KEPT_TRIALS, LaneWeights, retrained_weights, weights_of
 from sweep.side_networks.spec import SideNetworkSpec
 
 
@@ -22,11 +23,13 @@ class Chosen:
         weights: The trained weights.
         row: The row of the trial in the table.
         hyperparameters: Optuna's parameters that the trial has.
+        retrained: Whether the weights are those of the winner trained again on train and val.
     """
 
     weights: LaneWeights
     row: dict[str, Any]
     hyperparameters: dict[str, Any]
+    retrained: bool = False
 
 
 def winner_of(results: Results, folder: RunFolder) -> int:
@@ -52,7 +55,8 @@ def choose(
     Args:
         results: The run's tables.
         folder: The run's folder.
-        trial: The number of a trial; the winner if not given.
+        trial: The number of a trial, whose weights are those of the search; the winner if not given, trained again on
+            train and val if the run did so.
         ensemble: `"topK"` for the K best complete trials together, or `"pareto"` for the Pareto front.
 
     Returns:
@@ -69,8 +73,9 @@ def choose(
     chosen = []
     for number in numbers:
         row = _row(results.trials, number, folder)
-        spec, weights = weights_of(folder, number, winner)
-        chosen.append(Chosen(weights, row, hyperparameters_of(row, results.trials)))
+        again = trial is None and ensemble is None and was_retrained(results.summary)
+        spec, weights = retrained_weights(folder, winner) if again else weights_of(folder, number, winner)
+        chosen.append(Chosen(weights, row, hyperparameters_of(row, results.trials), again))
     return spec, chosen
 
 

@@ -39,6 +39,7 @@ from sweep.machine.settings import own_settings
 from sweep.records.entries import require_config
 from sweep.records.folder import RunFolder
 from sweep.records.results import Results, load_results
+from sweep.records.tested import was_retrained, was_tested
 from sweep.running.recorded import config_of_trial, target_of_run
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.augmentation import described
@@ -56,12 +57,20 @@ class Exported:
     Attributes:
         folder: The folder of the model.
         trials: The numbers of the trials in the model.
+        retrained: Whether it is the winner trained again on train and val.
         differences: For each graph file, the largest difference between its logits and the model's.
     """
 
     folder: Path
     trials: tuple[int, ...]
+    retrained: bool
     differences: dict[str, float]
+
+    def measured_on_test(self, results: Results) -> bool:
+        """Whether the run measured this very model on test: its winner, with the weights of its last training."""
+        summary = results.summary
+        is_winner = bool(summary) and self.trials == (summary["winner"]["trial"],)
+        return is_winner and was_tested(summary) and self.retrained == was_retrained(summary)
 
 
 @own_settings()
@@ -131,12 +140,13 @@ def export_run(
         (partial / CARD_FILE).write_text(card, encoding="utf-8")
 
     _make_folder(to, fill)
-    return Exported(to, tuple(member.trial for member in config.members), differences)
+    trials = tuple(member.trial for member in config.members)
+    return Exported(to, trials, config.training["retrained"], differences)
 
 
 @own_settings()
-def model_of_run(run: Path, *, trial: int, cache_dir: Path, backbone_file: str | None = None) -> AdaptedModel:
-    """A trial of a run as a model, without an export; arguments and errors as of `export_run`."""
+def model_of_run(run: Path, *, trial: int | None, cache_dir: Path, backbone_file: str | None = None) -> AdaptedModel:
+    """A trial of a run as a model, without an export; arguments and errors as `export_run`."""
     folder = RunFolder.open(run)
     results = load_results(run)
     spec, chosen = choose(results, folder, trial=trial, ensemble=None)
@@ -181,7 +191,12 @@ def model_config(results: Results, folder: RunFolder, spec: SideNetworkSpec, cho
         side_network=spec,
         members=tuple(_member(c) for c in chosen),
         class_names=tuple(recorded["classes"]),
-        training={**{name: recorded[name] for name in RECORDED}, "images": described(recorded)},
+        training={
+            **{name: recorded[name] for name in RECORDED},
+            "images": described(recorded),
+            "class_weights": recorded.get("class_weights"),
+            "retrained": any(c.retrained for c in chosen),
+        },
         target=target_of_run(results, folder),
     )
 

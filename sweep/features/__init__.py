@@ -1,1 +1,1 @@
-"""What is kept of a forward pass of the backbone: the feature cache, and the batches read from it."""
+"""Features of the frozen backbone: the cache that keeps them, and the batches that are read from it."""

@@ -1,4 +1,4 @@
-"""Labelled stages on the way into a stack: which images make a batch, and in which order."""
+"""Labelled stages in batches: which images make a batch, and in which order."""
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +14,11 @@ from sweep.machine.seeds import generator
 from sweep.tasks.targets import OF_CLASSES, Target
 
 Batch = tuple[list[Tensor], Tensor]
-"""Stages of some images, each `(B, L, D)` with its own `D`, and their labels as `Target.encode` gives them."""
+"""Stages of some images, each `(B, L, D)` with its own `D`, and their labels as `Target.encode` returns them."""
 
 
 class TrainingData(Protocol):
-    """What side-networks learn from; what is read of an image may differ from one data order to the next."""
+    """The training set of side-networks. The features of an image may differ from one data order to the next."""
 
     @property
     def class_counts(self) -> Tensor:
@@ -27,12 +27,12 @@ class TrainingData(Protocol):
     def __len__(self) -> int: ...
 
     def batches(self, order: int, indices: Iterable[Tensor], like: Tensor) -> Generator[Batch]:
-        """Read batch after batch; to be closed if it is not read to its end.
+        """Yield batch after batch. Close the generator if it is not read to its end.
 
         Args:
-            order: The data order that is followed, counted from 1.
-            indices: Which images make each batch, `(B,)`.
-            like: A tensor with the dtype and device to give the stages.
+            order: Number of the data order to follow, counted from 1.
+            indices: Indices of the images in each batch, `(B,)`.
+            like: A tensor with the dtype and device that the stages should have.
         """
 
     def pooled(self, tokens: slice) -> "TrainingData":
@@ -40,7 +40,7 @@ class TrainingData(Protocol):
 
 
 class Rows(Protocol):
-    """What is asked of the stages of many images: an array, or something that is read like one along its first axis."""
+    """The stages of many images: an array, or an object that is indexed like one along its first axis."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -59,11 +59,11 @@ class Rows(Protocol):
 
 
 class JoinedRows:
-    """Two arrays, one after the other, neither of them copied.
+    """Two arrays joined along the first axis without a copy.
 
     Args:
         first: `(n, …)`.
-        second: `(p, …)`, of the same shape otherwise and the same type.
+        second: `(p, …)`, with the same other dimensions and the same dtype.
     """
 
     def __init__(self, first: Rows, second: Rows):
@@ -90,11 +90,11 @@ class JoinedRows:
 
 
 class SelectedStages:
-    """Some of the stages of many images, read from an array that has more of them.
+    """Some of the stages of many images, read from an array that has more stages.
 
     Args:
         stages: `(n, S, L, D)`.
-        which: Places of the wanted stages among the `S`.
+        which: Indices of the wanted stages among the `S`.
     """
 
     def __init__(self, stages: Rows, which: Sequence[int]):
@@ -117,10 +117,10 @@ class PackedRows:
     """Stages of texts that are stored without padding.
 
     Args:
-        values: All numbers, `(N,)`: of each text `(S, L_i, D)`.
-        starts: Where each text begins, `(n,)`.
-        lengths: `L_i`, tokens of each text, `(n,)`.
-        shape: `(n, S, L, D)`, what an array of padded texts would have.
+        values: All numbers, `(N,)`; those of a text have the shape `(S, L_i, D)`.
+        starts: Index at which each text begins, `(n,)`.
+        lengths: Number of tokens `L_i` of each text, `(n,)`.
+        shape: The shape that an array of padded texts would have, `(n, S, L, D)`.
     """
 
     def __init__(self, values: np.ndarray, starts: np.ndarray, lengths: np.ndarray, shape: tuple[int, int, int, int]):
@@ -158,13 +158,13 @@ class StageData:
     """Stages and labels of one split.
 
     Attributes:
-        stages: As `stored_shape` says, `(n, S, L, D)` for `S` stages of one width; any float type; may be
-            memory-mapped.
-        labels: Class indices, `(n,)`; or 0 and 1, or numbers, `(n, C)`.
-        n_classes: `C`.
-        widths: `D` of every stage; may be left out where they are all the same.
-        target: What the labels are.
-        lengths: Tokens of every text, `(n,)`; None of images.
+        stages: Stages of all images, `(n, S, L, D)` for `S` stages of one width; see `stored_shape` for several
+            widths. Any float type; may be memory-mapped.
+        labels: Class indices `(n,)`; or 0 and 1, or numbers, `(n, C)`.
+        n_classes: Number of classes, labels or targets `C`.
+        widths: Width `D` of every stage; may be left out if all are equal.
+        target: The kind of the labels, and for regression their scale.
+        lengths: Number of tokens of every text, `(n,)`; None for images.
     """
 
     stages: Rows
@@ -178,18 +178,18 @@ class StageData:
         return len(self.labels)
 
     def joined(self, other: "StageData") -> "StageData":
-        """These images and then those of `other`; nothing is copied but labels."""
+        """These images followed by those of `other`. Only labels are copied."""
         stages, labels = JoinedRows(self.stages, other.stages), torch.cat([self.labels, other.labels])
         if self.lengths is None or other.lengths is None:
             return self._of(stages, labels)
         return self._of(stages, labels, torch.cat([self.lengths, other.lengths]))
 
     def of_stages(self, which: Sequence[int]) -> "StageData":
-        """The same images with some of their stages, by their places; of stages of one width."""
+        """The same images with only some of their stages, by index. All stages must have one width."""
         return self._of(SelectedStages(self.stages, which), self.labels, self.lengths)
 
     def first(self, n_images: int) -> "StageData":
-        """The first so many of these images."""
+        """The first `n_images` of these images."""
         lengths = None if self.lengths is None else self.lengths[:n_images]
         return self._of(self.stages[:n_images], self.labels[:n_images], lengths)
 
@@ -207,12 +207,12 @@ class StageData:
         """Read some images.
 
         Args:
-            indices: Which, `(B,)`.
-            like: A tensor with the dtype and device to give the stages.
+            indices: Indices of the images, `(B,)`.
+            like: A tensor with the dtype and device that the stages should have.
 
         Returns:
-            The stages, each `(B, L, D)` with its own `D`, and the labels as `Target.encode` gives them. Of texts the
-            stages are `Stages`, and end with the longest.
+            The stages, each `(B, L, D)` with its own `D`, and the labels as `Target.encode` returns them. For texts the
+            stages are `Stages`, and `L` is the length of the longest text in the batch.
         """
         return self.of_stored(self.stored(indices).to(like.device), self.labels[indices], indices, like)
 
@@ -250,7 +250,7 @@ class StageData:
 
 
 def stored_shape(widths: Sequence[int], tokens: int) -> tuple[int, int, int]:
-    """How the stages of an image are stored: `(S, L, D)`, or side by side, `(1, L, Σ D_i)`, where widths differ."""
+    """The shape in which an image's stages are stored: `(S, L, D)`, or `(1, L, Σ D_i)` if widths differ."""
     return (len(widths), tokens, widths[0]) if len(set(widths)) == 1 else (1, tokens, sum(widths))
 
 
@@ -261,23 +261,23 @@ def stages_first(stored: Tensor, like: Tensor) -> Tensor:
 
 
 def apart(stored: Tensor, widths: Sequence[int]) -> list[Tensor]:
-    """The stages, each `(..., D_i)`, of what is stored along the first dimension or, where widths differ, the last."""
+    """Split stored features into stages, each `(..., D_i)`: along the first dimension, or the last if widths differ."""
     return list(stored.unbind() if len(set(widths)) <= 1 else stored[0].split(tuple(widths), -1))
 
 
 def training_batches(n_images: int, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:
-    """Indices of one epoch's batches, the same for every lane and every trial of a study.
+    """Indices of the batches of one epoch. They are the same for all lanes and trials of a study.
 
     Args:
-        n_images: Images of the training split.
-        batch_size: `B`; the last batch of an epoch may be smaller.
+        n_images: Number of images in the training set.
+        batch_size: Batch size `B`; the last batch of an epoch may be smaller.
         seed: The study's seed.
-        epoch: Counted from 1; every epoch has its own order.
+        epoch: Number of the epoch, counted from 1; every epoch has its own order.
     """
     order = torch.randperm(n_images, generator=generator(seed, "data order", epoch))
     yield from order.split(batch_size)
 
 
 def n_batches(n_images: int, batch_size: int) -> int:
-    """Batches of an epoch."""
+    """Number of batches in an epoch."""
     return -(-n_images // batch_size)

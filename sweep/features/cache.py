@@ -3,8 +3,8 @@
 An entry is one folder named by its key; `entry.py` has its format. A lock file beside the folder makes a second
 process wait and then use what the first one computed.
 
-While the backbone computes a batch, threads decode the images of the next and one thread writes the features of the
-last. A batch counts as done once it is on disk.
+While the backbone computes a batch, several threads decode the images of the next batch, and one thread writes the
+features of the last batch. A batch counts as done once it is on disk.
 """
 
 import hashlib
@@ -51,16 +51,15 @@ class Features:
     """The stages of every image of a split.
 
     Attributes:
-        stages: (n, S, L, D) float16, mapped from disk; writing to it changes memory only, never the cache. Stages of
-            several widths lie side by side, see `sweep.features.batches.stored_shape`; texts are stored without
-            padding.
-        labels: as the split has them.
+        stages: (n, S, L, D) float16, memory-mapped; writing to it changes only memory, never the cache. See
+            `sweep.features.batches.stored_shape` for stages of several widths. Texts are stored without padding.
+        labels: the labels of the split.
         key: the entry's key in the cache.
         from_cache: whether a complete, intact entry was found.
         wall_seconds: time this call took.
         n_computed: images for which the backbone ran in this call.
         widths: D of every stage.
-        lengths: (n,) int64, tokens of every text; None of images.
+        lengths: (n,) int64, number of tokens of every text; None for images.
     """
 
     stages: Rows
@@ -73,7 +72,7 @@ class Features:
     lengths: torch.Tensor | None = None
 
     def as_data(self, n_classes: int, target: Target = OF_CLASSES) -> StageData:
-        """What side-networks learn from."""
+        """The features and labels as the data of side-networks."""
         return StageData(self.stages, self.labels, n_classes, widths=self.widths, target=target, lengths=self.lengths)
 
 
@@ -149,7 +148,7 @@ def compute_features(
 
 
 def n_images_missing(backbone: Backbone, split: Split, cache_dir: Path) -> int:
-    """Return how many images of `split` the cache lacks; a complete entry is believed, not read."""
+    """Return how many images of `split` are missing in the cache. A complete entry is not read again."""
     folder = cache_dir / "features" / feature_key(backbone, split)
     if folder.is_dir():
         return 0
@@ -159,7 +158,7 @@ def n_images_missing(backbone: Backbone, split: Split, cache_dir: Path) -> int:
 
 
 def stored_tokens(backbone: Backbone, split: Split) -> int:
-    """Return how many tokens of `split` the cache is to hold: of images all have `L`, texts are not padded.
+    """Return how many tokens of `split` the cache will hold. Images have `L` each; texts are not padded.
 
     Raises:
         SweepError: a text has no token.
@@ -180,7 +179,7 @@ def _fill(
     device: torch.device | str,
     on_progress: Callable[[int, int], None] | None,
 ) -> int:
-    """Compute the batches that `entry` misses, complete it, and return the number of images computed."""
+    """Compute the batches that are missing in `entry`, complete it, and return the number of images computed."""
     missing = entry.resume()
     n_computed = 0
     n_done = split.n_images - sum(len(batch) for batch in missing)
@@ -212,7 +211,7 @@ def _fill(
 def rounded_stages(
     backbone: Backbone, images: torch.Tensor, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, list[int] | None]:
-    """Run the backbone once and round its stages as the cache holds them; the host does not wait for a GPU.
+    """Run the backbone once and round its stages to the cache's precision. The host does not wait for a GPU.
 
     Args:
         backbone: on `device`.
@@ -220,8 +219,9 @@ def rounded_stages(
         device: where they are sent.
 
     Returns:
-        (B, S, L, D) float16, or as `stored_shape` says, and (S, 2), the least and the greatest number of each stage
-        before rounding; both on `device`. And the tokens of every text; None of images.
+        The features, (B, S, L, D) float16 (see `stored_shape` for several widths); the smallest and the largest number
+        of each stage before rounding, (S, 2), both on `device`; and the number of tokens of every text, None for
+        images.
     """
     sent = images.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else images
     taps = backbone.stages(sent)
@@ -238,13 +238,13 @@ def rounded_stages(
 
 @dataclass(frozen=True)
 class _Rounded:
-    """What `rounded_stages` gives, on its way to the host.
+    """The result of `rounded_stages` while it is being copied to the host.
 
     Attributes:
-        values: (B, S, L, D) float16, or as `stored_shape` says, on the host; pinned if they come from a GPU.
-        extremes: (S, 2) least and greatest of the features before rounding, on the host.
-        lengths: (B,) tokens of every text, on the host; None of images.
-        arrived: what to wait for before either is read; None where they are there.
+        values: (B, S, L, D) float16 (see `stored_shape`), on the host; pinned if they come from a GPU.
+        extremes: (S, 2), smallest and largest features before rounding, on the host.
+        lengths: (B,), number of tokens of every text, on the host; None for images.
+        arrived: the event to wait for before the values are read; None if they are there.
     """
 
     values: torch.Tensor
@@ -266,7 +266,7 @@ class _Rounded:
 
 
 def _store(entry: Entry, batch: range, rounded: _Rounded, backbone: Backbone, split: Split) -> None:
-    """Check and write one batch, in a thread of its own."""
+    """Check and write one batch; this runs in its own thread."""
     if rounded.arrived is not None:
         rounded.arrived.synchronize()
     require_finite(rounded.values, rounded.extremes, batch, backbone, split)
@@ -294,7 +294,7 @@ def decoded(backbone: Backbone, split: Split, batches: Iterable[Places]) -> Gene
 def require_finite(
     values: torch.Tensor, extremes: torch.Tensor, batch: Sequence[int], backbone: Backbone, split: Split
 ) -> None:
-    """Raise `SweepError` naming the first image of a batch that has a feature of inf or NaN; see `rounded_stages`."""
+    """Raise `SweepError` for the first image of a batch with a feature that is inf or NaN; see `rounded_stages`."""
     if bool((extremes.abs() < LARGEST_FEATURE).all()):
         return
     finite = torch.isfinite(values).flatten(1).all(dim=1)

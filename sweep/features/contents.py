@@ -1,4 +1,4 @@
-"""What the feature cache holds: its entries with sizes and ages, and how they are removed."""
+"""Lists the entries of the feature cache with sizes and ages, and removes them."""
 
 import json
 import shutil
@@ -25,14 +25,15 @@ class CacheEntry:
     Attributes:
         key: Its name in the cache.
         folder: Where it is.
-        complete: Whether all its images are there; an incomplete entry goes on where it stopped.
-        backbone: What computed it; `?` where an earlier version wrote the entry and it was not used since.
-        weights: The fingerprint of the backbone's weights; `?` likewise.
-        split: Name of the split, `train`, `val` or `test`, or of a view of it; `?` likewise.
-        split_fingerprint: Of the split's images; `?` likewise.
-        n_images: How many images or texts it is for.
-        size_bytes: On disk.
-        age_seconds: Since it was last used.
+        complete: Whether all its images are there; an incomplete entry is continued where it stopped.
+        backbone: The backbone that computed it. This and the next three are `?` if an earlier version wrote the entry
+            and it was not used since.
+        weights: The fingerprint of the backbone's weights.
+        split: Name of the split, `train`, `val` or `test`, or of a view of it.
+        split_fingerprint: The fingerprint of the split's images.
+        n_images: Number of images or texts.
+        size_bytes: Size on disk.
+        age_seconds: Time since it was last used.
     """
 
     key: str
@@ -48,7 +49,7 @@ class CacheEntry:
 
 
 def cache_entries(cache_dir: Path) -> list[CacheEntry]:
-    """All entries of the feature cache, the last used first.
+    """All entries of the feature cache, the most recently used first.
 
     Args:
         cache_dir: Root of sweep's cache.
@@ -59,18 +60,18 @@ def cache_entries(cache_dir: Path) -> list[CacheEntry]:
 
 
 def other_folders(cache_dir: Path) -> dict[str, int]:
-    """Bytes of everything else in the cache, by folder: weights, data sets, packages."""
+    """Sizes in bytes of the other folders of the cache: weights, data sets, packages."""
     folders = [path for path in sorted(cache_dir.iterdir()) if path.is_dir()] if cache_dir.is_dir() else []
     return {folder.name: _size(folder) for folder in folders if folder.name != FEATURES}
 
 
 def entries_of_run(entries: list[CacheEntry], config: Mapping[str, Any]) -> list[CacheEntry]:
-    """Those that hold features of a run's images by the run's backbone.
+    """The entries with features of a run's images from the run's backbone.
 
-    Augmented views are entries of their own; the record of a run does not tell them, so they are not among these.
+    Augmented views have separate entries, which are not among these because the record of a run does not name them.
 
     Args:
-        entries: Of the cache.
+        entries: Entries of the cache.
         config: The run's record.
     """
     fingerprints = {split["fingerprint"] for split in config["splits"].values()}
@@ -79,14 +80,14 @@ def entries_of_run(entries: list[CacheEntry], config: Mapping[str, Any]) -> list
 
 
 def remove(entries: list[CacheEntry], say: Callable[[str], None]) -> int:
-    """Remove entries that nobody is computing.
+    """Remove entries that no process is computing.
 
     Args:
-        entries: To be removed.
-        say: Told of the entries that stay.
+        entries: The entries to remove.
+        say: Called with a message for every entry that stays.
 
     Returns:
-        The bytes that were freed.
+        Number of bytes that were freed.
 
     Raises:
         SweepError: A file cannot be removed.
@@ -126,7 +127,7 @@ def _entry(folder: Path) -> CacheEntry:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A small JSON object; an empty one where there is none."""
+    """Read a small JSON object; empty if the file is missing."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -135,5 +136,5 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _size(folder: Path) -> int:
-    """Bytes of all files below a folder; links are not followed."""
+    """Size in bytes of all files below a folder. Links are not followed."""
     return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

@@ -1,11 +1,11 @@
-"""One entry of the feature cache on disk: what it holds, how it grows, and what of it is intact.
+"""One entry of the feature cache on disk: how it is written and checked.
 
-An entry is one folder. While it grows it is called `KEY.partial`; every finished batch is recorded with a checksum in
-`batches.jsonl`, so a pass that was killed goes on where it stopped. Batches start at multiples of the batch size, so
+An entry is one folder. While it grows, its name is `KEY.partial`. Every finished batch is recorded with a checksum in
+`batches.jsonl`, so a pass that was killed continues where it stopped. Batches start at multiples of the batch size, so
 the result does not depend on where a pass was resumed.
 
-Texts are stored without padding: the record of a batch has their lengths and says where in the file the batch begins.
-An entry of sweep 0.3 has texts padded to one length, and no such place; it is read as it is.
+Texts are stored without padding: the record of a batch has their lengths and the offset of the batch in the file.
+Entries of sweep 0.3 have texts padded to one length and no offset; they can still be read.
 """
 
 import json
@@ -33,7 +33,7 @@ DATA_FILE = "stages.f16"
 BATCHES_FILE = "batches.jsonl"
 HEADER_FILE = "header.json"
 ABOUT_FILE = "about.json"
-"""What an entry holds features of; its time of change is when the entry was last used."""
+"""The file that describes an entry. Its modification time says when the entry was last used."""
 SPARE_BYTES = 16 * 2**20  # left free for the small files beside the features
 
 
@@ -42,9 +42,9 @@ class Stored:
     """One batch on disk.
 
     Attributes:
-        offset: First byte in the file.
-        n_bytes: Bytes in the file.
-        lengths: Tokens of each text; None of images.
+        offset: Position of its first byte in the file.
+        n_bytes: Number of bytes in the file.
+        lengths: Number of tokens of each text; None for images.
         packed: Whether texts are stored without padding.
     """
 
@@ -55,17 +55,17 @@ class Stored:
 
 
 Batches = dict[range, Stored]
-"""Batches that are here."""
+"""Finished batches, by the range of their images."""
 
 
 class Entry:
-    """An entry: `folder` when complete, ``folder.partial`` while it grows. The caller holds its lock.
+    """An entry: `folder` when complete, ``folder.partial`` while it grows. The caller must hold its lock.
 
     Args:
-        folder: where it lies when complete.
+        folder: folder of the complete entry.
         shape: (n, S, L, D) of the features.
-        batch_size: B, images of a batch.
-        n_tokens: Tokens of all texts together; None of images, which all have L.
+        batch_size: B, images in a batch.
+        n_tokens: number of tokens of all texts together; None for images, which all have L.
     """
 
     def __init__(
@@ -85,13 +85,13 @@ class Entry:
 
     @property
     def lengths(self) -> list[int] | None:
-        """Tokens of every text, once all are here; None of images."""
+        """Number of tokens of every text in a complete entry; None for images."""
         if any(stored.lengths is None for stored in self._found.values()):
             return None
         return [length for stored in self._in_order() for length in stored.lengths or ()]
 
     def rows(self) -> Rows:
-        """The features once all are here, (n, S, L, D), mapped from disk; writing to them changes memory only."""
+        """Features of a complete entry, (n, S, L, D), memory-mapped. Writing to them changes only memory."""
         path = self.folder / DATA_FILE
         if not any(stored.packed for stored in self._found.values()):
             return np.memmap(path, dtype=DTYPE, mode="c", shape=self.shape)
@@ -107,7 +107,7 @@ class Entry:
         return [self._found[batch] for batch in sorted(self._found, key=lambda batch: batch.start)]
 
     def is_complete(self) -> bool:
-        """Whether the entry is there and its checksums hold; a damaged one becomes partial again."""
+        """Whether the entry is there and its checksums are right. A damaged entry becomes partial again."""
         if not self.folder.is_dir():
             return False
         self._found = intact_batches(self.folder, self.image_bytes)
@@ -125,10 +125,10 @@ class Entry:
         return False
 
     def resume(self) -> list[range]:
-        """Return the batches still to be computed, after checking those that a former pass left.
+        """Return the batches that are still to be computed, after checking those of earlier passes.
 
         Raises:
-            SweepError: the disk has no room for the rest.
+            SweepError: there is not enough disk space for the rest.
         """
         if _read_header(self.partial) != self.header:
             shutil.rmtree(self.partial, ignore_errors=True)
@@ -146,17 +146,17 @@ class Entry:
         return missing
 
     def _needed_bytes(self) -> int:
-        """Of all features."""
+        """Size of all features in bytes."""
         return self._n_tokens * self.image_bytes // self.shape[2]
 
     def _end(self) -> int:
-        """Where the file of packed batches ends."""
+        """End of the file of packed batches, in bytes."""
         return max((stored.offset + stored.n_bytes for stored in self._found.values()), default=0)
 
     def write(self, batch: range, values: npt.NDArray[np.float16], lengths: list[int] | None) -> None:
-        """Store the features (B, S, L, D) of one batch, then record that they are there, and the lengths of texts.
+        """Write the features (B, S, L, D) of one batch, and then the record of the batch with the lengths of texts.
 
-        Checksum and writing leave Python's lock to other threads.
+        The checksum and the write release Python's global lock.
 
         Raises:
             SweepError: the disk is full.
@@ -191,9 +191,9 @@ class Entry:
 
 
 def note_use(folder: Path, about: Mapping[str, Any]) -> None:
-    """Write down what a complete entry holds and that it is used now; a cache that cannot be written to stays as it is.
+    """Record what a complete entry holds, and that it is used now. Do nothing if the cache cannot be written to.
 
-    Nothing depends on it but `sweep cache`.
+    Only `sweep cache` reads this record.
     """
     path = folder / ABOUT_FILE
     try:
@@ -242,7 +242,7 @@ def intact_batches(folder: Path, image_bytes: int) -> Batches:
 
 
 def _checksum(content: bytes | memoryview, lengths: list[int] | None) -> int:
-    """Of a batch's features and, of texts, their lengths."""
+    """Checksum of a batch's features and, for texts, of their lengths."""
     checksum = zlib.crc32(content)
     return checksum if lengths is None else zlib.crc32(json.dumps(lengths).encode(), checksum)
 

@@ -1,4 +1,4 @@
-"""Features that do not fit on a GPU: a thread reads a batch and sends it while the one before it is trained on."""
+"""Features that do not fit on a GPU: a thread reads and sends a batch while the GPU trains on the one before it."""
 
 import functools
 from collections.abc import Generator, Iterable
@@ -13,7 +13,7 @@ from sweep.features.batches import Batch, StageData
 from sweep.machine.ahead import one_ahead
 
 Sent = tuple[list[Tensor], torch.cuda.Event | None]
-"""Tensors on their way to a device, and what tells that they are there; None if they are."""
+"""Tensors that are being copied to a device, and the event that says that they are there; None if they are there."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class PrefetchedStageData(StageData):
 
 @functools.cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
-    """What a device copies by while it computes; one for all batches, which take over one another's memory."""
+    """The stream in which a device copies while it computes; the same for all batches, so that they reuse memory."""
     return torch.cuda.Stream(device)
 
 
 def _send(device: torch.device, *tensors: Tensor) -> Sent:
-    """Begin to send tensors from the host; what comes back goes to `_received`."""
+    """Begin to copy tensors from the host; give the result to `_received`."""
     if device.type != "cuda":
         return list(tensors), None
     with torch.cuda.stream(_stream(device)):
@@ -54,7 +54,7 @@ def _send(device: torch.device, *tensors: Tensor) -> Sent:
 
 
 def _received(sent: list[Tensor], arrived: torch.cuda.Event | None) -> list[Tensor]:
-    """What was sent, for the stream that computes: it waits until they are there, and the host does not."""
+    """The tensors that were sent. The computing stream waits until they are there; the host does not wait."""
     if arrived is not None:
         computing = torch.cuda.current_stream(sent[0].device)
         computing.wait_event(arrived)

@@ -1,4 +1,4 @@
-"""Features kept on a GPU: a batch is gathered there instead of being read, converted and copied by the host."""
+"""Features kept on a GPU: batches are gathered there, so the host need not read, convert and copy them."""
 
 from dataclasses import dataclass, fields
 
@@ -10,16 +10,16 @@ from sweep.features.batches import StageData, apart
 from sweep.features.prefetched import PrefetchedStageData
 
 COPIED_IMAGES = 64
-"""Images on their way to the device at a time, so that a split on disk need not fit in the host's memory."""
+"""Images that are copied to the device at a time, so that a split on disk need not fit in the host's memory."""
 
 
 @dataclass(frozen=True)
 class ResidentStageData(StageData):
-    """A split whose stages lie on a device too, as they are stored.
+    """A split whose stages are also on a device, in the format in which they are stored.
 
     Attributes:
-        on_device: `stages`.
-        labels_on_device: `labels`.
+        on_device: Copy of `stages`.
+        labels_on_device: Copy of `labels`.
     """
 
     on_device: Tensor
@@ -32,14 +32,14 @@ class ResidentStageData(StageData):
         on_device = torch.zeros(data.stages.shape, dtype=dtype, device=device)
         for start in range(0, len(data), COPIED_IMAGES):
             part = slice(start, start + COPIED_IMAGES)
-            rows = np.array(data.stages[part])  # of texts, as long as the longest of them
+            rows = np.array(data.stages[part])  # texts are as long as the longest one
             on_device[part, :, : rows.shape[2]].copy_(torch.from_numpy(rows))
         labels = data.labels.to(device)
         own = {field.name: getattr(data, field.name) for field in fields(StageData)}
         return cls(**own, on_device=on_device, labels_on_device=labels)
 
     def batch(self, indices: Tensor, like: Tensor) -> tuple[list[Tensor], Tensor]:
-        """As `StageData.batch`; the host waits for nothing, so it can prepare a step while another runs."""
+        """See `StageData.batch`. The host does not wait, so it can prepare a step while another one runs."""
         device = self.on_device.device
         wanted = indices.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else indices
         images = self.on_device.index_select(0, wanted)
@@ -49,9 +49,9 @@ class ResidentStageData(StageData):
 
 
 def resident_where_it_fits(splits: list[StageData], device: torch.device, budget_bytes: int) -> list[StageData]:
-    """The splits for a GPU: copied to it those that fit in the budget, in order, the others read ahead.
+    """Prepare splits for a GPU: copy those that fit in the budget, in order, and prefetch batches of the others.
 
-    On a CPU, whose cores train themselves, they stay as they are.
+    On a CPU the splits are returned unchanged.
     """
     if device.type != "cuda":
         return splits

@@ -1,7 +1,6 @@
-"""What side-networks learn from: cached views that take turns, or features computed for every batch when it is needed.
+"""The training set of side-networks: cached views that epochs use in turn, or features computed for every batch.
 
-Either way a lane reads what it would read alone: which view an epoch learns from depends on its data order and on
-nothing else.
+In both cases a lane reads what it would read alone, because the view that an epoch uses depends only on its data order.
 """
 
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -22,18 +21,18 @@ from sweep.features.views import TrainingViews
 from sweep.tasks.targets import OF_CLASSES, Target
 
 POOLED_VIEWS = 4
-"""Views that a linear probe learns from where none are cached; each costs a pass of the backbone."""
+"""Number of views that a linear probe trains on if no views are cached. Each costs a pass of the backbone."""
 
 POOLED_IMAGES = 32
-"""Of one forward pass then."""
+"""Images in one forward pass, if no views are cached."""
 
 
 @dataclass(frozen=True)
 class CachedViews:
-    """Views of the same images, which take turns: data order 1 learns from the first.
+    """Views of the same images that data orders use in turn: data order 1 uses the first view.
 
     Attributes:
-        views: V of them, all with the same labels.
+        views: The V views, all with the same labels.
     """
 
     views: tuple[StageData, ...]
@@ -57,17 +56,17 @@ class CachedViews:
 
 @dataclass(frozen=True)
 class LiveViews:
-    """Images whose features are computed batch by batch, once for all lanes, and kept nowhere.
+    """Images whose features are computed batch by batch, once for all lanes, and not stored.
 
-    Every data order has a view of its own: the first that of the first cached view, and so on.
+    Every data order has its own view. View 1 is the same as the first cached view, and so on.
 
     Attributes:
-        views: What is seen of the images.
+        views: The views of the images.
         splits: The images, one split after the other.
-        backbone: On `device`.
-        device: Where images are sent.
-        n_classes: `C`.
-        target: What the labels are.
+        backbone: The backbone, on `device`.
+        device: Device of the features.
+        n_classes: Number of classes, labels or targets `C`.
+        target: The kind of the labels, and for regression their scale.
     """
 
     views: TrainingViews
@@ -82,7 +81,7 @@ class LiveViews:
 
     @property
     def labels(self) -> Tensor:
-        """As of `StageData`."""
+        """See `StageData`."""
         return torch.from_numpy(np.concatenate([split.labels for split in self.splits]))
 
     @property
@@ -91,7 +90,7 @@ class LiveViews:
         return self.target.counts(self.labels, self.n_classes)
 
     def batches(self, order: int, indices: Iterable[Tensor], like: Tensor) -> Generator[Batch]:
-        """See `TrainingData`; threads decode the images of a batch while the one before it is trained on."""
+        """See `TrainingData`. Threads decode the images of a batch while lanes train on the batch before it."""
         labels, widths = self.labels, self.backbone.widths
         with closing(self._stored(order - 1, indices)) as stored:
             for wanted, values in stored:
@@ -112,7 +111,7 @@ class LiveViews:
         return StageData(np.concatenate(parts), self.labels, self.n_classes, widths=widths, target=self.target)
 
     def _stored(self, number: int, indices: Iterable[Tensor]) -> Generator[tuple[Tensor, Tensor]]:
-        """Batches of one view, as the cache would hold them: which images, `(B,)`, and their features in float16."""
+        """Batches of one view in the cache's format: the indices of images, `(B,)`, and their features in float16."""
         split = reduce(Split.joined, [self.views.split(split, number) for split in self.splits])
         batches = (wanted.tolist() for wanted in indices)
         with closing(decoded(self.backbone, split, batches)) as ready:
@@ -132,16 +131,16 @@ def training_data(
     n_classes: int,
     target: Target = OF_CLASSES,
 ) -> TrainingData:
-    """What side-networks learn from.
+    """The training set of side-networks.
 
     Args:
-        views: What the study sees of its training images.
+        views: The views of its training images that the study declares.
         splits: The images, one split after the other.
-        stages_of: Gives the stages of a split, from the cache where they are there.
-        backbone: On `device`.
-        device: Where images are sent.
-        n_classes: `C`.
-        target: What the labels are.
+        stages_of: Returns the stages of a split, from the cache if they are there.
+        backbone: The backbone, on `device`.
+        device: Device of the features.
+        n_classes: Number of classes, labels or targets `C`.
+        target: The kind of the labels, and for regression their scale.
     """
     if views.n_cached == 0:
         return LiveViews(views, tuple(splits), backbone, device, n_classes, target)
@@ -156,7 +155,7 @@ def training_data(
 def resident_where_they_fit(
     train: TrainingData, val: StageData, device: torch.device, budget_bytes: int
 ) -> tuple[TrainingData, StageData]:
-    """Training data and val with what is stored of them kept on a GPU; see `resident_where_it_fits`."""
+    """The training and validation sets, with features on a GPU if they fit; see `resident_where_it_fits`."""
     stored = train.views if isinstance(train, CachedViews) else ()
     *views, val = resident_where_it_fits([*stored, val], device, budget_bytes)
     return CachedViews(tuple(views)) if stored else train, val

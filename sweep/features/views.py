@@ -1,7 +1,7 @@
-"""Views of images: what an augmentation makes of an image, the same every time it is asked for.
+"""Views of images: results of an augmentation that are the same every time.
 
-View `number` of image `index` is a function of the study's seed and of these two numbers: of no batch, order, thread or
-process. A split seen through one view is a `Split` like any other, so the feature cache holds it like any other.
+View `number` of image `index` depends only on the study's seed and on these two numbers, not on the batch, the order,
+the thread or the process. One view of a split is a `Split` like any other, so the feature cache can hold it.
 """
 
 from dataclasses import dataclass, field, replace
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sweep.study.declaration import Study
 
 TRIED_IMAGES, TRIED_VIEWS = 8, 2
-"""What the fingerprint of an augmentation is taken over, and what it is checked on before a run."""
+"""Numbers of images and of views that an augmentation is tried on, and that its fingerprint is computed from."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Augmentation:
     """A random change of images, repeatable.
 
     Attributes:
-        name: For messages.
+        name: Name of the augmentation, for messages.
         augment: Changes one image.
-        seed: The study's.
-        fingerprint: SHA-256 hex digest over the name and what it made of some images: another recipe, function or
-            version of a library that makes something else of them has another. Empty before it was tried.
+        seed: The study's seed.
+        fingerprint: SHA-256 hex digest over the name and the results for some images. It changes if another recipe,
+            function or version of a library gives other results. Empty before `tried`.
         is_recipe: Whether it is one of sweep's recipes, and not a user's function.
     """
 
@@ -46,10 +46,10 @@ class Augmentation:
     is_recipe: bool = False
 
     def tried(self, split: Split) -> "Augmentation":
-        """The same, tried on some images of a split, evenly spaced.
+        """The same augmentation with its fingerprint, after trying it on some evenly spaced images of a split.
 
         Raises:
-            UsageError: It fails, gives no image, or another one the second time.
+            UsageError: It fails, does not return an image, or returns another image the second time.
         """
         digests = []
         for index in np.linspace(0, split.n_images - 1, min(TRIED_IMAGES, split.n_images), dtype=int).tolist():
@@ -67,7 +67,7 @@ class Augmentation:
         """Decode and change one image; safe to call from several threads.
 
         Raises:
-            UsageError: The augmentation fails, or gives no image.
+            UsageError: The augmentation fails, or does not return an image.
             SweepError: The image cannot be read.
         """
         image = to_rgb(split.open(index)).copy()  # a function may change it in place, and a data set may keep it
@@ -81,7 +81,7 @@ class Augmentation:
             ) from error
         if not isinstance(changed, Image.Image):
             raise UsageError(
-                f"{self.name} must give a Pillow image, not {type(changed).__name__}; leave tensors to sweep, which "
+                f"{self.name} must return a Pillow image, not {type(changed).__name__}; leave tensors to sweep, which "
                 f"resizes and normalises by itself"
             )
         return changed
@@ -89,12 +89,12 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class TrainingViews:
-    """Which view of its training images a study learns from, in every data order.
+    """The views of the training images that a study trains on.
 
     Attributes:
-        augmentation: None to learn from the images as they are.
-        n_cached: V, views whose features the cache holds, and which take turns from one data order to the next; 0 for
-            a view of its own in every data order, whose features are computed when they are needed.
+        augmentation: The augmentation; None to train on the unchanged images.
+        n_cached: Number of cached views V, which data orders use in turn. 0 means that every data order has its own
+            view, whose features are computed when they are needed.
     """
 
     augmentation: Augmentation | None
@@ -102,16 +102,16 @@ class TrainingViews:
 
     @classmethod
     def of(cls, study: "Study", split: Split, transform: Transform | TextTransform) -> "TrainingViews":
-        """As a study declares them.
+        """The views that a study declares.
 
         Args:
-            study: Its `augment`, `views`, `cache` and `seed` count.
-            split: Some of its images are tried.
-            transform: Of the study's backbone.
+            study: The study, with its `augment`, `views`, `cache` and `seed`.
+            split: The training set; the augmentation is tried on some of its images.
+            transform: Transform of the study's backbone.
 
         Raises:
-            UsageError: The study's own function does not work on its images; or it is on texts, which are neither
-                augmented nor read without the cache.
+            UsageError: The study's own function does not work on its images, or the study is on texts and declares an
+                augmentation or `cache="off"`.
         """
         declared, live = study.augment, study.cache == "off"
         if not isinstance(transform, Transform):
@@ -134,11 +134,11 @@ class TrainingViews:
 
     @property
     def fingerprint(self) -> str | None:
-        """Of the augmentation; None without one."""
+        """Fingerprint of the augmentation; None without one."""
         return self.augmentation.fingerprint if self.augmentation else None
 
     def split(self, split: Split, number: int) -> Split:
-        """A split seen through one view: the same labels in the same order."""
+        """One view of a split, with the same labels in the same order."""
         augmentation = self.augmentation
         if augmentation is None:
             return split

@@ -74,13 +74,13 @@ def _on_cpu(args: tuple[Any, ...], options: Mapping[str, Any]) -> bool:
 
 @contextmanager
 def drawing_from(seed: int) -> Iterator[None]:
-    """Let this thread draw PyTorch's random numbers on the CPU from a generator of its own.
+    """Make this thread draw PyTorch's random numbers on the CPU from its own generator.
 
     The numbers are those that follow `torch.manual_seed(seed)`. PyTorch's global state is neither read nor changed, so
     other threads may draw from it meanwhile.
 
     Args:
-        seed: Of the generator.
+        seed: Seed of the generator.
     """
     with _DrawsFrom(torch.Generator().manual_seed(seed)):
         yield
@@ -88,13 +88,13 @@ def drawing_from(seed: int) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int, *, seeds_itself: bool = False) -> Iterator[None]:
-    """Seed all random numbers for code that is not sweep's, and put the global states back afterwards.
+    """Seed all random numbers for code that is not sweep's, and restore the global states afterwards.
 
-    Python and NumPy have global states only: one thread at a time has them seeded. PyTorch draws from a generator of
-    this thread's own.
+    Python and NumPy only have global states, so only one thread at a time can have them seeded. PyTorch draws from a
+    generator of this thread.
 
     Args:
-        seed: Of all of them.
+        seed: Seed of all these random states.
         seeds_itself: Whether the code may call `torch.manual_seed`, as a user's may. It then draws from PyTorch's
             global state, where other threads that are not sweep's can disturb it.
     """

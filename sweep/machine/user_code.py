@@ -1,5 +1,6 @@
 """Run a user's Python file, and find the line in it where something failed."""
 
+import hashlib
 import importlib.util
 import sys
 import threading
@@ -80,6 +81,14 @@ def _importing_from(folder: Path) -> Iterator[None]:
 def _lies_in(module: ModuleType, folder: Path) -> bool:
     file = getattr(module, "__file__", None)
     return isinstance(file, str) and Path(file).is_relative_to(folder) and "site-packages" not in Path(file).parts
+
+
+def source_digest(function: Callable[..., object], name: str) -> str:
+    """The first digits of the SHA-256 of the file that defines a function or a class; without a file, of `name`."""
+    code = getattr(function, "__code__", None) or getattr(function.__init__, "__code__", None)
+    path = Path(code.co_filename) if code else None
+    source = path.read_bytes() if path and path.is_file() else name.encode()
+    return hashlib.sha256(source).hexdigest()[:12]
 
 
 def line_of(function: Callable[..., object], error: BaseException) -> str:

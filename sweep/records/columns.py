@@ -9,19 +9,19 @@ import pandas as pd
 
 LARGEST_INTEGER = 2**63 - 1
 LARGEST_EXACT_FLOAT = 2**53
-"""Beyond it not every whole number is a float, which is what a column of integers with gaps becomes."""
+"""Above this limit, not every whole number can be a float, and a column of integers with gaps becomes floats."""
 
 
 def uniform_columns(rows: Sequence[Mapping[str, Any]], names: Iterable[str]) -> tuple[dict[str, pd.Series], list[str]]:
-    """Columns of one type each; values of several types, or such as parquet does not hold, become text.
+    """Make columns of one type each. Columns with values of several types, or of types that parquet lacks, become text.
 
     Args:
-        rows: Of a table. Values are None, bool, int, float, str, lists and mappings; what is missing, None and NaN are
-            gaps.
-        names: Of the columns to make.
+        rows: Rows of a table. Values are None, bool, int, float, str, lists and mappings. Missing values, None and NaN
+            are gaps.
+        names: Names of the columns to make.
 
     Returns:
-        The columns by name, and the names of those that were made text.
+        The columns by name, and the names of those that became text.
     """
     columns, made_text = {}, []
     for name in names:

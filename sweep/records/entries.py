@@ -7,6 +7,7 @@ from typing import Any
 from sweep.errors import SweepError
 from sweep.machine.checked_files import RESTORE, require_entries
 from sweep.records.folder import RunFolder
+from sweep.records.tested import was_tested
 from sweep.tasks.kinds import TaskKind
 
 NUMBER = int | float
@@ -15,6 +16,8 @@ METHODS = ("winner", "linear_probe")
 SUMMARY: dict[str, type | UnionType] = {
     "winner.trial": int,
     "winner.trainable_parameters": int,
+    "winner.test": dict,
+    "linear_probe.test": dict,
     "linear_probe.n_configurations": int,
     "linear_probe.stage": int,
     "n_val_images": int,
@@ -49,7 +52,8 @@ def require_summary(folder: RunFolder, summary: Mapping[str, Any], kind: TaskKin
         SweepError: An entry is missing or has another type.
     """
     wanted = dict.fromkeys([kind.score, *metrics])
-    scores = {f"{who}.{split}.{name}": NUMBER for who in METHODS for split in ("val", "test") for name in wanted}
+    splits = ("val", "test") if was_tested(summary) else ("val",)
+    scores = {f"{who}.{split}.{name}": NUMBER for who in METHODS for split in splits for name in wanted}
     require_entries(folder.summary_path, summary, SUMMARY | scores)
 
 

@@ -18,7 +18,7 @@ def findings(results: Results, winner: int) -> list[str]:
     """Who is ahead, by how much, whether that is more than noise, and what to try.
 
     Args:
-        results: Of a run with at least one complete trial.
+        results: Tables of a run with at least one complete trial.
         winner: The number of the trial that is ranked first.
 
     Returns:

@@ -33,6 +33,7 @@ class RunFolder:
         trials_path: The table of trials, one row per trial.
         curves_path: The learning curves, one row per trial, epoch and metric.
         winner_path: The winner's weights, as a plain LAST without padding.
+        retrained_path: The weights of the winner trained again on train and val, if it was.
         weights_path: The weights of the best trials, see `sweep.search.lane_weights`.
         journal_path: Optuna's storage, unless the run was given another one.
         snapshots_path: The snapshots from which a killed run continues, see `sweep.running.snapshot_files`.
@@ -47,6 +48,7 @@ class RunFolder:
         self.trials_path = path / "trials.parquet"
         self.curves_path = path / "curves.parquet"
         self.winner_path = path / "winner.safetensors"
+        self.retrained_path = path / "retrained.safetensors"
         self.weights_path = path / "weights.safetensors"
         self.journal_path = path / "optuna.journal"
         self.snapshots_path = path / "snapshots"

@@ -71,7 +71,7 @@ def lead_of_the_best_of_equals(n_trials: int, standard_error: float) -> float:
 
     Args:
         n_trials: How many there are, at least 1.
-        standard_error: Of each trial's score, independent from trial to trial, in the units of the score.
+        standard_error: Standard error of each trial's score, independent between trials, in the units of the score.
     """
     # The integral by the trapezium rule: E[max] = b - ∫ P(max ≤ z) dz up to b, where b is beyond any maximum.
     cdf = NormalDist().cdf

@@ -1,24 +1,30 @@
-"""Who is ahead on test, the winner or the linear probe: by how much, whether that is noise, and what to try."""
+"""Says whether winner or linear probe is better on test, by how much, whether that is noise, and what to try."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from sweep.records.paired import NORMAL_95
+from sweep.records.tested import was_tested
 from sweep.study.probe import EPOCHS_FACTOR
 from sweep.tasks.inputs import Kind
 from sweep.tasks.kinds import TaskKind
 
 
 def verdict(summary: Mapping[str, Any], kind: TaskKind, items: Kind, n_epochs: int) -> str:
-    """The answer of a run in a sentence or two.
+    """The result of a run in a sentence or two.
 
     Args:
-        summary: Of a run that ended, checked by `require_summary`.
-        kind: Of task.
-        items: What the test split holds.
-        n_epochs: Of a trial.
+        summary: Summary of a run that has ended, checked by `require_summary`.
+        kind: Kind of task.
+        items: Images or texts.
+        n_epochs: Epochs of a trial.
     """
+    if not was_tested(summary):
+        return (
+            f"the test {items} were not looked at (--no-test); when everything is chosen, export the winner and "
+            f"measure it on them with sweep evaluate"
+        )
     n_test = summary["n_test_images"]
     winner, probe = (summary[method]["test"] for method in ("winner", "linear_probe"))
     lead = winner[kind.score] - probe[kind.score]

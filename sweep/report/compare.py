@@ -9,22 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backbones import is_path
 from sweep.errors import SweepError, UsageError
 from sweep.export.selection import winner_of
 from sweep.records.entries import require_config, require_summary
 from sweep.records.folder import RunFolder
 from sweep.records.paired import Difference, mcnemar_p_value, normal_p_value, paired_difference
 from sweep.records.results import Results, load_results
+from sweep.records.tested import was_tested
 from sweep.report.evidence import answers_of
 from sweep.tasks.kinds import CLASSES, TaskKind
 
 OF_THE_BACKBONE = ("backbone", "group_size", "stages", "image_size", "max_tokens")
-"""Settings that go with a backbone: runs that share them are of one backbone."""
+"""Settings of a backbone: runs with the same values have the same backbone."""
 OF_THE_METHOD = (
     *("study", "study_sha256", "data", "trials", "epochs", "batch_size", "max_rank", "modules_per_block", "pool"),
     *("precision", "augment", "views", "cache", "objectives", "sampler", "halving", "seeds", "seed"),
+    *("resize", "class_weights", "retrain"),
 )
-"""Settings that make runs on one backbone differ."""
+"""Other settings in which runs may differ."""
 SHA_LENGTH = 8
 
 
@@ -33,7 +36,7 @@ class ComparedRun:
     """A run among others.
 
     Attributes:
-        name: What it is called: its folder's name, or its path where two folders have one name.
+        name: Name of its folder, or its path if two folders have the same name.
         results: Its tables.
         winner: The number of the trial that is ranked first.
         folder: Its folder.
@@ -47,25 +50,30 @@ class ComparedRun:
     @property
     def backbone(self) -> tuple[str, ...]:
         """The settings that go with its backbone."""
-        return tuple(str(self.results.config.get(name)) for name in OF_THE_BACKBONE)
+        return tuple(str(self.setting(name)) for name in OF_THE_BACKBONE)
 
     @property
     def method(self) -> tuple[str, ...]:
         """All its other settings."""
-        return tuple(str(self.results.config.get(name)) for name in OF_THE_METHOD)
+        return tuple(str(self.setting(name)) for name in OF_THE_METHOD)
+
+    def setting(self, name: str) -> Any:
+        """A setting; None where it is off, or of a version that had no such setting."""
+        value = self.results.config.get(name)
+        return None if value is False else value
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """A run, or a method over several backbones, less the reference, on the same test images.
+    """Difference between a run (or a method over several backbones) and the reference, on the same test images.
 
     Attributes:
-        name: What is compared.
-        reference: What it is compared with.
-        n_backbones: Over which both sides were averaged, image by image.
-        n_images: Of the test split.
-        difference: In what an answer is worth on average, with its 95% interval over images.
-        p_value: Of no difference: exact (McNemar) for two classifiers, by the normal distribution otherwise.
+        name: Name of the run or method.
+        reference: Name of the reference.
+        n_backbones: Number of backbones over which both sides were averaged, image by image.
+        n_images: Number of test images.
+        difference: Mean difference of the scores per image, with its 95% interval over images.
+        p_value: P-value of no difference: exact (McNemar) for two classifiers, else by the normal distribution.
     """
 
     name: str
@@ -81,10 +89,10 @@ class Comparison:
     """Runs side by side.
 
     Attributes:
-        runs: In the order given; the others are compared with the first.
-        differing: Settings in which they differ: the value of each run, by setting.
-        tests: Each run less the first, then each method less the first over the backbones that both have.
-        not_tested: Runs that have no paired test: why, by name.
+        runs: The runs in the given order. The others are compared with the first.
+        differing: Settings in which they differ, each with the values of all runs.
+        tests: Each run compared with the first, then each method compared with the first over their common backbones.
+        not_tested: Runs without a paired test, each with the reason.
     """
 
     runs: tuple[ComparedRun, ...]
@@ -98,14 +106,18 @@ class Comparison:
         return self.runs[0].results.kind
 
 
-def compare_runs(paths: Sequence[Path], cache_dir: Path) -> Comparison:
+def compare_runs(
+    paths: Sequence[Path], cache_dir: Path, *, data: str | None = None, backbone_file: str | None = None
+) -> Comparison:
     """Put runs side by side.
 
-    Winners answer the test images again, from the feature cache; no other trial does, so test remains a final look.
+    The winners are evaluated on the test images again, from the feature cache. No other trial is evaluated on them.
 
     Args:
         paths: Run folders, at least two; the first is the reference.
         cache_dir: Root of sweep's cache, for the features of the test images.
+        data: Where the data of these runs are now, if not where their records say.
+        backbone_file: The file of a backbone and its function, `PATH.py:FUNCTION`, for runs on a file of the user's.
 
     Raises:
         UsageError: There are fewer than two, a folder is not a run's, or their kinds of task differ.
@@ -117,7 +129,7 @@ def compare_runs(paths: Sequence[Path], cache_dir: Path) -> Comparison:
     kinds = {run.results.kind.name for run in runs}
     if len(kinds) > 1:
         raise UsageError(f"these runs are of different kinds of task ({', '.join(sorted(kinds))}); compare one kind")
-    answers, not_tested = _answers(runs, cache_dir)
+    answers, not_tested = _answers(runs, cache_dir, data, backbone_file)
     tests = (*_by_run(runs, answers), *_by_method(runs, answers)) if runs[0].name in answers else ()
     return Comparison(runs, _differing(runs), tests, not_tested)
 
@@ -140,7 +152,7 @@ def _open(path: Path, name: str) -> ComparedRun:
 
 
 def _differing(runs: Sequence[ComparedRun]) -> dict[str, list[str]]:
-    values = {name: [_shown(name, run.results.config.get(name)) for run in runs] for name in _settings()}
+    values = {name: [_shown(name, run.setting(name)) for run in runs] for name in _settings()}
     differing = {name: column for name, column in values.items() if len(set(column)) > 1}
     if "study" in differing:
         differing.pop("study_sha256", None)
@@ -159,19 +171,26 @@ def _shown(name: str, value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _answers(runs: Sequence[ComparedRun], cache_dir: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What each winner's answer to each test image is worth, `(n,)`, of the runs that share the first one's images."""
+def _answers(
+    runs: Sequence[ComparedRun], cache_dir: Path, data: str | None, backbone_file: str | None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Score of each winner on each test image, `(n,)`, for the runs that have the same test images as the first."""
     answers: dict[str, Tensor] = {}
     reasons: dict[str, str] = {}
     wanted = runs[0].results.config["splits"]["test"]["fingerprint"]
     for run in runs:
         if not run.results.summary:
             reasons[run.name] = "the run has not ended"
+        elif not was_tested(run.results.summary):
+            reasons[run.name] = "it was told not to look at test (--no-test)"
         elif run.results.config["splits"]["test"]["fingerprint"] != wanted:
             reasons[run.name] = f"its test images are not those of {runs[0].name}"
         else:
             try:
-                given = answers_of(run.results, run.folder, run.winner, "test", cache_dir)
+                file = backbone_file if is_path(run.results.config["backbone"]) else None
+                given = answers_of(
+                    run.results, run.folder, run.winner, "test", cache_dir, data=data, backbone_file=file
+                )
             except SweepError as error:
                 reasons[run.name] = str(error)
             else:
@@ -180,7 +199,7 @@ def _answers(runs: Sequence[ComparedRun], cache_dir: Path) -> tuple[dict[str, Te
 
 
 def _by_run(runs: Sequence[ComparedRun], answers: Mapping[str, Tensor]) -> Iterable[PairedTest]:
-    """Each run less the first."""
+    """Compare each run with the first."""
     first, *others = runs
     for run in others:
         if run.name in answers:
@@ -188,7 +207,7 @@ def _by_run(runs: Sequence[ComparedRun], answers: Mapping[str, Tensor]) -> Itera
 
 
 def _by_method(runs: Sequence[ComparedRun], answers: Mapping[str, Tensor]) -> Iterable[PairedTest]:
-    """Each method less the first run's, over the backbones that both have; nothing where that is one backbone."""
+    """Compare each method with the first run's over their common backbones, if there are at least two."""
     tested = [run for run in runs if run.name in answers]
     by_method: dict[tuple[str, ...], dict[tuple[str, ...], ComparedRun]] = {}
     for run in tested:
@@ -204,7 +223,7 @@ def _by_method(runs: Sequence[ComparedRun], answers: Mapping[str, Tensor]) -> It
 
 
 def _test(name: str, reference: str, own: Sequence[Tensor], others: Sequence[Tensor], kind: TaskKind) -> PairedTest:
-    """Compare answers `(n,)`, one a backbone on either side."""
+    """Compare scores per image `(n,)`; each side has one array per backbone."""
     difference = paired_difference(torch.stack(list(own)), torch.stack(list(others)))
     if kind is CLASSES and len(own) == 1:
         right, base = own[0] > 0, others[0] > 0

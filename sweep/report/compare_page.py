@@ -1,4 +1,4 @@
-"""Several runs side by side, as sections of a page: what differs, winners, curves and the paired test."""
+"""Several runs side by side, as sections of a page: their differences, winners, curves and the paired test."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,6 +9,7 @@ from plotly.graph_objects import Figure
 
 from sweep.errors import SweepError
 from sweep.machine.paths import write_atomically
+from sweep.records.tested import was_tested
 from sweep.report import glossary, page
 from sweep.report.colours import FIGURE_HEIGHT
 from sweep.report.compare import Comparison, PairedTest, compare_runs
@@ -16,22 +17,31 @@ from sweep.report.page import Cell, Page, Plotted
 from sweep.tasks.inputs import kind_of
 
 HALF_WIDTH = 480
-"""Pixels of a figure that stands beside another one."""
+"""Width in pixels of a figure beside another one."""
 
 
-def write_comparison(paths: Sequence[Path], target: Path, *, cache_dir: Path) -> Comparison:
+def write_comparison(
+    paths: Sequence[Path],
+    target: Path,
+    *,
+    cache_dir: Path,
+    data: str | None = None,
+    backbone_file: str | None = None,
+) -> Comparison:
     """Write the comparison of some runs as one HTML file that opens without a network.
 
     Args:
         paths: Run folders; the first is the reference.
         target: The file.
         cache_dir: Root of sweep's cache.
+        data: As `compare_runs`.
+        backbone_file: As `compare_runs`.
 
     Raises:
-        UsageError: As of `compare_runs`.
-        SweepError: Likewise, or the file cannot be written.
+        UsageError: As `compare_runs`.
+        SweepError: As `compare_runs`, or the file cannot be written.
     """
-    comparison = compare_runs(paths, cache_dir)
+    comparison = compare_runs(paths, cache_dir, data=data, backbone_file=backbone_file)
     document = Page(f"{len(paths)} runs compared")
 
     def plotted(name: str, figure: Figure, *, least_width: int = 0) -> str:
@@ -52,7 +62,7 @@ def comparison_sections(comparison: Comparison, plotted: Plotted) -> Iterator[st
     """Sections of a page.
 
     Args:
-        comparison: What is shown.
+        comparison: The comparison to show.
         plotted: Turns a figure, given its name, into HTML.
     """
     yield page.heading("Runs side by side") + page.table(*run_rows(comparison), sortable=True)
@@ -66,7 +76,7 @@ def comparison_sections(comparison: Comparison, plotted: Plotted) -> Iterator[st
 
 
 def run_rows(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
-    """Headings and rows of the table of runs: what differs, how much was trained, and how good the winners are."""
+    """Headings and rows of the table of runs: differing settings, amount of training, and scores of the winners."""
     kind = comparison.kind
     score = kind.metrics[kind.score]
     columns = ["run", *comparison.differing, "complete trials", "winner", f"{score}, val", f"{score}, test"]
@@ -81,7 +91,7 @@ def run_rows(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
         n_complete = int((trials["state"] == "COMPLETE").sum())
         cells += [Cell(str(n_complete), float(n_complete)), Cell(str(run.winner), float(run.winner))]
         cells.append(Cell(kind.with_error(val, n_val), float(val[kind.score])))
-        if summary:
+        if was_tested(summary):
             n_test, test, probe = summary["n_test_images"], summary["winner"]["test"], summary["linear_probe"]["test"]
             cells.append(Cell(kind.with_error(test, n_test), float(test[kind.score])))
             cells += [Cell(f"{test[name]:.3f}", float(test[name])) for name in kind.shown[1:]]
@@ -108,7 +118,7 @@ def paired_rows(tests: Sequence[PairedTest]) -> tuple[list[str], list[list[Cell]
 
 
 def paired_note(comparison: Comparison) -> str:
-    """What the table of paired tests holds, in words."""
+    """The text that explains the table of paired tests."""
     first = comparison.runs[0]
     items, n_images = kind_of(first.results.config), comparison.tests[0].n_images
     note = (
@@ -129,7 +139,7 @@ def _left_out(comparison: Comparison) -> str:
 
 
 def winners_figure(comparison: Comparison) -> Figure:
-    """The score of every winner on val, by epoch; the mean over replicates."""
+    """The score of every winner on the validation set by epoch, as the mean over replicates."""
     score, figure = comparison.kind.score, Figure()
     for run in comparison.runs:
         curves = run.results.curves
@@ -140,7 +150,7 @@ def winners_figure(comparison: Comparison) -> Figure:
 
 
 def best_so_far_figure(comparison: Comparison) -> Figure:
-    """The best score on val among complete trials, by number of trials."""
+    """The best score on the validation set among complete trials, by number of trials."""
     score, figure = comparison.kind.score, Figure()
     for run in comparison.runs:
         trials = run.results.trials

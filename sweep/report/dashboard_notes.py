@@ -19,6 +19,7 @@ from sweep.records.entries import require_config, require_summary
 from sweep.records.findings import findings
 from sweep.records.folder import RunFolder
 from sweep.records.results import Results
+from sweep.records.tested import said_of_test, was_retrained, was_tested
 from sweep.tasks.inputs import kind_of
 
 ARTIFACTS = "artifacts"
@@ -97,7 +98,8 @@ def _files(results: Results, folder: RunFolder, work: Path) -> list[Path]:
     shutil.copy(folder.winner_path, winner)
     trials = work / "trials.csv"
     results.trials.to_csv(trials, index=False)
-    return [winner, trials, folder.config_path, folder.summary_path]
+    again = [folder.retrained_path] if was_retrained(results.summary) else []
+    return [winner, *again, trials, folder.config_path, folder.summary_path]
 
 
 def study_note(results: Results, links: Mapping[str, str]) -> str:
@@ -112,13 +114,11 @@ def study_note(results: Results, links: Mapping[str, str]) -> str:
     n_val, n_test, items = summary["n_val_images"], summary["n_test_images"], kind_of(config)
     states = ", ".join(f"{number} {state}" for state, number in summary["n_trials"].items() if number)
     seconds = summary["wall_seconds"]
-    metrics = [
-        *metric_head(kind),
-        metric_row(kind, f"winner, trial {winner['trial']}, {n_val} val {items}", winner["val"], n_val),
-        metric_row(kind, f"winner, trial {winner['trial']}, {n_test} test {items}", winner["test"], n_test),
-        metric_row(kind, f"linear probe, {n_val} val {items}", probe["val"], n_val),
-        metric_row(kind, f"linear probe, {n_test} test {items}", probe["test"], n_test),
-    ]
+    metrics = metric_head(kind)
+    for name, method in ((f"winner, trial {winner['trial']}", winner), ("linear probe", probe)):
+        metrics.append(metric_row(kind, f"{name}, {n_val} val {items}", method["val"], n_val))
+        if was_tested(summary):
+            metrics.append(metric_row(kind, f"{name}, {n_test} test {items}", method["test"], n_test))
     best: list[str] = []
     for row in trials.head(TOP).to_dict("records"):
         named = {str(name): value for name, value in row.items()}
@@ -131,7 +131,7 @@ def study_note(results: Results, links: Mapping[str, str]) -> str:
         markdown_text(" ".join(findings(results, winner["trial"]))),
         "\n".join(metrics),
         f"Trials are ranked by {', then '.join(map(markdown_text, results.objectives))} on val after the last epoch. "
-        f"Only the winner and the probe were measured on test, once. ± is the standard error over {items}.",
+        f"{said_of_test(summary)} ± is the standard error over {items}.",
         "\n".join(best),
         f"Backbone {markdown_text(config['backbone'])}; {states}; the search ended because "
         f"{markdown_text(summary['ended'])}. Seconds: features {seconds['features']:.0f}, search "

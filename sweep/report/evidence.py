@@ -1,4 +1,4 @@
-"""What a run's best trial does, image by image: computed from the feature cache, for reports and comparisons."""
+"""The outputs of a run's trial for each image, computed from the feature cache, for reports and comparisons."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,9 @@ from sweep.export.selection import winner_of
 from sweep.features.cache import compute_features
 from sweep.records.folder import RunFolder
 from sweep.records.results import Results
+from sweep.records.tested import was_retrained
 from sweep.running.recorded import config_of_trial, recorded_backbone, recorded_data, target_of_run
-from sweep.search.lane_weights import weights_of
+from sweep.search.lane_weights import retrained_weights, weights_of
 from sweep.study.declaration import DATA_OBJECTS
 from sweep.tasks.inputs import Kind
 from sweep.tasks.targets import Target
@@ -58,14 +59,14 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a trial's side-network gives for every image of a split.
+    """The outputs of a trial's side-network for every image of a split.
 
     Attributes:
-        outputs: `(n, C)`, before the target decodes them.
-        labels: As of the split.
-        target: What the outputs say.
-        split: The images, or texts.
-        kind: Which of them.
+        outputs: Outputs `(n, C)`, before `Target.decode`.
+        labels: Labels of the split.
+        target: The target, which decodes outputs.
+        split: The images or texts.
+        kind: Images or texts.
     """
 
     outputs: torch.Tensor
@@ -90,7 +91,7 @@ def answers_of(
     Args:
         results: The run's tables.
         folder: The run's folder.
-        trial: The winner, or the number of another trial.
+        trial: The winner, or the number of another trial. On test, a winner that was trained again has these weights.
         split: `"val"` or `"test"`.
         cache_dir: Root of sweep's cache; features that are no longer there are computed again.
         data: Where the data are now, if not where the run's record says.
@@ -105,7 +106,11 @@ def answers_of(
     items = recorded_data(config, cache_dir, splits=[split], moved_to=data)
     images: Split = getattr(items, split)
     backbone = recorded_backbone(config_of_trial(results, folder, trial), cache_dir, given=backbone_file)
-    spec, weights = weights_of(folder, trial, winner_of(results, folder))
+    winner = winner_of(results, folder)
+    if split == "test" and trial == winner and was_retrained(results.summary):
+        spec, weights = retrained_weights(folder, trial)
+    else:
+        spec, weights = weights_of(folder, trial, winner)
     module = spec.plain(weights.rank, weights.config)
     module.load_state_dict(weights.state)
     features = compute_features(backbone, images, cache_dir=cache_dir)
@@ -127,7 +132,7 @@ def winner_on_val(
     data: str | None = None,
     backbone_file: str | None = None,
 ) -> Evidence:
-    """What the winner gives for the val images; arguments and errors as of `answers_of`."""
+    """The winner's outputs on the validation set; arguments and errors as `answers_of`."""
     answers = answers_of(results, folder, winner, "val", cache_dir, data=data, backbone_file=backbone_file)
     values = answers.target.probabilities(answers.target.decode(answers.outputs.double())).numpy()
     return Evidence(values, answers.labels.numpy(), answers.split, answers.kind)

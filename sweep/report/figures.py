@@ -5,13 +5,14 @@ from html import escape
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
+import torch
 from plotly.graph_objects import Bar, Figure, Heatmap, Scatter
 
 from sweep.records.findings import BASELINE
 from sweep.report.colours import BASELINE_COLOUR, FIGURE_HEIGHT, OTHERS_COLOUR, WINNER_COLOUR
 from sweep.report.evidence import Evidence
+from sweep.tasks.breakdown import calibration_bins, confusion_counts
 from sweep.tasks.inputs import one_of
 from sweep.tasks.kinds import TASK_KINDS
 from sweep.tasks.metrics import N_CALIBRATION_BINS
@@ -108,8 +109,8 @@ def _broken_line(curves: pd.DataFrame) -> tuple[list[float | None], list[float |
 def confusion_matrix(evidence: Evidence, class_names: Sequence[str]) -> Figure:
     """Plot the images of each class (rows) by the predicted class (columns)."""
     n_classes = len(class_names)
-    counts = np.zeros((n_classes, n_classes), dtype=np.int64)
-    np.add.at(counts, (evidence.labels.astype(np.int64), evidence.predicted), 1)
+    labels = torch.from_numpy(evidence.labels.astype(np.int64))
+    counts = confusion_counts(torch.from_numpy(evidence.predicted), labels, n_classes).numpy()
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     names = [escape(name) for name in class_names]
     in_cells = n_classes <= LARGEST_NUMBERED_MATRIX
@@ -147,22 +148,15 @@ def reliability_diagram(evidence: Evidence) -> Figure:
 
     On the diagonal the model is right as often as it says it is.
     """
-    confidence = evidence.probabilities.max(-1)
-    correct = evidence.predicted == evidence.labels
-    bins = np.clip(np.ceil(confidence * N_CALIBRATION_BINS).astype(int), 1, N_CALIBRATION_BINS) - 1
-    n_images = np.bincount(bins, minlength=N_CALIBRATION_BINS)
-    accuracy = _mean(bins, correct)
-    mean_confidence = _mean(bins, confidence)
-    centres = (np.arange(N_CALIBRATION_BINS) + 0.5) / N_CALIBRATION_BINS
-    filled = n_images > 0
+    bins = calibration_bins(torch.from_numpy(evidence.probabilities), torch.from_numpy(evidence.labels))
     figure = Figure()
     figure.add_trace(
         Bar(
-            x=centres[filled].tolist(),
-            y=accuracy[filled].tolist(),
+            x=[(one.low + one.high) / 2 for one in bins],
+            y=[one.accuracy for one in bins],
             width=0.9 / N_CALIBRATION_BINS,
-            customdata=np.stack([n_images, mean_confidence], -1)[filled].tolist(),
-            text=n_images[filled].tolist(),
+            customdata=[[one.n, one.confidence] for one in bins],
+            text=[one.n for one in bins],
             textposition="outside",
             textangle=0,
             cliponaxis=False,
@@ -229,12 +223,3 @@ def predicted_against_true(evidence: Evidence, names: Sequence[str]) -> Figure:
         height=FIGURE_HEIGHT,
     )
     return figure
-
-
-def _mean(
-    bins: npt.NDArray[np.int64], values: npt.NDArray[np.float64] | npt.NDArray[np.bool_]
-) -> npt.NDArray[np.float64]:
-    """Return the mean of the values in each bin, 0 for an empty bin."""
-    counts = np.bincount(bins, minlength=N_CALIBRATION_BINS)
-    sums = np.bincount(bins, weights=values.astype(np.float64), minlength=N_CALIBRATION_BINS)
-    return sums / np.maximum(counts, 1)

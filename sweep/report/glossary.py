@@ -15,7 +15,7 @@ METRICS: Mapping[str, str] = {
     "More is better.",
     "micro F1": "F1 over all decisions of all labels together, at probability 0.5. More is better.",
     "macro F1": "F1 of each label at probability 0.5, averaged over labels. More is better.",
-    "label acc.": "Share of (image, label) pairs answered rightly at probability 0.5. More is better.",
+    "label acc.": "Share of (image, label) pairs answered correctly at probability 0.5. More is better.",
     "BCE": "Binary cross-entropy in nats, averaged over labels. Less is better.",
     "R²": "Share of the targets' variance that the predictions explain. 1 is perfect, 0 is as good as the mean.",
     "RMSE": "Root mean squared error, in the units of the targets. Less is better.",

@@ -34,11 +34,15 @@ class RunPlots:
         folder: The run's folder.
         results: The run's tables.
         storage: The run's Optuna storage URL, if it was given one.
+        backbone: The file of the run's backbone and its function, `PATH.py:FUNCTION`, if it was the user's own.
+        data: Where the data are now, if not where the run's record says.
     """
 
     folder: RunFolder
     results: Results
     storage: str | None
+    backbone: str | None = None
+    data: str | None = None
 
     def trials(self) -> Figure:
         """Plot every complete trial and the best so far; with several objectives, the Pareto front."""
@@ -95,7 +99,8 @@ class RunPlots:
 
     @cached_property
     def _evidence(self) -> Evidence:
-        return winner_on_val(self.results, self.folder, self._winner, default_cache_dir())
+        given = {"data": self.data, "backbone_file": self.backbone}
+        return winner_on_val(self.results, self.folder, self._winner, default_cache_dir(), **given)
 
     @cached_property
     def _study(self) -> optuna.Study:

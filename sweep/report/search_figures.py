@@ -1,6 +1,6 @@
-"""What the search shows of its parameters: which matter, all configurations at once, and one parameter at a time.
+"""Figures of the search: importances of parameters, all configurations at once, and one parameter at a time.
 
-Text of the user's is escaped: plotly takes a little HTML in labels.
+Text from the user is escaped, because plotly interprets some HTML in labels.
 """
 
 import math
@@ -22,25 +22,25 @@ from sweep.records.results import PARAMETER_PREFIX, Results, parameter_columns
 from sweep.report.colours import BASELINE_COLOUR, DARKER, DOTS_COLOUR, FIGURE_HEIGHT, WINNER_COLOUR
 
 LEAST_TRIALS = 10
-"""Complete trials that must have a parameter before its importance is shown: of fewer it is chance."""
+"""Number of complete trials that must have a parameter before its importance is shown. With fewer, it is chance."""
 MOST_LOG_TICKS = 5
 MOST_COLUMNS, ROW_HEIGHT = 3, 300
 NOT_ASKED = "–"
-"""What stands for the value of a parameter in trials that were not asked for it."""
+"""The label for trials that do not have a parameter."""
 UNUSED_SHARE = 0.15
-"""Of an axis, set aside below its values for the trials that do not have the parameter."""
+"""Share of an axis, below its values, for the trials that do not have the parameter."""
 
 
 def importances(study: optuna.Study, results: Results) -> Figure | None:
-    """Optuna's PED-ANOVA importances for the first objective, of the parameters that enough complete trials have.
+    """Optuna's PED-ANOVA importances for the first objective, for parameters that enough complete trials have.
 
     Args:
-        study: The run's, as Optuna has it.
+        study: The run's Optuna study.
         results: The run's tables.
 
     Returns:
-        Bars, each labelled with its number of trials; None where fewer than two parameters have `LEAST_TRIALS`, or
-        where all values are equal.
+        A bar chart, in which each bar has its number of trials as a label. None if fewer than two parameters have
+        `LEAST_TRIALS` trials, or all values of the objective are equal.
     """
     complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     counts = {name: sum(name in trial.params for trial in complete) for name in parameters_of(results)}
@@ -88,15 +88,15 @@ def parameters_of(results: Results) -> list[str]:
 
 @dataclass(frozen=True)
 class _Axis:
-    """A parameter's values as places on an axis.
+    """A parameter's values as positions on an axis.
 
     Attributes:
-        places: Of every trial, NaN where it does not have the parameter; logarithms to base 10 where `log`.
-        ticks: Places, each with its label.
-        low: Least place.
-        high: Greatest place.
-        categorical: Whether places number choices.
-        log: Whether places are logarithms.
+        places: Position of every trial; NaN if it does not have the parameter. If `log`, logarithms to base 10.
+        ticks: Positions, each with its label.
+        low: Smallest position.
+        high: Largest position.
+        categorical: Whether positions are numbers of choices.
+        log: Whether positions are logarithms.
     """
 
     places: pd.Series
@@ -123,12 +123,12 @@ def _axis(values: pd.Series, distribution: BaseDistribution | None) -> _Axis:
 
 
 def _choice(value: object) -> str:
-    """A choice as text: 8 where a table that has gaps made it 8.0."""
+    """A choice as text. Whole numbers have no decimal point, although a table with gaps turns them into floats."""
     return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round values between two numbers, at most `MOST_LOG_TICKS` and at least one, that do not crowd a log axis."""
+    """Round values between two numbers as ticks of a log axis: at least one, and at most `MOST_LOG_TICKS`."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1, 2, 5), (1, 3), (1,)):
         ticks = [float(f"{step}e{decade}") for decade in decades for step in steps]
@@ -142,19 +142,19 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def distributions_of(study: optuna.Study) -> dict[str, BaseDistribution]:
-    """What each parameter was drawn from, by name."""
+    """Distribution of each parameter, by name."""
     return {name: of for trial in study.get_trials(deepcopy=False) for name, of in trial.distributions.items()}
 
 
 def configurations(results: Results, distributions: Mapping[str, BaseDistribution]) -> Figure | None:
-    """Complete trials as lines through an axis a parameter, the darker the better by the first objective.
+    """Complete trials as lines through one axis per parameter. Darker lines are better by the first objective.
 
     Args:
         results: The run's tables.
-        distributions: What the parameters were drawn from.
+        distributions: Distributions of the parameters, by name.
 
     Returns:
-        The figure; None without two complete trials.
+        The figure; None if fewer than two trials are complete.
     """
     complete = results.trials[results.trials["state"] == "COMPLETE"]
     if len(complete) < 2:
@@ -184,7 +184,7 @@ def configurations(results: Results, distributions: Mapping[str, BaseDistributio
 
 
 def _dimension(axis: _Axis) -> dict[str, object]:
-    """An axis for plotly, with a place below for the trials that do not have the parameter."""
+    """An axis for plotly, with a position below its values for trials that do not have the parameter."""
     ticks, low, span = dict(axis.ticks), axis.low, axis.high - axis.low or 1.0
     if not ticks:
         steps = np.linspace(axis.low, axis.high, 5) if axis.high > axis.low else [axis.low]
@@ -204,13 +204,13 @@ def _dimension(axis: _Axis) -> dict[str, object]:
 def slices(
     results: Results, parameters: Sequence[str], distributions: Mapping[str, BaseDistribution], winner: int
 ) -> Figure:
-    """Complete trials by one parameter each, in panels beside and below each other.
+    """Complete trials by parameter, in one panel per parameter.
 
     Args:
         results: The run's tables.
-        parameters: Names, one panel each.
-        distributions: What they were drawn from.
-        winner: The trial to mark, beside the baseline.
+        parameters: Names of the parameters to show.
+        distributions: Distributions of the parameters, by name.
+        winner: Number of the trial to mark, in addition to the baseline.
     """
     objective = next(iter(results.objectives))
     complete = results.trials[results.trials["state"] == "COMPLETE"]

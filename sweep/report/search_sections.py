@@ -1,4 +1,4 @@
-"""What the report says of the search: its Pareto front, which parameters matter, and every trial by its parameters."""
+"""The report's sections on the search: Pareto front, importances of parameters, and all trials by their parameters."""
 
 from collections.abc import Iterator
 
@@ -20,9 +20,9 @@ from sweep.report.search_figures import (
 )
 
 AXIS_WIDTH, FRONT_WIDTH = 110, 360
-"""Pixels that an axis of all configurations, and the Pareto front, need at least."""
+"""Least width in pixels of an axis in the figure of all configurations, and of the Pareto front."""
 HALF_WIDTH, PANEL_WIDTH = 480, 300
-"""Pixels of a figure that stands beside another one, and of a parameter's."""
+"""Width in pixels of a figure beside another one, and of a parameter's panel."""
 
 
 def front_section(results: Results, plotted: Plotted) -> str:
@@ -37,9 +37,9 @@ def search_sections(study: optuna.Study, results: Results, winner: int, plotted:
     """Sections on the search's parameters.
 
     Args:
-        study: The run's, as Optuna has it.
+        study: The run's Optuna study.
         results: The run's tables.
-        winner: The trial that is ranked first.
+        winner: The number of the trial that is ranked first.
         plotted: Turns a figure, given its name, into HTML.
     """
     first = next(iter(results.objectives))

@@ -11,6 +11,7 @@ from sweep.export.card import command_line
 from sweep.export.selection import hyperparameters_of
 from sweep.records.findings import BASELINE, findings
 from sweep.records.results import PARAMETER_PREFIX, Results, parameter_columns
+from sweep.records.tested import said_of_test
 from sweep.report import glossary, page
 from sweep.report.page import Cell
 from sweep.study.augmentation import described
@@ -26,7 +27,7 @@ LABELS = {
 
 
 def answer(results: Results, winner: int) -> str:
-    """What was found, in words; the winner beside baseline and linear probe; and what was searched on what."""
+    """The findings in words, a table of winner, baseline and linear probe, and the study, the data and the backbone."""
     config, summary, kind = results.config, results.summary, results.kind
     row = _row(results.trials, winner)
     n_val, n_test = (config["splits"][name]["images"] for name in ("val", "test"))
@@ -38,22 +39,17 @@ def answer(results: Results, winner: int) -> str:
         name = f"baseline, trial {BASELINE}"
         rows.append([Cell(name), *_metrics(kind, of_base, n_val), *_metrics(kind, None, n_test)])
     if summary:
-        rows[0] += _metrics(kind, summary["winner"]["test"], n_test)
+        rows[0] += _metrics(kind, summary["winner"]["test"] or None, n_test)
         probe = summary["linear_probe"]
         name = f"linear probe, best of {probe['n_configurations']}"
-        rows.append([Cell(name), *_metrics(kind, probe["val"], n_val), *_metrics(kind, probe["test"], n_test)])
+        rows.append([Cell(name), *_metrics(kind, probe["val"], n_val), *_metrics(kind, probe["test"] or None, n_test)])
     else:
         rows[0] += _metrics(kind, None, n_test)
     states = results.trials["state"].value_counts().to_dict()
     items = kind_of(config)
     note = (
         f"{n_val} {items} to choose on (val) and {n_test} to test on; ± is the standard error over {items}. Trials are "
-        f"ranked by {', '.join(results.objectives)} on val after the last epoch. "
-        + (
-            "Only the winner and the linear probe were measured on test, once."
-            if summary
-            else "The run did not end: test was not looked at."
-        )
+        f"ranked by {', '.join(results.objectives)} on val after the last epoch. {said_of_test(summary)}"
     )
     classes = config["classes"]
     more = f", … ({len(classes)} in all)" if len(classes) > N_NAMED_CLASSES else ""
@@ -63,6 +59,7 @@ def answer(results: Results, winner: int) -> str:
         "backbone": f"{config['backbone']} at {shown_size(config['transform'])}, "
         f"{Taps(config['group_size'], recorded_stages(config.get('stages')))}",
         **({"training images": views} if (views := described(config)) else {}),
+        **({"class weights": str(weights)} if (weights := config.get("class_weights")) else {}),
         "trials": ", ".join(f"{count} {state}" for state, count in states.items()),
         f"trial {winner}": ", ".join(f"{k} = {_number(v)}" for k, v in hyperparameters_of(row, results.trials).items()),
     }
@@ -111,7 +108,7 @@ def front(results: Results) -> str:
 
 
 def words(results: Results) -> str:
-    """What the headings of this report mean."""
+    """Explanations of the headings in this report."""
     kind = results.kind
     names = [name.removeprefix(PARAMETER_PREFIX) for name in parameter_columns(results.trials)]
     columns = [name for name in glossary.COLUMNS if name not in ("front", "hypervolume") or len(results.objectives) > 1]

@@ -14,9 +14,10 @@ from sweep.report import page
 from sweep.report.evidence import Evidence
 from sweep.report.figures import confusion_matrix, predicted_against_true, reliability_diagram
 from sweep.report.page import Cell, Plotted
+from sweep.tasks.breakdown import label_scores
 from sweep.tasks.inputs import one_of
 from sweep.tasks.kinds import CLASSES, MULTI_LABEL
-from sweep.tasks.metrics import THRESHOLD, average_precision
+from sweep.tasks.metrics import THRESHOLD
 
 N_CONFUSED = 24
 THUMBNAIL_SIDE = 132
@@ -58,15 +59,11 @@ def winner_sections(evidence: Evidence, results: Results, winner: int, plotted: 
 
 def labels_table(evidence: Evidence, names: Sequence[str]) -> str:
     """Return a table with the average precision, precision and recall (at probability 0.5) of every label."""
-    has, said = evidence.labels == 1, evidence.values >= THRESHOLD
-    precisions = average_precision(torch.from_numpy(evidence.values)[None], torch.from_numpy(has))[0].tolist()
     rows = []
-    for label, name in enumerate(names):
-        n_has, n_said = int(has[:, label].sum()), int(said[:, label].sum())
-        n_both = int((has & said)[:, label].sum())
-        shares = [precisions[label], *(n_both / n if n else np.nan for n in (n_said, n_has))]
-        cells = [Cell("" if np.isnan(share) else f"{share:.3f}", float(share)) for share in shares]
-        rows.append([Cell(name), Cell(str(n_has), float(n_has)), *cells])
+    for score in label_scores(torch.from_numpy(evidence.values), torch.from_numpy(evidence.labels), tuple(names)):
+        shares = [score.average_precision, score.precision, score.recall]
+        cells = [Cell("" if np.isnan(share) else f"{share:.3f}", share) for share in shares]
+        rows.append([Cell(score.name), Cell(str(score.n), float(score.n)), *cells])
     item = one_of(evidence.kind)
     note = f"Precision and recall at probability {THRESHOLD}. A label that no val {item} has is left out of the mean."
     columns = ["label", evidence.kind, "average precision", "precision", "recall"]
@@ -93,7 +90,7 @@ def _most_confused(evidence: Evidence, class_names: Sequence[str]) -> str:
 
 
 def _most_wrong(evidence: Evidence, names: Sequence[str]) -> str:
-    """Images of several labels with a label answered wrongly, those first of which the winner is surest."""
+    """Multi-label images with a wrong label, in order of the winner's confidence in the wrong label."""
     has = evidence.labels == 1
     wrong = has != (evidence.values >= THRESHOLD)
     distance = np.where(wrong, np.abs(evidence.values - THRESHOLD), -1.0)
@@ -132,7 +129,7 @@ def _farthest(evidence: Evidence, names: Sequence[str]) -> str:
 
 
 def _shown(evidence: Evidence, index: int, lines: Sequence[str]) -> str:
-    """One image or text of val, with what is said of it and the file it comes from, where there is one."""
+    """One image or text of the validation set, with its caption and its file, if it has one."""
     item, lines = evidence.val.open(index), [*lines, f"val {one_of(evidence.kind)} {index}"]
     path = evidence.val.source(index) if evidence.val.source else None
     if evidence.kind == "texts":

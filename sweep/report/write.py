@@ -44,17 +44,17 @@ def write_report(
         run: A run folder; one that was interrupted gives the report so far.
         target: The file.
         cache_dir: Root of sweep's cache, for the features of the val images.
-        say: Told of what had to be left out.
-        storage_url: Of a run whose trials are not in its own journal.
+        say: Called with a message for everything that had to be left out.
+        storage_url: URL of the Optuna storage, if the run was given one.
         data: Where the data are now, if they have moved since the run.
         backbone_file: The file of the run's backbone and its function, `PATH.py:FUNCTION`, if it was the user's own.
-        others: Runs to show this one beside.
+        others: Runs to compare this one with.
 
     Returns:
         The figures of the report, by names that can be used for files.
 
     Raises:
-        UsageError: A folder is not a run's, or the other runs are of another kind of task.
+        UsageError: A folder is not a run folder, or the other runs have another kind of task.
         SweepError: A file is missing or damaged, no trial is complete, or the report cannot be written.
     """
     folder = RunFolder.open(run)
@@ -70,7 +70,8 @@ def write_report(
 
     document.add(tables.answer(results, winner))
     if others:
-        for section in comparison_sections(compare_runs([run, *others], cache_dir), plotted):
+        comparison = compare_runs([run, *others], cache_dir, data=data, backbone_file=backbone_file)
+        for section in comparison_sections(comparison, plotted):
             document.add(section)
     if len(results.objectives) > 1:
         document.add(front_section(results, plotted))

@@ -97,7 +97,7 @@ class Plan(FeaturePlan):
 def plan_features(prepared: Prepared, cache_dir: Path) -> FeaturePlan:
     """Count the images that are missing in the cache. If there are any, time the backbone on a few images."""
     backbone, data = prepared.backbone, prepared.data
-    splits = (*prepared.views.cached(data.train), data.val, data.test)
+    splits = [*prepared.views.cached(data.train), data.val, *([data.test] if prepared.study.test else [])]
     n_images = sum(split.n_images for split in splits)
     n_tokens = sum(stored_tokens(backbone, split) for split in splits)
     n_missing = sum(n_images_missing(backbone, split, cache_dir) for split in splits)
@@ -189,7 +189,7 @@ def _measured_step_seconds(prepared: Prepared, n_lanes: int) -> float:
     config = calibrated_config(prepared)
     stack = Stack([spec.lane(config.rank, seed, config).to(prepared.device) for seed in range(n_lanes)])
     configs = [replace(config, dropout=0.0)] * n_lanes
-    losses_of = LaneLosses(configs, data.class_counts.to(prepared.device), stack.like.dtype)
+    losses_of = LaneLosses(configs, data.class_counts.to(prepared.device), stack.like.dtype, len(data))
     optimizers = LaneOptimizers(stack.params, configs)
     factors = torch.ones(n_lanes, device=prepared.device)
 

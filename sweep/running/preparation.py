@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from backbones import Backbone, load_backbone
-from sweep.data import DataSet, OnBadImage, TableOptions, load_data
+from backbones import Backbone, load_backbone, reads_texts
+from sweep.data import DATA_SETS, DataSet, OnBadImage, TableOptions, load_data
+from sweep.data.vtab import is_vtab_task
 from sweep.errors import UsageError
 from sweep.features.views import TrainingViews
 from sweep.machine.precision import require_fp32_sums
@@ -15,7 +16,8 @@ from sweep.side_networks.cost import rank_buckets
 from sweep.side_networks.families import check_family
 from sweep.side_networks.own_networks import own_family
 from sweep.side_networks.spec import SideNetworkSpec
-from sweep.study.declaration import Study
+from sweep.study.class_weights import completed
+from sweep.study.declaration import Resize, Study
 from sweep.study.rehearsal import rehearse, surveyed_configs
 from sweep.study.shape import Shape, shape_of, study_of_lane, study_of_shape
 from sweep.study.structure import CLASS
@@ -118,6 +120,9 @@ def prepare(
         table=TableOptions(study.image_root, study.path_column, study.label_column),
     )
     study = study.on(TASK_KINDS[data.task])
+    study = replace(
+        study, class_weights=completed(study.class_weights, data.class_names), resize=resize_of(study, data)
+    )
     study.check_baseline()
     baseline = rehearse(study, study.baseline).config
     own = study_of_lane(study, baseline)
@@ -129,6 +134,19 @@ def prepare(
     check_spec(own.precision, spec, backbone)
     views = TrainingViews.of(own, data.train, backbone.transform)
     return Prepared(study, n_parallel, device, data, shape, backbone, spec, views, on_bad_image)
+
+
+def resize_of(study: Study, data: DataSet) -> Resize | None:
+    """How images that are not square are resized, if a study does not declare it; None for texts.
+
+    Nearly all images of data sets with a name are square. These sets keep the features that earlier versions cached.
+    The protocol of VTAB-1K resizes whole images, and in some of its tasks the edge of an image matters.
+    """
+    if data.kind != "images" or study.resize is not None:
+        return study.resize
+    if isinstance(study.data, str) and (study.data in DATA_SETS or is_vtab_task(Path(study.data).expanduser())):
+        return "squash"
+    return "centre"
 
 
 def backbone_of(study: Study, data: DataSet, device: torch.device, cache_dir: Path) -> Backbone:
@@ -143,7 +161,8 @@ def backbone_of(study: Study, data: DataSet, device: torch.device, cache_dir: Pa
         group_size=study.group_size,
         stages=study.stages,
         image_size=study.image_size,
-        resize=study.resize,
+        # text backbones on images have their own message below
+        resize=None if data.kind == "images" and reads_texts(study.backbone) else study.resize,
         max_tokens=study.max_tokens,
         cache_dir=cache_dir,
         device=device,

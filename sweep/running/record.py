@@ -6,13 +6,14 @@ import platform
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from backbones.sizes import transform_record
 from sweep.records.folder import RunFolder
 from sweep.running.data_path import absolute_path
+from sweep.running.ending import Ending, WallSeconds
 from sweep.running.planner import Plan
 from sweep.running.preparation import Prepared
 from sweep.search.data_base import shown_url
@@ -21,35 +22,10 @@ from sweep.search.search import Search, Winner
 from sweep.study.budget import Budget
 from sweep.study.finding import LoadedStudy
 from sweep.tasks.targets import Target
-from sweep.training.linear_probe_reference import ProbeResult
 
 PACKAGES = ("sweep", "torch", "torchvision", "timm", "optuna", "numpy", "pandas", "pillow")
 TEXT_PACKAGES = ("transformers", "tokenizers")
 """Further packages that the features of texts depend on."""
-
-
-@dataclass
-class WallSeconds:
-    """How a run's wall time is divided, in seconds.
-
-    In a resumed run, `training` and `search` include the time of earlier processes up to the snapshots that were
-    continued. The other entries count only the process that finished the run.
-
-    Attributes:
-        features: The feature pass over all splits.
-        training: Training and evaluating the stacks.
-        search: The whole search: `training`, proposals, reports and tables.
-        linear_probe: Tuning the linear-probe reference.
-        test: Evaluating the winner.
-        total: The time from the first step to the summary.
-    """
-
-    features: float = 0.0
-    training: float = 0.0
-    search: float = 0.0
-    linear_probe: float = 0.0
-    test: float = 0.0
-    total: float = 0.0
 
 
 def run_config(
@@ -107,9 +83,7 @@ def file_sha256(path: Path) -> str | None:
 def run_summary(
     search: Search,
     winner: Winner,
-    val_error: dict[str, float],
-    test: dict[str, float],
-    probe: ProbeResult,
+    ending: Ending,
     plan: Plan,
     seconds: WallSeconds,
     *,
@@ -117,11 +91,8 @@ def run_summary(
     n_test_images: int,
     n_images_computed: int,
 ) -> dict[str, Any]:
-    """The summary of a run: the winner, the linear-probe reference, how the search went, and its time.
-
-    `val_error` holds the standard error of the winner's score on the validation set, if it had to be bootstrapped.
-    """
-    record, records = winner.record, search.ledger.log.records
+    """The summary of a run: the winner, the linear-probe reference, how the search went, and its time."""
+    record, records, retrained = winner.record, search.ledger.log.records, ending.retrained
     states = Counter(r.state for r in records)
     return {
         "winner": {
@@ -129,10 +100,12 @@ def run_summary(
             "params": record.params,
             "trainable_parameters": record.trainable_parameters,
             "val": {name.removeprefix("val_"): v for name, v in record.metrics.items() if name != "train_loss"}
-            | val_error,
-            "test": test,
+            | ending.val_error,
+            "test": ending.test if retrained is None else retrained.winner,
         },
-        "linear_probe": asdict(probe),
+        "linear_probe": asdict(ending.probe) | ({} if retrained is None else {"test": retrained.linear_probe}),
+        "tested": search.proposals.study.test,
+        "retrained": retrained is not None,
         "ended": search.ended,
         "n_trials": {state.lower(): states[state] for state in ("COMPLETE", "PRUNED", "FAIL")},
         "n_repeats_dropped": search.proposals.n_dropped,

@@ -53,6 +53,11 @@ def recorded_data(
     return data
 
 
+def recorded_resize(config: Mapping[str, Any]) -> Any:
+    """How a run resized images that are not square. Runs before version 0.5 only recorded their transform."""
+    return config.get("resize") or recorded_size(config["transform"]).get("resize")
+
+
 def config_of_lane(config: Mapping[str, Any], lane: Mapping[str, Any]) -> dict[str, Any]:
     """A run's record for one of its lanes: the lane's shape replaces that of the run.
 

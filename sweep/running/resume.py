@@ -14,6 +14,7 @@ from sweep.records.reporter import Reporter
 from sweep.running.data_path import data_of_run
 from sweep.running.preparation import Prepared, prepare
 from sweep.running.record import file_sha256
+from sweep.running.recorded import recorded_resize
 from sweep.running.runner import carry_out
 from sweep.running.trainers import MOST_THREADS, check_workers, threads_of
 from sweep.search.optuna_storage import mend_journal, require_recorded_url
@@ -31,7 +32,7 @@ DECIDED_BY_OPTIONS = (
     *("task", "accept_licence"),
     *("side_network", "attention", "mlp", "read_out"),
     *("modules_per_block", "precision", "max_rank", "seeds", "seed", "augment", "views", "cache"),
-    *("image_root", "path_column", "label_column", "resize"),
+    *("image_root", "path_column", "label_column", "resize", "class_weights", "test", "retrain"),
 )
 """Declarations that options of `sweep run` can override. A resumed run takes them from its record."""
 
@@ -126,6 +127,7 @@ def _read_config(folder: RunFolder) -> dict[str, Any]:
         "workers": int,
         "threads": int | None,
         "enqueued": list,
+        "transform": dict,
     }
     require_entries(folder.config_path, config, entries)
     fixed = all(isinstance(params, dict) for params in config["enqueued"])
@@ -179,6 +181,7 @@ def _as_recorded(loaded: LoadedStudy, folder: RunFolder, config: dict[str, Any],
         overrides["side_network"] = None  # likewise
         if isinstance(loaded.study.side_network, str):
             raise _changed(loaded, folder, "side_network", loaded.study.side_network, OWN_NETWORK)
+    overrides["resize"] = recorded_resize(config)
     if config["sampler"] in SAMPLERS:
         overrides["sampler"] = config["sampler"]
     overrides["rank_buckets"] = config.get("rank_buckets") or [config["max_rank"]]

@@ -16,7 +16,9 @@ from sweep.machine.memory import available_bytes
 from sweep.machine.seeds import derive_seed
 from sweep.records.folder import RunFolder
 from sweep.running.preparation import Prepared
-from sweep.running.runner import RESIDENT_SHARE
+from sweep.running.settings import RESIDENT_SHARE
+from sweep.study.class_weights import of_lane
+from sweep.study.declaration import Study
 from sweep.study.lane_config import LaneConfig
 from sweep.study.probe import EPOCHS_FACTOR
 from sweep.study.shape import shape_of
@@ -25,7 +27,7 @@ from sweep.tasks.targets import Target
 from sweep.training.engine import Stack, split_logits, train
 from sweep.training.linear_probe_reference import probe_config
 
-WEIGHTS, RECORD = "retrained.safetensors", "retrained.json"
+RECORD = "retrained.json"
 CHOSEN = {"winner.trial": int, "winner.params": dict, "linear_probe.stage": int, "linear_probe.lr": int | float}
 
 
@@ -34,9 +36,9 @@ class Retrained:
     """Results of the retrained winner and linear probe on the test set.
 
     Attributes:
-        winner: Metrics of the winner by name, as means over replicates.
+        winner: Metrics of the winner by name, as means over replicates; empty if test was not looked at.
         winner_std: Standard deviation of the task's score over replicates; 0 for one replicate.
-        linear_probe: Metrics of the linear probe by name.
+        linear_probe: Metrics of the linear probe by name; empty if test was not looked at.
         n_train_images: Number of images in train and val together.
         n_test_images: Number of images in test.
         wall_seconds: Time of training and testing both.
@@ -50,7 +52,34 @@ class Retrained:
     wall_seconds: float
 
 
-def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path) -> Retrained:
+@dataclass(frozen=True)
+class Choice:
+    """What a search chose.
+
+    Attributes:
+        config: Configuration of the winner.
+        stage: Stage that the linear probe reads.
+        lr: Its learning rate.
+    """
+
+    config: LaneConfig
+    stage: int
+    lr: float
+
+    @classmethod
+    def recorded(cls, folder: RunFolder, study: Study) -> "Choice":
+        """The choice of a finished run, by its summary.
+
+        Raises:
+            SweepError: The summary is damaged.
+        """
+        summary = read_json(folder.summary_path)
+        require_entries(folder.summary_path, summary, CHOSEN)
+        config = study.lane_config(optuna.trial.FixedTrial(summary["winner"]["params"]))
+        return cls(config, summary["linear_probe"]["stage"], float(summary["linear_probe"]["lr"]))
+
+
+def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path, choice: Choice | None = None) -> Retrained:
     """Train a run's winner and its tuned linear probe on train and val together, and test each once.
 
     Configurations, epochs and batch size stay those of the search, so an epoch has more steps because there are more
@@ -59,19 +88,18 @@ def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path) -> Retrained
     targets of a regression keep the scale that was fitted on train, since the configurations were chosen with it.
 
     Args:
-        folder: The folder of a finished run.
+        folder: The run's folder.
         prepared: The run's data and backbone. Its features are in the cache, except augmented views of val.
         cache_dir: Root of sweep's cache.
+        choice: The winner and the linear probe; those in the summary of a finished run if not given.
 
     Raises:
         SweepError: The run's summary is damaged, or its files cannot be written.
     """
     started = time.perf_counter()
     study, device = prepared.study, prepared.device
-    summary = read_json(folder.summary_path)
-    require_entries(folder.summary_path, summary, CHOSEN)
-    config = study.lane_config(optuna.trial.FixedTrial(summary["winner"]["params"]))
-    prepared = _of_winner(prepared, config, cache_dir)
+    choice = choice or Choice.recorded(folder, study)
+    prepared = _of_winner(prepared, choice.config, cache_dir)
     data, backbone = prepared.data, prepared.backbone
     target = Target.of(data.task, data.train.labels)
 
@@ -87,16 +115,15 @@ def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path) -> Retrained
         n_classes=data.n_classes,
         target=target,
     )
-    val, test = stages_of(data.val), stages_of(data.test)
+    val, test = stages_of(data.val), stages_of(data.test) if study.test else None
 
-    winner, std = _retrained_winner(folder, prepared, config, together, val, test)
+    winner, std = _retrained_winner(folder, prepared, choice.config, together, val, test)
 
     tokens = prepared.spec.pooled_tokens
-    stage, lr = summary["linear_probe"]["stage"], float(summary["linear_probe"]["lr"])
-    probe = prepared.spec.pooled_probe(stage, derive_seed(study.seed, "retraining", "linear probe")).to(device)
+    probe = prepared.spec.pooled_probe(choice.stage, derive_seed(study.seed, "retraining", "linear probe")).to(device)
     (state,), _ = train(
         [probe],
-        [probe_config(lr, target.kind)],
+        [probe_config(choice.lr, target.kind, of_lane(study.class_weights))],
         together.pooled(tokens),
         val.first(1).pooled(tokens),
         n_epochs=EPOCHS_FACTOR * study.epochs,
@@ -104,14 +131,15 @@ def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path) -> Retrained
         seed=study.seed,
     )
     probe.load_state_dict(state)
-    of_probe = target.measure(split_logits(Stack([probe]), test.pooled(tokens)), test.labels)
-
+    of_probe = {}
+    if test is not None:
+        of_probe = target.measure_one(split_logits(Stack([probe]), test.pooled(tokens))[0], test.labels)
     retrained = Retrained(
         winner=winner,
         winner_std=std,
-        linear_probe={name: values[0].item() for name, values in of_probe.items()},
+        linear_probe=of_probe,
         n_train_images=len(together),
-        n_test_images=len(test),
+        n_test_images=data.test.n_images,
         wall_seconds=time.perf_counter() - started,
     )
     folder.write_json(folder.path / RECORD, asdict(retrained))
@@ -131,7 +159,7 @@ def _retrained_winner(
     config: LaneConfig,
     together: TrainingData,
     val: StageData,
-    test: StageData,
+    test: StageData | None,
 ) -> tuple[dict[str, float], float]:
     """The winner's metrics on test, as means over replicates, and the standard deviation of its score."""
     study, spec, device = prepared.study, prepared.spec, prepared.device
@@ -154,11 +182,14 @@ def _retrained_winner(
         module = spec.plain(config.rank, config)
         module.load_state_dict(spec.trimmed(config.rank, state))
         modules.append(module)
-    folder.write_weights(folder.path / WEIGHTS, modules[0].state_dict(), spec.metadata(config.rank, config))
+    folder.write_weights(folder.retrained_path, modules[0].state_dict(), spec.metadata(config.rank, config))
+    if test is None:
+        return {}, 0.0
     logits = split_logits(Stack([module.to(device) for module in modules]), test)
     metrics = test.target.measure(logits, test.labels)
     std = statistics.pstdev(metrics[test.target.kind.score].tolist())
-    return {name: values.mean().item() for name, values in metrics.items()}, std
+    means = {name: values.mean().item() for name, values in metrics.items()}
+    return means | test.target.standard_error(logits[0], test.labels), std
 
 
 def read_retrained(folder: RunFolder) -> Retrained | None:

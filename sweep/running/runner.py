@@ -8,21 +8,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sweep.data import OnBadImage
 from sweep.errors import SweepError
-from sweep.machine.checked_files import read_json, read_weights, require_entries
+from sweep.machine.checked_files import read_json, require_entries
 from sweep.machine.device import device_named
 from sweep.machine.settings import own_settings
 from sweep.records.folder import RunFolder
 from sweep.records.reporter import Reporter
 from sweep.running.announcing import announce, announce_features, taken_up
+from sweep.running.ending import WallSeconds, end_run
 from sweep.running.no_winner import no_winner
 from sweep.running.planner import plan_features, plan_study
 from sweep.running.preparation import Prepared, prepare
-from sweep.running.record import WallSeconds, run_config, run_summary
-from sweep.running.settings import ShapeSettings, Splits, same_source
+from sweep.running.record import run_config, run_summary
+from sweep.running.settings import ShapeSettings, same_source
 from sweep.running.snapshot_files import SnapshotFiles
 from sweep.running.trainers import check_workers, lanes_of, threads_of, trainer_of
 from sweep.search.data_base import first_reason, is_storage_error, shown_url
@@ -37,9 +36,6 @@ from sweep.study.attainable import require_attainable
 from sweep.study.budget import Budget
 from sweep.study.enqueued import settled
 from sweep.study.finding import LoadedStudy
-from sweep.tasks.kinds import CLASSES
-from sweep.training.engine import Stack, split_logits
-from sweep.training.linear_probe_reference import tuned_linear_probe
 
 
 @own_settings()
@@ -192,34 +188,16 @@ def carry_out(
     splits = settings.splits(of_winner.shape)
     seconds.features = settings.counts.wall_seconds
 
-    reporter.message("reference: tuning a linear probe on the same features")
-    probe_started = time.perf_counter()
-    probe = tuned_linear_probe(
-        of_winner.spec,
-        splits.train,
-        splits.val,
-        splits.test,
-        n_epochs=study.epochs,
-        batch_size=of_winner.study_of_shape.batch_size,
-        seed=study.seed,
-        device=device,
-    )
-    seconds.linear_probe = time.perf_counter() - probe_started
-
-    test_started = time.perf_counter()
-    val_error, test = _evaluated(winner, splits, folder, device)
-    seconds.test = time.perf_counter() - test_started
+    ending = end_run(winner, of_winner, splits, folder, cache_dir, seconds, reporter)
     seconds.total = time.perf_counter() - started
     summary = run_summary(
         search,
         winner,
-        val_error,
-        test,
-        probe,
+        ending,
         plan,
         seconds,
         n_val_images=len(splits.val),
-        n_test_images=len(splits.test),
+        n_test_images=prepared.data.test.n_images,
         n_images_computed=settings.counts.n_computed,
     )
     folder.write_json(folder.summary_path, summary)
@@ -300,20 +278,3 @@ def _winner_of(search: Search, folder: RunFolder, loaded: LoadedStudy) -> Winner
         return search.winner
     records, n_epochs = search.ledger.log.records, loaded.study.epochs
     raise no_winner(records, folder, loaded.path, ended=search.ended, n_epochs=n_epochs)
-
-
-def _evaluated(
-    winner: Winner, splits: Splits, folder: RunFolder, device: torch.device
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Read the winner's file as a plain side-network and evaluate it.
-
-    Returns:
-        The standard error of its score on the validation set, and its metrics on the test set.
-    """
-    module = winner.spec.plain(winner.config.rank, winner.config)
-    module.load_state_dict(read_weights(folder.winner_path))
-    stack, target = Stack([module.to(device)]), splits.test.target
-    val_error = {}
-    if target.kind is not CLASSES:  # for classes, the score alone gives the standard error
-        val_error = target.standard_error(split_logits(stack, splits.val)[0], splits.val.labels)
-    return val_error, target.measure_one(split_logits(stack, splits.test)[0], splits.test.labels)

@@ -21,6 +21,9 @@ from sweep.study.shape import FeatureSource, Shape, shape_of
 from sweep.tasks.targets import Target
 from sweep.training.lane_stack import StackSetting
 
+RESIDENT_SHARE = 0.5
+"""Share of the memory that is free on a GPU beside a stack that cached features may take."""
+
 
 @dataclass
 class FeatureCounts:
@@ -44,12 +47,12 @@ class Splits:
     Attributes:
         train: The training set.
         val: The validation set, on which lanes are compared.
-        test: The test set, on which the winner is evaluated once.
+        test: The test set, on which the winner is evaluated once; None if the study does not look at it.
     """
 
     train: TrainingData
     val: StageData
-    test: StageData
+    test: StageData | None
 
 
 class ShapeSettings:
@@ -135,6 +138,8 @@ class ShapeSettings:
         """The features of all splits for lanes of a shape; errors as `compute`."""
         prepared = self.prepared_of(shape)
         train, val = self._train_and_val(prepared)
+        if not prepared.study.test:
+            return Splits(train, val, None)
         if shape.source not in self._tests:
             self._tests[shape.source] = self._stages(prepared, prepared.data.test)
         return Splits(train, val, self._tests[shape.source])

@@ -61,7 +61,7 @@ def plan_shapes(prepared: Prepared, plan: Plan, cache_dir: Path) -> list[ShapePl
         except (SweepError, UsageError) as error:
             planned.append(ShapePlan(shape=words, share=share, error=str(error)))
             continue
-        splits = (*own.views.cached(own.data.train), own.data.val, own.data.test)
+        splits = [*own.views.cached(own.data.train), own.data.val, *([own.data.test] if study.test else [])]
         planned.append(
             ShapePlan(
                 shape=words,

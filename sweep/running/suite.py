@@ -23,6 +23,7 @@ from sweep.records.folder import RunFolder
 from sweep.records.reporter import Reporter
 from sweep.records.suite_results import COLUMNS, RECORD, TABLE, SuiteResults, is_suite
 from sweep.running.preparation import Prepared, prepare
+from sweep.running.recorded import recorded_resize
 from sweep.running.resume import resume_run
 from sweep.running.retrain import Retrained, read_retrained, retrain
 from sweep.study.finding import LoadedStudy
@@ -65,6 +66,8 @@ def run_suite(
         SweepError: A task failed. The tasks before it are finished and in the table.
         KeyboardInterrupt: The user stopped the suite. The tasks before are finished and in the table.
     """
+    if not loaded.study.test:
+        raise UsageError("--no-test is for a single data set, and the table of a suite is of test; leave it out")
     results = SuiteResults(pd.DataFrame(columns=list(COLUMNS)), suite.name, suite.missing)
     if is_suite(out):
         _require_same(out, loaded, suite)
@@ -102,9 +105,9 @@ def run_suite(
 def _prepared(loaded: LoadedStudy, folder: RunFolder, cache_dir: Path) -> Prepared:
     """The data and the backbone of a finished run, on the device that it ran on."""
     config = read_json(folder.config_path)
-    require_entries(folder.config_path, config, {"device": str, "on_bad_image": str})
+    require_entries(folder.config_path, config, {"device": str, "on_bad_image": str, "transform": dict})
     return prepare(
-        loaded.study,
+        loaded.study.override(resize=recorded_resize(config)),
         n_parallel=None,
         device=device_named(config["device"]),
         cache_dir=cache_dir,

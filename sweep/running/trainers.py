@@ -11,7 +11,7 @@ from sweep.machine.settings import computing_on
 from sweep.records.reporter import Reporter
 from sweep.running.planner import Plan
 from sweep.running.preparation import Prepared
-from sweep.running.settings import ShapeSettings
+from sweep.running.settings import RESIDENT_SHARE, ShapeSettings
 from sweep.search.trainer import Trainer
 from sweep.search.training_here import TrainingHere
 from sweep.workers.local_pool import LocalPool
@@ -19,9 +19,6 @@ from sweep.workers.training import TrainingOnWorkers
 
 MOST_THREADS = 1024
 """More cannot be read from a run's record, which may come from anybody."""
-
-RESIDENT_SHARE = 0.5
-"""Share of a GPU's memory left beside a full stack that features may take."""
 
 
 def check_workers(n_workers: int, prepared: Prepared) -> None:

@@ -99,6 +99,16 @@ def weights_of(folder: RunFolder, trial: int, winner: int) -> tuple[SideNetworkS
     )
 
 
+def retrained_weights(folder: RunFolder, winner: int) -> tuple[SideNetworkSpec, LaneWeights]:
+    """As `weights_of` the winner after it was trained again on train and val.
+
+    Raises:
+        SweepError: The file is missing or damaged.
+    """
+    metadata, state = read_weights_and_metadata(folder.retrained_path)
+    return _checked(folder.retrained_path, metadata, winner, metadata.get("rank"), state)
+
+
 def _key(trial: int, name: str) -> str:
     return f"trial {trial}/{name}"
 

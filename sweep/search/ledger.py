@@ -16,7 +16,7 @@ from sweep.machine.seeds import derive_seed
 from sweep.records.reporter import Reporter, SearchProgress
 from sweep.records.trial_log import TrialLog, TrialRecord
 from sweep.search.own_attributes import OwnAttributes
-from sweep.search.proposals import ENTERED, LANE, Proposal
+from sweep.search.proposals import ENTERED, LANE, LANE_CONFIG, Proposal
 from sweep.study.declaration import Study
 from sweep.study.objectives import INFERENCE_SECONDS, Objectives, non_dominated_fronts
 
@@ -93,6 +93,8 @@ class Ledger:
             number, proposal.params, seeds, trainable, proposal.user_attrs, proposal.feasible, lane_config
         )
         attributes: dict[str, Any] = {"seed": seeds[0]}
+        if self.own.prefix:  # in a run of version 0.3.0, a study may have an attribute of that name
+            attributes[LANE_CONFIG] = lane_config
         if inference_seconds is not None:
             record.inference_seconds = attributes[INFERENCE_SECONDS] = inference_seconds
         if shape:

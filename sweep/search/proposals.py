@@ -21,6 +21,7 @@ from sweep.machine.seeds import derive_seed
 from sweep.search.own_attributes import OwnAttributes
 from sweep.search.samplers import AskTellSampler
 from sweep.search.shape_space import Follow, FollowingSampler
+from sweep.search.unchanged import require_same_lane
 from sweep.study.declaration import Study
 from sweep.study.lane_config import LaneConfig
 
@@ -37,6 +38,9 @@ MOST_ASKS = 100
 ENTERED = "trainable_parameters"
 """The last attribute that a trial is given when it enters the search; all its parameters are drawn by then. This name
 and those below are sweep's own, see `OwnAttributes`."""
+
+LANE_CONFIG = "lane_config"
+"""The attribute that holds the configuration of a trial's lane."""
 
 LANE = "lane"
 """The attribute that holds the lane of a trial's first replicate, once the trial has one."""
@@ -124,6 +128,12 @@ class Proposals:
         """Whether these are the attributes of a clone that the user has asked for."""
         return self.own.name(CLONE) in user_attrs
 
+    @property
+    def clone_was_enqueued(self) -> bool:
+        """Whether an earlier process enqueued the next clone before it was killed."""
+        held = sum(self.own.has(trial, CLONE) for trial in self.optuna_study.get_trials(deepcopy=False))
+        return held > self.n_clones
+
     def add_clone(self, of_trial: int, params: Mapping[str, Any]) -> None:
         """Make a clone the next proposal.
 
@@ -131,9 +141,9 @@ class Proposals:
             of_trial: Number of the trial that the clone varies.
             params: Its parameters; the sampler chooses those that are missing.
         """
+        enqueued = self.clone_was_enqueued
         self.n_clones += 1
-        held = sum(self.own.has(trial, CLONE) for trial in self.optuna_study.get_trials(deepcopy=False))
-        if held < self.n_clones:  # otherwise an earlier process enqueued it before it was killed
+        if not enqueued:
             self.optuna_study.enqueue_trial(dict(params), user_attrs={self.own.name(CLONE): of_trial})
 
     def recall(self, n_asked: int) -> dict[int, Proposal]:
@@ -141,7 +151,7 @@ class Proposals:
 
         Raises:
             SweepError: The storage no longer holds these trials.
-            UsageError: The study's `suggest` no longer accepts them.
+            UsageError: The study's `suggest` no longer accepts them, or makes other configurations of them.
         """
         n_held = self._recorded[-1].number + 1 if self._recorded else 0
         if n_held < n_asked:
@@ -198,7 +208,11 @@ class Proposals:
             return self._proposal(trial, trial)
 
     def _take_up(self, at_random: bool, follow: Follow | None = None) -> Proposal | None:
-        """The next trial that an earlier process asked for; None if `suggest` failed on it."""
+        """The next trial that an earlier process asked for; None if `suggest` failed on it.
+
+        Raises:
+            UsageError: `suggest` makes another configuration of a trial that has entered the search.
+        """
         known = self._recorded.popleft()
         self.n_asked = known.number + 1
         params, trial = known.params, None
@@ -217,7 +231,10 @@ class Proposals:
         asked = FixedTrial(params, known.number)
         if self.own.has(known, CLONE):
             asked.set_user_attr(self.own.name(CLONE), self.own.get(known, CLONE))
-        return self._proposal(asked, trial, known)
+        proposal = self._proposal(asked, trial, known)
+        if self.own.prefix and self.own.has(known, LANE_CONFIG):
+            require_same_lane(known.number, proposal.config, self.own.get(known, LANE_CONFIG))
+        return proposal
 
     @contextlib.contextmanager
     def _sampling_with(self, sampler: BaseSampler) -> Iterator[None]:

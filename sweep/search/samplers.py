@@ -149,7 +149,7 @@ def make_sampler(
     if sampler == "grid":
         if not grid:
             raise UsageError(
-                "--sampler grid needs values: declare grid={'lr': [1e-4, 1e-3], …} in the study, one list a parameter"
+                "--sampler grid needs values: declare grid={'lr': [1e-4, 1e-3], …} in the study, one list per parameter"
             )
         values = {name: list(grid[name]) for name in grid}
         # one seed for all draws: it decides the order of the grid's points

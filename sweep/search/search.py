@@ -26,6 +26,7 @@ from sweep.search.occupancy import Occupancy
 from sweep.search.proposals import Proposals
 from sweep.search.requests import Inbox
 from sweep.search.rungs import Arrival, RungTable
+from sweep.search.unchanged import UNDO
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.budget import Budget, duration_text
 from sweep.study.lane_config import LaneConfig
@@ -209,6 +210,8 @@ class Search:
         try:
             self.study.check_fixed(params, f"the clone of trial {trial}", partial=True)
         except UsageError as error:
+            if self.proposals.clone_was_enqueued:  # `suggest` accepted it then
+                raise UsageError(f"{error}; {UNDO}") from error
             self.reporter.message(f"{error}; the request is ignored")
             return
         self.proposals.add_clone(trial, params)

@@ -1,9 +1,9 @@
-"""Scaled dot-product attention for ranks of a few, whose `vmap` rule folds lanes into the batch.
+"""Scaled dot-product attention for small ranks. Its `vmap` rule folds lanes into the batch.
 
-At rank 8 the work of attention is in the `L × L` scores, not in the products. The kernel here goes through the batch a
-few matrices at a time, so that scores are used while they are in the processor's cache, and computes them again in
-the backward pass instead of keeping `N·B·L·L` numbers. Under `torch.func.vmap` PyTorch's own attention falls
-back to a loop over lanes; the rule below makes `N` lanes of `B` images one batch of `N·B`.
+At rank 8, most of the work of attention is in the `L × L` scores, not in the products. The kernel here processes a few
+matrices at a time, so that scores are used while they are in the processor's cache. It recomputes them in the backward
+pass instead of keeping `N·B·L·L` numbers. Under `torch.func.vmap`, PyTorch's own attention falls back to a loop over
+lanes; the rule below makes one batch of `N·B` from `N` lanes of `B` images.
 """
 
 from typing import Any
@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MATRICES_AT_A_TIME = 64
-"""Score matrices in flight: 1 MB at 65 tokens in fp32. Measured best among 8 to 256 at 65 and at 197 tokens."""
+"""Score matrices that are computed at a time: 1 MB at 65 tokens in fp32. The fastest among 8 to 256, measured at 65 and
+at 197 tokens."""
 
 HEAD_MULTIPLE = 8
-"""What fused kernels want a head's width to be a multiple of."""
+"""Fused kernels need a head's width to be a multiple of this."""
 
 
 class _Attention(torch.autograd.Function):
@@ -70,9 +71,9 @@ def _probabilities(q: Tensor, k: Tensor, bias: Tensor | None, part: int) -> Tens
 
     Args:
         q: `(n, L, r)`, at most `MATRICES_AT_A_TIME`.
-        k: Likewise.
-        bias: Of a batch, `(B, 1, L)` or `(1, L, L)`; the matrices are those of this batch again and again.
-        part: Which part of the matrices these are.
+        k: `(n, L, r)`.
+        bias: Bias of a batch, `(B, 1, L)` or `(1, L, L)`. The matrices repeat this batch once per lane.
+        part: Number of this part of the matrices.
     """
     if bias is None:
         return torch.softmax(torch.bmm(q, k.mT), -1)
@@ -87,16 +88,16 @@ def _softmax_backward(d_probabilities: Tensor, probabilities: Tensor) -> Tensor:
 
 
 def attention_of_matrices(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Attention over `(N·B, L, r)`, lanes folded into the batch: our kernel, for a CPU."""
+    """Attention over `(N·B, L, r)`, with lanes folded into the batch: sweep's kernel, for a CPU."""
     out: Tensor = _Attention.apply(q, k, v, bias)
     return out
 
 
 def attention_of_heads(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Attention over `(B, N, L, r)`, lanes as heads: PyTorch's fused kernel, for a GPU.
+    """Attention over `(B, N, L, r)`, with lanes as heads: PyTorch's fused kernel, for a GPU.
 
-    Fused kernels read rows of whole 16-byte words, so the rank is padded with zeros to a multiple of 8: zeros in
-    queries and keys add nothing to a score, and zeros in values are cut off again.
+    Fused kernels read rows of whole 16-byte words, so the rank is padded with zeros to a multiple of 8. Zeros in
+    queries and keys do not change a score, and the zeros in values are cut off again.
     """
     rank = q.shape[-1]
     padding = -rank % HEAD_MULTIPLE
@@ -106,18 +107,18 @@ def attention_of_heads(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = No
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Attention with the scale already in the queries, in any stack of lanes.
+    """Attention for any stack of lanes. The queries must include the scale.
 
     Args:
         q: Queries times the attention scale, `(B, L, r)`.
         k: Keys, `(B, L, r)`.
         v: Values, `(B, L, r)`.
-        bias: Added to the scores, see `visible.py`; the same for all lanes.
+        bias: Added to the scores of all lanes, see `visible.py`.
 
     Returns:
         `softmax(q kᵀ + bias) v`, `(B, L, r)`; under `vmap`, `(N, B, L, r)` from one batch of `N·B`.
     """
-    if torch.compiler.is_compiling():  # by torch.export above all: plain operators, for any number of images
+    if torch.compiler.is_compiling():  # torch.export needs plain operators, for any number of images
         scores = q @ k.mT
         return torch.softmax(scores if bias is None else scores + bias, -1) @ v
     out: Tensor = _Attention.apply(q, k, v, bias)

@@ -1,4 +1,4 @@
-"""As `torch_kernels.py`, with queries, keys and values rounded to bf16 on their way into attention."""
+"""The kernels of `torch_kernels.py`, with queries, keys and values rounded to bf16 before attention."""
 
 import torch
 from torch import Tensor
@@ -10,12 +10,12 @@ __all__ = ["attend", "attend_backward", "normalise", "normalise_backward"]
 
 
 def attend(qkv: Tensor, attended: Tensor, first: int, log_sum: Tensor, *, bias: Tensor | None = None) -> None:
-    """As `torch_kernels.attend`."""
+    """See `torch_kernels.attend`."""
     torch_kernels.attend(qkv, attended, first, log_sum, torch.bfloat16, bias)
 
 
 def attend_backward(
     qkv: Tensor, attended: Tensor, d_attended: Tensor, first: int, log_sum: Tensor, *, bias: Tensor | None = None
 ) -> Tensor:
-    """As `torch_kernels.attend_backward`."""
+    """See `torch_kernels.attend_backward`."""
     return torch_kernels.attend_backward(qkv, attended, d_attended, first, log_sum, torch.bfloat16, bias)

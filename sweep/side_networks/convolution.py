@@ -1,6 +1,6 @@
-"""The convolution: a ladder whose rungs let a token see its neighbours, by a depthwise 3 x 3 convolution.
+"""The convolution family: a ladder whose rungs mix neighbouring tokens by a depthwise 3 x 3 convolution.
 
-The definition and the export format; `ladder_rows.py` is how the engine runs it.
+This module is the definition and the export format. The engine runs the form in `ladder_rows.py`.
 """
 
 from collections.abc import Sequence
@@ -17,26 +17,26 @@ KERNEL = 3
 
 
 def grid_side(n_tokens: int, n_prefix_tokens: int) -> int:
-    """Side of the square that patch tokens make.
+    """Side of the square grid of patch tokens, in tokens.
 
     Raises:
-        ValueError: They make none.
+        ValueError: The patch tokens do not make a square.
     """
     n_patches = n_tokens - n_prefix_tokens
     side = isqrt(max(0, n_patches))
     if side == 0 or side * side != n_patches:
-        raise ValueError(f"{n_patches} patch tokens make no square grid")
+        raise ValueError(f"{n_patches} patch tokens do not make a square grid")
     return side
 
 
 class RungConvolution(nn.Module):
-    """A depthwise 3 x 3 convolution over the grid of patch tokens; prefix tokens get nothing.
+    """A depthwise 3 x 3 convolution over the grid of patch tokens. Its output is zero for prefix tokens.
 
     Args:
         rank: `r`.
         padded_rank: The stack's rank.
-        n_prefix_tokens: Class and register tokens in front of the patch tokens.
-        side: Of the grid, in tokens.
+        n_prefix_tokens: Class and register tokens before the patch tokens.
+        side: Side of the grid, in tokens.
     """
 
     def __init__(self, rank: int, padded_rank: int, n_prefix_tokens: int, side: int):
@@ -46,7 +46,7 @@ class RungConvolution(nn.Module):
         self.weight = padded_normal((rank, KERNEL, KERNEL), (padded_rank, KERNEL, KERNEL), 0.5 / KERNEL)
 
     def forward(self, h: Tensor, bias: Tensor | None = None) -> Tensor:
-        """`(B, L, r)` to the same shape; there is no `bias`, since images have no ends."""
+        """`(B, L, r)` to the same shape. `bias` must be None, since all tokens of an image are visible."""
         patches = self.norm(h)[:, self.n_prefix_tokens :].mT
         of_grid = F.conv2d(
             patches.unflatten(-1, (self.side, self.side)), self.weight.unsqueeze(1), padding=1, groups=len(self.weight)
@@ -55,7 +55,7 @@ class RungConvolution(nn.Module):
 
 
 class ConvolutionRung(Rung):
-    """A rung with a convolution where `Rung` has attention; arguments as of `RungConvolution` and `Rung`."""
+    """A rung with a convolution instead of attention; arguments as `RungConvolution` and `Rung`."""
 
     def __init__(self, rank: int, padded_rank: int, n_prefix_tokens: int, side: int, *, mlp: bool):
         super().__init__(rank, padded_rank, attention=False, mlp=mlp)
@@ -63,10 +63,10 @@ class ConvolutionRung(Rung):
 
 
 class Convolution(Ladder):
-    """The side-network; arguments as of `Ladder`, but that there is no attention, and that inputs are images.
+    """The side-network; arguments as `Ladder`. It has no attention, and its inputs must be images.
 
     Raises:
-        ValueError: As of `Ladder`, or the patch tokens make no square grid.
+        ValueError: As `Ladder`, or the patch tokens do not make a square grid.
     """
 
     def __init__(

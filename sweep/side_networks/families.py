@@ -1,7 +1,7 @@
 """The families of side-networks that a study can choose from: what each can do, and how a spec builds it.
 
-A new family is a file with its definition, a builder here and a line in `FAMILIES`. Then
-`tests/side_networks/test_families.py` holds it to what all families promise.
+A new family needs a file with its definition, a builder here, and an entry in `FAMILIES`. Then
+`tests/side_networks/test_families.py` tests what all families must do.
 """
 
 from collections.abc import Callable
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from sweep.side_networks.spec import SideNetworkSpec
 
 RANKS = 8
-"""Of which the rank that lanes are padded to is a multiple, but in LAST, whose kernels need none: see
+"""Lanes are padded to a rank that is a multiple of this, except for LAST, whose kernels do not need it. See
 `ladder_rows.COLUMNS`."""
 
 Build = Callable[["SideNetworkSpec", int, int], nn.Module]
-"""A spec, a lane's rank and the rank to pad to, to a freshly initialised module."""
+"""Makes a newly initialised module from a spec, a lane's rank, and the rank to pad to."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class Family:
     """A family of side-networks.
 
     Attributes:
-        described: What it is, for a model card.
+        described: A description for model cards.
         plain: Builds the definition, which is also the export format.
-        lane: Builds what the engine stacks: the definition, or a faster form with the same parameters.
+        lane: Builds the module that the engine stacks: the definition, or a faster form with the same parameters.
         has_rank: Whether its size depends on a lane's rank.
-        read_outs: Its read-outs.
-        options: Those of `attention`, `mlp` and `modules_per_block` that change it.
+        read_outs: The read-outs that it has.
+        options: Those of `attention`, `mlp` and `modules_per_block` that it has.
         several_widths: Whether the stages of a backbone may differ in width.
-        causal: Whether it can keep a token from what comes after it, or mixes no tokens at all.
+        causal: Whether it works beside a decoder: it can mask later tokens, or does not mix tokens.
         texts: Whether its inputs may be texts.
         bf16: Whether its products with frozen features can be computed in bf16.
     """
@@ -159,30 +159,30 @@ OWN_FAMILY = Family("a side-network of the study's own", _from_config, _from_con
 
 
 def family_of(name: str) -> Family:
-    """What a family can do; of a side-network of the study's own nothing is known that could be refused."""
+    """The family of that name, or `OWN_FAMILY` for a side-network of the study's own."""
     return FAMILIES.get(name, OWN_FAMILY)
 
 
 DEFAULTS: dict[str, Any] = {"attention": False, "mlp": True, "modules_per_block": 1}
-"""What an option is where nobody has chosen."""
+"""Default values of the options."""
 
 
 def check_family(spec: "SideNetworkSpec", backbone: str, *, texts: bool) -> None:
-    """Refuse a side-network that its family cannot be, beside this backbone.
+    """Check that a family has the options of a spec, and works with the backbone.
 
     Args:
-        spec: Its shape.
-        backbone: Name of the backbone, for messages.
+        spec: Structure of the side-network.
+        backbone: Name of the backbone, for error messages.
         texts: Whether the backbone reads texts.
 
     Raises:
-        UsageError: The family has no such option, or does not fit beside the backbone.
+        UsageError: The family does not have an option, or does not work with the backbone.
     """
     name, family = spec.family, family_of(spec.family)
     if spec.read_out not in family.read_outs:
         fitting = [other for other, f in FAMILIES.items() if spec.read_out in f.read_outs]
         raise UsageError(
-            f"--read-out {spec.read_out} is for {' and '.join(fitting)}, and the side-network is {name}; "
+            f"--read-out {spec.read_out} is for {' and '.join(fitting)}, but the side-network is {name}; "
             f"give --read-out pooled, or another --side-network"
         )
     for option, default in DEFAULTS.items():
@@ -190,35 +190,35 @@ def check_family(spec: "SideNetworkSpec", backbone: str, *, texts: bool) -> None
         if option not in family.options and value != default:
             fitting = [other for other, f in FAMILIES.items() if option in f.options]
             raise UsageError(
-                f"{option} = {value} is for {' and '.join(fitting)}, and the side-network is {name}; "
+                f"{option} = {value} is for {' and '.join(fitting)}, but the side-network is {name}; "
                 f"leave it out, or give another --side-network"
             )
-    others = "ladder is one that does"
+    others = "ladder is one that works"
     if spec.widths and not family.several_widths:
         raise UsageError(
-            f"--side-network {name} needs stages of one width, and those of {backbone} are "
-            f"{spec.described_widths} wide; give another: {others} without"
+            f"--side-network {name} needs stages of one width, but those of {backbone} are "
+            f"{spec.described_widths} wide; give another one: {others}"
         )
     if spec.causal and not family.causal:
         raise UsageError(
-            f"--side-network {name} lets every token see those after it, and {backbone} is a decoder, whose tokens do "
-            f"not; give another: {others} without"
+            f"--side-network {name} mixes every token with later ones, but {backbone} is a decoder, whose tokens must "
+            f"not see later ones; give another one: {others}"
         )
     if texts and not family.texts:
         raise UsageError(
-            f"--side-network {name} needs the grid of an image's patches, and {backbone} reads texts; "
-            f"give another: {others} without"
+            f"--side-network {name} needs the grid of an image's patches, but {backbone} reads texts; "
+            f"give another one: {others}"
         )
     if name == "convolution":
         try:
             grid_side(spec.n_tokens, spec.n_prefix_tokens)
         except ValueError as error:
             raise UsageError(
-                f"--side-network {name} needs a square grid of patches, and of {backbone} {error}; give another: "
-                f"{others} without"
+                f"--side-network {name} needs a square grid of patches, but the {error} in {backbone}; give another "
+                f"one: {others}"
             ) from error
     if spec.precision == "bf16" and not family.bf16:
         fitting = [other for other, f in FAMILIES.items() if f.bf16]
         raise UsageError(
-            f"--precision bf16 is for {', '.join(fitting)}, and the side-network is {name}; leave --precision out"
+            f"--precision bf16 is for {', '.join(fitting)}, but the side-network is {name}; leave --precision out"
         )

@@ -1,4 +1,4 @@
-"""Taking the side-network of a study file that the user gives."""
+"""Runs a study file that the user gives, for its own side-network and losses."""
 
 from pathlib import Path
 
@@ -7,20 +7,23 @@ from sweep.side_networks.own_networks import OwnNetwork, own_family
 from sweep.study.finding import load_study
 
 
-def take_own_network(study: str | Path) -> OwnNetwork:
-    """Execute a study file, so that models with its side-network can be built.
+def take_own_code(study: str | Path) -> OwnNetwork | None:
+    """Execute a study file, so that models with its side-network can be built, and trained with its losses.
 
     Returns:
-        The side-network.
+        The side-network; None if the study has none of its own.
 
     Raises:
-        UsageError: It does not run, or has no side-network of its own.
+        UsageError: The file raises an error, or has neither a side-network nor a loss of its own.
     """
     loaded = load_study(str(study))
-    if isinstance(loaded.study.side_network, str):
+    network = loaded.study.side_network
+    if not isinstance(network, str):
+        own_family(network)
+        return network
+    if not loaded.study.losses:
         raise UsageError(
-            f"{loaded.path} has no side-network of its own, its side_network is {loaded.study.side_network!r}; "
-            f"leave the study file out, or give that of the run"
+            f"{loaded.path} has no side-network and no loss of its own: its side_network is {network!r}; leave the "
+            f"study file out, or give the study file of the run"
         )
-    own_family(loaded.study.side_network)
-    return loaded.study.side_network
+    return None

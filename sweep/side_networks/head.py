@@ -1,4 +1,4 @@
-"""What every side-network ends in: pool the tokens, normalise, classify."""
+"""The head of every side-network: pool the tokens, normalise, classify."""
 
 import torch
 from torch import Tensor, nn
@@ -6,15 +6,15 @@ from torch import Tensor, nn
 from sweep.study.lane_config import Pool
 
 KEEP = "head.keep"
-"""What a side-network calls the buffer of its head that dropout replaces."""
+"""Name of the buffer, within a side-network, that dropout replaces."""
 
 
 def pooled_tokens(pool: Pool, n_prefix_tokens: int) -> slice:
-    """Which tokens of an input a pooling takes the mean of.
+    """The tokens over which a pooling takes the mean.
 
     Args:
-        pool: `"mean"` of the patch tokens or of a text's, the `"class"` token, or the `"last"` token.
-        n_prefix_tokens: Class and register tokens in front of the patch tokens.
+        pool: `"mean"` of the patch tokens (or of a text's tokens), the `"class"` token, or the `"last"` token.
+        n_prefix_tokens: Class and register tokens before the patch tokens.
 
     Raises:
         ValueError: `pool="class"` without a prefix token, or an unknown pooling.
@@ -27,13 +27,13 @@ def pooled_tokens(pool: Pool, n_prefix_tokens: int) -> slice:
 
 
 def share_of_tokens(tokens: slice, n_tokens: int, lengths: Tensor, dtype: torch.dtype) -> Tensor:
-    """What each token of a text counts in the mean over `tokens`, `(B, L)`.
+    """Weight of each token of a text in the mean over `tokens`, `(B, L)`.
 
     Args:
-        tokens: As `pooled_tokens` gives them, counted in the tokens that a text has.
-        n_tokens: `L`.
-        lengths: Tokens of each text, `(B,)`.
-        dtype: Of the shares.
+        tokens: The result of `pooled_tokens`, as a slice of the tokens that a text has.
+        n_tokens: Padded length of the texts, `L`.
+        lengths: Number of tokens of each text, `(B,)`.
+        dtype: Dtype of the weights.
     """
     places = torch.arange(n_tokens, device=lengths.device)
     first = tokens.start or 0
@@ -44,19 +44,19 @@ def share_of_tokens(tokens: slice, n_tokens: int, lengths: Tensor, dtype: torch.
 
 
 class Head(nn.Module):
-    """`Linear(LN(pooled))`, with the pooling beside it so that callers can pool first where it is linear.
+    """`Linear(LN(pooled))`. Pooling is a separate method, so that callers can pool before other linear operations.
 
     Args:
         width: Backbone width `D`.
-        n_classes: `C`.
-        pool: As of `pooled_tokens`.
-        n_prefix_tokens: Class and register tokens in front of the patch tokens.
+        n_classes: Number of outputs `C`.
+        pool: As `pooled_tokens`.
+        n_prefix_tokens: Class and register tokens before the patch tokens.
 
     Raises:
-        ValueError: As of `pooled_tokens`.
+        ValueError: As `pooled_tokens`.
 
     Attributes:
-        keep: What the normalised channels are multiplied by: 1, and in a training step with dropout a mask, `(B, D)`.
+        keep: Factors on the normalised channels: 1, or in a training step with dropout a mask `(B, D)`.
     """
 
     keep: Tensor
@@ -69,11 +69,11 @@ class Head(nn.Module):
         self.register_buffer("keep", torch.ones(width), persistent=False)
 
     def pool(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Mean over the pooled tokens: `(..., B, L, X)` to `(..., B, X)`; in a text, over those that the text has.
+        """Mean over the pooled tokens: `(..., B, L, X)` to `(..., B, X)`. Padding after the end of a text is left out.
 
         Args:
-            tokens: Of images, or of texts.
-            lengths: Tokens of each text, `(B,)`; None for images.
+            tokens: Tokens of images or texts.
+            lengths: Number of tokens of each text, `(B,)`; None for images.
         """
         if lengths is None:
             return tokens[..., self.tokens, :].mean(-2)

@@ -1,7 +1,7 @@
-"""The ladder: a narrow network of its own beside the backbone, fed by every stage.
+"""The ladder family: a narrow network beside the backbone that reads every stage.
 
-This module is the definition and the export format. `ladder_rows.py` computes the same function from the same
-parameters with the products of size `D` shared by all lanes; that is how the engine runs it.
+This module is the definition and the export format. The engine runs `ladder_rows.py`, which computes the same function
+from the same parameters and shares the products of size `D` among all lanes.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from sweep.side_networks.visible import attention_bias
 from sweep.study.lane_config import Pool
 
 HEADS = 2
-"""Of a rung's attention; each has half the rank's width, rounded up."""
+"""Attention heads of a rung; the width of each is half the rank, rounded up."""
 
 MLP_RATIO = 2
 """Inner width of a rung's MLP, in ranks."""
@@ -49,7 +49,7 @@ class RungAttention(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """`1/sqrt(width)` of a head's own width, exact in whatever dtype the module was moved to."""
+        """`1/sqrt(width)` of a head's own width, exact in any dtype that the module is moved to."""
         return self.own_width.rsqrt()
 
     def forward(self, h: Tensor, bias: Tensor | None) -> Tensor:
@@ -89,7 +89,7 @@ class RungMLP(nn.Module):
 
 
 class Rung(nn.Module):
-    """What the stream goes through after a stage was added to it.
+    """The layers that process the stream after a stage was added to it.
 
     Args:
         rank: `r`.
@@ -104,16 +104,16 @@ class Rung(nn.Module):
         self.mlp = RungMLP(rank, padded_rank) if mlp else None
 
     def forward(self, h: Tensor, bias: Tensor | None) -> Tensor:
-        """`(B, L, r)` to the same shape; `bias` as of `RungAttention`."""
+        """`(B, L, r)` to the same shape; `bias` as in `RungAttention`."""
         if self.mixing is not None:
             h = h + self.mixing(h, bias)
         return h if self.mlp is None else h + self.mlp(h)
 
 
 class Ladder(nn.Module):
-    """The side-network: a stream `h` of width `r`, to which every stage is added through a matrix of its own.
+    """The side-network: a stream `h` of width `r`, to which every stage is added after a projection of its own.
 
-    With `z_0 … z_m` the stages, and LN without weights, which `W_i` absorbs:
+    The stages are `z_0 … z_m`. The first LN has no weights, since `W_i` absorbs them:
 
         p_i = LN(z_i) W_i + b_i
         h = p_0 + E                                 E: a table of positions
@@ -127,19 +127,19 @@ class Ladder(nn.Module):
 
     Args:
         widths: `D` of every stage, `m + 1` of them.
-        n_tokens: `L`, the most tokens that an input has.
-        n_classes: `C`.
-        rank: `r`.
+        n_tokens: Largest number of tokens of an input, `L`.
+        n_classes: Number of outputs `C`.
+        rank: Rank `r`.
         attention: Whether a rung has attention.
         mlp: Whether a rung has an MLP.
-        read_out: As of `StreamHead`.
-        pool: As of `Head`.
-        n_prefix_tokens: Class and register tokens in front of the patch tokens.
-        causal: Whether a token attends to itself and those before it alone, as beside a text decoder.
-        padded_rank: The stack's rank; the module's own if not given.
+        read_out: As `StreamHead`.
+        pool: As `Head`.
+        n_prefix_tokens: Class and register tokens before the patch tokens.
+        causal: Whether a token only attends to itself and earlier tokens, as beside a text decoder.
+        padded_rank: The stack's rank; if not given, `rank`.
 
     Raises:
-        ValueError: `rank` below 1 or above `padded_rank`, fewer than two stages, or as of `StreamHead`.
+        ValueError: `rank` is below 1 or above `padded_rank`, there are fewer than two stages, or as `StreamHead`.
     """
 
     def __init__(
@@ -183,14 +183,14 @@ class Ladder(nn.Module):
             self.up = padded_normal((rank, widths[-1]), (padded_rank, widths[-1]), 0.0)
 
     def rung(self, rank: int, padded_rank: int, *, attention: bool, mlp: bool) -> Rung:
-        """A rung of this kind of ladder; arguments as of `Rung`."""
+        """A rung of this kind of ladder; arguments as `Rung`."""
         return Rung(rank, padded_rank, attention=attention, mlp=mlp)
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
         """Logits from the stages of a batch.
 
         Args:
-            stages: `z_0 … z_m`, each `(B, L, D_i)`; of texts `backbones.stages.Stages`.
+            stages: `z_0 … z_m`, each `(B, L, D_i)`; for texts `backbones.stages.Stages`.
 
         Returns:
             Logits, `(B, C)`.

@@ -1,9 +1,9 @@
 """Ladders as the engine runs them: the same parameters and function, with channels as rows and shared products.
 
-All that has the size `D` is `LN(z_i) W_i`, frozen features times a matrix of the lane. The matrices of all lanes lie
-under one another, so that each stage takes one matrix product, without a gradient towards the features and with LN's
-statistics computed once for all lanes. Everything else is `(r, B·L)` a lane: channels are rows and tokens lie along
-the last dimension, so that sums over channels run over whole rows. Rows are padded to a multiple of `COLUMNS`.
+The only products of size `D` are `LN(z_i) W_i`, frozen features times a matrix of the lane. The matrices of all lanes
+are stacked, so that each stage needs one matrix product. It needs no gradient with respect to the features, and LN's
+statistics are computed once for all lanes. All other tensors are `(r, B·L)` per lane: channels are rows and tokens are
+columns, so that sums over channels run over whole rows. Rows are padded to a multiple of `COLUMNS`.
 """
 
 from collections.abc import Sequence
@@ -25,23 +25,24 @@ from sweep.side_networks.padding import PaddedLayerNorm, PaddedLinear
 from sweep.side_networks.visible import attention_bias
 
 COLUMNS = 16
-"""Of which the number of columns of `h` is a multiple: 64 bytes.
+"""The number of columns of `h` is a multiple of this: 64 bytes.
 
-A CPU's library multiplies the matrices of all lanes one after the other. Where a row of the result is no multiple of 16
-bytes, the next lane's result begins at another alignment, and is computed by other instructions with other last bits.
+On a CPU, the matrix library multiplies the matrices of the lanes one after the other. If a row of the result were not a
+multiple of 16 bytes, the next lane's result would begin at another alignment, and other instructions would compute it
+with other last bits.
 """
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Which columns of the rows are which tokens, and what they may attend to.
+    """Maps columns to tokens, and says which tokens a token may attend to.
 
     Attributes:
-        n_images: `B`.
-        n_tokens: `L`.
-        lengths: Tokens of each text, `(B,)`; None of images.
-        causal: Whether a token attends to itself and those before it alone.
-        bias: The same as numbers added to the scores, see `visible.py`.
+        n_images: Number of images or texts, `B`.
+        n_tokens: Number of tokens, `L`.
+        lengths: Number of tokens of each text, `(B,)`; None for images.
+        causal: Whether a token only attends to itself and earlier tokens.
+        bias: Both restrictions as numbers that are added to the scores, see `visible.py`.
     """
 
     n_images: int
@@ -52,13 +53,13 @@ class Grid:
 
     @classmethod
     def of(cls, stages: Sequence[Tensor], *, causal: bool) -> Self:
-        """Of a batch of stages, each `(B, L, D)`."""
+        """The grid of a batch of stages, each `(B, L, D)`."""
         lengths = lengths_of(stages)
         n_images, n_tokens = stages[0].shape[:2]
         return cls(n_images, n_tokens, lengths, causal, attention_bias(stages[0][..., 0], lengths, causal=causal))
 
     def of_images(self, rows: Tensor) -> Tensor:
-        """Rows without the columns that are padding, `(r, B, L)`."""
+        """Rows without the padding columns, `(r, B, L)`."""
         of_images: Tensor = rows[:, : self.n_images * self.n_tokens].unflatten(1, (self.n_images, self.n_tokens))
         return of_images
 
@@ -71,16 +72,16 @@ class RowsLadder(Ladder):
     """`Ladder`, computed in rows. Same constructor, same `state_dict`, same logits up to rounding.
 
     Attributes:
-        product_dtype: What the frozen features are rounded to for products, see `sweep.machine.precision`; None if they
-            are not rounded.
+        product_dtype: Dtype that the frozen features are rounded to for products, see `sweep.machine.precision`; None
+            for no rounding.
     """
 
     product_dtype: torch.dtype | None = None
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
-        """Logits `(B, C)` from stages `z_0 … z_m`, each `(B, L, D_i)`; of texts `backbones.stages.Stages`."""
+        """Logits `(B, C)` from stages `z_0 … z_m`, each `(B, L, D_i)`; for texts `backbones.stages.Stages`."""
         if len(stages) != len(self.entries):
-            raise ValueError(f"{len(self.entries)} entries take as many stages, not {len(stages)}")
+            raise ValueError(f"a ladder with {len(self.entries)} entries takes as many stages, not {len(stages)}")
         grid = Grid.of(stages, causal=self.causal)
         n_images, n_tokens, lengths = grid.n_images, grid.n_tokens, grid.lengths
         entries = cast("list[PaddedLinear]", self.entries)
@@ -112,7 +113,7 @@ class RowsLadder(Ladder):
         return product(entry.weight, frozen.T) + entry.bias.unsqueeze(1)
 
     def _mixed(self, rung: Rung, x: Tensor, grid: "Grid") -> Tensor:
-        """What a rung's tokens take from one another, `(r, B·L)`, of `LN(h)`."""
+        """Output of a rung's mixing layer, `(r, B·L)`, from `LN(h)`."""
         return attention_of_rows(cast("RungAttention", rung.mixing), x, grid)
 
 
@@ -146,9 +147,9 @@ def attention_of_rows(module: RungAttention, x: Tensor, grid: Grid) -> Tensor:
     """`module` of `LN(h)`, `(r, B·L)`.
 
     Args:
-        module: Whose weights.
-        x: `LN(h)`.
-        grid: Of its columns.
+        module: The module with the weights.
+        x: `LN(h)`, `(r, B·L)`.
+        grid: The tokens of its columns.
     """
     weights = torch.cat([module.scale * module.q, module.k, module.v]).flatten(0, 1)  # (3·2·w, r)
     qkv, out = weights @ x, module.out.movedim(0, 1).flatten(1)
@@ -165,7 +166,7 @@ def attention_of_rows(module: RungAttention, x: Tensor, grid: Grid) -> Tensor:
 
 
 def convolution_of_rows(module: RungConvolution, x: Tensor, grid: Grid) -> Tensor:
-    """`module` of `LN(h)`, `(r, B·L)`: nine shifted copies, so that a lane's bits depend on nothing beside it."""
+    """`module` of `LN(h)`, `(r, B·L)`: a sum of nine shifted copies, so that a lane's bits do not depend on others."""
     patches = grid.of_images(x)[..., module.n_prefix_tokens :]
     side = module.side
     framed = F.pad(patches.unflatten(-1, (side, side)), (1, 1, 1, 1))  # (r, B, side + 2, side + 2)

@@ -1,7 +1,7 @@
-"""LAST, low-rank attention side-tuning (arXiv 2402.04009), written the way the paper defines it.
+"""LAST, low-rank attention side-tuning (arXiv 2402.04009), written as in the paper.
 
-This module is the definition and the export format. `rank_space.py` computes the same function from the same
-parameters without a residual stream per lane; that is how the engine runs it.
+This module is the definition and the export format. The engine runs `rank_space.py`, which computes the same function
+from the same parameters without a residual stream per lane.
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ class LowRankAttention(nn.Module):
 
     Args:
         width: Backbone width `D`.
-        rank: `r`, the inner width of this module; the attention scale is `1/sqrt(r)`.
-        padded_rank: Rows and columns to allocate, at least `rank`. What lies beyond `rank` starts at zero, and
-            stays there: every gradient of the padding is a product with another part of the padding. So modules
-            of several ranks share one stack, each being exactly the module of its own rank.
+        rank: Inner width of this module, `r`; the attention scale is `1/sqrt(r)`.
+        padded_rank: Number of rows and columns to allocate, at least `rank`. Those beyond `rank` start at zero and stay
+            zero, because every gradient of the padding is a product with another part of the padding. So modules of
+            several ranks can share one stack, and each computes exactly what a module of its own rank computes.
     """
 
     own_rank: Tensor
@@ -43,7 +43,7 @@ class LowRankAttention(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """`1/sqrt(r)` of the module's own rank, exact in whatever dtype the module was moved to."""
+        """`1/sqrt(r)` of the module's own rank, exact in any dtype that the module is moved to."""
         return self.own_rank.rsqrt()
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -62,7 +62,7 @@ class LowRankAttention(nn.Module):
 
 
 def padded_linear(inputs: int, outputs: int, padded_shape: tuple[int, int]) -> nn.Linear:
-    """A bias-free layer, drawn at its own size so that padding changes no random number, then padded with zeros."""
+    """A layer without bias. It is drawn at its own size, so that padding changes no random number, and then padded."""
     linear = nn.Linear(inputs, outputs, bias=False)
     padded = torch.zeros(padded_shape)
     padded[:outputs, :inputs] = linear.weight.detach()
@@ -72,10 +72,10 @@ def padded_linear(inputs: int, outputs: int, padded_shape: tuple[int, int]) -> n
 
 
 def check_shape(rank: int, padded_rank: int, modules_per_block: int, n_stages: int) -> None:
-    """Refuse a side-network that there cannot be.
+    """Check the sizes of a side-network.
 
     Raises:
-        ValueError: `rank` below 1 or above `padded_rank`, no module in a block, or fewer than two stages.
+        ValueError: `rank` is below 1 or above `padded_rank`, a block has no module, or there are fewer than two stages.
     """
     check_rank(rank, padded_rank)
     if modules_per_block < 1:
@@ -87,7 +87,7 @@ def check_shape(rank: int, padded_rank: int, modules_per_block: int, n_stages: i
 class LAST(nn.Module):
     """The side-network: `m` blocks of `T` low-rank attention modules beside a frozen backbone.
 
-    With `z_0 … z_m` the stages:
+    The stages are `z_0 … z_m`:
 
         u_0 = z_0,   u_i = F_i(u_{i-1} + z_i),   F_i = LSA_T ∘ … ∘ LSA_1
         representation = u_m − Σ_{i<m} z_i,      logits = head(LN(pool(representation)))
@@ -97,17 +97,17 @@ class LAST(nn.Module):
     Args:
         width: Backbone width `D`.
         n_stages: Number of stages, `m + 1`.
-        n_classes: `C`.
-        rank: `r` of every module.
-        modules_per_block: `T`.
-        pool: `"mean"` of the patch tokens or of a text's, the `"class"` token, or the `"last"` token.
-        n_prefix_tokens: Class and register tokens in front of the patch tokens.
-        causal: Whether a token attends to itself and those before it alone, as beside a text decoder.
-        padded_rank: The stack's rank, see `LowRankAttention`; the module's own if not given.
+        n_classes: Number of outputs `C`.
+        rank: Rank `r` of every module.
+        modules_per_block: Modules per block, `T`.
+        pool: `"mean"` of the patch tokens (or of a text's tokens), the `"class"` token, or the `"last"` token.
+        n_prefix_tokens: Class and register tokens before the patch tokens.
+        causal: Whether a token only attends to itself and earlier tokens, as beside a text decoder.
+        padded_rank: The stack's rank, see `LowRankAttention`; if not given, `rank`.
 
     Raises:
-        ValueError: `rank` below 1 or above `padded_rank`, no module in a block, fewer than two stages, or
-            `pool="class"` without a prefix token.
+        ValueError: `rank` is below 1 or above `padded_rank`, a block has no module, there are fewer than two stages, or
+            `pool` is `"class"` and there is no prefix token.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class LAST(nn.Module):
         padded_rank = rank if padded_rank is None else padded_rank
         check_shape(rank, padded_rank, modules_per_block, n_stages)
         self.rank, self.causal = rank, causal
-        # The head is drawn first, so lanes of one seed start from one head whatever their rank.
+        # The head is drawn first, so that lanes with the same seed start from the same head, whatever their rank.
         self.head = Head(width, n_classes, pool=pool, n_prefix_tokens=n_prefix_tokens)
         self.blocks = nn.ModuleList(
             nn.Sequential(*(LowRankAttention(width, rank, padded_rank) for _ in range(modules_per_block)))
@@ -138,7 +138,7 @@ class LAST(nn.Module):
         """Logits from the stages of a batch.
 
         Args:
-            stages: `z_0 … z_m`, each `(B, L, D)`; of texts `backbones.stages.Stages`.
+            stages: `z_0 … z_m`, each `(B, L, D)`; for texts `backbones.stages.Stages`.
 
         Returns:
             Logits, `(B, C)`.

@@ -1,4 +1,4 @@
-"""The linear probe: the head alone, on one frozen stage. The reference that a side-network has to beat."""
+"""The linear probe: only the head, on one frozen stage. It is the reference that a side-network should beat."""
 
 from collections.abc import Sequence
 
@@ -14,10 +14,10 @@ class LinearProbe(nn.Module):
 
     Args:
         width: Backbone width `D`.
-        n_classes: `C`.
-        stage: Which of the given stages to read; the last by default.
-        pool: `"mean"` of the patch tokens or of a text's, the `"class"` token, or the `"last"` token.
-        n_prefix_tokens: Class and register tokens in front of the patch tokens.
+        n_classes: Number of outputs `C`.
+        stage: Index of the stage to read; the last by default.
+        pool: `"mean"` of the patch tokens (or of a text's tokens), the `"class"` token, or the `"last"` token.
+        n_prefix_tokens: Class and register tokens before the patch tokens.
     """
 
     def __init__(self, width: int, n_classes: int, *, stage: int = -1, pool: Pool = "mean", n_prefix_tokens: int = 0):

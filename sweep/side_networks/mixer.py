@@ -1,6 +1,6 @@
-"""The mixer: LAST's residual stream, with low-rank MLPs over tokens and over channels in turn instead of attention.
+"""The mixer family: like LAST, but with low-rank MLPs over tokens and over channels instead of attention.
 
-The definition, the export format, and how the engine runs it: `vmap` stacks this module as it is.
+This module is the definition, the export format, and the form that the engine runs.
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ class MixerBlock(nn.Module):
 
     Args:
         width: Backbone width `D`.
-        n_tokens: `L`, the most tokens that an input has.
-        rank: `r`, the inner width of either MLP.
+        n_tokens: Largest number of tokens of an input, `L`.
+        rank: Inner width of both MLPs, `r`.
         padded_rank: The stack's rank.
     """
 
@@ -39,7 +39,7 @@ class MixerBlock(nn.Module):
 
         Args:
             x: `(B, L, D)`.
-            there: 1 for the tokens that a text has and 0 beyond its end, `(B, L, 1)`; None for images.
+            there: 1 for the tokens of a text and 0 for the padding after its end, `(B, L, 1)`; None for images.
 
         Returns:
             `(B, L, D)`.
@@ -52,24 +52,24 @@ class MixerBlock(nn.Module):
 
 
 class Mixer(nn.Module):
-    """The side-network: a block a stage.
+    """The side-network: one block `F_i` for each stage after `z_0`.
 
         y_0 = z_0,   y_i = F_i(z_i + y_{i-1}),   logits = head(LN(pool(y_m − Σ_{i<m} z_i)))
 
-    What is added starts at zero, so an untrained mixer is the linear probe.
+    The up-projections start at zero, so an untrained mixer is the linear probe.
 
     Args:
-        width: Backbone width `D`, of all stages.
+        width: Backbone width `D`, the same for all stages.
         n_stages: Number of stages, `m + 1`.
-        n_tokens: `L`, the most tokens that an input has.
-        n_classes: `C`.
-        rank: `r`.
-        pool: As of `Head`.
-        n_prefix_tokens: Class and register tokens in front of the patch tokens.
-        padded_rank: The stack's rank; the module's own if not given.
+        n_tokens: Largest number of tokens of an input, `L`.
+        n_classes: Number of outputs `C`.
+        rank: Rank `r`.
+        pool: As `Head`.
+        n_prefix_tokens: Class and register tokens before the patch tokens.
+        padded_rank: The stack's rank; if not given, `rank`.
 
     Raises:
-        ValueError: `rank` below 1 or above `padded_rank`, fewer than two stages, or as of `Head`.
+        ValueError: `rank` is below 1 or above `padded_rank`, there are fewer than two stages, or as `Head`.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Mixer(nn.Module):
         self.blocks = nn.ModuleList(MixerBlock(width, n_tokens, rank, padded_rank) for _ in range(n_stages - 1))
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
-        """Logits `(B, C)` from stages `z_0 … z_m`, each `(B, L, D)`; of texts `backbones.stages.Stages`."""
+        """Logits `(B, C)` from stages `z_0 … z_m`, each `(B, L, D)`; for texts `backbones.stages.Stages`."""
         lengths, there = lengths_of(stages), None
         if lengths is not None:
             places = torch.arange(stages[0].shape[1], device=lengths.device)

@@ -1,6 +1,6 @@
-"""The multi-stage probe: every stage is pooled by weights that are learned, and classified; the answers are added.
+"""The multi-stage probe: every stage is pooled with learned weights and classified, and the logits are added.
 
-The definition, the export format, and how the engine runs it: `vmap` stacks this module as it is.
+This module is the definition, the export format, and the form that the engine runs.
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from sweep.study.lane_config import Pool
 
 
 class StageProbe(nn.Module):
-    """`LN(Σ_l softmax(t)_l z_l) W`, a linear probe of one stage with learned weights of its tokens.
+    """`LN(Σ_l softmax(t)_l z_l) W`: a linear probe of one stage with learned weights for its tokens.
 
     Args:
-        width: `D` of the stage.
-        n_tokens: `L`, the most tokens that an input has.
-        n_classes: `C`.
+        width: Width `D` of the stage.
+        n_tokens: Largest number of tokens of an input, `L`.
+        n_classes: Number of outputs `C`.
     """
 
     def __init__(self, width: int, n_tokens: int, n_classes: int):
@@ -32,7 +32,7 @@ class StageProbe(nn.Module):
 
 
 class MultiStage(nn.Module):
-    """The side-network, without a stream of its own.
+    """The side-network. It has no residual stream.
 
         pooled_i = Σ_l softmax(t_i)_l z_{i,l}                      over the tokens that the probe would pool
         logits = head(LN(pooled_m)) + Σ_{i<m} LN(pooled_i) W_i
@@ -41,13 +41,13 @@ class MultiStage(nn.Module):
 
     Args:
         widths: `D` of every stage.
-        n_tokens: `L`, the most tokens that an input has.
-        n_classes: `C`.
-        pool: As of `Head`.
-        n_prefix_tokens: Class and register tokens in front of the patch tokens.
+        n_tokens: Largest number of tokens of an input, `L`.
+        n_classes: Number of outputs `C`.
+        pool: As `Head`.
+        n_prefix_tokens: Class and register tokens before the patch tokens.
 
     Raises:
-        ValueError: As of `Head`.
+        ValueError: As `Head`.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class MultiStage(nn.Module):
         self.probes = nn.ModuleList(StageProbe(width, n_tokens, n_classes) for width in widths[:-1])
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
-        """Logits `(B, C)` from stages `z_0 … z_m`, each `(B, L, D_i)`; of texts `backbones.stages.Stages`."""
+        """Logits `(B, C)` from stages `z_0 … z_m`, each `(B, L, D_i)`; for texts `backbones.stages.Stages`."""
         lengths = lengths_of(stages)
         logits: Tensor = self.head(self._pooled(self.places, stages[-1], lengths))
         for probe, z in zip(cast("list[StageProbe]", self.probes), stages[:-1], strict=True):
@@ -67,11 +67,11 @@ class MultiStage(nn.Module):
         return logits
 
     def _pooled(self, places: Tensor, stage: Tensor, lengths: Tensor | None) -> Tensor:
-        """A stage's tokens `(B, L, D)` weighed by `softmax(t)`, `(B, D)`."""
+        """Mean of a stage's tokens `(B, L, D)` with the weights `softmax(t)`, `(B, D)`."""
         tokens, n_tokens = self.head.tokens, stage.shape[1]
         if lengths is None:  # the same weights for all images: one product for all lanes
             weights = torch.softmax(places[:n_tokens][tokens], 0)
-            if torch.compiler.is_compiling():  # by torch.export: plain operators
+            if torch.compiler.is_compiling():  # torch.export needs plain operators
                 return torch.einsum("l,bld->bd", weights, stage[:, tokens])
             frozen = stage[:, tokens].transpose(0, 1).flatten(1)
             of_images: Tensor = product(weights.unsqueeze(0), frozen).unflatten(1, (len(stage), -1))

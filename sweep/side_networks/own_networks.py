@@ -1,19 +1,17 @@
-"""Side-networks that a study file brings itself: `Study(side_network=MyNet)`.
+"""Side-networks that a study file defines itself: `Study(side_network=MyNet)`.
 
-`MyNet(shapes, n_classes, config)` is called once a lane. A spec names it by a text, so that the spec can travel through
-files: `own:`, the name, and the first digits of the SHA-256 over the file that defines it. Code is executed only where
-the user gives that file: what a run folder or an exported model names is looked up among the networks that this process
-was given.
+`MyNet(shapes, n_classes, config)` is called once per lane. A spec, which is also saved to files, refers to it by this
+text: `own:`, the name, and the first digits of the SHA-256 of the file that defines it. Code is only executed if the
+user gives that file. A side-network that a run folder or an exported model names is looked up among the files that this
+process was given.
 """
 
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
 
 from torch import nn
 
 from sweep.errors import UsageError
-from sweep.machine.user_code import line_of
+from sweep.machine.user_code import line_of, source_digest
 from sweep.study.lane_config import LaneConfig
 from sweep.study.structure import Shapes
 
@@ -24,12 +22,9 @@ _given: dict[str, OwnNetwork] = {}
 
 
 def own_family(network: OwnNetwork) -> str:
-    """Take a study's own side-network, and say what a spec calls it."""
-    code = getattr(network, "__code__", None) or getattr(network.__init__, "__code__", None)
+    """Register a study's own side-network, and return the text by which a spec refers to it."""
     name = getattr(network, "__name__", type(network).__name__)
-    path = Path(code.co_filename) if code else None
-    source = path.read_bytes() if path and path.is_file() else name.encode()
-    family = f"{OWN}{name}:{hashlib.sha256(source).hexdigest()[:12]}"
+    family = f"{OWN}{name}:{source_digest(network, name)}"
     _given[family] = network
     return family
 
@@ -49,7 +44,7 @@ def given_network(family: str) -> OwnNetwork:
         _, name, digest = [*family.split(":", maxsplit=2), "", ""][:3]
         raise UsageError(
             f"the side-network {name[:80]} is of a study file whose SHA-256 begins with {digest[:12]}, and files are "
-            f"executed only if you give them: --study FILE, or sweep.load_model(…, study=FILE), with the file as it was"
+            f"executed only if you give them: --study FILE, or sweep.load_model(…, study=FILE), with the unchanged file"
         )
     return _given[family]
 
@@ -58,11 +53,11 @@ def own_module(family: str, shapes: Shapes, n_classes: int, config: LaneConfig |
     """Build a lane's side-network.
 
     Raises:
-        UsageError: It is not there, fails, or is no module.
+        UsageError: This process was not given its file, it raises an error, or it does not return a module.
     """
     network = given_network(family)
     if config is None:
-        raise ValueError(f"{family} is built from a lane's configuration, and none is known")
+        raise ValueError(f"{family} is built from a lane's configuration, but none is given")
     try:
         module = network(shapes, n_classes, config)
     except Exception as error:

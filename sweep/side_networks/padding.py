@@ -1,9 +1,9 @@
-"""Parameters of a lane's own rank inside a stack of a larger one.
+"""Padding: lanes of different ranks in one stack.
 
-Lanes of several ranks share a stack by padding every parameter with zeros up to the stack's rank. A parameter is drawn
-at its own size, so padding changes no random number. The zeros lie at the end of every dimension, and they stay zero:
-each gradient of the padding is a product with another part of the padding. So a padded lane computes exactly what the
-module of its own rank computes, and `cut_to` cuts it out again.
+Every parameter is padded with zeros to the stack's rank. A parameter is drawn at its own size, so padding changes no
+random number. The zeros are at the end of every dimension. They stay zero, because each gradient of the padding is a
+product with another part of the padding. So a padded lane computes exactly what a module of its own rank computes, and
+`cut_to` removes the padding again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 def padded_normal(own: Sequence[int], padded: Sequence[int], deviation: float) -> nn.Parameter:
-    """A parameter of normal random numbers, or of zeros where `deviation` is 0.
+    """A parameter with normal random numbers, or zeros if `deviation` is 0.
 
     Args:
         own: Its shape at the lane's own rank.
@@ -28,24 +28,24 @@ def padded_normal(own: Sequence[int], padded: Sequence[int], deviation: float) -
 
 
 def check_rank(rank: int, padded_rank: int) -> None:
-    """Refuse a rank that does not fit into its stack.
+    """Check that a rank fits into its stack.
 
     Raises:
         ValueError: `rank` is below 1 or above `padded_rank`.
     """
     if not 1 <= rank <= padded_rank:
-        raise ValueError(f"rank {rank} does not lie between 1 and the stack's rank {padded_rank}")
+        raise ValueError(f"rank {rank} is not between 1 and the stack's rank {padded_rank}")
 
 
 def cut_to(like: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Cut a padded lane's tensors to the shapes of its own rank.
 
     Args:
-        like: The `state_dict` of the unpadded module, or its shapes on the `meta` device.
+        like: The `state_dict` of the unpadded module; only its shapes are used, so it may be on the `meta` device.
         state: The lane's tensors by the same names.
 
     Returns:
-        Copies, contiguous.
+        Contiguous copies by name.
     """
     return {
         name: tensor[tuple(map(slice, like[name].shape))].clone(memory_format=torch.contiguous_format)
@@ -54,12 +54,12 @@ def cut_to(like: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str,
 
 
 class PaddedLinear(nn.Module):
-    """A linear layer between a lane's own sizes, padded to those of its stack.
+    """A linear layer of a lane's own sizes, padded to the sizes of its stack.
 
     Args:
-        own: Inputs and outputs of the lane.
-        padded: Those of the stack.
-        deviation: Standard deviation of the weights at the start; biases start at zero.
+        own: Number of inputs and of outputs of the lane.
+        padded: Number of inputs and of outputs in the stack.
+        deviation: Standard deviation of the initial weights; biases start at zero.
     """
 
     def __init__(self, own: tuple[int, int], padded: tuple[int, int], deviation: float):
@@ -73,7 +73,7 @@ class PaddedLinear(nn.Module):
 
 
 class PaddedLayerNorm(nn.Module):
-    """LayerNorm over a lane's own channels, however many zeros lie behind them.
+    """LayerNorm over a lane's own channels; padding channels are ignored.
 
     Args:
         rank: Channels of the lane.

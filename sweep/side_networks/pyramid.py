@@ -1,14 +1,14 @@
-"""LAST beside a backbone whose width changes on the way: the definition.
+"""LAST beside a backbone whose stages differ in width: the definition.
 
-A frozen stage cannot be added to one of another width. So the residual stream begins anew at every width, with the
-frozen stages of that width alone, and what the modules before have contributed is brought along: module `j` gave
-`A_j = Attention(…)`, `(B, L, r)`, and projects it into every stream that is read after it, by an up-projection of each:
+Frozen stages of different widths cannot be added. So a new residual stream begins at every width, with the frozen
+stages of that width only. The contributions of earlier modules are kept: module `j` has computed `A_j = Attention(…)`,
+`(B, L, r)`, and projects it into every stream that is read after it, with one up-projection per stream:
 
     x_k = S_k + Σ_{j<k} U_jᵀ A_j        S_k: sum of the stages up to module k that have its width, U_j of that width
     representation = z_m + Σ_j U_jᵀ A_j          logits = head(LN(pool(representation)))
 
-All stages have the same `L` tokens: the backbone pools them onto one grid. Where all widths are equal this is `LAST`.
-All up-projections start at zero, so an untrained side-network is the linear probe.
+All stages have the same `L` tokens, because the backbone pools them onto one grid. If all widths are equal, this is
+`LAST`. All up-projections start at zero, so an untrained side-network is the linear probe.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,12 +25,12 @@ from sweep.study.lane_config import Pool
 
 
 class PyramidAttention(nn.Module):
-    """One module: attention of low rank on a stream of one width, to be projected into this stream and those after it.
+    """One module: low-rank attention on a stream of one width, projected into this stream and the streams after it.
 
     Args:
-        width: `D` of the stream that it reads.
-        into: `D` of each stream that is read after it, by the stream's number.
-        rank: `r`, the inner width; the attention scale is `1/sqrt(r)`.
+        width: Width `D` of the stream that it reads.
+        into: Width `D` of each stream that is read after it, by the stream's number.
+        rank: Inner width `r`; the attention scale is `1/sqrt(r)`.
         padded_rank: Rows and columns to allocate; see `last.LowRankAttention`.
     """
 
@@ -53,7 +53,7 @@ class PyramidAttention(nn.Module):
         return self.own_rank.rsqrt()
 
     def forward(self, x: Tensor) -> Tensor:
-        """`A`, `(B, L, r)`, of a stream `(B, L, D)`."""
+        """The attention output `A`, `(B, L, r)`, for a stream `(B, L, D)`."""
         h = self.norm(x)
         return attention(self.scale * self.q(h), self.k(h), self.v(h))
 
@@ -63,15 +63,15 @@ class PyramidLAST(nn.Module):
 
     Args:
         widths: `D` of every stage, `m + 1` of them.
-        n_classes: `C`.
-        rank: `r` of every module.
-        modules_per_block: `T`.
+        n_classes: Number of outputs `C`.
+        rank: Rank `r` of every module.
+        modules_per_block: Modules per block, `T`.
         pool: `"mean"` of the patch tokens, or the `"class"` token.
-        n_prefix_tokens: Class and register tokens in front of the patch tokens.
-        padded_rank: The stack's rank; the modules' own if not given.
+        n_prefix_tokens: Class and register tokens before the patch tokens.
+        padded_rank: The stack's rank; if not given, `rank`.
 
     Raises:
-        ValueError: As of `LAST`.
+        ValueError: As `LAST`.
     """
 
     def __init__(
@@ -134,5 +134,5 @@ class PyramidLAST(nn.Module):
 
 
 def streams_of(widths: Sequence[int]) -> list[int]:
-    """For every stage, the number of the residual stream it belongs to: neighbours of one width share one."""
+    """For every stage, the number of its residual stream. Successive stages of one width share a stream."""
     return [stream for stream, (_, run) in enumerate(groupby(widths)) for _ in run]

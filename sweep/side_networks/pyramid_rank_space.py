@@ -1,8 +1,8 @@
 """`PyramidLAST` in rank space: the same parameters and function, without a residual stream per lane.
 
-The algebra is that of `rank_space.py`, read there. Two things differ: `Ũ_j` is the up-projection into the width at
-hand, and all of it but the products with a frozen stream is plain PyTorch with its own backward pass. Tokens lie along
-the last dimension, so that the rows of all lanes, under one another, are one matrix product with a frozen stream.
+`rank_space.py` explains the algebra. Two things differ here: `Ũ_j` is the up-projection into the width of the current
+stream, and everything except the products with a frozen stream is plain PyTorch with autograd. Tokens are in the last
+dimension, so that the stacked rows of all lanes need one matrix product with a frozen stream.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class RankSpacePyramidLAST(PyramidLAST):
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
         """Logits `(B, C)` from stages `z_0 … z_m`, each `(B, L, D_i)`."""
         if len(stages) != len(self.blocks) + 1:
-            raise ValueError(f"{len(self.blocks)} blocks take {len(self.blocks) + 1} stages, not {len(stages)}")
+            raise ValueError(f"{len(self.blocks)} blocks need {len(self.blocks) + 1} stages, not {len(stages)}")
         grid = stages[0].shape[:2]
         attended: list[Tensor] = []  # A of every module so far, (r, B·L)
         modules: list[PyramidAttention] = []
@@ -45,7 +45,7 @@ class RankSpacePyramidLAST(PyramidLAST):
 
 
 def _ups(modules: Sequence[PyramidAttention], stream: int) -> Tensor:
-    """`U` of modules into one stream, under one another, `(k·r, D)`."""
+    """The stacked up-projections `U` of modules into one stream, `(k·r, D)`."""
     return torch.cat([cast("Tensor", module.up[str(stream)].weight).T for module in modules])
 
 
@@ -55,11 +55,11 @@ def _projected(
     """`LN(x) W` of a module, queries scaled: `(3r, B·L)`.
 
     Args:
-        module: Whose.
+        module: The module with the weights.
         centred: `S̃ᵀ`, `(D, B·L)`.
         squares: `|S̃|²`, `(B·L,)`.
-        ups: `U` of the `k` modules before into this width, `(k·r, D)`; None of none.
-        attended: Their `A`, each `(r, B·L)`.
+        ups: `U` of the `k` earlier modules into this width, `(k·r, D)`; None if there are none.
+        attended: `A` of the earlier modules, each `(r, B·L)`.
     """
     weights = torch.cat([module.scale * module.q.weight, module.k.weight, module.v.weight])  # (3r, D)
     projections, biases = weights * module.norm.weight, weights @ module.norm.bias

@@ -1,17 +1,18 @@
 """LAST in rank space: the same parameters and function as `last.py`, without a residual stream per lane.
 
-The stream that enters module `k` is a frozen part, equal for all lanes, plus a low-rank part:
+The input of module `k` is a frozen part, equal for all lanes, plus a low-rank part:
 
     x_k = S_k + Σ_{j<k} U_jᵀ A_j        S_k = Σ_{i ≤ stage(k)} z_i,  A_j the attention output of module j,  U_j its W_up
 
-LayerNorm sees `x_k` only through its centred form `x̃_k = S̃_k + Σ Ũ_jᵀ A_j`, and all that is needed of it are the `3r`
-projections that the module reads and the squared length. With `W_γ` the rows `γ ⊙ W_q/√r, γ ⊙ W_k, γ ⊙ W_v`:
+LayerNorm depends on `x_k` only through its centred form `x̃_k = S̃_k + Σ Ũ_jᵀ A_j`. A module only needs its squared
+length and `3r` projections of it. Let `W_γ` have the rows `γ ⊙ W_q/√r, γ ⊙ W_k, γ ⊙ W_v`:
 
     W_γ x̃_k = W_γ S̃_k + (W_γ Ũᵀ) A
     |x̃_k|²  = |S̃_k|² + 2 Σ_{j<k} A_j · (Ũ_j S̃_k) + |Σ_{j<k} Ũ_jᵀ A_j|²
 
-The products of size `D` are with `S̃_k`: frozen, and one for all lanes. `rank_space_trunk.py` runs the modules that way;
-`cpu/trunk.py`, in single precision on a CPU and up to a rank, gets the squared length without its `K²/2` products.
+All products of size `D` are with `S̃_k`, which is frozen and the same for all lanes. `rank_space_trunk.py` runs the
+modules that way. `cpu/trunk.py` is a faster form in single precision on a CPU, up to a certain rank: it computes the
+squared length without its `K²/2` products.
 """
 
 from collections.abc import Sequence
@@ -29,19 +30,19 @@ from sweep.side_networks.rank_space_trunk import FrozenStreams, trunk
 class RankSpaceLAST(LAST):
     """`LAST`, computed in rank space. Same constructor, same `state_dict`, same logits up to rounding.
 
-    In the general form work grows with `K² r` where the direct form's grows with `K D`: see `cost.py`.
+    In the general form the work grows with `K² r`; in the direct form it grows with `K D`. See `cost.py`.
 
     Attributes:
-        product_dtype: What the frozen streams are rounded to for products, see `sweep.machine.precision`; None if they
-            are not rounded.
+        product_dtype: Dtype that the frozen streams are rounded to for products, see `sweep.machine.precision`; None
+            for no rounding.
     """
 
     product_dtype: torch.dtype | None = None
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
-        """Logits `(B, C)` from stages `z_0 … z_m`, each `(B, L, D)`; of texts `backbones.stages.Stages`."""
+        """Logits `(B, C)` from stages `z_0 … z_m`, each `(B, L, D)`; for texts `backbones.stages.Stages`."""
         if len(stages) != len(self.blocks) + 1:
-            raise ValueError(f"{len(self.blocks)} blocks take {len(self.blocks) + 1} stages, not {len(stages)}")
+            raise ValueError(f"{len(self.blocks)} blocks need {len(self.blocks) + 1} stages, not {len(stages)}")
         modules = list(chain.from_iterable(cast("list[list[LowRankAttention]]", self.blocks)))
         weights = [torch.cat([m.scale * m.q.weight, m.k.weight, m.v.weight]) for m in modules]
         projections = [m.norm.weight * w for m, w in zip(modules, weights, strict=True)]  # W_γ, (3r, D)

@@ -1,7 +1,7 @@
-"""All modules of a rank-space LAST for a whole stack of lanes, with the backward pass written out.
+"""All modules of a rank-space LAST for a whole stack of lanes, with an explicit backward pass.
 
-Read `rank_space.py` first: it has the mathematics and the names. Rows of all lanes lie under one another, so that every
-product with a frozen stream is one matrix product; tokens lie along the last dimension.
+Read `rank_space.py` first: it explains the mathematics and the names. The rows of all lanes are stacked, so that every
+product with a frozen stream is one matrix product. Tokens are in the last dimension.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,15 +20,15 @@ from sweep.side_networks.visible import attention_bias
 
 @dataclass(frozen=True)
 class FrozenStreams:
-    """What all lanes share.
+    """The frozen streams that all lanes share.
 
     Attributes:
-        centred: `S̃` of every block, `(m, B·L, D)`, in the products' precision.
+        centred: `S̃` of every block, `(m, B·L, D)`, in the precision of products.
         squares: `|S̃|²` of every token, `(m, B, L)`.
-        modules_per_block: `T`.
-        eps: Of every LayerNorm.
-        lengths: Tokens of every text, `(B,)`; None of images.
-        causal: Whether a token attends to itself and those before it alone.
+        modules_per_block: Modules per block, `T`.
+        eps: Constant `eps` of every LayerNorm.
+        lengths: Number of tokens of every text, `(B,)`; None for images.
+        causal: Whether a token only attends to itself and earlier tokens.
     """
 
     centred: Tensor
@@ -48,7 +48,7 @@ class FrozenStreams:
         dtype: torch.dtype | None = None,
         causal: bool = False,
     ) -> Self:
-        """From stages `z_0 … z_m`, each `(B, L, D)`; `S̃` is rounded to `dtype`, if given, after all else is done."""
+        """The streams of stages `z_0 … z_m`, each `(B, L, D)`. If `dtype` is given, `S̃` is rounded to it at the end."""
         stream = stages[0].clone()
         centred = stream.new_empty(len(stages) - 1, *stream.shape)
         squares = stream.new_empty(centred.shape[:-1])
@@ -60,11 +60,11 @@ class FrozenStreams:
         return cls(centred, squares.square_(), modules_per_block, eps, lengths_of(stages), causal)
 
     def bias(self) -> Tensor | None:
-        """What is added to the scores, see `visible.py`."""
+        """The bias that is added to the scores, see `visible.py`."""
         return attention_bias(self.squares[0], self.lengths, causal=self.causal)
 
     def entering(self, module: int) -> tuple[Tensor, Tensor]:
-        """`S̃ᵀ`, `(D, B·L)`, and `|S̃|²`, `(B, L)`, in front of a module."""
+        """`S̃ᵀ`, `(D, B·L)`, and `|S̃|²`, `(B, L)`, that enter a module."""
         block = module // self.modules_per_block
         return self.centred[block].T, self.squares[block]
 
@@ -75,7 +75,7 @@ def trunk(
     """Attention outputs of all `K` modules of a lane.
 
     Args:
-        frozen: What enters the modules.
+        frozen: The frozen streams.
         projections: `W_γ`, each `(3r, D)`.
         biases: `W β`, each `(3r,)`.
         ups: `Ũ`, each `(r, D)`.
@@ -89,10 +89,10 @@ def trunk(
 
 
 class _Lanes:
-    """The trunk's inputs of all lanes, and the buffers of one pass.
+    """The trunk's inputs for all lanes, and the buffers of one pass.
 
     Args:
-        frozen: What all lanes share.
+        frozen: The frozen streams, which all lanes share.
         tensors: `K` projections `(N, 3r, D)`, `K` biases `(N, 3r)`, `K` centred up-projections `(N, r, D)`.
     """
 
@@ -104,7 +104,7 @@ class _Lanes:
         ups = tensors[2 * self.n_modules :]
         self.n_lanes, self.rank, self.width = ups[0].shape
         self.grid = frozen.squares[0].shape
-        self.ups = torch.stack(list(ups))  # (K, N, r, D): under one another for products with S̃
+        self.ups = torch.stack(list(ups))  # (K, N, r, D): stacked for products with S̃
         self.ups_of_lanes = torch.cat(list(ups), 1)  # (N, K·r, D): lane by lane for products with A
         rounded = frozen.centred.dtype == torch.bfloat16
         self.bias = frozen.bias()
@@ -115,11 +115,11 @@ class _Lanes:
         return self.ups.new_empty(*shape, *self.grid)
 
     def mixing(self, k: int) -> tuple[Tensor, Tensor]:
-        """What module `k` reads of the outputs before it.
+        """The matrices with which module `k` reads the outputs of the modules before it.
 
         Returns:
-            `W_γ Ũᵀ`, `(N, 3r, k·r)`, and `Ũ_{k-1} Ũᵀ`, `(N, r, k·r)`, whose last block, module `k − 1` with itself, is
-            halved: the square of a sum has every pair twice, but each square once.
+            `W_γ Ũᵀ`, `(N, 3r, k·r)`, and `Ũ_{k-1} Ũᵀ`, `(N, r, k·r)`. The last block of the second, module `k − 1` with
+            itself, is halved, because the square of a sum contains every pair twice, but each square once.
         """
         before = self.ups_of_lanes[:, : k * self.rank].mT
         squares = torch.bmm(self.ups[k - 1], before)
@@ -128,9 +128,10 @@ class _Lanes:
 
 
 class _Trunk(torch.autograd.Function):
-    """Inputs as `_Lanes`, with a flag in between: whether a backward pass will follow.
+    """The trunk as an autograd function.
 
-    Outputs: `A`, `(N, K·r, B, L)`, and what the backward pass reads.
+    Inputs: the arguments of `_Lanes`, with a flag between them that says whether a backward pass will follow.
+    Outputs: `A`, `(N, K·r, B, L)`, and the tensors that the backward pass reads.
     """
 
     @staticmethod
@@ -240,15 +241,15 @@ class _Trunk(torch.autograd.Function):
 
 
 def _rows(x: Tensor, n_dims: int) -> Tensor:
-    """`(…, B, L)` as a matrix: the first `n_dims` dimensions under one another, tokens along the last."""
+    """`(…, B, L)` as a matrix: the first `n_dims` dimensions are rows, and tokens are columns."""
     return x.flatten(0, n_dims - 1).flatten(1)
 
 
 def _n_pairs(k: int) -> int:
-    """Pairs of a module and one before it, among `k` modules."""
+    """Number of pairs of a module and an earlier one, among `k` modules."""
     return k * (k - 1) // 2
 
 
 def _pairs(k: int) -> slice:
-    """Where the products of module `k` with the modules before it lie."""
+    """Positions of the products of module `k` with the modules before it."""
     return slice(_n_pairs(k), _n_pairs(k + 1))

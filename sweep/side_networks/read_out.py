@@ -1,11 +1,12 @@
-"""Read-outs of a side-network that computes in a width of `r`: from its stream `h`, `(B, L, r)`, to logits.
+"""Read-outs of a side-network with a stream `h` of width `r`: they map `h`, `(B, L, r)`, to logits.
 
-    pooled   LN(mean z_m + mean(h) U) W_c + b_c             U starts at zero: the read-out starts as the linear probe
-    tokens   [LN(h_1) … LN(h_L)] / √L W_t + b_t             a matrix `(L·r, C)`: what a token says depends on its place
-    compact  ([LN(h_1) … LN(h_L)] / √L P) V + b_t           the same matrix as a product of width 32
-    both     pooled and tokens added, with W_t = 0 at the start: starts as the linear probe as well
+    pooled   LN(mean z_m + mean(h) U) W_c + b_c             U starts at zero: it starts as the linear probe
+    tokens   [LN(h_1) … LN(h_L)] / √L W_t + b_t             a matrix `(L·r, C)` with weights for every position
+    compact  ([LN(h_1) … LN(h_L)] / √L P) V + b_t           the same matrix, factorised with an inner width of 32
+    both     pooled plus tokens, with W_t = 0 at the start: it starts as the linear probe, too
 
-`U` belongs to the side-network and learns at its rate. Everything here is named `head.…` and learns at the head's rate.
+`U` belongs to the side-network and has its learning rate. All parameters here have names that begin with `head.`, and
+so have the head's learning rate.
 """
 
 import torch
@@ -18,22 +19,22 @@ from sweep.study.lane_config import Pool
 from sweep.study.structure import READ_OUTS
 
 COMPACT_WIDTH = 32
-"""Numbers between tokens and classes in the read-out `compact`."""
+"""Inner width of the factorised matrix in the read-out `compact`."""
 
 DEVIATION = 0.3
-"""Of the logits that a read-out of tokens starts with."""
+"""Standard deviation of the initial logits of the read-outs `tokens` and `compact`."""
 
 
 class TokenMatrix(nn.Module):
     """`[LN(h_1) … LN(h_L)] / √L W_t + b_t`: a matrix of weights for every token.
 
     Args:
-        n_tokens: `L`, the most that an input has.
-        n_classes: `C`.
-        rank: `r`.
+        n_tokens: Largest number of tokens of an input, `L`.
+        n_classes: Number of outputs `C`.
+        rank: Rank `r`.
         padded_rank: The stack's rank.
-        compact: Inner width of the product that stands for the matrix; None for the matrix itself.
-        deviation: Standard deviation of the logits at the start.
+        compact: Inner width of a factorised matrix; None for a full matrix.
+        deviation: Standard deviation of the initial logits.
     """
 
     def __init__(
@@ -54,8 +55,8 @@ class TokenMatrix(nn.Module):
 
         Args:
             normalised: `LN(h)`, `(B, L, r)`.
-            keep: What each token is multiplied by, `(L,)` or `(B, L)`, for as many tokens as an input may have.
-            lengths: Tokens of each text, `(B,)`; None for images.
+            keep: Factors on the tokens, `(L,)` or `(B, L)`, where `L` is the largest number of tokens.
+            lengths: Number of tokens of each text, `(B,)`; None for images.
         """
         n_tokens = normalised.shape[1]
         shares = keep[..., :n_tokens]
@@ -64,32 +65,32 @@ class TokenMatrix(nn.Module):
         else:
             there = torch.arange(n_tokens, device=normalised.device) < lengths.unsqueeze(-1)
             shares = shares * there.to(normalised.dtype) * lengths.to(normalised.dtype).rsqrt().unsqueeze(-1)
-        numbers = (normalised * shares.unsqueeze(-1)).mT.flatten(1)  # channel by channel, as `ladder_rows.py` has them
+        numbers = (normalised * shares.unsqueeze(-1)).mT.flatten(1)  # channels first, as in `ladder_rows.py`
         outputs = F.linear(numbers, self.weight[:, :n_tokens].mT.flatten(1))
         return (outputs if self.up is None else F.linear(outputs, self.up)) + self.bias
 
 
 class StreamHead(nn.Module):
-    """The head of a side-network with a stream of its own, for every read-out.
+    """The head of a ladder, for every read-out.
 
     Args:
-        read_out: Which.
-        width: `D` of the last stage.
-        n_classes: `C`.
-        rank: `r`.
+        read_out: A name in `READ_OUTS`.
+        width: Width `D` of the last stage.
+        n_classes: Number of outputs `C`.
+        rank: Rank `r`.
         padded_rank: The stack's rank.
-        pool: As of `Head`.
-        n_prefix_tokens: As of `Head`.
-        n_tokens: `L`, the most that an input has.
+        pool: As `Head`.
+        n_prefix_tokens: As `Head`.
+        n_tokens: Largest number of tokens of an input, `L`.
 
     Raises:
-        ValueError: As of `Head`, or there is no such read-out.
+        ValueError: As `Head`, or there is no such read-out.
 
     Attributes:
-        pooled: The wide head, that of the linear probe; None if the read-out has none.
-        matrix: The weights of every token; None if the read-out has none.
-        keep: What is multiplied by 1 or, in a training step with dropout, by a mask `(B, …)`: the wide head's
-            normalised channels, `D` of them, and then the tokens, `L` of them, whichever there are.
+        pooled: The head of the linear probe; None if the read-out does not have it.
+        matrix: The weights of every token; None if the read-out does not have them.
+        keep: Factors on the `D` normalised channels of `pooled`, followed by factors on the `L` tokens of `matrix`, if
+            the read-out has them. The factors are 1, or in a training step with dropout a mask `(B, …)`.
     """
 
     keep: Tensor
@@ -129,9 +130,9 @@ class StreamHead(nn.Module):
         """Logits `(B, C)`.
 
         Args:
-            pooled: `mean z_m + mean(h) U`, `(B, D)`; given if there is a wide head.
-            normalised: `LN(h)` by the matrix's norm, `(B, L, r)`; given if there is a matrix.
-            lengths: Tokens of each text, `(B,)`; None for images.
+            pooled: `mean z_m + mean(h) U`, `(B, D)`, if the read-out has `pooled`.
+            normalised: `LN(h)` by the matrix's norm, `(B, L, r)`, if the read-out has `matrix`.
+            lengths: Number of tokens of each text, `(B,)`; None for images.
         """
         logits = torch.zeros((), dtype=self.keep.dtype, device=self.keep.device)
         if self.pooled is not None and pooled is not None:

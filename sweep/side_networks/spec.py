@@ -1,4 +1,4 @@
-"""What all side-networks of a study share, and how a lane's own is drawn from it."""
+"""The structure that all side-networks of one shape share, and how a lane's side-network is made from it."""
 
 import json
 import re
@@ -30,24 +30,25 @@ from sweep.study.structure import READ_OUTS, Shapes
 
 @dataclass(frozen=True)
 class SideNetworkSpec:
-    """Shape of a study's side-networks.
+    """Structure of the side-networks of one shape.
 
     Attributes:
-        width: Backbone width `D`, of the last stage.
-        n_stages: `m + 1`.
-        n_classes: `C`.
-        n_prefix_tokens: Class and register tokens in front of the patch tokens.
-        modules_per_block: `T` of LAST.
-        pool: The head reads the `"mean"` of the patch tokens or of a text's, the `"class"`, or the `"last"` token.
+        width: Width `D` of the last stage.
+        n_stages: Number of stages, `m + 1`.
+        n_classes: Number of outputs `C`.
+        n_prefix_tokens: Class and register tokens before the patch tokens.
+        modules_per_block: Modules per block of LAST, `T`.
+        pool: What the head reads: the `"mean"` of the patch tokens (or of a text's tokens), the `"class"` token, or the
+            `"last"` token.
         max_rank: Rank that lanes are padded to.
-        precision: Of products with frozen streams; the direct form of LAST knows fp32 only.
-        widths: `D` of every stage if they differ; else empty.
-        causal: Whether a token sees itself and those before it alone.
-        family: A name in `FAMILIES`, or what `own_family` calls a side-network of the study's own.
+        precision: Precision of products with frozen streams. The direct form of LAST only has fp32.
+        widths: Width `D` of every stage, if they differ; else empty.
+        causal: Whether a token only attends to itself and earlier tokens.
+        family: A name in `FAMILIES`, or the result of `own_family` for a side-network of the study's own.
         attention: Whether a ladder has attention.
         mlp: Whether a ladder has MLPs.
         read_out: See `read_out.py`.
-        n_tokens: `L`, the most tokens that an input has; 0 where nobody said, which LAST and the probe can do with.
+        n_tokens: Largest number of tokens of an input, `L`; 0 if it is unknown, which LAST and the probe allow.
     """
 
     width: int
@@ -85,12 +86,12 @@ class SideNetworkSpec:
 
     @classmethod
     def of_metadata(cls, metadata: Mapping[str, str]) -> "SideNetworkSpec":
-        """What `metadata` told; entries that earlier versions did not write have their defaults.
+        """Make a spec from the result of `metadata`. Entries that earlier versions did not write have their defaults.
 
         Raises:
             KeyError: An entry is missing.
-            TypeError: One is no whole number, and should be.
-            ValueError: Likewise, or there is no such family or read-out.
+            TypeError: An entry that should be a whole number is not one.
+            ValueError: The same, or there is no such family or read-out.
         """
         values: dict[str, Any] = {
             f.name: metadata[f.name] if f.default is MISSING else metadata.get(f.name, str(f.default))
@@ -103,22 +104,22 @@ class SideNetworkSpec:
 
     @property
     def is_own(self) -> bool:
-        """Whether the side-network is one of the study's own."""
+        """Whether the side-network is the study's own."""
         return isinstance(self.family, str) and self.family.startswith(OWN)
 
     @property
     def stage_widths(self) -> tuple[int, ...]:
-        """`D` of every stage."""
+        """Width `D` of every stage."""
         return self.widths or (self.width,) * self.n_stages
 
     @property
     def described_widths(self) -> str:
-        """For the user: the width, or the widths in turn."""
+        """The width, or the widths joined by hyphens, for messages."""
         return "-".join(map(str, dict.fromkeys(self.stage_widths)))
 
     @property
     def described(self) -> str:
-        """For the user: the family and what of its structure was chosen, such as `ladder (mlp, tokens)`."""
+        """The family and its options, such as `ladder (mlp, tokens)`, for messages."""
         family = family_of(self.family)
         switches = {"attention": self.attention, "mlp": self.mlp}
         chosen = [name for name, on in switches.items() if on and name in family.options]
@@ -127,12 +128,12 @@ class SideNetworkSpec:
 
     @property
     def pooled_tokens(self) -> slice:
-        """Which tokens of an input the pooled read-out takes the mean of."""
+        """The tokens over which the pooled read-out takes the mean."""
         return pooled_tokens(self.pool, self.n_prefix_tokens)
 
     @property
     def n_modules(self) -> int:
-        """`K`, of LAST."""
+        """Number of modules `K` of LAST."""
         return (self.n_stages - 1) * self.modules_per_block
 
     @property
@@ -142,7 +143,7 @@ class SideNetworkSpec:
 
     @property
     def form(self) -> Form:
-        """How a stack of these computes, all lanes padded to `max_rank`: LAST by the form that costs less."""
+        """The form in which a stack computes, with all lanes padded to `max_rank`. LAST uses the cheaper form."""
         if self.family != "last":
             family = family_of(self.family)
             return "direct" if family.lane is family.plain else "shared products"
@@ -159,7 +160,7 @@ class SideNetworkSpec:
     def lane_work(self, tokens: int) -> float:
         """Multiply-adds of a training step per image that one more lane costs; see `cost.py`.
 
-        Of families beside LAST it is estimated: three for every weight that is applied to every token.
+        For families other than LAST this is an estimate: three for every weight that is applied to every token.
         """
         if self.is_own:
             return float(3 * tokens * sum(self.stage_widths))
@@ -170,16 +171,16 @@ class SideNetworkSpec:
             return float(3 * sum(p.numel() * (1 if name.startswith("head.") else tokens) for name, p in named))
 
     def stack_work(self, tokens: int) -> float:
-        """Multiply-adds of a training step per image that a stack costs, however many lanes it has."""
+        """Multiply-adds of a training step per image that a stack costs, whatever its number of lanes."""
         return float(FEATURE_WORK * tokens * sum(self.stage_widths))
 
     def lane(self, rank: int, seed: int, config: LaneConfig | None = None) -> nn.Module:
-        """A freshly initialised module for a lane, padded to its stack's rank; the global random state is not used.
+        """A newly initialised module for a lane, padded to its stack's rank. Global random states do not matter.
 
         Args:
-            rank: The lane's own.
-            seed: Of its initialisation.
-            config: The lane's; a side-network of the study's own is built from it.
+            rank: The lane's own rank.
+            seed: Seed of its initialisation.
+            config: The lane's configuration; only a side-network of the study's own needs it.
         """
         with drawing_from(seed):
             if self.is_own:
@@ -187,7 +188,7 @@ class SideNetworkSpec:
             return FAMILIES[self.family].lane(self, rank, self.padded_rank)
 
     def plain(self, rank: int, config: LaneConfig | None = None) -> nn.Module:
-        """An unpadded module as its family defines it, to load a lane's weights into; arguments as of `lane`."""
+        """An unpadded module in the form of the definition, to load a lane's weights into; arguments as `lane`."""
         if self.is_own:
             return self._own(config)
         return FAMILIES[self.family].plain(self, rank, rank)
@@ -204,11 +205,11 @@ class SideNetworkSpec:
         return own_module(self.family, shapes, self.n_classes, config)
 
     def trained(self, rank: int, state: Mapping[str, Tensor], config: LaneConfig | None = None) -> nn.Module:
-        """An unpadded module with weights that were read from a file; `config` as of `lane`.
+        """An unpadded module with weights that were read from a file; `config` as in `lane`.
 
         Raises:
-            ValueError: They are not those of such a module.
-            UsageError: A side-network of the study's own is not there.
+            ValueError: The weights are not those of such a module.
+            UsageError: This process was not given the file of the study's own side-network.
         """
         if self.is_own:
             module = self._own(config)
@@ -219,7 +220,7 @@ class SideNetworkSpec:
             return module
         what = f"{self.family} of rank {rank!r}" if FAMILIES[self.family].has_rank else self.family
         try:
-            with torch.device("meta"):  # a file may name any size: memory is taken only for weights that are there
+            with torch.device("meta"):  # a file may name any size, so memory is only allocated once the sizes agree
                 expected = self.plain(rank).state_dict() if self._parts <= len(state) else {}
             if {name: x.shape for name, x in state.items()} != {name: x.shape for name, x in expected.items()}:
                 raise ValueError(f"the weights are not those of a {what} and {self.n_stages} stages")
@@ -231,20 +232,20 @@ class SideNetworkSpec:
 
     @property
     def _parts(self) -> int:
-        """Fewer than the module's weights: what its family builds in a loop."""
+        """Number of parts that the family builds in a loop; the module has more weights than that."""
         return {"last": self.n_modules, "probe": 0}.get(self.family, self.n_stages - 1)
 
     def pooled_probe(self, stage: int, seed: int) -> LinearProbe:
-        """A freshly initialised linear probe on one stage whose tokens are already pooled to one."""
+        """A newly initialised linear probe on one stage, for tokens that are already pooled."""
         with drawing_from(seed):
             return LinearProbe(self.stage_widths[stage], self.n_classes, stage=stage)
 
     def trainable_parameters(self, rank: int, config: LaneConfig | None = None) -> int:
-        """Of a lane's module; padding is not counted. Arguments as of `lane`."""
+        """Number of trainable parameters of a lane, without padding; arguments as `lane`."""
         with torch.device("meta"):
             return sum(p.numel() for p in self.plain(rank, config).parameters())
 
     def metadata(self, rank: int, config: LaneConfig | None = None) -> dict[str, str]:
-        """The shape of one lane's module as strings, to travel with its weights; arguments as of `lane`."""
+        """The structure of one lane's module as strings, to be saved with its weights; arguments as `lane`."""
         own = {"lane_config": json.dumps(config.as_recorded())} if self.is_own and config is not None else {}
         return {**{name: str(value) for name, value in {**asdict(self), "rank": rank}.items()}, **own}

@@ -1,6 +1,6 @@
-"""What rank space does besides matrix products, in plain PyTorch: for a GPU, for double precision, and for high ranks.
+"""The operations of rank space other than matrix products, in plain PyTorch: for GPUs, fp64 and high ranks.
 
-Shapes: `N` lanes, `B` images, `L` tokens, rank `r`, `K` modules of which the k-th is at work, counted from 0.
+Shapes: `N` lanes, `B` images, `L` tokens, rank `r`, `K` modules. Module `k`, counted from 0, is being computed.
 """
 
 import torch
@@ -10,7 +10,7 @@ from sweep.side_networks.attention import attention_of_heads, attention_of_matri
 
 
 def _attention(qkv: Tensor, dtype: torch.dtype | None, bias: Tensor | None) -> Tensor:
-    """`softmax(q kᵀ + bias) v`, `(N, r, B, L)`, from `(N, 3r, B, L)`: lanes are heads on a GPU, or in another dtype."""
+    """`softmax(q kᵀ + bias) v`, `(N, r, B, L)`, from `(N, 3r, B, L)`. On a GPU or in another dtype, lanes are heads."""
     if qkv.device.type != "cpu" or dtype is not None:
         q, k, v = (x.permute(2, 0, 3, 1).to(dtype or x.dtype) for x in qkv.chunk(3, 1))
         heads: Tensor = attention_of_heads(q, k, v, bias).to(qkv.dtype)
@@ -32,10 +32,10 @@ def attend(
 
     Args:
         qkv: Scaled queries, keys and values, `(N, 3r, B, L)`.
-        attended: `(N, K·r, B, L)`; `r` rows from `first` on are written.
-        first: See `attended`.
+        attended: Output, `(N, K·r, B, L)`; `r` rows are written.
+        first: Index of the first of these rows.
         log_sum: `(N, B, L)`; may be written for the backward pass.
-        dtype: What `qkv` is rounded to for the products; its own if not given.
+        dtype: Dtype that `qkv` is rounded to for the products; if not given, its own.
         bias: See `visible.py`.
     """
     rank = qkv.shape[1] // 3
@@ -51,7 +51,7 @@ def attend_backward(
     dtype: torch.dtype | None = None,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """Gradient of `attend` with respect to `qkv`, given `d_attended`, of which rows from `first` on are read."""
+    """Gradient of `attend` with respect to `qkv`, from `r` rows of `d_attended` that begin at row `first`."""
     rank = qkv.shape[1] // 3
     with torch.enable_grad():
         leaf = qkv.detach().requires_grad_()
@@ -83,14 +83,14 @@ def normalise(
     Args:
         qkv: `R x̃_k`, `(N, 3r, B, L)`; becomes `LN(x_k) W`.
         attended: `A`, `(N, K·r, B, L)`; the first `k·r` rows are read.
-        products: `Ũ_j S̃_k` of the modules before, `(k, N, r, B, L)`.
+        products: `Ũ_j S̃_k` of the earlier modules, `(k, N, r, B, L)`.
         streams: `Σ_{j<k-1} Ũ_{k-1} Ũ_jᵀ A_j + ½ Ũ_{k-1} Ũ_{k-1}ᵀ A_{k-1}`, `(N, r, B, L)`; read if `k > 0`.
         quadratic: `|Σ_{j<k-1} Ũ_jᵀ A_j|²`, `(N, B, L)`; module `k − 1` is added to it.
         square: `|S̃_k|²`, `(B, L)`.
         bias: `W β`, `(N, 3r)`.
-        inverse: Written: `1/sqrt(variance + eps)`, `(N, B, L)`.
-        width: `D`.
-        eps: Of the LayerNorm.
+        inverse: Output: `1/sqrt(variance + eps)`, `(N, B, L)`.
+        width: Width `D`.
+        eps: Constant `eps` of the LayerNorm.
     """
     k, _, r, _, _ = products.shape
     if k:
@@ -117,21 +117,21 @@ def normalise_backward(
     """Gradients of `normalise`.
 
     Args:
-        d_qkv: With respect to its result, `(N, 3r, B, L)`; becomes that with respect to `R x̃_k`.
-        qkv: Its result.
-        attended: As there.
-        d_attended: `(N, K·r, B, L)`; what flows through the variance is added.
-        products: As there.
-        streams: As there.
-        d_quadratic: `(N, B, L)`, from the modules after; this module's is added.
-        bias: As there.
-        inverse: What it wrote.
-        width: `D`.
-        d_products: Written, `(k, N, r, B, L)`.
-        d_streams: Written if `k > 0`, `(N, r, B, L)`.
+        d_qkv: Gradient with respect to the result, `(N, 3r, B, L)`; becomes the gradient with respect to `R x̃_k`.
+        qkv: The result of `normalise`.
+        attended: As in `normalise`.
+        d_attended: `(N, K·r, B, L)`; the gradient through the variance is added.
+        products: As in `normalise`.
+        streams: As in `normalise`.
+        d_quadratic: `(N, B, L)`, from the later modules; this module's gradient is added.
+        bias: As in `normalise`.
+        inverse: The `inverse` that `normalise` wrote.
+        width: Width `D`.
+        d_products: Output, `(k, N, r, B, L)`.
+        d_streams: Output if `k > 0`, `(N, r, B, L)`.
 
     Returns:
-        With respect to `bias`, `(N, 3r)`.
+        Gradient with respect to `bias`, `(N, 3r)`.
     """
     k, _, r, _, _ = products.shape
     d_bias = d_qkv.sum((2, 3))

@@ -1,22 +1,22 @@
-"""Which tokens a token attends to, as numbers added to the scores: zero, or minus infinity."""
+"""Attention masks as numbers that are added to the scores: zero for visible tokens, minus infinity for others."""
 
 import torch
 from torch import Tensor
 
 
 def attention_bias(like: Tensor, lengths: Tensor | None, *, causal: bool) -> Tensor | None:
-    """What to add to the scores of a batch, broadcast over it; None where every token attends to all.
+    """The bias to add to the scores of a batch; None if every token attends to all.
 
-    A token of a text attends to all tokens of its text or, if `causal`, to those up to itself. Then nothing more needs
-    to be said of a text's end: what lies beyond comes after all its tokens.
+    A token of a text attends to all tokens of its text, or if `causal` only to itself and earlier tokens. A causal mask
+    needs no lengths, because the padding comes after all tokens of a text.
 
     Args:
-        like: Any tensor `(B, L)` of the scores' type.
-        lengths: Tokens of each text, `(B,)`; None of images.
-        causal: See above.
+        like: Any tensor `(B, L)` with the dtype and device of the scores.
+        lengths: Number of tokens of each text, `(B,)`; None for images.
+        causal: Whether a token only attends to itself and earlier tokens.
 
     Returns:
-        `(1, L, L)` if `causal`, else `(B, 1, L)`: a row a query, a column a key.
+        `(1, L, L)` if `causal`, else `(B, 1, L)`; one row per query, one column per key.
     """
     if not causal and lengths is None:
         return None

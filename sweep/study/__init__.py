@@ -1,1 +1,1 @@
-"""What a study declares, and how it is found."""
+"""Declaring a study, and finding it by name or path."""

@@ -1,4 +1,4 @@
-"""What a study's `suggest` is given: Optuna's trial, which also takes what Optuna's storages do not."""
+"""The trial that a study's `suggest` gets: Optuna's trial, which also accepts values that Optuna cannot store."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 class AskedTrial:
-    """An Optuna trial that is being asked for a configuration.
+    """An Optuna trial, wrapped for `suggest`.
 
-    Everything but the methods below is Optuna's own.
+    All attributes except the methods below are those of Optuna's trial.
 
     Args:
-        trial: Optuna's.
+        trial: Optuna's trial.
     """
 
     def __init__(self, trial: "optuna.Trial | optuna.trial.FixedTrial"):
@@ -26,7 +26,7 @@ class AskedTrial:
         return getattr(self._trial, name)
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """As Optuna's, and the choices may be lists, tuples and mappings, which are stored as JSON text.
+        """Like Optuna's method. Choices may also be lists, tuples and mappings, which are stored as JSON text.
 
         Raises:
             UsageError: A choice cannot be stored, or two choices are stored alike.
@@ -40,17 +40,21 @@ class AskedTrial:
         return compound[0] if compound else taken
 
     def set_user_attr(self, key: str, value: Any) -> None:
-        """As Optuna's, and the value may be of any type: what JSON does not know is stored as text.
+        """Like Optuna's method. The value may have any type; types that JSON lacks are stored as text.
 
         Raises:
-            UsageError: The name is one of sweep's own.
+            UsageError: The name has the prefix of sweep's own attributes.
         """
         if str(key).startswith(RESERVED):
             raise UsageError(f"user attributes whose names begin with {RESERVED!r} are sweep's own; rename {key!r}")
         self._trial.set_user_attr(str(key), stored_attribute(value))
 
     def report(self, value: float, step: int) -> NoReturn:
-        """Refuse: nothing has been trained yet that could be reported."""
+        """Always raise an error, since `suggest` runs before the trial trains.
+
+        Raises:
+            UsageError: Always.
+        """
         raise UsageError(
             "trial.report has no meaning in suggest, which is asked before the trial trains; sweep reports every epoch "
             "by itself, and halving=sweep.Halving() stops weak trials"

@@ -1,4 +1,4 @@
-"""Can a target be reached at all? Most metrics lie within limits."""
+"""Checks that a target can be reached, since most metrics have limits."""
 
 import math
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ LIMITS: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(("trainable_parameters", "inference_seconds"), (0.0, math.inf)),
     "val_r2": (-math.inf, 1.0),
 }
-"""The least and the largest value of what an objective can name; a study's own metrics have none that we know."""
+"""The smallest and the largest possible value of each objective. The limits of a study's own metrics are unknown."""
 
 
 def require_attainable(budget: Budget, objectives: Objectives) -> None:
-    """Refuse a target that no trial can reach.
+    """Raise an error if no trial can reach the target.
 
     Raises:
         UsageError: The target lies beyond the limit of the first objective.

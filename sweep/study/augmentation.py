@@ -1,6 +1,6 @@
-"""Augmentation as a study declares it: recipes by name, how many views are cached, and whether any are.
+"""Augmentation as a study declares it: recipes by name, the number of cached views, and whether views are cached.
 
-PyTorch is imported only where a recipe is made, so that a study can be checked without it.
+PyTorch is only imported when a recipe is made, so that a study can be checked without it.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,25 +17,28 @@ Augment = Callable[["Image.Image"], "Image.Image"]
 Cache = Literal["on", "off"]
 
 NONE = "none"
-PARTS = ("flip", "crop", "colour")
+PARTS = ("flip", "crop", "colour", "affine")
 OWN_FUNCTION = "a function of the study file"
-"""What stands for a function in a run's record."""
+"""The text that a run's record has in place of a function."""
 
 DEFAULT_VIEWS = 4
-"""Cached views of a training image where a study augments and says no number."""
+"""Number of cached views of a training image, if a study augments and does not declare the number."""
 
 UNDECLARED: Mapping[str, Any] = {"augment": NONE, "views": None, "cache": "on"}
-"""What a study has that declares none of these, and a run's record from before there were any."""
+"""Defaults of these declarations; also for the records of versions that did not have them."""
 
 CROP_SCALE = (0.5, 1.0)
 COLOUR_CHANGE = 0.2
+AFFINE_DEGREES, AFFINE_SHIFT, AFFINE_SCALE, AFFINE_SHEAR = 8, 0.07, (0.9, 1.1), 5
+AFFINE_MARGIN = 0.2
+"""By which an image's edges are repeated outwards before it is moved, so that no empty corners come into view."""
 
 
 def check_declared(augment: object, views: object, cache: object) -> None:
-    """Refuse a declaration that cannot be carried out.
+    """Check the three declarations about augmentation.
 
     Raises:
-        UsageError: There is no such recipe, or the three do not go together.
+        UsageError: There is no such recipe, or the declarations contradict each other.
     """
     if not isinstance(augment, str) and not callable(augment):
         raise UsageError(f"augment must be a recipe's name or a function of an image, not {augment!r}")
@@ -48,32 +51,46 @@ def check_declared(augment: object, views: object, cache: object) -> None:
     if not isinstance(views, int) or isinstance(views, bool) or views < 1:
         raise UsageError(f"views must be a whole number of at least 1, not {views!r} (--views, or the study file)")
     if augment == NONE:
-        raise UsageError(f"views is {views} and nothing augments, so all would be the same; give --augment flip-crop")
+        raise UsageError(
+            f"views is {views} but the study does not augment, so all views would be the same; give --augment flip-crop"
+        )
     if cache == "off":
         raise UsageError(
-            f"views is {views} and cache is off, where every epoch has views of its own; leave --views out, "
-            f"or give --cache on"
+            f"views is {views} but cache is off, so that every epoch makes new views; leave --views out, or give "
+            f"--cache on"
         )
 
 
 def recipe(name: str, side: int, interpolation: str) -> Augment:
-    """Make the recipe of that name, out of torchvision's parts.
+    """Make the recipe of that name from torchvision's transforms.
 
     Args:
-        name: See `check_declared`.
-        side: Pixels to which the backbone's transform resizes an image's shorter side; a crop is resampled once, to a
+        name: Parts of the recipe joined by hyphens, such as `"flip-crop"`.
+        side: Pixels to which the backbone's transform resizes an image's shorter side. A crop is resampled once, to a
             square of this size.
-        interpolation: How the backbone's transform resamples, such as `"bicubic"`.
+        interpolation: Interpolation of the backbone's transform, such as `"bicubic"`.
 
     Raises:
         UsageError: There is no such recipe.
     """
     from torchvision.transforms import InterpolationMode, v2
 
+    shift = AFFINE_SHIFT / (1 + 2 * AFFINE_MARGIN)  # of the image with its margin
+    affine = v2.RandomAffine(
+        AFFINE_DEGREES, (shift, shift), AFFINE_SCALE, AFFINE_SHEAR, interpolation=InterpolationMode.BILINEAR
+    )
+
+    def moved(image: "Image.Image") -> "Image.Image":
+        margin = [round(AFFINE_MARGIN * side) for side in image.size]
+        framed = affine(v2.functional.pad(image, margin, padding_mode="edge"))
+        centre: Image.Image = v2.functional.center_crop(framed, [image.height, image.width])
+        return centre
+
     parts = {
         "flip": v2.RandomHorizontalFlip(),
         "crop": v2.RandomResizedCrop(side, scale=CROP_SCALE, interpolation=InterpolationMode(interpolation)),
         "colour": v2.ColorJitter(COLOUR_CHANGE, COLOUR_CHANGE, COLOUR_CHANGE),
+        "affine": moved,
     }
     composed: Augment = v2.Compose([parts[part] for part in _parts_of(name)])
     return composed
@@ -90,7 +107,7 @@ def _parts_of(name: str) -> list[str]:
 
 
 def described(declared: Mapping[str, Any]) -> str:
-    """What trials learn from, in words; empty where that is the plain images out of the cache.
+    """The training images in words; empty for plain images from the cache.
 
     Args:
         declared: A study's declarations, or a run's record.

@@ -1,4 +1,4 @@
-"""When a search ends: after so many trials, so much time, or at a target, whichever comes first."""
+"""The budget of a search: a limit on its time, and a target at which it ends."""
 
 import math
 import re
@@ -12,14 +12,14 @@ _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What a search may take.
+    """Ends a search before all trials are trained.
 
     Attributes:
-        wall_seconds: Of the search, from its first proposal; None for no limit.
-        target: Of the first objective, to be reached by a trial after its last epoch; None for none.
+        wall_seconds: Time limit of the search, counted from its first proposal; None for no limit.
+        target: The search ends when a complete trial reaches this value of the first objective; None for no target.
 
     Raises:
-        UsageError: The target is no finite number.
+        UsageError: The target is not a finite number.
     """
 
     wall_seconds: float | None = None
@@ -37,7 +37,7 @@ def parse_duration(text: str) -> float:
     """Seconds of a duration such as `90s`, `10m` or `1h30m`.
 
     Raises:
-        UsageError: It is no duration, or none above zero.
+        UsageError: It is not a duration, or not above zero.
     """
     match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", text.strip())
     seconds = 0.0

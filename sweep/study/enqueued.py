@@ -1,4 +1,4 @@
-"""Trials that the user has fixed: rows of a CSV file, or mappings of parameters."""
+"""Trials whose parameters the user gives: rows of a CSV file, or mappings."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,9 @@ PARAMETER_PREFIX = "params_"
 
 
 def read_enqueued(path: Path) -> list[dict[str, Any]]:
-    """The cells of every row, by parameter; an empty cell leaves the parameter to the sampler.
+    """Read a CSV file: the cells of every row, by parameter. The sampler chooses the parameters of empty cells.
 
-    A table of `sweep results --format csv` may be given as it is: of its columns only those of parameters are read.
+    The table that `sweep results --format csv` prints may be given unchanged: only its parameter columns are read.
 
     Raises:
         UsageError: The file cannot be read as a table, or has no row.
@@ -30,23 +30,23 @@ def read_enqueued(path: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError, csv.Error) as error:
         raise UsageError(f"--enqueue {path} cannot be read as a CSV table: {error}") from error
     if not rows:
-        raise UsageError(f"--enqueue {path} has no rows; give one column a parameter and one row a trial")
+        raise UsageError(f"--enqueue {path} has no rows; give one column per parameter and one row per trial")
     if any(None in row for row in rows):
-        raise UsageError(f"--enqueue {path} has a row of more cells than the first line has names")
+        raise UsageError(f"--enqueue {path} has a row with more cells than the first line has names")
     prefixed = [name for name in rows[0] if name.startswith(PARAMETER_PREFIX)]
     names = {name: name.removeprefix(PARAMETER_PREFIX) for name in prefixed or rows[0]}
     return [{short: Cell(row[name]) for name, short in names.items() if row[name]} for row in rows]
 
 
 def settled(study: Study, enqueued: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The parameters of trials to train first, each as the study's `suggest` gets it.
+    """The parameters of the trials to train first, with the values that the study's `suggest` will get.
 
     Args:
-        study: Its `suggest` says which values a cell may stand for.
-        enqueued: Parameters by name, or what `read_enqueued` gave.
+        study: The study; the distributions in its `suggest` decide how a cell is read.
+        enqueued: Parameters by name, or the result of `read_enqueued`.
 
     Raises:
-        UsageError: A cell stands for no value, or a value cannot be stored.
+        UsageError: A cell is not a value of its parameter, or a value cannot be stored.
     """
     return [_settled(study, row, f"enqueued trial {number}") for number, row in enumerate(enqueued, start=1)]
 
@@ -67,7 +67,7 @@ def _settled(study: Study, row: Mapping[str, Any], whose: str) -> dict[str, Any]
 def _ranges(
     study: Study, cells: Mapping[str, str], whose: str
 ) -> "Mapping[str, optuna.distributions.BaseDistribution]":
-    """The range of every parameter that `suggest` asks for, where it gets what the cells stand for."""
+    """The distribution of every parameter that `suggest` asks for when it gets the values of the cells."""
     import optuna
 
     class FromCells(optuna.samplers.RandomSampler):

@@ -1,4 +1,4 @@
-"""A study found by its name, or by the path of its file."""
+"""Finds a study by its name or by the path of its file."""
 
 import difflib
 import pkgutil
@@ -12,12 +12,12 @@ from sweep.study.declaration import Study
 
 @dataclass(frozen=True)
 class LoadedStudy:
-    """A study and where it came from.
+    """A study and the file that it came from.
 
     Attributes:
         name: The file's name without `.py`.
         path: The file.
-        study: What it declares.
+        study: The study that the file declares.
     """
 
     name: str
@@ -39,7 +39,7 @@ def load_study(spec: str) -> LoadedStudy:
         spec: A name in the `studies` package, or the path of a Python file that assigns a `Study` to `study`.
 
     Raises:
-        UsageError: There is no such study, or the file does not run, or declares something wrong.
+        UsageError: There is no such study, its file raises an error, or its declarations are wrong.
     """
     path = _study_path(spec)
     module = execute(path, kind="study")
@@ -61,6 +61,6 @@ def _study_path(spec: str) -> Path:
     close = difflib.get_close_matches(spec, names, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     raise UsageError(
-        f"no study {spec!r}{hint}: it is none of {', '.join(names)}, and no Python file of that path.\n"
+        f"no study {spec!r}{hint}: it is none of {', '.join(names)}, and no Python file has that path.\n"
         f"Give one of those names, or a path such as ./mine.py"
     )

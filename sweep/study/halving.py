@@ -1,4 +1,4 @@
-"""Successive halving, as a study declares it: at which epochs trials are compared, and how many go on."""
+"""Successive halving as a study declares it: the epochs at which trials are compared, and how many go on."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,15 +9,16 @@ from sweep.study.stored_values import plain
 
 @dataclass(frozen=True, kw_only=True)
 class Halving:
-    """Where trials are compared, and how many go on.
+    """Successive halving (Jamieson & Talwalkar 2016): weak trials are stopped at rungs.
 
     Attributes:
-        eta: One in so many goes on past a rung.
-        first_rung: Epochs after which trials are first compared; the next rungs lie at `eta` times as many each.
-        top_rung: No rung lies above; not given, rungs go on to the last but one epoch.
+        eta: At each rung, the best `1/eta` of the trials go on.
+        first_rung: Epochs after which trials are first compared. Each further rung is at `eta` times as many epochs.
+        top_rung: Largest number of epochs that a rung may have; if not given, there are rungs up to the last epoch
+            but one.
 
     Raises:
-        UsageError: A value out of its range.
+        UsageError: A value is out of its range.
     """
 
     eta: int = 3
@@ -35,7 +36,7 @@ class Halving:
             raise UsageError(f"Halving.top_rung {top} lies below first_rung {self.first_rung}")
 
     def rungs(self, n_epochs: int) -> list[int]:
-        """Epochs at which trials of `n_epochs` are compared."""
+        """The epochs at which trials of `n_epochs` epochs are compared."""
         top = n_epochs - 1 if self.top_rung is None else min(self.top_rung, n_epochs - 1)
         rungs, rung = [], self.first_rung
         while rung <= top:
@@ -44,7 +45,7 @@ class Halving:
         return rungs
 
     def expected_epochs(self, n_epochs: int) -> float:
-        """Epochs that a trial trains for on average, if one in `eta` passes every rung."""
+        """Average number of epochs of a trial, if one in `eta` trials passes each rung."""
         bounds = [0, *self.rungs(n_epochs), n_epochs]
         expected = 0.0
         for passed, (start, end) in enumerate(pairwise(bounds)):

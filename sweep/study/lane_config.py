@@ -1,4 +1,4 @@
-"""One lane's configuration: everything that may differ between the side-networks of a stack."""
+"""The configuration of one lane."""
 
 import math
 import sys
@@ -7,17 +7,19 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from sweep.errors import UsageError
+from sweep.study.class_weights import UNWEIGHTED, LaneWeights, checked_lane
 from sweep.study.stored_values import plain
-from sweep.tasks.kinds import TASK_KINDS, TaskKind
+from sweep.tasks.kinds import MULTI_LABEL, REGRESSION, TASK_KINDS, TaskKind
+from sweep.tasks.own_losses import given_names, is_own
 
 Pool = Literal["mean", "class", "last"]
-"""What a head reads: the mean of the patch tokens or of a text's, the class token, or the last token."""
+"""What the head reads: the mean of the patch tokens (or of a text's tokens), the class token, or the last token."""
 
 SHAPE_FIELDS = (
     *("backbone", "image_size", "stages", "modules_per_block", "pool", "batch_size", "precision"),
     *("augment", "views", "side_network", "attention", "mlp", "read_out"),
 )
-"""Fields that decide which stack a lane trains in. None leaves the study's own declaration."""
+"""Fields that decide which stack a lane trains in. None means that the study's declaration holds."""
 
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("constant", "cosine")
@@ -25,14 +27,14 @@ LOSSES = tuple(dict.fromkeys(loss for kind in TASK_KINDS.values() for loss in ki
 
 
 class Extra(dict[str, Any]):
-    """A configuration's own values: a dictionary that can be compared by its hash, and is not to be changed."""
+    """The values in `LaneConfig.extra`: a dictionary that has a hash, and that must not be changed."""
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(frozenset(self.items()))
 
     @staticmethod
     def takes(values: object) -> bool:
-        """Whether these are values by name."""
+        """Whether these values are allowed: finite numbers, texts and booleans by name."""
         return isinstance(values, Mapping) and all(
             isinstance(name, str)
             and isinstance(value, bool | int | float | str)
@@ -48,46 +50,49 @@ class LaneConfig:
     Attributes:
         lr: Peak learning rate of the side modules.
         head_lr_ratio: The head's learning rate as a multiple of `lr`.
-        rank: `r` of the lane's modules, at most the study's `max_rank` where it declares one.
+        rank: Rank `r` of the lane's modules, at most the study's `max_rank` if it declares one.
         optimizer: `"adamw"` or `"sgd"` (with momentum).
-        clip_norm: Length to which all gradients of the lane together are cut, if they are longer; None for any length.
-        weight_decay: Decoupled for AdamW, added to the gradient for SGD; never on biases and norms.
+        clip_norm: Largest norm of the lane's gradient, over all parameters together; None for no clipping.
+        weight_decay: Weight decay: decoupled for AdamW, added to the gradient for SGD. Biases and norms have none.
         beta1: First-moment decay of AdamW.
         beta2: Second-moment decay of AdamW.
         eps: Denominator term of AdamW.
         momentum: Momentum of SGD.
         schedule: `"cosine"` to zero or `"constant"`, both after a linear warm-up.
         warmup_epochs: Length of the warm-up in epochs, fractions allowed.
-        dropout: Share of the normalised channels that the head classifies by to leave out, at random, of every image in
-            every training step.
+        dropout: Dropout probability of the head's normalised inputs.
         loss: For classes `"cross_entropy"`, `"focal"`, `"logit_adjusted"` or `"bce"` (one-vs-all); for several labels
-            an image `"bce"` or `"asymmetric"`; for numbers `"mse"` or `"huber"`. None for the first of these.
-        label_smoothing: Mass taken from the label and spread over all classes; for `cross_entropy` only.
+            per image `"bce"` or `"asymmetric"`; for regression `"mse"` or `"huber"`. Or the name of a loss that the
+            study declares in `losses`. None for the first loss of the task.
+        label_smoothing: Probability moved from the label to all classes; for `cross_entropy` only.
         focal_gamma: Focusing exponent; for `focal` only.
         logit_adjustment: Weight of the log class priors; for `logit_adjusted` only.
         asymmetric_gamma_positive: Focusing exponent for labels that an image has; for `asymmetric` only.
-        asymmetric_gamma_negative: The same for those that it has not.
-        asymmetric_margin: Probability up to which a label that it has not costs nothing; for `asymmetric` only.
-        extra: Values of your own by name, numbers, texts or booleans, for a side-network of the study's own.
-        huber_delta: Error, in standard deviations of the target on train, above which the loss is linear; for `huber`
+        asymmetric_gamma_negative: Focusing exponent for labels that an image does not have; for `asymmetric` only.
+        asymmetric_margin: Probability up to which a label that the image does not have costs nothing; for `asymmetric`
             only.
-        backbone: Instead of the study's. This field and those below decide the lane's shape: lanes of equal shape train
-            in one stack. None leaves what the study declares; see `Study` for what they mean.
-        image_size: Instead of the study's.
-        stages: Instead of the study's.
-        modules_per_block: Instead of the study's.
-        pool: Instead of the study's.
-        batch_size: Instead of the study's.
-        precision: Instead of the study's.
-        augment: A recipe's name, instead of the study's augmentation.
-        views: Instead of the study's.
-        side_network: A family's name, instead of the study's.
-        attention: Instead of the study's.
-        mlp: Instead of the study's.
-        read_out: Instead of the study's.
+        class_weights: How much the images of each class count in the loss: `"balanced"`, numbers in the order of the
+            classes, or `"none"`. None means that the study's declaration holds.
+        extra: Further values by name (numbers, texts or booleans), for a side-network or a loss of the study's own.
+        huber_delta: Error above which the loss is linear, in standard deviations of the target in the training set; for
+            `huber` only.
+        backbone: Replaces the study's backbone. This field and those below decide the lane's shape: lanes of equal
+            shape train in one stack. None means that the study's declaration holds; see `Study` for the meanings.
+        image_size: Replaces the study's.
+        stages: Replaces the study's.
+        modules_per_block: Replaces the study's.
+        pool: Replaces the study's.
+        batch_size: Replaces the study's.
+        precision: Replaces the study's.
+        augment: A recipe's name; replaces the study's augmentation.
+        views: Replaces the study's.
+        side_network: A family's name; replaces the study's side-network.
+        attention: Replaces the study's.
+        mlp: Replaces the study's.
+        read_out: Replaces the study's.
 
     Raises:
-        UsageError: A value of the wrong type or out of its range.
+        UsageError: A value has the wrong type or is out of its range.
     """
 
     lr: float
@@ -111,6 +116,7 @@ class LaneConfig:
     asymmetric_gamma_negative: float = 4.0
     asymmetric_margin: float = 0.05
     huber_delta: float = 1.0
+    class_weights: LaneWeights = None
     extra: Mapping[str, Any] = field(default_factory=Extra)
     backbone: str | None = None
     image_size: int | None = None
@@ -136,12 +142,13 @@ class LaneConfig:
             if declared.name == "extra":
                 continue
             object.__setattr__(self, declared.name, plain(getattr(self, declared.name)))
-            if declared.name not in SHAPE_FIELDS:  # those are checked where the study takes them over
+            if declared.name not in (*SHAPE_FIELDS, "class_weights"):  # the study checks the shape's
                 self._check_type(declared.name, declared.type)
+        object.__setattr__(self, "class_weights", checked_lane(self.class_weights))
         self._check_choice("optimizer", OPTIMIZERS)
         self._check_choice("schedule", SCHEDULES)
-        if self.loss is not None:
-            self._check_choice("loss", LOSSES)
+        if self.loss is not None and not is_own(self.loss):
+            self._check_choice("loss", (*LOSSES, *given_names()))
         for name in ("lr", "head_lr_ratio", "eps", "huber_delta"):
             self._check(name, getattr(self, name) > 0, "must be above 0")
         for name in (
@@ -158,21 +165,31 @@ class LaneConfig:
         self._check("rank", self.rank >= 1, "must be at least 1")
 
     def on(self, kind: TaskKind) -> "LaneConfig":
-        """The configuration on a kind of task, its loss named.
+        """The configuration for a kind of task: a missing loss becomes the first loss of that kind.
 
         Raises:
-            UsageError: Its loss is for another kind.
+            UsageError: Its loss is for another kind of task, or it has class weights and the task has no classes.
         """
-        loss = kind.losses[0] if self.loss is None else self.loss
-        if loss not in kind.losses:
+        if kind is REGRESSION and self.class_weights not in (None, UNWEIGHTED):
             raise UsageError(
-                f"LaneConfig.loss is {loss!r}, and the data make a task of the kind {kind.name}, whose losses are "
+                f"class_weights is {self.class_weights!r}, but the data make a regression, which has no classes; leave "
+                f"it out, or give --class-weights none"
+            )
+        loss = kind.losses[0] if self.loss is None else self.loss
+        if loss not in kind.losses and not is_own(loss):
+            raise UsageError(
+                f"LaneConfig.loss is {loss!r}, but the data make a task of the kind {kind.name}, whose losses are "
                 f"{', '.join(kind.losses)}; give one of them, or none"
+            )
+        if is_own(loss) and kind is MULTI_LABEL and self.class_weights not in (None, UNWEIGHTED):
+            raise UsageError(
+                f"class_weights is {self.class_weights!r}, but a loss of the study file gives one number for all "
+                f"labels of an image; weigh the labels in the loss, or leave class_weights out"
             )
         return replace(self, loss=loss)
 
     def as_recorded(self) -> dict[str, Any]:
-        """All fields by name, without those of the shape that are left to the study."""
+        """All fields by name, without those shape fields that are None."""
         return {name: value for name, value in asdict(self).items() if not (name in SHAPE_FIELDS and value is None)}
 
     def _check_type(self, name: str, expected: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a study searches for: one or several measured numbers, each with a direction, and the order they give trials."""
+"""The objectives of a study: metrics with directions, and the order in which they rank trials."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from sweep.tasks.kinds import CLASSES
 
 Direction = Literal["maximize", "minimize"]
 METRICS = tuple(CLASSES.metrics)
-"""What every lane is measured by on val where the task is of classes, see `sweep.tasks.metrics`."""
+"""Metrics of every lane on the validation set of a classification task, see `sweep.tasks.metrics`."""
 
 INFERENCE_SECONDS = "inference_seconds"
-"""Objective, and user attribute that a trial has from the start where the study asks for it."""
+"""Name of an objective, and of the user attribute that every trial has if the study has this objective."""
 
 OTHER_OBJECTIVES = ("train_loss", "trainable_parameters", INFERENCE_SECONDS)
 
@@ -23,11 +23,11 @@ Costs = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Objectives:
-    """Names of measured numbers, each with the direction that is better.
+    """Names of metrics, each with the direction in which it is better.
 
     Attributes:
-        directions: By name; the first is the one that names a winner and that `--target` is about.
-        tie: The measured number that breaks ties, less is better.
+        directions: Directions by name. The first objective decides the winner, and `--target` refers to it.
+        tie: The metric that breaks ties; lower is better.
     """
 
     directions: Mapping[str, Direction]
@@ -35,7 +35,7 @@ class Objectives:
 
     @property
     def names(self) -> list[str]:
-        """In the order the study declares them."""
+        """Names of the objectives, in the order in which the study declares them."""
         return list(self.directions)
 
     @property
@@ -44,11 +44,11 @@ class Objectives:
         return self.names[0]
 
     def values(self, measured: Mapping[str, float]) -> list[float]:
-        """The objectives' values, as Optuna wants to be told them."""
+        """Values of the objectives, in the order that Optuna expects."""
         return [measured[name] for name in self.directions]
 
     def costs(self, measured: Mapping[str, float]) -> list[float]:
-        """The same, turned so that less is better."""
+        """Values of the objectives as costs: those to maximise are negated, so lower is better."""
         return [self._sign(name) * measured[name] for name in self.directions]
 
     def reaches(self, value: float, target: float) -> bool:
@@ -60,15 +60,15 @@ class Objectives:
 
 
 def non_dominated_fronts(costs: Costs) -> npt.NDArray[np.int64]:
-    """The front that each point lies in: 0 for those that no other dominates, 1 for those only front 0 does, and so on.
+    """The front of each point: 0 if no other point dominates it, 1 if only points of front 0 do, and so on.
 
-    A point dominates another if it is nowhere worse and somewhere better.
+    A point dominates another if no cost is higher and at least one is lower.
 
     Args:
-        costs: `(n, objectives)`, less is better.
+        costs: Costs `(n, objectives)`; lower is better.
 
     Returns:
-        `(n,)`.
+        Fronts `(n,)`.
     """
     dominates = np.asarray((costs[:, None] <= costs[None]).all(-1) & (costs[:, None] < costs[None]).any(-1))
     fronts = np.full(len(costs), -1)
@@ -81,13 +81,13 @@ def non_dominated_fronts(costs: Costs) -> npt.NDArray[np.int64]:
 
 
 def crowding_distances(costs: Costs) -> npt.NDArray[np.float64]:
-    """How far a point of one front lies from its neighbours (Deb et al. 2002, NSGA-II); infinite at the ends.
+    """Crowding distance of each point of a front (Deb et al. 2002, NSGA-II); infinite for the points at the ends.
 
     Args:
-        costs: Of one front, `(n, objectives)`.
+        costs: Costs of the points of one front, `(n, objectives)`.
 
     Returns:
-        `(n,)`; points that are alike share one distance, so the order of the rows decides nothing.
+        Distances `(n,)`. Equal points have the same distance, so the order of the rows does not matter.
     """
     points, of_point = np.unique(costs, axis=0, return_inverse=True)
     distances = np.zeros(len(points))
@@ -103,16 +103,16 @@ def crowding_distances(costs: Costs) -> npt.NDArray[np.float64]:
 
 
 def best_first(costs: Sequence[Sequence[float]], ties: Sequence[tuple[float, ...]]) -> list[int]:
-    """Order points by front, then by crowding, the lonely first, then by `ties`, less first.
+    """Order points by front, then by crowding distance (largest first), then by `ties` (lowest first).
 
-    With one objective that is its order.
+    With one objective this is the order of its costs.
 
     Args:
-        costs: `n` rows of objectives, less is better.
-        ties: `n` tuples, no two alike.
+        costs: Costs of `n` points, one row per point; lower is better.
+        ties: `n` tuples, all different.
 
     Returns:
-        Indices, best first; they do not depend on the order of the rows.
+        Indices, best first. The order of the points does not depend on the order of the rows.
     """
     table = np.array(costs, dtype=np.float64).reshape(len(ties), -1)
     fronts = non_dominated_fronts(table)

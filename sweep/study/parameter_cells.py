@@ -1,4 +1,4 @@
-"""A parameter's value as the cell of a CSV table, and read back exactly, whatever choices Optuna allows."""
+"""Writes a parameter's value as a cell of a CSV table, and reads it back exactly, for all values that Optuna allows."""
 
 import json
 from typing import TYPE_CHECKING, Any
@@ -13,28 +13,28 @@ CONSTANTS = ("None", "True", "False")
 
 
 class Cell(str):
-    """The text of a cell, of which only a parameter's range says what value it stands for."""
+    """The text of a cell. Only the parameter's distribution decides which value it means."""
 
     __slots__ = ()
 
 
 def cell_of(value: Any) -> str:
-    """A value as a cell: text that could be taken for something else stands in double quotes, as in JSON."""
+    """A value as the text of a cell. Strings that could be read as another type are in double quotes, as in JSON."""
     if isinstance(value, str):
         return value if _is_plain_text(value) else json.dumps(value)
     return repr(value) if isinstance(value, float) else str(value)
 
 
 def value_of(name: str, text: str, distribution: "BaseDistribution") -> Any:
-    """The value that a cell stands for.
+    """The value that a cell means.
 
     Args:
-        name: The parameter's, for the message.
-        text: The cell.
-        distribution: The parameter's range.
+        name: Name of the parameter, for the error message.
+        text: Text of the cell.
+        distribution: The parameter's distribution.
 
     Raises:
-        UsageError: The cell stands for no value of that kind.
+        UsageError: The text is not a value of this distribution.
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
@@ -50,11 +50,11 @@ def value_of(name: str, text: str, distribution: "BaseDistribution") -> Any:
             return int(number)
     except (ValueError, OverflowError):
         pass
-    raise UsageError(f"{name} = {text!r} is no number; suggest asks for {range_text(distribution)}")
+    raise UsageError(f"{name} = {text!r} is not a number; suggest asks for {range_text(distribution)}")
 
 
 def _choice_of(name: str, text: str, distribution: Any) -> Any:
-    """The choice that is written that way; or the only one that a person may have meant."""
+    """The choice that is written exactly like that, or else the only choice that a person may have meant."""
     exact = [choice for choice in distribution.choices if cell_of(choice) == text]
     if exact:
         return exact[0]
@@ -82,7 +82,7 @@ def range_text(distribution: "BaseDistribution") -> str:
 
 
 def _is_plain_text(text: str) -> bool:
-    """Whether nobody would read the text as anything else."""
+    """Whether the text can only be read as a string."""
     if not text or text.startswith('"') or text in CONSTANTS or text != text.strip() or not text.isprintable():
         return False
     return _number(text) is None

@@ -1,5 +1,5 @@
-"""What every study shares about the linear probe that its trials are compared with."""
+"""A constant of the linear probe that every study's trials are compared with."""
 
 EPOCHS_FACTOR = 4
-"""A probe trains for this many times the study's epochs: it costs almost nothing, so a short run never holds it
-back."""
+"""The probe trains for this many times the study's epochs. It costs almost nothing, and so a study with few epochs does
+not make the probe look weak."""

@@ -1,4 +1,4 @@
-"""What a study's `suggest` would return, asked without a study of Optuna's: nothing is recorded, no sampler learns."""
+"""Calls a study's `suggest` without an Optuna study: nothing is recorded, and no sampler learns from it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ from sweep.study.declaration import Study
 from sweep.study.lane_config import LaneConfig
 
 SURVEYED = 256
-"""Random configurations that are looked at to see which shapes and ranks a study has."""
+"""Number of random configurations that are drawn to see which shapes and ranks a study has."""
 
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """What `suggest` returned, and what it asked for on the way.
+    """The configuration that `suggest` returned, and the parameters that it asked for.
 
     Attributes:
         config: The lane's configuration.
         params: Values by parameter.
-        distributions: Where they come from, by parameter.
+        distributions: Distributions by parameter.
     """
 
     config: LaneConfig
@@ -65,9 +65,9 @@ def rehearse(study: Study, params: Mapping[str, Any], *, seed: int = 0) -> Rehea
     """Ask `suggest` for one configuration.
 
     Args:
-        study: What is searched.
-        params: Values of parameters; what `suggest` asks for beside them is drawn at random.
-        seed: Of these draws.
+        study: The study to search.
+        params: Values by parameter. Other parameters that `suggest` asks for are drawn at random.
+        seed: Seed of these draws.
 
     Raises:
         UsageError: `suggest` refuses these values.
@@ -78,9 +78,9 @@ def rehearse(study: Study, params: Mapping[str, Any], *, seed: int = 0) -> Rehea
 
 
 def surveyed_configs(study: Study) -> list[LaneConfig]:
-    """Configurations drawn at random from the study's space, the same at every call; the baseline comes first.
+    """Configurations drawn at random from the study's space, the baseline first. Every call gives the same ones.
 
-    A draw that `suggest` refuses is left out.
+    Draws that `suggest` refuses are left out.
     """
     configs = []
     for number in range(SURVEYED):

@@ -1,4 +1,4 @@
-"""A lane's shape: what cannot differ between the lanes of one stack, so that each shape needs a stack of its own."""
+"""A lane's shape: what must be equal for all lanes of a stack, so that each shape needs its own stack."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """What decides which features a lane reads.
+    """The declarations that decide which features a lane reads; see `Study` for their meanings.
 
     Attributes:
-        backbone: As of `Study`.
-        image_size: As of `Study`; None for the backbone's own.
-        stages: As of `Study`, or None where `group_size` decides.
-        group_size: As of `Study`.
-        augment: A recipe's name, or `OWN_FUNCTION` for the study's own.
-        views: As of `Study`.
+        backbone: Name or path of the backbone.
+        image_size: Side of the input in pixels; None for the backbone's own.
+        stages: Number of stages or the blocks to tap; None if `group_size` decides.
+        group_size: Blocks between two stages.
+        augment: A recipe's name, or `OWN_FUNCTION` for the study's own function.
+        views: Number of cached views.
     """
 
     backbone: str
@@ -38,10 +38,10 @@ class Shape:
     """What all lanes of a stack have in common.
 
     Attributes:
-        source: Of the features that they read.
-        structure: Declarations that decide the structure of the side-network, by name.
-        batch_size: Images, or texts, a step.
-        precision: Of products with frozen features.
+        source: Source of the features that they read.
+        structure: Names and values of the declarations that decide the structure of the side-network.
+        batch_size: Images or texts per step.
+        precision: Precision of products with frozen features.
         padded_rank: Rank that all lanes are padded to.
     """
 
@@ -52,7 +52,11 @@ class Shape:
     padded_rank: int
 
     def described(self, among: "list[Shape]") -> str:
-        """The shape in words: only what differs between the shapes of a study."""
+        """The shape in words.
+
+        Args:
+            among: The shapes of the study. Only what differs between them is named.
+        """
         own, others = _flat(self), [_flat(shape) for shape in among]
         varying = [name for name in own if len({repr(other.get(name)) for other in others}) > 1]
         return ", ".join(_word(name, own[name]) for name in varying)
@@ -66,7 +70,7 @@ WORDS = {
     "side_network": "{}",
 }
 STRUCTURE = ("modules_per_block", "pool", "side_network", "attention", "mlp", "read_out")
-"""Declarations of a study that decide the structure of its side-networks, beside rank and backbone."""
+"""Declarations that decide the structure of the side-networks, in addition to rank and backbone."""
 
 
 def _flat(shape: Shape) -> dict[str, Any]:
@@ -82,12 +86,12 @@ def _word(name: str, value: Any) -> str:
 
 
 def shape_values(config: LaneConfig) -> dict[str, Any]:
-    """What a configuration says of its lane's shape beside the rank, by the name of the study's declaration."""
+    """The shape fields that a configuration sets, by name of the study's declaration. The rank is not among them."""
     return {name: value for name in SHAPE_FIELDS if (value := getattr(config, name)) is not None}
 
 
 def study_of_lane(study: "Study", config: LaneConfig) -> "Study":
-    """The study as it is for one lane: with the declarations that the lane's configuration replaces."""
+    """The study with the declarations that a lane's configuration replaces."""
     given = shape_values(config)
     return study.override(**given) if given else study
 
@@ -96,11 +100,11 @@ def shape_of(study: "Study", config: LaneConfig) -> Shape:
     """The shape of a lane.
 
     Args:
-        study: What is searched.
-        config: The lane's; what it leaves out is the study's.
+        study: The study to search.
+        config: The lane's configuration. The study's declarations hold for fields that are None.
 
     Raises:
-        UsageError: The configuration's declarations do not go together.
+        UsageError: The configuration's declarations contradict each other.
     """
     own = study_of_lane(study, config)
     source = FeatureSource(
@@ -116,7 +120,7 @@ def shape_of(study: "Study", config: LaneConfig) -> Shape:
 
 
 def study_of_shape(study: "Study", shape: Shape) -> "Study":
-    """The study as the lanes of a shape have it: with all declarations that the shape decides."""
+    """The study with all declarations that a shape decides."""
     source = shape.source
     return replace(
         study,
@@ -133,8 +137,8 @@ def study_of_shape(study: "Study", shape: Shape) -> "Study":
 
 
 def padded_rank(rank: int, buckets: Sequence[int]) -> int:
-    """The rank that a lane is padded to: that of the smallest bucket it fits into.
+    """The rank that a lane is padded to: the smallest bucket that it fits into.
 
-    Above all buckets it is the next power of two, so that no rank is left out.
+    A rank above all buckets is padded to the next power of two.
     """
     return min((bucket for bucket in buckets if bucket >= rank), default=1 << (rank - 1).bit_length())

@@ -1,4 +1,4 @@
-"""Values as Optuna's storages, JSON and tables can hold them, whatever a study hands over."""
+"""Converts a study's values to types that Optuna's storages, JSON and tables can hold."""
 
 import json
 from collections.abc import Mapping
@@ -9,13 +9,13 @@ import numpy as np
 from sweep.errors import UsageError
 
 RESERVED = "sweep:"
-"""How the names of sweep's own user attributes begin; a study cannot set such a name."""
+"""Prefix of the names of sweep's own user attributes. A study cannot set attributes with this prefix."""
 
 SCALARS = (bool, int, float, str)
 
 
 def plain(value: Any) -> Any:
-    """The value with NumPy's scalars and arrays as Python has them, also inside lists, tuples and mappings."""
+    """The value with NumPy's scalars and arrays converted to Python's, also inside lists, tuples and mappings."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):
@@ -31,11 +31,11 @@ def stored_parameter(name: str, value: Any) -> Any:
     """A parameter's value as it is stored: None, bool, int, float or str; a list, tuple or mapping as JSON text.
 
     Args:
-        name: The parameter's, for the message.
+        name: Name of the parameter, for the error message.
         value: A choice of `suggest_categorical`, or a value of the baseline, of a grid or of an enqueued trial.
 
     Raises:
-        UsageError: It is of another kind, which has no text that another process would read back.
+        UsageError: The value has another type, so another process could not read it back.
     """
     value = plain(value)
     if value is None or isinstance(value, SCALARS):
@@ -52,12 +52,12 @@ def stored_parameter(name: str, value: Any) -> Any:
 
 
 def stored_parameters(params: Mapping[str, Any]) -> dict[str, Any]:
-    """All parameters of a trial as they are stored; raises as `stored_parameter`."""
+    """All parameters of a trial as they are stored; errors as `stored_parameter`."""
     return {name: stored_parameter(name, value) for name, value in params.items()}
 
 
 def stored_attribute(value: Any) -> Any:
-    """A user attribute as JSON holds it; what JSON does not know becomes text."""
+    """A user attribute as JSON holds it. Types that JSON lacks become text."""
     try:
         value = plain(value)
         return value if value is None or type(value) in SCALARS else json.loads(json.dumps(value))

@@ -1,6 +1,6 @@
-"""Which side-networks a study trains, as it declares them: the family, and what of its structure can be chosen.
+"""The declarations that choose a study's side-networks: the family and the parts that it may have.
 
-What a family can do beside a backbone is checked where both are known, by `sweep.side_networks.families.check_family`.
+Whether a family works with a backbone is checked later, by `sweep.side_networks.families.check_family`.
 """
 
 from collections.abc import Mapping
@@ -12,23 +12,23 @@ from sweep.errors import UsageError
 SIDE_NETWORKS = ("last", "ladder", "convolution", "mixer", "multi_stage", "probe")
 READ_OUTS = ("pooled", "tokens", "compact", "both")
 OWN_NETWORK = "a side-network of the study file"
-"""What stands for a side-network of a study's own in a run's record."""
+"""The text that a run's record has in place of a side-network of the study's own."""
 
 CLASS = "class"
-"""A read-out as a study declares it: pooled, of the class token whatever `pool` says."""
+"""A declared read-out: pooled from the class token, whatever `pool` says."""
 
 UNDECLARED: Mapping[str, Any] = {"side_network": "last", "attention": False, "mlp": True, "read_out": "pooled"}
-"""What a study has that declares none of these, and a run's record from before there were any."""
+"""Defaults of these declarations; also for the records of versions that did not have them."""
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """What a side-network of a study's own is told of the stages.
+    """The shapes of the stages, for a side-network of the study's own.
 
     Attributes:
-        widths: `D` of every stage.
-        n_tokens: `L`, the most tokens that an input has.
-        n_prefix_tokens: Class and register tokens in front of the patch tokens.
+        widths: Width `D` of every stage.
+        n_tokens: Largest number of tokens `L` that an input has.
+        n_prefix_tokens: Number of class and register tokens before the patch tokens.
     """
 
     widths: tuple[int, ...]
@@ -37,15 +37,15 @@ class Shapes:
 
 
 def check_structure(side_network: object, attention: object, mlp: object, read_out: object) -> None:
-    """Refuse a declaration that names what there is not.
+    """Check the declarations that choose the side-network.
 
     Raises:
-        UsageError: There is no such family or read-out, or a switch is neither on nor off.
+        UsageError: There is no such family or read-out, or `attention` or `mlp` is not a boolean.
     """
     if side_network not in SIDE_NETWORKS and not callable(side_network):
         raise UsageError(
-            f"side_network must be one of {', '.join(SIDE_NETWORKS)} (--side-network), or of the study file's own a "
-            f"function of shapes, n_classes and config, not {side_network!r}"
+            f"side_network must be one of {', '.join(SIDE_NETWORKS)} (--side-network), or in a study file a function "
+            f"of shapes, n_classes and config, not {side_network!r}"
         )
     for name, value in (("attention", attention), ("mlp", mlp)):
         if not isinstance(value, bool):

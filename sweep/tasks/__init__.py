@@ -1,1 +1,1 @@
-"""What is asked of an input: kinds of task, targets, losses, metrics."""
+"""Kinds of task, with their targets, losses and metrics."""

@@ -1,4 +1,4 @@
-"""What a backbone reads, and what a data set holds."""
+"""The kinds of input of a data set or a backbone: images or texts."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -7,10 +7,10 @@ Kind = Literal["images", "texts"]
 
 
 def one_of(kind: Kind) -> str:
-    """What one of them is called."""
+    """The singular: `image` or `text`."""
     return kind.removesuffix("s")
 
 
 def kind_of(config: Mapping[str, Any]) -> Kind:
-    """What a run was on, by its record."""
+    """The kind of input in a run's record. Records without one are of images."""
     return "texts" if config.get("kind") == "texts" else "images"

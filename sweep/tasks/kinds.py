@@ -1,6 +1,7 @@
-"""What a task asks of an image: its class, which labels it has, or numbers. All of it that can be said without PyTorch.
+"""The kinds of task: classification, multi-label classification, and regression.
 
-Losses, metrics and the order of trials follow from the kind; `sweep.tasks.targets` has what is computed.
+Losses, metrics and the ranking of trials follow from the kind. This module only has names, so that it does not import
+PyTorch; `sweep.tasks.targets` has the computations.
 """
 
 import math
@@ -13,19 +14,19 @@ from sweep.errors import SweepError
 
 @dataclass(frozen=True, eq=False)
 class TaskKind:
-    """A kind of task; there is one object of each.
+    """A kind of task. Each kind has one object.
 
     Attributes:
-        name: As `--task` takes it.
-        outputs: What the outputs of a side-network stand for, in the plural.
-        losses: Kinds of loss that fit, the default first.
-        metrics: What every lane is measured by on val: heading by name.
-        shown: Those of them that a terminal's table shows; the first, more is better, ranks trials unless a study says
-            otherwise.
-        tie: The metric that breaks ties, less is better.
-        tie_heading: The same in words.
-        paired: What an image's answer is worth, the mean of which is compared with the baseline's.
-        paired_heading: The same in words.
+        name: The name that `--task` takes.
+        outputs: What the outputs of a side-network stand for, as a plural noun.
+        losses: Names of the losses that fit, the default first.
+        metrics: Metrics of every lane on the validation set: their headings by name.
+        shown: Metrics that a table in the terminal shows. The first one (higher is better) ranks trials, unless a study
+            declares other objectives.
+        tie: The metric that breaks ties; lower is better.
+        tie_heading: The heading of `tie`.
+        paired: The score of a single image; its mean is compared with the baseline's.
+        paired_heading: The heading of `paired`.
     """
 
     name: str
@@ -44,25 +45,25 @@ class TaskKind:
 
     @property
     def score(self) -> str:
-        """The metric that ranks trials unless a study says otherwise."""
+        """The metric that ranks trials, unless a study declares other objectives."""
         return self.shown[0]
 
     @property
     def std_column(self) -> str:
-        """Of the trials table: the deviation of the score over replicates."""
+        """The column of the trials table with the standard deviation of the score over replicates."""
         return f"val_{self.score}_std"
 
     @property
     def paired_columns(self) -> tuple[str, str, str]:
-        """Of the trials table: the difference to the baseline, and the ends of its interval."""
+        """The columns of the trials table with the difference to the baseline and the ends of its interval."""
         return (f"{self.paired}_vs_baseline", f"{self.paired}_vs_baseline_low", f"{self.paired}_vs_baseline_high")
 
     def standard_error(self, metrics: Mapping[str, float], n_images: int) -> float:
-        """Of the score over images: binomial for classes, else as it was bootstrapped; NaN where it was not.
+        """Standard error of the score: binomial for classes, else the bootstrapped one; NaN if there is none.
 
         Args:
-            metrics: As measured; `…_error` beside the score where it was bootstrapped.
-            n_images: Measured on so many.
+            metrics: Metrics by name. A bootstrapped standard error has the score's name with `_error` appended.
+            n_images: Number of images that the score was measured on.
         """
         if self is not CLASSES:
             return metrics.get(f"{self.score}_error", math.nan)
@@ -70,7 +71,7 @@ class TaskKind:
         return math.sqrt(top1 * (1 - top1) / n_images) if 0 <= top1 <= 1 and n_images > 0 else math.nan
 
     def with_error(self, metrics: Mapping[str, float], n_images: int) -> str:
-        """The score and its standard error, where it has one, for the user."""
+        """The score as text, with its standard error if there is one."""
         error = self.standard_error(metrics, n_images)
         return f"{metrics[self.score]:.3f}" + ("" if math.isnan(error) else f" ± {error:.3f}")
 
@@ -107,7 +108,7 @@ MULTI_LABEL = TaskKind(
     tie="bce",
     tie_heading="binary cross-entropy",
     paired="label_accuracy",
-    paired_heading="the share of labels answered rightly",
+    paired_heading="the share of labels answered correctly",
 )
 REGRESSION = TaskKind(
     name="regression",
@@ -118,10 +119,10 @@ REGRESSION = TaskKind(
     tie="rmse",
     tie_heading="root mean squared error",
     paired="squared_error",
-    paired_heading="the squared error, in variances of train, less is better,",
+    paired_heading="the squared error, in units of the training set's variance, lower is better,",
 )
 LARGEST_TARGET = 1e30
-"""Of a regression, in absolute value: single precision, in which models answer, ends at 3e38."""
+"""Largest absolute value of a regression's target. Models compute in single precision, which ends at 3e38."""
 
 TASK_KINDS = {kind.name: kind for kind in (CLASSES, MULTI_LABEL, REGRESSION)}
 
@@ -131,10 +132,10 @@ def _kind_named(name: str) -> TaskKind:
 
 
 def recorded_kind(config: Mapping[str, Any]) -> TaskKind:
-    """The kind of task of a run's record; records from before there were several are of classes.
+    """The kind of task in a run's record. Records without one are of classes.
 
     Raises:
-        SweepError: The record names another.
+        SweepError: The record names an unknown kind.
     """
     name = config.get("task", CLASSES.name)
     if not isinstance(name, str) or name not in TASK_KINDS:

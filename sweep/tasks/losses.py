@@ -1,28 +1,30 @@
-"""Lane-wise losses: several kinds live in one stack, and a kind that no lane uses costs nothing.
+"""Lane-wise losses. One stack can have several kinds of loss, and a kind that no lane uses costs nothing.
 
-PyTorch's CPU kernels give `exp`, `log`, `expm1` and `logsigmoid` the same bits at every position of a tensor, but not
-`pow` and `sigmoid`, so these two are avoided: a lane's result must not depend on where in the stack it lies.
+On the CPU, PyTorch gives `exp`, `log`, `expm1` and `logsigmoid` the same bits at every position of a tensor, but not
+`pow` and `sigmoid`. So these two are avoided: a lane's result must not depend on its position in the stack.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sweep.tasks.class_weights import UNWEIGHTED, LabelWeights, Weights, weights_of_classes, weights_of_labels
 from sweep.tasks.kinds import CLASSES
+from sweep.tasks.own_losses import is_own, losses_of_lanes
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: Tensor) -> Tensor:
-    """Cross-entropy against labels smoothed by a lane's own amount.
+    """Cross-entropy with smoothed labels; each lane has its own amount of smoothing.
 
     Args:
         logits: `(N, B, C)`.
         labels: Class indices, `(B,)`.
-        label_smoothing: `(N,)`.
+        label_smoothing: Probability moved from the label to all classes, `(N,)`.
 
     Returns:
         The loss of every image, `(N, B)`.
@@ -36,7 +38,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: Tensor) -> Te
 def focal(logits: Tensor, labels: Tensor, gamma: Tensor) -> Tensor:
     """Focal loss `−(1 − p)^γ log p` (Lin et al. 2017), `gamma` `(N,)`; shapes as in `cross_entropy`."""
     log_p = _of_label(F.log_softmax(logits, -1), labels)
-    # 1 - p is exactly 0 for a certain answer, where the derivative of a power below one is infinite.
+    # 1 - p is exactly 0 if p is 1, and there the derivative of a power below one is infinite.
     missed = (-torch.expm1(log_p)).clamp_min(torch.finfo(log_p.dtype).tiny)
     return -(gamma[:, None] * missed.log()).exp() * log_p
 
@@ -57,19 +59,28 @@ def logit_adjusted(logits: Tensor, labels: Tensor, weight: Tensor, log_prior: Te
     return -_of_label(F.log_softmax(adjusted, -1), labels)
 
 
-def binary_one_vs_all(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum over classes of binary cross-entropies; shapes as in `cross_entropy`, or labels of 0 and 1, `(B, C)`."""
+def binary_one_vs_all(logits: Tensor, labels: Tensor, weights: LabelWeights | None = None) -> Tensor:
+    """Sum over classes of binary cross-entropies; shapes as in `cross_entropy`. Labels may also be 0 or 1, `(B, C)`.
+
+    Only labels of 0 and 1 can have weights.
+    """
     targets = labels if labels.dim() > 1 else F.one_hot(labels, logits.shape[-1]).to(logits.dtype)
-    return ((1 - targets) * logits - F.logsigmoid(logits)).sum(-1)
+    terms = (1 - targets) * logits - F.logsigmoid(logits)
+    return (terms if weights is None else weights.times(terms, targets)).sum(-1)
 
 
 def asymmetric(
-    logits: Tensor, labels: Tensor, gamma_positive: Tensor, gamma_negative: Tensor, margin: Tensor
+    logits: Tensor,
+    labels: Tensor,
+    gamma_positive: Tensor,
+    gamma_negative: Tensor,
+    margin: Tensor,
+    weights: LabelWeights | None = None,
 ) -> Tensor:
-    """Asymmetric loss (Ridnik et al. 2021): sum over labels of binary focal losses that care less for what is absent.
+    """Asymmetric loss (Ridnik et al. 2021): a sum of binary focal losses that weights absent labels less.
 
-    With `p` the probability of a label and `q = max(p − margin, 0)`: `−(1 − p)^γ₊ log p` where an image has it,
-    `−q^γ₋ log(1 − q)` where it has not.
+    Let `p` be the probability of a label and `q = max(p − margin, 0)`. The loss is `−(1 − p)^γ₊ log p` if the image has
+    the label, and `−q^γ₋ log(1 − q)` if it does not.
 
     Args:
         logits: `(N, B, C)`.
@@ -77,6 +88,7 @@ def asymmetric(
         gamma_positive: `γ₊`, `(N,)`.
         gamma_negative: `γ₋`, `(N,)`.
         margin: Probability up to which an absent label costs nothing, `(N,)`.
+        weights: Weights of the labels.
 
     Returns:
         The loss of every image, `(N, B)`.
@@ -87,16 +99,25 @@ def asymmetric(
     not_q = (log_not_p.exp() + margin).clamp(tiny, 1)
     present = (gamma_positive * log_not_p).exp() * log_p
     absent = (gamma_negative * (1 - not_q).clamp_min(tiny).log()).exp() * not_q.log()
-    return -(labels * present + (1 - labels) * absent).sum(-1)
+    terms = -(labels * present + (1 - labels) * absent)
+    return (terms if weights is None else weights.times(terms, labels)).sum(-1)
 
 
 def squared_error(values: Tensor, targets: Tensor) -> Tensor:
-    """Mean over targets of squared errors: `(N, B, C)` and `(B, C)`, both of deviation 1 on train, to `(N, B)`."""
+    """Mean over targets of the squared errors.
+
+    Args:
+        values: Outputs `(N, B, C)`.
+        targets: Targets `(B, C)`, standardised on the training set.
+
+    Returns:
+        The loss of every image, `(N, B)`.
+    """
     return (values - targets).square().mean(-1)
 
 
 def huber(values: Tensor, targets: Tensor, delta: Tensor) -> Tensor:
-    """As `squared_error`, halved, and linear in errors above a lane's `delta`, `(N,)`."""
+    """Huber loss: half the squared error, and linear for errors above a lane's `delta` `(N,)`; see `squared_error`."""
     errors = (values - targets).abs()
     near = errors.minimum(delta[:, None, None])
     return (near * (errors - 0.5 * near)).mean(-1)
@@ -114,53 +135,89 @@ PARAMETERS = {
     "asymmetric": ("asymmetric_gamma_positive", "asymmetric_gamma_negative", "asymmetric_margin"),
     "huber": ("huber_delta",),
 }
-"""Names in `LaneConfig` of what a kind of loss takes after outputs and labels, in order."""
+"""By loss, the fields of `LaneConfig` that it takes after outputs and labels, in order."""
+
+
+SUMS_OVER_LABELS = ("bce", "asymmetric")
+"""Losses that are sums over labels, so that each label can have a weight."""
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Lanes under one kind of loss."""
+    """Lanes with the same kind of loss."""
 
     lanes: Tensor
     loss: Callable[[Tensor, Tensor], Tensor]
 
 
 class LossConfig(Protocol):
-    """What a lane says of its loss: the kind, and under the names in `PARAMETERS` its parameters."""
+    """A configuration with a loss and, under the names in `PARAMETERS`, the loss's parameters."""
 
     @property
     def loss(self) -> str | None:
-        """The kind; None for the first of the task's."""
+        """The kind of loss; None for the default of the task."""
+        ...
+
+    @property
+    def class_weights(self) -> Weights:
+        """See `sweep.tasks.class_weights`."""
+        ...
+
+    @property
+    def extra(self) -> Mapping[str, Any]:
+        """Values by name; those with the names of its parameters are for a loss of the study file."""
         ...
 
 
 class LaneLosses:
-    """The losses of a stack, each lane under its own kind and parameters.
+    """The losses of a stack; each lane has its own kind and parameters.
 
     Args:
-        configs: One configuration a lane, `N` of them.
-        class_counts: Training images of each class or with each label, `(C,)`; an empty class counts as one image.
+        configs: Configurations of the `N` lanes. One without a loss gets cross-entropy.
+        class_counts: Number of training images of each class or with each label, `(C,)`. An empty class counts as one
+            image.
         dtype: The dtype of the logits.
-
-    A configuration that names no loss has that of classes.
+        n_images: Number of training images, of which an image may have several labels; if not given, the sum of
+            `class_counts`.
     """
 
-    def __init__(self, configs: Sequence[LossConfig], class_counts: Tensor, dtype: torch.dtype):
+    def __init__(
+        self, configs: Sequence[LossConfig], class_counts: Tensor, dtype: torch.dtype, n_images: int | None = None
+    ):
         device = class_counts.device
         counts = class_counts.to(dtype).clamp_min(1)
         self.log_prior = (counts / counts.sum()).log()
+        self.class_weights: Tensor | None = None
+        self.label_weights: LabelWeights | None = None
+        if any(config.class_weights not in (None, UNWEIGHTED) for config in configs):
+            self._weigh([config.class_weights for config in configs], class_counts.to(dtype), n_images)
         self.groups: list[_Group] = []
         kinds = [config.loss or CLASSES.losses[0] for config in configs]
         for kind in sorted(set(kinds)):
             lanes = [lane for lane, of_lane in enumerate(kinds) if of_lane == kind]
 
+            if is_own(kind):
+                own = losses_of_lanes(kind, [configs[i].extra for i in lanes])
+                self.groups.append(_Group(torch.tensor(lanes, device=device), own))
+                continue
+
             def values(name: str, lanes: list[int] = lanes) -> Tensor:
                 return torch.tensor([getattr(configs[i], name) for i in lanes], dtype=dtype, device=device)
 
-            self.groups.append(_Group(torch.tensor(lanes, device=device), self._bind(kind, values)))
+            self.groups.append(_Group(torch.tensor(lanes, device=device), self._bind(kind, values, lanes)))
 
-    def _bind(self, kind: str, values: Callable[[str], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-        """The loss of one kind with its lanes' parameters filled in."""
+    def _weigh(self, declared: Sequence[Weights], counts: Tensor, n_images: int | None) -> None:
+        """Fill in the weights of every lane; those of lanes that declare none are 1."""
+        n_images = int(counts.sum()) if n_images is None else n_images
+        self.class_weights = torch.stack([weights_of_classes(weights, counts) for weights in declared])
+        of_labels = [weights_of_labels(weights, counts, n_images) for weights in declared]
+        has, has_not = (torch.stack(tensors) for tensors in zip(*of_labels, strict=True))
+        self.label_weights = LabelWeights(has, has_not)
+
+    def _bind(
+        self, kind: str, values: Callable[[str], Tensor], lanes: Sequence[int]
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """The loss function of one kind, with the parameters of its lanes."""
         losses: dict[str, Callable[..., Tensor]] = {
             "cross_entropy": cross_entropy,
             "focal": focal,
@@ -171,14 +228,27 @@ class LaneLosses:
             "huber": huber,
         }
         loss, parameters = losses[kind], [values(name) for name in PARAMETERS.get(kind, ())]
-        return lambda outputs, labels: loss(outputs, labels, *parameters)
+        if self.label_weights is None or kind not in SUMS_OVER_LABELS:
+            return lambda outputs, labels: loss(outputs, labels, *parameters)
+        weights = self.label_weights.of(lanes)
+        return lambda outputs, labels: loss(outputs, labels, *parameters, weights=weights if labels.dim() > 1 else None)
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss of every lane, `(N,)`, from outputs `(N, B, C)` and labels as `Target.encode` gives them.
+        """Mean loss of every lane.
 
-        The mean is taken over all lanes at once: how many lanes share a kind must not decide the order of a sum.
+        The mean is taken for all lanes at once, because the number of lanes with the same kind of loss must not change
+        the order of a sum.
+
+        Args:
+            logits: Outputs `(N, B, C)`.
+            labels: Labels as `Target.encode` returns them.
+
+        Returns:
+            Losses `(N,)`.
         """
         of_images = logits.new_zeros(logits.shape[:2])
         for group in self.groups:
             of_images = of_images.index_copy(0, group.lanes, group.loss(logits[group.lanes], labels))
+        if self.class_weights is not None and labels.dim() == 1:
+            of_images = of_images * self.class_weights[:, labels]
         return of_images.mean(-1)

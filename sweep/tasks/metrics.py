@@ -1,4 +1,4 @@
-"""Lane-wise metrics: every lane, whatever loss trained it, is measured by the same numbers."""
+"""Lane-wise metrics. All lanes have the same metrics, whatever their loss."""
 
 import math
 
@@ -8,23 +8,23 @@ from torch import Tensor
 
 N_CALIBRATION_BINS = 15
 THRESHOLD = 0.5
-"""Probability from which an image is said to have a label."""
+"""Probability at which an image is predicted to have a label."""
 
 
 def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Metrics of every lane on one set of images.
 
-    Probabilities are the softmax of the logits, also for lanes trained with one-vs-all losses, so that lanes under
-    different losses compare.
+    Probabilities are the softmax of the logits, also for lanes trained with one-vs-all losses, so that lanes with
+    different losses can be compared.
 
     Args:
         logits: `(N, n, C)`.
-        labels: `(n,)`.
+        labels: Class indices, `(n,)`.
 
     Returns:
-        Each `(N,)`, fp64: `top1` accuracy; `mean_class_accuracy` and `worst_class_accuracy` over the classes present;
-        `nll`, the mean negative log-likelihood in nats; `ece`, the expected calibration error over 15 bins of equal
-        width (Guo et al. 2017). A lane with a logit that is not finite has NaN in all of them.
+        Metrics by name, each `(N,)`, fp64: `top1` accuracy; `mean_class_accuracy` and `worst_class_accuracy` over the
+        classes that occur; `nll`, the mean negative log-likelihood in nats; `ece`, the expected calibration error over
+        15 bins of equal width (Guo et al. 2017). A lane with a logit that is not finite has NaN in all of them.
     """
     logits = logits.double()
     log_p = F.log_softmax(logits, -1)
@@ -43,17 +43,17 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 def multi_label_metrics(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Metrics of every lane on one set of images that may have any of `C` labels each.
+    """Metrics of every lane on one set of images, each of which may have any of `C` labels.
 
     Args:
         logits: `(N, n, C)`.
         labels: 0 or 1, `(n, C)`.
 
     Returns:
-        Each `(N,)`, fp64: `map`, the mean over labels of `average_precision`, labels that no image has left out;
-        `micro_f1`, of all answers together, and `macro_f1`, the mean over the same labels, at probability 0.5;
-        `label_accuracy`, the share of all answers that are right; `bce`, the mean binary cross-entropy in nats. A lane
-        with a logit that is not finite has NaN in all of them.
+        Metrics by name, each `(N,)`, fp64: `map`, the mean of `average_precision` over the labels that occur;
+        `micro_f1` over all answers together and `macro_f1`, the mean of F1 over the labels that occur, both at
+        probability 0.5; `label_accuracy`, the share of correct answers; `bce`, the mean binary cross-entropy in nats. A
+        lane with a logit that is not finite has NaN in all of them.
     """
     logits, has = logits.double(), labels.bool()
     present = has.any(0)
@@ -71,14 +71,16 @@ def multi_label_metrics(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 def average_precision(scores: Tensor, has: Tensor) -> Tensor:
-    """Of each label, the mean over the images that have it of the precision among all that score as high.
+    """Average precision of each label.
+
+    This is the mean, over the images that have the label, of the precision among all images with at least that score.
 
     Args:
-        scores: Finite or not, `(N, n, C)`.
-        has: `(n, C)` of bool.
+        scores: Scores `(N, n, C)`; they need not be finite.
+        has: Whether an image has a label, boolean `(n, C)`.
 
     Returns:
-        `(N, C)`, fp64; NaN for a label that no image has.
+        Average precisions `(N, C)`, fp64; NaN for a label that no image has.
     """
     order = scores.argsort(dim=1, descending=True, stable=True)
     ranked = scores.gather(1, order)
@@ -88,22 +90,22 @@ def average_precision(scores: Tensor, has: Tensor) -> Tensor:
     last_of_tie = torch.ones_like(hits, dtype=torch.bool)
     last_of_tie[:, :-1] = ranked[:, :-1] != ranked[:, 1:]
     ends = torch.where(last_of_tie, ranks, torch.inf).flip(1).cummin(1).values.flip(1)
-    precision = precision.gather(1, ends.long() - 1)  # images that score alike are one step of the curve
+    precision = precision.gather(1, ends.long() - 1)  # images with equal scores are one step of the curve
     return (precision * hits).sum(1) / hits.sum(1)
 
 
 def regression_metrics(values: Tensor, targets: Tensor, unit: Tensor | float = 1.0) -> dict[str, Tensor]:
-    """Metrics of every lane on one set of images that have `C` numbers each.
+    """Metrics of every lane on one set of images, each of which has `C` numbers as targets.
 
     Args:
-        values: `(N, n, C)`.
-        targets: `(n, C)`.
-        unit: What 1 stands for in the numbers' own units, `(C,)` or one for all.
+        values: Outputs `(N, n, C)`.
+        targets: Targets `(n, C)`.
+        unit: Size of 1 in the units of the data, `(C,)` or one number for all targets.
 
     Returns:
-        Each `(N,)`, fp64, the mean over targets: `r2`, the share of the targets' variance on these images that is
-        explained; `rmse`, the root of the mean squared error, and `mae`, the mean absolute error, both in the numbers'
-        own units. A lane with a value that is not finite has NaN in all of them.
+        Metrics by name, each `(N,)`, fp64, as means over targets: `r2`, the share of the targets' variance on these
+        images that is explained; `rmse`, the root of the mean squared error, and `mae`, the mean absolute error, both
+        in the units of the data. A lane with a value that is not finite has NaN in all of them.
     """
     values, targets = values.double(), targets.double()
     errors = values - targets
@@ -117,12 +119,12 @@ def regression_metrics(values: Tensor, targets: Tensor, unit: Tensor | float = 1
 
 
 def correct_answers(logits: Tensor, labels: Tensor) -> Tensor:
-    """Which images each lane gets right, `(N, n)` of bool, from logits `(N, n, C)` and labels `(n,)`."""
+    """Which images each lane classifies correctly: boolean `(N, n)`, from logits `(N, n, C)` and labels `(n,)`."""
     return logits.argmax(-1) == labels
 
 
 def right_labels(logits: Tensor, labels: Tensor) -> Tensor:
-    """Of each image the share of labels that each lane answers rightly, `(N, n)`; shapes as `multi_label_metrics`."""
+    """Share of each image's labels that each lane answers correctly, `(N, n)`; shapes as in `multi_label_metrics`."""
     return ((logits >= _logit(THRESHOLD)) == labels.bool()).double().mean(-1)
 
 
@@ -131,19 +133,19 @@ def _logit(probability: float) -> float:
 
 
 def _f1(true_positives: Tensor, errors: Tensor) -> Tensor:
-    """F1; 1 where there was nothing to find and nothing was found."""
+    """F1 score; 1 if there are neither true positives nor errors."""
     denominator = 2 * true_positives + errors
     return torch.where(denominator > 0, 2 * true_positives / denominator, 1.0)
 
 
 def _nan_where_broken(metrics: dict[str, Tensor], outputs: Tensor) -> dict[str, Tensor]:
-    """The metrics, NaN for lanes with an output that is not finite."""
+    """The metrics, with NaN for lanes that have an output that is not finite."""
     broken = ~outputs.isfinite().all(-1).all(-1)
     return {name: values.masked_fill(broken, torch.nan) for name, values in metrics.items()}
 
 
 def _class_accuracies(correct: Tensor, labels: Tensor, n_classes: int) -> Tensor:
-    """Accuracy on each class that is present: `(N, n)` to `(N, classes)`."""
+    """Accuracy on each class that occurs: `(N, n)` to `(N, classes)`."""
     of_class = F.one_hot(labels, n_classes).to(correct.dtype)  # (n, C)
     counts = of_class.sum(0)
     present = counts > 0

@@ -1,4 +1,4 @@
-"""What side-networks learn to say of an image: how a label becomes a loss's target, and an output an answer."""
+"""Targets: how labels become inputs of a loss, and how outputs become predictions."""
 
 import math
 from collections.abc import Mapping
@@ -20,17 +20,17 @@ from sweep.tasks.metrics import (
 )
 
 N_RESAMPLES = 200
-"""Of the images, for a bootstrapped standard error."""
+"""Number of bootstrap resamples of the images for a standard error."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """The kind of a data set's targets, and what is needed to go to and fro between them and outputs.
+    """The kind of task of a data set, and for regression the scale of its targets.
 
     Attributes:
-        kind: Of task.
-        mean: Of each of `C` targets on the train images, for a regression; else empty.
-        std: Their standard deviations, likewise.
+        kind: Kind of task.
+        mean: Means of the `C` targets in the training set, for regression; else empty.
+        std: Standard deviations of the `C` targets in the training set, for regression; else empty.
     """
 
     kind: TaskKind = CLASSES
@@ -43,21 +43,23 @@ class Target:
 
         Args:
             task: Name of the kind of task.
-            train_labels: Labels of the train split, `(n,)` or `(n, C)`; a regression takes its scale from them.
+            train_labels: Labels of the training set, `(n,)` or `(n, C)`; they decide the scale of a regression.
         """
         if task != REGRESSION.name:
             return cls(MULTI_LABEL if task == MULTI_LABEL.name else CLASSES)
         return cls(REGRESSION, tuple(train_labels.mean(0).tolist()), tuple(train_labels.std(0).tolist()))
 
     def encode(self, labels: Tensor, like: Tensor) -> Tensor:
-        """Labels as losses take them, on the device of `like`.
+        """Labels in the form that losses take, on the device of `like`.
 
         Args:
-            labels: Class indices `(B,)`; or 0 and 1, or numbers in their own units, `(B, C)`.
+            labels: Class indices `(B,)`; for multi-label tasks 0 or 1, `(B, C)`; for regression numbers in the units of
+                the data, `(B, C)`.
             like: A tensor with the dtype and device of outputs.
 
         Returns:
-            Class indices `(B,)`; 0 and 1, or numbers of mean 0 and deviation 1 on train, `(B, C)`, with `like`'s dtype.
+            Class indices `(B,)`; or 0 and 1, or numbers standardised on the training set, `(B, C)`, with `like`'s
+            dtype.
         """
         if self.kind is CLASSES:
             return labels.to(like.device)
@@ -67,9 +69,9 @@ class Target:
         return labels.to(like)
 
     def decode(self, outputs: Tensor) -> Tensor:
-        """What outputs `(..., C)` say: logits as they are; numbers in their own units, in fp64.
+        """Predictions from outputs `(..., C)`: logits unchanged, or for regression fp64 numbers in the data's units.
 
-        A Julian date or a UNIX time in single precision would be off by hours or minutes.
+        In single precision, a Julian date would be off by hours and a UNIX time by minutes.
         """
         if self.kind is not REGRESSION:
             return outputs
@@ -77,9 +79,16 @@ class Target:
         return outputs * outputs.new_tensor(self.std) + outputs.new_tensor(self.mean)
 
     def together(self, outputs: Tensor) -> Tensor:
-        """What several members say together, `(B, C)`, of what each says, `(N, B, C)`, as `decode` has it.
+        """The joint prediction of several ensemble members.
 
-        The logarithm of their mean probabilities; the logits of them; the mean of their numbers.
+        It is the logarithm of their mean probabilities for classes, the logit of their mean probabilities for
+        multi-label tasks, and the mean of their numbers for regression.
+
+        Args:
+            outputs: Predictions of the members as `decode` returns them, `(N, B, C)`.
+
+        Returns:
+            Predictions `(B, C)`.
         """
         n_members = len(outputs)
         if self.kind is CLASSES:
@@ -89,22 +98,22 @@ class Target:
         return outputs.mean(0)
 
     def probabilities(self, outputs: Tensor) -> Tensor:
-        """Of each class or each label, from what `decode` gave, `(..., C)`; numbers as they are."""
+        """Probabilities of classes or labels from the result of `decode`, `(..., C)`; for regression, unchanged."""
         if self.kind is CLASSES:
             return outputs.softmax(-1)
         return outputs.sigmoid() if self.kind is MULTI_LABEL else outputs
 
     def counts(self, labels: Tensor, n_outputs: int) -> Tensor:
-        """Images of each class or with each label, `(C,)`; zeros for numbers, which have no classes."""
+        """Number of images of each class or with each label, `(C,)`; zeros for regression."""
         if self.kind is CLASSES:
             return torch.bincount(labels, minlength=n_outputs)
         return labels.sum(0) if self.kind is MULTI_LABEL else torch.zeros(n_outputs, dtype=torch.int64)
 
     def measure(self, outputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The kind's metrics of every lane, each `(N,)`, from outputs `(N, n, C)`; see `sweep.tasks.metrics`.
+        """Metrics of every lane, each `(N,)`, from outputs `(N, n, C)`; see `sweep.tasks.metrics`.
 
-        Errors of a regression are taken between standardised numbers, so that no metric depends on where the targets'
-        zero is.
+        The errors of a regression are computed between standardised numbers, so that a shift of all targets does not
+        change any metric.
         """
         if self.kind is CLASSES:
             return classification_metrics(outputs, labels)
@@ -114,10 +123,11 @@ class Target:
         return regression_metrics(outputs, self.encode(labels, outputs), unit=outputs.new_tensor(self.std))
 
     def of_images(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """What each lane's answer to each image is worth, `(N, n)`: the kind's `paired`.
+        """Score of each lane on each image, `(N, n)`; `TaskKind.paired` names it.
 
-        Right or not, of bool; the share of labels that are right; the squared error, in the targets' variances on
-        train, the mean over targets.
+        For classes it says whether the prediction is correct (boolean). For multi-label tasks it is the share of
+        correct labels. For regression it is the squared error in units of the training set's variance, as the mean over
+        targets.
         """
         if self.kind is CLASSES:
             return correct_answers(outputs, labels)
@@ -126,14 +136,15 @@ class Target:
         return (outputs.double() - self.encode(labels, outputs.double())).square().mean(-1)
 
     def measure_one(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
-        """The metrics of one lane, outputs `(n, C)`, with the score's standard error."""
+        """Metrics of one lane from outputs `(n, C)`, with the score's standard error."""
         metrics = {name: values[0].item() for name, values in self.measure(outputs[None], labels).items()}
         return metrics | self.standard_error(outputs, labels)
 
     def standard_error(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
-        """The standard error of one lane's score, to stand beside it as `…_error`; nothing for classes: theirs follows.
+        """The standard error of one lane's score, under the score's name with `_error` appended.
 
-        It is the deviation over 200 resamples of the images, with replacement, always the same ones.
+        It is the standard deviation over `N_RESAMPLES` bootstrap resamples of the images, always the same ones. The
+        result is empty for classes, whose standard error follows from the score.
         """
         if self.kind is CLASSES:
             return {}
@@ -152,16 +163,16 @@ OF_CLASSES = Target()
 
 
 def recorded_target(record: Mapping[str, Any], n_outputs: int) -> Target:
-    """What was written down as `task`, `mean` and `std`; records without a task are of classes.
+    """The target that a record describes by `task`, `mean` and `std`. Records without a task are of classes.
 
     Raises:
-        KeyError: The mean or the deviation of a regression is missing.
-        TypeError: They are no numbers.
-        ValueError: They are not one a target, finite and in range.
+        KeyError: The mean or the standard deviation of a regression is missing.
+        TypeError: They are not numbers.
+        ValueError: They are not finite, out of range, or their number is not `n_outputs`.
         SweepError: There is no such task.
     """
     if not isinstance(record, Mapping):
-        raise TypeError(f"{record!r} is no JSON object")
+        raise TypeError(f"{record!r} is not a JSON object")
     kind = recorded_kind(record)
     if kind is not REGRESSION:
         return Target(kind)
@@ -173,5 +184,5 @@ def recorded_target(record: Mapping[str, Any], n_outputs: int) -> Target:
 
 def _finite(number: Any) -> float:
     if not isinstance(number, int | float) or not abs(number) <= LARGEST_TARGET:
-        raise ValueError(f"{str(number)[:40]!r} is no finite number")
+        raise ValueError(f"{str(number)[:40]!r} is not a finite number")
     return float(number)

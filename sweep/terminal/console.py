@@ -6,6 +6,7 @@ import sys
 from typing import IO, Any, cast
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 REPLACING = "sweep.replace"
 """The name of what Python does with characters that an encoding lacks, see `_replaced`."""
@@ -14,11 +15,11 @@ PIPED_WIDTH = 140
 """Columns of the output if it does not go to a terminal."""
 
 ASCII = {"±": "+/-", "×": "x", "−": "-", "–": "-", "…": "...", "²": "^2", "Σ": "sum", "→": "->"}
-"""How sweep's own characters are written where the terminal, or the pipe, cannot show them."""
+"""Replacements of sweep's own characters for terminals and pipes that cannot show them."""
 
 
 class SafeConsole(Console):
-    """A console that no character stops."""
+    """A console that never fails because of a character."""
 
     @property
     def file(self) -> IO[str]:
@@ -31,7 +32,7 @@ class SafeConsole(Console):
 
 
 class _Written:
-    """A text stream, to which characters that its encoding lacks are written in another way instead of failing.
+    """A text stream that replaces characters that its encoding lacks, instead of failing.
 
     Args:
         file: The stream.
@@ -51,7 +52,7 @@ class _Written:
 
 
 def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Characters that an encoding lacks: as in `ASCII`, or as escapes of their numbers."""
+    """The replacement of characters that an encoding lacks: from `ASCII`, or an escape with the character's number."""
     assert isinstance(error, UnicodeEncodeError)
     lacking = error.object[error.start : error.end]
     escapes = (ASCII.get(c) or c.encode("ascii", "backslashreplace").decode() for c in lacking)
@@ -62,7 +63,7 @@ codecs.register_error(REPLACING, _replaced)
 
 
 def never_fail_to_print() -> None:
-    """Have the process's own output replace what its encoding lacks, for what is not printed by a console here."""
+    """Make standard output and error replace characters that they lack, for text that no console here prints."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=REPLACING)
@@ -73,6 +74,12 @@ stderr = SafeConsole(stderr=True)
 for console in (stdout, stderr):
     if not console.is_terminal:
         console.width = PIPED_WIDTH
+
+
+def progress_bar() -> Progress:
+    """A bar on standard error that counts items and disappears at its end; it is disabled without a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
 
 
 def printable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A run in MLflow: one run with the summary and the files, and below it one a trial."""
+"""Logs a run to MLflow: one MLflow run with the summary and the files, and below it one MLflow run per trial."""
 
 import os
 import time
@@ -13,14 +13,14 @@ from sweep.tracking.tracker import Tracker, artifacts, finite_metrics, metrics_o
 
 FOLDER = "mlruns"
 STATES = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
-"""MLflow's word for how a trial ended."""
+"""MLflow's status for each state of a trial."""
 RUN_TAG, TRIAL_TAG, PARENT_TAG, NAME_TAG = "sweep.run", "sweep.trial", "mlflow.parentRunId", "mlflow.runName"
 
 
 class MlflowTracker(Tracker):
     """Logs to the server or folder that `MLFLOW_TRACKING_URI` names, or else to `mlruns` in the run folder.
 
-    The experiment has the name of the study. A run that is resumed goes on in the same MLflow runs.
+    The experiment has the name of the study. A resumed run continues in the same MLflow runs.
     """
 
     name = "mlflow"

@@ -1,4 +1,4 @@
-"""A run in TensorBoard: event files in the run folder, a folder a trial."""
+"""Logs a run to TensorBoard: event files in the run folder, with one folder per trial."""
 
 import json
 from pathlib import Path
@@ -14,9 +14,10 @@ FOLDER = "tensorboard"
 
 
 class TensorBoardTracker(Tracker):
-    """Writes `tensorboard/trial-NUMBER` for each trial: curves, and at its end its row of the HParams page.
+    """Writes `tensorboard/trial-NUMBER` for each trial: its curves, and when it ends its row of the HParams page.
 
-    TensorBoard keeps no files, so the winner's weights stay where they are; `tensorboard/run` has the summary as text.
+    `tensorboard/run` has the summary as text. TensorBoard does not store files, so the winner's weights are only in the
+    run folder.
     """
 
     name = "tensorboard"
@@ -26,7 +27,7 @@ class TensorBoardTracker(Tracker):
         self._writers: dict[int, SummaryWriter] = {}
 
     def run_opened(self, folder: RunFolder, storage_url: str | None) -> None:
-        """Settle where event files go."""
+        """Choose the folder of the event files."""
         self._folder = folder.path / FOLDER
         self.where = f"tensorboard --logdir {self._folder}"
 

@@ -1,4 +1,4 @@
-"""Trackers beside the reporter that shows a run: found by name, and never able to end a run."""
+"""Finds trackers by name, and calls them beside the reporter that shows a run. A tracker's error never ends a run."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -14,14 +14,14 @@ TRACKERS = {
     "mlflow": ("sweep.tracking.mlflow_tracker", "MlflowTracker", "mlflow"),
     "wandb": ("sweep.tracking.wandb_tracker", "WandbTracker", "wandb"),
 }
-"""Module, class and the package that it needs, which is the name of the extra too; by name."""
+"""By name of the tracker: its module, its class, and the package that it needs, which is also the extra's name."""
 
 
 def trackers_named(names: Sequence[str]) -> list[Tracker]:
-    """The trackers of these names, each once.
+    """The trackers with these names, each once.
 
     Raises:
-        UsageError: There is no tracker of a name.
+        UsageError: There is no tracker with a name.
         SweepError: The package that it needs is not installed.
     """
     return [_tracker(name) for name in dict.fromkeys(names)]
@@ -42,13 +42,13 @@ def _tracker(name: str) -> Tracker:
 
 
 class Tracked(Reporter):
-    """Passes everything on to one reporter, and what concerns trials to trackers.
+    """Passes all events to one reporter, and the events of trials to trackers, too.
 
-    A tracker that raises is told nothing more, and the run goes on.
+    If a tracker raises an error, it gets no more events, and the run goes on.
 
     Args:
-        shown: The reporter that somebody watches.
-        trackers: By whom trials are logged.
+        shown: The reporter that shows the run.
+        trackers: The trackers that log the trials.
     """
 
     def __init__(self, shown: Reporter, trackers: Sequence[Tracker]):
@@ -68,7 +68,7 @@ class Tracked(Reporter):
                 )
 
     def message(self, text: str) -> None:
-        """As of `Reporter`, like all below."""
+        """See `Reporter`; the same for all methods below."""
         self.shown.message(text)
 
     def run_opened(self, folder: RunFolder, storage_url: str | None) -> None:
@@ -118,5 +118,5 @@ class Tracked(Reporter):
         self._track(lambda tracker: tracker.run_ended(folder))
 
     def close(self) -> None:
-        """Let trackers write what they hold, however the run ended."""
+        """Let trackers write their buffered data, however the run ended."""
         self._track(lambda tracker: tracker.close())

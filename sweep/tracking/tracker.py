@@ -1,4 +1,4 @@
-"""What all trackers have in common: a name, a place, and what of a trial and of a run is worth logging."""
+"""The base class of trackers, and the values of trials and runs that they log."""
 
 import math
 from pathlib import Path
@@ -10,22 +10,22 @@ from sweep.records.trial_log import TrialRecord
 
 
 class Tracker(Reporter):
-    """Logs a run to an experiment tracker: a trial a run, with its parameters, curves and ending.
+    """Logs a run to an experiment tracker. Each trial becomes a run there, with parameters, curves and final state.
 
     Attributes:
-        name: As `--track` takes it.
-        where: Where to look at what is logged, once the run is opened.
+        name: The name that `--track` takes.
+        where: Where to look at the logged data; set once the run is opened.
     """
 
     name = ""
     where = ""
 
     def close(self) -> None:
-        """Write what is held back; the run ended, was stopped or failed."""
+        """Write buffered data. The run has ended, was stopped or failed."""
 
 
 def parameters(trial: TrialRecord) -> dict[str, bool | int | float | str]:
-    """A trial's parameters and its size, as every tracker takes them."""
+    """A trial's parameters and its number of trainable parameters, in a form that every tracker takes."""
     plain = {
         name: value if isinstance(value, bool | int | float | str) else str(value)
         for name, value in trial.params.items()
@@ -34,12 +34,12 @@ def parameters(trial: TrialRecord) -> dict[str, bool | int | float | str]:
 
 
 def finite_metrics(trial: TrialRecord) -> dict[str, float]:
-    """What was measured of a trial after its last epoch; numbers that are not finite are left out."""
+    """The finite metrics of a trial after its last epoch."""
     return {name: float(value) for name, value in trial.metrics.items() if math.isfinite(value)}
 
 
 def why_it_ended(trial: TrialRecord) -> str:
-    """Why a trial was stopped or failed; empty of a complete one."""
+    """Why a trial was stopped or failed; empty if it is complete."""
     return trial.failure or trial.stopped
 
 
@@ -55,6 +55,7 @@ def metrics_on_test(folder: RunFolder) -> dict[str, float]:
 
 
 def artifacts(folder: RunFolder) -> list[Path]:
-    """The run's files worth keeping elsewhere: what was run, the tables, the summary and the winner's weights."""
-    files = (folder.config_path, folder.summary_path, folder.trials_path, folder.curves_path, folder.winner_path)
+    """The run's files to store in a tracker: configuration, tables, summary and the winner's weights."""
+    tables = (folder.config_path, folder.summary_path, folder.trials_path, folder.curves_path)
+    files = (*tables, folder.winner_path, folder.retrained_path)
     return [path for path in files if path.is_file()]

@@ -1,1 +1,1 @@
-"""How a stack of lanes trains: the engine, its optimizers, and the plain loop it is compared with."""
+"""Training a stack of lanes: the engine, its optimizers, and the plain loop that tests compare it with."""

@@ -1,4 +1,4 @@
-"""AdamW's update in one pass over memory, compiled for a CPU; made of PyTorch's operations it takes ten."""
+"""AdamW's update in one pass over memory, compiled for the CPU. PyTorch's operations need ten passes."""
 
 from typing import Any
 
@@ -24,15 +24,23 @@ def adamw_step(
     debias2: Any,
     eps: Any,
 ) -> None:
-    """Update some lanes of a parameter and its moments, as `LaneAdamW.step` says.
+    """Update some lanes of a parameter and its moments, in place; see `LaneAdamW.step`.
 
-    Args, all float32:
-        first, last: Lanes from `first` up to `last`.
-        p, grad, mean, square: `(N, …)` as rows, contiguous; all but `grad` are written.
-        decay: What the parameter is multiplied by first, `(N,)`.
-        rate: Learning rate over the first moment's bias correction, `(N,)`.
-        beta1, beta2, eps: `(N,)`.
-        debias2: Root of the second moment's bias correction, `(N,)`.
+    All arrays are float32. The rows of `p`, `grad`, `mean` and `square` are lanes, `(N, n)`, contiguous.
+
+    Args:
+        first: First lane to update.
+        last: Lane after the last one to update.
+        p: Parameter.
+        grad: Gradient; the only matrix that is not written to.
+        mean: First moment.
+        square: Second moment.
+        decay: Factor on the parameter for weight decay, `(N,)`.
+        rate: Learning rate divided by the first moment's bias correction, `(N,)`.
+        beta1: Decay of the first moment, `(N,)`.
+        beta2: Decay of the second moment, `(N,)`.
+        debias2: Square root of the second moment's bias correction, `(N,)`.
+        eps: Term in the denominator, `(N,)`.
     """
     for n in range(first, last):
         own_decay, own_rate, own_debias, own_eps = decay[n], rate[n], debias2[n], eps[n]

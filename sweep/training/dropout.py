@@ -1,7 +1,7 @@
-"""Dropout of what the head classifies by, channels or tokens: every lane at its own rate, from its own random numbers.
+"""Dropout of the head's inputs. Every lane has its own rate and its own random numbers.
 
-A lane's mask follows from its seed and from how many steps it has taken, and from nothing else: it is the same in any
-stack, in any lane, and after a run was resumed.
+A lane's mask depends only on its seed and on the number of steps that it has taken. So it is the same in any stack and
+after a run was resumed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,12 @@ from sweep.side_networks.head import KEEP
 
 
 class LaneStep(NamedTuple):
-    """Where a lane is.
+    """A lane at one step.
 
     Attributes:
-        rate: Its dropout.
-        seed: Its own.
-        step: Optimizer steps that it has taken.
+        rate: Dropout probability of the lane.
+        seed: Seed of the lane.
+        step: Number of optimizer steps that it has taken.
     """
 
     rate: float
@@ -29,31 +29,31 @@ class LaneStep(NamedTuple):
 
 
 def dropout_mask(at: LaneStep, n_images: int, width: int, dtype: torch.dtype) -> Tensor:
-    """What a lane's channels are multiplied by in one step: 0 with probability `rate`, else `1 / (1 − rate)`.
+    """Factors on a lane's channels in one step: 0 with probability `rate`, else `1 / (1 − rate)`.
 
     Args:
-        at: The lane.
-        n_images: `B`.
-        width: Of what the head normalises, `D`.
-        dtype: Of the lane.
+        at: The lane at this step.
+        n_images: Number of images in the batch, `B`.
+        width: Width of the head's input, `D`.
+        dtype: The lane's dtype.
 
     Returns:
-        `(B, D)`, on the CPU.
+        The mask `(B, D)`, on the CPU.
     """
     kept = torch.rand(n_images, width, generator=generator(at.seed, "dropout", at.step)) >= at.rate
     return kept.to(dtype) / (1 - at.rate)
 
 
 def dropout_buffers(lanes: Sequence[LaneStep], n_images: int, buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What stands in for the heads' buffers in one step.
+    """The masks that replace the heads' buffers in one step.
 
     Args:
-        lanes: `N` of them.
-        n_images: `B`.
-        buffers: Of the stack, by name, each `(N, ...)`.
+        lanes: The `N` lanes at this step.
+        n_images: Number of images in the batch, `B`.
+        buffers: Buffers of the stack by name, each `(N, ...)`.
 
     Returns:
-        `(N, B, D)` by name, on the device of the lanes; empty where no lane drops anything.
+        Masks `(N, B, D)` by name, on the device of the lanes; empty if no lane has dropout.
     """
     if not any(at.rate for at in lanes):
         return {}

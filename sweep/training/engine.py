@@ -1,13 +1,13 @@
-"""The engine: `N` side-networks trained by one vectorised step over one batch of frozen stages.
+"""The engine: one vectorised step trains `N` side-networks on one batch of frozen stages.
 
-A stack does not know which side-network it trains. It asks that a module take the list of stages and return logits, and
-for dropout that its `head` be `sweep.side_networks.head.Head`. Parameters and buffers are stacked with
-`stack_module_state`, and `vmap` runs the lanes. What a module computes from the stages alone has no lane dimension, so
-`vmap` computes it once for all lanes.
+A stack can train any side-network. The module must take the list of stages and return logits, and for dropout its
+`head` must be a `sweep.side_networks.head.Head`. Parameters and buffers are stacked with `stack_module_state`, and
+`vmap` runs the lanes. Values that a module computes from the stages alone have no lane dimension, so `vmap` computes
+them once for all lanes.
 
-A `Training` advances a stack by an epoch at a time. Between two epochs its lanes can be taken apart, some of them
-ended, others added, and stacked again: a lane's numbers depend on its configuration, its seed and the data order it
-saw, and not on what trains beside it.
+A `Training` trains a stack one epoch at a time. Between two epochs its lanes can be taken apart, some can be ended,
+others added, and the result stacked again. A lane's numbers depend only on its configuration, its seed and the data
+order that it saw, and not on the lanes that train beside it.
 """
 
 import copy
@@ -35,11 +35,11 @@ class Stack:
     """`N` lanes of one shape.
 
     Args:
-        modules: One side-network a lane, all of one class and shape, mapping stages (each `(B, L, D)`) to logits
-            `(B, C)`. They are copied; the originals stay as they are.
+        modules: One side-network per lane, all of one class and shape. A module maps stages, each `(B, L, D)`, to
+            logits `(B, C)`. The modules are copied and not changed.
 
     Raises:
-        UsageError: They are not of one shape, or differ in something that is no tensor.
+        UsageError: The modules do not have the same shapes, or differ in an attribute that is not a tensor.
     """
 
     def __init__(self, modules: Sequence[nn.Module]):
@@ -80,7 +80,7 @@ class Stack:
             stages: Each `(B, L, D)`.
             labels: `(B,)`.
             losses_of: Maps logits `(N, B, C)` and labels to losses `(N,)`.
-            replaced: Buffers by name that are others in this step, each `(N, ...)`; see `dropout_buffers`.
+            replaced: Buffers by name that are replaced in this step, each `(N, ...)`; see `dropout_buffers`.
 
         Returns:
             Losses `(N,)`, detached, and gradients by parameter name, each `(N, ...)`.
@@ -95,22 +95,22 @@ class Stack:
 
 
 def _check_shapes(modules: Sequence[nn.Module]) -> None:
-    """Refuse lanes that cannot be stacked, as those of a user's own side-network may be."""
+    """Raise an error if lanes cannot be stacked, which may happen with a user's own side-network."""
     first, *others = ({name: tuple(p.shape) for name, p in module.named_parameters()} for module in modules)
     for other in others:
         for name in sorted(first.keys() | other.keys()):
             if first.get(name) != other.get(name):
                 raise UsageError(
-                    f"lanes that train together must have weights of the same shapes, and {name} is "
-                    f"{first.get(name, 'missing')} in one and {other.get(name, 'missing')} in another; let what "
-                    f"decides the shapes be the same in all trials of the study"
+                    f"lanes that train together must have weights of the same shapes, but {name} is "
+                    f"{first.get(name, 'missing')} in one and {other.get(name, 'missing')} in another; give all trials "
+                    f"of the study the same values of whatever decides the shapes"
                 )
 
 
 def _check_attributes(modules: Sequence[nn.Module]) -> None:
-    """Refuse lanes that differ in a plain value: the code of the first runs for all, with the tensors of each."""
+    """Raise an error if lanes differ in a plain attribute: the first lane's code runs with the tensors of each lane."""
     for name, of_first in modules[0].named_modules():
-        if type(of_first).__module__.split(".")[0] in ("sweep", "torch"):  # sweep's keep their own rank for the record
+        if type(of_first).__module__.split(".")[0] in ("sweep", "torch"):  # sweep's note their own rank
             continue
         for module in modules[1:]:
             own = vars(module.get_submodule(name))
@@ -126,14 +126,14 @@ def _check_attributes(modules: Sequence[nn.Module]) -> None:
 
 @dataclass
 class Lane:
-    """A side-network in training, between two epochs: all that it needs to go on, whatever trains beside it.
+    """A side-network between two epochs, with all that is needed to continue its training in any stack.
 
     Attributes:
         config: Its hyperparameters.
-        module: The side-network, with its weights as they are now.
-        seed: Its own, for its dropout.
+        module: The side-network with its current weights.
+        seed: Its seed, for dropout.
         optimizer_state: See `LaneOptimizers.lane_states`; empty before the first step.
-        epochs: Epochs it has trained for.
+        epochs: Number of epochs that it has trained for.
     """
 
     config: LaneConfig
@@ -145,12 +145,12 @@ class Lane:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What became of every lane in one epoch.
+    """The results of one epoch of a stack.
 
     Attributes:
-        train_loss: Mean over the epoch's images, each lane under its own loss, `(N,)`.
-        val_logits: Of every lane after the epoch, `(N, n, C)`, on the CPU.
-        wall_seconds: Of training and evaluation.
+        train_loss: Mean of each lane's own loss over the images of the epoch, `(N,)`.
+        val_logits: Logits of every lane on the validation set after the epoch, `(N, n, C)`, on the CPU.
+        wall_seconds: Time of training and evaluation.
     """
 
     train_loss: Tensor
@@ -159,19 +159,19 @@ class EpochResult:
 
 
 class Training:
-    """Lanes of any age that train together.
+    """Lanes that train together. They may have trained for different numbers of epochs.
 
     Args:
-        lanes: `N` of them; their modules are copied. One alone trains beside a copy of itself, because a lane's bits
-            are the same in all stacks but those of one.
-        train_data: What to learn from.
-        val_data: What every epoch is measured on.
-        n_epochs: Length of every lane's schedule.
-        batch_size: `B`.
+        lanes: The `N` lanes; their modules are copied. A single lane trains beside a copy of itself, because its bits
+            in a stack of one would differ from those in a larger stack.
+        train_data: The training set.
+        val_data: The validation set, which every lane is measured on after each epoch.
+        n_epochs: Number of epochs in every lane's schedule.
+        batch_size: Images or texts per step, `B`.
         seed: The study's seed, for the data order.
 
     Raises:
-        UsageError: A lane has dropout, and its side-network no `sweep.side_networks.head.Head`.
+        UsageError: A lane has dropout, but its side-network does not have a `sweep.side_networks.head.Head`.
     """
 
     def __init__(
@@ -194,21 +194,21 @@ class Training:
         if KEEP not in self.stack.buffers and any(config.dropout for config in configs):
             kind = type(self.lanes[0].module).__name__
             raise UsageError(
-                f"LaneConfig.dropout is given, and {kind} has nothing to drop from: as its `head` take "
-                f"sweep.side_networks.head.Head, or leave dropout out"
+                f"LaneConfig.dropout is given, but {kind} cannot apply it; use sweep.side_networks.head.Head as its "
+                f"`head`, or leave dropout out"
             )
         like = self.stack.like
-        self.losses_of = LaneLosses(configs, train_data.class_counts.to(like.device), like.dtype)
+        self.losses_of = LaneLosses(configs, train_data.class_counts.to(like.device), like.dtype, len(train_data))
         self.optimizers = LaneOptimizers(self.stack.params, configs)
         self.optimizers.load([lane.optimizer_state for lane in self.lanes])
         factors = schedule_factors(configs, n_epochs * self.steps_per_epoch, self.steps_per_epoch)
         self.factors = factors.unflatten(0, (n_epochs, self.steps_per_epoch)).to(like)
 
     def epoch(self, order: int, on_step: Callable[[], None] = lambda: None) -> EpochResult:
-        """Train every lane for one epoch, and measure it.
+        """Train every lane for one epoch, and evaluate it on the validation set.
 
         Args:
-            order: Which of the study's data orders to follow, counted from 1.
+            order: Number of the data order to follow, counted from 1.
             on_step: Called after every optimizer step.
         """
         started = time.perf_counter()
@@ -230,13 +230,13 @@ class Training:
         return EpochResult(train_loss, val_logits, time.perf_counter() - started)
 
     def _lane_steps(self, step: int) -> list[LaneStep]:
-        """Where every lane is at a step of the epoch."""
+        """Every lane at a step of the epoch."""
         return [
             LaneStep(lane.config.dropout, lane.seed, lane.epochs * self.steps_per_epoch + step) for lane in self.lanes
         ]
 
     def update_lanes(self) -> list[Lane]:
-        """Bring the lanes up to the stack's weights, so that they can be stacked with others, or written down."""
+        """Copy the stack's weights and optimizer states to the lanes, so that they can be saved or stacked anew."""
         states = self.optimizers.lane_states()
         lanes = self.lanes[: self.n_lanes]
         for i, lane in enumerate(lanes):
@@ -256,20 +256,23 @@ def train(
     seed: int,
     lane_seeds: Sequence[int] | None = None,
 ) -> tuple[list[dict[str, Tensor]], list[EpochResult]]:
-    """Train side-networks together from their first epoch to their last.
+    """Train side-networks together from the first to the last epoch.
 
     Args:
-        modules: `N` of them; they are trained in place.
-        configs: One a module.
-        train_data: What to learn from.
-        val_data: What every epoch is measured on.
+        modules: The `N` side-networks; each maps stages, each `(B, L, D)`, to logits `(B, C)`. They are not changed.
+        configs: Hyperparameters, one configuration per module.
+        train_data: The training set.
+        val_data: The validation set, which every lane is measured on after each epoch.
         n_epochs: Passes over `train_data`.
-        batch_size: `B`.
-        seed: The study's seed, for the data order.
-        lane_seeds: One a module, for its dropout; counted from 0 if not given.
+        batch_size: Images or texts per step, `B`.
+        seed: Seed of the data order.
+        lane_seeds: One seed per module, for its dropout; if not given, 0, 1, 2 and so on.
 
     Returns:
-        The trained weights, one `state_dict` a lane, and one `EpochResult` an epoch.
+        The trained weights as one `state_dict` per lane, and one `EpochResult` per epoch.
+
+    Raises:
+        UsageError: The modules cannot train in one stack, or one has dropout but no `sweep.side_networks.head.Head`.
     """
     lane_seeds = range(len(modules)) if lane_seeds is None else lane_seeds
     lanes = [Lane(*of_lane) for of_lane in zip(configs, modules, lane_seeds, strict=True)]

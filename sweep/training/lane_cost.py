@@ -1,4 +1,4 @@
-"""What a lane of any side-network costs, measured on a training step: for those that no formula is known of."""
+"""Measures the cost of a lane on a training step, for side-networks without a formula for it."""
 
 import math
 from collections.abc import Sequence
@@ -12,21 +12,21 @@ from sweep.training.engine import Stack
 
 
 def _operations(out: Sequence[int], a: Sequence[int], b: Sequence[int], **_: object) -> int:
-    """Of a product that is added to `out`, from the shapes."""
+    """Floating-point operations of a matrix product that is added to `out`, from the shapes."""
     return 2 * math.prod(a) * b[-1]
 
 
 UNCOUNTED = {torch.ops.aten.addmm_: _operations, torch.ops.aten.baddbmm_: _operations}
-"""Products that PyTorch's counter leaves out."""
+"""Matrix products that PyTorch's counter does not know."""
 
 
 @dataclass(frozen=True)
 class LaneCost:
-    """What one more lane adds to a training step.
+    """The cost that one more lane adds to a training step.
 
     Attributes:
-        multiply_adds: Of its matrix products, forward and backward.
-        kept_bytes: Of what its forward pass keeps for the backward pass.
+        multiply_adds: Multiply-adds of its matrix products, forward and backward.
+        kept_bytes: Bytes that its forward pass keeps for the backward pass.
     """
 
     multiply_adds: int
@@ -34,11 +34,11 @@ class LaneCost:
 
 
 def measured_cost(lanes: Sequence[nn.Module], stages: list[Tensor]) -> LaneCost:
-    """Measure a stack of two lanes and one of three, and take the difference.
+    """Measure a stack of two lanes and a stack of three, and return the difference.
 
     Args:
-        lanes: Three of them, of one shape.
-        stages: Of a batch, each `(B, L, D)`, in the dtype and on the device of the lanes.
+        lanes: Three lanes of one shape.
+        stages: Stages of a batch, each `(B, L, D)`, in the dtype and on the device of the lanes.
     """
     two, three = (_measured(Stack(lanes[:n]), stages) for n in (2, 3))
     return LaneCost(three.multiply_adds - two.multiply_adds, three.kept_bytes - two.kept_bytes)

@@ -1,4 +1,4 @@
-"""The tuned linear probe on the same features: what a side-network has to beat to be worth its parameters."""
+"""The reference of every run: a tuned linear probe on the same features, which a side-network should beat."""
 
 import math
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from torch import Tensor
 from sweep.features.batches import StageData, TrainingData
 from sweep.machine.seeds import derive_seed
 from sweep.side_networks.spec import SideNetworkSpec
+from sweep.study.class_weights import LaneWeights
 from sweep.study.lane_config import LaneConfig
 from sweep.study.probe import EPOCHS_FACTOR
 from sweep.tasks.kinds import CLASSES, TaskKind
@@ -20,14 +21,14 @@ LEARNING_RATES = np.geomspace(1e-3, 1.0, 10)
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """The probe chosen on val, of all stages and learning rates tried.
+    """The best probe on the validation set, among all stages and learning rates.
 
     Attributes:
-        stage: Index of the stage it reads.
+        stage: Index of the stage that it reads.
         lr: Its learning rate.
-        n_configurations: How many were tried.
-        val: Metrics on val.
-        test: Metrics on test, computed for this one probe.
+        n_configurations: Number of probes that were tried.
+        val: Its metrics on the validation set.
+        test: Its metrics on the test set; no other probe was tested.
     """
 
     stage: int
@@ -41,32 +42,34 @@ def tuned_linear_probe(
     spec: SideNetworkSpec,
     train_data: TrainingData,
     val_data: StageData,
-    test_data: StageData,
+    test_data: StageData | None,
     *,
     n_epochs: int,
     batch_size: int,
     seed: int,
     device: torch.device,
+    class_weights: LaneWeights = None,
 ) -> ProbeResult:
-    """Tune a linear probe over learning rate and stage, choose on val, test once.
+    """Tune a linear probe over learning rate and stage, choose it on the validation set, and test it once.
 
-    Every stage but `z_0` is tried, not the last alone: a backbone's middle often knows more.
+    Every stage except `z_0` is tried, because the middle of a backbone is often better than its last stage.
 
     Args:
-        spec: Shape of the study's side-networks.
-        train_data: What to learn from.
-        val_data: What to choose on.
-        test_data: Touched once, by the chosen probe.
-        n_epochs: The study's epochs; a probe trains four times as long.
-        batch_size: Images a step.
+        spec: Structure of the study's side-networks.
+        train_data: The training set.
+        val_data: The validation set, on which the probe is chosen.
+        test_data: The test set; only the chosen probe is evaluated on it. None to leave it alone.
+        n_epochs: The study's epochs; a probe trains `EPOCHS_FACTOR` times as long.
+        batch_size: Images or texts per step.
         seed: The study's seed.
-        device: Where to train.
+        device: Device to train on.
+        class_weights: The study's class weights, as lanes have them.
     """
     tokens = spec.pooled_tokens
     pooled_train = train_data.pooled(tokens)
-    pooled_val, pooled_test = (data.pooled(tokens) for data in (val_data, test_data))
+    pooled_val = val_data.pooled(tokens)
     target = val_data.target
-    configs = [probe_config(float(lr), target.kind) for lr in LEARNING_RATES]
+    configs = [probe_config(float(lr), target.kind, class_weights) for lr in LEARNING_RATES]
     stages = range(1, spec.n_stages)
     candidates = []
     for stage in stages:
@@ -89,13 +92,16 @@ def tuned_linear_probe(
     probe = spec.pooled_probe(best.stage, seed)
     probe.load_state_dict(best.state)
     best_val = best.val | target.standard_error(best.val_outputs, val_data.labels)
-    test = target.measure_one(split_logits(Stack([probe.to(device)]), pooled_test)[0], test_data.labels)
+    test = {}
+    if test_data is not None:
+        outputs = split_logits(Stack([probe.to(device)]), test_data.pooled(tokens))[0]
+        test = target.measure_one(outputs, test_data.labels)
     return ProbeResult(best.stage, configs[best.lane].lr, len(candidates), best_val, test)
 
 
-def probe_config(lr: float, kind: TaskKind = CLASSES) -> LaneConfig:
-    """How a probe of that learning rate is trained on a kind of task, under its first loss."""
-    return LaneConfig(lr=lr, rank=1, warmup_epochs=2).on(kind)
+def probe_config(lr: float, kind: TaskKind = CLASSES, class_weights: LaneWeights = None) -> LaneConfig:
+    """Configuration of a probe with that learning rate, with the default loss of the kind of task."""
+    return LaneConfig(lr=lr, rank=1, warmup_epochs=2, class_weights=class_weights).on(kind)
 
 
 @dataclass(frozen=True)
@@ -109,5 +115,5 @@ class _Candidate:
     state: dict[str, Tensor]
 
     def order(self, kind: TaskKind) -> tuple[bool, float, float]:
-        """Sorts best first, by the score on val and then the tie, as trials are by default; diverged probes last."""
+        """Sort key, best first: by the score on the validation set, then the tie metric; diverged probes come last."""
         return math.isnan(self.val[kind.tie]), -self.val[kind.score], self.val[kind.tie]

@@ -1,4 +1,4 @@
-"""Every lane's numbers after an epoch: our metrics and the study's own; one that breaks breaks its own trial only."""
+"""The metrics of every lane after an epoch: sweep's and the study's own. If one fails, only its own trial fails."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -15,11 +15,11 @@ Metric = Callable[[Tensor, Tensor], float]
 
 @dataclass(frozen=True)
 class LaneMeasurement:
-    """One lane after one epoch.
+    """The measurements of one lane after one epoch.
 
     Attributes:
-        metrics: `val_…` by name, and `train_loss`.
-        failure: What is wrong with them; empty if nothing is.
+        metrics: Metrics by name: those on the validation set with the prefix `val_`, and `train_loss`.
+        failure: Why the trial fails; empty if it does not.
     """
 
     metrics: dict[str, float]
@@ -30,9 +30,9 @@ def measure_lanes(result: EpochResult, val_data: StageData, own_metrics: Mapping
     """Measure every lane.
 
     Args:
-        result: Of the epoch.
-        val_data: The val images.
-        own_metrics: The study's, of logits `(n, C)` and labels `(n,)` or `(n, C)`, numbers in their own units.
+        result: Result of the epoch.
+        val_data: The validation set.
+        own_metrics: The study's own metrics by name; see `Study.metrics`.
     """
     labels, outputs = val_data.labels, result.val_logits
     if len(outputs) == 1:  # beside a copy of itself, as in training: PyTorch sums one row in other parts than two
@@ -53,13 +53,13 @@ def measure_lanes(result: EpochResult, val_data: StageData, own_metrics: Mapping
 
 
 def _own(name: str, metric: Metric, logits: Tensor, labels: Tensor) -> tuple[float, str]:
-    """The value of a metric of the study's, and what is wrong with it."""
+    """The value of a study's own metric, and what is wrong with it (empty if nothing is)."""
     try:
         given: object = metric(logits.clone(), labels.clone())
         if given is None:
             return math.nan, f"the study's metric {name} returned nothing; it must return a number"
         value = float(given)  # type: ignore[arg-type]
-    except Exception as error:  # the user's code: whatever it raises is this lane's failure and nobody else's
+    except Exception as error:  # the user's code may raise anything; only this lane fails
         reason = f"{type(error).__name__}: {error} ({line_of(metric, error)})"
         return math.nan, f"the study's metric {name} failed: {reason}"
     return value, "" if math.isfinite(value) else f"the study's metric {name} gave {value}"

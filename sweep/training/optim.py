@@ -1,7 +1,7 @@
-"""Lane-wise optimizers and schedules: `torch.optim`'s update rules with every hyperparameter a tensor over lanes.
+"""Lane-wise optimizers and schedules: the update rules of `torch.optim`, with each hyperparameter a tensor over lanes.
 
-`torch.optim` takes one learning rate for all parameters of a group, so a stack needs its own. Each class here is tested
-against its `torch.optim` counterpart over a grid of hyperparameters.
+`torch.optim` has one learning rate for all parameters of a group, so a stack needs its own optimizers. Each class here
+is tested against its `torch.optim` counterpart over a grid of hyperparameters.
 """
 
 import math
@@ -18,22 +18,22 @@ from sweep.training.cpu_adamw import adamw_step
 Params = dict[str, Tensor]
 
 FEW_NUMBERS = 2**18
-"""Of all lanes' parameters; fewer are left to one thread."""
+"""If all lanes together have fewer parameters, one thread updates them."""
 
 CLIPPING_EPS = 1e-6
-"""Added to a length before it divides, as PyTorch does."""
+"""Added to a gradient's norm before dividing by it, as PyTorch does."""
 
 
 def schedule_factors(configs: Sequence[LaneConfig], n_steps: int, steps_per_epoch: int) -> Tensor:
     """Learning-rate factors of every lane at every step.
 
-    Warm-up is linear, its first step at `1 / warm-up steps`; cosine falls from the end of the warm-up and would
-    reach zero one step after the last.
+    The warm-up is linear, and its first factor is `1 / warm-up steps`. The cosine falls from the end of the warm-up and
+    would reach zero one step after the last.
 
     Args:
         configs: `N` lanes.
         n_steps: Optimizer steps of the whole training.
-        steps_per_epoch: Optimizer steps an epoch, for `warmup_epochs`.
+        steps_per_epoch: Optimizer steps per epoch, for `warmup_epochs`.
 
     Returns:
         Factors on the peak learning rate, `(n_steps, N)`, fp64.
@@ -71,11 +71,11 @@ def _over(lanes: Tensor, parameter: Tensor) -> Tensor:
 
 
 def is_decayed(name: str, parameter: Tensor) -> bool:
-    """Whether weight decay applies to a stacked parameter `(N, ...)`: to matrices, but not to biases, norms, positions.
+    """Whether weight decay applies to a stacked parameter: to matrices, but not to biases, norms or positions.
 
     Args:
-        name: The module's; a table of positions is one that ends in `positions`.
-        parameter: Of the stack.
+        name: The parameter's name. The name of a table of positions ends in `positions`.
+        parameter: The stacked parameter, `(N, ...)`.
     """
     return parameter.dim() > 2 and not name.endswith("positions")
 
@@ -98,7 +98,7 @@ class LaneAdamW:
         self.square = {name: torch.zeros_like(p) for name, p in params.items()}
 
     def state(self) -> dict[str, Tensor]:
-        """All that the next step needs to know of those before, each `(N, ...)` and live."""
+        """The optimizer's state by name, each `(N, ...)`. The tensors are not copies."""
         return {
             "beta1_power": self.beta1_power,
             "beta2_power": self.beta2_power,
@@ -132,7 +132,7 @@ class LaneAdamW:
     def _compiled_step(
         self, params: Params, grads: Mapping[str, Tensor], lr: Mapping[str, Tensor], debias1: Tensor, debias2: Tensor
     ) -> None:
-        """The same in one pass over every parameter, lanes spread over threads."""
+        """The same update in one pass over every parameter, with the lanes divided among threads."""
         announce()
         of_lanes = [x.numpy() for x in (self.beta1, self.beta2, debias2, self.eps)]
         arguments = []
@@ -155,7 +155,7 @@ class LaneAdamW:
 
 
 class LaneSGD:
-    """SGD with momentum, one value of every hyperparameter per lane; arguments as `LaneAdamW`."""
+    """SGD with momentum, with one value of every hyperparameter per lane; arguments as `LaneAdamW`."""
 
     def __init__(self, params: Params, configs: Sequence[LaneConfig]):
         of = _LaneHyperparameters(configs, next(iter(params.values())))
@@ -163,7 +163,7 @@ class LaneSGD:
         self.velocity = {name: torch.zeros_like(p) for name, p in params.items()}
 
     def state(self) -> dict[str, Tensor]:
-        """As `LaneAdamW.state`."""
+        """The optimizer's state; see `LaneAdamW.state`."""
         return {f"velocity.{name}": tensor for name, tensor in self.velocity.items()}
 
     @torch.no_grad()
@@ -178,7 +178,7 @@ class LaneSGD:
 
 
 class LaneClipping:
-    """`torch.nn.utils.clip_grad_norm_` for every lane by a norm of its own; a lane that has none is left as it is.
+    """`torch.nn.utils.clip_grad_norm_` for every lane with its own norm. Lanes without a norm are not clipped.
 
     Args:
         configs: `N` lanes.
@@ -191,7 +191,7 @@ class LaneClipping:
         self.norms = torch.tensor([norm or 1.0 for norm in norms], dtype=like.dtype, device=like.device)
 
     def __call__(self, grads: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Gradients by parameter name, each `(N, ...)`, cut to length."""
+        """Clipped gradients by parameter name, each `(N, ...)`."""
         of_parameters = [torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads.values()]
         lengths = torch.linalg.vector_norm(torch.stack(of_parameters, 1), dim=1)
         factor = torch.where(self.clips, (self.norms / (lengths + CLIPPING_EPS)).clamp(max=1), 1)
@@ -202,11 +202,11 @@ _OPTIMIZERS: dict[str, type[LaneAdamW] | type[LaneSGD]] = {"adamw": LaneAdamW, "
 
 
 class LaneOptimizers:
-    """The optimizers of a stack, each lane under its own kind.
+    """The optimizers of a stack. Each lane has its own kind.
 
     Args:
-        params: Stacked parameters by name, each `(N, ...)`; updated in place. Names that begin with `head.` learn
-            at `lr * head_lr_ratio`.
+        params: Stacked parameters by name, each `(N, ...)`; updated in place. Those whose names begin with `head.` have
+            the learning rate `lr * head_lr_ratio`.
         configs: `N` lanes.
     """
 
@@ -226,7 +226,7 @@ class LaneOptimizers:
             self.groups.append((lanes, optimizer))
 
     def lane_states(self) -> list[dict[str, Tensor]]:
-        """A copy of every lane's state, by name, for `load`; lanes of one kind have the same names."""
+        """A copy of every lane's state by name, for `load`. Lanes with the same optimizer have the same names."""
         states: dict[int, dict[str, Tensor]] = {}
         for lanes, optimizer in self.groups:
             live = optimizer.state()
@@ -235,7 +235,7 @@ class LaneOptimizers:
         return [states[lane] for lane in sorted(states)]
 
     def load(self, states: Sequence[Mapping[str, Tensor]]) -> None:
-        """Go on where lanes stopped: one state a lane, empty for a lane that starts."""
+        """Restore the states of lanes: one state per lane, which is empty for a new lane."""
         for lanes, optimizer in self.groups:
             for name, tensor in optimizer.state().items():
                 for i, lane in enumerate(lanes.tolist()):

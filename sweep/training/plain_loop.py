@@ -1,9 +1,11 @@
-"""One trial as a PyTorch user would train it: a module, a loss, `torch.optim`, no lanes. What the engine is held to."""
+"""Trains one module as a PyTorch user would: a loss, `torch.optim`, no lanes. Tests compare the engine with it."""
 
 import itertools
 import math
 from collections.abc import Callable, Generator, Iterable
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from sweep.features.batches import Batch, TrainingData
 from sweep.side_networks.head import KEEP
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks.kinds import CLASSES
+from sweep.tasks.own_losses import is_own, loss_of_images
 from sweep.training.dropout import LaneStep, dropout_mask
 
 
@@ -27,7 +30,7 @@ def train_plainly(
     steps_per_epoch: int,
     seed: int = 0,
 ) -> None:
-    """Train a module in place; arguments as of `plain_steps`."""
+    """Train a module in place; arguments as `plain_steps`."""
     steps = plain_steps(module, config, data, batches, n_steps=n_steps, steps_per_epoch=steps_per_epoch, seed=seed)
     for _ in steps:
         pass
@@ -43,19 +46,19 @@ def plain_steps(
     steps_per_epoch: int,
     seed: int = 0,
 ) -> Generator[None]:
-    """Train a module in place, and stop after every step, when its weights may be looked at or replaced.
+    """Train a module in place, and yield after every step, when its weights may be read or replaced.
 
     Args:
-        module: From stages, each `(B, L, D)`, to logits `(B, C)`.
+        module: Maps stages, each `(B, L, D)`, to logits `(B, C)`.
         config: Its hyperparameters.
-        data: What to learn from.
-        batches: What each step learns from, of `data`, in the dtype and on the device of the module.
-        n_steps: Length of the schedule, whether or not there are as many batches.
-        steps_per_epoch: For the warm-up, whose length is in epochs.
-        seed: The lane's, for dropout.
+        data: The training set.
+        batches: Batches of `data`, one per step, in the dtype and on the device of the module.
+        n_steps: Number of steps in the schedule, even if there are fewer batches.
+        steps_per_epoch: Steps per epoch, for the warm-up.
+        seed: Seed for dropout.
     """
     like = next(module.parameters())
-    loss_of = plain_loss(config, data.class_counts.to(like))
+    loss_of = plain_loss(config, data.class_counts.to(like), len(data))
     optimizer = _optimizer(module, config)
     warmup = min(round(config.warmup_epochs * steps_per_epoch), n_steps)
 
@@ -84,13 +87,23 @@ def plain_steps(
         yield
 
 
-def plain_loss(config: LaneConfig, class_counts: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """A configuration's loss, from outputs `(B, C)` and labels, as `StageData.batch` gives them, to a number.
+def plain_loss(
+    config: LaneConfig, class_counts: Tensor, n_images: int | None = None
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss function of a configuration. It maps outputs `(B, C)` and the labels of `StageData.batch` to a scalar.
 
     Args:
-        config: Names it; that of classes if it names none.
-        class_counts: Training images of each class, `(C,)`, in the dtype of the logits; an empty class counts as one.
+        config: The configuration; without a loss it gets cross-entropy.
+        class_counts: Number of training images of each class, `(C,)`, in the dtype of the logits. An empty class counts
+            as one image.
+        n_images: Number of training images, of which an image may have several labels; if not given, the sum of
+            `class_counts`.
     """
+    if config.class_weights not in (None, "none"):
+        return partial(_weighted, config, class_counts, n_images)
+    if config.loss is not None and is_own(config.loss):
+        of_images = loss_of_images(config.loss, config.extra)
+        return lambda outputs, labels: of_images(outputs, labels).mean()
     losses: dict[str, Callable[..., Tensor]] = {
         "cross_entropy": partial(F.cross_entropy, label_smoothing=config.label_smoothing),
         "focal": partial(_focal, config),
@@ -101,6 +114,32 @@ def plain_loss(config: LaneConfig, class_counts: Tensor) -> Callable[[Tensor, Te
         "huber": partial(F.huber_loss, delta=config.huber_delta),
     }
     return losses[config.loss or CLASSES.losses[0]]
+
+
+def _weighted(config: LaneConfig, counts: Tensor, n_images: int | None, outputs: Tensor, labels: Tensor) -> Tensor:
+    """The mean over images of the loss times a weight: of the image's class, or of each label that it has or lacks."""
+    unweighted = plain_loss(replace(config, class_weights=None), counts)
+    given: Any = config.class_weights  # "balanced", or a number a class
+    n, balanced = counts.tolist(), given == "balanced"
+    total = outputs.new_zeros(())
+    if labels.dim() == 1:
+        n_present = sum(count > 0 for count in n)
+        for c in labels.unique().tolist():
+            rows = labels == c
+            weight = sum(n) / (n_present * n[c]) if balanced else given[c]
+            total = total + weight * int(rows.sum()) * unweighted(outputs[rows], labels[rows])
+        return total / len(labels)
+    n_all = sum(n) if n_images is None else n_images
+    for c, n_with in enumerate(n):
+        with_label = labels[:, c] == 1
+        for rows, n_alike, own in ((with_label, n_with, given), (~with_label, n_all - n_with, None)):
+            weight = own[c] if isinstance(own, tuple) else 1.0
+            if balanced and 0 < n_with < n_all:
+                weight = n_all / (2 * n_alike)
+            if rows.any():
+                of_rows = unweighted(outputs[rows, c : c + 1], labels[rows, c : c + 1])
+                total = total + weight * int(rows.sum()) * of_rows
+    return total / len(labels)
 
 
 def _focal(config: LaneConfig, logits: Tensor, labels: Tensor) -> Tensor:
@@ -126,7 +165,7 @@ def _asymmetric(config: LaneConfig, logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _optimizer(module: nn.Module, config: LaneConfig) -> torch.optim.Optimizer:
-    """Two learning rates, head and the rest, and decay on matrices alone; a table of positions is none."""
+    """The optimizer: one learning rate for the head and one for the rest; only matrices decay, but not positions."""
     groups = []
     for is_head, has_decay in itertools.product((False, True), repeat=2):
         params = [

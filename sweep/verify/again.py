@@ -88,13 +88,13 @@ def train_again(trial: RecordedTrial, setting: Setting, on_epoch: Callable[[int]
 
 @dataclass(frozen=True)
 class BesidePlainLoop:
-    """The engine's steps beside those of a plain PyTorch loop, in fp64.
+    """The engine's steps compared with those of a plain PyTorch loop, in fp64.
 
     Attributes:
-        n_steps: How many were taken.
-        of_a_step: The largest difference of a weight after a single step, both having started from the same weights.
-        of_all: The largest after all steps, each loop having gone its own way from the same initialisation: what
-            training makes of differences in rounding.
+        n_steps: Number of steps that were taken.
+        of_a_step: The largest difference of a weight after a single step, if both start from the same weights.
+        of_all: The largest difference after all steps, if both loops run separately from the same initialisation:
+            rounding differences grow in training.
         rounding: The largest difference of a weight after a single plain step, if the weights that it starts from are
             changed by one unit in their last place: what rounding alone can do to a step of this trial.
     """
@@ -109,9 +109,9 @@ def steps_beside_plain_loop(trial: RecordedTrial, setting: Setting, n_steps: int
     """Train a trial's first replicate in fp64, by the engine's step and by a plain PyTorch loop over the same batches.
 
     Args:
-        trial: Which.
-        setting: As the run had it.
-        n_steps: Steps to take; fewer if the trial took fewer.
+        trial: The recorded trial.
+        setting: The data and settings of the run.
+        n_steps: Number of steps to take; fewer if the trial took fewer.
     """
     rank, config = trial.config.rank, trial.config
     total = setting.n_epochs * setting.steps_per_epoch
@@ -129,7 +129,8 @@ def steps_beside_plain_loop(trial: RecordedTrial, setting: Setting, n_steps: int
     own_way, its_steps = plain_loop()
     together, steps = plain_loop()
     nudged, nudged_steps = plain_loop()
-    losses_of = LaneLosses([config] * 2, setting.train_data.class_counts.to(setting.device), torch.float64)
+    data = setting.train_data
+    losses_of = LaneLosses([config] * 2, data.class_counts.to(setting.device), torch.float64, len(data))
     optimizers = LaneOptimizers(stack.params, [config] * 2)
     factors = schedule_factors([config] * 2, total, setting.steps_per_epoch).to(setting.device)
     of_a_step = rounding = 0.0

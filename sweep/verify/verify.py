@@ -28,7 +28,7 @@ from sweep.running.preparation import check_precision, side_network_spec
 from sweep.running.recorded import config_of_lane, recorded_backbone, recorded_data
 from sweep.running.trainers import MOST_THREADS
 from sweep.search.lane_weights import weights_of
-from sweep.side_networks.given import take_own_network
+from sweep.side_networks.given import take_own_code
 from sweep.side_networks.own_networks import OwnNetwork
 from sweep.study import structure
 from sweep.study.augmentation import OWN_FUNCTION, UNDECLARED
@@ -55,10 +55,10 @@ class Comparison:
     """One comparison of a trial with its record.
 
     Attributes:
-        what: In a few words.
-        count: Numbers compared.
-        difference: The largest; infinite where one side is not a number and the other is.
-        promised: What it may be; infinite where nothing is promised.
+        what: What is compared, in a few words.
+        count: Number of values that were compared.
+        difference: The largest difference; infinite if one side is not a number and the other is.
+        promised: The largest difference that is allowed; infinite if there is no promise.
     """
 
     what: str
@@ -113,8 +113,8 @@ def verify_trial(
 
     Args:
         run: A run folder.
-        number: The trial's.
-        device: Where to train.
+        number: Number of the trial.
+        device: Device to train on.
         cache_dir: Root of sweep's cache; features that are no longer there are computed again.
         data: Where the images are now, if not where the run's record says.
         backbone_file: The file of the run's backbone and its function, `PATH.py:FUNCTION`, if it was the user's own.
@@ -130,7 +130,7 @@ def verify_trial(
     require_config(folder, results.config)
     trial = recorded_trial(results, folder, number)
     config = config_of_lane(results.config, trial.config.as_recorded())
-    network = None if own_study is None else take_own_network(own_study)
+    network = None if own_study is None else take_own_code(own_study)
     setting = _setting(config, trial.config, device, cache_dir, data, backbone_file, network)
     with computing_on(_threads(results.config)):
         again = train_again(trial, setting, on_epoch)

@@ -1,11 +1,26 @@
 """What a run tells its workers, and what they answer. All of it can be pickled."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sweep.side_networks.own_networks import OwnNetwork
 from sweep.study.shape import Shape
+from sweep.tasks.own_losses import OwnLoss
 from sweep.training.lane_stack import TrialEpoch
 from sweep.training.lane_state import LaneState
+
+
+@dataclass(frozen=True)
+class UsersCode:
+    """What lanes need of a study's file.
+
+    Attributes:
+        networks: Side-networks by the text that a spec has for them.
+        losses: Losses by the text that a lane's configuration has for them.
+    """
+
+    networks: Mapping[str, OwnNetwork]
+    losses: Mapping[str, OwnLoss]
 
 
 @dataclass(frozen=True)

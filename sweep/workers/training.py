@@ -20,9 +20,10 @@ from sweep.search.ledger import Entrant
 from sweep.search.trainer import SettingOf, Stacks
 from sweep.side_networks.own_networks import given_network
 from sweep.study.shape import Shape
+from sweep.tasks.own_losses import given_losses
 from sweep.training.lane_stack import StackEpoch, TrialEpoch
 from sweep.training.lane_state import LaneState, as_tensors
-from sweep.workers.messages import Assignment, Step, WorkerFailure, WorkerLost
+from sweep.workers.messages import Assignment, Step, UsersCode, WorkerFailure, WorkerLost
 from sweep.workers.packing import packed
 from sweep.workers.placement import Placement, TrialCost
 from sweep.workers.pool import WorkerPool
@@ -152,8 +153,10 @@ class TrainingOnWorkers:
         """The call that gives a worker the setting of a shape; the same for all workers."""
         if shape not in self._settings:
             setting = self.setting_of(shape)
-            network = given_network(setting.spec.family) if setting.spec.is_own else None
-            self._settings[shape] = packed(("take_setting", (shape, setting, self.resident_bytes, network)))
+            family = setting.spec.family
+            networks = {family: given_network(family)} if setting.spec.is_own else {}
+            code = UsersCode(networks, given_losses())
+            self._settings[shape] = packed(("take_setting", (shape, setting, self.resident_bytes, code)))
         return self._settings[shape]
 
     def _step(self, worker: int) -> Step:

@@ -12,11 +12,12 @@ import torch
 
 from sweep.features.training_data import resident_where_they_fit
 from sweep.machine.memory import is_out_of_memory
-from sweep.side_networks.own_networks import OwnNetwork, take_network
+from sweep.side_networks.own_networks import take_network
 from sweep.study.shape import Shape
+from sweep.tasks.own_losses import take_losses
 from sweep.training.lane_stack import LaneStack, StackSetting, TrialEpoch, does_not_fit
 from sweep.training.lane_state import LaneState
-from sweep.workers.messages import Assignment, Step, StepResult
+from sweep.workers.messages import Assignment, Step, StepResult, UsersCode
 
 
 class LaneWorker:
@@ -33,19 +34,18 @@ class LaneWorker:
         self._most_trials: dict[Shape, int] = {}
         self._generation = 0
 
-    def take_setting(
-        self, shape: Shape, setting: StackSetting, resident_bytes: int, network: OwnNetwork | None = None
-    ) -> None:
+    def take_setting(self, shape: Shape, setting: StackSetting, resident_bytes: int, code: UsersCode) -> None:
         """Take what lanes of a shape train with.
 
         Args:
             shape: The shape.
             setting: Its data and side-network structure.
             resident_bytes: Memory of a GPU that its features may take.
-            network: The side-network, if it is one of the study's own.
+            code: What lanes need of the study's file.
         """
-        if network is not None:
-            take_network(setting.spec.family, network)
+        take_losses(code.losses)
+        for family, network in code.networks.items():
+            take_network(family, network)
         data = resident_where_they_fit(setting.train_data, setting.val_data, self.device, resident_bytes)
         self._settings[shape] = replace(setting, train_data=data[0], val_data=data[1])
 

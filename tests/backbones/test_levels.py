@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from sweep.features.cache import compute_features
 from sweep.features.resident import ResidentStageData
 from sweep.machine.memory import available_bytes
 from sweep.records.results import load_results
+from sweep.report.compare import compare_runs
 from sweep.report.write import write_report
 from sweep.running.runner import run_study
 from sweep.study.finding import LoadedStudy
@@ -202,3 +204,30 @@ def test_a_study_on_a_network_of_the_users(images: Path, tmp_path: Path) -> None
     said: list[str] = []
     write_report(run, tmp_path / "report.html", cache_dir=tmp_path / "cache", say=said.append)
     assert "a file is executed only if you give it" in said[0]
+
+
+def test_the_users_file_is_taken_again_where_the_user_gives_it(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWEEP_CACHE_DIR", str(tmp_path / "cache"))
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import timm, torch\ndef build():\n    torch.manual_seed(0)\n"
+        "    return timm.create_model('test_resnet', pretrained=False)\n"
+    )
+    run, given = run_on(f"{file}:build", images, tmp_path, image_size=64), f"{file}:build"
+    said: list[str] = []
+    target = tmp_path / "report.html"
+    write_report(run, target, cache_dir=tmp_path / "cache", say=said.append, backbone_file=given)
+    assert said == []
+    handle = sweep.load_run(run, backbone=given)
+    n_val = load_results(run).summary["n_val_images"]
+    assert np.sum(handle.plot.confusion().data[0].customdata) == n_val
+    exported = handle.best.export(tmp_path / "shipped")
+    assert exported.trials == (handle.best.number,)
+    assert handle.best.load().backbone.fingerprint == load_results(run).config["backbone_fingerprint"]
+    shutil.copytree(run, tmp_path / "other")
+    for backbone, n_tests in ((None, 0), (given, 1)):
+        comparison = compare_runs([run, tmp_path / "other"], tmp_path / "cache", backbone_file=backbone)
+        assert len(comparison.tests) == n_tests
+        assert len(comparison.not_tested) == 2 * (1 - n_tests)

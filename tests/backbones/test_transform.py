@@ -84,16 +84,29 @@ def test_only_a_crop_is_recorded() -> None:
     assert transform_record(cropped) == {**transform_record(PLAIN), "crop_pct": 0.9}
     assert recorded_size(transform_record(PLAIN)) == {"image_size": 4, "resize": "squash"}
     assert recorded_size(transform_record(cropped)) == {"image_size": 4, "resize": "crop"}
+    assert recorded_size(transform_record(replace(PLAIN, crop_pct=1.0))) == {"image_size": 4, "resize": "centre"}
+
+
+def test_a_square_is_seen_whole_in_the_centre() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 30, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    assert torch.equal(replace(PLAIN, crop_pct=1.0)(image), PLAIN(image))
+    wide = Image.new("RGB", (90, 30))
+    wide.paste(image, (30, 0))
+    squashed = replace(PLAIN, image_size=30)  # as large as the image: nothing of its sides is blurred into the centre
+    assert torch.equal(replace(squashed, crop_pct=1.0)(wide), squashed(image))
+    assert not torch.equal(squashed(wide), squashed(image))
 
 
 @pytest.mark.parametrize(("name", "crop_pct"), [("tiny-untrained", 0.9), ("untrained:resnet10t", 0.875)])
 def test_a_backbone_crops_as_its_authors_do_where_it_is_asked_to(name: str, crop_pct: float, tmp_path: Path) -> None:
-    plain, squashed, cropped = (
+    plain, squashed, cropped, centred = (
         load_backbone(name, group_size=2, resize=how, image_size=64, cache_dir=tmp_path)
-        for how in (None, "squash", "crop")
+        for how in (None, "squash", "crop", "centre")
     )
     assert plain.transform == squashed.transform
     assert cropped.transform == replace(plain.transform, crop_pct=crop_pct)
+    assert centred.transform == replace(plain.transform, crop_pct=1.0)
     assert cropped.fingerprint == plain.fingerprint
 
 

@@ -20,9 +20,18 @@ from torch import nn
 from typer.testing import CliRunner
 
 from sweep.bench import accuracy, accuracy_results
-from sweep.bench.accuracy import measure_last
-from sweep.bench.accuracy_results import LAST, LORA, PROBE, AccuracyBenchmark, AccuracyRow, AccuracySizes
-from sweep.bench.lora import CONFIGS, RANK, choose_lora, new_lora, retrain_lora
+from sweep.bench.accuracy import measure_family
+from sweep.bench.accuracy_results import (
+    BEST,
+    FAMILIES,
+    LAST,
+    LORA,
+    PROBE,
+    AccuracyBenchmark,
+    AccuracyRow,
+    AccuracySizes,
+)
+from sweep.bench.lora import CONFIGS, choose_lora, new_lora, retrain_lora
 from sweep.bench.memory import PeakMemory
 from sweep.cli import app
 from sweep.data import DATA_SETS, DataSet, Split
@@ -41,6 +50,8 @@ class FewSizes(AccuracySizes):
     """What the command takes where nothing else is said, smaller."""
 
     n_configs: int = 2
+    n_family_configs: int = 3
+    family_epochs: int = 1
     lora_tasks: tuple[str, ...] = (NAME,)
 
 
@@ -90,9 +101,9 @@ def prepared(named: object, cache_dir: Path) -> Prepared:
 def test_last_and_the_probe_are_chosen_blind_to_test(named: Callable[[DataSet], None], few: DataSet) -> None:
     opened = Opened(few.train, 30)
     others = Split("test", opened.split.labels, opened.split.open, lambda: "others")
-    rows = measure_last(TASK, SIZES)
+    rows = measure_family(TASK, SIZES, LAST)
     named(replace(few, test=others))
-    again = measure_last(TASK, SIZES)
+    again = measure_family(TASK, SIZES, LAST)
     assert [row.method for row in rows] == [LAST, PROBE]
     for row, other in zip(rows, again, strict=True):
         assert (row.chosen, row.val_top1) == (other.chosen, other.val_top1)
@@ -133,9 +144,9 @@ def test_lora_trains_adapters_and_head_alone(prepared: Prepared, monkeypatch: py
     frozen = {name: tensor.clone() for name, tensor in prepared.backbone.network.state_dict().items()}  # type: ignore[attr-defined]
     choose_lora(prepared, CONFIGS[:1], lambda line: None)
     (trained,) = modules
-    of_adapters = N_BLOCKS * RANK * (WIDTH + 3 * WIDTH)
+    of_adapters = N_BLOCKS * CONFIGS[0].rank * (WIDTH + 3 * WIDTH)
     assert trained.n_trainable == of_adapters + (WIDTH + 1) * N_CLASSES + 2 * WIDTH
-    fresh = dict(new_lora(prepared, seed=0).named_parameters())
+    fresh = dict(new_lora(prepared, CONFIGS[0].rank, seed=0).named_parameters())
     names = {name.removeprefix("vit.").replace(".base_layer", ""): name for name in fresh}
     assert set(frozen) <= set(names), "every weight of the network is there"
     for name, own in names.items():
@@ -154,24 +165,24 @@ def test_lora_trains_adapters_and_head_alone(prepared: Prepared, monkeypatch: py
 
 
 def test_lora_starts_as_the_network_with_a_head(prepared: Prepared) -> None:
-    module = new_lora(prepared, seed=3)
+    module = new_lora(prepared, 8, seed=3)
     images = torch.randn(4, 3, SIZES.image_size, SIZES.image_size, generator=torch.Generator().manual_seed(0))
     tokens = prepared.backbone.network.forward_features(images)  # type: ignore[attr-defined]
     torch.testing.assert_close(module([images]), module.head(tokens[:, 1:].mean(1)))
 
 
-Measure = Callable[[Task, AccuracySizes], list[AccuracyRow]]
+Measure = Callable[[Task, AccuracySizes, str], list[AccuracyRow]]
 COMMAND = ("bench", "--suite", "accuracy", "--image-size", "28", "--epochs", "1", "--seeds", "2", "--json")
 
 
 def test_command_writes_as_it_goes_and_goes_on(named: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
-    def here(measure: Measure, task: Task, sizes: AccuracySizes) -> list[AccuracyRow]:
-        calls.append(measure.__name__)
+    def here(measure: Measure, task: Task, sizes: AccuracySizes, method: str) -> list[AccuracyRow]:
+        calls.append(method)
         if len(calls) == 2:
             raise SweepError("memory ended")
-        return measure(task, sizes)
+        return measure(task, sizes, method)
 
     monkeypatch.setattr(accuracy, "_in_own_process", here)
     monkeypatch.setattr(accuracy, "CONFIGS", CONFIGS[:1])
@@ -183,17 +194,23 @@ def test_command_writes_as_it_goes_and_goes_on(named: object, tmp_path: Path, mo
     assert [row["method"] for row in before["rows"]] == [LAST, PROBE]
     went_on = CliRunner().invoke(app, [*COMMAND, str(path)])
     assert went_on.exit_code == 0, went_on.output
-    assert calls == ["measure_last", "measure_lora", "measure_lora"]
+    assert calls == [LAST, FAMILIES[0], *FAMILIES, LORA]
     content = json.loads(path.read_text())
     assert content["rows"][:2] == before["rows"]
-    assert [set(row) for row in content["rows"]] == [{field.name for field in fields(AccuracyRow)}] * 3
-    assert set(content) == {"rows", "missing", "against", "study", "sizes", "machine", "versions"}
-    ours, _, lora = content["rows"]
+    assert [set(row) for row in content["rows"]] == [{field.name for field in fields(AccuracyRow)}] * (
+        3 + len(FAMILIES)
+    )
+    assert set(content) == {
+        *("rows", "missing", "against", "comparisons"),
+        *("study", "family_study", "sizes", "machine", "versions"),
+    }
+    ours, *_, lora = content["rows"]
     against = content["against"][LORA]
     assert against["points"] == pytest.approx(100 * (ours["test_top1"] - lora["test_top1"]))
     assert against["tune_seconds_ratio"] == pytest.approx(lora["tune_seconds"] / ours["tune_seconds"])
     assert f"{100 * lora['test_top1']:.1f} ±" in went_on.output
     assert "last compared with linear_probe, 1 tasks" in went_on.output
+    assert "best family compared with lora, 1 tasks" in went_on.output
     with_others = CliRunner().invoke(app, [*COMMAND[:-3], "--seeds", "1", "--json", str(path)])
     assert "measured with other sizes" in str(with_others.exception)
     path.write_text(json.dumps({**content, "study": {**content["study"], "stages": [1, 2]}}))
@@ -230,33 +247,54 @@ def test_comparison_is_over_tasks_that_have_both() -> None:
         row("a", "x", LORA, 0.8, 60.0),
         row("c", "y", LORA, 0.6, 60.0),
     ]
-    comparison = AccuracyBenchmark(rows, {}).against(LORA)
+    comparison = AccuracyBenchmark(rows, {}).against(LAST, LORA)
     assert comparison is not None
     assert comparison.tasks == ("a", "c")
     assert comparison.group_points == pytest.approx({"x": 10.0, "y": -10.0})
     assert comparison.points == pytest.approx(0.0)
     assert comparison.tune_seconds_ratio == pytest.approx(6.0)
-    assert AccuracyBenchmark(rows, {}).against(PROBE) is None
+    assert AccuracyBenchmark(rows, {}).against(LAST, PROBE) is None
 
 
-def die(task: Task, sizes: AccuracySizes) -> list[AccuracyRow]:
+def test_the_best_family_is_the_one_that_is_best_on_val() -> None:
+    def row(task: str, method: str, val: float, test: float) -> AccuracyRow:
+        return AccuracyRow(task, "x", method, 1, {}, val, 1, test, None, 0.01, 100, 10, 1.0, 1)
+
+    rows = [
+        *(row("a", LAST, 0.9, 0.5), row("a", "ladder", 0.8, 0.7), row("a", PROBE, 0.95, 0.4)),
+        *(row("b", LAST, 0.5, 0.5), row("b", "ladder", 0.8, 0.7), row("b", PROBE, 0.95, 0.4)),
+        *(row("c", LAST, 0.5, 0.5), row("c", PROBE, 0.95, 0.4)),
+    ]
+    benchmark = AccuracyBenchmark(rows, {})
+    best = benchmark.of_method(BEST)
+    assert {task: row.method for task, row in best.items()} == {"a": LAST, "b": "ladder"}, "c lacks a family"
+    assert best["a"].tune_seconds == 2.0, "to choose among two, both are tuned"
+    comparison = benchmark.against(BEST, PROBE)
+    assert comparison is not None
+    assert comparison.points == pytest.approx(20.0)
+    assert {(mine, other) for mine, other, _ in benchmark.comparisons()} == {
+        *((LAST, PROBE), ("ladder", PROBE), ("ladder", LAST), (BEST, PROBE), (BEST, LAST)),
+    }
+
+
+def die(task: Task, sizes: AccuracySizes, method: str) -> list[AccuracyRow]:
     os.kill(os.getpid(), signal.SIGKILL)
     return []
 
 
-def refuse(task: Task, sizes: AccuracySizes) -> list[AccuracyRow]:
+def refuse(task: Task, sizes: AccuracySizes, method: str) -> list[AccuracyRow]:
     raise SweepError(f"not in process {os.getpid()}")
 
 
 def test_a_process_that_is_killed_or_fails_is_an_error_of_ours() -> None:
     with pytest.raises(SweepError, match=f"measured {NAME} was killed"):
-        accuracy._in_own_process(die, TASK, SIZES)
+        accuracy._in_own_process(die, TASK, SIZES, LAST)
     with pytest.raises(SweepError, match="not in process") as refused:
-        accuracy._in_own_process(refuse, TASK, SIZES)
+        accuracy._in_own_process(refuse, TASK, SIZES, LAST)
     assert str(os.getpid()) not in str(refused.value)
 
 
-def say_who(task: Task, sizes: AccuracySizes) -> list[AccuracyRow]:
+def say_who(task: Task, sizes: AccuracySizes, method: str) -> list[AccuracyRow]:
     with TemporaryDirectory() as name:
         print(os.getpid(), name, flush=True)
         time.sleep(600)
@@ -266,7 +304,7 @@ def say_who(task: Task, sizes: AccuracySizes) -> list[AccuracyRow]:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes as Linux shows them")
 def test_the_process_ends_when_the_command_is_killed() -> None:
     here = Path(__file__)
-    code = f"import {here.stem} as t; t.accuracy._in_own_process(t.say_who, t.TASK, t.SIZES)"
+    code = f"import {here.stem} as t; t.accuracy._in_own_process(t.say_who, t.TASK, t.SIZES, t.LAST)"
     command = subprocess.Popen([sys.executable, "-c", code], cwd=here.parent, stdout=subprocess.PIPE, text=True)
     assert command.stdout is not None
     number, folder = command.stdout.readline().split()

@@ -17,7 +17,7 @@ from sweep.bench.measure import LARGEST_DIFFERENCE, Spread, weight_difference
 from sweep.bench.memory import peak_memory_bytes
 from sweep.bench.profile import profile_step
 from sweep.bench.report import write_plot
-from sweep.bench.rows import SweepRow, last_step_flops
+from sweep.bench.rows import SweepRow, last_step_flops, step_flops
 from sweep.bench.scaling import Point, memory_of_further_lanes
 from sweep.bench.workload import Shape, Sizes, Workload
 from sweep.cli import app
@@ -62,6 +62,18 @@ def test_useful_flops_are_those_of_the_direct_form() -> None:
     recomputed_scores = 3 * 2 * B * L * L * r  # by the kernel, in the backward pass: not useful
     counted = counter.get_total_flops() - recomputed_scores
     assert last_step_flops(workload) == pytest.approx(counted, rel=1e-6)
+
+
+def test_rows_of_a_ladder_train_the_same_weights_beside_last() -> None:
+    sizes = replace(SIZES, rank=8, group_size=2, side_network="ladder")
+    workload = Workload.of_backbone(sizes)
+    assert weight_difference(workload) <= LARGEST_DIFFERENCE
+    assert {"last", "sweep", "sequential"} <= set(rows_module.names_of_rows(workload))
+    row = SweepRow(workload.of_last, 2)
+    assert row.workload.spec.family == "last"
+    assert row.workload.spec.n_modules == sizes.group_size * (workload.shape.n_stages - 1)
+    assert step_flops(workload) < last_step_flops(row.workload)
+    assert profile_step(SweepRow(workload, 2)) == []
 
 
 def test_profile_is_of_the_whole_step() -> None:
@@ -110,7 +122,7 @@ def test_command_writes_the_stable_keys(tmp_path: Path, monkeypatch: pytest.Monk
     content = json.loads(path.read_text())
     keys = {"name", "configs_per_hour", "seconds_per_config", "peak_memory_bytes", "floor_share"}
     assert all(keys <= set(row) for row in content["rows"])
-    assert {row["name"] for row in content["rows"]} == set(rows_module.ROWS)
+    assert {row["name"] for row in content["rows"]} == set(rows_module.ROWS) - {"last"}
     assert {"sequential", "sequential_cached", "vmap_direct", "lora"} <= set(content["ratios"])
     assert content["ratios"]["sequential"] > 0
     assert content["machine"]

@@ -294,7 +294,9 @@ def test_files_that_are_no_images_by_name_are_counted_aloud(
     for name in ("a/photo.HEIC", "b/photo.heic", "b/notes", "b/.DS_Store"):
         (tmp_path / name).touch()
     assert load(tmp_path).left_aside == {".heic": 2, "": 1}
-    assert "no images by their extension: 1 without extension, 2 .heic; HEIC is read once the extra heic" in caplog.text
+    assert (
+        "not images by their extension: 1 without extension, 2 .heic; HEIC is read once the extra heic" in caplog.text
+    )
 
 
 def test_unknown_choice_for_bad_images(tmp_path: Path) -> None:

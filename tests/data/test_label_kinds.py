@@ -89,7 +89,7 @@ def test_a_given_task_decides(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "task", "message"),
     [
-        ({"cat": HAS[:, 0], "age": range(N)}, None, r"photos\.csv:4: age is '2', not 0 or 1\. A table without"),
+        ({"cat": HAS[:, 0], "age": range(N)}, None, r"photos\.csv:4: age is '2', not 0 or 1\. Without a column"),
         ({"target": ["1", "tall", *["2"] * 18]}, None, r"photos\.csv:3: target: 'tall' is not a finite number"),
         ({"target": ["1", "inf", *["2"] * 18]}, None, r"photos\.csv:3: target: 'inf' is not a finite number"),
         ({"target": [4] * N}, None, r"target has one value in all 13 train images of table"),
@@ -98,7 +98,7 @@ def test_a_given_task_decides(tmp_path: Path) -> None:
         (
             {"cat": HAS[:, 0], "dog": HAS[:, 1]},
             "classes",
-            r"photos\.csv:4 has 0 columns of 1; of classes, every",
+            r"photos\.csv:4 has 0 columns of 1; for classes, every",
         ),
         ({"cat": HAS[:, 0]}, "classes", r"photos\.csv has no column label"),
         ({"cat": HAS[:, 0], "dog": HAS[:, 1]}, "regression", r"photos\.csv has no column target"),

@@ -198,7 +198,7 @@ def test_a_study_of_objects_runs_goes_on_and_is_reported(
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(STUDY)
     with monkeypatch.context() as patched:
-        patched.setattr("sweep.running.runner.tuned_linear_probe", stop)
+        patched.setattr("sweep.running.ending.tuned_linear_probe", stop)
         code, said = call("run", "--study", "mine.py", "--device", "cpu", "--out", "out")
     assert (code, "Study.data (train FakeData, test FakeData)" in said) == (130, True), said
     code, said = call("resume", "out", "--study", "mine.py")

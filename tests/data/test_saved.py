@@ -87,7 +87,7 @@ def test_fingerprint_is_the_contents_and_labels(tmp_path: Path) -> None:
         ({"train": [0, 1], "test": [0], "extra": [0]}, r"has the splits train, test, extra"),
         ({"train": [0, 1], "val": [0], "validation": [0], "test": [0]}, r"has the splits train, val, validation, test"),
         ({"train": [0, 0], "test": [1]}, r"class 'dog' of .* is in test but not in train"),
-        ({"train": [0, 1, None], "test": [1]}, r"train, row 2: label is None; labels are 0 to 1, one a row"),
+        ({"train": [0, 1, None], "test": [1]}, r"train, row 2: label is None; labels are 0 to 1, one per row"),
         ({"train": [0, 1, 1], "test": [-1]}, r"test, row 0: label is -1; labels are 0 to 1"),
     ],
 )
@@ -201,7 +201,7 @@ def test_texts(tmp_path: Path) -> None:
         (
             FLOATS,
             [[0.5, 3], [1.5]] * 3,
-            r"row [0-9]+: label is \[1\.5\]; of several targets every row has a number each",
+            r"row [0-9]+: label is \[1\.5\]; every row needs one number per target",
         ),
         (datasets.Value("float32"), [0.5, float("nan")] * 3, r"label of .*pets has targets that are not finite"),
     ],
@@ -216,7 +216,7 @@ def test_another_kind_of_task_than_was_asked_for(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"label of .*pets makes a task of the kind classes, not multi-label; leave"):
         load_data(str(folder), seed=0, cache_dir=tmp_path, task="multi-label")
     targets = made(0, [0, 1] * 6, target=[*range(11), None])
-    with pytest.raises(UsageError, match=r"row 11: target is None; targets are finite numbers, one a row"):
+    with pytest.raises(UsageError, match=r"row 11: target is None; targets are finite numbers, one per row"):
         load_data(str(saved(targets, tmp_path / "ages")), seed=0, cache_dir=tmp_path, task="regression")
     parts = {
         "train": made(0, [0, 1]),

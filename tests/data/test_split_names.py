@@ -57,7 +57,7 @@ def test_folders_with_val(tmp_path: Path, val: str) -> None:
         (("train", "valid"), "has the folders train, valid but no test folder: add"),
         (("training", "validation"), "has the folders training, validation but no test folder"),
         (("val", "test"), "has the folders test, val but no train folder"),
-        (("train", "val", "validation", "test"), "two of which are the same split; keep one folder a split"),
+        (("train", "val", "validation", "test"), "two of which are the same split; keep one folder per split"),
         (("train", "extra"), "looks like splits, but beside train it has extra"),
         (("Train", "Test", "unlabelled"), "looks like splits, but beside Test, Train it has unlabelled"),
     ],

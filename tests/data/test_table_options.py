@@ -126,7 +126,9 @@ def test_text_of_arrows_view_type(tmp_path: Path) -> None:
 @pytest.mark.parametrize("spec", ["folder", "count", "objects"])
 def test_options_of_tables_are_refused_elsewhere(photos: Path, spec: str) -> None:
     data = {"folder": str(photos), "count": "count", "objects": {"all": []}}[spec]
-    with pytest.raises(UsageError, match=r"--label-column is for tables \(\.csv, \.tsv, \.parquet\), and .* is none"):
+    with pytest.raises(
+        UsageError, match=r"--label-column is for tables \(\.csv, \.tsv, \.parquet\), but .* is not; leave"
+    ):
         load_data(data, seed=0, cache_dir=photos, table=TableOptions(label_column="kind"))
 
 

@@ -121,7 +121,7 @@ CSV = "path,label\n" + "".join(f"{i}.png,{'ab'[i % 2]}\n" for i in range(6))
         ("path,label,Path\n0.png,a,b\n", r"has several columns path \(path, Path\)"),
         (
             "path,label,split\n0.png,a,eval\n",
-            r"photos\.csv:2: split 'eval' is none; give train or training",
+            r"photos\.csv:2: 'eval' is not a split; give train or training",
         ),
         ("path,label,split\n0.png,a,train\n1.png,b,train\n", r"photos\.csv has no test images"),
         ("path,label,split\n0.png,a,train\n1.png,b,test\n", r"class 'b' of .* is in test but not in train"),

@@ -72,7 +72,7 @@ def test_fingerprint_is_of_texts_and_labels(tmp_path: Path) -> None:
         ("text,label\n ,b\n", r"texts\.csv:2: the text is empty; drop the row"),
         ("text,label\na,\n", r"texts\.csv:2: the label is empty"),
         ("text,label,text\na,b,c\n", r"texts\.csv has several columns text"),
-        ("text,label\n", r"texts\.csv has no rows; .* a row an image or a text"),
+        ("text,label\n", r"texts\.csv has no rows; .* one row per image or text"),
         (
             "text,label\na,x\nb,x\nc,y\n",
             r"class 'x' .*has 2 texts; 3 are needed to be in train, val and test\. Add texts",
@@ -80,7 +80,7 @@ def test_fingerprint_is_of_texts_and_labels(tmp_path: Path) -> None:
         ("text,label,split\na,x,train\nb,y,train\n", r"texts\.csv has no test texts"),
         ("text,target\na,1\nb,1\nc,1\n", r"target has one value in all 1 train texts of .*Add texts, or leave"),
         ("text,label\na,x|y\nb,\nc,\n", r"no (train|val|test) text of .* has a label"),
-        ("text,label,split\na,b,eval\n", r"texts\.csv:2: split 'eval' is none; give train"),
+        ("text,label,split\na,b,eval\n", r"texts\.csv:2: 'eval' is not a split; give train"),
     ],
 )
 def test_wrong_tables(tmp_path: Path, content: str, message: str) -> None:

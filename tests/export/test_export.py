@@ -201,7 +201,7 @@ def test_ensemble_is_the_mean_of_probabilities_after_one_backbone_forward(
     forward.remove()
     assert len(passes) == 1
     card = (tmp_path / "three" / "README.md").read_text()
-    assert "The ensemble as a whole was not evaluated" in card
+    assert "`sweep evaluate` measures the ensemble as a whole" in card
     assert f"trial {winner}, " in card
 
 

@@ -52,7 +52,7 @@ def model(finished_run: Path, tmp_path: Path) -> Path:
 def test_what_is_pushed(finished_run: Path, model: Path) -> None:
     results, hub = load_results(finished_run), FakeHub()
     card = (model / CARD_FILE).read_text()
-    address = push_model(model, "coins", card_metadata(results, is_winner=True), api=hub)
+    address = push_model(model, "coins", card_metadata(results, was_measured=True), api=hub)
     assert (address, hub.made) == ("https://hub/me/coins", [("coins", True)])
     assert set(hub.files) == {path.name for path in model.iterdir()}
     pushed = RepoCard(hub.files[CARD_FILE].decode(), ignore_metadata_errors=False)
@@ -66,7 +66,7 @@ def test_what_is_pushed(finished_run: Path, model: Path) -> None:
 
 
 def test_a_trial_that_was_not_tested_claims_nothing(finished_run: Path) -> None:
-    assert "model-index" not in card_metadata(load_results(finished_run), is_winner=False)
+    assert "model-index" not in card_metadata(load_results(finished_run), was_measured=False)
 
 
 def test_a_hub_that_refuses(model: Path) -> None:

@@ -1,17 +1,21 @@
 """A run that is killed, again and again, ends with the same tables as one that nobody touched."""
 
 import random
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.study import get_all_study_names
 from victim import FAILED_HONESTLY, INTERRUPTED, STUDIES, Fault, Victim, assert_same, random_fault
 
 from sweep import UsageError
+from sweep.records.folder import RunFolder
 from sweep.records.reporter import Reporter
 from sweep.running.resume import resume_run
+from sweep.search.optuna_storage import open_storage
 from sweep.study.finding import LoadedStudy
 
 N_WRITES = {
@@ -193,3 +197,24 @@ def test_wall_clock_decides_nothing(
     assert run.go_on(Fault(at_write=300, clock_jumps=True)) == -signal.SIGKILL
     assert run.go_on(Fault(clock_jumps=True)) == 0, run.messages
     assert_same(run.result(), untouched("rungs and refill"))
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_killed_run_goes_on_in_a_folder_of_another_name(
+    tmp_path: Path, drawn_images: Path, untouched: Callable[[str], dict[str, Any]], copied: bool
+) -> None:
+    name = "rungs and refill"
+    run = Victim(tmp_path / "victim", drawn_images, name)
+    assert run.go_on(Fault(at_write=300, snapshots_often=True)) == -signal.SIGKILL
+    begun, run.out = run.out, run.out.with_name("another")
+    if copied:
+        shutil.copytree(begun, run.out, symlinks=True)
+    else:
+        begun.rename(run.out)
+    assert run.go_on(Fault(at_write=60, snapshots_often=True)) == -signal.SIGKILL
+    run.finish()
+    for out in (run.out, begun) if copied else (run.out,):
+        run.out = out
+        run.finish()  # what was copied goes on by itself
+        assert_same(run.result(), untouched(name))
+        assert get_all_study_names(open_storage(None, RunFolder(out))) == ["run"]

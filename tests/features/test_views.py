@@ -56,6 +56,24 @@ def test_a_view_depends_on_seed_image_and_number_alone() -> None:
     assert all(pixels(other_seed.view(split, i, v)) != view for (i, v), view in views.items())
 
 
+def test_affine_moves_an_image_a_little_and_brings_no_empty_corners_into_view() -> None:
+    image = Image.new("RGB", (40, 30), (200, 90, 40))
+    image.paste((20, 30, 240), (18, 13, 22, 17))
+    ours = augmentation("affine")
+    centres = []
+    for number in range(20):
+        view = np.asarray(ours.view(split_of(lambda index: image), 0, number)).astype(int)
+        assert view.shape == (30, 40, 3)
+        border = np.concatenate([view[0], view[-1], view[:, 0], view[:, -1]])
+        assert np.abs(border - (200, 90, 40)).max() <= 1
+        rows, columns = np.nonzero(view[..., 2] > 140)
+        centres.append((rows.mean(), columns.mean()))
+    spread = np.ptp(centres, axis=0)
+    assert (spread > 1).all(), "nothing moves"
+    assert (np.abs(np.mean(centres, 0) - (14.5, 19.5)) < 1.5).all()
+    assert (spread < (7, 9)).all(), "7% to either side, and what turning and scaling add"
+
+
 SCRIPT = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -203,14 +221,20 @@ def test_declarations_in_words() -> None:
 @pytest.mark.parametrize(
     ("declared", "message"),
     [
-        ({"augment": "flop"}, "no augmentation 'flop': give flip, crop, colour, or several of them such as flip-crop"),
+        (
+            {"augment": "flop"},
+            "no augmentation 'flop': give flip, crop, colour, affine, or several of them such as",
+        ),
         ({"augment": "flip-flip"}, "no augmentation 'flip-flip'"),
         ({"augment": ""}, "no augmentation ''"),
         ({"augment": 3}, "augment must be a recipe's name or a function of an image, not 3"),
         ({"augment": "flip", "views": 0}, r"views must be a whole number of at least 1, not 0 \(--views"),
         ({"augment": "flip", "views": True}, "not True"),
-        ({"views": 2}, "views is 2 and nothing augments, so all would be the same; give --augment flip-crop"),
-        ({"augment": "flip", "views": 2, "cache": "off"}, "views is 2 and cache is off.* leave --views out"),
+        (
+            {"views": 2},
+            "views is 2 but the study does not augment, so all views would be the same; give --augment flip-crop",
+        ),
+        ({"augment": "flip", "views": 2, "cache": "off"}, "views is 2 but cache is off.* leave --views out"),
         ({"cache": "of"}, r"cache must be 'on' or 'off', not 'of' \(--cache"),
     ],
 )
@@ -245,7 +269,7 @@ def tensor(image: Image.Image) -> Image.Image:
     [
         (unrepeatable, r"the study's augment changes image 0 of split 'train' \(0\.png\) in another way every time"),
         (failing, rf"augment failed on image 0 .*: KeyError: 'size' \({__file__}, line \d+: raise KeyError"),
-        (tensor, "the study's augment must give a Pillow image, not Tensor"),
+        (tensor, "the study's augment must return a Pillow image, not Tensor"),
     ],
 )
 def test_functions_that_are_refused(function: Callable[[Image.Image], Image.Image], message: str) -> None:

@@ -13,7 +13,7 @@ from sweep.errors import UsageError
 from sweep.export.write import export_run
 from sweep.running.resume import resume_run
 from sweep.side_networks import own_networks
-from sweep.side_networks.given import take_own_network
+from sweep.side_networks.given import take_own_code
 from sweep.study.finding import load_study
 from sweep.study.lane_config import LaneConfig
 from sweep.terminal.console import stderr
@@ -93,7 +93,7 @@ def test_a_model_is_exported_and_loaded_if_the_study_file_is_given(
     run, file = own_run
     with pytest.raises(UsageError, match="the side-network TwoLayers is of a study file whose SHA-256 begins with"):
         export_run(run, tmp_path / "shipped", cache_dir=drawn_images.parent / "cache")
-    take_own_network(file)
+    take_own_code(file)
     export_run(run, tmp_path / "shipped", cache_dir=drawn_images.parent / "cache")
     own_networks._given.clear()
     with pytest.raises(UsageError, match=r"sweep.load_model\(…, study=FILE\)"):
@@ -103,7 +103,7 @@ def test_a_model_is_exported_and_loaded_if_the_study_file_is_given(
     changed = tmp_path / "mine.py"
     changed.write_text(file.read_text() + "\n# changed\n")
     own_networks._given.clear()
-    with pytest.raises(UsageError, match="with the file as it was"):
+    with pytest.raises(UsageError, match="with the unchanged file"):
         sweep.load_model(tmp_path / "shipped", study=changed)
 
 
@@ -149,8 +149,8 @@ def test_a_side_network_that_fails_is_named_with_its_line(drawn_images: Path, tm
 
 
 def test_a_file_without_one_is_refused() -> None:
-    with pytest.raises(UsageError, match="has no side-network of its own, its side_network is 'last'"):
-        take_own_network("lr_rank")
+    with pytest.raises(UsageError, match="has no side-network and no loss of its own: its side_network is 'last'"):
+        take_own_code("lr_rank")
 
 
 def test_extra_values_make_configurations_differ_and_are_checked() -> None:

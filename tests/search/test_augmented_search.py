@@ -21,7 +21,7 @@ from sweep.export.write import export_run
 from sweep.records.folder import RunFolder
 from sweep.running.preparation import prepare
 from sweep.running.resume import resume_run
-from sweep.running.retrain import retrain
+from sweep.running.retrain import Choice, retrain
 from sweep.study.finding import LoadedStudy
 from sweep.verify.verify import verify_trial
 
@@ -80,7 +80,8 @@ def test_the_winner_is_retrained_on_views_of_train_and_val(
         ours = replace(study, **declared)
         search(ours, out=tmp_path / name)
         prepared = prepare(ours, n_parallel=2, device=CPU, cache_dir=tmp_path / "cache")
-        retrained = retrain(RunFolder(tmp_path / name), prepared, tmp_path / "cache")
+        folder = RunFolder(tmp_path / name)
+        retrained = retrain(folder, prepared, tmp_path / "cache", Choice.recorded(folder, prepared.study))
         assert retrained.n_train_images == prepared.data.train.n_images + prepared.data.val.n_images
         weights[name] = load_file(tmp_path / name / "retrained.safetensors")
     assert all(torch.equal(weights["live"][name], tensor) for name, tensor in weights["cached"].items())
@@ -224,9 +225,15 @@ def test_a_run_says_what_it_learns_from(cli: Cli) -> None:
     ("options", "message"),
     [
         ("--augment flip --views 0", "views must be a whole number of at least 1, not 0 (--views, or the study file)"),
-        ("--augment flips", "no augmentation 'flips': give flip, crop, colour, or several of them such as flip-crop"),
-        ("--views 2", "views is 2 and nothing augments, so all would be the same; give --augment flip-crop"),
-        ("--augment flip --views 2 --cache off", "every epoch has views of its own; leave --views out"),
+        (
+            "--augment flips",
+            "no augmentation 'flips': give flip, crop, colour, affine, or several of them such as",
+        ),
+        (
+            "--views 2",
+            "views is 2 but the study does not augment, so all views would be the same; give --augment flip-crop",
+        ),
+        ("--augment flip --views 2 --cache off", "every epoch makes new views; leave --views out"),
         ("--cache maybe", "cache must be 'on' or 'off', not 'maybe'"),
     ],
 )

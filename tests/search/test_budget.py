@@ -149,3 +149,18 @@ def test_a_metric_that_breaks_fails_its_own_trial(small_study: Study, search: Se
     assert trials["state"].to_dict() == {**dict.fromkeys([0, 2, 3, 4], "COMPLETE"), 1: "FAIL"}
     assert "epoch 1: the study's metric fragile failed: ZeroDivisionError" in trials.loc[1, "failure"]
     assert "test_budget.py, line" in trials.loc[1, "failure"]
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [(None, "returned nothing; it must return a number"), (math.nan, "gave nan"), (math.inf, "gave inf")],
+)
+def test_a_metric_that_never_gives_a_number_is_named(
+    small_study: Study, search: Search, value: Any, reason: str
+) -> None:
+    study = replace(small_study, trials=2, epochs=1, metrics={"own": lambda logits, labels: value})
+    with pytest.raises(
+        SweepError,
+        match=rf"no trial is complete: the study's metric own {reason} \(2 of 2 trials\)\. Mend the metric in small",
+    ):
+        search(study, n_parallel=2)

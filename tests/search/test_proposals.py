@@ -123,12 +123,12 @@ def test_enqueued_trials_come_after_the_baseline(small_study: Study, search: Sea
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lr,rank\n5.0,2\n", r"enqueued trial 1 has lr = 5\.0, and suggest asks for a number from"),
+        ("lr,rank\n5.0,2\n", r"enqueued trial 1 has lr = 5\.0, but suggest asks for a number from"),
         ("lr,colour\n0.01,3\n", "enqueued trial 1 names 'colour'"),
         ("lr,rank\n", "has no rows"),
         ("", "has no rows"),
-        ("lr\n0.1,7\n", "has a row of more cells than the first line has names"),
-        ("lr\nfast\n", "enqueued trial 1: lr = 'fast' is no number; suggest asks for a number from 0.001 to 0.1"),
+        ("lr\n0.1,7\n", "has a row with more cells than the first line has names"),
+        ("lr\nfast\n", "enqueued trial 1: lr = 'fast' is not a number; suggest asks for a number from 0.001 to 0.1"),
     ],
 )
 def test_wrong_enqueued_trials_are_named(

@@ -202,7 +202,7 @@ def test_what_cannot_be_asked_for(
         "trial 0 is the baseline",
         "--set lr is not of the form NAME=VALUE",
         "--set lr=7: lr = 7 lies outside its range; suggest asks for a number from 0.001 to 0.1",
-        "--set lr=fast: lr = 'fast' is no number; suggest asks for a number from 0.001 to 0.1",
+        "--set lr=fast: lr = 'fast' is not a number; suggest asks for a number from 0.001 to 0.1",
         "--set rank=3: rank = '3' is none of the choices; suggest asks for one of 1, 2, 4",
         "--set width=3: the study has no parameter width; it has lr, rank, loss",
         "the clone would be trial 1 again",

@@ -333,7 +333,7 @@ def test_unusable_requests_name_value_and_remedy(small_study: Study, search: Sea
     for wrong, message in (
         ({**BASELINE, "colour": 1}, "baseline names 'colour'"),
         ({"lr": 1e-2, "rank": 2}, "baseline lacks loss"),
-        ({**BASELINE, "lr": 5.0}, r"baseline has lr = 5\.0, and suggest asks for a number from 0\.001 to 0\.1"),
+        ({**BASELINE, "lr": 5.0}, r"baseline has lr = 5\.0, but suggest asks for a number from 0\.001 to 0\.1"),
     ):
         with pytest.raises(UsageError, match=message):
             search(replace(small_study, baseline=wrong), out=tmp_path / "c")

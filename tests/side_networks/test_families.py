@@ -265,17 +265,17 @@ def test_damaged_entries_are_refused(name: str, value: object) -> None:
     ("change", "texts", "message"),
     [
         ({"family": "probe", "read_out": "tokens"}, False, "--read-out tokens is for ladder and convolution"),
-        ({"family": "last", "attention": True}, False, "attention = True is for ladder, and the side-network is last"),
+        ({"family": "last", "attention": True}, False, "attention = True is for ladder, but the side-network is last"),
         ({"family": "mixer", "mlp": False}, False, "mlp = False is for ladder and convolution"),
         ({"family": "ladder", "modules_per_block": 2}, False, "modules_per_block = 2 is for last"),
-        ({"family": "mixer", "widths": WIDTHS}, False, "mixer needs stages of one width, and those of b are 12-20"),
-        ({"family": "mixer", "causal": True}, True, "mixer lets every token see those after it, and b is a decoder"),
-        ({"family": "convolution"}, True, "convolution needs the grid of an image's patches, and b reads texts"),
-        ({"family": "convolution", "n_tokens": 11}, False, "of b 10 patch tokens make no square grid"),
+        ({"family": "mixer", "widths": WIDTHS}, False, "mixer needs stages of one width, but those of b are 12-20"),
+        ({"family": "mixer", "causal": True}, True, "mixer mixes every token with later ones, but b is a decoder"),
+        ({"family": "convolution"}, True, "convolution needs the grid of an image's patches, but b reads texts"),
+        ({"family": "convolution", "n_tokens": 11}, False, "10 patch tokens do not make a square grid in b"),
         (
             {"family": "mixer", "precision": "bf16"},
             False,
-            "bf16 is for last, ladder, convolution, and",
+            "bf16 is for last, ladder, convolution, but",
         ),
     ],
 )

@@ -22,7 +22,7 @@ def assert_refused(name: str, value: object) -> None:
 
 
 def test_every_field_is_a_number_a_choice_the_rank_of_the_shape_or_extra() -> None:
-    assert {*NUMBERS, *CHOICES, *SHAPE_FIELDS, "rank", "clip_norm", "extra"} == {
+    assert {*NUMBERS, *CHOICES, *SHAPE_FIELDS, "rank", "clip_norm", "class_weights", "extra"} == {
         field.name for field in fields(LaneConfig)
     }
 

@@ -57,8 +57,8 @@ def test_numbers_are_read_by_their_range() -> None:
     assert value_of("x", "3.0", IntDistribution(0, 9)) == 3
     assert value_of("x", str(2**62 + 1), IntDistribution(0, 2**63 - 1)) == 2**62 + 1
     for text, distribution, message in (
-        ("3.5", IntDistribution(0, 9), "x = '3.5' is no number; suggest asks for a whole number from 0 to 9"),
-        ("", FloatDistribution(0, 1), "x = '' is no number; suggest asks for a number from 0.0 to 1.0"),
+        ("3.5", IntDistribution(0, 9), "x = '3.5' is not a number; suggest asks for a whole number from 0 to 9"),
+        ("", FloatDistribution(0, 1), "x = '' is not a number; suggest asks for a number from 0.0 to 1.0"),
         ("c", CategoricalDistribution(["a", 1]), "x = 'c' is none of the choices; suggest asks for one of a, 1"),
     ):
         with pytest.raises(UsageError, match=message):

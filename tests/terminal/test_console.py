@@ -1,9 +1,12 @@
 """Output in any encoding: nothing that sweep prints ends a run."""
 
 import io
+import sys
+from pathlib import Path
 
 import pytest
 
+import sweep.cli
 from sweep.terminal.console import REPLACING, SafeConsole
 
 
@@ -24,3 +27,16 @@ def test_what_an_encoding_lacks_is_written_in_another_way(encoding: str, shown: 
 
 def test_names_in_no_encoding() -> None:
     assert "a\udcff".encode("utf-8", REPLACING) == b"a\\udcff"
+
+
+@pytest.mark.parametrize("options", [(), ("--format", "csv")])
+def test_results_are_printed_in_ascii(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii", write_through=True))
+    monkeypatch.setattr(sys, "argv", ["sweep", "results", str(finished_run), *options])
+    with pytest.raises(SystemExit) as ended:
+        sweep.cli.main()
+    assert not ended.value.code
+    assert ("+/-" in raw.getvalue().decode("ascii")) == (not options)

@@ -109,27 +109,55 @@ def wandb_records(content: bytes) -> Iterator[bytes]:
             record = b""
 
 
-def test_wandb_offline(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
+def wandb_curve(file: Path) -> tuple[dict[int, float], dict[str, str]]:
+    """The curve of top-1 and the configuration that an offline file has."""
     from wandb.proto import wandb_internal_pb2
 
+    curve, config = {}, {}
+    for data in wandb_records(file.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.HasField("history"):
+            values = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
+            curve[int(values["_step"])] = float(values["val_top1"])
+        if record.HasField("run"):
+            config |= {item.key: item.value_json for item in record.run.config.update}
+    return curve, config
+
+
+@pytest.mark.parametrize("most_open", [32, 0])
+def test_wandb_offline(most_open: int, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While trials train, or, where too many do, when they end."""
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setattr("sweep.tracking.wandb_tracker.MOST_OPEN", most_open)
     monkeypatch.setenv("WANDB_MODE", "offline")
     (tracker,) = trackers_named(["wandb"])
     results = replay(copy, tracker)
+    wandb.teardown()
     files = {path.stem.removeprefix("run-copy-"): path for path in copy.glob("wandb/offline-run-*/*.wandb")}
     assert set(files) == {*map(str, results.trials["trial"]), "summary"}
     for trial in results.trials["trial"]:
-        curve, config = {}, {}
-        for data in wandb_records(files[str(trial)].read_bytes()):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
-            if record.HasField("history"):
-                values = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
-                curve[int(values["_step"])] = float(values["val_top1"])
-            if record.HasField("run"):
-                config |= {item.key: item.value_json for item in record.run.config.update}
+        curve, config = wandb_curve(files[str(trial)])
         assert curve == pytest.approx(curve_of(results, trial))
         assert float(config["lr"]) == results.trials.set_index("trial").loc[trial, "params_lr"]
+
+
+def test_wandb_has_what_a_stopped_run_measured(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two trials train at a time, and neither ends."""
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    (tracker,) = trackers_named(["wandb"])
+    tracker.run_opened(RunFolder(copy), None)
+    for epoch in (1, 2):
+        for number in (0, 1):
+            trial = TrialRecord(number, {"lr": 0.1}, [0], 7)
+            trial.epochs, trial.metrics = epoch, {"val_top1": 0.25 * epoch + 0.01 * number}
+            tracker.trial_measured(trial)
+    tracker.close()
+    wandb.teardown()  # which happens when a process ends: files are written by another one
+    for number in (0, 1):
+        (file,) = copy.glob(f"wandb/offline-run-*/run-copy-{number}.wandb")
+        assert wandb_curve(file)[0] == pytest.approx({1: 0.25 + 0.01 * number, 2: 0.5 + 0.01 * number})
 
 
 class Broken(Tracker):

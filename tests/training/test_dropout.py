@@ -106,5 +106,5 @@ def test_a_side_network_without_our_head_is_refused() -> None:
     data = StageData(torch.stack(STAGES, 1).numpy(), torch.zeros(N_IMAGES, dtype=torch.long), 4)
     lengths = {"n_epochs": 1, "batch_size": 3, "seed": 0}
     train([Plain()], [LaneConfig(lr=1e-3)], data, data, **lengths)
-    with pytest.raises(UsageError, match="dropout is given, and Plain has nothing to drop from"):
+    with pytest.raises(UsageError, match="dropout is given, but Plain cannot apply it"):
         train([Plain()], [LaneConfig(lr=1e-3, dropout=0.1)], data, data, **lengths)

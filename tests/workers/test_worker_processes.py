@@ -30,7 +30,15 @@ from sweep import Halving, LaneConfig, Study
 
 
 def suggest(trial):
-    return LaneConfig(lr=trial.suggest_float("lr", 1e-3, 1e-1, log=True), rank=trial.suggest_int("rank", 1, 4))
+    return LaneConfig(
+        lr=trial.suggest_float("lr", 1e-3, 1e-1, log=True),
+        rank=trial.suggest_int("rank", 1, 4),
+        loss=trial.suggest_categorical("loss", ["cross_entropy", "scaled"]),
+    )
+
+
+def scaled(outputs, labels):
+    return scale * torch.nn.functional.cross_entropy(outputs, labels, reduction="none")
 
 
 class Pooled(torch.nn.Module):
@@ -48,7 +56,8 @@ def spread(logits, labels):
 
 study = Study(
     suggest=suggest,
-    baseline={"lr": 1e-2, "rank": 2},
+    baseline={"lr": 1e-2, "rank": 2, "loss": "scaled"},
+    losses={"scaled": scaled},
     backbone="tiny-untrained",
     group_size=2,
     batch_size=16,

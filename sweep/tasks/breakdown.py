@@ -1,0 +1,104 @@
+"""Details of a model's score: confusions between classes, calibration, and scores by label and target."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sweep.tasks.metrics import N_CALIBRATION_BINS, THRESHOLD, average_precision
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """The images whose predicted class has a probability in one interval.
+
+    Attributes:
+        low: Lower end of the interval, excluded.
+        high: Upper end of the interval, included.
+        n: Number of images.
+        confidence: Mean probability of the predicted class.
+        accuracy: Share of correct predictions.
+    """
+
+    low: float
+    high: float
+    n: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """How well one class or label is found.
+
+    Attributes:
+        name: Name of the class or label.
+        n: Number of images that have it.
+        n_predicted: Number of images for which the model predicts it.
+        precision: Share of the predicted images that have it; NaN if there are none.
+        recall: Share of the images with it for which the model predicts it; NaN if there are none.
+        average_precision: Average precision of a label; NaN for classes, and if no image has the label.
+    """
+
+    name: str
+    n: int
+    n_predicted: int
+    precision: float
+    recall: float
+    average_precision: float = float("nan")
+
+
+def confusion_counts(predicted: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+    """Count images by true class (row) and predicted class (column): both `(n,)` to `(C, C)`."""
+    return torch.bincount(labels * n_classes + predicted, minlength=n_classes**2).reshape(n_classes, n_classes)
+
+
+def calibration_bins(probabilities: Tensor, labels: Tensor) -> list[CalibrationBin]:
+    """Divide images into the bins of the expected calibration error, by the probability of their predicted class.
+
+    Args:
+        probabilities: Probabilities of the classes, `(n, C)`.
+        labels: Class indices, `(n,)`.
+
+    Returns:
+        The bins that have images, in order.
+    """
+    confidence, predicted = probabilities.double().max(-1)
+    correct = (predicted == labels).double()
+    numbers = (confidence * N_CALIBRATION_BINS).ceil().long().clamp(1, N_CALIBRATION_BINS) - 1
+    return [
+        CalibrationBin(
+            low=number / N_CALIBRATION_BINS,
+            high=(number + 1) / N_CALIBRATION_BINS,
+            n=int(inside.sum()),
+            confidence=confidence[inside].mean().item(),
+            accuracy=correct[inside].mean().item(),
+        )
+        for number in numbers.unique().tolist()
+        for inside in [numbers == number]
+    ]
+
+
+def class_scores(confusion: Tensor, names: tuple[str, ...]) -> list[LabelScore]:
+    """Precision and recall of every class, from `confusion_counts`."""
+    right, n, n_predicted = confusion.diagonal().tolist(), confusion.sum(1).tolist(), confusion.sum(0).tolist()
+    return [
+        LabelScore(name, n[i], n_predicted[i], _share(right[i], n_predicted[i]), _share(right[i], n[i]))
+        for i, name in enumerate(names)
+    ]
+
+
+def label_scores(probabilities: Tensor, labels: Tensor, names: tuple[str, ...]) -> list[LabelScore]:
+    """Scores of every label, at a probability of 0.5: probabilities and labels (0 or 1) are `(n, C)`."""
+    owned, given = labels.bool(), probabilities >= THRESHOLD
+    precisions = average_precision(probabilities[None], owned)[0].tolist()
+    n, n_predicted, n_both = (flags.sum(0).tolist() for flags in (owned, given, owned & given))
+    counts = zip(names, n, n_predicted, n_both, precisions, strict=True)
+    return [
+        LabelScore(name, has, said, _share(both, said), _share(both, has), precision)
+        for name, has, said, both, precision in counts
+    ]
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")

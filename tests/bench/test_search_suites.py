@@ -1,0 +1,99 @@
+"""The suites `proposals` and `shapes`: what their arms share, what they differ in, and what is written."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sweep.bench import proposals, shapes
+from sweep.bench.proposals import LEARNING, RANDOM, ProposalSizes, SearchOutcome, advantages
+from sweep.cli import app
+from sweep.study.finding import LoadedStudy, load_study
+
+
+@dataclass(frozen=True)
+class FewProposals(ProposalSizes):
+    data: tuple[str, ...] = ("digits",)
+    image_size: int | None = 28
+    n_parallel: int = 4
+    epochs: int = 4
+    n_seeds: int = 1
+
+
+@pytest.fixture
+def few_trials(monkeypatch: pytest.MonkeyPatch, cache_dir: Path) -> None:
+    """The studies that both suites run, with few trials."""
+
+    def shorter(name: str) -> LoadedStudy:
+        loaded = load_study(name)
+        return replace(loaded, study=replace(loaded.study, trials=8))
+
+    monkeypatch.setenv("SWEEP_CACHE_DIR", str(cache_dir))
+    monkeypatch.setattr(proposals, "load_study", shorter)
+    monkeypatch.setattr(shapes, "load_study", shorter)
+
+
+def test_both_arms_of_proposals_train_as_many_lane_epochs(
+    few_trials: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(proposals, "ProposalSizes", FewProposals)
+    path = tmp_path / "proposals.json"
+    result = CliRunner().invoke(app, ["bench", "--suite", "proposals", "--json", str(path)])
+    assert result.exit_code == 0, result.output
+    content = json.loads(path.read_text())
+    searches = content["searches"]
+    assert [s["arm"] for s in searches] == [LEARNING, RANDOM]
+    learning, at_random = searches
+    assert learning["n_trials"] == 8
+    assert learning["lane_epochs"] < 8 * FewProposals.epochs, "rungs stopped some"
+    assert abs(learning["lane_epochs"] - at_random["lane_epochs"]) <= FewProposals.epochs / 2
+    assert at_random["lane_epochs"] == FewProposals.epochs * at_random["n_trials"], "none is stopped early"
+    (gain,) = content["advantages"]
+    assert gain["test"] == pytest.approx(learning["test"] - at_random["test"])
+    assert f"{gain['test']:+.3f} ±" in result.output
+
+
+def test_advantage_is_over_pairs_of_equal_seeds() -> None:
+    def outcome(data: str, arm: str, seed: int, val: float, test: float) -> SearchOutcome:
+        return SearchOutcome(data, arm, seed, val, test, 1, 1)
+
+    found = advantages(
+        [
+            *(outcome("a", LEARNING, 0, 0.9, 0.8), outcome("a", RANDOM, 0, 0.8, 0.8)),
+            *(outcome("a", LEARNING, 1, 0.7, 0.6), outcome("a", RANDOM, 1, 0.4, 0.7)),
+        ]
+    )
+    (gain,) = found
+    assert (gain.val, gain.val_error) == pytest.approx((0.2, 0.1))
+    assert (gain.test, gain.test_error) == pytest.approx((-0.05, 0.05))
+
+
+@dataclass(frozen=True)
+class FewShapes(shapes.ShapeSizes):
+    image_size: int = 28
+    n_parallel: int = 4
+    epochs: int = 3
+    trials: int = 8
+    n_seeds: int = 1
+
+
+@pytest.mark.slow
+def test_shapes_compares_filled_stacks_with_stacks_as_they_fall(
+    few_trials: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(shapes, "ShapeSizes", FewShapes)
+    path = tmp_path / "shapes.json"
+    result = CliRunner().invoke(app, ["bench", "--suite", "shapes", "--json", str(path)])
+    assert result.exit_code == 0, result.output
+    content = json.loads(path.read_text())
+    assert [run["filled"] for run in content["runs"]] == [True, False]
+    for run in content["runs"]:
+        numbers, best = zip(*run["best"], strict=True)
+        assert numbers[-1] == FewShapes.trials, "the curve ends with the last trial"
+        assert list(best) == sorted(best)
+    filled, plain = (run["configs_per_hour"] for run in content["runs"])
+    assert content["filling_speedup"]["median"] == pytest.approx(filled / plain)
+    assert content["buckets"][-1] == max(shapes.RANKS)
+    assert "best on val" in result.output
