@@ -65,6 +65,7 @@ study = Study(
     baseline={"side_network": "ladder", "mlp": True, "stages": "early", **LADDER},
     image_size=56,
     stages=(2, 4, 6, 8),
+    rank_buckets=(16,),  # there are many shapes: both widths share a stack
     epochs=30,
     trials=96,
     halving=Halving(eta=3, first_rung=6),
