@@ -47,6 +47,7 @@ def run(
     enqueue: str | Path | Sequence[Mapping[str, Any]] = (),
     storage: str | None = None,
     device: str | None = None,
+    workers: int = 0,
     on_bad_image: "OnBadImage" = "error",
     reporter: Reporter | None = None,
     **declared: Any,
@@ -63,6 +64,8 @@ def run(
         enqueue: Configurations to try first: one mapping of parameters each, or a CSV file of them.
         storage: The URL of an Optuna storage; a journal file in the run folder if not given.
         device: PyTorch's name of the device. If not given, the GPU if there is one, else the CPU.
+        workers: Processes of this machine that the trials train on, one after the other on its GPUs, or each with its
+            share of the cores; 0 to train in this process. The tables are the same.
         on_bad_image: What to do with an image that cannot be read: `"error"` stops, `"skip"` leaves it out.
         reporter: Receives the progress. If not given, the progress is shown on standard error.
         **declared: Values that replace what the study declares, such as `data="./photos"`, `trials=64` or `epochs=20`;
@@ -81,6 +84,7 @@ def run(
         enqueue=enqueue,
         storage=storage,
         device=device,
+        workers=workers,
         on_bad_image=on_bad_image,
         **declared,
     )
@@ -146,6 +150,7 @@ def _settled(
     enqueue: str | Path | Sequence[Mapping[str, Any]] = (),
     storage: str | None = None,
     device: str | None = None,
+    workers: int = 0,
     on_bad_image: "OnBadImage" = "error",
     **declared: Any,
 ) -> tuple[LoadedStudy, Callable[..., RunFolder]]:
@@ -157,6 +162,7 @@ def _settled(
         n_parallel=n_parallel,
         storage_url=storage,
         device_name=device,
+        n_workers=workers,
         cache_dir=default_cache_dir(),
         on_bad_image=on_bad_image,
         budget=Budget(wall_seconds=None if time is None else parse_duration(time), target=target),

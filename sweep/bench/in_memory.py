@@ -4,12 +4,13 @@ import optuna
 import torch
 
 from sweep.records.reporter import Reporter
-from sweep.search.lane_stack import SettingOf
 from sweep.search.occupancy import Occupancy
 from sweep.search.proposals import Proposals
 from sweep.search.requests import Inbox
 from sweep.search.samplers import sampler_of
 from sweep.search.search import Search
+from sweep.search.trainer import SettingOf
+from sweep.search.training_here import TrainingHere
 from sweep.study.budget import Budget
 from sweep.study.declaration import Study
 
@@ -36,7 +37,7 @@ def in_memory_search(
     sampler = sampler_of(study)
     return Search(
         Proposals(optuna.create_study(direction="maximize", sampler=sampler), study, sampler),
-        Occupancy(study, setting_of, n_parallel=n_parallel, device=device),
+        Occupancy(study, setting_of, TrainingHere(setting_of, device), n_parallel=n_parallel, device=device),
         budget=budget or Budget(),
         reporter=reporter,
         inbox=Inbox(None),

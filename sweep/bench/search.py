@@ -22,7 +22,6 @@ from sweep.machine.paths import default_cache_dir
 from sweep.machine.seeds import derive_seed
 from sweep.records.reporter import Reporter, SearchProgress
 from sweep.running.preparation import prepare
-from sweep.search.lane_stack import StackSetting
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.budget import Budget
 from sweep.study.declaration import Study
@@ -32,6 +31,7 @@ from sweep.study.lane_config import LaneConfig
 from sweep.study.shape import Shape
 from sweep.tasks.losses import LaneLosses
 from sweep.training.engine import EVALUATION_BATCH_SIZE
+from sweep.training.lane_stack import StackSetting
 from sweep.training.optim import schedule_factors
 
 MANY_TRIALS = 10_000
@@ -183,7 +183,7 @@ def _sweep(task: _Task, *, halving: Halving | None) -> ArmRun:
 
     def setting_of(shape: Shape) -> StackSetting:
         spec = replace(task.spec, max_rank=shape.padded_rank)
-        return StackSetting(study, spec, task.tokens, task.train_data, task.val_data)
+        return StackSetting.of(study, spec, task.tokens, task.train_data, task.val_data)
 
     stopwatch = _Stopwatch()
     search = in_memory_search(

@@ -175,7 +175,7 @@ def _searched(prepared: Prepared, settings: ShapeSettings, sizes: ShapeSizes, fi
     device = torch.device(sizes.device)
     search = in_memory_search(study, settings, n_parallel=sizes.n_parallel, device=device, reporter=Curve())
     if not filled:
-        search.filling.enough = lambda shape: 0
+        search.admission.filling.enough = lambda shape: 0
     started = time.perf_counter()
     search.run()
     seconds = time.perf_counter() - started

@@ -20,6 +20,7 @@ def resume(
     backbone: options.OwnBackbone = None,
     data: options.MovedData = None,
     storage: options.StorageUrl = None,
+    workers: options.Workers = None,
     track: options.Track = None,
 ) -> None:
     """Continue a run that was killed, interrupted, or stopped by an error.
@@ -45,6 +46,7 @@ def resume(
             storage_url=storage,
             cache_dir=default_cache_dir(),
             reporter=reporter,
+            n_workers=workers,
         ),
         run,
         track or (),

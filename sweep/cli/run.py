@@ -64,6 +64,7 @@ def run(
     ] = None,
     n_parallel: options.NParallel = "32",
     device: options.RunDevice = None,
+    workers: options.Workers = None,
     out: Annotated[
         Path | None,
         typer.Option(help="The run folder to create; `runs/STUDY-TIME` if not given.", rich_help_panel=options.PLACE),
@@ -116,6 +117,7 @@ def run(
                 enqueue=enqueue or (),
                 storage=storage,
                 device=device,
+                workers=workers or 0,
                 on_bad_image=on_bad_image.value,
                 reporter=reporter,
                 trials=trials,

@@ -52,3 +52,14 @@ def _settings_of_process() -> Iterator[None]:
             if _users == 0:
                 torch.set_default_dtype(_before[0])
                 torch.set_float32_matmul_precision(_before[1])
+
+
+@contextmanager
+def computing_on(n_threads: int) -> Iterator[None]:
+    """Have PyTorch compute on so many threads; restore the caller's number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -13,6 +13,9 @@ from types import ModuleType
 from sweep.errors import UsageError
 
 _one_at_a_time = threading.RLock()
+_executed: set[str] = set()
+"""Names of the modules that are a user's file."""
+
 _beside: set[str] = set()
 """Names of modules that were imported from beside a user's file."""
 
@@ -38,6 +41,7 @@ def execute(path: Path, *, kind: str) -> ModuleType:
     try:
         with _importing_from(path.parent.resolve()):
             sys.modules[name] = module  # where dataclasses look their annotations up
+            _executed.add(name)
             spec.loader.exec_module(module)
     except SyntaxError as error:
         where = f"{error.filename or path}, line {error.lineno}" if error.lineno else str(path)
@@ -48,6 +52,11 @@ def execute(path: Path, *, kind: str) -> ModuleType:
         reason = f"{type(error).__name__}: {error}"
         raise UsageError(f"the {kind} file {path} does not run: {reason} ({_line(error, str(path))})") from error
     return module
+
+
+def users_modules() -> list[ModuleType]:
+    """The user's files that were run, and the modules beside them: no other process can import them by their names."""
+    return [sys.modules[name] for name in sorted(_executed | _beside) if name in sys.modules]
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from sweep.running.preparation import Prepared, prepare
 from sweep.running.record import file_sha256
 from sweep.running.recorded import recorded_resize
 from sweep.running.runner import carry_out
+from sweep.running.trainers import MOST_THREADS, check_workers, threads_of
 from sweep.search.optuna_storage import mend_journal, require_recorded_url
 from sweep.search.samplers import SAMPLERS
 from sweep.study import structure
@@ -49,6 +50,7 @@ def resume_run(
     storage_url: str | None,
     cache_dir: Path,
     reporter: Reporter,
+    n_workers: int | None = None,
 ) -> RunFolder:
     """Finish a run. Its tables will equal those of a run that was never stopped.
 
@@ -63,6 +65,7 @@ def resume_run(
         storage_url: URL of the Optuna storage, if the run was given one.
         cache_dir: Root of the feature cache.
         reporter: Receives progress events.
+        n_workers: Processes that the lanes train on; 0 to train them in this one. If not given, as many as before.
 
     Returns:
         The run folder. If the run had ended, nothing in it changes.
@@ -96,25 +99,41 @@ def resume_run(
         _check_same_inputs(prepared, folder, config)
         mend_journal(folder)
         budget = Budget(wall_seconds=config["budget"]["wall_seconds"], target=config["budget"]["target"])
+        n_workers = config["workers"] if n_workers is None else n_workers
+        check_workers(n_workers, prepared)
         return carry_out(
-            loaded, prepared, folder, storage_url, cache_dir, budget, config["enqueued"], reporter, goes_on=True
+            loaded,
+            prepared,
+            folder,
+            storage_url,
+            cache_dir,
+            budget,
+            config["enqueued"],
+            reporter,
+            n_workers=n_workers,
+            n_threads=config["threads"] or threads_of(n_workers),
+            goes_on=True,
         )
 
 
 def _read_config(folder: RunFolder) -> dict[str, Any]:
-    config = {**UNDECLARED, **structure.UNDECLARED, **read_json(folder.config_path)}
+    earlier = {"workers": 0, "threads": None}  # versions up to 0.4 recorded neither
+    config = {**UNDECLARED, **structure.UNDECLARED, **earlier, **read_json(folder.config_path)}
     entries: dict[str, Any] = {
         **dict.fromkeys(("study", "backbone", "backbone_fingerprint", "sampler", "device", "on_bad_image"), str),
         **dict.fromkeys(("splits.train", "splits.val", "splits.test"), dict),
         **dict.fromkeys(("budget.wall_seconds", "budget.target"), float | int | None),
         "n_parallel": int | str,
+        "workers": int,
+        "threads": int | None,
         "enqueued": list,
         "transform": dict,
     }
     require_entries(folder.config_path, config, entries)
     fixed = all(isinstance(params, dict) for params in config["enqueued"])
     lanes = isinstance(config["n_parallel"], int) or config["n_parallel"] == "auto"
-    if config["on_bad_image"] not in ("error", "skip") or not fixed or not lanes:
+    counts = config["workers"] >= 0 and 0 < (config["threads"] or 1) <= MOST_THREADS
+    if config["on_bad_image"] not in ("error", "skip") or not fixed or not lanes or not counts:
         raise SweepError(f"{folder.config_path} is damaged{RESTORE}")
     return config
 

@@ -1,13 +1,12 @@
 """Runs a study: data, features, search, linear-probe reference, and one evaluation on the test set."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import optuna
 
 from sweep.data import OnBadImage
 from sweep.errors import SweepError
@@ -22,10 +21,12 @@ from sweep.running.no_winner import no_winner
 from sweep.running.planner import plan_features, plan_study
 from sweep.running.preparation import Prepared, prepare
 from sweep.running.record import run_config, run_summary
-from sweep.running.settings import RESIDENT_SHARE, ShapeSettings, same_source
+from sweep.running.settings import ShapeSettings, same_source
 from sweep.running.snapshot_files import SnapshotFiles
+from sweep.running.trainers import check_workers, lanes_of, threads_of, trainer_of
+from sweep.search.data_base import first_reason, is_storage_error, shown_url
 from sweep.search.occupancy import Occupancy
-from sweep.search.optuna_storage import check_storage_free, create_optuna_study, shown_url
+from sweep.search.optuna_storage import check_storage_free, create_optuna_study
 from sweep.search.proposals import Proposals
 from sweep.search.requests import Inbox
 from sweep.search.samplers import sampler_of
@@ -50,6 +51,7 @@ def run_study(
     on_bad_image: OnBadImage = "error",
     budget: Budget | None = None,
     enqueued: Sequence[Mapping[str, Any]] = (),
+    n_workers: int = 0,
 ) -> RunFolder:
     """Run a study and write its results to a folder.
 
@@ -67,6 +69,7 @@ def run_study(
         on_bad_image: What to do with an image file that cannot be read: stop, or leave it out and record it.
         budget: Ends the search before all trials are trained; if not given, there is no limit.
         enqueued: Parameters of trials to train after the baseline. The sampler chooses the parameters that are missing.
+        n_workers: Processes of this machine that the lanes train on; 0 to train them in this one.
 
     Returns:
         The run folder.
@@ -83,6 +86,7 @@ def run_study(
         check_storage_free(storage_url, out.resolve().name)
     device = device_named(device_name)
     prepared = prepare(study, n_parallel=n_parallel, device=device, cache_dir=cache_dir, on_bad_image=on_bad_image)
+    check_workers(n_workers, prepared)
     require_attainable(budget, prepared.study.ranking)
     enqueued = settled(prepared.study, enqueued)
     prepared.study.check_enqueued(enqueued)
@@ -90,8 +94,22 @@ def run_study(
     folder = RunFolder.create(out)
     with folder.locked():
         RunFolder.check_free(out)
-        folder.write_json(folder.config_path, run_config(loaded, prepared, folder, storage_url, budget, enqueued))
-        return carry_out(loaded, prepared, folder, storage_url, cache_dir, budget, enqueued, reporter)
+        config = run_config(loaded, prepared, folder, storage_url, budget, enqueued)
+        folder.write_json(
+            folder.config_path, {**config, "workers": n_workers, "threads": (n_threads := threads_of(n_workers))}
+        )
+        return carry_out(
+            loaded,
+            prepared,
+            folder,
+            storage_url,
+            cache_dir,
+            budget,
+            enqueued,
+            reporter,
+            n_workers=n_workers,
+            n_threads=n_threads,
+        )
 
 
 def carry_out(
@@ -104,6 +122,8 @@ def carry_out(
     enqueued: Sequence[Mapping[str, Any]],
     reporter: Reporter,
     *,
+    n_workers: int,
+    n_threads: int,
     goes_on: bool = False,
 ) -> RunFolder:
     """Run or resume a study from the state of its run folder and storage; errors as `run_study`.
@@ -117,6 +137,8 @@ def carry_out(
         budget: Ends the search before all trials are trained.
         enqueued: Parameters of trials to train after the baseline.
         reporter: Receives progress events.
+        n_workers: Processes that the lanes train on; 0 to train them in this one.
+        n_threads: Threads that lanes are computed on, in each process.
         goes_on: Whether an earlier process began the run.
     """
     started, study, seconds = time.perf_counter(), loaded.study, WallSeconds()
@@ -141,12 +163,11 @@ def carry_out(
         f"plan: {plan.search_wall_seconds:.0f} s of search; stacks of up to {plan.n_parallel} lanes, "
         f"{plan.lanes_that_fit} fit in memory"
     )
-    left_bytes = plan.available_bytes - plan.shared_bytes - plan.n_parallel * plan.bytes_per_lane
-    settings.resident_bytes = round(RESIDENT_SHARE * max(0, left_bytes))
-    n_parallel = _lanes_of(folder, plan.n_parallel)
-    lanes = Occupancy(study, settings, n_parallel=n_parallel, device=device)
+    n_parallel = _lanes_of(folder, lanes_of(prepared, plan, n_workers))
     snapshots = SnapshotFiles(folder.snapshots_path, reporter.message)
-    try:
+    training = trainer_of(settings, plan, reporter, n_parallel=n_parallel, n_workers=n_workers, n_threads=n_threads)
+    with _failures_explained(folder, storage_url), training as trainer:
+        lanes = Occupancy(study, settings, trainer, n_parallel=n_parallel, device=device)
         search = Search(
             Proposals(optuna_study, study, sampler, enqueued),
             lanes,
@@ -160,15 +181,6 @@ def carry_out(
             restore(search, snapshot)
             reporter.message(taken_up(search))
         search.run()
-    except OSError as error:
-        if error.filename is None:  # Optuna's journal
-            raise _storage_failed(folder, storage_url, error) from error
-        raise SweepError(
-            f"cannot write {error.filename}: {error.strerror}. The tables so far are in {folder.path}. Once the "
-            f"problem is solved, continue with sweep resume {folder.path}"
-        ) from error
-    except optuna.exceptions.OptunaError as error:
-        raise _storage_failed(folder, storage_url, error) from error
     seconds.search, seconds.training = search.wall_seconds, search.lanes.training_seconds
     reporter.message(f"the search ended because {search.ended}")
     winner = _winner_of(search, folder, loaded)
@@ -193,12 +205,29 @@ def carry_out(
     return folder
 
 
-def _storage_failed(folder: RunFolder, storage_url: str | None, error: Exception) -> SweepError:
-    where = shown_url(storage_url) if storage_url else folder.journal_path
-    return SweepError(
-        f"the Optuna storage {where} failed: {error}. The tables so far are in {folder.path}. "
-        f"Once the storage works again, continue with sweep resume {folder.path}"
-    )
+@contextmanager
+def _failures_explained(folder: RunFolder, storage_url: str | None) -> Iterator[None]:
+    """Say of a disk or a storage that fails during the search which it is, and how to continue.
+
+    Raises:
+        SweepError: Instead of the failure.
+    """
+    so_far = f"The tables so far are in {folder.path}."
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise SweepError(
+                f"cannot write {error.filename}: {error.strerror}. {so_far} Once the problem is solved, continue with "
+                f"sweep resume {folder.path}"
+            ) from error
+        if not isinstance(error, OSError) and not is_storage_error(error):  # else it is Optuna's journal
+            raise
+        where = shown_url(storage_url) if storage_url else folder.journal_path
+        raise SweepError(
+            f"the Optuna storage {where} failed: {first_reason(error, storage_url)}. {so_far} Once the storage works "
+            f"again, continue with sweep resume {folder.path}"
+        ) from error
 
 
 def _record_source(folder: RunFolder, source: dict[str, Any]) -> None:

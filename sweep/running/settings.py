@@ -15,10 +15,11 @@ from sweep.features.cache import compute_features
 from sweep.features.training_data import resident_where_they_fit, training_data
 from sweep.records.reporter import Reporter
 from sweep.running.preparation import Prepared, backbone_of
-from sweep.search.lane_stack import StackSetting, UnusableShapeError
+from sweep.search.trainer import UnusableShapeError
 from sweep.study.rehearsal import surveyed_configs
 from sweep.study.shape import FeatureSource, Shape, shape_of
 from sweep.tasks.targets import Target
+from sweep.training.lane_stack import StackSetting
 
 RESIDENT_SHARE = 0.5
 """Share of the memory that is free on a GPU beside a stack that cached features may take."""
@@ -66,7 +67,8 @@ class ShapeSettings:
 
     Attributes:
         counts: The cost of the feature pass so far.
-        resident_bytes: Memory of a GPU that the features of each source may take.
+        resident_bytes: Memory of a GPU that the features of each source may take; None to leave them where they are
+            stored.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class ShapeSettings:
     ):
         self.prepared, self.cache_dir, self.reporter, self.record = prepared, cache_dir, reporter, record
         self.counts = FeatureCounts()
-        self.resident_bytes = 0
+        self.resident_bytes: int | None = 0
         self._by_shape: dict[Shape, Prepared] = {prepared.shape: prepared}
         self._backbones: dict[FeatureSource, Backbone] = {prepared.shape.source: prepared.backbone}
         self._stored: dict[FeatureSource, tuple[TrainingData, StageData]] = {}
@@ -95,8 +97,10 @@ class ShapeSettings:
         prepared, source = self.prepared_of(shape), shape.source
         if source not in self._placed:
             train, val = self._train_and_val(prepared)
-            self._placed[source] = resident_where_they_fit(train, val, prepared.device, self.resident_bytes)
-        return StackSetting(prepared.study_of_shape, prepared.spec, prepared.backbone.tokens, *self._placed[source])
+            if self.resident_bytes is not None:
+                train, val = resident_where_they_fit(train, val, prepared.device, self.resident_bytes)
+            self._placed[source] = train, val
+        return StackSetting.of(prepared.study_of_shape, prepared.spec, prepared.backbone.tokens, *self._placed[source])
 
     def prepared_of(self, shape: Shape) -> Prepared:
         """The run's data and backbone for lanes of a shape. The backbone is loaded if no earlier shape had it.

@@ -5,13 +5,13 @@ import time
 
 import torch
 
-from sweep.search.lane_stack import StackSetting
 from sweep.search.occupancy import Occupancy
 from sweep.search.own_attributes import OwnAttributes
 from sweep.search.proposals import Proposal
 from sweep.study.lane_config import LaneConfig
 from sweep.study.objectives import INFERENCE_SECONDS
 from sweep.study.shape import Shape
+from sweep.training.lane_stack import StackSetting
 
 WARM_UP, REPETITIONS = 5, 30
 

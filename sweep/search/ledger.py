@@ -19,7 +19,6 @@ from sweep.search.own_attributes import OwnAttributes
 from sweep.search.proposals import ENTERED, LANE, LANE_CONFIG, Proposal
 from sweep.study.declaration import Study
 from sweep.study.objectives import INFERENCE_SECONDS, Objectives, non_dominated_fronts
-from sweep.training.engine import Lane
 
 SHAPE = "shape"
 """The user attribute that holds the shape of a trial's lane in words, if the study has lanes of several shapes."""
@@ -36,15 +35,13 @@ class Entrant:
     Attributes:
         proposal: Optuna's trial and its configuration.
         record: The trial's record in sweep's log.
-        lanes: The engine's lanes; empty while the trial waits for lanes.
-        slots: Numbers of the lanes.
+        slots: Numbers of its lanes; empty while it waits for some.
         reported: The last epoch that Optuna was told. Optuna takes each epoch once, even if the trial trains again.
         curve: Values of the objectives by epoch, if there are several: Optuna takes no intermediate values then.
     """
 
     proposal: Proposal
     record: TrialRecord
-    lanes: list[Lane] = field(default_factory=list)
     slots: list[int] = field(default_factory=list)
     reported: int = 0
     curve: dict[int, list[float]] = field(default_factory=dict)
@@ -171,7 +168,7 @@ class Ledger:
 
     def restart(self, entrant: Entrant) -> None:
         """Record that a trial trains again from its first epoch."""
-        entrant.lanes, entrant.slots = [], []
+        entrant.slots = []
         self.log.restart(entrant.record)
 
     def _numbers(self, entrant: Entrant) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from optuna.storages.journal import JournalFileBackend
 from sweep.errors import SweepError, UsageError
 from sweep.machine.checked_files import RESTORE, read_json
 from sweep.records.folder import RunFolder
+from sweep.search.data_base import cannot_open, first_reason, open_data_base, shown_url
 from sweep.search.journal_lock import JournalLock
 from sweep.search.own_attributes import OwnAttributes
 from sweep.search.samplers import experiments_allowed
@@ -25,10 +26,7 @@ def open_storage(url: str | None, folder: RunFolder) -> BaseStorage:
         SweepError: The journal is damaged, or cannot be read.
     """
     if url is not None:
-        try:
-            return optuna.storages.get_storage(url)
-        except Exception as error:  # SQLAlchemy, a driver, or the network
-            raise _cannot_open(url, error) from error
+        return open_data_base(url)
     try:
         return JournalStorage(JournalFileBackend(str(folder.journal_path), JournalLock(folder.journal_path)))
     except OSError as error:
@@ -55,17 +53,6 @@ def mend_journal(folder: RunFolder) -> None:
         folder.journal_path.with_name(f"{folder.journal_path.name}.lock").unlink(missing_ok=True)
     except OSError as error:
         raise SweepError(f"cannot mend Optuna's journal {folder.journal_path}: {error.strerror}") from error
-
-
-def shown_url(url: str) -> str:
-    """The URL of a storage without its password, for messages and records."""
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except (ArgumentError, ValueError):
-        return url
 
 
 def open_recorded(folder: RunFolder, url: str | None, command: str) -> BaseStorage:
@@ -102,17 +89,13 @@ def check_storage_free(url: str, name: str) -> None:
     Raises:
         UsageError: The storage cannot be opened, or has such a study.
     """
+    storage = open_data_base(url)
     try:
-        names = optuna.study.get_all_study_names(optuna.storages.get_storage(url))
+        names = optuna.study.get_all_study_names(storage)
     except Exception as error:  # SQLAlchemy, a driver, or the network
-        raise _cannot_open(url, error) from error
+        raise cannot_open(url, error) from error
     if name in names:
         raise UsageError(f"--storage {shown_url(url)} already holds a study named {name}; choose another --out")
-
-
-def _cannot_open(url: str, error: Exception) -> UsageError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0].replace(url, shown_url(url))
-    return UsageError(f"--storage {shown_url(url)} cannot be opened: {reason}. Give a URL such as sqlite:///trials.db")
 
 
 def load_optuna_study(folder: RunFolder, url: str | None, command: str) -> optuna.Study:
@@ -127,7 +110,7 @@ def load_optuna_study(folder: RunFolder, url: str | None, command: str) -> optun
         return optuna.load_study(study_name=_recorded_name(folder, storage, url), storage=storage)
     except Exception as error:
         where = shown_url(url) if url else folder.journal_path
-        raise SweepError(f"the Optuna storage {where} cannot be read: {error or type(error).__name__}") from error
+        raise SweepError(f"the Optuna storage {where} cannot be read: {first_reason(error, url)}") from error
 
 
 def _recorded_name(folder: RunFolder, storage: BaseStorage, url: str | None) -> str:

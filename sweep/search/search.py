@@ -9,7 +9,7 @@ Everything that follows depends only on the attributes of `Search` and on Optuna
 
 import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,25 +19,19 @@ from sweep.errors import UsageError
 from sweep.records.paired import paired_difference
 from sweep.records.reporter import Reporter
 from sweep.records.trial_log import TrialRecord
-from sweep.search.filling import Filling
-from sweep.search.lane_stack import LaneStack, UnusableShapeError
+from sweep.search.admission import Admission
 from sweep.search.lane_weights import KEPT_TRIALS, KeptWeights, LaneWeights
-from sweep.search.latency import LatencyMeter
 from sweep.search.ledger import Entrant, Ledger
 from sweep.search.occupancy import Occupancy
-from sweep.search.proposals import Proposal, Proposals
+from sweep.search.proposals import Proposals
 from sweep.search.requests import Inbox
 from sweep.search.rungs import Arrival, RungTable
-from sweep.search.shape_space import Follow, ShapeSpace
 from sweep.search.unchanged import UNDO
-from sweep.side_networks.cost import enough_lanes
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.budget import Budget, duration_text
 from sweep.study.lane_config import LaneConfig
-from sweep.study.objectives import INFERENCE_SECONDS
 from sweep.study.shape import Shape
-from sweep.training.engine import EpochResult
-from sweep.training.measurement import measure_lanes
+from sweep.training.lane_stack import StackEpoch
 
 SAVING_SHARE = 0.02
 """Largest share of the wall time that saving tables and snapshots may take while trials train."""
@@ -75,6 +69,7 @@ class Search:
     Attributes:
         study: The study to search.
         ledger: Records of all trials.
+        admission: Proposes trials and gives them free lanes.
         kept: Weights of the best few trials.
         rungs: Results of the trials that reached each rung; None if the study has no rungs.
         baseline_answers: Score of trial 0 on each image of the validation set, by epoch; see `Target.of_images`.
@@ -97,6 +92,7 @@ class Search:
         self.lanes = lanes
         self.study = study = lanes.study
         self.ledger = Ledger(proposals.optuna_study, study, reporter)
+        self.admission = Admission(proposals, lanes, self.ledger)
         self.budget = budget
         self.reporter = reporter
         self.inbox = inbox
@@ -106,10 +102,6 @@ class Search:
         self.baseline_answers: dict[int, Tensor] = {}
         self.ended = ""
         self.search_seconds = 0.0
-        self.latency = LatencyMeter(lanes, proposals.own) if INFERENCE_SECONDS in study.ranking.names else None
-        self.shapes = ShapeSpace(study)
-        self.filling = Filling(lanes.n_parallel // study.seeds, self._enough)
-        self._lead: tuple[Shape, Follow] | None = None
         self._started = self._saved = time.perf_counter()
         self._saving_seconds = 0.0
 
@@ -143,7 +135,7 @@ class Search:
         try:
             while not self.ended:
                 self._advance()
-                self.lanes.free_memory()
+                self.lanes.trainer.free_memory()
             for path in self.inbox.unread():
                 self.reporter.message(f"the search ended before the request {path} was carried out")
             for entrant in self.lanes.entrants:
@@ -164,7 +156,7 @@ class Search:
             self._save()  # before the trials end: a process that resumes later must not end other ones by its own clock
             return
         self._attend_to_requests()
-        self._fill()
+        self.admission.fill()
         if self.lanes.running:
             self._train_epoch()
             self._save_sometimes()
@@ -187,26 +179,6 @@ class Search:
             self.ended = f"the time of {duration_text(seconds)} was over"
         return bool(self.ended)
 
-    def _fill(self) -> None:
-        """Give free lanes to trials that wait for memory. If none waits, give them to new trials."""
-        if not self.lanes.running:
-            self.lanes.order = 0  # new stacks: their trials see the data in the order that the first ones saw
-        self._admit_waiting()
-        while self.lanes.has_room and not self.lanes.waiting and (proposal := self._propose()):
-            entrant = self._enter(proposal)
-            if entrant is not None:
-                self.lanes.waiting.append(entrant)
-                self._admit_waiting()
-        self._lead = None
-
-    def _admit_waiting(self) -> None:
-        """Give free lanes to the waiting trials whose shapes still fit in memory."""
-        for entrant in list(self.lanes.waiting):
-            if self.lanes.has_room and self.lanes.fits(self.lanes.shape(entrant.proposal.config)):
-                self.lanes.waiting.remove(entrant)
-                self.lanes.admit(entrant)
-                self.ledger.place(entrant)
-
     def _attend_to_requests(self) -> None:
         """Carry out the user's requests: stop trials, and put clones next in line."""
         if self.inbox.unread():
@@ -227,7 +199,6 @@ class Search:
             self.reporter.message(f"trial {trial} is not stopped: {reason}")
             return
         (entrant,) = entrants
-        self.lanes.take_apart([trial])
         self.ledger.prune(entrant, f"on request, after epoch {entrant.record.epochs}")
         self.lanes.leave()
         self.reporter.message(f"trial {trial} was stopped on request, after epoch {entrant.record.epochs}")
@@ -246,84 +217,36 @@ class Search:
         self.proposals.add_clone(trial, params)
         self.reporter.message(f"a clone of trial {trial} is next in line")
 
-    def _propose(self) -> Proposal | None:
-        """The next configuration: a follower of the last lead, or the sampler's free choice; see `filling.py`."""
-        of_study = [record for record in self.ledger.log.records if not self.proposals.is_clone(record.user_attrs)]
-        through = len(of_study) == self.study.trials or self.proposals.exhausted
-        if not self.shapes.varies:
-            return self.proposals.next(clones_only=through)
-        if self._lead is not None and not through:
-            shape, follow = self._lead
-            wanted = self.filling.wants_follower(shape, self.lanes.n_running(shape))
-            if wanted and (proposal := self.proposals.next(follow=follow)) is not None:
-                return proposal
-            self._lead = None
-        proposal = self.proposals.next(clones_only=through)
-        if proposal is not None:
-            shape = self.lanes.shape(proposal.config)
-            self.filling.lead(proposal.number, shape)
-            if not self.proposals.sampler.enumerates:
-                self._lead = shape, self.shapes.follow(proposal.params, proposal.distributions)
-        return proposal
-
-    def _enter(self, proposal: Proposal) -> Entrant | None:
-        """Open a trial's record. If no lane can have its shape, fail the trial and return None."""
-        shape = self.shapes.described(proposal.config)
-        try:
-            spec = self.lanes.setting(proposal.config).spec
-        except UnusableShapeError as error:
-            entrant = self.ledger.enter(proposal, 0, None, shape)
-            self.ledger.fail(entrant, str(error))
-            self._lead = None
-            self.reporter.message(f"trial {proposal.number} cannot be trained: {error}")
-            return None
-        return self.ledger.enter(
-            proposal,
-            spec.trainable_parameters(proposal.config.rank, proposal.config),
-            self.latency.of(proposal) if self.latency else None,
-            shape,
-        )
-
-    def _enough(self, shape: Shape) -> int:
-        """Number of trials beyond which a larger stack is hardly cheaper per trial."""
-        setting = self.lanes.setting_of(shape)
-        n_lanes = enough_lanes(setting.spec.stack_work(setting.tokens), setting.spec.lane_work(setting.tokens))
-        return -(-n_lanes // self.study.seeds)
-
     def _train_epoch(self) -> None:
         answers: dict[int, Tensor] = {}
-        for stack, result in self.lanes.train_epoch(self.reporter):
-            if isinstance(result, EpochResult):
-                answers |= self._measure(stack, result)
+        for shape, result in self.lanes.train_epoch(self.reporter):
+            if isinstance(result, StackEpoch):
+                answers |= self._log(self.lanes.stacks[shape], result)
             else:
-                self._halve(stack, result)
+                self._halve(shape, result)
         self._compare_with_baseline(answers)
         self._end_trials()
         if answers:
             self.reporter.epoch_ended(self.ledger.progress())
 
-    def _measure(self, stack: LaneStack, result: EpochResult) -> dict[int, Tensor]:
+    def _log(self, entrants: Sequence[Entrant], result: StackEpoch) -> dict[int, Tensor]:
         """Log and report an epoch of a stack's trials, and fail the trials that went wrong.
 
         Returns:
             By trial, its score on each image of the validation set; see `Target.of_images`.
         """
-        val_data = stack.setting.val_data
-        measured = measure_lanes(result, val_data, self.study.metrics)
-        answers = val_data.target.of_images(result.val_logits, val_data.labels)
-        n_lanes, of_trial = self.study.seeds, {}
-        for i, entrant in enumerate(stack.running):
-            own = slice(i * n_lanes, (i + 1) * n_lanes)
-            record, epoch = entrant.record, entrant.lanes[0].epochs
-            seconds = result.wall_seconds / len(stack.running)
-            self.ledger.log.measured(record, epoch, [lane.metrics for lane in measured[own]], seconds)
-            if failure := next((lane.failure for lane in measured[own] if lane.failure), ""):
-                self.ledger.fail(entrant, f"epoch {epoch}: {failure}")
+        answers = {}
+        for entrant in entrants:
+            record = entrant.record
+            of_trial, epoch = result.trials[record.trial], record.epochs + 1
+            self.ledger.log.measured(record, epoch, of_trial.metrics, of_trial.wall_seconds)
+            if of_trial.failure:
+                self.ledger.fail(entrant, f"epoch {epoch}: {of_trial.failure}")
                 continue
-            of_trial[record.trial] = answers[own]
+            answers[record.trial] = of_trial.answers
             self.ledger.report(entrant)
             self.reporter.trial_measured(record)
-        return of_trial
+        return answers
 
     def _compare_with_baseline(self, answers: Mapping[int, Tensor]) -> None:
         """Compare trials with the baseline at the same epoch, once all stacks are measured.
@@ -348,7 +271,6 @@ class Search:
         broken = [e for e in running if not e.alive]
         if not (complete or pruned or broken):
             return
-        self.lanes.take_apart({entrant.record.trial for entrant in (*complete, *pruned, *broken)})
         for entrant in complete:
             self.ledger.complete(entrant)
             self._keep_weights(entrant)
@@ -374,23 +296,22 @@ class Search:
         record, config = entrant.record, entrant.proposal.config
         best = [r.trial for r in self.ledger.best_complete(KEPT_TRIALS)]
         if record.trial in best:
-            state = {name: tensor.cpu() for name, tensor in entrant.lanes[0].module.state_dict().items()}
-            spec = self.lanes.setting(config).spec
+            spec, state = self.lanes.setting(config).spec, self.lanes.trainer.weights(entrant)
             self.kept.add(LaneWeights(record.trial, config.rank, spec, spec.trimmed(config.rank, state), config))
             self.kept.retain(best)
 
-    def _halve(self, stack: LaneStack, error: BaseException) -> None:
+    def _halve(self, shape: Shape, error: BaseException) -> None:
         """After memory ran out, start a stack's trials again, half as many at a time.
 
         Raises:
             SweepError: Not even one trial fits.
         """
-        restarted = list(stack.running)
-        message = self.lanes.halve(stack, error)
+        restarted = list(self.lanes.stacks[shape])
+        message = self.lanes.halve(shape, error)
         for entrant in restarted:
             self.ledger.restart(entrant)
         self.reporter.message(message)
-        self.lanes.free_memory()
+        self.lanes.trainer.free_memory()
 
     def _save_sometimes(self) -> None:
         """Save, unless saving would take more than `SAVING_SHARE` of the time."""
@@ -400,7 +321,6 @@ class Search:
     def _save(self) -> None:
         """Write the tables and a snapshot to disk."""
         began = time.perf_counter()
-        self.lanes.update_lanes()
         self.save_tables(self)
         self.save_snapshot(self)
         self._saved = time.perf_counter()

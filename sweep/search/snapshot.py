@@ -6,7 +6,7 @@ captured one would have.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import UnionType
 from typing import Any
@@ -24,7 +24,7 @@ from sweep.search.proposals import Proposal
 from sweep.search.rungs import Arrival
 from sweep.search.search import Search
 from sweep.search.unchanged import require_same_lanes
-from sweep.training.engine import Lane
+from sweep.training.lane_state import LaneState, as_arrays, as_tensors
 
 FORMAT = 4
 READABLE_FORMATS = (3, FORMAT)
@@ -52,7 +52,7 @@ class Snapshot:
 
 
 def capture(search: Search) -> Snapshot:
-    """Capture a search. Its lanes must have the current weights, and no epoch may be running."""
+    """Capture a search while no epoch is running."""
     log, tensors = search.ledger.log, {}
     metrics = list(dict.fromkeys(metric for *_, metric, _ in log.curves))
     number_of = {metric: number for number, metric in enumerate(metrics)}
@@ -61,10 +61,11 @@ def capture(search: Search) -> Snapshot:
         dtype=torch.int32,
     ).view(-1, 4)
     tensors["curves/value"] = torch.tensor([row[-1] for row in log.curves], dtype=torch.float64)
-    for entrant in search.lanes.running:
-        for replicate, lane in enumerate(entrant.lanes):
-            tensors |= _prefixed(_lane_name(entrant.record.trial, replicate, "module"), lane.module.state_dict())
-            tensors |= _prefixed(_lane_name(entrant.record.trial, replicate, "optimizer"), lane.optimizer_state)
+    states = search.lanes.trainer.states(search.lanes.running)
+    for trial, of_trial in states.items():
+        for replicate, lane in enumerate(of_trial):
+            tensors |= _prefixed(_lane_name(trial, replicate, "module"), as_tensors(lane.weights or {}))
+            tensors |= _prefixed(_lane_name(trial, replicate, "optimizer"), as_tensors(lane.optimizer))
     for weights in search.kept:
         tensors |= _prefixed(f"kept/{weights.trial}", weights.state)
     tensors |= {f"baseline/{epoch}": answers for epoch, answers in search.baseline_answers.items()}
@@ -81,13 +82,13 @@ def capture(search: Search) -> Snapshot:
         "n_asked": search.proposals.n_asked,
         "exhausted": search.proposals.exhausted,
         "n_clones": search.proposals.n_clones,
-        "leads": [trial for trial, _ in search.filling.leads],
+        "leads": [trial for trial, _ in search.admission.filling.leads],
         "most_trials": _most_trials(search),
         "requests": search.inbox.state(),
         "records": [asdict(record) for record in log.records],
         "metrics": metrics,
-        "running": [_entrant_state(entrant) for entrant in search.lanes.running],
-        "waiting": [_entrant_state(entrant) for entrant in search.lanes.waiting],
+        "running": [_entrant_state(entrant, states[entrant.record.trial]) for entrant in search.lanes.running],
+        "waiting": [_entrant_state(entrant, []) for entrant in search.lanes.waiting],
         "kept": {str(weights.trial): weights.rank for weights in search.kept},
         "arrivals": {str(rung): [asdict(a) for a in of_rung.values()] for rung, of_rung in arrivals.items()},
     }
@@ -129,9 +130,9 @@ def _restore(search: Search, state: Mapping[str, Any], tensors: Mapping[str, Ten
     require_same_lanes(proposals, log.records)
     search.proposals.exhausted, search.proposals.n_clones = state["exhausted"], state["n_clones"]
     search.inbox.restore(**state["requests"])
-    if search.latency is not None:
+    if search.admission.latency is not None:
         for proposal in proposals.values():
-            search.latency.of(proposal)
+            search.admission.latency.of(proposal)
     search.ended, search.search_seconds = state["ended"], state["search_seconds"]
     for name in ("n_parallel", "free_slots", "order", "training_seconds", "lane_seconds"):
         setattr(search.lanes, name, state[name])
@@ -139,15 +140,14 @@ def _restore(search: Search, state: Mapping[str, Any], tensors: Mapping[str, Ten
         search.lanes.most_trials[search.lanes.shape(proposals[trial].config)] = most
     for values in state["running"]:
         entrant = _entrant(values, records, proposals)
-        entrant.lanes = list(_lanes(search, entrant, values["epochs"], groups))
-        search.lanes.stack_for(entrant.proposal.config).running.append(entrant)
+        search.lanes.take_up(entrant, list(_lanes(entrant, values["epochs"], groups)))
     search.lanes.waiting = [_entrant(values, records, proposals) for values in state["waiting"]]
     for trial, rank in state["kept"].items():
         config = proposals[int(trial)].config
         spec = search.lanes.setting(config).spec
         search.kept.add(LaneWeights(int(trial), rank, spec, groups[f"kept/{trial}"], config))
     for trial in state.get("leads", []):
-        search.filling.lead(trial, search.lanes.shape(proposals[trial].config))
+        search.admission.filling.lead(trial, search.lanes.shape(proposals[trial].config))
     search.baseline_answers = {int(epoch): answers for epoch, answers in groups["baseline"].items()}
     if search.rungs is not None:
         for rung, arrivals in state["arrivals"].items():
@@ -160,13 +160,13 @@ def _most_trials(search: Search) -> list[tuple[int, int]]:
     return [(by_shape[shape], most) for shape, most in search.lanes.most_trials.items()]
 
 
-def _entrant_state(entrant: Entrant) -> dict[str, Any]:
+def _entrant_state(entrant: Entrant, lanes: Sequence[LaneState]) -> dict[str, Any]:
     return {
         "trial": entrant.record.trial,
         "slots": entrant.slots,
         "reported": entrant.reported,
         "curve": list(entrant.curve.items()),
-        "epochs": [lane.epochs for lane in entrant.lanes],
+        "epochs": [lane.epochs for lane in lanes],
     }
 
 
@@ -182,16 +182,13 @@ def _entrant(
     )
 
 
-def _lanes(
-    search: Search, entrant: Entrant, epochs: list[int], groups: Mapping[str, dict[str, Tensor]]
-) -> Iterator[Lane]:
-    config, record = entrant.proposal.config, entrant.record
+def _lanes(entrant: Entrant, epochs: list[int], groups: Mapping[str, dict[str, Tensor]]) -> Iterator[LaneState]:
+    record = entrant.record
     for replicate, (seed, n_epochs) in enumerate(zip(record.seeds, epochs, strict=True)):
-        lane = search.lanes.new_lane(config, seed)
-        lane.module.load_state_dict(groups[_lane_name(record.trial, replicate, "module")])
-        lane.optimizer_state = groups[_lane_name(record.trial, replicate, "optimizer")]
-        lane.epochs = n_epochs
-        yield lane
+        weights, optimizer = (
+            as_arrays(groups[_lane_name(record.trial, replicate, what)]) for what in ("module", "optimizer")
+        )
+        yield LaneState(entrant.proposal.config, seed, n_epochs, weights, optimizer)
 
 
 def _record(values: Mapping[str, Any]) -> TrialRecord:

@@ -42,6 +42,16 @@ def given_names() -> tuple[str, ...]:
     return tuple(dict.fromkeys(text.split(":")[1] for text in _given))
 
 
+def given_losses() -> dict[str, OwnLoss]:
+    """All losses that this process was given, by the text that `own_loss` returned."""
+    return dict(_given)
+
+
+def take_losses(losses: Mapping[str, OwnLoss]) -> None:
+    """Take what `given_losses` returned in another process."""
+    _given.update(losses)
+
+
 def loss_of_images(loss: str, extra: Mapping[str, Any]) -> Callable[["Tensor", "Tensor"], "Tensor"]:
     """A loss with the parameters of a lane: maps outputs `(B, C)` and labels to the loss of every image, `(B,)`.
 

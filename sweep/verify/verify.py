@@ -20,12 +20,13 @@ from sweep.features.cache import compute_features
 from sweep.features.training_data import training_data
 from sweep.features.views import TrainingViews
 from sweep.machine.checked_files import RESTORE
-from sweep.machine.settings import own_settings
+from sweep.machine.settings import computing_on, own_settings
 from sweep.records.entries import require_config
 from sweep.records.folder import RunFolder
 from sweep.records.results import Results, load_results
 from sweep.running.preparation import check_precision, side_network_spec
 from sweep.running.recorded import config_of_lane, recorded_backbone, recorded_data
+from sweep.running.trainers import MOST_THREADS
 from sweep.search.lane_weights import weights_of
 from sweep.side_networks.given import take_own_code
 from sweep.side_networks.own_networks import OwnNetwork
@@ -130,7 +131,8 @@ def verify_trial(
     config = config_of_lane(results.config, trial.config.as_recorded())
     network = None if own_study is None else take_own_code(own_study)
     setting = _setting(config, trial.config, device, cache_dir, data, backbone_file, network)
-    again = train_again(trial, setting, on_epoch)
+    with computing_on(_threads(results.config)):
+        again = train_again(trial, setting, on_epoch)
     recorded = _curve(trial)
     shared = sorted(recorded.keys() & again.curve.keys())
     last = _last_metrics(again.curve, trial.epochs)
@@ -153,6 +155,13 @@ def verify_trial(
     comparisons.append(Comparison(what, n_weights, beside.of_all, math.inf))
     own = sorted(trial.metrics.keys() - last.keys())
     return Verification(trial, comparisons, own, _changed(results.config, device))
+
+
+def _threads(config: Mapping[str, Any]) -> int:
+    """The number of threads that the run's lanes were computed on; PyTorch's own where versions up to 0.4 ran."""
+    recorded = config.get("threads")
+    known = isinstance(recorded, int) and 0 < recorded <= MOST_THREADS
+    return recorded if known else torch.get_num_threads()
 
 
 def _setting(

@@ -29,6 +29,7 @@ PAGES = (
     "api",
     "reports",
     "trackers",
+    "cluster",
 )
 DOCS = ("README.md", "CONTRIBUTING.md", *(f"docs/{page}.md" for page in PAGES))
 TINY = (

@@ -25,15 +25,16 @@ from sweep.records.reporter import Reporter, SearchProgress
 from sweep.running.announcing import taken_up
 from sweep.running.runner import _save_tables
 from sweep.running.snapshot_files import SnapshotFiles
-from sweep.search.lane_stack import StackSetting
 from sweep.search.occupancy import Occupancy
 from sweep.search.proposals import Proposals
 from sweep.search.requests import Inbox, Request
 from sweep.search.samplers import make_sampler
 from sweep.search.search import Search
 from sweep.search.snapshot import Snapshot, capture, restore
+from sweep.search.training_here import TrainingHere
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.budget import Budget
+from sweep.training.lane_stack import StackSetting
 
 SPEC = SideNetworkSpec(
     width=3, n_stages=2, n_classes=3, n_prefix_tokens=1, modules_per_block=1, pool="mean", max_rank=2
@@ -41,7 +42,7 @@ SPEC = SideNetworkSpec(
 DATA = StageData(np.arange(6 * 2 * 3 * 3).reshape(6, 2, 3, 3).astype(np.float16) / 100, torch.arange(6) % 3, 3)
 
 
-SETTING = StackSetting(STUDY, SPEC, 3, DATA, DATA)
+SETTING = StackSetting.of(STUDY, SPEC, 3, DATA, DATA)
 """What all lanes train on."""
 
 
@@ -66,7 +67,13 @@ def new_search(
     )
     return Search(
         Proposals(study, STUDY, sampler),
-        Occupancy(STUDY, lambda shape: SETTING, n_parallel=2, device=torch.device("cpu")),
+        Occupancy(
+            STUDY,
+            lambda shape: SETTING,
+            TrainingHere(lambda shape: SETTING, torch.device("cpu")),
+            n_parallel=2,
+            device=torch.device("cpu"),
+        ),
         budget=Budget(),
         reporter=reporter,
         inbox=Inbox(RunFolder(folder)),
@@ -96,7 +103,6 @@ def a_snapshot(folder: Path) -> tuple[bytes, Snapshot]:
     search = new_search(folder, storage, Reporter(), lambda search: None)
     for _ in range(STUDY.epochs + 1):
         search._advance()
-    search.lanes.update_lanes()
     return pickle.dumps(storage), capture(search)
 
 

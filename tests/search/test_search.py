@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from safetensors.torch import load_file
 
 import sweep.running.planner
-import sweep.search.lane_stack
+import sweep.training.lane_stack
 from sweep import LaneConfig, Study, SweepError, UsageError
 from sweep.search.ledger import MAX_REPORTS
 from sweep.side_networks import LAST
@@ -205,7 +205,7 @@ def fitting(monkeypatch: pytest.MonkeyPatch, n_lanes: int, error: Exception, n_e
                 raise type(error)(*error.args)  # a fresh one: a kept error would keep the stack that raised it
             return super().epoch(order, on_step)
 
-    monkeypatch.setattr(sweep.search.lane_stack, "Training", Limited)
+    monkeypatch.setattr(sweep.training.lane_stack, "Training", Limited)
     return tried
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sweep
-import sweep.search.lane_stack
+import sweep.training.lane_stack
 from sweep import LaneConfig, Study, UsageError
 from sweep.export.write import export_run, model_of_run
 from sweep.records.folder import RunFolder
@@ -22,7 +22,6 @@ from sweep.records.reporter import Reporter
 from sweep.report.evidence import winner_on_val
 from sweep.running.resume import resume_run
 from sweep.search.filling import Filling
-from sweep.search.lane_stack import LaneStack
 from sweep.search.occupancy import Occupancy
 from sweep.search.samplers import make_sampler
 from sweep.search.shape_space import FollowingSampler, ShapeSpace
@@ -86,7 +85,7 @@ def test_tables_do_not_depend_on_the_order_of_stacks(
     first = search(sizes, n_parallel=6, out=tmp_path / "first").trials
     train_epoch = Occupancy.train_epoch
 
-    def reversed_stacks(self: Occupancy, reporter: Reporter) -> Iterator[tuple[LaneStack, object]]:
+    def reversed_stacks(self: Occupancy, reporter: Reporter) -> Iterator[tuple[Shape, object]]:
         self.stacks = dict(reversed(self.stacks.items()))
         return train_epoch(self, reporter)
 
@@ -147,7 +146,7 @@ def test_a_shape_that_runs_out_of_memory_is_halved_alone(
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return super().epoch(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(sweep.search.lane_stack, "Training", Limited)
+    monkeypatch.setattr(sweep.training.lane_stack, "Training", Limited)
     reporter = RecordingReporter()
     halved = search(replace(sizes, trials=9), n_parallel=9, out=tmp_path / "halved", reporter=reporter)
     assert sum("do not fit" in message for message in reporter.messages) >= 1
@@ -237,6 +236,20 @@ def test_filling_rule(preferences: list[int], enough: int, n: int) -> None:
         assert running[shape] - leads[shape] <= min(enough, n), "followers end where the stack has enough"
     assert all(running[shape] >= leads[shape] > 0 for shape in leads), "every shape that was wanted has its lanes"
     assert free == n - running.total()
+
+
+def test_the_first_leads_get_a_few_trials_each_however_many_would_be_cheaper() -> None:
+    """The sampler soon sees results of several shapes; the first lead is the baseline, which nobody preferred."""
+    study = Study(suggest=lambda trial: LaneConfig(lr=1.0), baseline={})
+    filling = Filling(32, lambda shape: 1000)
+    for number in range(8):
+        shape = _shape(study, 1 + number)
+        filling.lead(number, shape)
+        assert filling.wants_follower(shape, 3)
+        assert not filling.wants_follower(shape, 4)
+    filling.lead(8, _shape(study, 1))
+    assert filling.wants_follower(_shape(study, 1), 7), "wanted twice of nine times"
+    assert not filling.wants_follower(_shape(study, 1), 8)
 
 
 def test_share_follows_the_last_leads() -> None:

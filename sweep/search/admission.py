@@ -1,0 +1,99 @@
+"""Proposing trials and giving them free lanes."""
+
+from sweep.search.filling import Filling
+from sweep.search.latency import LatencyMeter
+from sweep.search.ledger import Entrant, Ledger
+from sweep.search.occupancy import Occupancy
+from sweep.search.proposals import Proposal, Proposals
+from sweep.search.shape_space import Follow, ShapeSpace
+from sweep.search.trainer import UnusableShapeError
+from sweep.side_networks.cost import enough_lanes
+from sweep.study.objectives import INFERENCE_SECONDS
+from sweep.study.shape import Shape
+
+
+class Admission:
+    """Fills the free lanes of a search between two epochs.
+
+    Args:
+        proposals: Proposes the trials.
+        lanes: The lanes to fill.
+        ledger: Opens the records of the trials.
+
+    Attributes:
+        latency: Measures the side-networks' inference time; None if the study does not ask for it.
+        shapes: The shapes that the study's lanes can have.
+        filling: Decides which shape takes the next free lane.
+    """
+
+    def __init__(self, proposals: Proposals, lanes: Occupancy, ledger: Ledger):
+        self.proposals, self.lanes, self.ledger = proposals, lanes, ledger
+        self.study = study = lanes.study
+        self.latency = LatencyMeter(lanes, proposals.own) if INFERENCE_SECONDS in study.ranking.names else None
+        self.shapes = ShapeSpace(study)
+        self.filling = Filling(lanes.n_parallel // study.seeds, self._enough)
+        self._lead: tuple[Shape, Follow] | None = None
+
+    def fill(self) -> None:
+        """Give free lanes to trials that wait for memory. If none waits, give them to new trials."""
+        if not self.lanes.running:
+            self.lanes.order = 0  # new stacks: their trials see the data in the order that the first ones saw
+        self._admit_waiting()
+        while self.lanes.has_room and not self.lanes.waiting and (proposal := self._propose()):
+            entrant = self._enter(proposal)
+            if entrant is not None:
+                self.lanes.waiting.append(entrant)
+                self._admit_waiting()
+        self._lead = None
+
+    def _admit_waiting(self) -> None:
+        """Give free lanes to the waiting trials whose shapes still fit in memory."""
+        for entrant in list(self.lanes.waiting):
+            if self.lanes.has_room and self.lanes.fits(self.lanes.shape(entrant.proposal.config)):
+                self.lanes.waiting.remove(entrant)
+                self.lanes.admit(entrant)
+                self.ledger.place(entrant)
+
+    def _propose(self) -> Proposal | None:
+        """The next configuration: a follower of the last lead, or the sampler's free choice; see `filling.py`."""
+        of_study = [record for record in self.ledger.log.records if not self.proposals.is_clone(record.user_attrs)]
+        through = len(of_study) == self.study.trials or self.proposals.exhausted
+        if not self.shapes.varies:
+            return self.proposals.next(clones_only=through)
+        if self._lead is not None and not through:
+            shape, follow = self._lead
+            wanted = self.filling.wants_follower(shape, self.lanes.n_running(shape))
+            if wanted and (proposal := self.proposals.next(follow=follow)) is not None:
+                return proposal
+            self._lead = None
+        proposal = self.proposals.next(clones_only=through)
+        if proposal is not None:
+            shape = self.lanes.shape(proposal.config)
+            self.filling.lead(proposal.number, shape)
+            if not self.proposals.sampler.enumerates:
+                self._lead = shape, self.shapes.follow(proposal.params, proposal.distributions)
+        return proposal
+
+    def _enter(self, proposal: Proposal) -> Entrant | None:
+        """Open a trial's record. If no lane can have its shape, fail the trial and return None."""
+        shape = self.shapes.described(proposal.config)
+        try:
+            spec = self.lanes.setting(proposal.config).spec
+        except UnusableShapeError as error:
+            entrant = self.ledger.enter(proposal, 0, None, shape)
+            self.ledger.fail(entrant, str(error))
+            self._lead = None
+            self.ledger.reporter.message(f"trial {proposal.number} cannot be trained: {error}")
+            return None
+        return self.ledger.enter(
+            proposal,
+            spec.trainable_parameters(proposal.config.rank, proposal.config),
+            self.latency.of(proposal) if self.latency else None,
+            shape,
+        )
+
+    def _enough(self, shape: Shape) -> int:
+        """Number of trials beyond which a larger stack is hardly cheaper per trial."""
+        setting = self.lanes.setting_of(shape)
+        n_lanes = enough_lanes(setting.spec.stack_work(setting.tokens), setting.spec.lane_work(setting.tokens))
+        return -(-n_lanes // self.study.seeds)

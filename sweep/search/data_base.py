@@ -1,0 +1,147 @@
+"""Optuna storages in a data base: their URLs, and connections that survive a restart of the server."""
+
+import importlib.util
+import logging
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+from optuna.storages import BaseStorage, RDBStorage, get_storage
+
+from sweep.errors import UsageError
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 60.0
+"""How long a run waits for a server that has answered before, and does not answer now."""
+
+SECONDS_BETWEEN_TRIES = 0.5
+HIDDEN = "***"
+EXAMPLES = "sqlite:///trials.db or postgresql://USER@HOST/DATABASE"
+
+
+def open_data_base(url: str) -> BaseStorage:
+    """The Optuna storage at a URL.
+
+    Raises:
+        UsageError: It cannot be opened, with the reason and what to type.
+    """
+    try:
+        parsed = _parsed(url)
+        if parsed.get_backend_name() == "sqlite":
+            return get_storage(url)
+        address = parsed.render_as_string(hide_password=False)
+        storage = RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
+        _wait_for_the_server(storage.engine)
+        return get_storage(storage)  # type: ignore[arg-type]  # Optuna takes it, and keeps what was read in memory
+    except UsageError:
+        raise
+    except Exception as error:  # SQLAlchemy, a driver, or the network
+        raise cannot_open(url, error) from error
+
+
+def _parsed(url: str) -> "URL":
+    """The URL, a PostgreSQL data base with the driver psycopg unless the URL names another.
+
+    Raises:
+        UsageError: The driver is not installed.
+        ArgumentError: It is no URL.
+    """
+    from sqlalchemy.engine import make_url
+
+    parsed = make_url(url)
+    if parsed.drivername in ("postgres", "postgresql"):
+        if importlib.util.find_spec("psycopg") is None and importlib.util.find_spec("psycopg2") is not None:
+            return parsed.set(drivername="postgresql+psycopg2")
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername == "postgresql+psycopg" and importlib.util.find_spec("psycopg") is None:
+        raise UsageError(
+            f"--storage {shown_url(url)} needs the package psycopg; install it with pip install 'sweep[cluster]'"
+        )
+    return parsed
+
+
+def _wait_for_the_server(engine: Any) -> None:
+    """Have connections that a restart of the server has cut made again, for `PATIENCE_SECONDS`."""
+    from sqlalchemy import event
+
+    def connect(dialect: Any, record: object, arguments: list[Any], options: dict[str, Any]) -> Any:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        told = False
+        while True:
+            try:
+                return dialect.connect(*arguments, **options)
+            except dialect.loaded_dbapi.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+            if not told:
+                logger.warning("the data base does not answer; trying again for %.0f s", PATIENCE_SECONDS)
+                told = True
+            time.sleep(SECONDS_BETWEEN_TRIES)
+
+    event.listen(engine, "do_connect", connect)
+
+
+def shown_url(url: str) -> str:
+    """The URL of a storage as it may be printed and recorded: without its passwords."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        shown = make_url(url).render_as_string(hide_password=True)
+    except (ArgumentError, ValueError):
+        shown = re.sub(r"(//[^/@:]*):[^@]*@", rf"\1:{HIDDEN}@", url)
+    return re.sub(r"(?i)([?&][^=&]*password=)[^&]*", rf"\1{HIDDEN}", shown)
+
+
+def without_passwords(text: str, url: str) -> str:
+    """A text about a storage, without the passwords of its URL."""
+    return text.replace(url, shown_url(url))
+
+
+def cannot_open(url: str, error: Exception) -> UsageError:
+    """The error of a storage that cannot be opened, with what to type where that is known."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    reason = without_passwords(lines[0], url)
+    remedy = _remedy(url, str(error)) or f"Give a URL such as {EXAMPLES}"
+    return UsageError(f"--storage {shown_url(url)} cannot be opened: {reason}. {remedy}")
+
+
+def _remedy(url: str, reason: str) -> str:
+    """What to type against some failures of a PostgreSQL server."""
+    try:
+        parsed = _parsed(url)
+    except Exception:  # it is no URL
+        return ""
+    if parsed.get_backend_name() != "postgresql":
+        return ""
+    host, port = parsed.query.get("host", parsed.host), parsed.query.get("port", parsed.port)
+    where = "".join([f" -h {host}" if host else "", f" -p {port}" if port else ""])
+    user = f" -U {parsed.username}" if parsed.username else ""
+    remedies = {
+        "password authentication failed|no password supplied": "Set PGPASSWORD to the right password, or write it into "
+        "~/.pgpass",
+        'database "([^"]*)" does not exist': f"Make the data base with createdb{where}{user} {{0}}",
+        'role "([^"]*)" does not exist': f"Make the user with createuser{where} {{0}}, or name another one in the URL: "
+        f"postgresql://USER@HOST/DATABASE",
+        "refused|No such file or directory|translate|timeout|resolve": f"See with pg_isready{where} whether the server "
+        f"runs, and give its host and port in the URL",
+    }
+    found = ((re.search(pattern, reason), remedy) for pattern, remedy in remedies.items())
+    return next((remedy.format(*match.groups()) for match, remedy in found if match), "")
+
+
+def is_storage_error(error: Exception) -> bool:
+    """Whether an error comes from Optuna's storage, or from the data base below it."""
+    modules = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return bool(modules & {"optuna", "sqlalchemy", "psycopg", "psycopg2"})
+
+
+def first_reason(error: BaseException, url: str | None) -> str:
+    """Why a storage failed, in one line: the data base's own words where Optuna wraps them."""
+    cause = error.__cause__ or error
+    line = (str(cause).splitlines() or [type(cause).__name__])[0]
+    return without_passwords(line, url) if url else line

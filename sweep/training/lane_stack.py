@@ -1,0 +1,179 @@
+"""The lanes of one shape: the stack that trains them, what they train on, and the results of their epochs."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sweep.errors import SweepError
+from sweep.features.batches import StageData, TrainingData, n_batches
+from sweep.side_networks.spec import SideNetworkSpec
+from sweep.training.engine import Lane, Training
+from sweep.training.lane_state import LaneState
+from sweep.training.measurement import Metric, measure_lanes
+
+if TYPE_CHECKING:
+    from sweep.study.declaration import Study
+
+
+@dataclass(frozen=True)
+class StackSetting:
+    """What the lanes of one shape train with. It can be pickled, and holds nothing of the search.
+
+    Attributes:
+        spec: Structure of the side-networks.
+        tokens: Number of tokens `L`.
+        train_data: Features and labels of the training set.
+        val_data: Features and labels of the validation set.
+        n_epochs: Length of every lane's learning-rate schedule.
+        batch_size: Images, or texts, a step.
+        seed: The study's seed, for the data order.
+        metrics: The study's own metrics by name.
+    """
+
+    spec: SideNetworkSpec
+    tokens: int
+    train_data: TrainingData
+    val_data: StageData
+    n_epochs: int
+    batch_size: int
+    seed: int
+    metrics: Mapping[str, Metric]
+
+    @classmethod
+    def of(
+        cls, study: "Study", spec: SideNetworkSpec, tokens: int, train_data: TrainingData, val_data: StageData
+    ) -> "StackSetting":
+        """The setting of a study that has the declarations of the lanes' shape."""
+        declared = (study.epochs, study.batch_size, study.seed, dict(study.metrics))
+        return cls(spec, tokens, train_data, val_data, *declared)
+
+    @property
+    def n_steps(self) -> int:
+        """Optimizer steps of an epoch."""
+        return n_batches(len(self.train_data), self.batch_size)
+
+
+@dataclass(frozen=True)
+class TrialEpoch:
+    """The results of one trial after one epoch.
+
+    Attributes:
+        metrics: Metrics of each replicate, `val_…` by name and `train_loss`.
+        failure: What is wrong with them; empty if nothing is.
+        answers: Score of each replicate on each image of the validation set, `(replicates, n)`; see
+            `Target.of_images`.
+        wall_seconds: The trial's share of the time that its stack took.
+    """
+
+    metrics: list[dict[str, float]]
+    failure: str
+    answers: Tensor
+    wall_seconds: float
+
+
+@dataclass(frozen=True)
+class StackEpoch:
+    """The results of a stack after one epoch.
+
+    Attributes:
+        trials: Results by number of the trial.
+        wall_seconds: Time of training and evaluation.
+    """
+
+    trials: dict[int, TrialEpoch]
+    wall_seconds: float
+
+
+class LaneStack:
+    """Lanes of one shape, some of each trial.
+
+    Args:
+        setting: Their data and side-network structure.
+        device: Device that they train on.
+
+    Attributes:
+        lanes: Lanes by trial, one a replicate.
+    """
+
+    def __init__(self, setting: StackSetting, device: torch.device):
+        self.setting, self.device = setting, device
+        self.lanes: dict[int, list[Lane]] = {}
+        self._training: Training | None = None
+
+    def add(self, trial: int, states: Sequence[LaneState]) -> None:
+        """Take up a trial; it trains from the next epoch on.
+
+        Args:
+            trial: Its number.
+            states: Of its lanes, one a replicate.
+        """
+        lanes = [state.lane(self.setting.spec, self.device) for state in states]
+        self._take_apart()
+        self.lanes[trial] = lanes
+
+    def remove(self, trials: Collection[int]) -> None:
+        """Drop trials, by number."""
+        kept = {trial: lanes for trial, lanes in self.lanes.items() if trial not in trials}
+        if kept:
+            self._take_apart()
+        self.lanes, self._training = kept, None
+
+    def train_epoch(self, order: int, on_step: Callable[[], None] = lambda: None) -> StackEpoch:
+        """Train and measure all lanes for one epoch.
+
+        Args:
+            order: Number of the data order to follow.
+            on_step: Called after every optimizer step.
+        """
+        setting = self.setting
+        if self._training is None:
+            self._training = Training(
+                [lane for lanes in self.lanes.values() for lane in lanes],
+                setting.train_data,
+                setting.val_data,
+                n_epochs=setting.n_epochs,
+                batch_size=setting.batch_size,
+                seed=setting.seed,
+            )
+        result = self._training.epoch(order, on_step)
+        target, labels = setting.val_data.target, setting.val_data.labels
+        measured = measure_lanes(result, setting.val_data, setting.metrics)
+        answers = target.of_images(result.val_logits, labels)
+        trials, first = {}, 0
+        for trial, lanes in self.lanes.items():
+            own = slice(first, first := first + len(lanes))
+            failure = next((lane.failure for lane in measured[own] if lane.failure), "")
+            metrics = [lane.metrics for lane in measured[own]]
+            trials[trial] = TrialEpoch(metrics, failure, answers[own], result.wall_seconds / len(self.lanes))
+        return StackEpoch(trials, result.wall_seconds)
+
+    def weights(self, trial: int) -> dict[str, Tensor]:
+        """The weights of a trial's first replicate, as a `state_dict` of its padded module, on the CPU."""
+        first = self.lanes[trial][0]
+        if self._training is None:
+            return {name: tensor.cpu() for name, tensor in first.module.state_dict().items()}
+        (place, *_) = (place for place, lane in enumerate(self._training.lanes) if lane is first)
+        return self._training.stack.lane_state(place)
+
+    def states(self, trials: Collection[int]) -> dict[int, list[LaneState]]:
+        """The current states of trials' lanes, by number."""
+        if self._training is not None:
+            self._training.update_lanes()
+        return {trial: [LaneState.of(lane) for lane in self.lanes[trial]] for trial in trials}
+
+    def _take_apart(self) -> None:
+        """Give the lanes their current weights; the next epoch needs another stack."""
+        if self._training is not None:
+            self._training.update_lanes()
+            self._training = None
+
+
+def does_not_fit(n_lanes: int, batch_size: int, device: object) -> SweepError:
+    """The error of a trial whose lanes do not fit in memory even without others."""
+    return SweepError(
+        f"one trial ({n_lanes} lane{'s' * (n_lanes > 1)} of batch size {batch_size}) does not "
+        f"fit in the memory of {device}; lower --batch-size or the ranks"
+    )

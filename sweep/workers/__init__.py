@@ -1,0 +1,1 @@
+"""Lanes that train on workers: processes of this machine, or of a cluster."""

@@ -1,0 +1,95 @@
+"""What a run tells its workers, and what they answer. All of it can be pickled."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sweep.side_networks.own_networks import OwnNetwork
+from sweep.study.shape import Shape
+from sweep.tasks.own_losses import OwnLoss
+from sweep.training.lane_stack import TrialEpoch
+from sweep.training.lane_state import LaneState
+
+
+@dataclass(frozen=True)
+class UsersCode:
+    """What lanes need of a study's file.
+
+    Attributes:
+        networks: Side-networks by the text that a spec has for them.
+        losses: Losses by the text that a lane's configuration has for them.
+    """
+
+    networks: Mapping[str, OwnNetwork]
+    losses: Mapping[str, OwnLoss]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A trial that a worker is to train.
+
+    Attributes:
+        trial: Its number.
+        shape: Shape of its lanes. The worker must have the setting of this shape.
+        first_order: Number of the data order of its first epoch. After `e` epochs it follows order `first_order + e`.
+        lanes: States of its lanes, one a replicate.
+    """
+
+    trial: int
+    shape: Shape
+    first_order: int
+    lanes: Sequence[LaneState]
+
+    @property
+    def next_order(self) -> int:
+        """Number of the data order of its next epoch."""
+        return self.first_order + self.lanes[0].epochs
+
+
+@dataclass(frozen=True)
+class Step:
+    """One epoch of all trials of a worker.
+
+    A trial may be behind, because the worker that had it was lost. It first trains the epochs that it missed.
+
+    Attributes:
+        generation: Number of the epoch, counted over the whole process. Data orders start again, this does not.
+        order: Number of the data order of this epoch.
+        drop: Trials that have ended, or that go to another worker.
+        admit: Trials to take up.
+    """
+
+    generation: int
+    order: int
+    drop: Sequence[int] = ()
+    admit: Sequence[Assignment] = ()
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The results of a step.
+
+    Attributes:
+        trials: Results by number of the trial.
+        out_of_memory: Trials whose stack did not fit in memory. The worker has dropped them. It will train at most half
+            as many of their shape in one stack.
+    """
+
+    trials: dict[int, TrialEpoch]
+    out_of_memory: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class WorkerFailure:
+    """The answer of a worker that could not do what it was told.
+
+    Attributes:
+        error: The exception, if it is an error of the user's that sweep explains; else None.
+        text: The exception with its traceback.
+    """
+
+    error: Exception | None
+    text: str
+
+
+class WorkerLost:
+    """Stands for the answer of a worker that has died."""

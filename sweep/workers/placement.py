@@ -1,0 +1,81 @@
+"""Which worker trains which trial: chosen by the cost model. No result depends on it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sweep.study.shape import Shape
+
+WORTH_MOVING = 0.9
+"""Trials move if the largest load then is at most this share of what it was, because moving them costs time too."""
+
+
+@dataclass(frozen=True)
+class TrialCost:
+    """What a trial costs the worker that trains it, in multiply-adds per image.
+
+    Attributes:
+        shape: Shape of its lanes.
+        own: Of its lanes.
+        shared: Of the stack of its shape, whatever the number of lanes.
+    """
+
+    shape: Shape
+    own: float
+    shared: float
+
+
+class Placement:
+    """The trials on the workers.
+
+    Attributes:
+        costs: By number of the trial, all trials in training.
+        where: By number of the trial its worker; a trial without one is to be placed.
+    """
+
+    def __init__(self) -> None:
+        self.costs: dict[int, TrialCost] = {}
+        self.where: dict[int, int] = {}
+
+    def on(self, worker: int) -> list[int]:
+        """The trials of a worker."""
+        return [trial for trial, its_worker in self.where.items() if its_worker == worker]
+
+    def place(self, workers: Sequence[int]) -> list[int]:
+        """Give every trial without a worker to the worker whose load is the smallest then.
+
+        Returns:
+            The trials that were placed.
+        """
+        new = [trial for trial in self.costs if trial not in self.where]
+        for trial in new:
+            self.where[trial] = min(workers, key=lambda worker: self._load([*self.on(worker), trial]))
+        return new
+
+    def moves(self, workers: Sequence[int]) -> dict[int, int]:
+        """Which trials should go from the most loaded worker to the least loaded one.
+
+        Returns:
+            By trial the worker that it should go to; `where` stays as it is.
+        """
+        moved: dict[int, int] = {}
+        trials = {worker: self.on(worker) for worker in workers}
+        while len(workers) > 1:
+            most = max(workers, key=lambda worker: self._load(trials[worker]))
+            least = min(workers, key=lambda worker: self._load(trials[worker]))
+
+            def load_after(trial: int) -> float:
+                left = [other for other in trials[most] if other != trial]  # noqa: B023 - called in this round only
+                return max(self._load(left), self._load([*trials[least], trial]))  # noqa: B023
+
+            best = min(trials[most], key=load_after, default=None)
+            if best is None or load_after(best) > WORTH_MOVING * self._load(trials[most]):
+                break
+            trials[most].remove(best)
+            trials[least].append(best)
+            moved[best] = least
+        return {trial: worker for trial, worker in moved.items() if self.where[trial] != worker}
+
+    def _load(self, trials: Sequence[int]) -> float:
+        costs = [self.costs[trial] for trial in trials]
+        shared: Mapping[Shape, float] = {cost.shape: cost.shared for cost in costs}
+        return sum(cost.own for cost in costs) + sum(shared.values())

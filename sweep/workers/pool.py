@@ -1,0 +1,105 @@
+"""The workers of a run: what is asked of a pool of them, and a pool in this process for tests."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from sweep.workers.messages import WorkerLost
+from sweep.workers.packing import unpacked
+from sweep.workers.serving import answer
+from sweep.workers.worker import LaneWorker
+
+Call = tuple[str, tuple[Any, ...]]
+"""The name of a method of `LaneWorker`, and its arguments."""
+
+
+class WorkerPool(Protocol):
+    """Some workers, each with a number that no other one gets.
+
+    Attributes:
+        ready: Numbers of the workers that can be called.
+    """
+
+    ready: list[int]
+
+    @property
+    def n_starting(self) -> int:
+        """Number of workers that have been started and are not ready yet."""
+
+    def call(self, calls: Mapping[int, bytes]) -> Iterator[tuple[int, Any]]:
+        """Call several workers at once.
+
+        Args:
+            calls: Packed calls by number of a worker.
+
+        Yields:
+            Numbers and answers as they arrive: what the method returned, a `WorkerFailure`, or a `WorkerLost`. A worker
+            that is lost is no longer ready; another one is being started in its place.
+        """
+
+    def welcome(self, *, wait: bool) -> list[int]:
+        """Make workers ready that have been started.
+
+        Args:
+            wait: Whether to wait until there is at least one.
+
+        Returns:
+            Their numbers.
+
+        Raises:
+            SweepError: Workers cannot be started.
+        """
+
+    def close(self) -> None:
+        """End all workers."""
+
+
+@dataclass
+class InProcessPool:
+    """Workers in this process, one after the other. Calls and answers are packed as if they travelled.
+
+    Attributes:
+        n_workers: How many there are at first.
+        deaths: By number of a worker, its so many-th call that it dies of: `"before"` or `"after"` it did its work.
+    """
+
+    n_workers: int
+    deaths: dict[int, tuple[int, str]]
+
+    def __post_init__(self) -> None:
+        self.ready: list[int] = []
+        self.n_calls: dict[int, int] = {}
+        self._workers: dict[int, LaneWorker] = {}
+        self._starting = list(range(self.n_workers))
+
+    @property
+    def n_starting(self) -> int:
+        """See `WorkerPool`."""
+        return len(self._starting)
+
+    def call(self, calls: Mapping[int, bytes]) -> Iterator[tuple[int, Any]]:
+        """See `WorkerPool`."""
+        for worker, call in calls.items():
+            self.n_calls[worker] += 1
+            number, when = self.deaths.get(worker, (0, ""))
+            dies = number == self.n_calls[worker]
+            result = None if dies and when == "before" else unpacked(answer(self._workers[worker], call))
+            if dies:
+                self.ready.remove(worker)
+                self._starting.append(max([*self._workers, *self._starting]) + 1)
+                result = WorkerLost()
+            yield worker, result
+
+    def welcome(self, *, wait: bool) -> list[int]:
+        """See `WorkerPool`."""
+        new, self._starting = self._starting, []
+        for worker in new:
+            self._workers[worker], self.n_calls[worker] = LaneWorker(torch.device("cpu")), 0
+        self.ready += new
+        return new
+
+    def close(self) -> None:
+        """See `WorkerPool`."""
+        self._workers.clear()

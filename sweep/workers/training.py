@@ -1,0 +1,228 @@
+"""Lanes that train on workers.
+
+This process decides everything and trains nothing. A worker that dies costs time: its trials go to other workers from
+the states that were fetched last, and repeat the epochs since. As a lane's bits depend on its configuration, its seed
+and its data orders alone, no result shows it.
+"""
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sweep.errors import SweepError
+from sweep.records.reporter import Reporter
+from sweep.search.ledger import Entrant
+from sweep.search.trainer import SettingOf, Stacks
+from sweep.side_networks.own_networks import given_network
+from sweep.study.shape import Shape
+from sweep.tasks.own_losses import given_losses
+from sweep.training.lane_stack import StackEpoch, TrialEpoch
+from sweep.training.lane_state import LaneState, as_tensors
+from sweep.workers.messages import Assignment, Step, UsersCode, WorkerFailure, WorkerLost
+from sweep.workers.packing import packed
+from sweep.workers.placement import Placement, TrialCost
+from sweep.workers.pool import WorkerPool
+
+CPU = torch.device("cpu")
+
+MOST_LOSSES = 5
+"""Workers that may die one after the other with the same trial before it has trained an epoch."""
+
+
+class TrainingOnWorkers:
+    """A `Trainer` that has lanes trained by the workers of a pool.
+
+    Args:
+        setting_of: Gives the data and the side-network structure for a shape, with features where they are stored.
+        pool: The workers.
+        resident_bytes: Memory of its GPU that a worker may use for the features of each shape.
+        on_message: Told when a worker is lost, and when another one takes part.
+    """
+
+    def __init__(
+        self, setting_of: SettingOf, pool: WorkerPool, *, resident_bytes: int, on_message: Callable[[str], None]
+    ):
+        self.setting_of, self.pool = setting_of, pool
+        self.resident_bytes, self.on_message = resident_bytes, on_message
+        self._held: dict[int, Assignment] = {}
+        self._placement = Placement()
+        self._unsent: set[int] = set()
+        self._drops: defaultdict[int, list[int]] = defaultdict(list)
+        self._settings: dict[Shape, bytes] = {}
+        self._has_setting: set[tuple[int, Shape]] = set()
+        self._generation = self._order = 0
+        self._losses: Counter[int] = Counter()
+
+    def admit(self, entrant: Entrant, shape: Shape, states: Sequence[LaneState]) -> None:
+        """See `Trainer`."""
+        setting, trial = self.setting_of(shape), entrant.record.trial
+        for state in states:
+            if state.weights is not None:
+                state.lane(setting.spec, CPU)  # raises here, and not on a worker
+        self._held[trial] = Assignment(trial, shape, entrant.record.first_order, tuple(states))
+        own, shared = setting.spec.lane_work(setting.tokens), setting.spec.stack_work(setting.tokens)
+        self._placement.costs[trial] = TrialCost(shape, len(states) * own, shared)
+
+    def train_epoch(self, stacks: Stacks, order: int, reporter: Reporter) -> Iterator[tuple[Shape, StackEpoch]]:
+        """See `Trainer`; a worker whose memory runs out halves its stack by itself."""
+        started = time.perf_counter()
+        while self._generation == 0 and self.pool.n_starting:
+            self.pool.welcome(wait=True)
+        self._welcome()
+        self._move()
+        self._generation, self._order = self._generation + 1, order
+        trials = [entrant.record.trial for running in stacks.values() for entrant in running]
+        n_lanes = sum(len(self._held[trial].lanes) for trial in trials)
+        n_epochs = self.setting_of(next(iter(stacks))).n_epochs
+        reporter.epoch_started(n_lanes, len(trials) / n_epochs / len(self.pool.ready))
+        results = self._trained(trials, reporter.step)
+        wall_seconds = time.perf_counter() - started
+        for shape, running in stacks.items():
+            of_shape = {entrant.record.trial: results[entrant.record.trial] for entrant in running}
+            yield shape, StackEpoch(of_shape, wall_seconds * len(of_shape) / len(trials))
+
+    def weights(self, entrant: Entrant) -> dict[str, Tensor]:
+        """See `Trainer`."""
+        (state, *_) = self.states([entrant])[entrant.record.trial]
+        return as_tensors(state.weights or {})
+
+    def states(self, entrants: Collection[Entrant]) -> dict[int, list[LaneState]]:
+        """See `Trainer`; from what is fetched here trials continue when their worker dies."""
+        wanted = [entrant.record.trial for entrant in entrants]
+        self._fetch(wanted)
+        return {trial: list(self._held[trial].lanes) for trial in wanted}
+
+    def leave(self, entrants: Collection[Entrant]) -> None:
+        """See `Trainer`."""
+        for entrant in entrants:
+            trial = entrant.record.trial
+            del self._held[trial], self._placement.costs[trial]
+            self._unsent.discard(trial)
+            if (worker := self._placement.where.pop(trial, None)) is not None:
+                self._drops[worker].append(trial)
+
+    def free_memory(self) -> None:
+        """See `Trainer`; workers do so by themselves."""
+
+    def close(self) -> None:
+        """End the workers."""
+        self.pool.close()
+
+    def _trained(self, trials: Collection[int], on_answer: Callable[[], None] = lambda: None) -> dict[int, TrialEpoch]:
+        """Have trials trained up to the present data order, on whichever workers it takes.
+
+        Returns:
+            The results of their last epoch.
+        """
+        results: dict[int, TrialEpoch] = {}
+        while missing := [trial for trial in trials if trial not in results]:
+            self._welcome()
+            self._unsent |= set(self._placement.place(self.pool.ready))
+            if not self._give_settings():
+                continue
+            steps = {worker: self._step(worker) for worker in {self._placement.where[trial] for trial in missing}}
+            for worker, result in self._call({worker: packed(("step", (step,))) for worker, step in steps.items()}):
+                self._unsent -= {assignment.trial for assignment in steps[worker].admit}
+                results |= result.trials
+                if result.out_of_memory:
+                    self._forget(result.out_of_memory)
+                    self.on_message(f"worker {worker} ran out of memory; it trains half as many lanes at a time")
+                on_answer()
+        self._losses.clear()
+        return results
+
+    def _give_settings(self) -> bool:
+        """Give workers the settings of shapes that are new to them; whether no worker was lost meanwhile."""
+        n_workers = len(self.pool.ready)
+        needed = {(self._placement.where[trial], self._held[trial].shape) for trial in self._unsent}
+        missing = needed - self._has_setting
+        for shape in dict.fromkeys(self._held[trial].shape for trial in self._held):
+            calls = {worker: self._setting(shape) for worker, needs in missing if needs == shape}
+            for worker, _ in self._call(calls):
+                self._has_setting.add((worker, shape))
+            if len(self.pool.ready) < n_workers:
+                return False
+        return True
+
+    def _setting(self, shape: Shape) -> bytes:
+        """The call that gives a worker the setting of a shape; the same for all workers."""
+        if shape not in self._settings:
+            setting = self.setting_of(shape)
+            family = setting.spec.family
+            networks = {family: given_network(family)} if setting.spec.is_own else {}
+            code = UsersCode(networks, given_losses())
+            self._settings[shape] = packed(("take_setting", (shape, setting, self.resident_bytes, code)))
+        return self._settings[shape]
+
+    def _step(self, worker: int) -> Step:
+        admitted = [self._held[trial] for trial in self._placement.on(worker) if trial in self._unsent]
+        return Step(self._generation, self._order, tuple(self._drops.pop(worker, ())), tuple(admitted))
+
+    def _call(self, calls: Mapping[int, bytes]) -> Iterator[tuple[int, Any]]:
+        """Call workers. One that is lost gives no answer, and its trials are on no worker any more.
+
+        Raises:
+            SweepError: A worker says that the user has to change something; or workers die again and again.
+            RuntimeError: Something else went wrong on a worker.
+        """
+        for worker, answer in self.pool.call(calls):
+            if isinstance(answer, WorkerLost):
+                self._lose(worker)
+            elif isinstance(answer, WorkerFailure):
+                raise answer.error or RuntimeError(f"worker {worker} failed:\n{answer.text}")
+            else:
+                yield worker, answer
+
+    def _lose(self, worker: int) -> None:
+        trials = self._placement.on(worker)
+        self.on_message(f"worker {worker} has died; {len(trials)} trials in training continue on other workers")
+        self._drops.pop(worker, None)
+        self._losses.update(trials)
+        self._forget(trials)
+        unlucky = [trial for trial in trials if self._losses[trial] >= MOST_LOSSES]
+        if unlucky:
+            raise SweepError(
+                f"{MOST_LOSSES} workers have died one after the other while they trained trial {unlucky[0]}. If the "
+                f"system ended them because memory ran out, lower --n-parallel or --workers; then continue with sweep "
+                f"resume"
+            )
+
+    def _forget(self, trials: Iterable[int]) -> None:
+        """Trials are on no worker any more."""
+        for trial in trials:
+            self._placement.where.pop(trial, None)
+            self._unsent.discard(trial)
+
+    def _fetch(self, trials: Collection[int]) -> None:
+        """Fetch the states of trials that have trained since. If a worker dies meanwhile, they are trained again."""
+        while missing := [trial for trial in trials if self._held[trial].next_order <= self._order]:
+            if lost := [trial for trial in missing if trial not in self._placement.where]:
+                self._trained(lost)
+            wanted: defaultdict[int, list[int]] = defaultdict(list)
+            for trial in missing:
+                wanted[self._placement.where[trial]].append(trial)
+            for _, states in self._call({worker: packed(("states", (of,))) for worker, of in wanted.items()}):
+                for trial, lanes in states.items():
+                    self._held[trial] = replace(self._held[trial], lanes=tuple(lanes))
+
+    def _move(self) -> None:
+        """Bring trials from busy workers to workers with less to do, between two epochs."""
+        moves = self._placement.moves(self.pool.ready)
+        self._fetch(list(moves))
+        for trial, worker in moves.items():
+            if (source := self._placement.where.get(trial)) is not None:
+                self._drops[source].append(trial)
+            if worker in self.pool.ready:
+                self._placement.where[trial] = worker
+                self._unsent.add(trial)
+
+    def _welcome(self) -> None:
+        """Let workers take part that have been started; wait for one if there is no other."""
+        for worker in self.pool.welcome(wait=not self.pool.ready):
+            if self._generation:
+                self.on_message(f"worker {worker} takes part")

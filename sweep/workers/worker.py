@@ -1,0 +1,154 @@
+"""A worker: it has lanes in stacks of every shape, and trains an epoch of all of them when it is told to.
+
+This module knows nothing of processes. `process.py` runs a worker in a process of its own.
+"""
+
+import gc
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+
+from sweep.features.training_data import resident_where_they_fit
+from sweep.machine.memory import is_out_of_memory
+from sweep.side_networks.own_networks import take_network
+from sweep.study.shape import Shape
+from sweep.tasks.own_losses import take_losses
+from sweep.training.lane_stack import LaneStack, StackSetting, TrialEpoch, does_not_fit
+from sweep.training.lane_state import LaneState
+from sweep.workers.messages import Assignment, Step, StepResult, UsersCode
+
+
+class LaneWorker:
+    """Trains the lanes that it is given.
+
+    Args:
+        device: Device that they train on.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self._settings: dict[Shape, StackSetting] = {}
+        self._stacks: defaultdict[Shape, list[LaneStack]] = defaultdict(list)
+        self._most_trials: dict[Shape, int] = {}
+        self._generation = 0
+
+    def take_setting(self, shape: Shape, setting: StackSetting, resident_bytes: int, code: UsersCode) -> None:
+        """Take what lanes of a shape train with.
+
+        Args:
+            shape: The shape.
+            setting: Its data and side-network structure.
+            resident_bytes: Memory of a GPU that its features may take.
+            code: What lanes need of the study's file.
+        """
+        take_losses(code.losses)
+        for family, network in code.networks.items():
+            take_network(family, network)
+        data = resident_where_they_fit(setting.train_data, setting.val_data, self.device, resident_bytes)
+        self._settings[shape] = replace(setting, train_data=data[0], val_data=data[1])
+
+    def step(self, step: Step) -> StepResult:
+        """Train all trials for one epoch, unless they have trained it.
+
+        Raises:
+            SweepError: Not even one trial fits in memory.
+        """
+        self._remove(step.drop)
+        begins, self._generation = step.generation != self._generation, step.generation
+        on_time = [one for one in step.admit if begins and one.next_order == step.order]
+        for assignment in on_time:
+            self._add(assignment.shape, assignment.trial, assignment.lanes)
+        results: dict[int, TrialEpoch] = {}
+        lost: list[int] = []
+        if begins:
+            for shape, stack in [(shape, stack) for shape, stacks in self._stacks.items() for stack in stacks]:
+                lost += self._train(shape, stack, [step.order], results)
+        behind = [one for one in step.admit if one.next_order <= step.order and one not in on_time]
+        for shape, group in self._groups(behind):
+            stack = self._new_stack(shape)
+            for assignment in group:
+                stack.add(assignment.trial, assignment.lanes)
+            missed = range(group[0].next_order, step.order + 1)
+            lost += (now_lost := self._train(shape, stack, missed, results))
+            if not now_lost:
+                for trial, lanes in stack.states(list(stack.lanes)).items():
+                    self._add(shape, trial, lanes)
+        for assignment in step.admit:
+            if assignment.next_order > step.order:  # it has trained this epoch on a worker that is lost
+                self._add(assignment.shape, assignment.trial, assignment.lanes)
+        return StepResult(results, lost)
+
+    def states(self, trials: Collection[int]) -> dict[int, list[LaneState]]:
+        """The current states of trials' lanes, by number of the trial."""
+        found: dict[int, list[LaneState]] = {}
+        for stack in self._all_stacks():
+            if wanted := stack.lanes.keys() & set(trials):
+                found |= stack.states(wanted)
+        return found
+
+    def _train(
+        self, shape: Shape, stack: LaneStack, orders: Sequence[int], results: dict[int, TrialEpoch]
+    ) -> list[int]:
+        """Train a stack along some data orders; the last one's results are kept.
+
+        Returns:
+            The trials that are lost because memory ran out.
+        """
+        try:
+            for order in orders:
+                trained = stack.train_epoch(order)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            lost = list(stack.lanes)
+            if len(lost) == 1:
+                n_lanes, size = len(stack.lanes[lost[0]]), self._settings[shape].batch_size
+                raise does_not_fit(n_lanes, size, self.device) from error
+        else:
+            results |= trained.trials
+            return []
+        self._most_trials[shape] = -(-len(lost) // 2)
+        self._remove(lost)
+        stack.remove(lost)
+        gc.collect()
+        return lost
+
+    def _groups(self, behind: Sequence[Assignment]) -> Iterator[tuple[Shape, list[Assignment]]]:
+        """Trials that are equally far behind, by shape, as many together as fit in memory."""
+        groups: defaultdict[tuple[Shape, int], list[Assignment]] = defaultdict(list)
+        for assignment in behind:
+            groups[assignment.shape, assignment.next_order].append(assignment)
+        for (shape, _), group in groups.items():
+            first = 0
+            while first < len(group):
+                until = first + self._most_trials.get(shape, len(group))
+                yield shape, group[first:until]
+                first = until
+
+    def _add(self, shape: Shape, trial: int, lanes: Sequence[LaneState]) -> None:
+        """Put a trial into a stack that has room, or into a new one."""
+        most = self._most_trials.get(shape)
+        stacks = self._stacks[shape]
+        stack = next((stack for stack in stacks if most is None or len(stack.lanes) < most), None)
+        if stack is None:
+            stack = self._new_stack(shape)
+            stacks.append(stack)
+        stack.add(trial, lanes)
+
+    def _new_stack(self, shape: Shape) -> LaneStack:
+        return LaneStack(self._settings[shape], self.device)
+
+    def _remove(self, trials: Collection[int]) -> None:
+        """Drop trials, and stacks that are empty then."""
+        for stack in self._all_stacks():
+            if gone := stack.lanes.keys() & set(trials):
+                stack.remove(gone)
+        for shape, stacks in self._stacks.items():
+            self._stacks[shape] = [stack for stack in stacks if stack.lanes]
+        if trials and self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _all_stacks(self) -> list[LaneStack]:
+        return [stack for stacks in self._stacks.values() for stack in stacks]

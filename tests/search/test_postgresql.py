@@ -1,0 +1,217 @@
+"""Trials in PostgreSQL: a real server, which these tests start as an unprivileged user."""
+
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+import pytest
+from conftest import RecordingReporter, Search
+
+import sweep.search.data_base
+from sweep import Halving, Results, Study, SweepError, UsageError, load_results
+from sweep.running.resume import resume_run
+from sweep.search.data_base import open_data_base, shown_url
+from sweep.study.finding import LoadedStudy
+
+FOLDERS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+INITDB = shutil.which("initdb", path=os.pathsep.join([os.environ["PATH"], *map(str, FOLDERS)]))
+pytestmark = pytest.mark.skipif(INITDB is None, reason="PostgreSQL is not installed (Debian's package postgresql)")
+
+PASSWORD = "correct-horse"
+
+
+class Server:
+    """A server on a Unix socket.
+
+    Attributes:
+        folder: With its data and its socket.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        names = {user.pw_name for user in pwd.getpwall()}
+        self._user: dict[str, Any] = {}
+        if os.getuid() == 0:  # it refuses to run as root
+            user = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
+            os.chown(folder, user.pw_uid, user.pw_gid)
+            self._user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        self._run("initdb", "--auth=trust", "--username=owner", "--no-sync")
+        rules = (folder / "data" / "pg_hba.conf").read_text()
+        (folder / "data" / "pg_hba.conf").write_text(f"local all locked scram-sha-256\n{rules}")
+        self.start()
+        self.sql(f"CREATE ROLE locked LOGIN PASSWORD '{PASSWORD}'")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        path = Path(INITDB or "").with_name(program)
+        subprocess.run(
+            [path, "-D", str(self.folder / "data"), *arguments],
+            check=True,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
+            **self._user,
+        )
+
+    def start(self) -> None:
+        options = f"-c listen_addresses='' -c unix_socket_directories='{self.folder}' -c fsync=off"
+        self._run("pg_ctl", "-w", "-l", str(self.folder / "log"), "-o", options, "start")
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "-w", "-m", "fast", "stop")
+
+    def url(self, data_base: str, user: str = "owner") -> str:
+        return f"postgresql://{user}@/{data_base}?host={self.folder}"
+
+    def sql(self, command: str) -> None:
+        import psycopg
+
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(command)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))  # a socket's path must be short, and others must be let in
+    server = Server(folder)
+    try:
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def data_base(server: Server) -> Iterator[str]:
+    """The URL of an empty data base."""
+    server.sql("CREATE DATABASE trials")
+    yield server.url("trials")
+    server.sql("DROP DATABASE trials WITH (FORCE)")
+
+
+@pytest.fixture
+def study(small_study: Study) -> Study:
+    return replace(small_study, trials=6, epochs=4, halving=Halving(eta=2))
+
+
+def tables(results: Results) -> list[pd.DataFrame]:
+    return [results.trials.drop(columns="seconds"), results.curves]
+
+
+def assert_same_tables(results: Results, expected: Results) -> None:
+    for table, other in zip(tables(results), tables(expected), strict=True):
+        pd.testing.assert_frame_equal(table, other, check_exact=True)
+
+
+def test_a_run_ends_with_the_tables_of_a_run_with_a_journal(
+    study: Study, search: Search, server: Server, data_base: str, tmp_path: Path
+) -> None:
+    """While the server is restarted twice, once between two epochs, once for longer; beside another run."""
+    expected = search(study, out=tmp_path / "journal")
+    reporter = RecordingReporter()
+
+    def restart(epoch: int) -> None:
+        if epoch in (2, 4):
+            server.stop()
+        if epoch == 2:
+            server.start()
+        if epoch == 4:
+            threading.Timer(1.0, server.start).start()
+
+    reporter.on_epoch = restart
+    results = search(study, out=tmp_path / "first", storage_url=data_base, reporter=reporter)
+    assert_same_tables(results, expected)
+    assert_same_tables(search(study, out=tmp_path / "second", storage_url=data_base), expected)
+    assert sorted(optuna.study.get_all_study_names(open_data_base(data_base))) == ["first", "second"]
+
+
+def test_a_server_that_stays_away_ends_the_run_and_it_can_be_resumed(
+    study: Study, search: Search, server: Server, data_base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = search(study, out=tmp_path / "journal")
+    monkeypatch.setattr(sweep.search.data_base, "PATIENCE_SECONDS", 0.2)
+    reporter = RecordingReporter()
+    reporter.on_epoch = lambda epoch: server.stop() if epoch == 3 else None
+    with pytest.raises(SweepError, match=r"the Optuna storage postgresql://\S+ failed: .*sweep resume") as caught:
+        search(study, out=tmp_path / "run", storage_url=data_base, reporter=reporter)
+    assert len(str(caught.value).splitlines()) == 1
+    server.start()
+    loaded = LoadedStudy("small", Path("small.py"), study)
+    where: dict[str, Any] = {"cache_dir": tmp_path / "cache", "reporter": RecordingReporter()}
+    resume_run(tmp_path / "run", loaded, storage_url=data_base, **where)
+    assert_same_tables(load_results(tmp_path / "run"), expected)
+
+
+def test_what_goes_wrong_is_one_line_that_says_what_to_type(server: Server, data_base: str) -> None:
+    cases = {
+        data_base.replace("/trials", "/nowhere"): rf"createdb -h {server.folder} -U owner nowhere",
+        data_base.replace(str(server.folder), "/tmp/no-such-folder"): r"pg_isready -h /tmp/no-such-folder",
+        "postgresql://owner@127.0.0.1:1/trials": r"pg_isready -h 127\.0\.0\.1 -p 1 ",
+        data_base.replace("owner@", "nobody_there@"): rf"createuser -h {server.folder} nobody_there",
+        data_base.replace("owner@", "locked:wrong-one@"): r"PGPASSWORD .* ~/\.pgpass",
+        data_base.replace("owner@", "locked@"): r"PGPASSWORD .* ~/\.pgpass",
+        "postgresql:/nonsense": r"sqlite:///trials\.db or postgresql://",
+    }
+    for url, remedy in cases.items():
+        with pytest.raises(UsageError, match=remedy) as caught:
+            open_data_base(url)
+        assert str(caught.value).startswith("--storage ")
+        assert len(str(caught.value).splitlines()) == 1
+        assert "wrong-one" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["locked:{}@", "?password={}&"])
+def test_a_password_in_the_url_works_and_is_written_nowhere(
+    study: Study, search: Search, server: Server, data_base: str, tmp_path: Path, place: str, monkeypatch: Any
+) -> None:
+    server.sql("ALTER DATABASE trials OWNER TO locked")
+    user, query = ("locked@", place.format(PASSWORD)) if "?" in place else (place.format(PASSWORD), "?")
+    url = f"postgresql://{user}/trials{query}host={server.folder}"
+    assert PASSWORD not in shown_url(url)
+    monkeypatch.setattr("sys.argv", ["sweep", "run", f"--storage={url}"])
+    reporter = RecordingReporter()
+    search(replace(study, trials=2, halving=None), storage_url=url, reporter=reporter)
+    assert all(PASSWORD not in message for message in reporter.messages)
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert files
+    assert [path for path in files if PASSWORD.encode() in path.read_bytes()] == []
+    assert "***" in json.loads((tmp_path / "run" / "config.json").read_text())["storage"]
+
+
+def test_a_password_is_taken_from_the_environment(
+    server: Server, data_base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.sql("ALTER DATABASE trials OWNER TO locked")
+    url = data_base.replace("owner@", "locked@")
+    (tmp_path / "pgpass").write_text(f"*:*:trials:locked:{PASSWORD}\n")
+    (tmp_path / "pgpass").chmod(0o600)
+    for name, value in (("PGPASSWORD", PASSWORD), ("PGPASSFILE", str(tmp_path / "pgpass"))):
+        with monkeypatch.context() as context:
+            context.setenv(name, value)
+            assert optuna.study.get_all_study_names(open_data_base(url)) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:secret@host:5432/trials", "postgresql://me:***@host:5432/trials"),
+        ("postgresql://me@host/trials?password=secret&sslmode=require", "password=***&sslmode=require"),
+        ("postgresql://me@host/trials?sslpassword=secret", "sslpassword=***"),
+        ("postgresql://me:se%2Fcr%40et@host/trials", "postgresql://me:***@host/trials"),
+        ("postgresql://me:secret@host:no-port/trials", "postgresql://me:***@host:no-port/trials"),
+    ],
+)
+def test_shown_urls_have_no_password(url: str, shown: str) -> None:
+    assert shown in shown_url(url)
+    assert "secret" not in shown_url(url)
+    assert "se%2Fcr" not in shown_url(url)

@@ -1,0 +1,51 @@
+"""What workers are told: small where it can be, and the same when it arrives."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sweep.features.batches import JoinedRows, StageData
+from sweep.machine.user_code import execute
+from sweep.tasks.kinds import MULTI_LABEL
+from sweep.tasks.targets import Target
+from sweep.workers.packing import packed, unpacked
+
+
+@pytest.fixture
+def mapped(tmp_path: Path) -> np.memmap:
+    path = tmp_path / "stages.f16"
+    np.arange(40_000, dtype=np.float16).tofile(path)
+    return np.memmap(path, dtype=np.float16, mode="c", shape=(100, 2, 10, 20))
+
+
+def test_mapped_features_travel_as_a_path(mapped: np.memmap) -> None:
+    labels = torch.zeros(100, 3, dtype=torch.int64)
+    data = StageData(JoinedRows(mapped, mapped), torch.cat([labels, labels]), 3, target=Target(MULTI_LABEL))
+    content = packed(data)
+    assert len(content) < mapped.nbytes / 4
+    again = unpacked(content)
+    indices = torch.tensor([3, 150])
+    assert torch.equal(again.stored(indices), data.stored(indices))
+    assert torch.equal(again.labels, data.labels)
+    assert again.target.kind is MULTI_LABEL
+
+
+def test_a_part_of_mapped_features_travels_as_it_is(mapped: np.memmap) -> None:
+    part = unpacked(packed(mapped[10:12, 1:]))
+    assert np.array_equal(part, mapped[10:12, 1:])
+    assert not np.array_equal(part, mapped[:2, 1:])
+
+
+def test_functions_of_a_users_file_travel_with_their_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "beside_the_file.py").write_text("def twice(x):\n    return 2 * x\n")
+    path = tmp_path / "mine.py"
+    path.write_text("from beside_the_file import twice\n\n\ndef four_times(x):\n    return twice(twice(x))\n")
+    content = packed(execute(path, kind="study").four_times)
+    path.write_text("raise RuntimeError('this file is not imported again')")
+    (tmp_path / "beside_the_file.py").unlink()
+    for name in ("beside_the_file", "sweep_study_mine"):
+        monkeypatch.delitem(sys.modules, name)
+    assert unpacked(content)(3) == 12

@@ -1,0 +1,144 @@
+"""Tables do not depend on how many workers train the lanes, nor on which of them die."""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from optuna.storages import InMemoryStorage
+from small_searches import STUDIES, assert_same, result_of, search_of, settings_of
+
+import sweep.training.lane_stack
+from sweep import SweepError
+from sweep.search.snapshot import capture, restore
+from sweep.training.engine import EpochResult, Lane, Training
+from sweep.workers.pool import InProcessPool
+from sweep.workers.training import TrainingOnWorkers
+
+
+def on_workers(name: str, n_workers: int, deaths: dict[int, tuple[int, str]], messages: list[str]) -> TrainingOnWorkers:
+    pool = InProcessPool(n_workers, deaths)
+    return TrainingOnWorkers(settings_of(STUDIES[name]), pool, resident_bytes=0, on_message=messages.append)
+
+
+@cache
+def without_workers(name: str) -> dict[str, Any]:
+    search = search_of(STUDIES[name])
+    search.run()
+    return result_of(search)
+
+
+def run_on(name: str, n_workers: int, deaths: dict[int, tuple[int, str]] | None = None, **options: Any) -> list[str]:
+    """Run a study on workers, compare it with the run without, and return what it told."""
+    messages: list[str] = []
+    search = search_of(STUDIES[name], on_workers(name, n_workers, deaths or {}, messages), **options)
+    search.run()
+    assert_same(result_of(search), without_workers(name))
+    return messages
+
+
+@pytest.mark.parametrize("n_workers", [1, 2, 4])
+@pytest.mark.parametrize("name", STUDIES)
+def test_tables_do_not_depend_on_the_number_of_workers(name: str, n_workers: int) -> None:
+    assert run_on(name, n_workers) == []
+
+
+def test_the_searches_have_what_a_table_could_depend_on() -> None:
+    pruned = without_workers("rungs and refill")["trials"]
+    assert {"COMPLETE", "PRUNED"} <= set(pruned["state"])
+    assert pruned["first_order"].nunique() > 2
+    assert "FAIL" in {state for name in STUDIES for state in without_workers(name)["trials"]["state"]}
+    assert {rank <= 2 for rank in without_workers("two shapes")["trials"]["params_rank"]} == {True, False}
+    assert without_workers("replicates")["curves"]["replicate"].nunique() == 2
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("number", [1, 3, 6])
+@pytest.mark.parametrize("name", ["replicates", "two shapes"])
+def test_a_worker_that_dies_changes_nothing(name: str, number: int, when: str) -> None:
+    """In its first calls it gets the setting of a shape; then come epochs, and weights of complete trials."""
+    messages = run_on(name, 2, {1: (number, when)})
+    assert messages[0].startswith("worker 1 has died")
+
+
+@pytest.mark.parametrize("often", [False, True])
+def test_all_workers_that_die_again_and_again_change_nothing(often: bool) -> None:
+    """With snapshots, which fetch the states to go on from, and without."""
+    deaths = {worker: (3 + worker % 2, "after") for worker in range(40)}
+    options: dict[str, Any] = {"save_snapshot": capture} if often else {}
+    messages = run_on("rungs and refill", 3, deaths, **options)
+    assert sum("has died" in message for message in messages) >= 6
+
+
+def test_workers_that_die_with_the_same_trial_end_the_run() -> None:
+    messages: list[str] = []
+    trainer = on_workers("lr and rank", 1, {worker: (2, "before") for worker in range(9)}, messages)
+    with pytest.raises(SweepError, match="5 workers have died one after the other while they trained trial 0"):
+        search_of(STUDIES["lr and rank"], trainer).run()
+    assert sum("has died" in message for message in messages) == 5
+
+
+@pytest.mark.parametrize(("name", "first", "then"), [("replicates", None, 2), ("two shapes", 2, None)])
+def test_a_search_goes_on_from_a_snapshot_on_other_workers(name: str, first: int | None, then: int | None) -> None:
+    def trainer(n_workers: int | None) -> TrainingOnWorkers | None:
+        return None if n_workers is None else on_workers(name, n_workers, {}, [])
+
+    storage = InMemoryStorage()
+    before = search_of(STUDIES[name], trainer(first), storage)
+    for _ in range(2):
+        before._advance()
+    snapshot = capture(before)
+    after = search_of(STUDIES[name], trainer(then), storage)
+    restore(after, snapshot)
+    after.run()
+    assert_same(result_of(after), without_workers(name))
+
+
+def test_out_of_memory_halves_the_stack_of_one_worker_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the third epoch of its lanes, when what the worker was given is no longer what it has."""
+    sizes: list[int] = []
+
+    class Limited(Training):
+        def __init__(self, lanes: Sequence[Lane], *args: Any, **options: Any):
+            super().__init__(lanes, *args, **options)
+            sizes.append(len(lanes))
+
+        def epoch(self, order: int, on_step: Callable[[], None] = lambda: None) -> EpochResult:
+            if self.n_lanes > 2 and self.lanes[0].epochs == 2:
+                sizes.append(0)
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().epoch(order, on_step)
+
+    without_workers("lr and rank")
+    monkeypatch.setattr(sweep.training.lane_stack, "Training", Limited)
+    messages = run_on("lr and rank", 2)
+    failed = [place for place, size in enumerate(sizes) if size == 0]
+    assert failed
+    assert max(sizes[: failed[0]]) == 3
+    assert max(sizes[failed[-1] :]) == 2
+    assert len(messages) == len(failed)
+    assert all("ran out of memory; it trains half as many lanes at a time" in message for message in messages)
+
+
+def test_a_trial_that_does_not_fit_at_all_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class TooLarge(Training):
+        def epoch(self, order: int, on_step: Callable[[], None] = lambda: None) -> EpochResult:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(sweep.training.lane_stack, "Training", TooLarge)
+    with pytest.raises(SweepError, match=r"one trial \(1 lane of batch size 8\) does not fit .* lower --batch-size"):
+        search_of(STUDIES["lr and rank"], on_workers("lr and rank", 2, {}, [])).run()
+
+
+def test_an_error_on_a_worker_that_nobody_expected_is_raised_with_its_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def epoch(self: Training, order: int, on_step: Callable[[], None]) -> EpochResult:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(Training, "epoch", epoch)
+    with pytest.raises(
+        RuntimeError, match=r"(?s)worker \d failed:.*test_training_on_workers.py.*ZeroDivisionError: a bug"
+    ):
+        search_of(STUDIES["lr and rank"], on_workers("lr and rank", 2, {}, [])).run()
