@@ -273,13 +273,14 @@ def weight_difference(workload: Workload) -> float:
     for lane in lanes:
         start = small.spec.lane(small.sizes.rank, small.seed_of(lane)).state_dict()
         expected = trained["sequential_cached"][lane]
-        moved = _distance(expected, start)
+        moved = distance(expected, start)
         for name in SAME_WEIGHTS:
-            largest = max(largest, _distance(trained[name][lane], expected) / moved)
+            largest = max(largest, distance(trained[name][lane], expected) / moved)
     return largest
 
 
-def _distance(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> float:
+def distance(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> float:
+    """Return the distance between two sets of weights, as the length of all their differences together."""
     return math.sqrt(sum((a[name].double() - b[name].double()).square().sum().item() for name in a))
 
 

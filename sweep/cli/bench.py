@@ -24,6 +24,7 @@ class Suite(StrEnum):
     accuracy = "accuracy"
     proposals = "proposals"
     shapes = "shapes"
+    gpu = "gpu"
 
 
 class SideNetwork(StrEnum):
@@ -41,6 +42,7 @@ SUITES: dict[Suite, dict[str, Any]] = {
     Suite.accuracy: {},
     Suite.proposals: {},
     Suite.shapes: {},
+    Suite.gpu: {},
 }
 
 
@@ -50,8 +52,9 @@ def bench(
         typer.Option(
             help="`quick`: time of a training step, ViT-S/14 at 112 px. `paper`: the same, ViT-B/16 at 224 px. "
             "`scaling`: how it grows with lanes, modules, rank, tokens and width. `search`: accuracy against time. "
-            "`accuracy`: LAST, linear probe and LoRA, each tuned, on several tasks. `proposals`: a search that learns "
-            "from its trials against random search. `shapes`: stacks of many shapes against padding."
+            "`accuracy`: side-networks, probe and LoRA, each tuned, on several tasks. `proposals`: a search that "
+            "learns from its trials against random search. `shapes`: stacks of many shapes against padding. `gpu`: "
+            "whether a GPU trains the same weights, and how fast."
         ),
     ] = Suite.quick,
     backbone: Annotated[
@@ -123,12 +126,11 @@ def bench(
         if backbone or rank or precision:
             raise UsageError(f"--suite {suite} runs a study of sweep's; leave --backbone, --rank and --precision out")
         content = SHIPPED_STUDIES[suite]({**asked, "n_seeds": seeds}, str(where), say)
-    elif suite is Suite.accuracy:
-        if backbone or rank or precision or n_parallel:
-            raise UsageError(
-                "--suite accuracy runs the study mini_vtab; leave --backbone, --rank, --precision and --n-parallel out"
-            )
-        _accuracy({"image_size": image_size, "epochs": epochs, "n_seeds": seeds}, str(where), json_file, say)
+    elif suite in IN_PARTS:
+        refused = [backbone, rank, precision, n_parallel] + ([image_size, epochs, seeds] if suite is Suite.gpu else [])
+        if any(refused):
+            raise UsageError(NOT_FOR[suite])
+        IN_PARTS[suite]({"image_size": image_size, "epochs": epochs, "n_seeds": seeds}, device, json_file, say)
         return
     else:
         asked |= {"backbone": backbone, "rank": rank}
@@ -161,6 +163,26 @@ def _require_fitting(suite: Suite, *, plot: Path | None, time: str | None, seeds
         raise UsageError("--time belongs to --suite search; leave it out")
     if suite in (Suite.quick, Suite.paper, Suite.scaling) and seeds:
         raise UsageError("--seeds belongs to the suites search, accuracy, proposals and shapes; leave it out")
+
+
+def _gpu(asked: dict[str, Any], device: str | None, json_file: Path | None, say: Callable[[str], None]) -> None:
+    from sweep.bench.gpu import GpuBenchmark, GpuSizes, gpu_json, run_gpu_benchmark
+    from sweep.bench.measure import machine, versions
+    from sweep.bench.report import write_json
+    from sweep.machine.device import device_named
+
+    where = device_named(device or "cuda")
+
+    def save(benchmark: GpuBenchmark) -> None:
+        if json_file is not None:
+            write_json(json_file, {**gpu_json(benchmark), "machine": machine(where), "versions": versions()})
+
+    benchmark = run_gpu_benchmark(GpuSizes(device=str(where)), save, say)
+    broken = [check for check in benchmark.checks if not check.kept]
+    for check in broken:
+        stdout.print(f"not kept: {check.side_network}, {check.what}: {check.value:.2g}, more than {check.bound:g}")
+    if broken:
+        raise typer.Exit(1)
 
 
 def _proposals(asked: dict[str, Any], device: str, say: Callable[[str], None]) -> dict[str, Any]:
@@ -234,12 +256,12 @@ def _search(
     return search_json(benchmark, sizes)
 
 
-def _accuracy(asked: dict[str, Any], device: str, json_file: Path | None, say: Callable[[str], None]) -> None:
+def _accuracy(asked: dict[str, Any], device: str | None, json_file: Path | None, say: Callable[[str], None]) -> None:
     from sweep.bench.accuracy import run_accuracy_benchmark
     from sweep.bench.accuracy_results import AccuracyBenchmark, AccuracySizes
     from sweep.bench.report import accuracy_json, measured_rows, show_accuracy, write_json
 
-    sizes = AccuracySizes(**{name: value for name, value in asked.items() if value is not None}, device=device)
+    sizes = AccuracySizes(**{name: value for name, value in asked.items() if value is not None}, device=device or "cpu")
 
     def save(benchmark: AccuracyBenchmark) -> None:
         if json_file is not None:
@@ -247,3 +269,14 @@ def _accuracy(asked: dict[str, Any], device: str, json_file: Path | None, say: C
 
     measured = measured_rows(json_file, sizes) if json_file is not None else []
     show_accuracy(stdout, run_accuracy_benchmark(sizes, measured, save, say), sizes)
+
+
+IN_PARTS = {Suite.accuracy: _accuracy, Suite.gpu: _gpu}
+"""Suites that write their file after every part."""
+
+NOT_FOR = {
+    Suite.accuracy: "--suite accuracy runs studies of sweep's; leave --backbone, --rank, --precision and --n-parallel "
+    "out",
+    Suite.gpu: "--suite gpu has its own sizes; give --device and --json only",
+}
+"""What to say if a suite in parts is given options that it does not take."""
