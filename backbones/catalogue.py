@@ -108,7 +108,7 @@ def _built_in(name: str, cache_dir: Path) -> Listed:
 
 
 def _packaged_texts(packaged: PackagedTexts, cache_dir: Path) -> Listed:
-    """What is known of a packaged backbone for texts without its files."""
+    """Describe a packaged backbone for texts without reading its files."""
     return Listed(
         name=packaged.weights.name,
         family=packaged.family,

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Converted:
-    """What a packaged file holds.
+    """The content of a packaged file.
 
     Attributes:
         weights: A state dict.

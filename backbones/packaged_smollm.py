@@ -34,7 +34,7 @@ CONFIG = {
     "tie_word_embeddings": True,
     "vocab_size": 49152,
 }
-"""What the GGUF file says of the network, under transformers' names; written down here so that it stays the same."""
+"""The configuration in the GGUF file, under transformers' names. It is repeated here so that it never changes."""
 
 
 def convert_gguf(content: bytes) -> Converted:

@@ -14,7 +14,7 @@ from backbones.text_transform import TextTransform
 from sweep.tasks.inputs import Kind
 
 LONGEST_RATIO = 8
-"""Of an image's sides, of which more is cut off before it is resized and cropped."""
+"""Largest ratio of an image's sides. What exceeds it is cut off before the image is resized and cropped."""
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,15 @@ from sweep import Halving, LaneConfig, Study
 
 FAMILIES = ("ladder", "convolution", "last", "multi_stage")
 WITH_STREAM = ("ladder", "convolution")
+STAGES: dict[str, int | tuple[int, ...]] = {"early": (2, 4, 6, 8), "even": 4}
+"""After which blocks: the lower two thirds of twelve blocks, or four that are spread evenly over any backbone."""
 
 
 def suggest_family(trial: optuna.Trial, family: str) -> LaneConfig:
     """Structure, which decides the lane's stack; then what may differ inside a stack."""
+    has_stream = family in WITH_STREAM
     attention = trial.suggest_categorical("attention", [False, True]) if family == "ladder" else False
-    mlp = trial.suggest_categorical("mlp", [True, False]) if family in WITH_STREAM else True
-    read_out = (
-        trial.suggest_categorical("read_out", ["pooled", "tokens", "both"]) if family in WITH_STREAM else "pooled"
-    )
+    read_out = trial.suggest_categorical("read_out", ["pooled", "tokens", "both"]) if has_stream else "pooled"
     augment = trial.suggest_categorical("augment", ["none", "affine"])
     slower = 4 if family in ("last", "mixer") else 1  # these two learn on the backbone's own width, at a quarter
     lr = trial.suggest_float("lr", 1e-3, 2e-2, log=True) / slower
@@ -35,42 +35,46 @@ def suggest_family(trial: optuna.Trial, family: str) -> LaneConfig:
     return LaneConfig(
         side_network=family,
         attention=attention,
-        mlp=mlp,
         read_out=read_out,
+        augment=augment,
         lr=lr,
         head_lr_ratio=head_lr / lr,
         rank=trial.suggest_categorical("rank", [8, 16]) if family != "multi_stage" else 8,
         weight_decay=trial.suggest_float("weight_decay", 1e-2, 0.5, log=True),
         dropout=trial.suggest_float("dropout", 0.0, 0.3),
-        augment=augment,
         clip_norm=1.0,
     )
 
 
 def suggest(trial: optuna.Trial) -> LaneConfig:
-    """Family first, then what that family has to choose."""
-    return suggest_family(trial, trial.suggest_categorical("side_network", FAMILIES))
+    """Family first, then what that family has to choose, and the stages that it reads."""
+    family = trial.suggest_categorical("side_network", FAMILIES)
+    config = suggest_family(trial, family)
+    return replace(
+        config,
+        mlp=trial.suggest_categorical("mlp", [True, False]) if family in WITH_STREAM else True,
+        stages=STAGES[trial.suggest_categorical("stages", list(STAGES))],
+    )
 
 
 SHARED = {"lr": 4e-3, "head_lr": 5e-3, "rank": 16, "weight_decay": 0.05, "dropout": 0.0, "augment": "none"}
-STREAM = {"mlp": True, "read_out": "both"}
+LADDER = {"attention": False, "read_out": "both", **SHARED}
 
 study = Study(
     suggest=suggest,
-    baseline={"side_network": "ladder", "attention": False, **STREAM, **SHARED},
+    baseline={"side_network": "ladder", "mlp": True, "stages": "early", **LADDER},
     image_size=56,
     stages=(2, 4, 6, 8),
+    rank_buckets=(16,),  # there are many shapes: both widths share a stack
     epochs=30,
-    trials=64,
-    halving=Halving(eta=3, first_rung=3),
+    trials=96,
+    halving=Halving(eta=3, first_rung=6),
 )
 
 
 def of_family(family: str) -> Study:
-    """The search of one family alone, by the same rules: `sweep bench --suite accuracy` compares families by it."""
-    baseline = {**(STREAM if family in WITH_STREAM else {}), **SHARED}
-    if family == "ladder":
-        baseline["attention"] = False
-    if family == "multi_stage":
-        del baseline["rank"]
+    """The search of one family alone, with its MLPs and early stages; `sweep bench --suite accuracy` runs it."""
+    asked = LADDER if family in WITH_STREAM else SHARED
+    left_out = {"convolution": "attention", "multi_stage": "rank"}.get(family)
+    baseline = {name: value for name, value in asked.items() if name != left_out}
     return replace(study, suggest=partial(suggest_family, family=family), baseline=baseline)

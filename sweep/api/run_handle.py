@@ -51,7 +51,7 @@ class RunTrial:
         number: Optuna's number of the trial.
         as_winner: Whether it stands for the run's winner, which has the weights of `retrain` if the run trained it
             again.
-        backbone: As of `load_run`.
+        backbone: As in `load_run`.
     """
 
     folder: RunFolder
@@ -113,8 +113,8 @@ class Run:
         folder: The run's folder; `folder.path` is its path.
         results: The run's tables, as they were when it was opened.
         storage: The run's Optuna storage URL, if it was given one.
-        backbone: As of `load_run`.
-        data: As of `load_run`.
+        backbone: As in `load_run`.
+        data: As in `load_run`.
     """
 
     folder: RunFolder

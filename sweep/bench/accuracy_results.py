@@ -31,7 +31,7 @@ class AccuracySizes:
         suite: The name of a packaged suite, or a folder of VTAB-1K tasks.
         image_size: Side of the backbone's input in pixels.
         n_configs: Configurations of LAST, which train in one stack.
-        n_family_configs: Trials of every other family, of which rungs stop two thirds after epoch 3 and again after 9.
+        n_family_configs: Trials of every other family, of which rungs stop two thirds after epoch 6 and again after 18.
         n_seeds: Replicates of each configuration, and trainings of the winner before its test.
         epochs: Epochs of LAST and of LoRA; the probe gets four times as many.
         family_epochs: Epochs of the other families.

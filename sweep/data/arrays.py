@@ -24,7 +24,7 @@ WHOLE = "all"
 """The key of arrays that are not split yet."""
 IMAGES, LABELS = "images", "labels"
 NAMES = re.compile(r"(?P<before>\w+)_(?P<what>images|labels)|(?P<letter>[xy])_(?P<after>\w+)")
-"""How the arrays of a split may be called: as in MedMNIST's files, or as in Keras'; in any case."""
+"""Names of the arrays of a split, in upper or lower case: those of MedMNIST's files, or those of Keras."""
 NEEDED = (
     "give images and labels, to be split at random, or train_images, train_labels, test_images, test_labels "
     "(x_train, y_train, … are taken too) and, if you have them, val_images and val_labels"

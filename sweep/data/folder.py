@@ -150,7 +150,7 @@ class _Tree:
         return file_split(name, root, [self.files[index] for index in members], self.labels[members])
 
     def with_classes(self, names: tuple[str, ...]) -> "_Tree":
-        """The same images among the classes `names`, which has all that they are of."""
+        """The same images with labels that refer to `names`, which must contain all their classes."""
         numbers = np.array([names.index(name) for name in self.class_names], dtype=np.int64)
         return replace(self, labels=numbers[self.labels], class_names=names)
 

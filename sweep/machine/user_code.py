@@ -92,7 +92,7 @@ def source_digest(function: Callable[..., object], name: str) -> str:
 
 
 def line_of(function: Callable[..., object], error: BaseException) -> str:
-    """Where in the user's file a function of theirs failed, called by the function that caught `error`."""
+    """The line of the user's file in which their function failed; the caller has caught `error`."""
     code = getattr(function, "__code__", None)
     frames = traceback.extract_tb(error.__traceback__)
     if code is None:  # a callable object: the first line of code that it reached

@@ -1,4 +1,4 @@
-"""What a run found, in the sentences that stand above its tables."""
+"""The findings of a run, as sentences above its tables."""
 
 import math
 import statistics
@@ -15,7 +15,7 @@ BASELINE = 0
 
 
 def findings(results: Results, winner: int) -> list[str]:
-    """Who is ahead, by how much, whether that is more than noise, and what to try.
+    """Say which trial is best, by how much, whether that is more than noise, and what to try.
 
     Args:
         results: Tables of a run with at least one complete trial.
@@ -48,7 +48,7 @@ def _on_val(results: Results, winner: int) -> Iterable[str]:
 
 
 def _luck(results: Results, row: Mapping[str, Any]) -> Iterable[str]:
-    """How far the best of equals would lead, where trials are ranked by the score."""
+    """How far the best of equally good trials would lead by luck, if trials are ranked by the score."""
     kind = results.kind
     complete = results.trials[results.trials["state"] == "COMPLETE"]
     n_trials = int(results.trials["state"].isin(["COMPLETE", "PRUNED"]).sum())  # rungs choose the best, too

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # PyTorch takes a second to import, and tables are read witho
 
 CONFIG_FILE, LOCK_FILE = "config.json", "run.lock"
 EXPORTED_FILE = "model.safetensors"
-"""What an exported model has beside its `config.json`, and no run."""
+"""A file that every exported model has, and no run folder."""
 
 LOCK_SECONDS = 0.5
 """How long to wait for a run's lock. `sweep watch` holds it for an instant now and then."""

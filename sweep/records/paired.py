@@ -67,7 +67,7 @@ def mcnemar_p_value(n_only_first: int, n_only_second: int) -> float:
 
 
 def lead_of_the_best_of_equals(n_trials: int, standard_error: float) -> float:
-    """How far the best of some equally good trials leads their average by luck alone: the expected maximum of normals.
+    """How far the best of equally good trials leads their average by luck: the expected maximum of normal numbers.
 
     Args:
         n_trials: How many there are, at least 1.

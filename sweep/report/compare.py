@@ -58,7 +58,7 @@ class ComparedRun:
         return tuple(str(self.setting(name)) for name in OF_THE_METHOD)
 
     def setting(self, name: str) -> Any:
-        """A setting; None where it is off, or of a version that had no such setting."""
+        """The value of a setting; None if it is off, or if the run's version did not have it."""
         value = self.results.config.get(name)
         return None if value is False else value
 
@@ -102,7 +102,7 @@ class Comparison:
 
     @property
     def kind(self) -> TaskKind:
-        """The kind of task that all of them are of."""
+        """The kind of task, which is the same for all runs."""
         return self.runs[0].results.kind
 
 

@@ -122,13 +122,13 @@ def paired_note(comparison: Comparison) -> str:
     first = comparison.runs[0]
     items, n_images = kind_of(first.results.config), comparison.tests[0].n_images
     note = (
-        f"The winners answer the same {n_images} test {items}. The difference is in {comparison.kind.paired_heading} "
-        f"against {first.name}, with its 95% interval over {items}. p is the probability of a difference at least as "
-        f"large if there were none. Another seed or search is not in it, and of 20 such tests one is expected below "
-        f"0.05 by chance."
+        f"The winners are compared on the same {n_images} test {items}. The differences are in "
+        f"{comparison.kind.paired_heading} against {first.name}, with 95% intervals over {items}. p is the probability "
+        f"of a difference at least as large if there were none. The intervals and p do not cover the choice of the "
+        f"seed. Of 20 such tests without any difference, one is expected to have p below 0.05 by chance."
     )
     pooled = any(test.n_backbones > 1 for test in comparison.tests)
-    note += " Rows of several backbones are averaged over them, image by image." if pooled else ""
+    note += " Rows with several backbones are averaged over these, image by image." if pooled else ""
     return note.replace(",,", ",")
 
 

@@ -28,7 +28,7 @@ LARGEST_NUMBERED_MATRIX = 20
 
 
 def learning_curves(curves: pd.DataFrame, winner: int, objectives: Sequence[str]) -> Figure:
-    """Every trial over the epochs, winner and baseline in colour; a list chooses the metric, the objectives first."""
+    """Learning curves of all trials, with winner and baseline in colour. A list chooses the metric."""
     figure = Figure()
     labels = {name: name.replace("val_", "", 1).replace("_", " ") + " on val" for name in objectives} | CURVES
     curves = curves.groupby(["trial", "epoch", "metric"])["value"].mean().reset_index()  # mean over replicates
@@ -89,7 +89,7 @@ def learning_curves(curves: pd.DataFrame, winner: int, objectives: Sequence[str]
 
 
 def _menu(buttons: list[dict[str, Any]]) -> dict[str, Any]:
-    """A list to choose from above the figure: buttons in a row would leave a narrow page."""
+    """A list above the figure to choose from. Buttons in a row would not fit on a narrow page."""
     place = {"x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "pad": {"b": 4}}
     return {"type": "dropdown", "direction": "down", "buttons": buttons, **place}
 
@@ -179,7 +179,7 @@ def reliability_diagram(evidence: Evidence) -> Figure:
 
 
 def predicted_against_true(evidence: Evidence, names: Sequence[str]) -> Figure:
-    """Every val image's target (across) and what it was predicted to be (up); a list chooses the target."""
+    """True (horizontal) and predicted (vertical) targets of the validation set. A list chooses the target."""
     figure = Figure()
     for column, name in enumerate(names):
         true, said = evidence.labels[:, column], evidence.values[:, column]

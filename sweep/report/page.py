@@ -67,7 +67,7 @@ class Plotted(Protocol):
     """Turns a figure into HTML, and keeps it under its name."""
 
     def __call__(self, name: str, figure: Figure, *, least_width: int = 0) -> str:
-        """As `plot`."""
+        """See `plot`."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def paragraph(text: str, *, quiet: bool = False) -> str:
 
 
 def verdict(sentences: Iterable[str]) -> str:
-    """What stands above all tables: the first sentence in bold."""
+    """The verdict above all tables, with its first sentence in bold."""
     first, *others = map(escape, sentences)
     rest = "".join(f"<p>{sentence}</p>" for sentence in others)
     return f'<div class="verdict"><p><b>{first}</b></p></div>{rest}'

@@ -53,7 +53,7 @@ class RunPlots:
         return _styled(learning_curves(self.results.curves, self._winner, list(self.results.objectives)))
 
     def importances(self) -> Figure:
-        """Which parameters matter; raises `SweepError` where too few trials are complete to say."""
+        """Importances of the parameters. Raises `SweepError` if too few trials are complete."""
         figure = importances(self._study, self.results)
         return _styled(self._required(figure, f"{LEAST_TRIALS} complete trials that have a parameter"))
 

@@ -54,7 +54,7 @@ class Retrained:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a search chose.
+    """The choice of a search.
 
     Attributes:
         config: Configuration of the winner.

@@ -8,7 +8,9 @@ every proposal is the sampler's free choice. The rule:
 2. Free lanes then go to *followers*: proposals of the lead's shape, in which the sampler chooses all parameters that do
    not decide the shape. Followers are added until the lead's stack has enough lanes by the cost model
    (`sweep.side_networks.cost.enough_lanes`), but a shape never gets more than its share of all lanes. Its share is its
-   share of the last `WINDOW` leads, so in the long run lanes are divided as the sampler would divide them.
+   share of the last `WINDOW` leads, so in the long run lanes are divided as the sampler would divide them. A few leads
+   say little about what the sampler prefers: at the start, every lead's stack gets `SMALLEST` trials, so that the
+   sampler soon sees results of several shapes.
 3. Then the sampler is asked without constraints again, until no lane is free.
 """
 
@@ -20,6 +22,10 @@ from sweep.study.shape import Shape
 
 WINDOW = 64
 """Number of the latest leads from which the sampler's preference for a shape is estimated."""
+
+
+SMALLEST = 4
+"""Number of trials that a lead's stack may have in any case, if the cost model wants as many; at most half of all."""
 
 
 class Filling:
@@ -35,6 +41,7 @@ class Filling:
 
     def __init__(self, n_trials: int, enough: Callable[[Shape], int]):
         self.n_trials = n_trials
+        self.smallest = min(SMALLEST, math.ceil(n_trials / 2))
         self.enough = enough
         self.leads: deque[tuple[int, Shape]] = deque(maxlen=WINDOW)
 
@@ -43,8 +50,9 @@ class Filling:
         self.leads.append((trial, shape))
 
     def share(self, shape: Shape) -> float:
-        """The sampler's preference for a shape, between 0 and 1."""
-        return sum(of_lead == shape for _, of_lead in self.leads) / len(self.leads) if self.leads else 0.0
+        """The sampler's preference for a shape, between 0 and 1, as if there were leads enough to fill all lanes."""
+        n_leads = max(len(self.leads), math.ceil(self.n_trials / self.smallest))
+        return sum(of_lead == shape for _, of_lead in self.leads) / n_leads
 
     def wants_follower(self, shape: Shape, n_running: int) -> bool:
         """Whether the next free lane goes to a follower of the last lead.
@@ -53,4 +61,4 @@ class Filling:
             shape: Shape of the last lead.
             n_running: Number of trials of that shape in training.
         """
-        return n_running < min(self.enough(shape), math.ceil(self.share(shape) * self.n_trials))
+        return n_running < min(self.enough(shape), max(self.smallest, math.ceil(self.share(shape) * self.n_trials)))

@@ -100,7 +100,7 @@ def weights_of(folder: RunFolder, trial: int, winner: int) -> tuple[SideNetworkS
 
 
 def retrained_weights(folder: RunFolder, winner: int) -> tuple[SideNetworkSpec, LaneWeights]:
-    """As `weights_of` the winner after it was trained again on train and val.
+    """Like `weights_of`, for the winner after it was trained again on train and val.
 
     Raises:
         SweepError: The file is missing or damaged.

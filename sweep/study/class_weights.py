@@ -64,7 +64,7 @@ def completed(declared: ClassWeights, class_names: Sequence[str]) -> ClassWeight
 
 
 def of_lane(declared: ClassWeights) -> LaneWeights:
-    """What a lane takes over from its study, once the study's are complete."""
+    """The class weights that a lane gets from its study, after `completed`."""
     return tuple(declared.values()) if isinstance(declared, Mapping) else declared
 
 

@@ -1,4 +1,4 @@
-"""What a study declares."""
+"""The declaration of a study."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence

@@ -1,10 +1,10 @@
-"""How much each image, or each of its labels, counts in the loss of a lane.
+"""Class weights: how much each image, or each of its labels, counts in the loss of a lane.
 
-Where every image has one class, an image's loss is multiplied by the weight of its class, whatever the loss. Where an
-image may have several labels, the loss is a sum over labels, and each label's part is multiplied by a weight that
-depends on whether the image has the label.
+If every image has one class, an image's loss is multiplied by the weight of its class, whatever the loss. If images may
+have several labels, the loss is a sum over labels. Each label's term is then multiplied by a weight that depends on
+whether the image has the label.
 
-The mean over a batch stays the mean over its images. Balanced weights have the mean 1 over the training data, so
+The mean over a batch is still the mean over its images. The mean of balanced weights over the training data is 1, so
 learning rates keep their meaning.
 """
 
@@ -18,21 +18,22 @@ from sweep.errors import UsageError
 
 BALANCED, UNWEIGHTED = "balanced", "none"
 Weights = str | Sequence[float] | None
-"""As `LaneConfig.class_weights` has them."""
+"""The type of `LaneConfig.class_weights`."""
 
 
 def weights_of_classes(weights: Weights, counts: Tensor) -> Tensor:
     """The weight of each class, `(C,)`.
 
-    Balanced, a class of `n_c` of all `n` training images has the weight `n / (K n_c)`, for `K` classes that have
-    training images: all classes count alike. A class without training images has the weight 1.
+    If `weights` is `"balanced"`, the weight of a class with `n_c` of all `n` training images is `n / (K n_c)`, where
+    `K` is the number of classes that have training images. So all classes count alike. The weight of a class without
+    training images is 1.
 
     Args:
-        weights: What the lane declares.
-        counts: Training images of each class, `(C,)`, in the dtype of the logits.
+        weights: The class weights of the lane's configuration.
+        counts: Number of training images of each class, `(C,)`, in the dtype of the logits.
 
     Raises:
-        UsageError: There are not as many numbers as classes.
+        UsageError: The number of weights is not the number of classes.
     """
     if weights == BALANCED:
         return torch.where(counts > 0, counts.sum() / ((counts > 0).sum() * counts.clamp_min(1)), 1.0)
@@ -40,19 +41,19 @@ def weights_of_classes(weights: Weights, counts: Tensor) -> Tensor:
 
 
 def weights_of_labels(weights: Weights, counts: Tensor, n_images: int) -> tuple[Tensor, Tensor]:
-    """The weights of each label for images that have it, and for images that have it not, both `(C,)`.
+    """The weights of each label for images that have it, and for images that do not have it, both `(C,)`.
 
-    Balanced, of a label that `n_c` of all `n` training images have, these are `n / (2 n_c)` and `n / (2 (n - n_c))`. A
-    label that all training images have, or none, is not weighted. Numbers are weights for the images that have a label,
-    as PyTorch's `pos_weight`.
+    If `weights` is `"balanced"` and `n_c` of all `n` training images have a label, its weights are `n / (2 n_c)` and
+    `n / (2 (n - n_c))`. A label that all training images have, or none, is not weighted. If `weights` are numbers, they
+    are weights for the images that have a label, like PyTorch's `pos_weight`.
 
     Args:
-        weights: What the lane declares.
-        counts: Training images with each label, `(C,)`, in the dtype of the logits.
-        n_images: Training images.
+        weights: The class weights of the lane's configuration.
+        counts: Number of training images with each label, `(C,)`, in the dtype of the logits.
+        n_images: Number of training images.
 
     Raises:
-        UsageError: There are not as many numbers as labels.
+        UsageError: The number of weights is not the number of labels.
     """
     if weights == BALANCED:
         lacking = n_images - counts
@@ -78,8 +79,8 @@ class LabelWeights:
     """Weights of labels for some lanes.
 
     Attributes:
-        has: For images that have a label, `(N, C)`.
-        has_not: For those that have it not, `(N, C)`.
+        has: Weights for images that have a label, `(N, C)`.
+        has_not: Weights for images that do not have it, `(N, C)`.
     """
 
     has: Tensor
@@ -90,5 +91,5 @@ class LabelWeights:
         return terms * (labels * self.has[:, None] + (1 - labels) * self.has_not[:, None])
 
     def of(self, lanes: Sequence[int]) -> "LabelWeights":
-        """Those of some of the lanes."""
+        """The weights of some of the lanes."""
         return LabelWeights(self.has[lanes], self.has_not[lanes])

@@ -91,10 +91,10 @@ def loss_of_images(loss: str, extra: Mapping[str, Any]) -> Callable[["Tensor", "
 
 
 def losses_of_lanes(loss: str, extras: Sequence[Mapping[str, Any]]) -> Callable[["Tensor", "Tensor"], "Tensor"]:
-    """The same for several lanes: maps `(n, B, C)` to `(n, B)`.
+    """Like `loss_of_images`, for several lanes: maps outputs `(n, B, C)` to losses `(n, B)`.
 
-    Lanes are computed one after another, because a lane's bits must not depend on its place in the stack, and some of
-    PyTorch's functions round differently at different places of a tensor.
+    Lanes are computed one after another, because a lane's bits must not depend on its position in the stack, and some
+    of PyTorch's functions round differently at different positions of a tensor.
     """
     import torch
 

@@ -119,7 +119,7 @@ def plain_loss(
 def _weighted(config: LaneConfig, counts: Tensor, n_images: int | None, outputs: Tensor, labels: Tensor) -> Tensor:
     """The mean over images of the loss times a weight: of the image's class, or of each label that it has or lacks."""
     unweighted = plain_loss(replace(config, class_weights=None), counts)
-    given: Any = config.class_weights  # "balanced", or a number a class
+    given: Any = config.class_weights  # "balanced", or one number per class
     n, balanced = counts.tolist(), given == "balanced"
     total = outputs.new_zeros(())
     if labels.dim() == 1:

@@ -42,12 +42,11 @@ from sweep.verify.record import RecordedTrial, recorded_trial
 DECLARATIONS = ("modules_per_block", "pool", "precision", "epochs", "batch_size", "seed")
 PLAIN_STEPS = 50
 PLAIN_PROMISE = 1e-10
-"""What is promised of a lane beside a plain loop in fp64: after a step from the same weights, no larger difference of a
-weight."""
+"""The promise about a lane and a plain loop in fp64: after one step from the same weights, no weight differs more."""
 
 ROUNDINGS = 100
-"""Of weights that change a plain step by more than a hundredth of the promise, if they change in their last place: the
-promise is so many times that change. AdamW divides by the size of a gradient, and some are all but zero."""
+"""If a change of the weights in their last place changes a plain step by more than a hundredth of `PLAIN_PROMISE`, the
+promise is this many times that change. AdamW divides by the size of a gradient, and some gradients are nearly zero."""
 
 
 @dataclass(frozen=True)

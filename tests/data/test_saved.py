@@ -196,7 +196,7 @@ def test_texts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "labels", "message"),
     [
-        (SEVERAL, [[0], None], r"row 1: label is None; labels are 0 to 1, a list of them a row"),
+        (SEVERAL, [[0], None], r"row 1: label is None; labels are 0 to 1, a list of them per row"),
         (LISTS, [[0, 3], [None, 1]], r"row 1: label is \[None, 1\]; labels are text or numbers, or lists of either"),
         (
             FLOATS,

@@ -68,7 +68,7 @@ def test_absolute_paths_elsewhere_are_refused_and_the_remedy_works(tmp_path: Pat
     assert by_red(load(path, image_root=str(tmp_path / "images"))) == LABELS
     relative = write(tmp_path / "tables" / "photos.csv", rows.assign(path=names))
     assert by_red(load(relative, image_root=str(tmp_path / "images"))) == LABELS
-    with pytest.raises(UsageError, match="--image-root nowhere is no folder"):
+    with pytest.raises(UsageError, match="--image-root nowhere is not a folder"):
         load(relative, image_root="nowhere")
 
 

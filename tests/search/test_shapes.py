@@ -238,6 +238,20 @@ def test_filling_rule(preferences: list[int], enough: int, n: int) -> None:
     assert free == n - running.total()
 
 
+def test_the_first_leads_get_a_few_trials_each_however_many_would_be_cheaper() -> None:
+    """The sampler soon sees results of several shapes; the first lead is the baseline, which nobody preferred."""
+    study = Study(suggest=lambda trial: LaneConfig(lr=1.0), baseline={})
+    filling = Filling(32, lambda shape: 1000)
+    for number in range(8):
+        shape = _shape(study, 1 + number)
+        filling.lead(number, shape)
+        assert filling.wants_follower(shape, 3)
+        assert not filling.wants_follower(shape, 4)
+    filling.lead(8, _shape(study, 1))
+    assert filling.wants_follower(_shape(study, 1), 7), "wanted twice of nine times"
+    assert not filling.wants_follower(_shape(study, 1), 8)
+
+
 def test_share_follows_the_last_leads() -> None:
     study = Study(suggest=lambda trial: LaneConfig(lr=1.0), baseline={})
     small, large = _shape(study, 1), _shape(study, 2)

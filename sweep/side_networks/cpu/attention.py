@@ -1,9 +1,9 @@
-"""Attention at a low rank on a CPU, of one lane and image: scores live in the nearest cache, tile by tile.
+"""Low-rank attention of one lane and image on a CPU. Scores are computed in tiles that fit in the nearest cache.
 
-A stock kernel spends its time on `L × L` scores: at rank 8 a score costs more to store and load than to compute. Here a
-vector holds the scores of `VECTOR` queries with one key, and the loops over the rank are unrolled.
+A stock kernel spends its time on the `L × L` scores, because at rank 8 a score costs more to store and load than to
+compute. Here a vector holds the scores of `VECTOR` queries with one key, and the loops over the rank are unrolled.
 
-Rows of queries, keys and values lie `stride` floats apart, tokens along them: `L` tokens and zeros up to whole vectors.
+Rows of queries, keys and values are `stride` floats apart. A row has `L` tokens, followed by zeros up to whole vectors.
 """
 
 import math
@@ -43,9 +43,9 @@ _ZERO, _ONE, _LOWEST = np.float32(0), np.float32(1), np.float32(-3e38)
 
 @compiled
 def _hidden() -> Any:
-    """What is added to the scores of a vector of queries with the key of the first, the second, … of them.
+    """The masks that are added to the scores of a vector of queries with the key of its first, second, … query.
 
-    Row `j` hides a key from the `j` queries before it; the last row hides one from all.
+    Row `j` hides a key from the `j` queries before it. The last row hides a key from all queries.
     """
     hidden = np.zeros((VECTOR + 1) * VECTOR, np.float32)
     for j in range(VECTOR + 1):
@@ -56,10 +56,10 @@ def _hidden() -> Any:
 
 @compiled
 def attend(rank: Any, qkv: Any, stride: int, L: int, causal: bool, out: Any, first: int, log_sum: Any) -> None:
-    """`softmax(q kᵀ) v`, and `log Σ exp(score)` of every query, for a rank as a tuple.
+    """`softmax(q kᵀ) v`, and `log Σ exp(score)` of every query, for a rank that is given as a tuple.
 
-    If `causal`, over the keys up to the query. Those in front of a vector of queries all these see, those behind none;
-    to the scores of those between, `_hidden` is added.
+    If `causal`, a query only sees keys up to its own token. All queries of a vector see the keys before the vector, and
+    none sees the keys after it. For the keys in between, `_hidden` is added to the scores.
     """
     R = len(rank)
     keys = np.empty(L * 2 * R, np.float32)  # k and v of a token side by side
@@ -108,8 +108,8 @@ def attend_backward(
 ) -> None:
     """The gradient of attention.
 
-    A tile of probabilities and of the scores' gradients is read twice: with a vector along queries for theirs, with a
-    vector along the rank for those of keys and values, so that nothing is added across a vector.
+    A tile of probabilities and of the scores' gradients is read twice: with vectors along queries for the gradient of
+    queries, and with vectors along the rank for the gradients of keys and values. So no sum runs across a vector.
     """
     R, width = len(rank), places(rank)
     W = len(width)

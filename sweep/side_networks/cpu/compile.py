@@ -1,4 +1,4 @@
-"""How kernels for a CPU are compiled, and where the machine code is kept."""
+"""Compiles kernels for a CPU, and keeps their machine code on disk."""
 
 import functools
 import hashlib
@@ -18,10 +18,10 @@ logger = logging.getLogger(__name__)
 
 
 def _folder() -> Path:
-    """Where this version of the kernels is kept.
+    """The folder of the machine code for the present state of all kernel files.
 
-    Numba looks whether a kernel's own file was edited, but not the files of what it calls; so each state of them all
-    has a folder of its own, beside them, or in sweep's cache where they are installed for reading only.
+    Numba checks whether a kernel's own file was edited, but not the files of the functions that it calls. So each state
+    of all files has its own folder. It is beside the files, or in sweep's cache if the installation is read-only.
     """
     here = Path(__file__).parent
     kept = here / "__pycache__" if os.access(here, os.W_OK) else default_cache_dir()
@@ -34,18 +34,18 @@ _FOLDER = str(_folder())
 
 @functools.cache
 def announce() -> None:
-    """Say why the first step on a machine takes longer than all others."""
+    """Log why the first step on a machine takes longer than all others."""
     if not any(Path(_FOLDER).rglob("*.nbi")):
         logger.info("compiling kernels for this processor: once, half a minute")
 
 
 def has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether there are kernels for such tensors: those of single precision on a CPU."""
+    """Whether there are kernels for tensors of this dtype and device: fp32 on a CPU."""
     return device.type == "cpu" and dtype == torch.float32
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Compile a function when it is first called, and keep it on disk; it runs without Python's lock."""
+    """Compile a function when it is first called, and keep the code on disk. It runs without Python's global lock."""
     everywhere = numba.config.CACHE_DIR  # type: ignore[attr-defined]
     numba.config.CACHE_DIR = _FOLDER  # type: ignore[attr-defined]
     try:
@@ -57,10 +57,10 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 def _one_process_at_a_time(save: Callable[..., None]) -> Callable[..., None]:
-    """Numba's way of keeping machine code, under a lock.
+    """Numba's function that saves machine code, under a lock.
 
-    It reads an index, adds a file's name to it and writes both. Two processes that do so at once for two ranks can
-    choose one name, and a rank would then be given the other's code.
+    It reads an index, adds the name of a file to it, and writes both. Two processes that do this at once for two ranks
+    can choose the same name, and then one rank would run the code of the other.
     """
 
     @functools.wraps(save)

@@ -24,12 +24,12 @@ def attended(qkv: Tensor, n_heads: int, n_tokens: int, lengths: Tensor, *, causa
     """`softmax(q kᵀ) v` of every image and head.
 
     Args:
-        qkv: Scaled queries, keys and values of all heads, `(3·H·w, T)`: the tokens of all images one after another, and
-            columns of padding behind them.
-        n_heads: `H`.
-        n_tokens: `L`.
-        lengths: Tokens of every image or text, `(B,)`; nothing attends to those behind, and they get zeros.
-        causal: Whether a token attends to itself and those before it alone.
+        qkv: Scaled queries, keys and values of all heads, `(3·H·w, T)`. The columns are the tokens of all images, one
+            image after another, followed by padding.
+        n_heads: Number of heads `H`.
+        n_tokens: Number of tokens `L`.
+        lengths: Number of tokens of every image or text, `(B,)`. Padding after them is not attended to, and gets zeros.
+        causal: Whether a token only attends to itself and earlier tokens.
 
     Returns:
         `(H·w, T)`. Under `vmap` all lanes are one call.
@@ -93,7 +93,7 @@ def _read(
 def _write(
     source: Any, first: int, stride: int, n: int, row: int, rows: int, column: int, n_tokens: int, to: Any
 ) -> None:
-    """The way back."""
+    """Copy rows that are `stride` apart back to the tokens of one image; the inverse of `_read`."""
     for c in range(rows):
         for i in range(n_tokens):
             to[n, row + c, column + i] = source[first + c * stride + i]
@@ -144,7 +144,7 @@ def _backward(
     d_out: Any,
     d_qkv: Any,
 ) -> None:
-    """As `_forward`; `d_qkv` is written where an image has tokens."""
+    """The backward pass; tasks as in `_forward`. `d_qkv` is only written for the tokens that an image has."""
     w, B, H = len(width), len(lengths), log_sum.shape[1]
     longest = (L + VECTOR - 1) // VECTOR * VECTOR
     own, d_own = np.zeros(3 * w * longest, np.float32), np.zeros(3 * w * longest, np.float32)

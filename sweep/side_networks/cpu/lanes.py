@@ -1,4 +1,4 @@
-"""Lanes under `vmap` as one dimension more of a kernel's arrays."""
+"""Folds the lanes of `vmap` into the first dimension of a kernel's arrays."""
 
 from collections.abc import Sequence
 
@@ -6,15 +6,15 @@ from torch import Tensor
 
 
 def folded(n_lanes: int, dims: Sequence[int | None], tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Tensors whose first dimension already counts lanes, with those that `vmap` adds.
+    """Fold the lanes that `vmap` adds into the first dimension of tensors, which counts lanes already.
 
     Args:
-        n_lanes: That `vmap` adds.
-        dims: Where each tensor has them; None where it has none, and all lanes share it.
-        tensors: Each `(n, …)` without them.
+        n_lanes: Number of lanes that `vmap` adds.
+        dims: The dimension of these lanes in each tensor; None if all lanes share the tensor.
+        tensors: Tensors, each `(n, …)` without these lanes.
 
     Returns:
-        Each `(n_lanes · n, …)`, contiguous.
+        Tensors, each `(n_lanes · n, …)`, contiguous.
     """
     return [
         (x.unsqueeze(0).expand(n_lanes, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1).contiguous()

@@ -1,7 +1,7 @@
-"""Matrix products of one lane and image, compiled for a CPU: tiles of the result stay in registers.
+"""Matrix products of one lane and image, compiled for a CPU. Tiles of the result stay in registers.
 
-Rows of `L` tokens lie `stride` floats apart, whole vectors with zeros at the end; rows of width `D` lie `D` apart, a
-multiple of `2 · VECTOR`. Ranks are compile-time numbers.
+Rows of `L` tokens are `stride` floats apart and end in zeros up to whole vectors. Rows of width `D` are `D` floats
+apart, and `D` is a multiple of `2 · VECTOR`. Ranks are known at compile time.
 """
 
 from typing import Any

@@ -50,7 +50,7 @@ def with_mlp(norm: PaddedLayerNorm, up: PaddedLinear, down: PaddedLinear, h: Ten
 
 
 class _OfRows(torch.autograd.Function):
-    """What both have in common. Inputs: eps, `h` `(N, r, T)`, own channels `(N, r)`, and weights `(N, …)`."""
+    """The common part of both functions. Inputs: eps, `h` `(N, r, T)`, own channels `(N, r)`, and weights `(N, …)`."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -114,7 +114,7 @@ def _backward(kernel: Callable[..., None], ctx: Any, grad: Tensor) -> tuple[Tens
 
 
 def _ranks(own: Tensor) -> Tensor:
-    """Channels of every lane that are no padding, `(N,)`."""
+    """Number of channels of every lane without padding, `(N,)`."""
     return own.sum(1).to(torch.int64)
 
 

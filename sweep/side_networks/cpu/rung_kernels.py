@@ -107,7 +107,7 @@ def _scaled(normal: Any, weight: Any, bias: Any, first: int, rows: int, width: i
 
 @compiled
 def _filled(bias: Any, first: int, rows: int, width: int, x: Any) -> None:
-    """Every row of `x` is its bias."""
+    """Fill every row of `x` with its bias."""
     for c in range(rows):
         b = splat(bias[first + c])
         for t in range(0, width, VECTOR):
@@ -130,7 +130,7 @@ def _add_row_sums(group: Any, out: Any, first: int, x: Any, rows: int, width: in
 def _add_norm_gradients(
     group: Any, d_weight: Any, d_bias: Any, first: int, d_x: Any, normal: Any, rows: int, width: int, scratch: Any
 ) -> None:
-    """Add what the weight and the bias of a norm get from the gradient of its result."""
+    """Add the gradients of a norm's weight and bias, from the gradient of its result."""
     _add_row_sums(group, d_bias, first, d_x, rows, width)
     for i in range(0, rows * width, VECTOR):
         store(scratch, i, load(d_x, i) * load(normal, i))
@@ -141,7 +141,7 @@ def _add_norm_gradients(
 def _gradient_of_norm(
     d_x: Any, normal: Any, inverse: Any, weight: Any, first: int, rank: int, rows: int, width: int
 ) -> None:
-    """From the gradient of `normal · weight + bias` to that of what `normal` was made from, in place."""
+    """Turn the gradient of `normal · weight + bias` into the gradient of the norm's input, in place."""
     share = splat(_ONE / np.float32(rank))
     for t in range(0, width, VECTOR):
         of_mean, of_spread = splat(_ZERO), splat(_ZERO)
@@ -161,7 +161,7 @@ def _gradient_of_norm(
 
 @compiled
 def _copy(source: Any, first: int, row: int, rows: int, width: int, x: Any) -> None:
-    """Rows of `width` numbers that lie `row` apart, one after the other."""
+    """Copy rows of `width` numbers that are `row` numbers apart, so that they follow one another."""
     for c in range(rows):
         for t in range(0, width, VECTOR):
             store(x, c * width + t, load(source, first + c * row + t))
@@ -171,7 +171,7 @@ def _copy(source: Any, first: int, row: int, rows: int, width: int, x: Any) -> N
 def norm_forward(
     group: Any, first_task: int, last_task: int, h: Any, ranks: Any, weight: Any, bias: Any, eps: Any, out: Any
 ) -> None:
-    """Forward pass of the norm alone; arguments as of `mlp_forward`."""
+    """Forward pass of only the norm; arguments as `mlp_forward`."""
     _, R, T = h.shape
     n_blocks = (T + BLOCK - 1) // BLOCK
     normal, inverse = np.empty(R * BLOCK, np.float32), np.empty(BLOCK, np.float32)
@@ -199,7 +199,7 @@ def norm_backward(
     d_weight: Any,
     d_bias: Any,
 ) -> None:
-    """Backward pass of the norm alone; arguments as of `mlp_backward`."""
+    """Backward pass of only the norm; arguments as `mlp_backward`."""
     _, R, T = h.shape
     G = d_weight.shape[1]
     normal, d_x = np.empty(R * BLOCK, np.float32), np.empty(R * BLOCK, np.float32)

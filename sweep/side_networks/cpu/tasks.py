@@ -1,4 +1,4 @@
-"""Work of compiled kernels, spread over threads."""
+"""Divides the work of compiled kernels among threads."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,12 +10,12 @@ SHARES_OF_A_THREAD = 8
 
 
 def on_threads(run: Callable[[int, int], None], n_tasks: int, shares: int = SHARES_OF_A_THREAD) -> None:
-    """Tasks on as many threads as PyTorch uses, a few at a time: a core with other work to do takes fewer of them.
+    """Run tasks on as many threads as PyTorch uses. A thread takes a few at a time, so a busy core takes fewer of them.
 
     Args:
-        run: Does the tasks from a first up to a last number, without Python's lock.
-        n_tasks: How many there are.
-        shares: Into which a thread's part of them is cut.
+        run: Runs the tasks from a first number up to a last one, without Python's global lock.
+        n_tasks: Number of tasks.
+        shares: Number of pieces into which each thread's part of the tasks is cut.
     """
     n_threads = torch.get_num_threads()
     at_once = max(1, n_tasks // (shares * n_threads))

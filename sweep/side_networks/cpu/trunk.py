@@ -1,7 +1,7 @@
 """All modules of a rank-space LAST for a whole stack of lanes, in single precision on a CPU.
 
-The same function as `rank_space_trunk.py` with the pooling behind it, in compiled tasks of one lane and image: see
-`trunk_kernels.py`. Here are the products that all lanes share, before and after the tasks.
+This is the function of `rank_space_trunk.py` followed by pooling, in compiled tasks of one lane and image each; see
+`trunk_kernels.py`. This module has the products that all lanes share, before and after the tasks.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ A constant: how a sum is split decides its last bits.
 
 
 def is_compiled(rank: int, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether lanes of a rank are computed here, and not by `rank_space_trunk.py`."""
+    """Whether lanes of a rank are computed here; otherwise `rank_space_trunk.py` computes them."""
     return has_kernels(device, dtype) and rank <= MAX_UNROLLED_RANK
 
 
@@ -45,11 +45,11 @@ def pooled_trunk(
     """Attention outputs of all `K` modules of a lane, averaged over tokens.
 
     Args:
-        frozen: What enters the modules, zero beyond the length of a text.
+        frozen: The frozen streams; zero after the end of a text.
         projections: `W_γ`, each `(3r, D)`.
         biases: `W β`, each `(3r,)`.
         ups: `Ũ`, each `(r, D)`.
-        tokens: To average over, of those that a text has.
+        tokens: The tokens to average over, as a slice of the tokens that a text has.
 
     Returns:
         `(K·r, B)`. Under `vmap` all lanes are one call.
@@ -81,7 +81,7 @@ class _PooledTrunk(torch.autograd.Function):
         mixing = torch.bmm(projections.flatten(1, 2), ups.flatten(1, 2).mT)
         rows_of_modules = projections.transpose(0, 1).contiguous().flatten(1, 2)  # (K, N·3r, D)
         pooled = ups.new_empty(N, K * r, B)
-        # Without a backward pass, some images at a time, so that no more is kept than of one module.
+        # Without a backward pass, a part of the images at a time, so that it needs the memory of one module.
         at_once = B if keep else -(-B // K)
         for first in range(0, B, at_once):
             images = slice(first, min(first + at_once, B))
@@ -159,7 +159,7 @@ class _PooledTrunk(torch.autograd.Function):
 
 
 def _extents(frozen: "FrozenStreams", tokens: slice) -> tuple[Tensor, Tensor, Tensor]:
-    """How many tokens every image has, and the first and the end of those to pool; each `(B,)`."""
+    """Number of tokens of every image, and the start and end of those to pool; each `(B,)`."""
     B, L = frozen.squares.shape[1:]
     lengths = torch.full((B,), L) if frozen.lengths is None else frozen.lengths.contiguous()
     starts, stops = zip(*(tokens.indices(length)[:2] for length in lengths.tolist()), strict=True)
@@ -167,11 +167,11 @@ def _extents(frozen: "FrozenStreams", tokens: slice) -> tuple[Tensor, Tensor, Te
 
 
 def _run(kernel: Callable[..., None], rank: int, n_tasks: int, *arguments: Any) -> None:
-    """A kernel of modules of a rank, on several threads."""
+    """Run a kernel for modules of a rank on several threads."""
     on_threads(lambda first, last: kernel((0,) * rank, first, last, *arguments), n_tasks)
 
 
 def _padded(x: Tensor) -> Tensor:
-    """With zeros up to a width that compiled products take; itself if it has such a width."""
+    """The tensor padded with zeros to a width that compiled products take; unchanged if it has such a width."""
     missing = -x.shape[-1] % ALIGNMENT
     return F.pad(x, (0, missing)) if missing else x

@@ -1,12 +1,12 @@
-"""The modules of one lane and image, one after another, in one compiled task: forward, and backward.
+"""All modules of one lane and image in one compiled task, forward and backward.
 
-`rank_space.py` has the names. The products `Ũ_j S̃_k` are wanted only summed over modules and the rank, so that they are
-never formed. With the lane's own stream of one image, kept in the processor's cache,
+`rank_space.py` explains the names. Only sums of the products `Ũ_j S̃_k` over modules and the rank are needed, so the
+products themselves are never formed. Let `P_k` be the lane's own stream of one image, kept in the processor's cache:
 
     P_k = Σ_{j<k} Ũ_jᵀ A_j          |x̃_k|² = |S̃_k|² + 2 <P_k, S̃_k> + <P_k, P_k>
 
-and a module adds to `P` and takes both products in one pass over it. Backward, the gradient of `|x̃_k|²` is a number a
-token, `w_k / 2`, and with
+A module adds to `P` and computes both products in one pass over it. In the backward pass, the gradient of `|x̃_k|²` is
+one number per token, `w_k / 2`. With
 
     H_j = Σ_{k>j} w_k S̃_k           ω_j = Σ_{k>j} w_k           B_j = ω_j A_j
 

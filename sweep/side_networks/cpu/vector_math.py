@@ -77,7 +77,7 @@ def scale_rows(typing: Any, tiles: Any, v: Any) -> Any:
 
 
 def _folded(b: ir.IRBuilder, u: ir.Value, v: ir.Value, groups: int) -> ir.Value:
-    """Two vectors that hold `groups` partial sums each as one with the sums of either in half as many places."""
+    """Fold two vectors with `groups` partial sums each into one vector, in which each sum has half as many places."""
     width = u.type.count
     size = width // groups
     places = [
@@ -95,7 +95,7 @@ def _folded(b: ir.IRBuilder, u: ir.Value, v: ir.Value, groups: int) -> ir.Value:
 
 
 def _sums(b: ir.IRBuilder, values: list[ir.Value]) -> list[ir.Value]:
-    """Each vector's sum: pairs of vectors are folded into one until a place holds a sum."""
+    """The sum of each vector. Pairs of vectors are folded into one until each place holds a sum."""
     vector, n_sums, groups = values[0].type, len(values), 1
     width = vector.count
     values = values + [constant(vector, 0.0)] * ((1 << (n_sums - 1).bit_length()) - n_sums)

@@ -1,11 +1,11 @@
 """Vectors of a processor's registers for compiled kernels; what is computed with them is in `vector_math.py`.
 
-Numba vectorises a loop only where it can prove that nothing overlaps, and keeps no array in registers. Here a kernel
-says itself what is a vector and what stays in registers: tuples of vectors are the tiles of its matrix products.
-Arrays are contiguous, and indices count floats from their start.
+Numba only vectorises a loop if it can prove that arrays do not overlap, and it keeps no array in registers. Here a
+kernel says explicitly what is a vector and what stays in registers: the tiles of its matrix products are tuples of
+vectors. Arrays are contiguous, and indices count floats from their start.
 
-How many vectors a tuple has must be known when compiling. A number of the source is; a rank `r` comes as a tuple of `r`
-numbers, of which nothing but the length is used: kernels are compiled once for each rank.
+The number of vectors in a tuple must be known at compile time. Literals in the source are known. A rank `r` is given as
+a tuple of `r` numbers, of which only the length is used, so kernels are compiled once for each rank.
 
     v = load(a, i)                       a[i : i + VECTOR]
     store(a, i, v)
@@ -33,7 +33,7 @@ FLAGS = ("contract", "nsz")  # a product and a sum may become one instruction
 
 
 def emitted(function: Callable[..., Any]) -> Any:
-    """A function of compiled kernels, given by its type and the instructions it becomes."""
+    """Define a function of compiled kernels by its type and its instructions."""
     return intrinsic(prefer_literal=True)(function)
 
 
@@ -52,7 +52,7 @@ class _VectorModel(models.PrimitiveModel):
 
 
 def _number(kind: Any) -> int:
-    """What is known when compiling: the value of a literal, or the length of a tuple."""
+    """A number that is known at compile time: the value of a literal, or the length of a tuple."""
     number: int = kind.count if isinstance(kind, types.UniTuple) else kind.literal_value
     return number
 
@@ -63,7 +63,7 @@ def constant(vector: ir.VectorType, value: float | int) -> ir.Constant:
 
 
 def address_of(context: Any, b: ir.IRBuilder, kind: Any, array: ir.Value, index: ir.Value) -> ir.Value:
-    """Of one float of an array."""
+    """The address of one float of an array."""
     return b.gep(context.make_array(kind)(context, b, array).data, [index])
 
 
@@ -85,7 +85,7 @@ def parts_of(b: ir.IRBuilder, tiles: ir.Value, n: int) -> list[ir.Value]:
 
 @emitted
 def divisor(typing: Any, rank: Any, times: Any, limit: Any) -> Any:
-    """The largest divisor of `times · rank` that is at most `limit`, as a tuple of so many numbers."""
+    """The largest divisor of `times · rank` that is at most `limit`, as the length of a tuple."""
     n = _number(times) * _number(rank)
     kind = types.UniTuple(types.intp, max(d for d in range(1, _number(limit) + 1) if n % d == 0))
     return kind(rank, times, limit), lambda context, b, signature, args: context.get_constant_null(kind)
@@ -93,7 +93,7 @@ def divisor(typing: Any, rank: Any, times: Any, limit: Any) -> Any:
 
 @emitted
 def places(typing: Any, rank: Any) -> Any:
-    """The width of a vector that holds one token's `rank` numbers, as a tuple of so many numbers."""
+    """The width of a vector that holds one token's `rank` numbers, as the length of a tuple."""
     kind = types.UniTuple(types.intp, max(4, 1 << (_number(rank) - 1).bit_length()))
     return kind(rank), lambda context, b, signature, args: context.get_constant_null(kind)
 
