@@ -1,6 +1,6 @@
 """Where the lanes of a run train: in this process, or on worker processes of this machine."""
 
-import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,7 +29,7 @@ def check_workers(n_workers: int, prepared: Prepared) -> None:
     """
     if n_workers < 0:
         raise UsageError(f"--workers must be at least 1, or 0 to train in this process, not {n_workers}")
-    if n_workers and os.name != "posix":
+    if n_workers and platform.system() == "Windows":
         raise UsageError("--workers needs Linux or macOS; leave it out")
     if n_workers and prepared.views.n_cached == 0:
         raise UsageError(

@@ -36,7 +36,7 @@ def open_data_base(url: str) -> BaseStorage:
         address = parsed.render_as_string(hide_password=False)
         storage = RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
         _wait_for_the_server(storage.engine)
-        return get_storage(storage)  # type: ignore[arg-type]  # Optuna takes it, and keeps what was read in memory
+        return get_storage(storage)  # keeps what was read in memory
     except UsageError:
         raise
     except Exception as error:  # SQLAlchemy, a driver, or the network

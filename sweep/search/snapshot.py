@@ -24,7 +24,7 @@ from sweep.search.proposals import Proposal
 from sweep.search.rungs import Arrival
 from sweep.search.search import Search
 from sweep.search.unchanged import require_same_lanes
-from sweep.training.lane_state import LaneState, as_arrays, as_tensors
+from sweep.training.lane_state import LaneState
 
 FORMAT = 4
 READABLE_FORMATS = (3, FORMAT)
@@ -64,8 +64,8 @@ def capture(search: Search) -> Snapshot:
     states = search.lanes.trainer.states(search.lanes.running)
     for trial, of_trial in states.items():
         for replicate, lane in enumerate(of_trial):
-            tensors |= _prefixed(_lane_name(trial, replicate, "module"), as_tensors(lane.weights or {}))
-            tensors |= _prefixed(_lane_name(trial, replicate, "optimizer"), as_tensors(lane.optimizer))
+            tensors |= _prefixed(_lane_name(trial, replicate, "module"), lane.weights or {})
+            tensors |= _prefixed(_lane_name(trial, replicate, "optimizer"), lane.optimizer)
     for weights in search.kept:
         tensors |= _prefixed(f"kept/{weights.trial}", weights.state)
     tensors |= {f"baseline/{epoch}": answers for epoch, answers in search.baseline_answers.items()}
@@ -185,9 +185,7 @@ def _entrant(
 def _lanes(entrant: Entrant, epochs: list[int], groups: Mapping[str, dict[str, Tensor]]) -> Iterator[LaneState]:
     record = entrant.record
     for replicate, (seed, n_epochs) in enumerate(zip(record.seeds, epochs, strict=True)):
-        weights, optimizer = (
-            as_arrays(groups[_lane_name(record.trial, replicate, what)]) for what in ("module", "optimizer")
-        )
+        weights, optimizer = (groups[_lane_name(record.trial, replicate, what)] for what in ("module", "optimizer"))
         yield LaneState(entrant.proposal.config, seed, n_epochs, weights, optimizer)
 
 

@@ -1,17 +1,14 @@
-"""A lane as plain numbers: what travels to another process, or into a snapshot, and becomes the same lane again."""
+"""A lane as plain numbers, which travel to another process or into a snapshot and become the same lane again."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.lane_config import LaneConfig
 from sweep.training.engine import Lane
-
-Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -21,21 +18,21 @@ class LaneState:
     Attributes:
         config: Its hyperparameters.
         seed: Seed of its initial weights and of its dropout.
-        epochs: Epochs that it has trained for.
-        weights: Weights by name; None for the initial weights, which follow from the seed.
-        optimizer: State of its optimizer by name; empty before the first step.
+        epochs: Number of epochs that it has trained for.
+        weights: Weights by name, on the CPU; None for the initial weights, which follow from the seed.
+        optimizer: State of its optimizer by name, on the CPU; empty before the first step.
     """
 
     config: LaneConfig
     seed: int
     epochs: int = 0
-    weights: Arrays | None = None
-    optimizer: Arrays = field(default_factory=dict)
+    weights: Mapping[str, Tensor] | None = None
+    optimizer: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, lane: Lane) -> "LaneState":
-        """The state of a lane whose module has its current weights."""
-        weights, optimizer = as_arrays(lane.module.state_dict()), as_arrays(lane.optimizer_state)
+        """The state of a lane whose module has its current weights; on a CPU it shares their memory."""
+        weights, optimizer = _on_cpu(lane.module.state_dict()), _on_cpu(lane.optimizer_state)
         return cls(lane.config, lane.seed, lane.epochs, weights, optimizer)
 
     def lane(self, spec: SideNetworkSpec, device: torch.device) -> Lane:
@@ -50,15 +47,9 @@ class LaneState:
         """
         module = spec.lane(self.config.rank, self.seed, self.config)
         if self.weights is not None:
-            module.load_state_dict(as_tensors(self.weights))
-        return Lane(self.config, module.to(device), self.seed, as_tensors(self.optimizer), self.epochs)
+            module.load_state_dict(self.weights)
+        return Lane(self.config, module.to(device), self.seed, dict(self.optimizer), self.epochs)
 
 
-def as_arrays(state: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """Tensors as arrays in the host's memory, copied."""
-    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in state.items()}
-
-
-def as_tensors(state: Arrays) -> dict[str, Tensor]:
-    """Arrays as tensors, copied."""
-    return {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
+def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu() for name, tensor in state.items()}

@@ -160,8 +160,9 @@ def verify_trial(
 def _threads(config: Mapping[str, Any]) -> int:
     """The number of threads that the run's lanes were computed on; PyTorch's own where versions up to 0.4 ran."""
     recorded = config.get("threads")
-    known = isinstance(recorded, int) and 0 < recorded <= MOST_THREADS
-    return recorded if known else torch.get_num_threads()
+    if isinstance(recorded, int) and 0 < recorded <= MOST_THREADS:
+        return recorded
+    return torch.get_num_threads()
 
 
 def _setting(

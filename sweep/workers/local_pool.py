@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from multiprocessing.connection import Connection
@@ -76,8 +76,8 @@ class LocalPool:
                 self._replace(worker)
                 yield worker, WorkerLost()
         while waiting:
-            for connection in wait_for(list(waiting)):
-                worker = waiting.pop(connection)  # type: ignore[call-overload]  # of those that were given
+            for connection in _arrived(waiting, None):
+                worker = waiting.pop(connection)
                 yield worker, self._received(worker)
 
     def _received(self, worker: int) -> Any:
@@ -92,7 +92,7 @@ class LocalPool:
         new: list[int] = []
         while self._starting and not new:
             connections = {self._processes[worker].connection: worker for worker in self._starting}
-            arrived = wait_for(list(connections), None if wait else 0.0)
+            arrived = _arrived(connections, None if wait else 0.0)
             for connection in arrived:
                 if self._is_ready(worker := connections[connection]):
                     new.append(worker)
@@ -151,3 +151,9 @@ class LocalPool:
         for process in self._processes.values():
             process.end()
         self._processes, self.ready, self._starting = {}, [], []
+
+
+def _arrived(connections: Iterable[Connection], timeout_seconds: float | None) -> list[Connection]:
+    """Those of some connections that have something to be read, or are closed; None waits for the first one."""
+    ready = wait_for(list(connections), timeout_seconds)
+    return [connection for connection in connections if connection in ready]

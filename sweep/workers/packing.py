@@ -1,7 +1,7 @@
 """Objects as bytes for another process of this machine.
 
 Functions of a study's file travel with their code, since no other process can import them by name. Features that are
-mapped from the cache travel as the path of their file.
+mapped from the cache travel as the path of their file, and tensors as NumPy arrays, which is much faster.
 """
 
 import io
@@ -27,7 +27,7 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
                 return _mapped, (str(obj.filename), obj.dtype, obj.shape, obj.offset)
             return np.array, (np.asarray(obj),)
         if type(obj) is torch.Tensor and obj.device.type == "cpu" and obj.dtype != torch.bfloat16:
-            return torch.from_numpy, (np.array(obj.detach().numpy()),)
+            return torch.from_numpy, (obj.detach().contiguous().numpy(),)
         return super().reducer_override(obj)
 
 

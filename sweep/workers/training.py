@@ -22,7 +22,7 @@ from sweep.side_networks.own_networks import given_network
 from sweep.study.shape import Shape
 from sweep.tasks.own_losses import given_losses
 from sweep.training.lane_stack import StackEpoch, TrialEpoch
-from sweep.training.lane_state import LaneState, as_tensors
+from sweep.training.lane_state import LaneState
 from sweep.workers.messages import Assignment, Step, UsersCode, WorkerFailure, WorkerLost
 from sweep.workers.packing import packed
 from sweep.workers.placement import Placement, TrialCost
@@ -89,7 +89,7 @@ class TrainingOnWorkers:
     def weights(self, entrant: Entrant) -> dict[str, Tensor]:
         """See `Trainer`."""
         (state, *_) = self.states([entrant])[entrant.record.trial]
-        return as_tensors(state.weights or {})
+        return dict(state.weights or {})
 
     def states(self, entrants: Collection[Entrant]) -> dict[int, list[LaneState]]:
         """See `Trainer`; from what is fetched here trials continue when their worker dies."""

@@ -39,6 +39,25 @@ def test_a_part_of_mapped_features_travels_as_it_is(mapped: np.memmap) -> None:
     assert not np.array_equal(part, mapped[:2, 1:])
 
 
+def test_tensors_arrive_as_they_were() -> None:
+    tensors = [
+        torch.tensor(2.5, dtype=torch.float64),
+        torch.arange(12.0).reshape(3, 4).T,
+        torch.zeros(0, 3),
+        torch.tensor([True, False]),
+        torch.tensor([1.5], dtype=torch.bfloat16),
+    ]
+    for again, tensor in zip(unpacked(packed(tensors)), tensors, strict=True):
+        assert again.dtype == tensor.dtype
+        assert again.shape == tensor.shape
+        assert torch.equal(again, tensor)
+        again.zero_()  # what arrives can be written to
+
+
+def test_a_part_of_a_tensor_does_not_take_the_whole_along() -> None:
+    assert len(packed(torch.zeros(100_000)[:10])) < 1000
+
+
 def test_functions_of_a_users_file_travel_with_their_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "beside_the_file.py").write_text("def twice(x):\n    return 2 * x\n")
     path = tmp_path / "mine.py"
