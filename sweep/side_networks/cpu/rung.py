@@ -25,7 +25,7 @@ from sweep.side_networks.cpu.tasks import on_threads
 from sweep.side_networks.padding import PaddedLayerNorm, PaddedLinear
 
 GROUPS = 4
-"""Groups into which a lane's columns are divided. Each has its own sum of gradients, so that several cores train a lane.
+"""Groups into which a lane's columns are divided. Each has its own sum of gradients, so several cores train a lane.
 
 The number is a constant, because the way in which a sum is split decides its last bits.
 """

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sweep.side_networks.rank_space_trunk import FrozenStreams
 
 GROUPS = 4
-"""Groups into which a batch's images are divided. Each has its own sum of gradients, so that several cores train a lane.
+"""Groups into which a batch's images are divided. Each has its own sum of gradients, so several cores train a lane.
 
 The number is a constant, because the way in which a sum is split decides its last bits.
 """
