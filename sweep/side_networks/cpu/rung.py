@@ -25,9 +25,9 @@ from sweep.side_networks.cpu.tasks import on_threads
 from sweep.side_networks.padding import PaddedLayerNorm, PaddedLinear
 
 GROUPS = 4
-"""Of a lane's columns: each has its own sum of gradients, so that a lane trains on several cores.
+"""Groups into which a lane's columns are divided. Each has its own sum of gradients, so several cores train a lane.
 
-A constant: how a sum is split decides its last bits.
+The number is a constant, because the way in which a sum is split decides its last bits.
 """
 
 

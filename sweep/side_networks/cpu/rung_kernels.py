@@ -239,11 +239,11 @@ def mlp_forward(
         group: `ROWS_AT_ONCE`.
         first_task, last_task: Task `i` is block `i % blocks` of lane `i // blocks`.
         h: `(N, r, T)`, `T` a multiple of `ladder_rows.COLUMNS`.
-        ranks: Of every lane its own, `(N,)`.
+        ranks: Rank of every lane, `(N,)`.
         norm_weight, norm_bias: `(N, r)`.
         up, up_bias: `W_u`, `(N, 2r, r)`, and `b_u`, `(N, 2r)`.
         down, down_bias: `W_d`, `(N, r, 2r)`, and `b_d`, `(N, r)`.
-        eps: Of the LayerNorm.
+        eps: Constant `eps` of the LayerNorm.
         out: Written, `(N, r, T)`.
     """
     _, R, T = h.shape

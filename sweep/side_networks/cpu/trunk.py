@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from sweep.side_networks.rank_space_trunk import FrozenStreams
 
 GROUPS = 4
-"""Of a batch's images: each has its own sum of gradients, so that a lane's images train on several cores.
+"""Groups into which a batch's images are divided. Each has its own sum of gradients, so several cores train a lane.
 
-A constant: how a sum is split decides its last bits.
+The number is a constant, because the way in which a sum is split decides its last bits.
 """
 
 

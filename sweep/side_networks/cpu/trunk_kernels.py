@@ -109,9 +109,9 @@ def trunk_forward(
         biases, ups: `W β`, `(N, K, 3r)`, and `Ũ`, `(N, K, r, D)`.
         mixing: `W_γ Ũᵀ`, `(N, K, 3r, K·r)`, of which `k·r` columns are read.
         width, eps: `D` before padding, and the LayerNorms' eps.
-        lengths: Tokens of every image, `(B,)`; beyond them, `S̃` is zero and nothing is written.
-        starts, stops: Of every image, the tokens to pool, `(B,)`.
-        causal: Whether a token attends to itself and those before it alone.
+        lengths: Number of tokens of every image, `(B,)`. After them, `S̃` is zero and nothing is written.
+        starts, stops: Start and end of the tokens to pool, for every image, `(B,)`.
+        causal: Whether a token only attends to itself and earlier tokens.
         pooled: Written: the mean of `A` over them, `(N, K·r, B)`.
     """
     R, group = len(rank), divisor(rank, 3, 4)
@@ -196,7 +196,7 @@ def trunk_backward(
     Args, beside those of the forward pass:
         rank: `r` numbers.
         first_task, last_task: Task `i` is lane `i % N` and group `i // N`.
-        step: Which of a group's images, counted from 0; nothing is done if it has not so many.
+        step: Number of the image within its group, counted from 0. Nothing is done if the group has fewer images.
         qkv: What the forward pass wrote; becomes the gradient with respect to what it read.
         gram: `Ũ Ũᵀ`, `(N, K·r, K·r)`.
         d_pooled: `(N, K·r, B)`.
