@@ -45,7 +45,7 @@ def threads_of(n_workers: int) -> int:
 
 def worker_devices(device: torch.device, n_workers: int) -> list[str]:
     """Device of every worker: one GPU after the other, unless the user has named one."""
-    if device.type != "cuda" or device.index is not None:
+    if str(device) != "cuda":  # another device, or a GPU with a number
         return [str(device)] * n_workers
     return [f"cuda:{worker % torch.cuda.device_count()}" for worker in range(n_workers)]
 
