@@ -38,60 +38,41 @@ def fits(h: Tensor) -> bool:
 
 def normalised(norm: PaddedLayerNorm, h: Tensor) -> Tensor:
     """`norm` over the channels of `h`, `(r, T)`."""
-    out: Tensor = _Norm.apply(norm.eps, *(x.unsqueeze(0) for x in (h, norm.own, norm.weight, norm.bias)))
+    out: Tensor = _NORM.apply(norm.eps, *(x.unsqueeze(0) for x in (h, norm.own, norm.weight, norm.bias)))
     return out.squeeze(0)
 
 
 def with_mlp(norm: PaddedLayerNorm, up: PaddedLinear, down: PaddedLinear, h: Tensor) -> Tensor:
     """`h + down(gelu(up(norm(h))))`, `(r, T)`."""
     weights = (norm.weight, norm.bias, up.weight, up.bias, down.weight, down.bias)
-    out: Tensor = _WithMLP.apply(norm.eps, *(x.unsqueeze(0) for x in (h, norm.own, *weights)))
+    out: Tensor = _WITH_MLP.apply(norm.eps, *(x.unsqueeze(0) for x in (h, norm.own, *weights)))
     return out.squeeze(0)
 
 
-class _OfRows(torch.autograd.Function):
-    """The common part of both functions. Inputs: eps, `h` `(N, r, T)`, own channels `(N, r)`, and weights `(N, …)`."""
+def _of_rows(forward_kernel: Callable[..., None], backward_kernel: Callable[..., None]) -> Any:
+    """A function of eps, `h` `(N, r, T)`, the own channels `(N, r)`, and weights `(N, …)` as the kernels take them."""
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.eps, *tensors = inputs
-        ctx.save_for_backward(*tensors)
+    class OfRows(torch.autograd.Function):
+        @staticmethod
+        def forward(eps: float, h: Tensor, own: Tensor, *weights: Tensor) -> Tensor:
+            return _forward(forward_kernel, eps, h, own, weights)
 
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+            ctx.eps, *tensors = inputs
+            ctx.save_for_backward(*tensors)
 
-class _Norm(_OfRows):
-    """Weights: the norm's weight and bias, each `(N, r)`."""
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+            return _backward(backward_kernel, ctx, grads[0])
 
-    @staticmethod
-    def forward(eps: float, h: Tensor, own: Tensor, *weights: Tensor) -> Tensor:
-        return _forward(norm_forward, eps, h, own, weights)
+        @staticmethod
+        def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+            eps, *tensors = inputs
+            out: Tensor = OfRows.apply(eps, *folded(info.batch_size, in_dims[1:], tensors))
+            return out.unflatten(0, (info.batch_size, -1)), 0
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return _backward(norm_backward, ctx, grads[0])
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
-        eps, *tensors = inputs
-        out: Tensor = _Norm.apply(eps, *folded(info.batch_size, in_dims[1:], tensors))
-        return out.unflatten(0, (info.batch_size, -1)), 0
-
-
-class _WithMLP(_OfRows):
-    """Weights: the norm's, `W_u` `(N, 2r, r)`, `b_u` `(N, 2r)`, `W_d` `(N, r, 2r)`, `b_d` `(N, r)`."""
-
-    @staticmethod
-    def forward(eps: float, h: Tensor, own: Tensor, *weights: Tensor) -> Tensor:
-        return _forward(mlp_forward, eps, h, own, weights)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return _backward(mlp_backward, ctx, grads[0])
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
-        eps, *tensors = inputs
-        out: Tensor = _WithMLP.apply(eps, *folded(info.batch_size, in_dims[1:], tensors))
-        return out.unflatten(0, (info.batch_size, -1)), 0
+    return OfRows
 
 
 def _forward(kernel: Callable[..., None], eps: float, h: Tensor, own: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
@@ -120,3 +101,7 @@ def _ranks(own: Tensor) -> Tensor:
 
 def _run(kernel: Callable[..., None], n_tasks: int, *arguments: Any) -> None:
     on_threads(lambda first, last: kernel(ROWS_AT_ONCE, first, last, *arguments), n_tasks)
+
+
+_NORM = _of_rows(norm_forward, norm_backward)
+_WITH_MLP = _of_rows(mlp_forward, mlp_backward)
