@@ -118,7 +118,7 @@ def test_the_command(
     compare([finished_run, pareto_run])
     said = capsys.readouterr().out
     assert "paired test on the same test images" in said
-    assert "against run, with its 95% interval over images" in said
+    assert "against run, with 95% intervals over images" in said
 
 
 def test_runs_that_cannot_be_tested_say_why(finished_run: Path, tmp_path: Path, cache: Path) -> None:
