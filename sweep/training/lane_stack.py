@@ -108,7 +108,7 @@ class LaneStack:
 
         Args:
             trial: Its number.
-            states: Of its lanes, one a replicate.
+            states: States of its lanes, one for each replicate.
         """
         lanes = [state.lane(self.setting.spec, self.device) for state in states]
         self._take_apart()

@@ -15,8 +15,8 @@ class TrialCost:
 
     Attributes:
         shape: Shape of its lanes.
-        own: Of its lanes.
-        shared: Of the stack of its shape, whatever the number of lanes.
+        own: Cost of its own lanes.
+        shared: Cost of the stack of its shape, whatever the number of lanes.
     """
 
     shape: Shape

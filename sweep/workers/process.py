@@ -19,7 +19,7 @@ def main(descriptor: int, device: str, n_threads: int) -> None:
     """Answer calls until the run's process ends.
 
     Args:
-        descriptor: Of the socket.
+        descriptor: Number of the socket's file.
         device: Name of the device to train on.
         n_threads: Threads to compute with.
     """
