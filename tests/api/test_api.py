@@ -89,7 +89,15 @@ def test_figures(run: sweep.Run) -> None:
         assert figure.data, name
     with pytest.raises(SweepError, match="needs 10 complete trials that have a parameter"):
         run.plot.importances()
-    others = {"folder", "results", "storage", "importances", "predictions"}  # the last of a regression
+    others = {
+        "folder",
+        "results",
+        "storage",
+        "backbone",
+        "data",
+        "importances",
+        "predictions",
+    }  # the last of a regression
     assert {name for name in dir(run.plot) if not name.startswith("_")} == {*names, *others}
     with pytest.raises(UsageError, match=r"plot\.predictions\(\) needs the task regression, and that of .* is classes"):
         run.plot.predictions()

@@ -120,7 +120,7 @@ def read_snapshot(stored: bytes, folder: Path, content: bytes) -> None:
     snapshot = SnapshotFiles(folder / "snapshots", lambda line: None).newest()
     assert snapshot is not None
     restore(search, snapshot)
-    assert taken_up(search).startswith("going on")
+    assert taken_up(search).startswith("continuing")
 
 
 def search_readers(folder: Path) -> dict[str, Reader]:

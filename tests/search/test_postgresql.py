@@ -16,6 +16,8 @@ import optuna
 import pandas as pd
 import pytest
 from conftest import RecordingReporter, Search
+from sqlalchemy import event
+from sqlalchemy.pool import Pool
 
 import sweep.search.data_base
 from sweep import Halving, Results, Study, SweepError, UsageError, load_results
@@ -28,6 +30,21 @@ INITDB = shutil.which("initdb", path=os.pathsep.join([os.environ["PATH"], *map(s
 pytestmark = pytest.mark.skipif(INITDB is None, reason="PostgreSQL is not installed (Debian's package postgresql)")
 
 PASSWORD = "correct-horse"
+
+
+@pytest.fixture(autouse=True)
+def connections_are_closed() -> Iterator[None]:
+    """Close what is still open after a test: an engine keeps its connections until the process ends."""
+    connections: list[Any] = []
+
+    def remember(connection: Any, record: object) -> None:
+        connections.append(connection)
+
+    event.listen(Pool, "connect", remember)
+    yield
+    event.remove(Pool, "connect", remember)
+    for connection in connections:
+        connection.close()
 
 
 class Server:
