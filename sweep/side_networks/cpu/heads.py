@@ -16,7 +16,7 @@ _ZERO = np.float32(0)
 
 
 def fits(qkv: Tensor, width: int) -> bool:
-    """Whether the kernels take such rows and heads of such a width."""
+    """Whether the kernels can compute these rows with heads of this width."""
     return has_kernels(qkv.device, qkv.dtype) and width <= MAX_UNROLLED_RANK
 
 

@@ -1,7 +1,7 @@
 """LayerNorm and MLP of a ladder's rung for a whole stack of lanes, in single precision on a CPU.
 
 The kernels are in `rung_kernels.py`. A lane's `h` is `(r, T)`: channels are rows, and `T` is a multiple of
-`ladder_rows.COLUMNS`. Channels that are padding must be zero. Under `vmap` all lanes are one call.
+`ladder_rows.COLUMNS`. Channels that are padding must be zero. Under `vmap`, one call computes all lanes.
 """
 
 from collections.abc import Callable

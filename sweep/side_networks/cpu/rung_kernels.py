@@ -3,12 +3,11 @@
     norm    LN(h)
     MLP     h + W_d gelu(W_u LN(h) + b_u) + b_d
 
-A task works on some columns of one lane's `h`, a block of `BLOCK` at a time. What a block needs in between stays in the
-processor's nearest cache. The backward pass computes it again from `h`, so that only `h` is kept.
+A task works on the columns of one lane's `h`, in blocks of `BLOCK` columns. The intermediate results of a block fit into
+the processor's nearest cache. The backward pass computes them again from `h`, so only `h` has to be kept.
 
-A lane's channels beyond its own rank are padding: they are zero, and so are their gradients. A task reads and writes
-numbers of its own lane only, in an order that depends on shapes alone; so a lane's result has the same bits in any
-stack.
+A lane's channels beyond its own rank are padding. They are zero, and so are their gradients. A task only uses numbers
+of its own lane, in an order that depends on shapes alone. So a lane gets the same bits in any stack.
 """
 
 from typing import Any
@@ -21,10 +20,10 @@ from sweep.side_networks.cpu.vector_math import add_scaled, add_totals, exp, fma
 from sweep.side_networks.cpu.vectors import VECTOR, load, loads, splat, store, zeros
 
 BLOCK = 64
-"""Columns that a task works on at a time; a multiple of `ladder_rows.COLUMNS`."""
+"""Number of columns in a block; a multiple of `ladder_rows.COLUMNS`."""
 
 ROWS_AT_ONCE = (0, 0, 0, 0)
-"""Rows of a product that are in registers together, as a tuple of so many numbers; divides every padded rank."""
+"""A tuple with one entry for each row of a product that is kept in registers; its length divides every padded rank."""
 
 _ZERO, _ONE, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
 _DENSITY = np.float32(0.3989422804014327)  # 1 / sqrt(2 pi)
