@@ -3,8 +3,8 @@
     norm    LN(h)
     MLP     h + W_d gelu(W_u LN(h) + b_u) + b_d
 
-A task works on the columns of one lane's `h`, in blocks of `BLOCK` columns. The intermediate results of a block fit into
-the processor's nearest cache. The backward pass computes them again from `h`, so only `h` has to be kept.
+A task works on the columns of one lane's `h`, in blocks of `BLOCK` columns. The intermediate results of a block fit
+into the processor's nearest cache. The backward pass computes them again from `h`, so only `h` has to be kept.
 
 A lane's channels beyond its own rank are padding. They are zero, and so are their gradients. A task only uses numbers
 of its own lane, in an order that depends on shapes alone. So a lane gets the same bits in any stack.
