@@ -136,9 +136,10 @@ def _scale(sizes: GpuSizes, benchmark: GpuBenchmark, say: Callable[[str], None])
     """Double the lanes until a limit is reached."""
     began, n_lanes = time.perf_counter(), sizes.scaled.n_parallel
     device = torch.device(sizes.device)
+    workload = Workload.of_backbone(replace(sizes.scaled, device=sizes.device))
     while not benchmark.scaling_ended:
         try:
-            benchmark.scaling.append(_scaled(replace(sizes.scaled, device=sizes.device), n_lanes, device))
+            benchmark.scaling.append(_scaled(workload, n_lanes, device))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -155,13 +156,12 @@ def _scale(sizes: GpuSizes, benchmark: GpuBenchmark, say: Callable[[str], None])
             benchmark.scaling_ended = f"{sizes.scaling_seconds:g} s were over"
 
 
-def _scaled(sizes: Sizes, n_lanes: int, device: torch.device) -> Scale:
+def _scaled(workload: Workload, n_lanes: int, device: torch.device) -> Scale:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    workload = Workload.of_backbone(replace(sizes, n_parallel=n_lanes))
-    row = SweepRow(workload, n_lanes)
+    row = SweepRow(replace(workload, sizes=replace(workload.sizes, n_parallel=n_lanes)), n_lanes)
     row.step()
     synchronise(device)
     started = time.perf_counter()

@@ -63,9 +63,9 @@ class Placement:
             most = max(workers, key=lambda worker: self._load(trials[worker]))
             least = min(workers, key=lambda worker: self._load(trials[worker]))
 
-            def load_after(trial: int) -> float:
-                left = [other for other in trials[most] if other != trial]  # noqa: B023 - called in this round only
-                return max(self._load(left), self._load([*trials[least], trial]))  # noqa: B023
+            def load_after(trial: int, giver: int = most, taker: int = least) -> float:
+                left = [other for other in trials[giver] if other != trial]
+                return max(self._load(left), self._load([*trials[taker], trial]))
 
             best = min(trials[most], key=load_after, default=None)
             if best is None or load_after(best) > WORTH_MOVING * self._load(trials[most]):

@@ -81,7 +81,7 @@ def test_command_fails_if_a_check_does(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_memory_that_runs_out_ends_the_scaling_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def too_much(sizes: Sizes, n_lanes: int, device: torch.device) -> gpu.Scale:
+    def too_much(workload: object, n_lanes: int, device: torch.device) -> gpu.Scale:
         if n_lanes > 2:
             raise torch.OutOfMemoryError
         return gpu.Scale(n_lanes, 0.1, 0)
