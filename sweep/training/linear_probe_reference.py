@@ -1,14 +1,18 @@
 """The reference of every run: a tuned linear probe on the same features, which a side-network should beat."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sweep.features.batches import StageData, TrainingData
+from sweep.features.training_data import CachedViews
 from sweep.machine.seeds import derive_seed
+from sweep.side_networks.linear_probe import LinearProbe
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.class_weights import LaneWeights
 from sweep.study.lane_config import LaneConfig
@@ -17,6 +21,8 @@ from sweep.tasks.kinds import CLASSES, TaskKind
 from sweep.training.engine import Stack, split_logits, train
 
 LEARNING_RATES = np.geomspace(1e-3, 1.0, 10)
+
+Data = TypeVar("Data", bound=TrainingData | StageData)
 
 
 @dataclass(frozen=True)
@@ -65,9 +71,7 @@ def tuned_linear_probe(
         device: Device to train on.
         class_weights: The study's class weights, as lanes have them.
     """
-    tokens = spec.pooled_tokens
-    pooled_train = train_data.pooled(tokens)
-    pooled_val = val_data.pooled(tokens)
+    train_of, val_of = probe_data(spec, train_data), probe_data(spec, val_data)
     target = val_data.target
     configs = [probe_config(float(lr), target.kind, class_weights) for lr in LEARNING_RATES]
     stages = range(1, spec.n_stages)
@@ -75,10 +79,10 @@ def tuned_linear_probe(
     for stage in stages:
         seeds = [derive_seed(seed, "linear probe", stage, i) for i in range(len(configs))]
         states, results = train(
-            [spec.pooled_probe(stage, lane_seed).to(device) for lane_seed in seeds],
+            [probe_of_stage(spec, stage, lane_seed).to(device) for lane_seed in seeds],
             configs,
-            pooled_train,
-            pooled_val,
+            train_of(stage),
+            val_of(stage),
             n_epochs=EPOCHS_FACTOR * n_epochs,
             batch_size=batch_size,
             seed=seed,
@@ -89,14 +93,28 @@ def tuned_linear_probe(
             for i, (outputs, state) in enumerate(zip(results[-1].val_logits, states, strict=True))
         ]
     best = min(candidates, key=lambda candidate: candidate.order(target.kind))
-    probe = spec.pooled_probe(best.stage, seed)
+    probe = probe_of_stage(spec, best.stage, seed)
     probe.load_state_dict(best.state)
     best_val = best.val | target.standard_error(best.val_outputs, val_data.labels)
     test = {}
     if test_data is not None:
-        outputs = split_logits(Stack([probe.to(device)]), test_data.pooled(tokens))[0]
+        outputs = split_logits(Stack([probe.to(device)]), probe_data(spec, test_data)(best.stage))[0]
         test = target.measure_one(outputs, test_data.labels)
     return ProbeResult(best.stage, configs[best.lane].lr, len(candidates), best_val, test)
+
+
+def probe_of_stage(spec: SideNetworkSpec, stage: int, seed: int) -> LinearProbe:
+    """A newly initialised linear probe of one stage, for the result of `probe_data`."""
+    return spec.token_probe(stage, seed) if spec.dense else spec.pooled_probe(stage, seed)
+
+
+def probe_data(spec: SideNetworkSpec, data: Data) -> Callable[[int], Data]:
+    """What the linear probe of a stage reads, by the stage's index: pooled tokens, or for segmentation all tokens."""
+    if spec.dense:
+        assert isinstance(data, StageData | CachedViews)  # views that are not cached are not for segmentation
+        return data.of_stage
+    pooled = data.pooled(spec.pooled_tokens)
+    return lambda stage: pooled
 
 
 def probe_config(lr: float, kind: TaskKind = CLASSES, class_weights: LaneWeights = None) -> LaneConfig:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from sweep.features.batches import StageData
@@ -36,7 +37,7 @@ def measure_lanes(result: EpochResult, val_data: StageData, own_metrics: Mapping
     """
     labels, outputs = val_data.labels, result.val_logits
     if len(outputs) == 1:  # beside a copy of itself, as in training: PyTorch sums one row in other parts than two
-        outputs = outputs.repeat(2, 1, 1)
+        outputs = torch.cat([outputs, outputs])
     of_stack = val_data.target.measure(outputs, labels)
     lanes = []
     for i, logits in enumerate(val_data.target.decode(result.val_logits)):
