@@ -37,7 +37,7 @@ def decode_mask(path: Path) -> Image.Image:
         raise UnreadableImageError(
             str(path), f"it has colours (mode {mode}), and a mask has {NO_LABEL}; save it as a grey or palette PNG"
         )
-    if mode in WIDE_MODES and not (0 <= int(values.min()) and int(values.max()) <= IGNORED):
+    if mode in WIDE_MODES and not (int(values.min()) >= 0 and int(values.max()) <= IGNORED):
         raise UnreadableImageError(
             str(path), f"it has values from {values.min()} to {values.max()}, and a mask has {NO_LABEL}"
         )

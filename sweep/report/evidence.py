@@ -7,6 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from backbones.grid import LabelMap
+from backbones.protocol import Transform
+from backbones.text_transform import TextTransform
 from sweep.data import Split
 from sweep.data.base import AnyLabels
 from sweep.errors import SweepError
@@ -19,6 +22,7 @@ from sweep.running.recorded import config_of_trial, recorded_backbone, recorded_
 from sweep.search.lane_weights import retrained_weights, weights_of
 from sweep.study.declaration import DATA_OBJECTS
 from sweep.tasks.inputs import Kind
+from sweep.tasks.kinds import SEGMENTATION
 from sweep.tasks.targets import Target
 from sweep.training.engine import EVALUATION_BATCH_SIZE
 
@@ -28,16 +32,19 @@ class Evidence:
     """The winner's outputs on the validation data.
 
     Attributes:
-        values: Probabilities of classes or labels, or predicted numbers, `(n, C)`.
-        labels: The true labels of the split.
+        values: Probabilities of classes or labels, or predicted numbers, `(n, C)`; for segmentation the logits of every
+            patch token, `(n, P, C)`.
+        labels: The true labels of the split; for segmentation label maps, `(n, M, M)`.
         val: The validation images or texts.
         kind: Whether these are images or texts.
+        transform: What the images or texts go through, if it is known.
     """
 
     values: npt.NDArray[np.float64]
-    labels: AnyLabels
+    labels: AnyLabels | LabelMap
     val: Split
     kind: Kind
+    transform: Transform | TextTransform | None = None
 
     @property
     def probabilities(self) -> npt.NDArray[np.float64]:
@@ -67,6 +74,7 @@ class Answers:
         target: The target, which decodes outputs.
         split: The images or texts.
         kind: Images or texts.
+        transform: What the images or texts go through.
     """
 
     outputs: torch.Tensor
@@ -74,6 +82,7 @@ class Answers:
     target: Target
     split: Split
     kind: Kind
+    transform: Transform | TextTransform
 
 
 def answers_of(
@@ -120,7 +129,7 @@ def answers_of(
     with torch.no_grad():
         batches = torch.arange(len(stages)).split(EVALUATION_BATCH_SIZE)
         outputs = torch.cat([module(stages.batch(indices, like)[0]) for indices in batches])
-    return Answers(outputs, features.labels, target, images, items.kind)
+    return Answers(outputs, features.labels, target, images, items.kind, backbone.transform)
 
 
 def winner_on_val(
@@ -134,5 +143,7 @@ def winner_on_val(
 ) -> Evidence:
     """The winner's outputs on the validation set; arguments and errors as `answers_of`."""
     answers = answers_of(results, folder, winner, "val", cache_dir, data=data, backbone_file=backbone_file)
-    values = answers.target.probabilities(answers.target.decode(answers.outputs.double())).numpy()
-    return Evidence(values, answers.labels.numpy(), answers.split, answers.kind)
+    decoded = answers.target.decode(answers.outputs.double())
+    of_tokens = answers.target.kind is SEGMENTATION
+    values = (decoded if of_tokens else answers.target.probabilities(decoded)).numpy()
+    return Evidence(values, answers.labels.numpy(), answers.split, answers.kind, answers.transform)

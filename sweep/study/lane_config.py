@@ -168,8 +168,8 @@ class LaneConfig:
         """The configuration for a kind of task: a missing loss becomes the first loss of that kind.
 
         Raises:
-            UsageError: Its loss is for another kind of task, it has class weights and the task has no classes, or it has
-                dropout and the task is segmentation.
+            UsageError: Its loss is for another kind of task; or it has class weights or dropout, and the kind of task
+                has none.
         """
         if kind is REGRESSION and self.class_weights not in (None, UNWEIGHTED):
             raise UsageError(

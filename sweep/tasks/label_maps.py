@@ -1,8 +1,7 @@
-"""Label maps: a class for every pixel. A side-network answers for every token, and answers between tokens are
-interpolated.
+"""Label maps: a class for every pixel. A side-network answers for tokens, and answers are interpolated between them.
 
-A label map is a square of `LABELS_A_TOKEN` times as many rows as the grid of tokens has. On the CPU a lane's result must
-not depend on its position in the stack, so the interpolation is written with sums and products of whole tensors.
+A label map has `LABELS_A_TOKEN` times as many rows as the grid of tokens has. A lane's result must not depend on its
+position in the stack, so the interpolation is written with sums and products of whole tensors.
 """
 
 from dataclasses import dataclass
@@ -74,7 +73,7 @@ def cross_entropy_of_maps(
     terms = -(of_label + label_smoothing[:, None, None, None] * (log_p.mean(-1) - of_label))
     if class_weights is not None:
         terms = terms * class_weights[:, classes]
-    share = len(labels) / labelled.sum().clamp_min(1)
+    share = len(labels) / labelled.sum().clamp_min(1).to(outputs.dtype)
     return (terms * labelled).flatten(2).sum(-1) * share
 
 

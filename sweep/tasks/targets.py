@@ -91,8 +91,8 @@ class Target:
     def together(self, outputs: Tensor) -> Tensor:
         """The joint prediction of several ensemble members.
 
-        It is the logarithm of their mean probabilities for classes (of every token, for segmentation), the logit of their mean probabilities for
-        multi-label tasks, and the mean of their numbers for regression.
+        It is the logarithm of their mean probabilities for classes (of every token, for segmentation), the logit of
+        their mean probabilities for multi-label tasks, and the mean of their numbers for regression.
 
         Args:
             outputs: Predictions of the members as `decode` returns them, `(N, B, C)` or `(N, B, P, C)`.
@@ -140,8 +140,8 @@ class Target:
         """Score of each lane on each image, `(N, n)`; `TaskKind.paired` names it.
 
         For classes it says whether the prediction is correct (boolean). For multi-label tasks it is the share of
-        correct labels. For segmentation it is the share of correct pixels. For regression it is the squared error in units of the training set's variance, as the mean over
-        targets.
+        correct labels, and for segmentation that of correct pixels. For regression it is the squared error in units of
+        the training set's variance, as the mean over targets.
         """
         if self.kind is CLASSES:
             return correct_answers(outputs, labels)

@@ -1,4 +1,4 @@
-"""The losses of segmentation as a PyTorch user would write them, for the plain loop that tests compare the engine with."""
+"""The losses of segmentation as a PyTorch user would write them, for the plain loop."""
 
 from collections.abc import Callable
 from math import isqrt
