@@ -36,7 +36,7 @@ def mask_pictures(evidence: Evidence, names: Sequence[str]) -> str:
     """Show images beside their true and predicted masks, those with the lowest pixel accuracy first."""
     labels = evidence.labels.astype(np.uint8)
     values = torch.from_numpy(evidence.values)
-    predicted = interpolated(values, labels.shape[-1]).argmax(-1).numpy().astype(np.uint8)
+    predicted = interpolated(values, labels.shape[-1]).argmax(1).numpy().astype(np.uint8)
     labelled = labels != IGNORED
     accuracy = ((predicted == labels) & labelled).sum((1, 2)) / np.maximum(labelled.sum((1, 2)), 1)
     pictures = []

@@ -31,12 +31,12 @@ def interpolated(outputs: Tensor, side: int) -> Tensor:
         side: Rows of the result; a multiple of those of the grid.
 
     Returns:
-        `(..., side, side, C)`.
+        `(..., C, side, side)`.
     """
     rows = isqrt(outputs.shape[-2])
-    grid = outputs.unflatten(-2, (rows, rows))
+    grid = outputs.mT.unflatten(-1, (rows, rows))
     factor = side // rows
-    return _stretched(_stretched(grid, grid.dim() - 3, factor), grid.dim() - 2, factor)
+    return _stretched(_stretched(grid, grid.dim() - 2, factor), grid.dim() - 1, factor)
 
 
 def _stretched(x: Tensor, dim: int, factor: int) -> Tensor:
@@ -68,13 +68,16 @@ def cross_entropy_of_maps(
     """
     labelled = labels != IGNORED
     classes = labels.masked_fill(~labelled, 0)
-    log_p = F.log_softmax(interpolated(outputs, labels.shape[-1]), -1)
-    of_label = log_p.gather(-1, classes.expand(log_p.shape[:-1]).unsqueeze(-1)).squeeze(-1)
-    terms = -(of_label + label_smoothing[:, None, None, None] * (log_p.mean(-1) - of_label))
+    log_p = F.log_softmax(interpolated(outputs, labels.shape[-1]), 2)
+    of_label = _of_labels(log_p, classes)
+    terms = -(of_label + label_smoothing[:, None, None, None] * (log_p.mean(2) - of_label))
     if class_weights is not None:
         terms = terms * class_weights[:, classes]
+    of_images = (terms * labelled).flatten(2)
+    if of_images.shape[:2].numel() == 1:  # PyTorch divides a single sum among threads, but not two
+        of_images = of_images.repeat(1, 2, 1)
     share = len(labels) / labelled.sum().clamp_min(1).to(outputs.dtype)
-    return (terms * labelled).flatten(2).sum(-1) * share
+    return of_images.sum(-1)[:, : len(labels)] * share
 
 
 def dice(outputs: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
@@ -83,10 +86,10 @@ def dice(outputs: Tensor, labels: Tensor, class_weights: Tensor | None = None) -
     `p` is the probability of the class, and `y` is 1 where it is the label. A class that is neither predicted nor there
     costs nothing. Arguments and shapes are as in `cross_entropy_of_maps`.
     """
-    labelled = (labels != IGNORED).unsqueeze(-1)
-    p = F.log_softmax(interpolated(outputs, labels.shape[-1]), -1).exp() * labelled
-    y = F.one_hot(labels.masked_fill(labels == IGNORED, 0), outputs.shape[-1]) * labelled
-    overlap, size = (p * y).sum((-3, -2)), p.sum((-3, -2)) + y.sum((-3, -2))
+    labelled = (labels != IGNORED).unsqueeze(1)
+    p = F.log_softmax(interpolated(outputs, labels.shape[-1]), 2).exp() * labelled
+    y = labels.unsqueeze(1) == torch.arange(outputs.shape[-1], device=labels.device)[:, None, None]
+    overlap, size = (p * y).sum((-2, -1)), p.sum((-2, -1)) + y.sum((-2, -1))
     of_classes = (2 * overlap + 1) / (size + 1)
     if class_weights is None:
         return 1 - of_classes.mean(-1)
@@ -138,25 +141,31 @@ def pixel_counts(outputs: Tensor, labels: Tensor) -> PixelCounts:
     images_at_a_time = max(1, CHUNK_NUMBERS // (n_lanes * side * side * n_classes))
     for images in torch.arange(n_images).split(images_at_a_time):
         place = slice(int(images[0]), int(images[-1]) + 1)
-        own = labels[place].long().flatten(1)  # (k, M²)
+        own = labels[place].long()  # (k, M, M)
         has_label = own != IGNORED
         own = own.masked_fill(~has_label, 0)
-        log_p = F.log_softmax(interpolated(outputs[:, place], side).flatten(2, 3), -1)  # (N, k, M², C)
-        of_label = log_p.gather(-1, own.expand(log_p.shape[:-1]).unsqueeze(-1)).squeeze(-1)
-        nll[:, place] = -(of_label.double() * has_label).sum(-1)
-        said = log_p.argmax(-1)
+        log_p = F.log_softmax(interpolated(outputs[:, place], side), 2)  # (N, k, C, M, M)
+        nll[:, place] = -(_of_labels(log_p, own).double() * has_label).flatten(2).sum(-1)
+        said = log_p.max(2).indices  # much faster than argmax
         labelled[place] = _by_class(own[None], has_label, n_classes)[0]
         predicted[:, place] = _by_class(said, has_label, n_classes)
         both[:, place] = _by_class(said, has_label & (said == own), n_classes)
     return PixelCounts(both, predicted, labelled, nll)
 
 
+def _of_labels(scores: Tensor, classes: Tensor) -> Tensor:
+    """The score of each pixel's class: scores `(N, B, C, M, M)` and classes `(B, M, M)` to `(N, B, M, M)`."""
+    n_lanes = len(scores)
+    return scores.gather(2, classes.unsqueeze(1).expand(n_lanes, -1, -1, -1, -1)).squeeze(2)
+
+
 def _by_class(classes: Tensor, counted: Tensor, n_classes: int) -> Tensor:
-    """Number of counted pixels of every class: `(N, k, M²)` to `(N, k, C)`."""
-    n_maps = classes.shape[0] * classes.shape[1]
-    first = torch.arange(n_maps, device=classes.device).unflatten(0, classes.shape[:2]).unsqueeze(-1) * n_classes
-    places = (first + classes)[counted.expand(classes.shape)]
-    return torch.bincount(places, minlength=n_maps * n_classes).unflatten(0, (*classes.shape[:2], n_classes))
+    """Number of counted pixels of every class: `(N, k, M, M)` to `(N, k, C)`."""
+    n_maps, n_bins = classes.shape[0] * classes.shape[1], n_classes + 1  # the last is of pixels that do not count
+    first = torch.arange(n_maps, device=classes.device).unflatten(0, classes.shape[:2])[..., None, None] * n_bins
+    places = torch.where(counted, classes, n_classes) + first
+    counts = torch.bincount(places.flatten(), minlength=n_maps * n_bins)
+    return counts.unflatten(0, (*classes.shape[:2], n_bins))[..., :n_classes]
 
 
 def segmentation_metrics(outputs: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -154,7 +154,7 @@ def _on_maps_too(own: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, T
 
     def of_lanes(outputs: Tensor, labels: Tensor) -> Tensor:
         if labels.dim() == MAP_DIMENSIONS:
-            outputs = interpolated(outputs, labels.shape[-1]).movedim(-1, 2)
+            outputs = interpolated(outputs, labels.shape[-1])
         return own(outputs, labels)
 
     return of_lanes

@@ -20,7 +20,7 @@ from sweep.tasks.kinds import (
     TaskKind,
     recorded_kind,
 )
-from sweep.tasks.label_maps import IGNORED, accuracy_of_images, pixel_counts, segmentation_metrics
+from sweep.tasks.label_maps import IGNORED, accuracy_of_images, interpolated, pixel_counts, segmentation_metrics
 from sweep.tasks.metrics import (
     classification_metrics,
     correct_answers,
@@ -87,6 +87,18 @@ class Target:
             return outputs
         outputs = outputs.double()
         return outputs * outputs.new_tensor(self.std) + outputs.new_tensor(self.mean)
+
+    def shown(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """One lane's predictions as a metric of a study file gets them: `decode`, and for segmentation interpolated.
+
+        Args:
+            outputs: `(n, C)` or `(n, P, C)`.
+            labels: `(n,)`, `(n, C)` or `(n, M, M)`.
+
+        Returns:
+            Predictions `(n, C)`, or `(n, C, M, M)`.
+        """
+        return interpolated(outputs, labels.shape[-1]) if self.kind is SEGMENTATION else self.decode(outputs)
 
     def together(self, outputs: Tensor) -> Tensor:
         """The joint prediction of several ensemble members.

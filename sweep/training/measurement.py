@@ -40,15 +40,16 @@ def measure_lanes(result: EpochResult, val_data: StageData, own_metrics: Mapping
         outputs = torch.cat([outputs, outputs])
     of_stack = val_data.target.measure(outputs, labels)
     lanes = []
-    for i, logits in enumerate(val_data.target.decode(result.val_logits)):
+    for i, outputs_of_lane in enumerate(result.val_logits):
         metrics = {f"val_{name}": values[i].item() for name, values in of_stack.items()}
         train_loss = result.train_loss[i].item()
         finite = all(map(math.isfinite, [*metrics.values(), train_loss]))
         failure = "" if finite else f"diverged, training loss {train_loss:.3g}"
+        shown = val_data.target.shown(outputs_of_lane, labels) if own_metrics else outputs_of_lane
         for name, metric in own_metrics.items():
             metrics[f"val_{name}"] = math.nan
             if not failure:
-                metrics[f"val_{name}"], failure = _own(name, metric, logits, labels)
+                metrics[f"val_{name}"], failure = _own(name, metric, shown, labels)
         lanes.append(LaneMeasurement({**metrics, "train_loss": train_loss}, failure))
     return lanes
 

@@ -29,7 +29,7 @@ def drawn(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 def test_interpolation_is_pytorchs(factor: int) -> None:
     outputs, _ = drawn()
     grid = outputs.flatten(0, 1).mT.unflatten(-1, (GRID, GRID))
-    expected = F.interpolate(grid, (GRID * factor,) * 2, mode="bilinear").movedim(1, -1).unflatten(0, (N_LANES, -1))
+    expected = F.interpolate(grid, (GRID * factor,) * 2, mode="bilinear").unflatten(0, (N_LANES, -1))
     torch.testing.assert_close(interpolated(outputs, GRID * factor), expected)
 
 
@@ -57,7 +57,7 @@ def test_pixels_without_a_label_change_nothing() -> None:
     moved = outputs.clone()
     for config in (LaneConfig(lr=1.0), LaneConfig(lr=1.0, loss="dice")):
         losses = LaneLosses([config.on(SEGMENTATION)] * N_LANES, torch.ones(N_CLASSES), torch.float64)
-        of_grid = interpolated(moved, SIDE).requires_grad_()
+        of_grid = interpolated(moved, SIDE).movedim(2, -1).requires_grad_()
         # as many tokens as pixels: the outputs of pixels without a label get no gradient
         loss = losses(of_grid.flatten(2, 3), labels)
         (gradient,) = torch.autograd.grad(loss.sum(), of_grid)
@@ -69,7 +69,7 @@ def test_intersections_and_unions_are_summed_over_images() -> None:
     outputs, labels = drawn(1)
     measured = segmentation_metrics(outputs, labels)
     for lane in range(N_LANES):
-        logits = interpolated(outputs[lane], SIDE).numpy()
+        logits = interpolated(outputs[lane], SIDE).movedim(1, -1).numpy()
         said, true = logits.argmax(-1), labels.numpy()
         labelled = true != IGNORED
         ious = [
