@@ -165,7 +165,8 @@ def _by_class(classes: Tensor, counted: Tensor, n_classes: int) -> Tensor:
     first = torch.arange(n_maps, device=classes.device).unflatten(0, classes.shape[:2])[..., None, None] * n_bins
     places = torch.where(counted, classes, n_classes) + first
     counts = torch.bincount(places.flatten(), minlength=n_maps * n_bins)
-    return counts.unflatten(0, (*classes.shape[:2], n_bins))[..., :n_classes]
+    of_maps: Tensor = counts.unflatten(0, (*classes.shape[:2], n_bins))
+    return of_maps[..., :n_classes]
 
 
 def segmentation_metrics(outputs: Tensor, labels: Tensor) -> dict[str, Tensor]:

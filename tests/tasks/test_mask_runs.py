@@ -31,7 +31,7 @@ def suggest(trial: optuna.Trial) -> LaneConfig:
         lr=trial.suggest_float("lr", 1e-3, 5e-2, log=True),
         rank=trial.suggest_categorical("rank", [2, 5]),
         loss=trial.suggest_categorical("loss", ["cross_entropy", "dice"]),
-        side_network=trial.suggest_categorical("side_network", ["convolution", "ladder", "probe"]),
+        side_network=trial.suggest_categorical("side_network", ["convolution", "ladder", "last", "probe"]),
     )
 
 
@@ -191,7 +191,7 @@ def test_what_masks_do_not_allow_is_one_clear_error(
         run(study_on(scenes, **declared), tmp_path / "run", scenes.parent / "cache")
 
 
-@pytest.mark.parametrize("family", ["last", "mixer", "multi_stage"])
+@pytest.mark.parametrize("family", ["mixer", "multi_stage"])
 def test_family_that_cannot_answer_for_tokens_is_refused(scenes: Path, tmp_path: Path, family: str) -> None:
     loaded = study_on(scenes)
     study = Study(
@@ -200,5 +200,5 @@ def test_family_that_cannot_answer_for_tokens_is_refused(scenes: Path, tmp_path:
         **{name: getattr(loaded.study, name) for name in ("data", "backbone", "group_size")},
         side_network=family,
     )
-    with pytest.raises(UsageError, match="ladder, convolution, probe"):
+    with pytest.raises(UsageError, match="last, ladder, convolution, probe"):
         run(LoadedStudy("refused", Path("refused.py"), study), tmp_path / "run", scenes.parent / "cache")
