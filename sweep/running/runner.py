@@ -68,7 +68,8 @@ def run_study(
         reporter: Receives progress events.
         on_bad_image: What to do with an image file that cannot be read: stop, or leave it out and record it.
         budget: Ends the search before all trials are trained; if not given, there is no limit.
-        enqueued: Parameters of trials to train after the baseline. The sampler chooses the parameters that are missing.
+        enqueued: Parameters of trials to train after the baseline and those that the study declares. The sampler
+            chooses the parameters that are missing.
         n_workers: Processes of this machine that the lanes train on; 0 to train them in this one.
 
     Returns:
@@ -88,7 +89,7 @@ def run_study(
     prepared = prepare(study, n_parallel=n_parallel, device=device, cache_dir=cache_dir, on_bad_image=on_bad_image)
     check_workers(n_workers, prepared)
     require_attainable(budget, prepared.study.ranking)
-    enqueued = settled(prepared.study, enqueued)
+    enqueued = settled(prepared.study, [*prepared.study.enqueue, *enqueued])
     prepared.study.check_enqueued(enqueued)
     loaded = replace(loaded, study=prepared.study)
     folder = RunFolder.create(out)

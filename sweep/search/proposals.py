@@ -48,6 +48,9 @@ LANE = "lane"
 CLONE = "clone_of"
 """The attribute of a trial that the user asked for while the run went on: the number of the trial that it varies."""
 
+FIXED_PARAMS = "fixed_params"
+"""Optuna's own attribute of a trial whose parameters were given."""
+
 DUPLICATE = "duplicate_of"
 """The attribute of a repeat: the number of the trial that it repeats."""
 
@@ -116,8 +119,8 @@ class Proposals:
         recorded = optuna_study.get_trials(deepcopy=False)
         self._recorded = deque(trial for trial in recorded if trial.state != TrialState.WAITING)
         sampler.catch_up(optuna_study)
-        for params in [study.baseline, *enqueued][len(recorded) :]:
-            optuna_study.enqueue_trial(dict(params))
+        n_begun = sum(FIXED_PARAMS in trial.system_attrs and not self.own.has(trial, CLONE) for trial in recorded)
+        self._first = deque([study.baseline, *enqueued][n_begun:])
 
     @property
     def clone_is_next(self) -> bool:
@@ -201,7 +204,9 @@ class Proposals:
         return sampler if follow is None else FollowingSampler(sampler, follow)
 
     def _ask(self, at_random: bool, follow: Follow | None) -> Proposal:
-        """A new trial."""
+        """A new trial: the next of those to begin with, if there is one and the trial need not follow another."""
+        if self._first and follow is None and not self.clone_is_next:
+            self.optuna_study.enqueue_trial(dict(self._first.popleft()))
         with self._sampling_with(self._sampler(at_random, follow)):
             trial = self.optuna_study.ask()
             self.n_asked = trial.number + 1

@@ -47,6 +47,8 @@ class Study:
         suggest: The space, as a define-by-run function: it takes an Optuna trial, asks it for values, and returns the
             lane's configuration.
         baseline: Parameter values of trial 0, the configuration that the others should beat.
+        enqueue: Configurations to try after the baseline, before the sampler chooses freely: parameters by name. The
+            sampler chooses the parameters that are missing.
         max_rank: Largest rank that `suggest` may ask for; if not given, any rank.
         rank_buckets: Ranks that lanes are padded to. A lane is padded to the smallest bucket that it fits into, and the
             lanes of one bucket train in one stack. If not given, buckets are chosen so that padding costs less than
@@ -122,6 +124,7 @@ class Study:
 
     suggest: Callable[["optuna.Trial"], LaneConfig]
     baseline: Mapping[str, Any]
+    enqueue: Sequence[Mapping[str, Any]] = ()
     max_rank: int | None = None
     rank_buckets: Sequence[int] = ()
     side_network: str | Callable[..., Any] = "last"
@@ -193,12 +196,14 @@ class Study:
             UsageError: An objective is not measured on this kind of task.
         """
         space = self.other_tasks.get(kind.name)
-        own = {} if space is None else {"suggest": space.suggest, "baseline": space.baseline}
+        own = {} if space is None else {"suggest": space.suggest, "baseline": space.baseline, "enqueue": ()}
         return self.override(task=kind.name, **own)
 
     def declarations(self) -> dict[str, Any]:
         """All declarations for the run's record, as JSON can hold them. Functions and objects are replaced by texts."""
-        declared = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("suggest", "other_tasks")}
+        declared = {
+            f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("suggest", "other_tasks", "enqueue")
+        }
         return {
             **declared,
             "data": self.data if isinstance(self.data, str) else DATA_OBJECTS,

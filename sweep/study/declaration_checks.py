@@ -49,6 +49,8 @@ def check_declarations(study: "Study") -> None:
         raise UsageError(f"precision must be 'fp32' or 'bf16', not {study.precision!r}")
     if study.halving is not None and not isinstance(study.halving, Halving):
         raise UsageError(f"Study.halving must be a sweep.Halving or None, not {study.halving!r}")
+    if isinstance(study.enqueue, Mapping) or not all(isinstance(params, Mapping) for params in study.enqueue):
+        raise UsageError(f"Study.enqueue must be a list of mappings of parameters, not {study.enqueue!r}")
     check_structure(study.side_network, study.attention, study.mlp, study.read_out)
     check_declared(study.augment, study.views, study.cache)
     _check_tasks(study)
