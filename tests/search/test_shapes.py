@@ -21,6 +21,7 @@ from sweep.records.folder import RunFolder
 from sweep.records.reporter import Reporter
 from sweep.report.evidence import winner_on_val
 from sweep.running.resume import resume_run
+from sweep.search.admission import Admission
 from sweep.search.filling import Filling
 from sweep.search.occupancy import Occupancy
 from sweep.search.samplers import make_sampler
@@ -52,8 +53,9 @@ def without_times(table: pd.DataFrame, *others: str) -> pd.DataFrame:
 
 
 def test_a_lane_is_the_same_in_a_search_of_two_shapes_as_in_a_search_of_one(
-    sizes: Study, search: Search, tmp_path: Path
+    sizes: Study, search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(Filling, "wants_follower", lambda *args: False)  # all searches train the enqueued trials alone
     enqueued = [
         {"lr": 1e-2 * i, "rank": rank, "size": size}
         for i, (rank, size) in enumerate([(1, 16), (4, 32), (2, 16), (4, 16), (1, 32)], 1)
@@ -250,6 +252,37 @@ def test_the_first_leads_get_a_few_trials_each_however_many_would_be_cheaper() -
     filling.lead(8, _shape(study, 1))
     assert filling.wants_follower(_shape(study, 1), 7), "wanted twice of nine times"
     assert not filling.wants_follower(_shape(study, 1), 8)
+
+
+def test_every_configuration_to_begin_with_is_followed_by_trials_of_its_shape(
+    sizes: Study, search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Admission, "_enough", lambda *args: 2)
+    study = replace(sizes, enqueue=[{"lr": 2e-2, "rank": 4, "size": 16}], trials=8)
+    trials = search(study, enqueued=[{"lr": 3e-2, "rank": 1, "size": 32}], n_parallel=8).trials.sort_values("trial")
+    assert trials["params_size"].tolist()[:5] == [32, 32, 16, 16, 32]
+    assert trials["params_lr"].iloc[[0, 2, 4]].tolist() == [1e-2, 2e-2, 3e-2]
+    assert not set(trials["params_lr"].iloc[[1, 3]]) & {1e-2, 2e-2, 3e-2}, "followers are the sampler's own"
+
+
+def test_configurations_to_begin_with_are_not_tried_twice_after_an_interrupt(
+    sizes: Study, search: Search, tmp_path: Path
+) -> None:
+    study = replace(sizes, enqueue=[{"lr": lr, "rank": 4, "size": 16} for lr in (2e-2, 3e-2, 4e-2)])
+    whole = search(study, n_parallel=2, out=tmp_path / "whole").trials
+    reporter = RecordingReporter()
+
+    def interrupt(epoch: int) -> None:
+        raise KeyboardInterrupt
+
+    reporter.on_epoch = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        search(study, n_parallel=2, out=tmp_path / "run", reporter=reporter)
+    loaded = LoadedStudy("small", Path("small.py"), study)
+    resume_run(tmp_path / "run", loaded, storage_url=None, cache_dir=tmp_path / "cache", reporter=RecordingReporter())
+    resumed = sweep.load_results(tmp_path / "run").trials
+    pd.testing.assert_frame_equal(without_times(resumed), without_times(whole))
+    assert whole["params_lr"].isin([2e-2, 3e-2, 4e-2]).sum() == 3
 
 
 def test_share_follows_the_last_leads() -> None:
