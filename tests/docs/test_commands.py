@@ -45,8 +45,8 @@ class Block:
     """Something in a document that a reader would run.
 
     Attributes:
-        kind: `command`, `python`, `file` (Python that names its file in its first line) or `inline`.
-        text: What it says.
+        kind: `command`, `python`, `file` (Python code whose first line names its file) or `inline`.
+        text: The command or the code.
     """
 
     kind: str
