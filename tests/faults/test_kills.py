@@ -46,13 +46,16 @@ def untouched(drawn_images: Path, tmp_path_factory: pytest.TempPathFactory) -> C
 
 
 def kill_often(run: Victim, rng: random.Random, n_kills: int, early: float = 1.0) -> int:
-    """Kill a run up to so many times, or until it has ended; how often it was hit.
+    """Kill a run up to `n_kills` times, or until it has ended.
 
     Args:
         run: The run.
-        rng: Decides when.
-        n_kills: At most; one that comes when the run has ended counts for nothing.
-        early: Share of a run's length in which its processes are killed.
+        rng: Chooses the instants.
+        n_kills: Upper limit on the number of kills.
+        early: Kills come within this share of the run's length.
+
+    Returns:
+        How often the run was killed before it had ended.
     """
     hits = 0
     wall_seconds = early * (WALL_SECONDS_SQLITE if run.storage else WALL_SECONDS)
