@@ -26,7 +26,7 @@ def test_a_restricted_licence_is_asked_for_before_anything_is_fetched(
     assert not list(tmp_path.iterdir())
 
 
-def test_only_these_ask() -> None:
+def test_only_these_data_sets_have_a_licence_to_accept() -> None:
     assert {name: packaged.terms for name, packaged in DATA_SETS.items() if packaged.terms} == RESTRICTED
 
 
@@ -49,7 +49,7 @@ def test_a_run_records_the_licence_that_was_accepted(
     assert again.test.n_images == 120
 
 
-def test_faces_of_a_person_are_like_one_another(cache_dir: Path) -> None:
+def test_faces_of_one_person_are_similar(cache_dir: Path) -> None:
     """The nearest training photograph, pixel by pixel, nearly always shows the same person."""
     data = load_data("faces", seed=0, cache_dir=cache_dir, accept_licence=FACES_TERMS)
     pixels = [

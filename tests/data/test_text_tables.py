@@ -123,7 +123,7 @@ def test_texts_to_be_labelled(tmp_path: Path) -> None:
         ("nowhere", None, "nowhere is not a file"),
     ],
 )
-def test_what_holds_no_texts(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+def test_files_without_texts_are_refused(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises((UsageError, SweepError), match=message):
