@@ -1,4 +1,4 @@
-"""Trials in PostgreSQL: a real server, which these tests start as an unprivileged user."""
+"""Trials in PostgreSQL, on a real server that the tests start as an unprivileged user."""
 
 import json
 import os
@@ -34,7 +34,7 @@ PASSWORD = "correct-horse"
 
 @pytest.fixture(autouse=True)
 def connections_are_closed() -> Iterator[None]:
-    """Close what is still open after a test: an engine keeps its connections until the process ends."""
+    """Close connections that are still open after a test. An engine would keep them until the process ends."""
     connections: list[Any] = []
 
     def remember(connection: Any, record: object) -> None:
@@ -51,14 +51,14 @@ class Server:
     """A server on a Unix socket.
 
     Attributes:
-        folder: With its data and its socket.
+        folder: Folder of its data and its socket.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
         names = {user.pw_name for user in pwd.getpwall()}
         self._user: dict[str, Any] = {}
-        if os.getuid() == 0:  # it refuses to run as root
+        if os.getuid() == 0:  # PostgreSQL refuses to run as root
             user = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
             os.chown(folder, user.pw_uid, user.pw_gid)
             self._user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
@@ -99,7 +99,8 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))  # a socket's path must be short, and others must be let in
+    # a socket's path must be short, and other users must be able to enter the folder
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))
     server = Server(folder)
     try:
         yield server
@@ -110,7 +111,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def data_base(server: Server) -> Iterator[str]:
-    """The URL of an empty data base."""
+    """Return the URL of an empty data base."""
     server.sql("CREATE DATABASE trials")
     yield server.url("trials")
     server.sql("DROP DATABASE trials WITH (FORCE)")
@@ -133,7 +134,7 @@ def assert_same_tables(results: Results, expected: Results) -> None:
 def test_a_run_ends_with_the_tables_of_a_run_with_a_journal(
     study: Study, search: Search, server: Server, data_base: str, tmp_path: Path
 ) -> None:
-    """While the server is restarted twice, once between two epochs, once for longer; beside another run."""
+    """Another run uses the same data base, and the server restarts twice: once between two epochs, once more slowly."""
     expected = search(study, out=tmp_path / "journal")
     reporter = RecordingReporter()
 
@@ -152,7 +153,7 @@ def test_a_run_ends_with_the_tables_of_a_run_with_a_journal(
     assert sorted(optuna.study.get_all_study_names(open_data_base(data_base))) == ["first", "second"]
 
 
-def test_a_server_that_stays_away_ends_the_run_and_it_can_be_resumed(
+def test_a_server_that_stays_down_ends_the_run_which_can_be_resumed(
     study: Study, search: Search, server: Server, data_base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = search(study, out=tmp_path / "journal")
@@ -169,7 +170,7 @@ def test_a_server_that_stays_away_ends_the_run_and_it_can_be_resumed(
     assert_same_tables(load_results(tmp_path / "run"), expected)
 
 
-def test_what_goes_wrong_is_one_line_that_says_what_to_type(server: Server, data_base: str) -> None:
+def test_each_failure_gives_one_line_with_the_remedy(server: Server, data_base: str) -> None:
     cases = {
         data_base.replace("/trials", "/nowhere"): rf"createdb -h {server.folder} -U owner nowhere",
         data_base.replace(str(server.folder), "/tmp/no-such-folder"): r"pg_isready -h /tmp/no-such-folder",
