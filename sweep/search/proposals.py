@@ -156,7 +156,7 @@ class Proposals:
         n_held = self._recorded[-1].number + 1 if self._recorded else 0
         if n_held < n_asked:
             raise SweepError(
-                f"the Optuna storage holds {n_held} trials, and this run had asked for {n_asked}. Give the storage "
+                f"the Optuna storage holds {n_held} trials, but this run had proposed {n_asked}. Give the storage "
                 f"that it ran with, or run the study again with another --out"
             )
         accepted = {}

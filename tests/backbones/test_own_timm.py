@@ -78,5 +78,7 @@ def test_names_in_the_hubs_spelling_are_accepted(tmp_path: Path, monkeypatch: py
     for name in ("hf-hub:timm/resnet18.a1_in1k", "hf_hub:timm/resnet18.a1_in1k", "timm/resnet18.a1_in1k"):
         load_backbone(name, cache_dir=tmp_path)
     assert loaded == ["resnet18.a1_in1k"] * 3
-    with pytest.raises(UsageError, match=r"of networks on the hub, timm's own are taken.*give \./mine\.py:build"):
+    with pytest.raises(
+        UsageError, match=r"of the image networks on the hub, sweep takes only timm's own.*give \./mine\.py:build"
+    ):
         load_backbone("hf-hub:somebody/net", cache_dir=tmp_path)

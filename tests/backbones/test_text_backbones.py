@@ -131,7 +131,7 @@ def test_options_of_the_other_kind_are_refused(text_encoder: Path, load: Load, c
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json"])
 def test_folders_without_a_needed_file_are_refused(changed: Path, file: str, load: Load) -> None:
     (changed / file).unlink()
-    with pytest.raises(UsageError, match=rf"has no {file}; give a folder that save_pretrained"):
+    with pytest.raises(UsageError, match=rf"has no {file}; give a folder with a text network"):
         load(changed)
 
 
@@ -164,7 +164,7 @@ def test_weights_without_a_needed_tensor_are_refused(changed: Path, load: Load) 
         changed / "model.safetensors",
         {"format": "pt"},
     )
-    with pytest.raises(SweepError, match=r"lack encoder\.layer\.2\.output\.dense\.bias \(1 in all\)"):
+    with pytest.raises(SweepError, match=r"lack encoder\.layer\.2\.output\.dense\.bias \(1 missing\)"):
         load(changed)
 
 
@@ -173,11 +173,11 @@ def test_weights_without_a_needed_tensor_are_refused(changed: Path, load: Load) 
     [
         (
             {"model_type": "t5", "d_model": 16, "d_kv": 8, "num_heads": 2, "d_ff": 16, "num_layers": 2},
-            "T5Model, which is not one",
+            "T5Model, which does not have exactly one list",
         ),
         (
             {"model_type": "albert", "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16},
-            "AlbertModel, which is not one",
+            "AlbertModel, which does not have exactly one list",
         ),
     ],
 )
@@ -192,7 +192,7 @@ def test_a_network_that_sees_padding_is_refused(text_encoder: Path, load: Load) 
     network: Any = backbone.network
     forward = network.forward
     network.forward = lambda input_ids, attention_mask: forward(input_ids)
-    with pytest.raises(UsageError, match="gives a text other features if a longer text is in the batch"):
+    with pytest.raises(UsageError, match="gives for a text change if a longer text is in the same batch"):
         TextBackbone(
             "net",
             network,

@@ -245,7 +245,7 @@ def test_missing_fashion_mnist_files_are_named_with_their_place(
     (tmp_path / "fashion-mnist").mkdir()
     for name in scanned.FASHION_SHA256:
         (tmp_path / "fashion-mnist" / f"{name}.gz").write_bytes(gzip.compress(b"other images"))
-    with pytest.raises(SweepError, match=r"train-images-idx3-ubyte\.gz is not Fashion-MNIST's"):
+    with pytest.raises(SweepError, match=r"train-images-idx3-ubyte\.gz is not a file of Fashion-MNIST"):
         load_data("fashion-mnist", seed=0, cache_dir=tmp_path)
     (tmp_path / "fashion-mnist" / "train-images-idx3-ubyte.gz").write_bytes(b"damaged")
     with pytest.raises(SweepError, match=r"cannot read .*train-images-idx3-ubyte\.gz"):

@@ -123,10 +123,10 @@ def test_exif_rotation_is_applied(tmp_path: Path) -> None:
         ({}, "0 class folders"),
         ({"only": 5}, "1 class folders, at least 2"),
         ({"a": 3, "b": 0}, r"class folder .*b has no images"),
-        ({"a": 0, "b": 0}, "no images below"),
+        ({"a": 0, "b": 0}, "its subfolders have no images"),
         ({"a": 9, "b": 2}, r"class 'b' .* has 2 images; 3 are needed"),
         ({"train/a": 3, "train/b": 3}, "no test folder"),
-        ({"train/a": 3, "train/b": 3, "test/a": 3, "test/c": 1}, r"missing \['b'\], only there \['c'\]"),
+        ({"train/a": 3, "train/b": 3, "test/a": 3, "test/c": 1}, r"missing \['b'\], additional \['c'\]"),
         ({"train/a": 3, "train/b": 1, "test/a": 3, "test/b": 1}, r"class 'b' .* has 1 images; 2 are needed"),
     ],
 )

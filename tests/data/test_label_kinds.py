@@ -118,7 +118,7 @@ def test_a_label_that_cannot_be_learned_gives_a_warning(tmp_path: Path, caplog: 
     path = table(tmp_path, label=labels, split=["train"] * 12 + ["val"] * 4 + ["test"] * 4)
     with caplog.at_level(logging.WARNING):
         assert load(path).class_names == ("a", "b", "rare")
-    assert "the label 'rare', which cannot be learned" in caplog.text
+    assert "the label 'rare', so it cannot be learned" in caplog.text
 
 
 @pytest.mark.parametrize(

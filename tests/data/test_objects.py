@@ -207,7 +207,7 @@ def test_a_study_of_objects_runs_resumes_and_is_reported(
     assert sweep.load_results("out").config["data"] == "objects of the study file"
     code, said = call("report", "out")
     assert code == 0, said
-    assert "the images came as objects of the study file" in said
+    assert "the images were objects of the study file" in said
 
 
 class Named(Numbered):
@@ -223,10 +223,10 @@ class Named(Numbered):
     [
         (
             ["cat", "emu", "zebra"],
-            r"\['test'\] has other classes than .*\['train'\]: number 1 is 'emu' there",
+            r"\['test'\] has other classes than .*\['train'\]: number 1 is 'emu' in the former",
         ),
-        (["dog", "cat", "emu"], r"number 0 is 'dog' there and 'cat' here"),
-        (["cat", "dog", "emu", "fox"], r"number 3 is 'fox' there and no class here"),
+        (["dog", "cat", "emu"], r"number 0 is 'dog' in the former and 'cat' in"),
+        (["cat", "dog", "emu", "fox"], r"number 3 is 'fox' in the former and no class in"),
     ],
 )
 def test_splits_that_number_their_classes_differently_are_refused(of_test: list[str], message: str) -> None:

@@ -106,7 +106,7 @@ def test_wrong_splits_and_labels(tmp_path: Path, data: dict[str, list[int]], mes
         ),
         (
             made(0, [0, 1]).remove_columns("image"),
-            r"has 0 Image columns and 0 of text, one of either is needed \(its columns: label\)",
+            r"has 0 Image columns and 0 text columns; it needs one Image or one text column \(its columns: label\)",
         ),
         (made(0, [True, False] * 3, datasets.Value("bool")), r"label of .*pets holds bool of shape \(6,\)"),
         (made(0, ["a", None, "b"], datasets.Value("string")), r"row 1: label is None; labels are text or numbers"),
@@ -186,7 +186,9 @@ def test_texts(tmp_path: Path) -> None:
     assert "two, row " in loaded.test.describe(0)
     given = datasets.DatasetDict({"train": two.select(range(8)), "test": two.select(range(8, 12))})
     assert load(saved(given, tmp_path / "split")).test.open(3) == "text 11"
-    with pytest.raises(UsageError, match=r"has 0 Image columns and 2 of text, .*name the one of text text, and save"):
+    with pytest.raises(
+        UsageError, match=r"has 0 Image columns and 2 text columns; .*rename the column of texts to text, and"
+    ):
         load(saved(two.rename_column("text", "body"), tmp_path / "which"))
     empty = datasets.Dataset.from_dict({**columns, "text": ["x", " "] * 6}, features=two.features)
     with pytest.raises(UsageError, match=r"empty, row 1: text is ' '; drop the row and save again"):

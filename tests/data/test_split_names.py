@@ -61,8 +61,8 @@ def test_folders_with_val(tmp_path: Path, val: str) -> None:
         (("training", "validation"), "has the folders training, validation but no test folder"),
         (("val", "test"), "has the folders test, val but no train folder"),
         (("train", "val", "validation", "test"), "two of which are the same split; keep one folder per split"),
-        (("train", "extra"), "looks like splits, but beside train it has extra"),
-        (("Train", "Test", "unlabelled"), "looks like splits, but beside Test, Train it has unlabelled"),
+        (("train", "extra"), "seems to hold splits, but beside train it has extra"),
+        (("Train", "Test", "unlabelled"), "seems to hold splits, but beside Test, Train it has unlabelled"),
     ],
 )
 def test_ambiguous_folders_are_refused(tmp_path: Path, folders: tuple[str, ...], message: str) -> None:

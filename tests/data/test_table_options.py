@@ -78,7 +78,7 @@ def test_columns_of_other_names(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"photos.{suffix}"
     rows.to_csv(path, index=False) if suffix == "csv" else rows.to_parquet(path, index=False)
     assert by_red(load(path, path_column="file", label_column="kind")) == LABELS
-    with pytest.raises(UsageError, match=r"has no column path .*Other names: --path-column, --label-column"):
+    with pytest.raises(UsageError, match=r"has no column path .*other names, give --path-column and --label-column"):
         load(path, label_column="kind")
     with pytest.raises(UsageError, match=r"has no column breed \(its columns: file, label, kind\)"):
         load(path, path_column="file", label_column="breed")

@@ -100,7 +100,7 @@ CSV = "path,label\n" + "".join(f"{i}.png,{'ab'[i % 2]}\n" for i in range(6))
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", r"photos\.csv has no column path \(its columns: none\); a table of images has the columns"),
+        ("", r"photos\.csv has no column path \(its columns: none\); a table of images needs the columns"),
         ("path:label\n0.png:a\n", r"has no column path \(its columns: path:label\)"),
         ("path,class\n0.png,a\n", r"has no column label \(its columns: path, class\)"),
         ("path,label,path\n0.png,a,b\n", r"has several columns path \(path, path\)"),

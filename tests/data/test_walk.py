@@ -87,7 +87,7 @@ def test_one_name_in_two_spellings_of_unicode_is_one_class(tmp_path: Path, caplo
         data = load(tmp_path / "together")
     assert data.class_names == (COMPOSED, "tea")
     assert n_images(data) == 12
-    assert "spelled alike; they are one class" in caplog.text
+    assert "in two spellings of Unicode; they are one class" in caplog.text
     fill(tmp_path / "photos", 8)
     labels = [COMPOSED, DECOMPOSED, "tea", "tea"] * 2
     rows = "".join(f"photos/{number}.png,{label}\n" for number, label in enumerate(labels))

@@ -191,7 +191,7 @@ def test_data_that_cannot_be_evaluated_gives_one_error(
     pd.DataFrame({"text": ["one", "two"], "label": ["above", "below"]}).to_csv(tmp_path / "texts.csv", index=False)
     code, _, err = call(capsys, shipped, tmp_path / "texts.csv")
     assert code == 2
-    assert "holds texts, and the model reads images" in err
+    assert "holds texts, but the model reads images" in err
     for number in (1, 2):  # the header can be read, but nothing follows it
         whole = (own_run.parent / "images" / "below" / f"{number}.png").read_bytes()
         (root / "above" / f"cut-{number}.png").write_bytes(whole[: len(whole) // 2])
@@ -202,7 +202,7 @@ def test_data_that_cannot_be_evaluated_gives_one_error(
     assert (code, json.loads(out)["n_images"]) == (0, 1)
     code, _, err = call(capsys, shipped, "sprite-set")
     assert code == 2
-    assert "sprite-set makes a task of the kind multi-label, and the model was trained for classes" in err
+    assert "sprite-set makes a task of the kind multi-label, but the model was trained for classes" in err
 
 
 def test_several_labels_and_numbers(drawn_images: Path, tmp_path: Path, cache: Path) -> None:

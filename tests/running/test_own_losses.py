@@ -85,7 +85,7 @@ def test_a_trial_is_verified_if_the_study_file_is_given(
     cache = drawn_images.parent / "cache"
     own_loss.cache_clear()
     monkeypatch.setattr(own_losses, "_given", {})  # as in another process
-    with pytest.raises(UsageError, match=r"the loss poly1 is of a study file .* only if you give them: --study FILE"):
+    with pytest.raises(UsageError, match=r"the loss poly1 is from a study file .* only if you give them: --study FILE"):
         verify_trial(run, 0, device=CPU, cache_dir=cache)
     assert verify_trial(run, 0, device=CPU, cache_dir=cache, own_study=file).kept
 

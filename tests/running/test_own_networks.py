@@ -91,7 +91,7 @@ def test_a_model_is_exported_and_loaded_if_the_study_file_is_given(
     own_run: tuple[Path, Path], drawn_images: Path, tmp_path: Path
 ) -> None:
     run, file = own_run
-    with pytest.raises(UsageError, match="the side-network TwoLayers is of a study file whose SHA-256 begins with"):
+    with pytest.raises(UsageError, match="the side-network TwoLayers is from a study file whose SHA-256 begins with"):
         export_run(run, tmp_path / "shipped", cache_dir=drawn_images.parent / "cache")
     take_own_code(file)
     export_run(run, tmp_path / "shipped", cache_dir=drawn_images.parent / "cache")

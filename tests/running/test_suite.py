@@ -92,7 +92,7 @@ def test_every_task_found_is_searched_retrained_and_averaged(cli: Cli, tmp_path:
     vtab(tmp_path / "vtab-1k", {**TASKS, "own": 2})
     code, printed, said = cli(*RUN)
     assert code == 0, said
-    assert "left aside: vtab-1k/own has lists of images, but VTAB-1K has no task own" in said
+    assert "ignored: vtab-1k/own has lists of images, but VTAB-1K has no task own" in said
     assert "task 1 of 3: svhn (natural)" in said
     results = load_suite(Path("out"))
     assert list(results.tasks["task"]) == ["svhn", "patch_camelyon", "kitti"]

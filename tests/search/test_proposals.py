@@ -56,7 +56,7 @@ def test_unusable_samplers_are_named(small_study: Study, search: Search) -> None
     with pytest.raises(UsageError, match=r"--sampler grid needs values: declare grid="):
         search(replace(small_study, sampler="grid"))
     several = {"val_top1": "maximize", "val_nll": "minimize"}
-    with pytest.raises(UsageError, match="--sampler cmaes serves one objective, and the study has 2"):
+    with pytest.raises(UsageError, match="--sampler cmaes is for one objective, but the study has 2"):
         search(replace(small_study, sampler="cmaes", objectives=several))
 
 

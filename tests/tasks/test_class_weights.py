@@ -148,7 +148,7 @@ def test_malformed_weights_are_refused(weights: object) -> None:
 
 
 def test_weights_that_do_not_fit_classes_or_task_are_refused() -> None:
-    with pytest.raises(UsageError, match="class_weights names 'hat', and the classes of the data are cat, dog"):
+    with pytest.raises(UsageError, match="class_weights names 'hat', but the classes of the data are cat, dog"):
         completed({"hat": 2.0}, ("cat", "dog"))
     with pytest.raises(UsageError, match=r"LaneConfig\.class_weights must be 'balanced'"):
         LaneConfig(lr=1, class_weights="even")

@@ -179,7 +179,7 @@ def test_which_folders_are_tasks(
     suite = find_suite(str(tasks), tmp_path)
     assert suite is not None
     assert (suite.name, [task.name for task in suite.tasks]) == ("mine", ["ages", "bright", "tags", "years"])
-    assert "left aside" in caplog.text
+    assert "ignored: " in caplog.text
     assert "mine/notes has no task.csv, task.parquet, task.npz and is not a saved data set" in caplog.text
     assert find_suite(str(tasks / "ages"), tmp_path) is None, "the folder of one task is no suite"
     texts = tmp_path / "several" / "mood"
