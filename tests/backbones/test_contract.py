@@ -73,7 +73,7 @@ TEXT: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen3": {"head_dim": 16},
 }
-"""Configurations of text networks, by transformers' name of the kind."""
+"""Configurations of text networks, by the name of their kind in transformers."""
 
 DECODERS = ("gpt2", "gpt_neox", "opt", "llama", "qwen3")
 ADAPTERS = [*TIMM, *PACKAGED, *OWN, *TEXT, "minilm_l6"]

@@ -33,7 +33,7 @@ FINGERPRINTS = {
     CLIP: "06754c1bcaf1f15bfb5c154d71075c6078543840c8af56440ae88f4e613e89b9",
     SWIN: "5c87065bb49171a5195e7b3bfc5f3f6961612c83669ecec5b6ce54675fc60842",
 }
-"""At 224 px: what the caches of features are keyed by."""
+"""Fingerprints at 224 px. The keys of cached features depend on them."""
 
 
 # CLIP

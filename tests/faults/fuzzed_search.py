@@ -43,7 +43,7 @@ DATA = StageData(np.arange(6 * 2 * 3 * 3).reshape(6, 2, 3, 3).astype(np.float16)
 
 
 SETTING = StackSetting.of(STUDY, SPEC, 3, DATA, DATA)
-"""What all lanes train on."""
+"""The setting of all stacks."""
 
 
 class AfterAnEpoch(Reporter):

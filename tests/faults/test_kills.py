@@ -25,7 +25,7 @@ N_WRITES = {
     "many shapes": 700,
     "grid": 390,
 }
-"""Flushes and renames of a run whose trials are in a journal, about; a data base's own are not seen."""
+"""Approximate number of flushes and renames of a run with a journal. Those of a data base itself are not counted."""
 
 WALL_SECONDS, WALL_SECONDS_SQLITE, N_WRITES_SQLITE = 1.0, 2.0, 40
 

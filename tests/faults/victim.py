@@ -41,7 +41,7 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["backbones.packaged", "sweep.running.resume"])
 
 FAILED_HONESTLY, INTERRUPTED = 3, 130
-"""Exit codes of a process that ended with an error of ours, or by Ctrl-C."""
+"""Exit codes of a process that ended with one of sweep's errors, or by Ctrl-C."""
 
 
 def suggest(trial: optuna.Trial) -> LaneConfig:

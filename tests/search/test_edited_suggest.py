@@ -17,7 +17,7 @@ from sweep.study.finding import LoadedStudy
 from sweep.study.stored_values import RESERVED
 
 CLONE_PARAMS = {"lr": 0.09, "rank": 4, "loss": "bce"}
-"""Of the clone that the user asks for; no other trial has so large a learning rate."""
+"""Parameters of the clone that the user requests. No other trial has such a large learning rate."""
 
 
 def stopping_after(owner: type, name: str) -> pytest.MonkeyPatch:

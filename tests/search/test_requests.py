@@ -115,7 +115,7 @@ KILLS: dict[str, tuple[type, str, int]] = {
     "enqueued": (Proposals, "add_clone", 1),
     "later": (SnapshotFiles, "write", 4),
 }
-"""The method after whose so many-th call a run is killed."""
+"""For each case, the class, the method, and the number of the call after which the run is killed."""
 
 
 @pytest.mark.parametrize("killed_at", KILLS)
