@@ -233,7 +233,7 @@ def test_a_file_of_something_else_is_left_alone(content: str, tmp_path: Path) ->
     assert path.read_text() == content
 
 
-def test_a_file_that_cannot_be_written_is_said_before_anything_is_measured(
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(
     named: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(accuracy, "_in_own_process", lambda *args: pytest.fail("measured"))
@@ -337,7 +337,7 @@ def _runs(stat: TextIO) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets a peak")
-def test_peak_memory_is_of_its_lap() -> None:
+def test_peak_memory_is_measured_per_lap() -> None:
     memory = PeakMemory(torch.device("cpu"))
     size = 200 * 2**20
     block = torch.ones(size, dtype=torch.uint8)

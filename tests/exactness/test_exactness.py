@@ -125,7 +125,7 @@ def test_lane_is_bitwise_the_same_in_any_stack(kind: type[LAST]) -> None:
 
 
 @pytest.mark.parametrize("kind", [LAST, RankSpaceLAST])
-def test_lane_that_enters_late_is_the_same_trial_alone_on_its_data_order(kind: type[LAST]) -> None:
+def test_a_lane_that_enters_late_equals_its_trial_alone(kind: type[LAST]) -> None:
     """Lanes enter and leave between epochs until one is left. This changes no bit of any other lane."""
 
     def lane(i: int) -> Lane:

@@ -206,7 +206,7 @@ def test_wall_clock_does_not_affect_the_result(
 
 
 @pytest.mark.parametrize("copied", [False, True])
-def test_a_killed_run_goes_on_in_a_folder_of_another_name(
+def test_a_killed_run_can_be_resumed_in_a_folder_of_another_name(
     tmp_path: Path, drawn_images: Path, untouched: Callable[[str], dict[str, Any]], copied: bool
 ) -> None:
     name = "rungs and refill"

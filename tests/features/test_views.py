@@ -147,7 +147,7 @@ class Drawn:
         return Image.fromarray(np.concatenate(parts)), index % 2
 
 
-def test_a_data_set_that_draws_its_images_and_an_augmentation_leave_each_other_alone(tmp_path: Path) -> None:
+def test_random_numbers_of_data_set_and_augmentation_are_independent(tmp_path: Path) -> None:
     split, ours = load_data({"all": Drawn()}, seed=0, cache_dir=tmp_path).train, augmentation()
     places = list(product(range(split.n_images), range(4)))
     with ThreadPoolExecutor(8) as pool:
@@ -206,7 +206,7 @@ def test_the_declared_number_of_views_is_cached() -> None:
     assert view.labels is split.labels
 
 
-def test_declarations_in_words() -> None:
+def test_description_of_the_augmentation() -> None:
     for declared, words in (
         ({}, ""),
         ({"augment": "flip", "views": 3}, "flip, 3 cached views of every train image"),

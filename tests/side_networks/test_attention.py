@@ -77,7 +77,7 @@ def test_lanes(in_dims: tuple[int | None, ...]) -> None:
     assert_same_with_gradients(stacked, torch.stack([reference(*lane) for lane in of_lanes]), inputs)
 
 
-def test_a_lane_has_the_same_bits_wherever_it_lies() -> None:
+def test_a_lane_has_the_same_bits_at_any_position() -> None:
     lanes = 7
     q, k, v = tensors([(lanes, 13, 6, 3)] * 3, torch.float32)
     grad = torch.randn(q.shape, generator=torch.Generator().manual_seed(2))
