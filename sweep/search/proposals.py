@@ -30,10 +30,10 @@ NEAR = 0.002
 parameter then has room for some 500 trials."""
 
 SAMPLER_ASKS = 10
-"""Repeats in a row after which proposals are drawn at random: in a small space a sampler repeats its favourites."""
+"""Number of repeats in a row after which proposals are random. In a small space, a sampler repeats its favourites."""
 
 MOST_ASKS = 100
-"""Repeats in a row after which the space counts as exhausted."""
+"""Number of repeats in a row after which the space counts as exhausted."""
 
 ENTERED = "trainable_parameters"
 """The last attribute that a trial is given when it enters the search; all its parameters are drawn by then. This name
