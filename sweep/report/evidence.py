@@ -102,9 +102,7 @@ def answers_of(
     """
     config = results.config
     if config["data"] == DATA_OBJECTS:
-        raise SweepError(
-            f"the images were {DATA_OBJECTS} {config['study_file']}, and a report does not execute study files"
-        )
+        raise SweepError(f"the images came as {DATA_OBJECTS} {config['study_file']}, and a report runs no study file")
     items = recorded_data(config, cache_dir, splits=[split], moved_to=data)
     images: Split = getattr(items, split)
     backbone = recorded_backbone(config_of_trial(results, folder, trial), cache_dir, given=backbone_file)

@@ -108,8 +108,8 @@ def _most_wrong(evidence: Evidence, names: Sequence[str]) -> str:
             lines.append(f"and {len(shown) - MOST_NAMED_LABELS} more")
         pictures.append(_shown(evidence, index, lines))
     note = (
-        f"{len(at_fault)} of {len(has)} val {evidence.kind} have a label that was predicted wrongly at probability "
-        f"{THRESHOLD}; those about which the winner is most certain come first. The probability is that of the label."
+        f"{len(at_fault)} of {len(has)} val {evidence.kind} have a label that was answered wrongly at probability "
+        f"{THRESHOLD}; those come first of which the winner is surest. The probability is that of the label."
     )
     return page.heading("Largest errors") + page.paragraph(note, quiet=True) + page.images(pictures)
 
