@@ -67,7 +67,7 @@ def suggest(trial: optuna.Trial) -> LaneConfig:
 
 
 def run_on(images: Path, name: str, **declared: Any) -> Path:
-    """Run a small study on drawn images; its run folder, called `name`, lies beside them."""
+    """A run on drawn images, in a folder of that name beside them."""
     study = Study(
         suggest=suggest,
         baseline={"lr": 1e-2, "rank": 2},

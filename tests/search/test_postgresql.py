@@ -34,7 +34,7 @@ PASSWORD = "correct-horse"
 
 @pytest.fixture(autouse=True)
 def connections_are_closed() -> Iterator[None]:
-    """Close connections that are still open after a test. An engine would keep them until the process ends."""
+    """Close what is still open after a test: an engine keeps its connections until the process ends."""
     connections: list[Any] = []
 
     def remember(connection: Any, record: object) -> None:
@@ -51,14 +51,14 @@ class Server:
     """A server on a Unix socket.
 
     Attributes:
-        folder: Folder of its data and its socket.
+        folder: With its data and its socket.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
         names = {user.pw_name for user in pwd.getpwall()}
         self._user: dict[str, Any] = {}
-        if os.getuid() == 0:  # PostgreSQL refuses to run as root
+        if os.getuid() == 0:  # it refuses to run as root
             user = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
             os.chown(folder, user.pw_uid, user.pw_gid)
             self._user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
@@ -99,8 +99,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    # a socket's path must be short, and other users must be able to enter the folder
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))  # a socket's path must be short, and others must be let in
     server = Server(folder)
     try:
         yield server
@@ -111,7 +110,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def data_base(server: Server) -> Iterator[str]:
-    """Return the URL of an empty data base."""
+    """The URL of an empty data base."""
     server.sql("CREATE DATABASE trials")
     yield server.url("trials")
     server.sql("DROP DATABASE trials WITH (FORCE)")

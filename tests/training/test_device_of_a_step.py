@@ -33,9 +33,9 @@ CONFIGS = [
 
 
 class OnDevice(TorchDispatchMode):
-    """Fails if an operation reads or writes a tensor on another device. Counts the operations.
+    """Fails at an operation that reads or writes a tensor elsewhere; counts operations.
 
-    Numbers are tensors without dimensions to PyTorch. They may be on the host.
+    Numbers are tensors without dimensions to PyTorch, and may come from the host.
     """
 
     n_operations = 0
