@@ -19,7 +19,7 @@ from sweep.workers.local_pool import LocalPool
 from sweep.workers.training import TrainingOnWorkers
 
 MOST_THREADS = 1024
-"""More cannot be read from a run's record, which may come from anybody."""
+"""Largest number of threads that a run's record may ask for, since the record may come from anybody."""
 
 
 def check_workers(n_workers: int, prepared: Prepared) -> None:

@@ -30,10 +30,10 @@ NEAR = 0.002
 parameter then has room for some 500 trials."""
 
 SAMPLER_ASKS = 10
-"""Repeats in a row after which proposals are drawn at random: in a small space a sampler repeats its favourites."""
+"""Number of repeats in a row after which proposals are random. In a small space, a sampler repeats its favourites."""
 
 MOST_ASKS = 100
-"""Repeats in a row after which the space counts as exhausted."""
+"""Number of repeats in a row after which the space counts as exhausted."""
 
 ENTERED = "trainable_parameters"
 """The last attribute that a trial is given when it enters the search; all its parameters are drawn by then. This name
@@ -159,7 +159,7 @@ class Proposals:
         n_held = self._recorded[-1].number + 1 if self._recorded else 0
         if n_held < n_asked:
             raise SweepError(
-                f"the Optuna storage holds {n_held} trials, and this run had asked for {n_asked}. Give the storage "
+                f"the Optuna storage holds {n_held} trials, but this run had proposed {n_asked}. Give the storage "
                 f"that it ran with, or run the study again with another --out"
             )
         accepted = {}

@@ -138,10 +138,10 @@ def _check_objectives(study: "Study") -> None:
     measured = dict.fromkeys(name for kind in kinds for name in kind.metrics)
     known = [*(f"val_{name}" for name in (*measured, *study.metrics)), *OTHER_OBJECTIVES]
     if not study.objectives:
-        raise UsageError(f"Study.objectives is empty; leave it out for {dict(study.ranking.directions)}")
+        raise UsageError(f"Study.objectives is empty; leave it out to get {dict(study.ranking.directions)}")
     for name, direction in study.objectives.items():
         if name not in known:
-            whose = "" if study.task is None else f", and the data make a task of the kind {study.task}"
+            whose = "" if study.task is None else f", but the data make a task of the kind {study.task}"
             raise UsageError(f"Study.objectives has {name!r}{whose}; give one of {', '.join(known)}")
         if direction not in ("maximize", "minimize"):
             raise UsageError(f"Study.objectives[{name!r}] must be 'maximize' or 'minimize', not {direction!r}")

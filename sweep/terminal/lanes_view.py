@@ -21,7 +21,7 @@ LEAST_WIDTH_FOR_SPARKLINE = 60
 LEAST_WIDTH_FOR_CONFIGURATION = 80
 ENDINGS = ("complete", "pruned", "failed")
 LINES_AROUND = 4
-"""The title, the header of the table, the line that counts what is left out, and the cursor."""
+"""Lines beside those of trials: the title, the header of the table, the count of hidden trials, and the cursor."""
 
 COLOURS = {"training": "cyan", "refilled": "blue", "complete": "green", "pruned": "yellow", "failed": "red"}
 

@@ -148,10 +148,10 @@ def verify_trial(
         comparisons.append(Comparison("weights", sum(x.numel() for x in kept.values()), difference, tolerance))
     beside = steps_beside_plain_loop(trial, setting, PLAIN_STEPS)
     n_weights = sum(x.numel() for x in again.weights.values())
-    what = f"weights after a step in fp64, to plain PyTorch from the same weights; the largest of {beside.n_steps}"
+    what = f"weights after a step in fp64, compared with plain PyTorch, at the worst of {beside.n_steps} steps"
     promised = max(PLAIN_PROMISE, ROUNDINGS * beside.rounding)
     comparisons.append(Comparison(what, n_weights, beside.of_a_step, promised))
-    what = f"weights after {beside.n_steps} steps in fp64, to plain PyTorch: rounding as training makes it grow"
+    what = f"weights after {beside.n_steps} steps in fp64, compared with plain PyTorch: training amplifies rounding"
     comparisons.append(Comparison(what, n_weights, beside.of_all, math.inf))
     own = sorted(trial.metrics.keys() - last.keys())
     return Verification(trial, comparisons, own, _changed(results.config, device))

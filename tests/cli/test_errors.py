@@ -1,4 +1,4 @@
-"""Every failure a user can cause: one message, no stack trace, exit code 2 for usage and 1 for failures."""
+"""Every failure that a user can cause gives one message without a traceback, and exit code 2 (usage) or 1 (others)."""
 
 import errno
 import itertools
@@ -23,7 +23,7 @@ OFFLINE_NAME = "vit_small_patch16_224.augreg_in21k"
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cache_dir: Path, tmp_path: Path) -> Cli:
-    """Calls the command in process; returns exit code and what stood on standard error."""
+    """Run the command in this process. Return its exit code and its standard error."""
     monkeypatch.setenv("SWEEP_CACHE_DIR", str(cache_dir))
     monkeypatch.chdir(tmp_path)
 
@@ -103,7 +103,7 @@ def test_unreadable_image_is_named(cli: Cli, photos: Path) -> None:
 
 
 def test_image_cut_short_is_named_or_left_out_and_recorded(cli: Cli, photos: Path) -> None:
-    """Its header is fine, so that an error comes with the feature pass."""
+    """The image's header is sound, so the error comes only when its features are computed."""
     for name in ("cats", "dogs"):
         for i in range(8, 20):
             shutil.copy(photos / name / f"{i % 8}.png", photos / name / f"{i}.png")
@@ -127,7 +127,7 @@ def test_image_cut_short_is_named_or_left_out_and_recorded(cli: Cli, photos: Pat
     assert sum(split["images"] for split in config["splits"].values()) == 39
 
 
-def test_weights_that_cannot_be_had_offline(cli: Cli, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_are_missing_offline(cli: Cli, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     code, stderr = cli(*run_arguments(data=photos, backbone=OFFLINE_NAME, group_size=3))
     assert code == 1
@@ -160,7 +160,7 @@ def test_full_disk_names_the_file(cli: Cli, photos: Path, monkeypatch: pytest.Mo
     assert "cannot write there/config.json: No space left on device" in stderr
 
 
-def test_run_that_was_stopped_goes_on(cli: Cli, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_can_be_resumed(cli: Cli, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = {"data": photos, "epochs": 4, "trials": 3, "enqueue": "fixed.csv"}
     Path("fixed.csv").write_text("lr,rank\n0.002,2\n")
     assert cli(*run_arguments(**arguments, out="whole"))[0] == 0
@@ -201,10 +201,10 @@ def test_run_that_was_stopped_goes_on(cli: Cli, photos: Path, monkeypatch: pytes
         (lambda config: config.update(lanes="2"), "entry lanes is '2'"),
     ],
 )
-def test_run_that_cannot_go_on(
+def test_a_run_that_cannot_be_resumed_is_refused(
     cli: Cli, photos: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], None], message: str
 ) -> None:
-    """Whatever a run folder says, nothing but the packaged study is executed."""
+    """Whatever a run folder names, only the packaged study is executed."""
 
     def stop(*arguments: object) -> None:
         raise KeyboardInterrupt
@@ -232,7 +232,7 @@ def test_failed_request_leaves_no_run_folder(cli: Cli) -> None:
     assert not Path("here").exists()
 
 
-def test_results_of_what_is_no_run(cli: Cli, tmp_path: Path) -> None:
+def test_results_of_a_folder_that_is_no_run(cli: Cli, tmp_path: Path) -> None:
     code, stderr = cli("results", str(tmp_path))
     assert code == 2
     assert "is not a run folder" in stderr

@@ -1,4 +1,4 @@
-"""Trials in PostgreSQL: a real server, which these tests start as an unprivileged user."""
+"""Trials in PostgreSQL, on a real server that the tests start as an unprivileged user."""
 
 import json
 import os
@@ -133,7 +133,7 @@ def assert_same_tables(results: Results, expected: Results) -> None:
 def test_a_run_ends_with_the_tables_of_a_run_with_a_journal(
     study: Study, search: Search, server: Server, data_base: str, tmp_path: Path
 ) -> None:
-    """While the server is restarted twice, once between two epochs, once for longer; beside another run."""
+    """Another run uses the same data base, and the server restarts twice: once between two epochs, once more slowly."""
     expected = search(study, out=tmp_path / "journal")
     reporter = RecordingReporter()
 
@@ -152,7 +152,7 @@ def test_a_run_ends_with_the_tables_of_a_run_with_a_journal(
     assert sorted(optuna.study.get_all_study_names(open_data_base(data_base))) == ["first", "second"]
 
 
-def test_a_server_that_stays_away_ends_the_run_and_it_can_be_resumed(
+def test_a_server_that_stays_down_ends_the_run_which_can_be_resumed(
     study: Study, search: Search, server: Server, data_base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = search(study, out=tmp_path / "journal")
@@ -169,7 +169,7 @@ def test_a_server_that_stays_away_ends_the_run_and_it_can_be_resumed(
     assert_same_tables(load_results(tmp_path / "run"), expected)
 
 
-def test_what_goes_wrong_is_one_line_that_says_what_to_type(server: Server, data_base: str) -> None:
+def test_each_failure_gives_one_line_with_the_remedy(server: Server, data_base: str) -> None:
     cases = {
         data_base.replace("/trials", "/nowhere"): rf"createdb -h {server.folder} -U owner nowhere",
         data_base.replace(str(server.folder), "/tmp/no-such-folder"): r"pg_isready -h /tmp/no-such-folder",
