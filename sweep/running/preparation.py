@@ -103,10 +103,11 @@ def prepare(
     """
     if n_parallel is not None and n_parallel < 1:
         raise UsageError(f"--n-parallel must be at least 1, not {n_parallel}; give auto for as many as fit in memory")
-    if n_parallel is not None and n_parallel < study.seeds:
+    if n_parallel is not None and n_parallel < study.lanes_per_trial:
+        options = " or ".join(f"--{name}" for name in ("seeds", "folds", "repeats") if getattr(study, name) > 1)
         raise UsageError(
-            f"--n-parallel {n_parallel} is less than the {study.seeds} lanes of one trial (--seeds); "
-            f"raise --n-parallel or lower --seeds"
+            f"--n-parallel {n_parallel} is less than the {study.lanes_per_trial} lanes of one trial; raise "
+            f"--n-parallel or lower {options}"
         )
     study.check_baseline()
     check_precision(study.precision, device)

@@ -45,8 +45,8 @@ class Splits:
     """The features of all three splits.
 
     Attributes:
-        train: The training set.
-        val: The validation set, on which lanes are compared.
+        train: The training set; with folds, the images of train and val.
+        val: The validation set, on which lanes are compared; with folds, the images of train and val.
         test: The test set, on which the winner is evaluated once; None if the study does not look at it.
     """
 
@@ -147,16 +147,18 @@ class ShapeSettings:
     def _train_and_val(self, prepared: Prepared) -> tuple[TrainingData, StageData]:
         source, data = prepared.shape.source, prepared.data
         if source not in self._stored:
+            folds = prepared.study.folds > 0
             train = training_data(
                 prepared.views,
-                [data.train],
+                [data.train, data.val] if folds else [data.train],
                 partial(self._stages, prepared),
                 backbone=prepared.backbone,
                 device=prepared.device,
                 n_classes=data.n_classes,
                 target=Target.of(data.task, data.train.labels),
             )
-            self._stored[source] = train, self._stages(prepared, data.val)
+            val = self._stages(prepared, data.val)
+            self._stored[source] = train, self._stages(prepared, data.train).joined(val) if folds else val
         return self._stored[source]
 
     def _stages(self, prepared: Prepared, split: Split) -> StageData:
