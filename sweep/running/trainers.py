@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from sweep.errors import UsageError
+from sweep.features.resident import room_on
 from sweep.machine.settings import computing_on
 from sweep.records.reporter import Reporter
 from sweep.running.planner import Plan
@@ -78,11 +79,11 @@ def trainer_of(
     left_bytes = plan.available_bytes - plan.shared_bytes - most_on_one * plan.bytes_per_lane
     resident_bytes = round(RESIDENT_SHARE * max(0, left_bytes)) // max(devices.count(name) for name in devices)
     if not n_workers:
-        settings.resident_bytes = resident_bytes
+        settings.room = room_on(device, resident_bytes)
         with computing_on(n_threads):
             yield TrainingHere(settings, device)
         return
-    settings.resident_bytes = None
+    settings.room = None
     on_each = f"{n_threads} thread{'s' * (n_threads > 1)} each" if device.type == "cpu" else ", ".join(devices)
     reporter.message(f"workers: {n_workers} process{'es' * (n_workers > 1)}, {on_each}")
     pool = LocalPool(devices, n_threads)

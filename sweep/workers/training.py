@@ -40,7 +40,7 @@ class TrainingOnWorkers:
     Args:
         setting_of: Gives the data and the side-network structure for a shape, with features where they are stored.
         pool: The workers.
-        resident_bytes: Memory of its GPU that a worker may use for the features of each shape.
+        resident_bytes: Memory of its GPU that a worker may use for the features of all shapes.
         on_message: Told when a worker is lost, and when another one takes part.
     """
 
