@@ -13,7 +13,7 @@ from sweep.errors import SweepError, UsageError
 from sweep.features.batches import StageData, TrainingData
 from sweep.features.cache import compute_features
 from sweep.features.resident import room_on
-from sweep.features.training_data import in_room, training_data
+from sweep.features.training_data import CachedViews, in_room, training_data
 from sweep.records.reporter import Reporter
 from sweep.running.preparation import Prepared, backbone_of
 from sweep.search.trainer import UnusableShapeError
@@ -154,8 +154,13 @@ class ShapeSettings:
                 n_classes=data.n_classes,
                 target=Target.of(data.task, data.train.labels),
             )
-            val = self._stages(prepared, data.val)
-            self._stored[source] = train, self._stages(prepared, data.train).joined(val) if folds else val
+            if not folds:
+                val = self._stages(prepared, data.val)
+            elif isinstance(train, CachedViews) and prepared.views.augmentation is None:
+                val = train.views[0]  # lanes are measured on what they learn from, each on another part
+            else:
+                val = self._stages(prepared, data.train).joined(self._stages(prepared, data.val))
+            self._stored[source] = train, val
         return self._stored[source]
 
     def _stages(self, prepared: Prepared, split: Split) -> StageData:
