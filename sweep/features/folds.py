@@ -14,6 +14,7 @@ from sweep.errors import UsageError
 from sweep.features.batches import StageData
 from sweep.machine.seeds import derive_seed
 from sweep.tasks.kinds import CLASSES
+from sweep.tasks.targets import Target
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,21 @@ class Folds:
 
     @classmethod
     def of(cls, data: StageData, n_folds: int, n_repeats: int, seed: int) -> "Folds":
+        """The folds of images; arguments and errors as `of_labels`."""
+        return cls.of_labels(data.labels, data.target, data.n_classes, n_folds, n_repeats, seed)
+
+    @classmethod
+    def of_labels(
+        cls, labels: Tensor, target: Target, n_outputs: int, n_folds: int, n_repeats: int, seed: int
+    ) -> "Folds":
         """Divide images into folds whose sizes differ by one at most, and so does the number of each class in them.
 
         Without classes, images are divided at random.
 
         Args:
-            data: All images.
+            labels: Labels of all images, as in `StageData`.
+            target: Their kind.
+            n_outputs: Number of classes, labels or targets `C`.
             n_folds: Number of folds of a repeat, `K`.
             n_repeats: How often the images are divided, `R`.
             seed: The study's seed.
@@ -61,14 +71,12 @@ class Folds:
         Raises:
             UsageError: There are fewer images than folds.
         """
-        if n_folds > len(data):
-            raise UsageError(f"--folds {n_folds} is more than the {len(data)} images of train and val; lower --folds")
-        labels = data.labels.numpy() if data.target.kind is CLASSES else np.zeros(len(data), dtype=np.int64)
-        numbers = torch.stack([_divided(labels, n_folds, derive_seed(seed, "folds", r)) for r in range(n_repeats)])
+        if n_folds > len(labels):
+            raise UsageError(f"--folds {n_folds} is more than the {len(labels)} images of train and val; lower --folds")
+        strata = labels.numpy() if target.kind is CLASSES else np.zeros(len(labels), dtype=np.int64)
+        numbers = torch.stack([_divided(strata, n_folds, derive_seed(seed, "folds", r)) for r in range(n_repeats)])
         counts = [
-            data.target.counts(data.labels[of_repeat != fold], data.n_classes)
-            for of_repeat in numbers
-            for fold in range(n_folds)
+            target.counts(labels[of_repeat != fold], n_outputs) for of_repeat in numbers for fold in range(n_folds)
         ]
         return cls(numbers, n_folds, torch.stack(counts))
 

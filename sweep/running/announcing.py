@@ -39,6 +39,8 @@ def announce(prepared: Prepared, folder: RunFolder, reporter: Reporter) -> None:
         reporter.message(f"training images: {views}")
     if prepared.study.folds:
         _announce_folds(prepared, reporter)
+    if prepared.study.halving is not None and (beyond := prepared.study.halving.beyond(prepared.study.epochs)):
+        reporter.message(f"note: {beyond}")
 
 
 def _announce_folds(prepared: Prepared, reporter: Reporter) -> None:

@@ -4,12 +4,15 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from backbones import Backbone, load_backbone, reads_texts
 from sweep.data import DATA_SETS, DataSet, OnBadImage, TableOptions, load_data
+from sweep.data.labels import require_measurable
 from sweep.data.vtab import is_vtab_task
 from sweep.errors import UsageError
+from sweep.features.folds import Folds
 from sweep.features.views import TrainingViews
 from sweep.machine.precision import require_fp32_sums
 from sweep.side_networks.cost import rank_buckets
@@ -22,6 +25,7 @@ from sweep.study.rehearsal import rehearse, surveyed_configs
 from sweep.study.shape import Shape, shape_of, study_of_lane, study_of_shape
 from sweep.study.structure import CLASS
 from sweep.tasks.kinds import TASK_KINDS
+from sweep.tasks.targets import Target
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,8 @@ def prepare(
         table=TableOptions(study.image_root, study.path_column, study.label_column),
     )
     study = study.on(TASK_KINDS[data.task])
+    if study.folds:
+        _check_folds(study, data)
     study = replace(
         study, class_weights=completed(study.class_weights, data.class_names), resize=resize_of(study, data)
     )
@@ -135,6 +141,15 @@ def prepare(
     check_spec(own.precision, spec, backbone)
     views = TrainingViews.of(own, data.train, backbone.transform)
     return Prepared(study, n_parallel, device, data, shape, backbone, spec, views, on_bad_image)
+
+
+def _check_folds(study: Study, data: DataSet) -> None:
+    """Raise an error if there is a fold on which nothing can be measured."""
+    labels = np.concatenate([data.train.labels, data.val.labels])
+    target = Target.of(data.task, data.train.labels)
+    folds = Folds.of_labels(torch.from_numpy(labels), target, data.n_classes, study.folds, study.repeats, study.seed)
+    measured = {f"fold {fold + 1}": labels[folds.held_out(fold).numpy()] for fold in range(len(folds.class_counts))}
+    require_measurable(data.task, data.class_names, {"train": labels, **measured}, data.name, data.kind)
 
 
 def resize_of(study: Study, data: DataSet) -> Resize | None:

@@ -28,6 +28,7 @@ from sweep.verify.verify import verify_trial
 from tests.conftest import draw_images, run_on, study_on
 
 N_FOLDS, N_REPEATS = 3, 2
+SPLITS = {"train": range(8), "val": range(8, 12), "test": range(12, 16)}
 
 
 @pytest.fixture(scope="module")
@@ -200,3 +201,12 @@ def test_features_are_computed_once_for_all_folds(images: Path, capsys: pytest.C
     run_on(images, "once", n_parallel=4, trials=1, epochs=1, folds=4)
     summary = load_results(images.parent / "once").summary
     assert summary["plan"]["n_images"] == 60
+
+
+def test_a_fold_on_which_nothing_can_be_measured_is_an_error(images: Path) -> None:
+    """Two of the images have the one label: more folds than that have nothing to measure."""
+    rows = [f"above/{i}.png,{int(i in (0, 8, 12))},{split}" for split, numbers in SPLITS.items() for i in numbers]
+    table = images / "rare.csv"
+    table.write_text("\n".join(["path,bright,split", *rows]), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"no fold \d image of .*rare\.csv has a label"):
+        run_on(table, "no-label", n_parallel=4, trials=1, folds=4, task="multi-label")
