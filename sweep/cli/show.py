@@ -15,6 +15,7 @@ from sweep.records.ranked_on import RankedOn
 from sweep.records.results import PARAMETER_PREFIX, Results, parameter_columns
 from sweep.records.tested import AGAIN, was_retrained, was_tested
 from sweep.records.verdict import verdict
+from sweep.study.folds import recorded_folds, standard_error
 from sweep.tasks.inputs import kind_of
 from sweep.tasks.kinds import TaskKind
 from sweep.terminal.console import printable
@@ -33,8 +34,8 @@ def show_trials(console: Console, results: Results, limit: int = TOP) -> None:
     trials, objectives, kind = results.trials, list(results.objectives), results.kind
     by = f"Pareto front over {', '.join(objectives)}" if len(objectives) > 1 else objectives[0]
     several = (trials[kind.std_column].notna()).any()
-    ranked = RankedOn.recorded(results.config)
-    over = "error over folds" if ranked.folds else "deviation over the seeds of a configuration"
+    folds, _ = recorded_folds(results.config)
+    over = "error over folds" if folds else "deviation over the seeds of a configuration"
     spread = f"; ± is the standard {over}" if several else ""
     table = Table(title=f"trials, best first by {printable(by)} after the last epoch{spread}", title_justify="left")
     columns = {"trial": "trial", **{f"val_{name}": kind.metrics[name] for name in kind.shown}}
@@ -63,7 +64,7 @@ def show_trials(console: Console, results: Results, limit: int = TOP) -> None:
             cells["front"] = f"{row['front']:.0f}"
         if not _missing(row[kind.std_column]):
             std = row[kind.std_column]
-            cells[f"val_{kind.score}"] += f" ± {ranked.error_of(std) if ranked.folds else std:.3f}"
+            cells[f"val_{kind.score}"] += f" ± {standard_error(std, folds) if folds else std:.3f}"
         shown = escape(printable(configuration)) + failure + stopped
         table.add_row(*cells.values(), _difference(row, kind), shown)
     console.print(table)
@@ -96,7 +97,8 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
         kind = results.kind
         folder = RunFolder(run)
         require_summary(folder, summary, kind, ())
-        require_entries(folder.config_path, results.config, {"epochs": int})
+        images = {f"splits.{split}.images": int for split in ("train", "val")}
+        require_entries(folder.config_path, results.config, {"epochs": int, **images})
         winner, probe = summary["winner"], summary["linear_probe"]
         ranked, n_test = RankedOn.recorded(results.config), summary["n_test_images"]
         score, items = kind.metrics[kind.score], kind_of(results.config)
