@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from sweep import LaneConfig, Study
+from sweep.records.reporter import Reporter
 from sweep.running.runner import run_study
 from sweep.study.finding import LoadedStudy
 from sweep.terminal.console import stderr
@@ -66,8 +67,8 @@ def suggest(trial: optuna.Trial) -> LaneConfig:
     )
 
 
-def run_on(images: Path, name: str, **declared: Any) -> Path:
-    """A run on drawn images, in a folder of that name beside them."""
+def study_on(images: Path, **declared: Any) -> LoadedStudy:
+    """A study of drawn images."""
     study = Study(
         suggest=suggest,
         baseline={"lr": 1e-2, "rank": 2},
@@ -75,18 +76,31 @@ def run_on(images: Path, name: str, **declared: Any) -> Path:
         backbone="tiny-untrained",
         data=str(images),
         group_size=2,
-        epochs=3,
         batch_size=16,
-        **declared,
+        **{"epochs": 3, **declared},
     )
+    return LoadedStudy("drawn", Path("drawn.py"), study)
+
+
+def run_on(
+    images: Path,
+    name: str,
+    *,
+    n_parallel: int = 2,
+    reporter: Reporter | None = None,
+    n_workers: int = 0,
+    **declared: Any,
+) -> Path:
+    """A run on drawn images, in a folder of that name beside them."""
     folder = run_study(
-        LoadedStudy("drawn", Path("drawn.py"), study),
-        n_parallel=2,
+        study_on(images, **declared),
+        n_parallel=n_parallel,
         out=images.parent / name,
         storage_url=None,
         device_name="cpu",
         cache_dir=images.parent / "cache",
-        reporter=LineReporter(stderr),
+        reporter=reporter or LineReporter(stderr),
+        n_workers=n_workers,
     )
     return folder.path
 

@@ -239,4 +239,10 @@ def overridden_study(study: AnyStudy, declared: Mapping[str, Any]) -> LoadedStud
     for name in declared:
         if name not in known:
             raise UsageError(f"sweep.run() has no argument {name!r}, and a study declares {', '.join(known)}")
-    return LoadedStudy(loaded.name, loaded.path, loaded.study.override(**declared))
+    overridden = loaded.study.override(**declared)
+    if declared.get("retrain") is False and overridden.folds:
+        raise UsageError(
+            "--no-retrain cannot be combined with folds: no lane of the winner has learned from all images, so it is "
+            "trained again at the end; leave --no-retrain out"
+        )
+    return LoadedStudy(loaded.name, loaded.path, overridden)

@@ -62,6 +62,20 @@ Seeds = Annotated[
         rich_help_panel=SEARCH,
     ),
 ]
+Folds = Annotated[
+    int | None,
+    typer.Option(
+        help="Cross-validation: divide the images of train and val into this many folds, train every configuration "
+        "once for each fold on the other folds, and rank it by the mean. The winner is trained again on all of them.",
+        rich_help_panel=SEARCH,
+    ),
+]
+Repeats = Annotated[
+    int | None,
+    typer.Option(
+        help="With `--folds`: divide the images this many times, each time in another way.", rich_help_panel=SEARCH
+    ),
+]
 Seed = Annotated[
     int | None,
     typer.Option(

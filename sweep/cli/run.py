@@ -13,6 +13,8 @@ def run(
     study: options.StudyName,
     sampler: options.Sampler = None,
     seeds: options.Seeds = None,
+    folds: options.Folds = None,
+    repeats: options.Repeats = None,
     seed: options.Seed = None,
     enqueue: Annotated[
         Path | None,
@@ -150,6 +152,8 @@ def run(
                 cache=cache,
                 max_rank=max_rank,
                 seeds=seeds,
+                folds=folds,
+                repeats=repeats,
                 sampler=sampler,
                 seed=seed,
             ),

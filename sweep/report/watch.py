@@ -16,6 +16,7 @@ from sweep.records.results import recorded_objectives
 from sweep.search.optuna_storage import load_optuna_study
 from sweep.search.own_attributes import OwnAttributes
 from sweep.search.proposals import DUPLICATE, LANE
+from sweep.study.folds import lanes_per_trial, recorded_folds
 from sweep.study.objectives import Objectives
 
 CONFIG_ENTRIES = {
@@ -152,7 +153,7 @@ class Watcher:
             n_trials=n_trials,
             n_epochs=n_epochs,
             counts=dict(Counter(t.state for t in trials.values())),
-            lanes=len(running) * self.config["seeds"],
+            lanes=len(running) * lanes_per_trial(self.config["seeds"], *recorded_folds(self.config)),
             n_parallel=n_parallel if isinstance(n_parallel, int) else None,
             best=self._best(list(trials.values())),
             configs_per_hour=None if rate is None else 3600 * rate,

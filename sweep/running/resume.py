@@ -31,7 +31,7 @@ DECIDED_BY_OPTIONS = (
     *("trials", "epochs", "batch_size", "backbone", "image_size", "max_tokens", "data", "group_size", "stages", "pool"),
     *("task", "accept_licence"),
     *("side_network", "attention", "mlp", "read_out"),
-    *("modules_per_block", "precision", "max_rank", "seeds", "seed", "augment", "views", "cache"),
+    *("modules_per_block", "precision", "max_rank", "seeds", "folds", "repeats", "seed", "augment", "views", "cache"),
     *("image_root", "path_column", "label_column", "resize", "class_weights", "test", "retrain"),
 )
 """Declarations that options of `sweep run` can override. A resumed run takes them from its record."""

@@ -56,7 +56,7 @@ def lanes_of(prepared: Prepared, plan: Plan, n_workers: int) -> int:
     n_devices = len(set(worker_devices(prepared.device, n_workers)))
     if prepared.n_parallel is not None or n_devices < 2:
         return plan.n_parallel
-    return min(n_devices * plan.n_parallel, prepared.study.trials * prepared.study.seeds)
+    return min(n_devices * plan.n_parallel, prepared.study.trials * prepared.study.lanes_per_trial)
 
 
 @contextmanager

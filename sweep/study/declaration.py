@@ -11,6 +11,7 @@ from sweep.study.asked_trial import AskedTrial
 from sweep.study.augmentation import NONE, OWN_FUNCTION, Augment, Cache
 from sweep.study.class_weights import ClassWeights, checked, of_lane
 from sweep.study.declaration_checks import check_declarations, stored_grid
+from sweep.study.folds import fold_of, lanes_per_trial
 from sweep.study.halving import Halving
 from sweep.study.lane_config import LaneConfig, Pool
 from sweep.study.objectives import Direction, Objectives
@@ -34,7 +35,7 @@ DATA_OBJECTS = "objects of the study file"
 
 PLAIN = (
     *("max_rank", "image_size", "max_tokens", "group_size", "stages", "modules_per_block", "views", "trials", "epochs"),
-    *("batch_size", "seed", "seeds"),
+    *("batch_size", "seed", "seeds", "folds", "repeats"),
 )
 """Declarations that may be given as NumPy numbers."""
 
@@ -103,6 +104,10 @@ class Study:
         seed: Seed of the search, of initialisations (with the trial's number), of the data order, and of the split of
             data that come without one.
         seeds: Replicates of every configuration. They differ in their initialisation; trials are ranked by their mean.
+        folds: For cross-validation: the images of train and val together are divided into this many parts, and every
+            trial is trained once for each part, on all images outside it. Trials are ranked by the mean of what is
+            measured on the parts. The winner is trained again at the end, as with `retrain`. 0 for none.
+        repeats: How often the images are divided, each time in another way.
         objectives: Names of metrics, each with `"maximize"` or `"minimize"`: `val_top1`, `val_mean_class_accuracy`,
             `val_worst_class_accuracy`, `val_nll`, `val_ece` (for other tasks those of `sweep.tasks.kinds`), `val_NAME`
             for your own metrics, `train_loss`, `trainable_parameters`, and `inference_seconds` (of the side-network,
@@ -158,6 +163,8 @@ class Study:
     retrain: bool = False
     seed: int = 0
     seeds: int = 1
+    folds: int = 0
+    repeats: int = 1
     objectives: Mapping[str, Direction] | None = None
     metrics: Mapping[str, Callable[["Tensor", "Tensor"], float]] = field(default_factory=dict)
     losses: Mapping[str, OwnLoss] = field(default_factory=dict)
@@ -178,6 +185,20 @@ class Study:
         object.__setattr__(self, "rank_buckets", tuple(sorted(set(self.rank_buckets))))
         if isinstance(self.stages, list):
             object.__setattr__(self, "stages", tuple(self.stages))
+
+    @property
+    def lanes_per_trial(self) -> int:
+        """Number of lanes that train one configuration."""
+        return lanes_per_trial(self.seeds, self.folds, self.repeats)
+
+    @property
+    def trains_again(self) -> bool:
+        """Whether the winner is trained again at the end. With folds, no lane of it has learned from all images."""
+        return self.retrain or self.folds > 0
+
+    def fold_of(self, replicate: int) -> int | None:
+        """The fold of one of a trial's lanes; see `sweep.study.folds.fold_of`."""
+        return fold_of(replicate, self.folds, self.repeats)
 
     @property
     def kind(self) -> TaskKind:

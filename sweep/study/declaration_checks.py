@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sweep.errors import UsageError
 from sweep.study.augmentation import check_declared
+from sweep.study.folds import check_folds
 from sweep.study.halving import Halving
 from sweep.study.lane_config import LOSSES
 from sweep.study.objectives import OTHER_OBJECTIVES
@@ -36,6 +37,7 @@ def check_declarations(study: "Study") -> None:
     for name in POSITIVE:
         check_whole(name, getattr(study, name), least=1)
     check_whole("seed", study.seed, least=0)
+    check_folds(study)
     for name in ("image_size", "max_tokens", "max_rank"):
         if getattr(study, name) is not None:
             check_whole(name, getattr(study, name), least=1)

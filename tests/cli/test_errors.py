@@ -66,6 +66,11 @@ def run_arguments(**options: object) -> list[str]:
         ({"storage": "nonsense://"}, "--storage nonsense:// cannot be opened"),
         ({"on_bad_image": "ignore"}, "Invalid value for '--on-bad-image'"),
         ({"colour": "red"}, "No such option"),
+        ({"target": 90}, "--target 90"),
+        ({"time": 10}, "--time must be a duration with its unit, such as 90s, 10m or 1h30m, not '10'"),
+        ({"folds": 1}, "folds must be at least 2, or 0 for no cross-validation, not 1"),
+        ({"repeats": 2}, "repeats is 2 without folds; give --folds 5 too"),
+        ({"folds": 40}, "--n-parallel 32 is less than the 40 lanes of one trial; raise --n-parallel or lower --folds"),
     ],
 )
 def test_usage_errors(cli: Cli, photos: Path, options: dict[str, object], message: str) -> None:
@@ -254,3 +259,10 @@ def test_dashboard_without_its_package(cli: Cli, photos: Path, monkeypatch: pyte
     code, stderr = cli("dashboard", "here")
     assert code == 1
     assert "pip install" in stderr
+
+
+def test_a_plot_is_an_html_file(cli: Cli, finished_run: Path) -> None:
+    code, stderr = cli("results", str(finished_run), "--plot", "out.png")
+    assert code == 2
+    assert "--plot out.png: plots are HTML files; give out.html" in stderr
+    assert not Path("out.png").exists()

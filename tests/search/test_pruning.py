@@ -70,6 +70,12 @@ def test_rungs_lie_below_the_last_epoch() -> None:
     assert Halving(eta=3, first_rung=1).rungs(9) == [1, 3]
     assert Halving(eta=2, first_rung=2, top_rung=5).rungs(100) == [2, 4]
     assert Halving(eta=2, first_rung=5).rungs(5) == []
+    assert Halving(eta=2, first_rung=5).beyond(6) == ""
+    assert "first rung is at epoch 5, and a trial has 5" in Halving(eta=2, first_rung=5).beyond(5)
+    assert Halving(eta=2, first_rung=2, top_rung=5).beyond(6) == ""
+    assert "top_rung is 6, and a trial has 6 epochs, so the last rung is at epoch 4" in Halving(
+        eta=2, first_rung=2, top_rung=6
+    ).beyond(6)
     # one epoch for all, two for a third, six for a ninth, three for a 27th
     assert Halving(eta=3, first_rung=1).expected_epochs(12) == pytest.approx(1 + 2 / 3 + 6 / 9 + 3 / 27)
 

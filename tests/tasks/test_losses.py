@@ -85,7 +85,7 @@ def test_logit_adjusted_is_cross_entropy_of_shifted_logits() -> None:
     weight, labels = torch.tensor([0, 0.5, 1, 3], dtype=torch.float64), some_labels()
     log_prior = torch.tensor([0.4, 0.3, 0.15, 0.1, 0.04, 0.01], dtype=torch.float64).log()
     assert_same_with_gradients(
-        lambda logits: logit_adjusted(logits, labels, weight, log_prior),
+        lambda logits: logit_adjusted(logits, labels, weight, log_prior.expand(len(weight), -1)),
         lambda logits, lane: F.cross_entropy(logits + weight[lane] * log_prior, labels, reduction="none"),
         some_logits(),
     )
