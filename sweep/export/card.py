@@ -17,7 +17,7 @@ from sweep.records.results import Results
 from sweep.records.tested import was_retrained, was_tested
 from sweep.side_networks.families import family_of
 from sweep.tasks.inputs import Kind
-from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION, TaskKind
+from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION, SEGMENTATION, TaskKind
 
 HEADINGS = {"mean_class_accuracy": "mean class accuracy", "nll": "NLL (nats)", "bce": "BCE (nats)"}
 GRAPHS = {
@@ -28,6 +28,7 @@ ANSWERS = {
     CLASSES: "model.class_names[logits.argmax()]",
     MULTI_LABEL: "[name for name, p in zip(model.class_names, logits[0].sigmoid()) if p >= 0.5]",
     REGRESSION: "dict(zip(model.class_names, values[0].tolist()))",
+    SEGMENTATION: "logits[0].argmax(0)  # the class of every pixel of the model's input, (H, W)",
 }
 """How a user turns the model's output for one image into an answer, by kind of task."""
 
@@ -107,6 +108,7 @@ def _what_it_is(config: ModelConfig, with_backbone: bool, differences: Mapping[s
             CLASSES: "The logits are log-probabilities: the logarithm of the mean of the members' probabilities.",
             MULTI_LABEL: "The logits are those of the mean of the members' probabilities.",
             REGRESSION: "The values are the means over the members.",
+            SEGMENTATION: "The logits are log-probabilities: the logarithm of the mean of the members' probabilities.",
         }
         lines += ["", together[kind]]
     lines += [
@@ -115,10 +117,11 @@ def _what_it_is(config: ModelConfig, with_backbone: bool, differences: Mapping[s
         if with_backbone
         else "The folder does not include the backbone's weights: loading the model fetches and checks them.",
     ]
+    shape = "(N, C, H, W)" if kind is SEGMENTATION else "(N, C)"
     for name, difference in differences.items():
         lines += [
             "",
-            f"`{name}`: {GRAPHS[name]}, from {_graph_input(config.transform)} to `{given}` (N, C). On random "
+            f"`{name}`: {GRAPHS[name]}, from {_graph_input(config.transform)} to `{given}` {shape}. On random "
             f"{_kind(config)} its {given} differ from the model's by at most {difference:.1e} (tolerance "
             f"{TOLERANCE:.0e}).",
         ]

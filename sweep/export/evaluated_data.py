@@ -1,12 +1,13 @@
 """Labelled data for an exported model: chooses the split, and puts its labels in the order of the model's classes."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 
 from backbones.text_transform import TextInput
 from sweep.data import DATA_SETS, DataSet, OnBadImage, Split, TableOptions, load_data
@@ -16,6 +17,7 @@ from sweep.errors import UsageError
 from sweep.export.config import ModelConfig
 from sweep.tasks.inputs import one_of
 from sweep.tasks.kinds import CLASSES, REGRESSION
+from sweep.tasks.label_maps import IGNORED
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +118,8 @@ def evaluated_data(
         )
     whole = len(splits) == 1 and not of_the_run
     labels = _renumbered(config, data, chosen.labels, spec)
+    if chosen.masks is not None and data.class_names != config.class_names:
+        chosen = replace(chosen, masks=_renumbered_masks(chosen.masks, data.class_names, config.class_names))
     return EvaluatedData(data.name, "all" if whole else split, chosen, labels, of_the_run)
 
 
@@ -172,6 +176,17 @@ def _renumbered(config: ModelConfig, data: DataSet, labels: AnyLabels, spec: str
     if missing := [name for name in names if name not in data.class_names]:
         logger.warning("%s does not mention %s, so no %s counts as having it", spec, _shown(missing), one_of(data.kind))
     return found
+
+
+def _renumbered_masks(
+    masks: Callable[[int], Image.Image], own: tuple[str, ...], names: tuple[str, ...]
+) -> Callable[[int], Image.Image]:
+    """Masks whose values are classes in the order of the model's."""
+    numbers = np.full(IGNORED + 1, IGNORED, dtype=np.uint8)
+    for place, name in enumerate(own):
+        if name in names:
+            numbers[place] = names.index(name)
+    return lambda index: Image.fromarray(numbers[np.asarray(masks(index))])
 
 
 def _shown(names: tuple[str, ...] | list[str], most: int = 12) -> str:

@@ -53,6 +53,10 @@ class CachedViews:
         """See `TrainingData`."""
         return CachedViews(tuple(view.pooled(tokens) for view in self.views))
 
+    def of_stage(self, stage: int) -> "CachedViews":
+        """The same images with only one of their stages, by index."""
+        return CachedViews(tuple(view.of_stage(stage) for view in self.views))
+
 
 @dataclass(frozen=True)
 class LiveViews:

@@ -8,6 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from backbones.grid import LabelMap
+from backbones.protocol import Transform
+from backbones.text_transform import TextTransform
 from sweep.data import Split
 from sweep.data.base import AnyLabels
 from sweep.errors import SweepError
@@ -23,6 +26,7 @@ from sweep.search.lane_weights import retrained_weights, weights_of
 from sweep.study.declaration import DATA_OBJECTS
 from sweep.study.folds import recorded_folds
 from sweep.tasks.inputs import Kind
+from sweep.tasks.kinds import SEGMENTATION
 from sweep.tasks.targets import Target
 from sweep.training.engine import EVALUATION_BATCH_SIZE
 
@@ -34,18 +38,21 @@ class Evidence:
     """The winner's outputs on the validation data.
 
     Attributes:
-        values: Probabilities of classes or labels, or predicted numbers, `(n, C)`.
-        labels: The true labels of the split.
+        values: Probabilities of classes or labels, or predicted numbers, `(n, C)`; for segmentation the logits of every
+            patch token, `(n, P, C)`.
+        labels: The true labels of the split; for segmentation label maps, `(n, M, M)`.
         val: The validation images or texts.
         kind: Whether these are images or texts.
         split: What the split is called in headings.
+        transform: What the images or texts go through, if it is known.
     """
 
     values: npt.NDArray[np.float64]
-    labels: AnyLabels
+    labels: AnyLabels | LabelMap
     val: Split
     kind: Kind
     split: str = "val"
+    transform: Transform | TextTransform | None = None
 
     @property
     def adjective(self) -> str:
@@ -80,6 +87,7 @@ class Answers:
         target: The target, which decodes outputs.
         split: The images or texts.
         kind: Images or texts.
+        transform: What the images or texts go through.
     """
 
     outputs: torch.Tensor
@@ -87,6 +95,7 @@ class Answers:
     target: Target
     split: Split
     kind: Kind
+    transform: Transform | TextTransform
 
 
 def answers_of(
@@ -140,7 +149,7 @@ def answers_of(
     with torch.no_grad():
         batches = which.split(EVALUATION_BATCH_SIZE)
         outputs = torch.cat([module(stages.batch(indices, like)[0]) for indices in batches])
-    return Answers(outputs, stages.labels[which], target, images, items.kind)
+    return Answers(outputs, stages.labels[which], target, images, items.kind, backbone.transform)
 
 
 def winner_on_val(
@@ -154,6 +163,8 @@ def winner_on_val(
 ) -> Evidence:
     """The winner's outputs on the validation set; arguments and errors as `answers_of`."""
     answers = answers_of(results, folder, winner, "val", cache_dir, data=data, backbone_file=backbone_file)
-    values = answers.target.probabilities(answers.target.decode(answers.outputs.double())).numpy()
+    decoded = answers.target.decode(answers.outputs.double())
+    of_tokens = answers.target.kind is SEGMENTATION
+    values = (decoded if of_tokens else answers.target.probabilities(decoded)).numpy()
     split = FIRST_FOLD if recorded_folds(results.config)[0] else "val"
-    return Evidence(values, answers.labels.numpy(), answers.split, answers.kind, split)
+    return Evidence(values, answers.labels.numpy(), answers.split, answers.kind, split, answers.transform)

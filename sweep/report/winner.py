@@ -1,22 +1,19 @@
 """The report's sections on the winner's predictions for the validation data, by kind of task."""
 
-import base64
-import io
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from PIL import Image
 
-from backbones.protocol import to_rgb
 from sweep.records.results import Results
 from sweep.report import page
 from sweep.report.evidence import Evidence
 from sweep.report.figures import confusion_matrix, predicted_against_true, reliability_diagram
+from sweep.report.mask_pictures import mask_pictures, overlaps_table
 from sweep.report.page import Cell, Plotted
 from sweep.tasks.breakdown import label_scores
 from sweep.tasks.inputs import one_of
-from sweep.tasks.kinds import CLASSES, MULTI_LABEL
+from sweep.tasks.kinds import CLASSES, MULTI_LABEL, SEGMENTATION
 from sweep.tasks.metrics import THRESHOLD
 
 N_CONFUSED = 24
@@ -51,6 +48,9 @@ def winner_sections(evidence: Evidence, results: Results, winner: int, plotted: 
     elif results.kind is MULTI_LABEL:
         yield (page.heading(f"Labels of trial {winner} on {evidence.split}") + labels_table(evidence, names),)
         yield (_most_wrong(evidence, names),)
+    elif results.kind is SEGMENTATION:
+        yield (page.heading(f"Classes of trial {winner} on val") + overlaps_table(evidence, names),)
+        yield (mask_pictures(evidence, names),)
     else:
         heading = page.heading(f"Predicted and true values of trial {winner} on {evidence.split}")
         yield (heading + plotted("predicted", predicted_against_true(evidence, names)),)
@@ -138,16 +138,8 @@ def _shown(evidence: Evidence, index: int, lines: Sequence[str]) -> str:
     path = evidence.val.source(index) if evidence.val.source else None
     if evidence.kind == "texts":
         return page.quotation(_excerpt(item), lines, path)
-    return page.image(_thumbnail(item), lines, path)
+    return page.image(page.picture(item, THUMBNAIL_SIDE), lines, path)
 
 
 def _excerpt(text: str) -> str:
     return text if len(text) <= EXCERPT_LENGTH else f"{text[:EXCERPT_LENGTH].rsplit(maxsplit=1)[0]} …"
-
-
-def _thumbnail(image: Image.Image) -> str:
-    picture = to_rgb(image)
-    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()

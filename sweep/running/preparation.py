@@ -23,8 +23,8 @@ from sweep.study.class_weights import completed
 from sweep.study.declaration import Resize, Study
 from sweep.study.rehearsal import rehearse, surveyed_configs
 from sweep.study.shape import Shape, shape_of, study_of_lane, study_of_shape
-from sweep.study.structure import CLASS
-from sweep.tasks.kinds import TASK_KINDS
+from sweep.study.structure import CLASS, DENSE
+from sweep.tasks.kinds import SEGMENTATION, TASK_KINDS
 from sweep.tasks.targets import Target
 
 
@@ -156,13 +156,14 @@ def resize_of(study: Study, data: DataSet) -> Resize | None:
     """How images that are not square are resized, if a study does not declare it; None for texts.
 
     Nearly all images of data sets with a name are square. These sets keep the features that earlier versions cached.
-    The protocol of VTAB-1K resizes whole images, and in some of its tasks the edge of an image matters.
+    The protocol of VTAB-1K resizes whole images, and in some of its tasks the edge of an image matters. For
+    segmentation, every pixel should have an answer.
     """
     if data.kind != "images" or study.resize is not None:
         return study.resize
     if isinstance(study.data, str) and (study.data in DATA_SETS or is_vtab_task(Path(study.data).expanduser())):
         return "squash"
-    return "centre"
+    return "squash" if data.task == SEGMENTATION.name else "centre"
 
 
 def backbone_of(study: Study, data: DataSet, device: torch.device, cache_dir: Path) -> Backbone:
@@ -249,7 +250,12 @@ def side_network_spec(study: Study, data: DataSet, backbone: Backbone, padded_ra
     Raises:
         UsageError: The study asks for something that the backbone or the family of side-networks does not have.
     """
-    of_class = study.read_out == CLASS
+    of_class, dense = study.read_out == CLASS, data.task == SEGMENTATION.name
+    for option, value, default in (("read-out", study.read_out, "pooled"), ("pool", study.pool, None)):
+        if dense and value != default:
+            raise UsageError(
+                f"--{option} {value} is for tasks with one answer for an image, and {data.name} has masks; leave it out"
+            )
     if (of_class or study.pool == "class") and backbone.n_prefix_tokens == 0:
         option, remedy = ("read-out", "pooled") if of_class else ("pool", "mean")
         raise UsageError(f"--{option} class needs a class token, and {backbone.name} has none; use --{option} {remedy}")
@@ -269,7 +275,7 @@ def side_network_spec(study: Study, data: DataSet, backbone: Backbone, padded_ra
         family=study.side_network if isinstance(study.side_network, str) else own_family(study.side_network),
         attention=study.attention,
         mlp=study.mlp,
-        read_out="pooled" if of_class else study.read_out,
+        read_out=DENSE if dense else "pooled" if of_class else study.read_out,
         n_tokens=backbone.tokens,
     )
     check_family(spec, backbone.name, texts=backbone.kind == "texts")

@@ -1,4 +1,4 @@
-"""The kinds of task: classification, multi-label classification, and regression.
+"""The kinds of task: classification, multi-label classification, regression, and segmentation.
 
 Losses, metrics and the ranking of trials follow from the kind. This module only has names, so that it does not import
 PyTorch; `sweep.tasks.targets` has the computations.
@@ -122,10 +122,21 @@ REGRESSION = TaskKind(
     paired="squared_error",
     paired_heading="the squared error, in units of the training set's variance, lower is better,",
 )
+SEGMENTATION = TaskKind(
+    name="segmentation",
+    outputs="classes",
+    losses=("cross_entropy", "dice"),
+    metrics={"miou": "mIoU", "worst_iou": "worst IoU", "pixel_accuracy": "pixel acc.", "nll": "NLL"},
+    shown=("miou", "worst_iou", "pixel_accuracy", "nll"),
+    tie="nll",
+    tie_heading="negative log-likelihood",
+    paired="pixel_accuracy",
+    paired_heading="pixel accuracy",
+)
 LARGEST_TARGET = 1e30
 """Largest absolute value of a regression's target. Models compute in single precision, which ends at 3e38."""
 
-TASK_KINDS = {kind.name: kind for kind in (CLASSES, MULTI_LABEL, REGRESSION)}
+TASK_KINDS = {kind.name: kind for kind in (CLASSES, MULTI_LABEL, REGRESSION, SEGMENTATION)}
 
 
 def _kind_named(name: str) -> TaskKind:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sweep.tasks.class_weights import UNWEIGHTED, LabelWeights, Weights, weights_of_classes, weights_of_labels
 from sweep.tasks.kinds import CLASSES
+from sweep.tasks.label_maps import cross_entropy_of_maps, dice, interpolated
 from sweep.tasks.own_losses import is_own, losses_of_lanes
 
 
@@ -141,6 +142,23 @@ PARAMETERS = {
 SUMS_OVER_LABELS = ("bce", "asymmetric")
 """Losses that are sums over labels, so that each label can have a weight."""
 
+OF_MAPS: Mapping[str, Callable[..., Tensor]] = {"cross_entropy": cross_entropy_of_maps, "dice": dice}
+"""The losses of segmentation, whose labels are maps."""
+
+MAP_DIMENSIONS = 3
+"""Dimensions of a batch of label maps, `(B, M, M)`."""
+
+
+def _on_maps_too(own: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The losses of a study file, which take interpolated outputs `(N, B, C, M, M)` if labels are maps."""
+
+    def of_lanes(outputs: Tensor, labels: Tensor) -> Tensor:
+        if labels.dim() == MAP_DIMENSIONS:
+            outputs = interpolated(outputs, labels.shape[-1])
+        return own(outputs, labels)
+
+    return of_lanes
+
 
 @dataclass(frozen=True)
 class _Group:
@@ -204,7 +222,7 @@ class LaneLosses:
             lanes = [lane for lane, of_lane in enumerate(kinds) if of_lane == kind]
 
             if is_own(kind):
-                own = losses_of_lanes(kind, [configs[i].extra for i in lanes])
+                own = _on_maps_too(losses_of_lanes(kind, [configs[i].extra for i in lanes]))
                 self.groups.append(_Group(torch.tensor(lanes, device=device), own))
                 continue
 
@@ -235,7 +253,18 @@ class LaneLosses:
             "mse": squared_error,
             "huber": huber,
         }
-        loss, parameters = losses[kind], [values(name) for name in PARAMETERS.get(kind, ())]
+        parameters = [values(name) for name in PARAMETERS.get(kind, ())]
+        if kind in OF_MAPS:
+            of_maps, of_classes = OF_MAPS[kind], losses.get(kind)
+            own_weights = None if self.class_weights is None else self.class_weights[lanes]
+
+            def of_maps_or_classes(outputs: Tensor, labels: Tensor) -> Tensor:
+                if of_classes is None or labels.dim() == MAP_DIMENSIONS:
+                    return of_maps(outputs, labels, *parameters, class_weights=own_weights)
+                return of_classes(outputs, labels, *parameters)
+
+            return of_maps_or_classes
+        loss = losses[kind]
         if self.label_weights is None or kind not in SUMS_OVER_LABELS:
             return lambda outputs, labels: loss(outputs, labels, *parameters)
         weights = self.label_weights.of(lanes)
@@ -248,7 +277,7 @@ class LaneLosses:
         the order of a sum.
 
         Args:
-            logits: Outputs `(N, B, C)`.
+            logits: Outputs `(N, B, C)`, or for segmentation `(N, B, P, C)`.
             labels: Labels as `Target.encode` returns them.
             learns: Which images each lane learns from, boolean `(N, B)`; if not given, all. The mean is over these, and
                 the outputs for the others cannot change it. A lane that learns from none of them has the loss 0.

@@ -2,7 +2,9 @@
 
 import math
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -10,7 +12,9 @@ from torch import Tensor
 
 from sweep.features.batches import StageData, TrainingData
 from sweep.features.folds import Folds
+from sweep.features.training_data import CachedViews
 from sweep.machine.seeds import derive_seed
+from sweep.side_networks.linear_probe import LinearProbe
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.class_weights import LaneWeights
 from sweep.study.folds import standard_error
@@ -21,6 +25,8 @@ from sweep.training.engine import Stack, split_logits, train
 from sweep.training.measurement import lane_metrics
 
 LEARNING_RATES = np.geomspace(1e-3, 1.0, 10)
+
+Data = TypeVar("Data", bound=TrainingData | StageData)
 
 
 @dataclass(frozen=True)
@@ -72,9 +78,7 @@ def tuned_linear_probe(
         folds: For cross-validation: every probe is then trained once for each fold, and chosen by the mean. Give no
             `test_data`, because none of these probes has learned from all images.
     """
-    tokens = spec.pooled_tokens
-    pooled_train = train_data.pooled(tokens)
-    pooled_val = val_data.pooled(tokens)
+    train_of, val_of = probe_data(spec, train_data), probe_data(spec, val_data)
     target = val_data.target
     configs = [probe_config(float(lr), target.kind, class_weights) for lr in LEARNING_RATES]
     stages = range(1, spec.n_stages)
@@ -84,10 +88,10 @@ def tuned_linear_probe(
     for stage in stages:
         seeds = [derive_seed(seed, "linear probe", stage, i) for i in range(len(configs))]
         states, results = train(
-            [spec.pooled_probe(stage, lane_seed).to(device) for lane_seed in seeds for _ in range(n_folds)],
+            [probe_of_stage(spec, stage, lane_seed).to(device) for lane_seed in seeds for _ in range(n_folds)],
             [config for config in configs for _ in range(n_folds)],
-            pooled_train,
-            pooled_val,
+            train_of(stage),
+            val_of(stage),
             n_epochs=EPOCHS_FACTOR * n_epochs,
             batch_size=batch_size,
             seed=seed,
@@ -101,7 +105,7 @@ def tuned_linear_probe(
             for lane, first in enumerate(firsts)
         ]
     best = min(candidates, key=lambda candidate: candidate.order(target.kind))
-    probe = spec.pooled_probe(best.stage, seed)
+    probe = probe_of_stage(spec, best.stage, seed)
     probe.load_state_dict(best.state)
     if folds is None:
         error = target.standard_error(best.val_outputs, val_data.labels)
@@ -110,9 +114,23 @@ def tuned_linear_probe(
         error = {f"{target.kind.score}_error": standard_error(std, folds.n_folds)}
     test = {}
     if test_data is not None:
-        outputs = split_logits(Stack([probe.to(device)]), test_data.pooled(tokens))[0]
+        outputs = split_logits(Stack([probe.to(device)]), probe_data(spec, test_data)(best.stage))[0]
         test = target.measure_one(outputs, test_data.labels)
     return ProbeResult(best.stage, configs[best.lane].lr, len(candidates), best.val | error, test)
+
+
+def probe_of_stage(spec: SideNetworkSpec, stage: int, seed: int) -> LinearProbe:
+    """A newly initialised linear probe of one stage, for the result of `probe_data`."""
+    return spec.token_probe(stage, seed) if spec.dense else spec.pooled_probe(stage, seed)
+
+
+def probe_data(spec: SideNetworkSpec, data: Data) -> Callable[[int], Data]:
+    """What the linear probe of a stage reads, by the stage's index: pooled tokens, or for segmentation all tokens."""
+    if spec.dense:
+        assert isinstance(data, StageData | CachedViews)  # views that are not cached are not for segmentation
+        return data.of_stage
+    pooled = data.pooled(spec.pooled_tokens)
+    return lambda stage: pooled
 
 
 def probe_config(lr: float, kind: TaskKind = CLASSES, class_weights: LaneWeights = None) -> LaneConfig:

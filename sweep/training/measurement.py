@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from sweep.features.batches import StageData
@@ -37,7 +38,8 @@ def measure_lanes(result: EpochResult, val_data: StageData, own_metrics: Mapping
     lanes = []
     for i, (logits, of_lane) in enumerate(zip(result.val_logits, lane_metrics(result, val_data), strict=True)):
         which = slice(None) if result.held_out is None else result.held_out[i]
-        outputs, labels = val_data.target.decode(logits[which]), val_data.labels[which]
+        labels = val_data.labels[which]
+        shown = val_data.target.shown(logits[which], labels) if own_metrics else logits
         metrics = {f"val_{name}": value for name, value in of_lane.items()}
         train_loss = result.train_loss[i].item()
         finite = all(map(math.isfinite, [*metrics.values(), train_loss]))
@@ -45,7 +47,7 @@ def measure_lanes(result: EpochResult, val_data: StageData, own_metrics: Mapping
         for name, metric in own_metrics.items():
             metrics[f"val_{name}"] = math.nan
             if not failure:
-                metrics[f"val_{name}"], failure = _own(name, metric, outputs, labels)
+                metrics[f"val_{name}"], failure = _own(name, metric, shown, labels)
         lanes.append(LaneMeasurement({**metrics, "train_loss": train_loss}, failure))
     return lanes
 
@@ -63,7 +65,7 @@ def lane_metrics(result: EpochResult, val_data: StageData) -> list[dict[str, flo
 def _metrics_of(outputs: Tensor, labels: Tensor, val_data: StageData) -> list[dict[str, float]]:
     n_lanes = len(outputs)
     if n_lanes == 1:  # beside a copy of itself, as in training: PyTorch sums one row in other parts than two
-        outputs = outputs.repeat(2, 1, 1)
+        outputs = torch.cat([outputs, outputs])
     measured = val_data.target.measure(outputs, labels)
     return [{name: values[i].item() for name, values in measured.items()} for i in range(n_lanes)]
 

@@ -20,8 +20,10 @@ from sweep.features.folds import LearnedFrom
 from sweep.side_networks.head import KEEP
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks.kinds import CLASSES
+from sweep.tasks.losses import MAP_DIMENSIONS
 from sweep.tasks.own_losses import is_own, loss_of_images
 from sweep.training.dropout import LaneStep, dropout_mask
+from sweep.training.plain_map_loss import plain_map_loss
 
 
 def train_plainly(
@@ -56,7 +58,7 @@ def plain_steps(
     """Train a module in place, and yield after every step, when its weights may be read or replaced.
 
     Args:
-        module: Maps stages, each `(B, L, D)`, to logits `(B, C)`.
+        module: Maps stages, each `(B, L, D)`, to logits `(B, C)`, or for segmentation `(B, P, C)`.
         config: Its hyperparameters.
         data: The training set.
         batches: Batches of `data`, one per step, in the dtype and on the device of the module.
@@ -67,7 +69,7 @@ def plain_steps(
             is no step if all of them are. `data` is then what the fold learns from.
     """
     like = next(module.parameters())
-    loss_of = plain_loss(config, data.class_counts.to(like), len(data))
+    class_counts = data.class_counts.to(like)
     optimizer = _optimizer(module, config)
     warmup = min(round(config.warmup_epochs * steps_per_epoch), n_steps)
 
@@ -95,6 +97,8 @@ def plain_steps(
             outputs = functional_call(module, {KEEP: mask.to(like.device)}, (stages,))
         else:
             outputs = module(stages)
+        of_maps = labels.dim() == MAP_DIMENSIONS
+        loss_of = plain_map_loss(config, class_counts) if of_maps else plain_loss(config, class_counts, len(data))
         loss = loss_of(outputs, labels)
         optimizer.zero_grad()
         loss.backward()
