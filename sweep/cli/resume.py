@@ -21,6 +21,9 @@ def resume(
     data: options.MovedData = None,
     storage: options.StorageUrl = None,
     workers: options.Workers = None,
+    cluster: options.ClusterAddress = None,
+    worker_timeout: options.WorkerTimeout = None,
+    lanes_per_worker: options.LanesPerWorker = None,
     track: options.Track = None,
 ) -> None:
     """Continue a run that was killed, interrupted, or stopped by an error.
@@ -35,8 +38,11 @@ def resume(
     from sweep.machine.paths import default_cache_dir
     from sweep.running.resume import resume_run
     from sweep.study.finding import load_study
+    from sweep.workers.request import asked_for
 
     loaded = None if study is None else load_study(study)
+    as_before = all(option is None for option in (workers, cluster, worker_timeout, lanes_per_worker))
+    asked = None if as_before else asked_for(workers or 0, cluster, worker_timeout, lanes_per_worker)
     carry_out_and_show(
         lambda reporter: resume_run(
             run,
@@ -46,7 +52,7 @@ def resume(
             storage_url=storage,
             cache_dir=default_cache_dir(),
             reporter=reporter,
-            n_workers=workers,
+            workers=asked,
         ),
         run,
         track or (),

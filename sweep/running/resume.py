@@ -16,7 +16,7 @@ from sweep.running.preparation import Prepared, prepare
 from sweep.running.record import file_sha256
 from sweep.running.recorded import recorded_resize
 from sweep.running.runner import carry_out
-from sweep.running.trainers import MOST_THREADS, check_workers, threads_of
+from sweep.running.trainers import MOST_THREADS, Where, check_workers, threads_of
 from sweep.search.optuna_storage import mend_journal, require_recorded_url
 from sweep.search.samplers import SAMPLERS
 from sweep.study import structure
@@ -26,6 +26,8 @@ from sweep.study.declaration import DATA_OBJECTS, Study
 from sweep.study.finding import LoadedStudy, load_study, study_names
 from sweep.study.structure import OWN_NETWORK
 from sweep.tasks.kinds import recorded_kind
+from sweep.workers.cluster import connected
+from sweep.workers.request import WorkersAsked
 
 DECIDED_BY_OPTIONS = (
     *("trials", "epochs", "batch_size", "backbone", "image_size", "max_tokens", "data", "group_size", "stages", "pool"),
@@ -50,7 +52,7 @@ def resume_run(
     storage_url: str | None,
     cache_dir: Path,
     reporter: Reporter,
-    n_workers: int | None = None,
+    workers: WorkersAsked | None = None,
 ) -> RunFolder:
     """Finish a run. Its tables will equal those of a run that was never stopped.
 
@@ -65,7 +67,8 @@ def resume_run(
         storage_url: URL of the Optuna storage, if the run was given one.
         cache_dir: Root of the feature cache.
         reporter: Receives progress events.
-        n_workers: Processes that the lanes train on; 0 to train them in this one. If not given, as many as before.
+        workers: The workers that the lanes are to train on. If not given, as many processes of this machine as before.
+            A cluster is not connected to only because a run folder names it.
 
     Returns:
         The run folder. If the run had ended, nothing in it changes.
@@ -99,25 +102,29 @@ def resume_run(
         _check_same_inputs(prepared, folder, config)
         mend_journal(folder)
         budget = Budget(wall_seconds=config["budget"]["wall_seconds"], target=config["budget"]["target"])
-        n_workers = config["workers"] if n_workers is None else n_workers
-        check_workers(n_workers, prepared)
-        return carry_out(
-            loaded,
-            prepared,
-            folder,
-            storage_url,
-            cache_dir,
-            budget,
-            config["enqueued"],
-            reporter,
-            n_workers=n_workers,
-            n_threads=config["threads"] or threads_of(n_workers),
-            goes_on=True,
-        )
+        if workers is None and config["cluster"] is not None:
+            reporter.message(
+                "note: the run began on a cluster; it goes on in this process. Name the cluster with --cluster"
+            )
+        workers = WorkersAsked(config["workers"]) if workers is None else workers
+        check_workers(workers, prepared)
+        with connected(workers, on_gpus=prepared.device.type == "cuda") as cluster:
+            return carry_out(
+                loaded,
+                prepared,
+                folder,
+                storage_url,
+                cache_dir,
+                budget,
+                config["enqueued"],
+                reporter,
+                Where(workers, cluster, config["threads"] or threads_of(workers, cluster)),
+                goes_on=True,
+            )
 
 
 def _read_config(folder: RunFolder) -> dict[str, Any]:
-    earlier = {"workers": 0, "threads": None}  # versions up to 0.4 recorded neither
+    earlier = {"workers": 0, "threads": None, "cluster": None}  # versions up to 0.4 recorded none of them
     config = {**UNDECLARED, **structure.UNDECLARED, **earlier, **read_json(folder.config_path)}
     entries: dict[str, Any] = {
         **dict.fromkeys(("study", "backbone", "backbone_fingerprint", "sampler", "device", "on_bad_image"), str),
@@ -126,6 +133,7 @@ def _read_config(folder: RunFolder) -> dict[str, Any]:
         "n_parallel": int | str,
         "workers": int,
         "threads": int | None,
+        "cluster": str | None,
         "enqueued": list,
         "transform": dict,
     }

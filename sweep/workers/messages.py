@@ -63,6 +63,11 @@ class Step:
     drop: Sequence[int] = ()
     admit: Sequence[Assignment] = ()
 
+    @property
+    def n_epochs(self) -> int:
+        """The most epochs that a trial has to train."""
+        return max([1, *(self.order - assignment.next_order + 1 for assignment in self.admit)])
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -91,5 +96,17 @@ class WorkerFailure:
     text: str
 
 
+@dataclass(frozen=True)
 class WorkerLost:
-    """Stands for the answer of a worker that has died."""
+    """Stands for the answer of a worker that is no longer there.
+
+    Attributes:
+        reason: What became of it, as the end of a sentence about it.
+    """
+
+    reason: str = "has died"
+
+    @classmethod
+    def silent(cls, seconds: float) -> "WorkerLost":
+        """A worker that was ended because it had not answered in time."""
+        return cls(f"did not answer for {seconds:g} s and was ended")

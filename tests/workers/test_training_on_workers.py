@@ -13,13 +13,16 @@ import sweep.training.lane_stack
 from sweep import SweepError
 from sweep.search.snapshot import capture, restore
 from sweep.training.engine import EpochResult, Lane, Training
+from sweep.workers.patience import Patience
 from sweep.workers.pool import InProcessPool
 from sweep.workers.training import TrainingOnWorkers
 
 
 def on_workers(name: str, n_workers: int, deaths: dict[int, tuple[int, str]], messages: list[str]) -> TrainingOnWorkers:
     pool = InProcessPool(n_workers, deaths)
-    return TrainingOnWorkers(settings_of(STUDIES[name]), pool, resident_bytes=0, on_message=messages.append)
+    return TrainingOnWorkers(
+        settings_of(STUDIES[name]), pool, resident_bytes=0, patience=Patience(60.0), on_message=messages.append
+    )
 
 
 @cache
@@ -74,7 +77,7 @@ def test_all_workers_that_die_again_and_again_change_nothing(often: bool) -> Non
 def test_workers_that_die_with_the_same_trial_end_the_run() -> None:
     messages: list[str] = []
     trainer = on_workers("lr and rank", 1, {worker: (2, "before") for worker in range(9)}, messages)
-    with pytest.raises(SweepError, match="5 workers have died one after the other while they trained trial 0"):
+    with pytest.raises(SweepError, match="5 workers were lost one after the other while they trained trial 0"):
         search_of(STUDIES["lr and rank"], trainer).run()
     assert sum("has died" in message for message in messages) == 5
 

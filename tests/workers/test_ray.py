@@ -1,0 +1,246 @@
+"""Runs on a real Ray cluster of this machine: the same tables as without, also when an actor or the run is killed."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_searches import STUDIES, assert_same, result_of, search_of, settings_of
+from worker_runs import STUDY, Watching, assert_same_tables, command, goes_on, linux_only, loaded, run, until_it_trains
+
+from sweep import SweepError, UsageError, load_results
+from sweep.records.reporter import Reporter
+from sweep.running.resume import resume_run
+from sweep.running.runner import run_study
+from sweep.study.finding import load_study
+from sweep.workers.cluster import Cluster, connected
+from sweep.workers.messages import WorkerLost
+from sweep.workers.packing import packed
+from sweep.workers.patience import Patience
+from sweep.workers.ray_pool import RayPool
+from sweep.workers.request import WorkersAsked
+from sweep.workers.training import TrainingOnWorkers
+
+ray = pytest.importorskip("ray", reason="the extra cluster is not installed")
+pytestmark = linux_only
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The addresses of a cluster of two CPUs: from within, and from elsewhere."""
+    root, port, client_port = Path(__file__).parents[2], free_port(), free_port()
+    own = {
+        "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests" / "workers")]),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "OMP_NUM_THREADS": "1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in own.items():
+            patch.setenv(name, value)
+        options = ["--head", "--block", "--num-cpus=2", "--object-store-memory=100000000", "--include-dashboard=false"]
+        options += [f"--port={port}", f"--ray-client-server-port={client_port}", "--disable-usage-stats"]
+        options += [f"--temp-dir={tmp_path_factory.mktemp('ray')}"]
+        head = subprocess.Popen(
+            [sys.executable, "-m", "ray.scripts.scripts", "start", *options],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            for waiting in (port, client_port):
+                deadline = time.monotonic() + 120
+                while socket.socket().connect_ex(("127.0.0.1", waiting)):
+                    assert time.monotonic() < deadline
+                    time.sleep(0.1)
+            yield {"within": f"127.0.0.1:{port}", "elsewhere": f"ray://127.0.0.1:{client_port}"}
+        finally:
+            head.terminate()
+            head.wait(60)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study file, and a module beside it that it imports."""
+    folder = tmp_path_factory.mktemp("mine")
+    (folder / "helper_of_mine.py").write_text("scale = 3.0\n")
+    (folder / "mine.py").write_text(STUDY.replace("SIDE_NETWORK", '"last"'))
+    return folder
+
+
+@pytest.fixture
+def pools(monkeypatch: pytest.MonkeyPatch) -> list[RayPool]:
+    """The pools that runs make."""
+    made: list[RayPool] = []
+    init = RayPool.__init__
+
+    def remembering(self: RayPool, *args: Any) -> None:
+        init(self, *args)
+        made.append(self)
+
+    monkeypatch.setattr(RayPool, "__init__", remembering)
+    return made
+
+
+def process_ids(pool: RayPool) -> list[int]:
+    return [about["process_id"] for about in pool.about.values()]
+
+
+def until_gone(ids: list[int], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while any(goes_on(process_id) for process_id in ids):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_actors_give_the_same_tables_also_when_one_is_killed(
+    cluster: dict[str, str], folder: Path, drawn_images: Path, pools: list[RayPool], capfd: pytest.CaptureFixture[str]
+) -> None:
+    expected = run(folder, "mine.py", drawn_images, WorkersAsked(), Reporter())
+    capfd.readouterr()
+    watching, seen = Watching(), set()
+
+    def kill(number: int) -> None:
+        seen.update(process_ids(pools[0]))
+        if number == 2:
+            os.kill(process_ids(pools[0])[-1], signal.SIGKILL)
+
+    watching.on_epoch = kill  # type: ignore[method-assign]
+    results = run(folder, "mine.py", drawn_images, WorkersAsked(2, cluster["within"]), watching)
+    assert_same_tables(results, expected)
+    assert any("trials in training continue on other workers" in message for message in watching.messages)
+    assert len(seen) >= 2
+    until_gone(list(seen), 30)
+    assert results.config["cluster"] == cluster["within"]
+    assert results.config["workers"] == 0
+    printed = capfd.readouterr()
+    assert "raylet" not in printed.out + printed.err
+
+
+def test_a_search_through_rays_client_with_an_actor_that_hangs(cluster: dict[str, str]) -> None:
+    study, messages = STUDIES["two shapes"], list[str]()
+    with connected(WorkersAsked(1, cluster["elsewhere"]), on_gpus=False) as found:
+        assert found is not None
+        assert found.threads() == 2
+        pool = RayPool(found, 1, messages.append)
+        try:
+            trainer = TrainingOnWorkers(
+                settings_of(study), pool, resident_bytes=0, patience=Patience(120.0), on_message=messages.append
+            )
+            search = search_of(study, trainer)
+            search.run()
+            (worker,) = pool.ready
+            (process_id,) = process_ids(pool)
+            os.kill(process_id, signal.SIGSTOP)
+            lost = dict(pool.call({worker: packed(("states", ([],)))}, 1.0))
+            assert lost == {worker: WorkerLost("did not answer for 1 s and was ended")}
+            until_gone([process_id], 30)
+            assert (pool.ready, pool.n_starting) == ([], 1)
+        finally:
+            pool.close()
+    alone = search_of(study)
+    alone.run()
+    assert_same(result_of(search), result_of(alone))
+    assert messages == []
+
+
+def test_actors_that_find_no_room_end_the_run_in_time(cluster: dict[str, str]) -> None:
+    study, messages = STUDIES["lr and rank"], list[str]()
+    with connected(WorkersAsked(1, cluster["within"]), on_gpus=False) as found:
+        assert found is not None
+        pool = RayPool(found, 64, messages.append)
+        trainer = TrainingOnWorkers(
+            settings_of(study), pool, resident_bytes=0, patience=Patience(0.5), on_message=messages.append
+        )
+        try:
+            with pytest.raises(SweepError, match=r"no worker was ready within 0.5 s, which --worker-timeout sets"):
+                search_of(study, trainer).run()
+        finally:
+            pool.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_is_killed_leaves_no_actor_and_goes_on_without_the_cluster(
+    cluster: dict[str, str], folder: Path, drawn_images: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    where = ["--epochs", "40", "--workers", "2", "--cluster", cluster["within"]]
+    process = command(folder, drawn_images, tmp_path / "run", *where)
+    until_it_trains(process, tmp_path / "run")
+    actors = [
+        int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if b"ray::RayWorker" in _content(path)
+    ]
+    assert len(actors) == 2
+    process.send_signal(number)
+    process.communicate(timeout=300)
+    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    until_gone(actors, 60)
+    options: dict[str, Any] = {"storage_url": None, "cache_dir": folder / "cache", "reporter": Watching()}
+    resume_run(tmp_path / "run", load_study(str(folder / "mine.py")), **options)
+    assert any("began on a cluster" in message for message in options["reporter"].messages)
+    quiet = loaded(folder, "mine.py", drawn_images, epochs=40)
+    run_study(quiet, n_parallel=5, out=tmp_path / "quiet", device_name="cpu", **options)
+    assert_same_tables(load_results(tmp_path / "run"), load_results(tmp_path / "quiet"))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def test_an_address_where_nobody_answers_is_one_clear_error() -> None:
+    nowhere = f"127.0.0.1:{free_port()}"
+    with (
+        pytest.raises(UsageError, match=f"nobody answers at --cluster {nowhere} .*ray start --head"),
+        connected(WorkersAsked(1, nowhere), on_gpus=False),
+    ):
+        pass
+
+
+def test_a_default_install_gets_one_line_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweep.workers.cluster.find_spec", lambda name: None)
+    with (
+        pytest.raises(UsageError, match=r"--cluster needs the package ray; install it with pip install 'sweep\[clus"),
+        connected(WorkersAsked(1, "auto"), on_gpus=False),
+    ):
+        pass
+
+
+class FakeRay:
+    """A cluster's nodes without a cluster."""
+
+    def __init__(self, *nodes: dict[str, float]):
+        self.all = nodes
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": node} for node in self.all] + [{"Alive": False, "Resources": {"CPU": 64}}]
+
+
+@pytest.mark.parametrize(
+    ("asked", "n_threads", "n_workers"), [(0, 4, 5), (1, 16, 1), (2, 8, 2), (5, 4, 5), (6, 3, 6), (99, 1, 99)]
+)
+def test_workers_share_the_cores_of_the_nodes(asked: int, n_threads: int, n_workers: int) -> None:
+    cluster = Cluster(FakeRay({"CPU": 16}, {"CPU": 4}, {"memory": 1}), WorkersAsked(asked, "auto"), on_gpus=False)
+    assert cluster.threads() == n_threads
+    assert cluster.n_workers(n_threads) == n_workers
+
+
+def test_every_gpu_of_the_nodes_gets_a_worker() -> None:
+    nodes = FakeRay({"CPU": 16, "GPU": 4}, {"CPU": 64}, {"CPU": 6, "GPU": 2})
+    cluster = Cluster(nodes, WorkersAsked(0, "auto"), on_gpus=True)
+    assert (cluster.threads(), cluster.n_workers(3)) == (3, 6)
