@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from sweep.running.preparation import Prepared
 from sweep.running.settings import RESIDENT_SHARE, ShapeSettings
 from sweep.search.trainer import Trainer
 from sweep.search.training_here import TrainingHere
-from sweep.workers.cluster import Cluster
+from sweep.workers.cluster import Cluster, marker_file
 from sweep.workers.local_pool import LocalPool
 from sweep.workers.patience import Patience
 from sweep.workers.pool import WorkerPool
@@ -120,17 +120,17 @@ def trainer_of(
         kind = on_each if device.type == "cpu" else ", ".join(devices)
         reporter.message(f"workers: {n_workers} process{'es' * (n_workers > 1)}, {kind}")
     patience = Patience(where.asked.timeout_seconds, plan.search_wall_seconds)
-    pool: WorkerPool = (
-        LocalPool(devices, n_threads, where.asked.lanes_each)
-        if cluster is None
-        else RayPool(cluster, n_threads, reporter.message)
-    )
-    try:
+    with ExitStack() as stack:
+        pool: WorkerPool
+        if cluster is None:
+            pool = LocalPool(devices, n_threads, where.asked.lanes_each)
+        else:
+            marker = stack.enter_context(marker_file(settings.cache_dir))
+            pool = RayPool(cluster, n_threads, reporter.message, marker)
+        stack.callback(pool.close)
         yield TrainingOnWorkers(
             settings, pool, resident_bytes=resident_bytes, patience=patience, on_message=reporter.message
         )
-    finally:
-        pool.close()
 
 
 def _resident_bytes(plan: Plan, n_lanes: int, *, n_on_device: int) -> int:

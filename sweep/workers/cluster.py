@@ -1,6 +1,7 @@
 """A Ray cluster that exists: how to connect to it, and how many workers it has room for."""
 
 import os
+import secrets
 import signal
 import socket
 import threading
@@ -8,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -96,6 +98,18 @@ def connected(asked: WorkersAsked, *, on_gpus: bool) -> Iterator[Cluster | None]
             ray.shutdown()
 
 
+@contextmanager
+def marker_file(folder: Path) -> Iterator[Path]:
+    """Yield a file that only machines see that share a folder with this one, and remove it afterwards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    marker = folder.absolute() / f".shared-{secrets.token_hex(8)}"
+    marker.touch()
+    try:
+        yield marker
+    finally:
+        marker.unlink(missing_ok=True)
+
+
 def _connect(ray: Any, address: str) -> None:
     """Connect this process to a cluster, without Ray's messages.
 
@@ -114,9 +128,8 @@ def _connect(ray: Any, address: str) -> None:
             warnings.simplefilter("ignore")
             ray.init(address=address, log_to_driver=False, logging_level="error", namespace=f"sweep-{os.getpid()}")
     except (Exception, SystemExit) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UsageError(
-            f"cannot connect to the Ray cluster --cluster {address}: {reason}. Look at it with ray status; its "
+            f"cannot connect to the Ray cluster --cluster {address}: {reason_of(error)}. Look at it with ray status; its "
             f"versions of Python and Ray must be those of this process"
         ) from error
     finally:
@@ -136,3 +149,10 @@ def _require_reachable(address: str) -> None:
             f"nobody answers at --cluster {address} ({error}); start a cluster with ray start --head, or correct the "
             f"address"
         ) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """The line of Ray's message that says what went wrong: the last one with an exception."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if "Error: " in line]
+    return (named or lines or [type(error).__name__])[-1].rstrip(".")

@@ -3,10 +3,11 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from sweep.errors import SweepError
-from sweep.workers.cluster import Cluster
+from sweep.workers.cluster import Cluster, reason_of
 from sweep.workers.local_pool import MOST_FAILED_STARTS
 from sweep.workers.messages import WorkerLost
 from sweep.workers.packing import unpacked
@@ -23,12 +24,14 @@ class RayPool:
         cluster: The cluster.
         n_threads: Threads that each computes with.
         on_message: Told when workers differ in what results may depend on.
+        marker: A file in the cache folder. Who sees it reads features there.
 
     Attributes:
         ready: Numbers of the workers that can be called.
     """
 
-    def __init__(self, cluster: Cluster, n_threads: int, on_message: Callable[[str], None]):
+    def __init__(self, cluster: Cluster, n_threads: int, on_message: Callable[[str], None], marker: Path | None = None):
+        self.marker = None if marker is None else str(marker)
         self.cluster, self.n_threads, self.on_message = cluster, n_threads, on_message
         self.ready: list[int] = []
         self.about: dict[int, dict[str, Any]] = {}
@@ -108,7 +111,7 @@ class RayPool:
             self._failed_starts += 1
             if self._failed_starts >= MOST_FAILED_STARTS:
                 raise SweepError(
-                    f"{self._failed_starts} workers in a row ended before they were ready: {_reason(error)}. All "
+                    f"{self._failed_starts} workers in a row ended before they were ready: {reason_of(error)}. All "
                     f"machines of the cluster need the same sweep and its packages. Continue without workers: sweep "
                     f"resume RUN --workers 0"
                 ) from error
@@ -122,8 +125,13 @@ class RayPool:
         """Say how a worker differs from this process.
 
         Raises:
-            SweepError: In the version of a package.
+            SweepError: In the version of a package, or in the cache folder.
         """
+        if not about["sees_cache"]:
+            raise SweepError(
+                f"{about['host']} does not see the cache folder {Path(self.marker or '').parent.absolute()} of this "
+                f"machine. Let SWEEP_CACHE_DIR name a folder that all machines of the cluster share under this path"
+            )
         for package, version in self._here["versions"].items():
             if about["versions"][package] != version:
                 raise SweepError(
@@ -146,7 +154,7 @@ class RayPool:
     def _start(self) -> None:
         """Start a worker; it is ready some seconds later, or when the cluster has room for it."""
         worker = next(self._numbers)
-        actor = self._new_actor(self.n_threads, self.cluster.asked.lanes_each, self.cluster.on_gpus)
+        actor = self._new_actor(self.n_threads, self.cluster.asked.lanes_each, self.cluster.on_gpus, self.marker)
         self._actors[worker] = actor
         self._starting[actor.about.remote()] = worker
 
@@ -164,10 +172,3 @@ class RayPool:
         for worker in list(self._actors):
             self._end(worker)
         self.ready, self._starting = [], {}
-
-
-def _reason(error: Exception) -> str:
-    """The line of Ray's message that says what went wrong: the last one with an exception."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    named = [line for line in lines if "Error: " in line]
-    return (named or lines or [type(error).__name__])[-1].rstrip(".")

@@ -18,9 +18,11 @@ class RayWorker:
         n_threads: Threads to compute with.
         most_lanes: See `LaneWorker`.
         on_gpu: Whether to train on the GPU that Ray has given to this actor.
+        marker: A file that lies in the cache folder of the run, if that has features.
     """
 
-    def __init__(self, n_threads: int, most_lanes: int | None, on_gpu: bool):
+    def __init__(self, n_threads: int, most_lanes: int | None, on_gpu: bool, marker: str | None):
+        self._marker = marker
         os.environ["OMP_NUM_THREADS"] = str(n_threads)
 
         import torch
@@ -34,8 +36,12 @@ class RayWorker:
         self._worker = LaneWorker(torch.device("cuda:0" if on_gpu else "cpu"), most_lanes)
 
     def about(self) -> dict[str, Any]:
-        """What this worker computes with; see `about_process`. The first answer, when it is ready."""
-        return about_process(self._worker.device.type)
+        """What this worker computes with; see `about_process`. The first answer, when it is ready.
+
+        `sees_cache` is whether it reads features from the same folder as the run.
+        """
+        sees_cache = self._marker is None or os.path.isfile(self._marker)
+        return {**about_process(self._worker.device.type), "sees_cache": sees_cache}
 
     def answer(self, call: bytes) -> bytes:
         """See `sweep.workers.serving.answer`."""

@@ -82,6 +82,74 @@ def test_workers_that_die_with_the_same_trial_end_the_run() -> None:
     assert sum("has died" in message for message in messages) == 5
 
 
+class Growing(InProcessPool):
+    """One more worker is ready when the third epoch begins."""
+
+    n_welcomes = 0
+
+    def welcome(self, wait_seconds: float = 0.0) -> list[int]:
+        self.n_welcomes += 1
+        if self.n_welcomes == 7:
+            self._starting.append(self.n_workers)
+        return super().welcome(wait_seconds)
+
+
+class Shrinking(InProcessPool):
+    """Nobody comes in the place of workers that have died."""
+
+    def welcome(self, wait_seconds: float = 0.0) -> list[int]:
+        return [] if self._workers else super().welcome(wait_seconds)
+
+
+def trained_by(pool: InProcessPool, name: str, messages: list[str]) -> TrainingOnWorkers:
+    return TrainingOnWorkers(
+        settings_of(STUDIES[name]), pool, resident_bytes=0, patience=Patience(60.0), on_message=messages.append
+    )
+
+
+def test_a_worker_that_joins_gets_lanes_at_the_next_epoch() -> None:
+    pool, messages = Growing(2, {}), list[str]()
+    search = search_of(STUDIES["lr and rank"], trained_by(pool, "lr and rank", messages))
+    search.run()
+    assert messages == ["worker 2 takes part"]
+    assert pool.n_calls[2] >= 2  # the setting, and an epoch
+    assert_same(result_of(search), without_workers("lr and rank"))
+
+
+def test_a_run_whose_workers_are_all_gone_waits_and_ends() -> None:
+    messages: list[str] = []
+    trainer = trained_by(Shrinking(2, {0: (3, "after"), 1: (2, "before")}), "lr and rank", messages)
+    with pytest.raises(SweepError, match=r"no worker was ready within 60 s, .* --worker-timeout .* with sweep resume"):
+        search_of(STUDIES["lr and rank"], trainer).run()
+    assert messages[-1] == "no worker is left; waiting for one for up to 60 s"
+
+
+def test_a_limit_on_the_lanes_of_a_worker_makes_several_stacks_and_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    without_workers("replicates")
+    sizes: list[int] = []
+
+    class Counted(Training):
+        def __init__(self, lanes: Sequence[Lane], *args: Any, **options: Any):
+            super().__init__(lanes, *args, **options)
+            sizes.append(len(lanes))
+
+    monkeypatch.setattr(sweep.training.lane_stack, "Training", Counted)
+    search = search_of(STUDIES["replicates"], trained_by(InProcessPool(1, {}, most_lanes=4), "replicates", []))
+    search.run()
+    assert max(sizes) == 4
+    assert_same(result_of(search), without_workers("replicates"))
+
+
+def test_patience_grows_with_the_longest_epoch() -> None:
+    patience = Patience(10.0, epoch_seconds=100.0)
+    assert patience.of_answer(1) == 510.0
+    patience.learn(6.0, 3)
+    patience.learn(1.0, 1)
+    assert patience.of_answer(2) == 30.0
+
+
 @pytest.mark.parametrize(("name", "first", "then"), [("replicates", None, 2), ("two shapes", 2, None)])
 def test_a_search_goes_on_from_a_snapshot_on_other_workers(name: str, first: int | None, then: int | None) -> None:
     def trainer(n_workers: int | None) -> TrainingOnWorkers | None:

@@ -4,6 +4,8 @@ import os
 import random
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from sweep.running.runner import run_study
 from sweep.study.finding import load_study
 from sweep.workers import local_pool
 from sweep.workers.local_pool import LocalPool
+from sweep.workers.messages import WorkerLost
 from sweep.workers.request import WorkersAsked
 
 
@@ -119,6 +122,38 @@ def test_workers_that_cannot_start_are_one_clear_error(monkeypatch: pytest.Monke
     with pytest.raises(SweepError, match=r"3 workers in a row ended before they were ready, .* exit code"):
         pool.welcome(60.0)
     pool.close()
+
+
+HANGS = """#!PYTHON
+import sys, time
+from multiprocessing.connection import Connection
+
+connection = Connection(int(sys.argv[4]))
+connection.send_bytes(b"ready")
+time.sleep(600)
+"""
+
+
+@linux_only
+def test_a_worker_that_hangs_is_ended_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "hangs"
+    program.write_text(HANGS.replace("PYTHON", sys.executable))
+    program.chmod(0o700)
+    monkeypatch.setattr(local_pool.sys, "executable", str(program))
+    pool = LocalPool(["cpu"], 1)
+    try:
+        assert pool.welcome(60.0) == [0]
+        (process_id,) = pool.process_ids
+        assert dict(pool.call({0: b"a call"}, 0.2)) == {0: WorkerLost("did not answer for 0.2 s and was ended")}
+        assert not goes_on(process_id)
+        assert (pool.ready, pool.n_starting) == ([], 1)
+    finally:
+        pool.close()
+
+
+def test_ray_is_imported_by_those_who_ask_for_a_cluster_alone() -> None:
+    program = "import sys, sweep.running.runner, sweep.workers.ray_pool; sys.exit('ray' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
 
 
 @pytest.mark.slow
