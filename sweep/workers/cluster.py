@@ -129,8 +129,8 @@ def _connect(ray: Any, address: str) -> None:
             ray.init(address=address, log_to_driver=False, logging_level="error", namespace=f"sweep-{os.getpid()}")
     except (Exception, SystemExit) as error:
         raise UsageError(
-            f"cannot connect to the Ray cluster --cluster {address}: {reason_of(error)}. Look at it with ray status; its "
-            f"versions of Python and Ray must be those of this process"
+            f"cannot connect to the Ray cluster --cluster {address}: {reason_of(error)}. Look at it with ray status; "
+            f"its versions of Python and Ray must be those of this process"
         ) from error
     finally:
         if before is not None:

@@ -15,7 +15,17 @@ from typing import Any
 
 import pytest
 from small_searches import STUDIES, assert_same, result_of, search_of, settings_of
-from worker_runs import STUDY, Watching, assert_same_tables, command, goes_on, linux_only, loaded, run, until_it_trains
+from worker_runs import (
+    STUDY,
+    Watching,
+    assert_same_tables,
+    command,
+    linux_only,
+    loaded,
+    run,
+    until_gone,
+    until_it_trains,
+)
 
 from sweep import SweepError, UsageError, load_results
 from sweep.records.reporter import Reporter
@@ -110,13 +120,6 @@ def pools(monkeypatch: pytest.MonkeyPatch) -> list[RayPool]:
 
 def process_ids(pool: RayPool) -> list[int]:
     return [about["process_id"] for about in pool.about.values()]
-
-
-def until_gone(ids: list[int], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while any(goes_on(process_id) for process_id in ids):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_actors_give_the_same_tables_also_when_one_is_killed(

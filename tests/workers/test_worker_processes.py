@@ -1,5 +1,6 @@
 """Runs on worker processes: the same tables as without, whoever is killed, and no process is left behind."""
 
+import contextlib
 import os
 import random
 import re
@@ -7,13 +8,25 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
-from worker_runs import STUDY, Watching, assert_same_tables, command, goes_on, linux_only, loaded, run, until_it_trains
+from worker_runs import (
+    STUDY,
+    Watching,
+    assert_same_tables,
+    command,
+    goes_on,
+    linux_only,
+    loaded,
+    resumed,
+    run,
+    until_gone,
+    until_it_trains,
+)
 
 from sweep import SweepError, load_results
 from sweep.records.reporter import Reporter
@@ -104,10 +117,7 @@ def test_a_run_that_is_killed_leaves_no_worker_and_goes_on_with_another_number_o
     process.send_signal(number)
     process.communicate(timeout=300)
     assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
-    deadline = time.monotonic() + 60
-    while any(goes_on(worker) for worker in workers):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until_gone(workers, 60)
     study = load_study(str(folder / "mine.py"))
     where: dict[str, Any] = {"storage_url": None, "cache_dir": folder / "cache", "reporter": Reporter()}
     resume_run(tmp_path / "run", study, **where, workers=WorkersAsked(n_workers))
@@ -180,3 +190,31 @@ def test_fifty_kills(folder: Path, drawn_images: Path, pools: list[LocalPool]) -
             stop.set()
             killer.join()
         assert_same_tables(results, expected)
+
+
+@pytest.mark.slow
+@linux_only
+def test_twenty_kills_of_the_run(folder: Path, drawn_images: Path, tmp_path: Path) -> None:
+    """The run's process is killed at random moments, and goes on with another number of workers each time."""
+    study = loaded(folder, "mine.py", drawn_images, epochs=40)
+    where: dict[str, Any] = {"storage_url": None, "cache_dir": folder / "cache", "reporter": Reporter()}
+    run_study(study, n_parallel=5, out=tmp_path / "quiet", device_name="cpu", **where)
+    rng, kills = random.Random(0), 0
+    for number in count():
+        out = tmp_path / f"run-{number}"
+        process = command(folder, drawn_images, out, "--epochs", "40", "--workers", "2")
+        while until_it_trains(process, out) and kills < 20:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(rng.uniform(0.0, 2.0))
+                break
+            workers = children(process.pid)
+            process.kill()
+            process.communicate()
+            kills += 1
+            until_gone(workers, 60)
+            process = resumed(folder, out, rng.randint(0, 3))
+        process.communicate()
+        assert process.returncode == 0
+        assert_same_tables(load_results(out), load_results(tmp_path / "quiet"))
+        if kills == 20:
+            return

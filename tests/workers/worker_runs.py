@@ -124,17 +124,37 @@ linux_only = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="ne
 
 
 def command(folder: Path, images: Path, out: Path, *options: str) -> "subprocess.Popen[bytes]":
+    """Start a run in a process of its own."""
+    arguments = ["run", "--study", str(folder / "mine.py"), "--data", str(images), "--out", str(out)]
+    return _started(folder, *arguments, "--n-parallel", "5", "--device", "cpu", *options)
+
+
+def resumed(folder: Path, out: Path, n_workers: int) -> "subprocess.Popen[bytes]":
+    """Continue a run in a process of its own."""
+    return _started(folder, "resume", str(out), "--study", str(folder / "mine.py"), "--workers", str(n_workers))
+
+
+def _started(folder: Path, *arguments: str) -> "subprocess.Popen[bytes]":
     environment = {**os.environ, "SWEEP_CACHE_DIR": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    arguments = ["run", "--study", str(folder / "mine.py"), "--data", str(images), "--out", str(out)]
-    arguments += ["--n-parallel", "5", "--device", "cpu", *options]
     return subprocess.Popen([sys.executable, "-m", "sweep", *arguments], env=environment, stderr=subprocess.PIPE)
 
 
-def until_it_trains(process: "subprocess.Popen[bytes]", out: Path) -> None:
-    """Wait until there are results of an epoch."""
-    deadline = time.monotonic() + 600
-    while not any((out / "snapshots").glob("*.safetensors")):
+def until_it_trains(process: "subprocess.Popen[bytes]", out: Path) -> bool:
+    """Wait until a process has written the results of an epoch; whether it goes on."""
+    started, deadline = time.time(), time.monotonic() + 600
+    while not any(path.stat().st_mtime > started for path in (out / "snapshots").glob("*.safetensors")):
+        if process.poll() == 0:
+            return False
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    return True
+
+
+def until_gone(ids: list[int], seconds: float) -> None:
+    """Wait until processes have ended."""
+    deadline = time.monotonic() + seconds
+    while any(goes_on(process_id) for process_id in ids):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
