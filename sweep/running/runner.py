@@ -170,7 +170,7 @@ def carry_out(
     )
     n_parallel = _lanes_of(folder, lanes_of(prepared, plan, where))
     snapshots = SnapshotFiles(folder.snapshots_path, reporter.message)
-    training = trainer_of(settings, plan, reporter, n_parallel=n_parallel, where=where)
+    training = trainer_of(settings, plan, folder, reporter, n_parallel=n_parallel, where=where)
     with _failures_explained(folder, storage_url), training as trainer:
         lanes = Occupancy(study, settings, trainer, n_parallel=n_parallel, device=device)
         search = Search(

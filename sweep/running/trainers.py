@@ -9,7 +9,9 @@ import torch
 
 from sweep.errors import UsageError
 from sweep.machine.settings import computing_on
+from sweep.records.folder import RunFolder
 from sweep.records.reporter import Reporter
+from sweep.records.worker_log import WorkerLogFile
 from sweep.running.planner import Plan
 from sweep.running.preparation import Prepared
 from sweep.running.settings import RESIDENT_SHARE, ShapeSettings
@@ -91,13 +93,14 @@ def lanes_of(prepared: Prepared, plan: Plan, where: Where) -> int:
 
 @contextmanager
 def trainer_of(
-    settings: ShapeSettings, plan: Plan, reporter: Reporter, *, n_parallel: int, where: Where
+    settings: ShapeSettings, plan: Plan, folder: RunFolder, reporter: Reporter, *, n_parallel: int, where: Where
 ) -> Iterator[Trainer]:
     """Yield the trainer of a run, and end its workers afterwards.
 
     Args:
         settings: What the lanes of every shape train with.
         plan: The plan, with the memory of the device.
+        folder: The run folder, which is told what the workers do.
         reporter: Receives progress events.
         n_parallel: Lanes to train at a time.
         where: In this process, or on which workers.
@@ -128,9 +131,16 @@ def trainer_of(
             marker = stack.enter_context(marker_file(settings.cache_dir))
             pool = RayPool(cluster, n_threads, reporter.message, marker)
         stack.callback(pool.close)
+        log = WorkerLogFile(folder)
         yield TrainingOnWorkers(
-            settings, pool, resident_bytes=resident_bytes, patience=patience, on_message=reporter.message
+            settings,
+            pool,
+            resident_bytes=resident_bytes,
+            patience=patience,
+            on_message=reporter.message,
+            on_epoch=log.update,
         )
+        log.write()
 
 
 def _resident_bytes(plan: Plan, n_lanes: int, *, n_on_device: int) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sweep.errors import SweepError
 from sweep.records.reporter import Reporter
+from sweep.records.worker_log import WorkerLog
 from sweep.search.ledger import Entrant
 from sweep.search.trainer import SettingOf, Stacks
 from sweep.side_networks.own_networks import given_network
@@ -44,6 +45,7 @@ class TrainingOnWorkers:
         resident_bytes: Memory of its GPU that a worker may use for the features of each shape.
         patience: How long to wait for workers.
         on_message: Told when a worker is lost, and when another one takes part.
+        on_epoch: Told after every epoch what the workers do.
     """
 
     def __init__(
@@ -54,9 +56,10 @@ class TrainingOnWorkers:
         resident_bytes: int,
         patience: Patience,
         on_message: Callable[[str], None],
+        on_epoch: Callable[[WorkerLog], None] = lambda log: None,
     ):
         self.setting_of, self.pool, self.patience = setting_of, pool, patience
-        self.resident_bytes, self.on_message = resident_bytes, on_message
+        self.resident_bytes, self.on_message, self.on_epoch = resident_bytes, on_message, on_epoch
         self._held: dict[int, Assignment] = {}
         self._placement = Placement()
         self._unsent: set[int] = set()
@@ -65,6 +68,8 @@ class TrainingOnWorkers:
         self._has_setting: set[tuple[int, Shape]] = set()
         self._generation = self._order = 0
         self._losses: Counter[int] = Counter()
+        self._busy_seconds: defaultdict[int, float] = defaultdict(float)
+        self._training_seconds = 0.0
 
     def admit(self, entrant: Entrant, shape: Shape, states: Sequence[LaneState]) -> None:
         """See `Trainer`."""
@@ -90,6 +95,9 @@ class TrainingOnWorkers:
         reporter.epoch_started(n_lanes, len(trials) / n_epochs / len(self.pool.ready))
         results = self._trained(trials, reporter.step)
         wall_seconds = time.perf_counter() - started
+        self._training_seconds += wall_seconds
+        doing = {worker: self._placement.on(worker) for worker in self.pool.ready}
+        self.on_epoch(WorkerLog(self._training_seconds, dict(self._busy_seconds), doing))
         for shape, running in stacks.items():
             of_shape = {entrant.record.trial: results[entrant.record.trial] for entrant in running}
             yield shape, StackEpoch(of_shape, wall_seconds * len(of_shape) / len(trials))
@@ -138,7 +146,8 @@ class TrainingOnWorkers:
             n_epochs = max(step.n_epochs for step in steps.values())
             calls = {worker: packed(("step", (step,))) for worker, step in steps.items()}
             for worker, result in self._call(calls, n_epochs):
-                self.patience.learn(time.monotonic() - started, steps[worker].n_epochs)
+                self.patience.learn(busy_seconds := time.monotonic() - started, steps[worker].n_epochs)
+                self._busy_seconds[worker] += busy_seconds
                 self._unsent -= {assignment.trial for assignment in steps[worker].admit}
                 results |= result.trials
                 if result.out_of_memory:

@@ -83,13 +83,13 @@ def test_workers_that_die_with_the_same_trial_end_the_run() -> None:
 
 
 class Growing(InProcessPool):
-    """One more worker is ready when the third epoch begins."""
+    """One more worker is ready when the second epoch begins."""
 
     n_welcomes = 0
 
     def welcome(self, wait_seconds: float = 0.0) -> list[int]:
         self.n_welcomes += 1
-        if self.n_welcomes == 7:
+        if self.n_welcomes == 3:
             self._starting.append(self.n_workers)
         return super().welcome(wait_seconds)
 

@@ -1,6 +1,7 @@
 """Runs on worker processes: the same tables as without, whoever is killed, and no process is left behind."""
 
 import contextlib
+import io
 import os
 import random
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from worker_runs import (
     STUDY,
     Watching,
@@ -30,9 +32,13 @@ from worker_runs import (
 
 from sweep import SweepError, load_results
 from sweep.records.reporter import Reporter
+from sweep.records.worker_log import read_worker_log
+from sweep.report import tables
+from sweep.report.watch import Watcher
 from sweep.running.resume import resume_run
 from sweep.running.runner import run_study
 from sweep.study.finding import load_study
+from sweep.terminal.lanes_view import heading, view
 from sweep.workers import local_pool
 from sweep.workers.local_pool import LocalPool
 from sweep.workers.messages import WorkerLost
@@ -72,6 +78,7 @@ def test_worker_processes_give_the_same_tables_also_when_one_is_killed(
 
     def kill(number: int) -> None:
         seen.extend(pools[0].process_ids)
+        watching.views.append(Watcher(watching.folder, None).look())
         if number == 2:
             victim = pools[0].process_ids[-1]
             threading.Timer(0.02, os.kill, (victim, signal.SIGKILL)).start()  # in the middle of the next epoch
@@ -83,6 +90,17 @@ def test_worker_processes_give_the_same_tables_also_when_one_is_killed(
     assert len(set(seen)) >= 2
     assert not any(goes_on(process_id) for process_id in seen)
     assert results.config["workers"] == 2
+    log = read_worker_log(watching.folder)
+    assert log is not None
+    assert {0, 1} <= set(log.busy_seconds)
+    assert 0 < max(log.busy_seconds.values()) <= log.training_seconds
+    assert "worker 0 was occupied" in tables.cost(results, log)
+    assert watching.views[0].trials[0].worker == 0
+    assert {trial.worker for trial in watching.views[0].trials if trial.in_training} == {0, 1}
+    assert "lanes occupied on 2 workers" in heading(watching.views[0])
+    shown = Console(width=120, file=io.StringIO())
+    shown.print(view(watching.views[0], shown))
+    assert re.search(r"worker +trial", shown.file.getvalue())  # type: ignore[attr-defined]
     assert (expected.trials["val_spread"] > 0).all()
 
 

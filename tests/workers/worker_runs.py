@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 
 from sweep import Results, load_results
+from sweep.records.folder import RunFolder
 from sweep.records.reporter import Reporter, SearchProgress
+from sweep.report.watch import RunView
 from sweep.running.runner import run_study
 from sweep.study.finding import LoadedStudy, load_study
 from sweep.workers.request import WorkersAsked
@@ -70,7 +72,11 @@ class Watching(Reporter):
 
     def __init__(self) -> None:
         self.messages: list[str] = []
+        self.views: list[RunView] = []
         self.n_epochs = 0
+
+    def run_opened(self, folder: RunFolder, storage_url: str | None) -> None:
+        self.folder = folder
 
     def message(self, text: str) -> None:
         self.messages.append(text)
