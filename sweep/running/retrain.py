@@ -10,7 +10,8 @@ import optuna
 from sweep.data import Split
 from sweep.features.batches import StageData, TrainingData
 from sweep.features.cache import compute_features
-from sweep.features.training_data import resident_where_they_fit, training_data
+from sweep.features.resident import room_on
+from sweep.features.training_data import in_room, training_data
 from sweep.machine.checked_files import read_json, require_entries
 from sweep.machine.memory import available_bytes
 from sweep.machine.seeds import derive_seed
@@ -164,9 +165,8 @@ def _retrained_winner(
     """The winner's metrics on test, as means over replicates, and the standard deviation of its score."""
     study, spec, device = prepared.study, prepared.spec, prepared.device
     seeds = [derive_seed(study.seed, "retraining", i) for i in range(study.seeds)]
-    train_data, val_data = resident_where_they_fit(
-        together, val.first(1), device, round(RESIDENT_SHARE * available_bytes(device))
-    )
+    room = room_on(device, round(RESIDENT_SHARE * available_bytes(device)))
+    train_data, val_data = in_room(together, val.first(1), room)
     states, _ = train(
         [spec.lane(config.rank, seed, config).to(device) for seed in seeds],
         [config] * study.seeds,

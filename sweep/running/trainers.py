@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from sweep.errors import UsageError
+from sweep.features.resident import room_on
 from sweep.machine.settings import computing_on
 from sweep.records.folder import RunFolder
 from sweep.records.reporter import Reporter
@@ -107,11 +108,11 @@ def trainer_of(
     """
     device, n_threads, cluster, n_workers = settings.prepared.device, where.n_threads, where.cluster, where.n_workers
     if not where.asked:
-        settings.resident_bytes = _resident_bytes(plan, n_parallel, n_on_device=1)
+        settings.room = room_on(device, _resident_bytes(plan, n_parallel, n_on_device=1))
         with computing_on(n_threads):
             yield TrainingHere(settings, device)
         return
-    settings.resident_bytes = None
+    settings.room = None
     devices = [] if cluster else worker_devices(device, n_workers)
     on_device = max((devices.count(name) for name in devices), default=1)
     resident_bytes = _resident_bytes(plan, -(-n_parallel // n_workers) * on_device, n_on_device=on_device)
@@ -144,6 +145,6 @@ def trainer_of(
 
 
 def _resident_bytes(plan: Plan, n_lanes: int, *, n_on_device: int) -> int:
-    """Memory of a device for the features of each shape, for each of the processes that share the device."""
+    """Memory of a device for features, for each of the processes that share the device."""
     left_bytes = plan.available_bytes - plan.shared_bytes - n_lanes * plan.bytes_per_lane
     return round(RESIDENT_SHARE * max(0, left_bytes)) // n_on_device

@@ -42,7 +42,7 @@ class TrainingOnWorkers:
     Args:
         setting_of: Gives the data and the side-network structure for a shape, with features where they are stored.
         pool: The workers.
-        resident_bytes: Memory of its GPU that a worker may use for the features of each shape.
+        resident_bytes: Memory of its GPU that a worker may use for the features of all shapes.
         patience: How long to wait for workers.
         on_message: Told when a worker is lost, and when another one takes part.
         on_epoch: Told after every epoch what the workers do.

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import torch
 
-from sweep.features.training_data import resident_where_they_fit
+from sweep.features.resident import DeviceRoom, room_on
+from sweep.features.training_data import in_room
 from sweep.machine.memory import is_out_of_memory
 from sweep.side_networks.own_networks import take_network
 from sweep.study.shape import Shape
@@ -35,6 +36,7 @@ class LaneWorker:
         self._stacks: defaultdict[Shape, list[LaneStack]] = defaultdict(list)
         self._most_trials: dict[Shape, int] = {}
         self._generation = 0
+        self._room: DeviceRoom | None = None
 
     def take_setting(self, shape: Shape, setting: StackSetting, resident_bytes: int, code: UsersCode) -> None:
         """Take what lanes of a shape train with.
@@ -42,14 +44,15 @@ class LaneWorker:
         Args:
             shape: The shape.
             setting: Its data and side-network structure.
-            resident_bytes: Memory of a GPU that its features may take.
+            resident_bytes: Memory of a GPU that the features of all shapes may take together.
             code: What lanes need of the study's file.
         """
         take_losses(code.losses)
         for family, network in code.networks.items():
             take_network(family, network)
-        data = resident_where_they_fit(setting.train_data, setting.val_data, self.device, resident_bytes)
-        self._settings[shape] = replace(setting, train_data=data[0], val_data=data[1])
+        self._room = self._room or room_on(self.device, resident_bytes)
+        train, val = in_room(setting.train_data, setting.val_data, self._room)
+        self._settings[shape] = replace(setting, train_data=train, val_data=val)
 
     def step(self, step: Step) -> StepResult:
         """Train all trials for one epoch, unless they have trained it.

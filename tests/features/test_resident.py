@@ -11,7 +11,7 @@ from backbones.stages import Stages
 from sweep.features import resident
 from sweep.features.batches import StageData
 from sweep.features.prefetched import PrefetchedStageData
-from sweep.features.resident import ResidentStageData, resident_where_it_fits
+from sweep.features.resident import DeviceRoom, ResidentStageData, RoomedStageData, room_on
 
 CPU = torch.device("cpu")
 
@@ -97,13 +97,47 @@ def test_batches_sent_ahead_to_a_gpu_are_those_of_the_split() -> None:
         assert torch.equal(labels, wanted_labels)
 
 
-@pytest.mark.parametrize(("budget_images", "placed"), [(14, [True, True]), (9, [True, False]), (5, [False, True])])
-def test_what_fits_is_placed(budget_images: int, placed: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
-    of_device = ResidentStageData.of
-    monkeypatch.setattr(ResidentStageData, "of", lambda data, device: of_device(data, CPU))
-    splits = [some_data(7), some_data(4)]
-    budget_bytes = budget_images * splits[0].stages[0].nbytes
-    found = resident_where_it_fits(splits, torch.device("cuda"), budget_bytes)
-    kinds = [ResidentStageData if fits else PrefetchedStageData for fits in placed]
-    assert [type(data) for data in found] == kinds
-    assert resident_where_it_fits(splits, CPU, budget_bytes) == splits
+def read(data: StageData, order: int = 1) -> type[StageData]:
+    """Read a split once and return what was read: its copy, or the split itself one batch ahead."""
+    assert isinstance(data, RoomedStageData)
+    source = data.room.to_read(data)
+    (stages, labels), (expected, expected_labels) = (
+        next(one.batches(order, [torch.tensor([2, 0])], torch.zeros(1))) for one in (source, some_data(len(data)))
+    )
+    assert all(torch.equal(stage, wanted) for stage, wanted in zip(stages, expected, strict=True))
+    assert torch.equal(labels, expected_labels)
+    return type(source)
+
+
+@pytest.mark.parametrize(("budget_images", "copied"), [(11, [True, True]), (9, [True, False]), (5, [False, True])])
+def test_splits_are_copied_while_there_is_room(budget_images: int, copied: list[bool]) -> None:
+    room = DeviceRoom(CPU, budget_images * some_data().stages[0].nbytes)
+    splits = [room.of(some_data(7)), room.of(some_data(4))]
+    for _ in range(3):
+        assert [read(data) is ResidentStageData for data in splits] == copied
+        assert room.used_bytes <= room.budget_bytes
+
+
+def test_features_of_a_shape_that_no_lane_has_any_more_make_way() -> None:
+    room = DeviceRoom(CPU, 8 * some_data().stages[0].nbytes)
+    first, second = room.of(some_data(7)), room.of(some_data(5))
+    assert read(first) is ResidentStageData
+    for _ in range(3):  # both shapes are in use: neither displaces the other
+        assert read(second) is PrefetchedStageData
+        assert read(first) is ResidentStageData
+    read(second)
+    assert read(second) is ResidentStageData, "nobody read the first split since the second was read the last time"
+    assert room.used_bytes == second.stages.nbytes
+    assert read(first) is PrefetchedStageData
+
+
+def test_only_as_many_copies_are_dropped_as_needed() -> None:
+    room = DeviceRoom(CPU, 10 * some_data().stages[0].nbytes)
+    old, recent, new = (room.of(some_data(n_images)) for n_images in (4, 5, 3))
+    for data in (old, recent, new, new):
+        read(data)
+    assert [read(data) is ResidentStageData for data in (new, recent, old)] == [True, True, False]
+
+
+def test_a_cpu_reads_features_where_they_are_stored() -> None:
+    assert room_on(CPU, 2**30) is None

@@ -19,8 +19,8 @@ from sweep import LaneConfig, Study, SweepError
 from sweep.data import DataSet, Split, load_data
 from sweep.features.batches import StageData, training_batches
 from sweep.features.cache import compute_features
-from sweep.features.resident import ResidentStageData
-from sweep.features.training_data import POOLED_VIEWS, CachedViews, LiveViews, resident_where_they_fit, training_data
+from sweep.features.resident import DeviceRoom
+from sweep.features.training_data import POOLED_VIEWS, CachedViews, LiveViews, in_room, training_data
 from sweep.features.views import TrainingViews
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.training.engine import Lane, Training
@@ -209,17 +209,15 @@ def test_an_image_that_cannot_be_read_is_named(made: Maker, data: DataSet) -> No
         next(fresh.batches(1, [torch.tensor([4])], LIKE))
 
 
-def test_views_are_kept_on_a_device_one_by_one(made: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
-    of_device = ResidentStageData.of
-    monkeypatch.setattr(ResidentStageData, "of", lambda data, device: of_device(data, CPU))
+def test_views_are_copied_to_a_device_one_by_one(made: Maker) -> None:
     held, fresh = cached(made, 3), live(made)
     val = held.views[0].first(4)
-    budget = 2 * held.views[0].stages.nbytes + val.stages.nbytes
-    placed, placed_val = resident_where_they_fit(held, val, torch.device("cuda"), budget)
-    assert isinstance(placed, CachedViews)
-    assert [isinstance(view, ResidentStageData) for view in placed.views] == [True, True, False]
-    assert isinstance(placed_val, ResidentStageData)
+    room = DeviceRoom(CPU, 2 * held.views[0].stages.nbytes)
+    placed, placed_val = in_room(held, val, room)
     indices = [torch.tensor([5, 2])]
     for order in (1, 2, 3):
         assert same(next(placed.batches(order, indices, LIKE)), next(held.batches(order, indices, LIKE)))
-    assert resident_where_they_fit(fresh, val, torch.device("cuda"), 0)[0] is fresh
+    assert room.used_bytes == room.budget_bytes
+    assert same(next(placed_val.batches(1, [torch.tensor([3, 0])], LIKE)), val.batch(torch.tensor([3, 0]), LIKE))
+    assert in_room(fresh, val, room)[0] is fresh
+    assert in_room(held, val, None) == (held, val)
