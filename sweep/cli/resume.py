@@ -38,11 +38,8 @@ def resume(
     from sweep.machine.paths import default_cache_dir
     from sweep.running.resume import resume_run
     from sweep.study.finding import load_study
-    from sweep.workers.request import asked_for
 
     loaded = None if study is None else load_study(study)
-    as_before = all(option is None for option in (workers, cluster, worker_timeout, lanes_per_worker))
-    asked = None if as_before else asked_for(workers or 0, cluster, worker_timeout, lanes_per_worker)
     carry_out_and_show(
         lambda reporter: resume_run(
             run,
@@ -52,7 +49,10 @@ def resume(
             storage_url=storage,
             cache_dir=default_cache_dir(),
             reporter=reporter,
-            workers=asked,
+            n_workers=workers,
+            cluster=cluster,
+            worker_timeout=worker_timeout,
+            lanes_per_worker=lanes_per_worker,
         ),
         run,
         track or (),

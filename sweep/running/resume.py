@@ -27,7 +27,7 @@ from sweep.study.finding import LoadedStudy, load_study, study_names
 from sweep.study.structure import OWN_NETWORK
 from sweep.tasks.kinds import recorded_kind
 from sweep.workers.cluster import connected
-from sweep.workers.request import WorkersAsked
+from sweep.workers.request import asked_for
 
 DECIDED_BY_OPTIONS = (
     *("trials", "epochs", "batch_size", "backbone", "image_size", "max_tokens", "data", "group_size", "stages", "pool"),
@@ -52,7 +52,10 @@ def resume_run(
     storage_url: str | None,
     cache_dir: Path,
     reporter: Reporter,
-    workers: WorkersAsked | None = None,
+    n_workers: int | None = None,
+    cluster: str | None = None,
+    worker_timeout: str | None = None,
+    lanes_per_worker: int | None = None,
 ) -> RunFolder:
     """Finish a run. Its tables will equal those of a run that was never stopped.
 
@@ -67,8 +70,11 @@ def resume_run(
         storage_url: URL of the Optuna storage, if the run was given one.
         cache_dir: Root of the feature cache.
         reporter: Receives progress events.
-        workers: The workers that the lanes are to train on. If not given, as many processes of this machine as before.
-            A cluster is not connected to only because a run folder names it.
+        n_workers: Workers that the lanes train on; 0 for none. If not given, as many processes of this machine as
+            before; on a cluster, as many as it has room for.
+        cluster: Address of a Ray cluster to train on. None is connected to only because a run folder names it.
+        worker_timeout: How long to wait when there is no worker, such as `10m`.
+        lanes_per_worker: Lanes of a shape that a worker trains at a time.
 
     Returns:
         The run folder. If the run had ended, nothing in it changes.
@@ -102,13 +108,15 @@ def resume_run(
         _check_same_inputs(prepared, folder, config)
         mend_journal(folder)
         budget = Budget(wall_seconds=config["budget"]["wall_seconds"], target=config["budget"]["target"])
-        if workers is None and config["cluster"] is not None:
+        if n_workers is None and cluster is None and config["cluster"] is not None:
             reporter.message(
                 "note: the run began on a cluster; it goes on in this process. Name the cluster with --cluster"
             )
-        workers = WorkersAsked(config["workers"]) if workers is None else workers
+        as_before = config["workers"] if cluster is None else 0
+        number = as_before if n_workers is None else n_workers
+        workers = asked_for(number, cluster, worker_timeout, lanes_per_worker)
         check_workers(workers, prepared)
-        with connected(workers, on_gpus=prepared.device.type == "cuda") as cluster:
+        with connected(workers, on_gpus=prepared.device.type == "cuda") as found:
             return carry_out(
                 loaded,
                 prepared,
@@ -118,7 +126,7 @@ def resume_run(
                 budget,
                 config["enqueued"],
                 reporter,
-                Where(workers, cluster, config["threads"] or threads_of(workers, cluster)),
+                Where(workers, found, config["threads"] or threads_of(workers, found)),
                 goes_on=True,
             )
 

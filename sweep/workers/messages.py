@@ -75,11 +75,13 @@ class StepResult:
 
     Attributes:
         trials: Results by number of the trial.
+        wall_seconds: Time that the worker took.
         out_of_memory: Trials whose stack did not fit in memory. The worker has dropped them. It will train at most half
             as many of their shape in one stack.
     """
 
     trials: dict[int, TrialEpoch]
+    wall_seconds: float
     out_of_memory: Sequence[int] = ()
 
 

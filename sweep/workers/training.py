@@ -142,12 +142,13 @@ class TrainingOnWorkers:
             if not self._give_settings():
                 continue
             steps = {worker: self._step(worker) for worker in {self._placement.where[trial] for trial in missing}}
-            started = time.monotonic()
             n_epochs = max(step.n_epochs for step in steps.values())
             calls = {worker: packed(("step", (step,))) for worker, step in steps.items()}
             for worker, result in self._call(calls, n_epochs):
-                self.patience.learn(busy_seconds := time.monotonic() - started, steps[worker].n_epochs)
-                self._busy_seconds[worker] += busy_seconds
+                self.patience.learn(result.wall_seconds, steps[worker].n_epochs)
+                self._busy_seconds[worker] += result.wall_seconds
+                if steps[worker].n_epochs == 1:
+                    self._placement.trained(worker, result.wall_seconds)
                 self._unsent -= {assignment.trial for assignment in steps[worker].admit}
                 results |= result.trials
                 if result.out_of_memory:

@@ -4,6 +4,7 @@ This module knows nothing of processes. `process.py` runs a worker in a process 
 """
 
 import gc
+import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
@@ -60,6 +61,7 @@ class LaneWorker:
         Raises:
             SweepError: Not even one trial fits in memory.
         """
+        started = time.perf_counter()
         self._remove(step.drop)
         begins, self._generation = step.generation != self._generation, step.generation
         on_time = [one for one in step.admit if begins and one.next_order == step.order]
@@ -83,7 +85,7 @@ class LaneWorker:
         for assignment in step.admit:
             if assignment.next_order > step.order:  # it has trained this epoch on a worker that is lost
                 self._add(assignment.shape, assignment.trial, assignment.lanes)
-        return StepResult(results, lost)
+        return StepResult(results, time.perf_counter() - started, lost)
 
     def states(self, trials: Collection[int]) -> dict[int, list[LaneState]]:
         """The current states of trials' lanes, by number of the trial."""

@@ -138,7 +138,7 @@ def test_a_run_that_is_killed_leaves_no_worker_and_goes_on_with_another_number_o
     until_gone(workers, 60)
     study = load_study(str(folder / "mine.py"))
     where: dict[str, Any] = {"storage_url": None, "cache_dir": folder / "cache", "reporter": Reporter()}
-    resume_run(tmp_path / "run", study, **where, workers=WorkersAsked(n_workers))
+    resume_run(tmp_path / "run", study, **where, n_workers=n_workers)
     quiet = loaded(folder, "mine.py", drawn_images, epochs=40)
     run_study(quiet, n_parallel=5, out=tmp_path / "quiet", device_name="cpu", **where)
     assert_same_tables(load_results(tmp_path / "run"), load_results(tmp_path / "quiet"))
