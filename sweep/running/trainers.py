@@ -84,7 +84,7 @@ def worker_devices(device: torch.device, n_workers: int) -> list[str]:
 def lanes_of(prepared: Prepared, plan: Plan, where: Where) -> int:
     """Lanes to train at a time: as planned for one device, or as many as fit on the devices of all workers."""
     if where.cluster is not None:
-        n_devices = where.n_workers
+        n_devices = where.n_workers if where.cluster.on_gpus else len(where.cluster.resources())
     else:
         n_devices = len(set(worker_devices(prepared.device, where.n_workers)))
     if prepared.n_parallel is not None or n_devices < 2:

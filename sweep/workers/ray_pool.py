@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,9 @@ class RayPool:
             argument: Any = call
             if len(call) > LARGE_BYTES:
                 if id(call) not in stored:
-                    stored[id(call)] = self._ray.put(call)
+                    stored[id(call)] = self._asked(self._ray.put, call)
                 argument = stored[id(call)]
-            waiting[self._actors[worker].answer.remote(argument)] = worker
+            waiting[self._asked(self._actors[worker].answer.remote, argument)] = worker
         while waiting:
             arrived = self._arrived(waiting, deadline)
             for answer in arrived:
@@ -76,12 +77,27 @@ class RayPool:
 
     def _arrived(self, waiting: Mapping[Any, int], deadline: float) -> list[Any]:
         """The first of some answers; none if the time is over."""
-        arrived, _ = self._ray.wait(list(waiting), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+        left_seconds = max(0.0, deadline - time.monotonic())
+        arrived, _ = self._asked(self._ray.wait, list(waiting), num_returns=1, timeout=left_seconds)
         return list(arrived)
+
+    def _asked(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """What a function of Ray's returns.
+
+        Raises:
+            SweepError: The cluster is gone, or cannot be reached any more.
+        """
+        try:
+            return function(*arguments, **options)
+        except ConnectionError as error:
+            raise SweepError(
+                f"the connection to the Ray cluster {self.cluster.asked.cluster} broke: {reason_of(error)}. Continue "
+                f"with sweep resume, with or without --cluster"
+            ) from error
 
     def _received(self, worker: int, answer: Any) -> Any:
         try:
-            return unpacked(self._ray.get(answer))
+            return unpacked(self._asked(self._ray.get, answer))
         except self._ray.exceptions.RayTaskError:  # an error in sweep itself
             raise
         except self._ray.exceptions.RayError:
@@ -105,7 +121,7 @@ class RayPool:
         """The number of a worker that is ready; None if it has died, and another one is being started."""
         worker = self._starting.pop(answer)
         try:
-            about = self._ray.get(answer)
+            about = self._asked(self._ray.get, answer)
         except self._ray.exceptions.RayError as error:
             self._end(worker)
             self._failed_starts += 1
@@ -148,15 +164,16 @@ class RayPool:
 
     def _start_all(self) -> None:
         """Start the workers that are missing, also for nodes that have joined since."""
-        while len(self._actors) < self.cluster.n_workers(self.n_threads):
+        while len(self._actors) < self._asked(self.cluster.n_workers, self.n_threads):
             self._start()
 
     def _start(self) -> None:
         """Start a worker; it is ready some seconds later, or when the cluster has room for it."""
         worker = next(self._numbers)
-        actor = self._new_actor(self.n_threads, self.cluster.asked.lanes_each, self.cluster.on_gpus, self.marker)
+        asked, on_gpus = self.cluster.asked, self.cluster.on_gpus
+        actor = self._asked(self._new_actor, self.n_threads, asked.lanes_each, on_gpus, self.marker)
         self._actors[worker] = actor
-        self._starting[actor.about.remote()] = worker
+        self._starting[self._asked(actor.about.remote)] = worker
 
     def _replace(self, worker: int) -> None:
         self.ready.remove(worker)
@@ -164,7 +181,8 @@ class RayPool:
         self._start()
 
     def _end(self, worker: int) -> None:
-        self._ray.kill(self._actors.pop(worker))
+        with suppress(ConnectionError):  # then Ray ends it by itself
+            self._ray.kill(self._actors.pop(worker))
         self.about.pop(worker, None)
 
     def close(self) -> None:

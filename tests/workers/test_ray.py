@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,6 +38,7 @@ from sweep.workers.messages import WorkerLost
 from sweep.workers.packing import packed
 from sweep.workers.patience import Patience
 from sweep.workers.ray_pool import RayPool
+from sweep.workers.ray_worker import about_process
 from sweep.workers.request import WorkersAsked
 from sweep.workers.training import TrainingOnWorkers
 
@@ -239,13 +241,62 @@ def test_a_default_install_gets_one_line_that_says_what_to_install(monkeypatch: 
 
 
 class FakeRay:
-    """A cluster's nodes without a cluster."""
+    """A cluster of machines that are not there.
 
-    def __init__(self, *nodes: dict[str, float]):
-        self.all = nodes
+    Args:
+        nodes: What each of them has.
+        about: What its workers say of themselves, as far as it is not what this process says.
+    """
+
+    class exceptions:  # noqa: N801
+        class RayError(Exception):
+            pass
+
+    def __init__(self, *nodes: dict[str, float], about: dict[str, Any] | None = None):
+        self.all, self.about = nodes, about or {}
 
     def nodes(self) -> list[dict[str, Any]]:
         return [{"Alive": True, "Resources": node} for node in self.all] + [{"Alive": False, "Resources": {"CPU": 64}}]
+
+    def remote(self, *_: object) -> Any:
+        def answer() -> dict[str, Any]:
+            return {**about_process("cpu"), "host": "elsewhere", "sees_cache": True, **self.about}
+
+        actor = SimpleNamespace(about=SimpleNamespace(remote=lambda: answer))
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: actor))
+
+    def wait(self, answers: list[Any], **_: object) -> tuple[list[Any], list[Any]]:
+        return answers[:1], answers[1:]
+
+    def get(self, answer: Any) -> Any:
+        return answer()
+
+
+def pool_on(ray: FakeRay, messages: list[str]) -> RayPool:
+    return RayPool(Cluster(ray, WorkersAsked(2, "auto"), on_gpus=False), 1, messages.append, Path("/shared/.marker"))
+
+
+def test_machines_that_differ_are_named() -> None:
+    messages: list[str] = []
+    pool = pool_on(FakeRay(about={"processor": "another kind"}), messages)
+    assert pool.welcome(1.0) + pool.welcome(1.0) == [0, 1]
+    (message,) = messages
+    assert "worker 0 on elsewhere computes on another kind, and this process on" in message
+    versions = {**about_process("cpu")["versions"], "torch": "1.0"}
+    with pytest.raises(SweepError, match=r"elsewhere has torch 1.0, and this process has .* Install the same version"):
+        pool_on(FakeRay(about={"versions": versions}), messages).welcome(1.0)
+    with pytest.raises(SweepError, match=r"elsewhere does not see the cache folder /shared .* SWEEP_CACHE_DIR"):
+        pool_on(FakeRay(about={"sees_cache": False}), messages).welcome(1.0)
+
+
+def test_a_cluster_that_goes_away_ends_the_run_with_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object, **options: object) -> Any:
+        raise ConnectionError("the proxy has ended")
+
+    pool = pool_on(FakeRay(), [])
+    monkeypatch.setattr(FakeRay, "wait", gone)
+    with pytest.raises(SweepError, match=r"the connection to the Ray cluster auto broke: .* with sweep resume"):
+        pool.welcome(1.0)
 
 
 @pytest.mark.parametrize(
