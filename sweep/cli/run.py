@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sweep.cli import options
+from sweep.cli import options, worker_options
 
 
 def run(
@@ -66,7 +66,10 @@ def run(
     ] = None,
     n_parallel: options.NParallel = "32",
     device: options.RunDevice = None,
-    workers: options.Workers = None,
+    workers: worker_options.Workers = None,
+    cluster: worker_options.ClusterAddress = None,
+    worker_timeout: worker_options.WorkerTimeout = None,
+    lanes_per_worker: worker_options.LanesPerWorker = None,
     out: Annotated[
         Path | None,
         typer.Option(help="The run folder to create; `runs/STUDY-TIME` if not given.", rich_help_panel=options.PLACE),
@@ -120,6 +123,9 @@ def run(
                 storage=storage,
                 device=device,
                 workers=workers or 0,
+                cluster=cluster,
+                worker_timeout=worker_timeout,
+                lanes_per_worker=lanes_per_worker,
                 on_bad_image=on_bad_image.value,
                 reporter=reporter,
                 trials=trials,

@@ -13,6 +13,7 @@ from sweep.records.findings import BASELINE, findings
 from sweep.records.ranked_on import RankedOn
 from sweep.records.results import PARAMETER_PREFIX, Results, parameter_columns
 from sweep.records.tested import said_of_test
+from sweep.records.worker_log import WorkerLog
 from sweep.report import glossary, page
 from sweep.report.page import Cell
 from sweep.study.augmentation import described
@@ -185,8 +186,8 @@ def _number(value: Any) -> str:
     return f"{value:.3f}" if 0.01 <= abs(value) < 1000 or value == 0 else f"{value:.1e}"
 
 
-def cost(results: Results) -> str:
-    """Return the section with the time and the disk space that the run took."""
+def cost(results: Results, workers: WorkerLog | None) -> str:
+    """Return the section with the time and the disk space that the run took, and what its workers did if it had any."""
     facts = {"summed over trials": f"{results.trials['seconds'].sum():.1f} s of training"}
     if results.summary:
         seconds, plan = results.summary["wall_seconds"], results.summary.get("plan", {})
@@ -196,6 +197,10 @@ def cost(results: Results) -> str:
         if plan:
             facts["feature cache"] = f"{plan['cache_bytes'] / 2**20:,.0f} MiB on disk"
             facts["lanes that fit"] = f"{plan['lanes_that_fit']:,}"
+    if workers is not None:
+        for worker, seconds in workers.busy_seconds.items():
+            share = seconds / workers.training_seconds if workers.training_seconds else 0.0
+            facts[f"worker {worker} was occupied"] = f"{seconds:.1f} s, {share:.0%} of the last process's training"
     return page.heading("Cost") + page.pairs(facts)
 
 

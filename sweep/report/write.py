@@ -12,6 +12,7 @@ from sweep.machine.settings import own_settings
 from sweep.records.entries import require_config
 from sweep.records.folder import RunFolder
 from sweep.records.results import load_results
+from sweep.records.worker_log import read_worker_log
 from sweep.report import page, tables
 from sweep.report.compare import compare_runs
 from sweep.report.compare_page import comparison_sections
@@ -95,7 +96,7 @@ def write_report(
             document.add(page.paragraph(note, quiet=True))
         for sections in winner_sections(evidence, results, winner, plotted):
             document.add(*sections)
-    document.add(tables.cost(results), tables.made_with(results))
+    document.add(tables.cost(results, read_worker_log(folder)), tables.made_with(results))
     document.add(tables.words(results))
     html = document.html()
     try:
