@@ -68,6 +68,18 @@ class Split:
         file = f" ({self.source(index)})" if self.source else ""
         return f"{one_of(self.kind)} {index} of split {self.name!r}{file}"
 
+    def only(self, indices: Sequence[int], name: str) -> "Split":
+        """Some of these images, under another name."""
+        where = list(indices)
+        return Split(
+            name,
+            self.labels[where],
+            lambda index: self.open(where[index]),
+            lambda: digest_of(["only", self.fingerprint, *map(str, where)]),
+            lambda index: self.source(where[index]) if self.source else self.describe(where[index]),
+            self.kind,
+        )
+
     def joined(self, other: "Split") -> "Split":
         """These images followed by those of `other`."""
         n_own = self.n_images

@@ -175,7 +175,7 @@ def _require_plain_mode(name: str, mode: str) -> None:
     if mode == "F":
         raise UnreadableImageError(name, "it has 32-bit values (F), not an image's 8 or 16 bits; convert it")
     if mode not in MODES and mode != "I":
-        raise UnreadableImageError(name, f"it has colours of mode {mode}, which have no sure way to RGB; convert it")
+        raise UnreadableImageError(name, f"it has colours of mode {mode}, which sweep cannot convert; save it as RGB")
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -84,9 +84,9 @@ def evaluated_data(
     data = load_data(spec, seed=None, **options)
     reads = "texts" if isinstance(config.transform, TextInput) else "images"
     if data.kind != reads:
-        raise UsageError(f"{spec} holds {data.kind}, and the model reads {reads}")
+        raise UsageError(f"{spec} holds {data.kind}, but the model reads {reads}")
     if data.task != task:
-        raise UsageError(f"{spec} makes a task of the kind {data.task}, and the model was trained for {task}")
+        raise UsageError(f"{spec} makes a task of the kind {data.task}, but the model was trained for {task}")
     own = _as_in_the_run(config.training, spec, data, options)
     of_the_run = own is not None
     data = own or data
@@ -110,7 +110,7 @@ def evaluated_data(
         )
     if not of_the_run and spec not in DATA_SETS and Path(spec).name == Path(str(config.training.get("data"))).name:
         logger.warning(
-            "%s is called like the data that the model was trained on, and does not hold the same %s. If training %s "
+            "%s has the name of the data that the model was trained on, but does not hold the same %s. If training %s "
             "are among them, the model looks better than it is",
             spec,
             data.kind,
@@ -174,7 +174,7 @@ def _renumbered(config: ModelConfig, data: DataSet, labels: AnyLabels, spec: str
         if name in names:
             found[:, names.index(name)] = labels[:, place]
     if missing := [name for name in names if name not in data.class_names]:
-        logger.warning("%s does not mention %s: no %s counts as having it", spec, _shown(missing), one_of(data.kind))
+        logger.warning("%s does not mention %s, so no %s counts as having it", spec, _shown(missing), one_of(data.kind))
     return found
 
 

@@ -59,7 +59,7 @@ def load_model(
     same_shape = (spec.n_stages, spec.n_prefix_tokens) == beside and spec.stage_widths == tuple(loaded.widths)
     if not (same_shape and same_tokens):
         raise SweepError(
-            f"{folder / CONFIG_FILE} is damaged: its side_network does not fit beside {loaded.name}; "
+            f"{folder / CONFIG_FILE} is damaged: its side_network does not fit the backbone {loaded.name}; "
             f"export the model again"
         )
     path = folder / WEIGHTS_FILE

@@ -160,6 +160,8 @@ def in_room(train: TrainingData, val: StageData, room: DeviceRoom | None) -> tup
     """The training and validation sets, read from a GPU while there is room for them; unchanged without a room."""
     if room is None:
         return train, val
-    if isinstance(train, CachedViews):
-        train = CachedViews(tuple(map(room.of, train.views)))
-    return train, room.of(val)
+    if not isinstance(train, CachedViews):
+        return train, room.of(val)
+    placed = CachedViews(tuple(map(room.of, train.views)))
+    same = next((own for own, view in zip(placed.views, train.views, strict=True) if view is val), None)
+    return placed, same or room.of(val)

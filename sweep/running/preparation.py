@@ -4,12 +4,15 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from backbones import Backbone, load_backbone, reads_texts
 from sweep.data import DATA_SETS, DataSet, OnBadImage, TableOptions, load_data
+from sweep.data.labels import require_measurable
 from sweep.data.vtab import is_vtab_task
 from sweep.errors import UsageError
+from sweep.features.folds import Folds
 from sweep.features.views import TrainingViews
 from sweep.machine.precision import require_fp32_sums
 from sweep.side_networks.cost import rank_buckets
@@ -22,6 +25,7 @@ from sweep.study.rehearsal import rehearse, surveyed_configs
 from sweep.study.shape import Shape, shape_of, study_of_lane, study_of_shape
 from sweep.study.structure import CLASS, DENSE
 from sweep.tasks.kinds import SEGMENTATION, TASK_KINDS
+from sweep.tasks.targets import Target
 
 
 @dataclass(frozen=True)
@@ -103,10 +107,11 @@ def prepare(
     """
     if n_parallel is not None and n_parallel < 1:
         raise UsageError(f"--n-parallel must be at least 1, not {n_parallel}; give auto for as many as fit in memory")
-    if n_parallel is not None and n_parallel < study.seeds:
+    if n_parallel is not None and n_parallel < study.lanes_per_trial:
+        options = " or ".join(f"--{name}" for name in ("seeds", "folds", "repeats") if getattr(study, name) > 1)
         raise UsageError(
-            f"--n-parallel {n_parallel} is less than the {study.seeds} lanes of one trial (--seeds); "
-            f"raise --n-parallel or lower --seeds"
+            f"--n-parallel {n_parallel} is less than the {study.lanes_per_trial} lanes of one trial; raise "
+            f"--n-parallel or lower {options}"
         )
     study.check_baseline()
     check_precision(study.precision, device)
@@ -120,6 +125,8 @@ def prepare(
         table=TableOptions(study.image_root, study.path_column, study.label_column),
     )
     study = study.on(TASK_KINDS[data.task])
+    if study.folds:
+        _check_folds(study, data)
     study = replace(
         study, class_weights=completed(study.class_weights, data.class_names), resize=resize_of(study, data)
     )
@@ -134,6 +141,15 @@ def prepare(
     check_spec(own.precision, spec, backbone)
     views = TrainingViews.of(own, data.train, backbone.transform)
     return Prepared(study, n_parallel, device, data, shape, backbone, spec, views, on_bad_image)
+
+
+def _check_folds(study: Study, data: DataSet) -> None:
+    """Raise an error if there is a fold on which nothing can be measured."""
+    labels = np.concatenate([data.train.labels, data.val.labels])
+    target = Target.of(data.task, data.train.labels)
+    folds = Folds.of_labels(torch.from_numpy(labels), target, data.n_classes, study.folds, study.repeats, study.seed)
+    measured = {f"fold {fold + 1}": labels[folds.held_out(fold).numpy()] for fold in range(len(folds.class_counts))}
+    require_measurable(data.task, data.class_names, {"train": labels, **measured}, data.name, data.kind)
 
 
 def resize_of(study: Study, data: DataSet) -> Resize | None:

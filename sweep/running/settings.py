@@ -13,7 +13,7 @@ from sweep.errors import SweepError, UsageError
 from sweep.features.batches import StageData, TrainingData
 from sweep.features.cache import compute_features
 from sweep.features.resident import room_on
-from sweep.features.training_data import in_room, training_data
+from sweep.features.training_data import CachedViews, in_room, training_data
 from sweep.records.reporter import Reporter
 from sweep.running.preparation import Prepared, backbone_of
 from sweep.search.trainer import UnusableShapeError
@@ -46,8 +46,8 @@ class Splits:
     """The features of all three splits.
 
     Attributes:
-        train: The training set.
-        val: The validation set, on which lanes are compared.
+        train: The training set; with folds, the images of train and val.
+        val: The validation set, on which lanes are compared; with folds, the images of train and val.
         test: The test set, on which the winner is evaluated once; None if the study does not look at it.
     """
 
@@ -144,16 +144,23 @@ class ShapeSettings:
     def _train_and_val(self, prepared: Prepared) -> tuple[TrainingData, StageData]:
         source, data = prepared.shape.source, prepared.data
         if source not in self._stored:
+            folds = prepared.study.folds > 0
             train = training_data(
                 prepared.views,
-                [data.train],
+                [data.train, data.val] if folds else [data.train],
                 partial(self._stages, prepared),
                 backbone=prepared.backbone,
                 device=prepared.device,
                 n_classes=data.n_classes,
                 target=Target.of(data.task, data.train.labels),
             )
-            self._stored[source] = train, self._stages(prepared, data.val)
+            if not folds:
+                val = self._stages(prepared, data.val)
+            elif isinstance(train, CachedViews) and prepared.views.augmentation is None:
+                val = train.views[0]  # lanes are measured on what they learn from, each on another part
+            else:
+                val = self._stages(prepared, data.train).joined(self._stages(prepared, data.val))
+            self._stored[source] = train, val
         return self._stored[source]
 
     def _stages(self, prepared: Prepared, split: Split) -> StageData:

@@ -59,13 +59,14 @@ class TaskKind:
         return (f"{self.paired}_vs_baseline", f"{self.paired}_vs_baseline_low", f"{self.paired}_vs_baseline_high")
 
     def standard_error(self, metrics: Mapping[str, float], n_images: int) -> float:
-        """Standard error of the score: binomial for classes, else the bootstrapped one; NaN if there is none.
+        """Standard error of the score: the measured one if there is one, else binomial for classes, else NaN.
 
         Args:
-            metrics: Metrics by name. A bootstrapped standard error has the score's name with `_error` appended.
+            metrics: Metrics by name. A measured standard error, bootstrapped or over folds, has the score's name with
+                `_error` appended.
             n_images: Number of images that the score was measured on.
         """
-        if self is not CLASSES:
+        if self is not CLASSES or f"{self.score}_error" in metrics:
             return metrics.get(f"{self.score}_error", math.nan)
         top1 = metrics[self.score]
         return math.sqrt(top1 * (1 - top1) / n_images) if 0 <= top1 <= 1 and n_images > 0 else math.nan

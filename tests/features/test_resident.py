@@ -1,4 +1,4 @@
-"""Splits held on a device, or read ahead of it: the same batches, the budget kept."""
+"""Splits that are held on a device, or read in advance for it: same batches, and the memory budget is kept."""
 
 import threading
 from dataclasses import replace
@@ -37,7 +37,7 @@ def test_batches_are_those_of_the_split(at_a_time: int, monkeypatch: pytest.Monk
     assert np.array_equal(held.pooled(slice(1, None)).stages, data.pooled(slice(1, None)).stages)
 
 
-def test_the_copy_is_the_devices_own() -> None:
+def test_the_device_has_its_own_copy() -> None:
     data = some_data()
     held = ResidentStageData.of(data, CPU)
     data.stages[:] = 0
@@ -66,7 +66,7 @@ def test_a_batch_is_read_while_the_one_before_it_is_used() -> None:
         shape, dtype, nbytes = some_data().stages.shape, np.dtype(np.float16), 0
 
         def __getitem__(self, places: np.ndarray) -> np.ndarray:
-            assert places.tolist() == [0] or in_use.wait(30), "the first batch waits for the second"
+            assert places.tolist() == [0] or in_use.wait(30), "the first batch must not wait for the second"
             read.append(places.tolist())
             return np.zeros((len(places), 3, 5, 4), np.float16)
 
@@ -79,7 +79,7 @@ def test_a_batch_is_read_while_the_one_before_it_is_used() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
-def test_a_batch_that_cannot_be_read_is_an_error_of_its_reader() -> None:
+def test_a_batch_that_cannot_be_read_raises_at_the_reader() -> None:
     data = PrefetchedStageData.of(some_data(3))
     batches = data.batches(1, [torch.tensor([0]), torch.tensor([9])], torch.zeros(1))
     next(batches)
@@ -118,7 +118,7 @@ def test_splits_are_copied_while_there_is_room(budget_images: int, copied: list[
         assert room.used_bytes <= room.budget_bytes
 
 
-def test_features_of_a_shape_that_no_lane_has_any_more_make_way() -> None:
+def test_features_of_a_shape_without_lanes_make_room() -> None:
     room = DeviceRoom(CPU, 8 * some_data().stages[0].nbytes)
     first, second = room.of(some_data(7)), room.of(some_data(5))
     assert read(first) is ResidentStageData
@@ -126,7 +126,7 @@ def test_features_of_a_shape_that_no_lane_has_any_more_make_way() -> None:
         assert read(second) is PrefetchedStageData
         assert read(first) is ResidentStageData
     read(second)
-    assert read(second) is ResidentStageData, "nobody read the first split since the second was read the last time"
+    assert read(second) is ResidentStageData, "the first split was not read since"
     assert room.used_bytes == second.stages.nbytes
     assert read(first) is PrefetchedStageData
 

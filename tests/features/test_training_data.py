@@ -1,4 +1,4 @@
-"""What a stack learns from: cached views in turn, or the same features computed when they are needed, once for all."""
+"""What a stack trains on: cached views in turn, or the same features computed when needed, once for all lanes."""
 
 import threading
 from collections.abc import Callable
@@ -54,7 +54,7 @@ Maker = Callable[..., object]
 
 @pytest.fixture
 def made(backbone: FrozenBackbone, data: DataSet, tmp_path: Path) -> Maker:
-    """Training data of the declarations it is given."""
+    """Return a function that makes training data for given declarations."""
     return lambda splits=(data.train,), **declared: data_of(backbone, data, tmp_path, list(splits), **declared)
 
 
@@ -131,7 +131,7 @@ def test_every_data_order_has_a_view_of_its_own(made: Maker) -> None:
     assert all(not torch.equal(a, b) for i, a in enumerate(stages) for b in stages[:i])
 
 
-def test_two_splits_are_one_after_the_other(made: Maker, data: DataSet) -> None:
+def test_two_splits_are_joined_in_order(made: Maker, data: DataSet) -> None:
     splits = [data.train, data.val]
     held, fresh = cached(made, 2, splits=splits), live(made, splits=splits)
     n_images = data.train.n_images + data.val.n_images
@@ -179,10 +179,10 @@ def test_the_next_batch_is_decoded_while_one_is_trained_on(backbone: FrozenBackb
     fresh = LiveViews(TrainingViews(None, 0), (split,), backbone, CPU, 2)
     with closing(fresh.batches(1, torch.arange(6).split(2), LIKE)) as batches:
         next(batches)
-        assert all(event.wait(60) for event in opened[:4]), "decoded before anybody asks for the second batch"
-        assert not opened[4].is_set(), "and no further ahead than that"
+        assert all(event.wait(60) for event in opened[:4]), "the second batch is decoded in advance"
+        assert not opened[4].is_set(), "nothing further ahead is decoded"
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
-    assert not opened[4].is_set(), "an epoch that is broken off decodes nothing more"
+    assert not opened[4].is_set(), "an interrupted epoch decodes nothing more"
 
 
 def test_features_that_float16_cannot_hold_are_refused(

@@ -23,10 +23,10 @@ from sweep.side_networks.cpu.vectors import (
 )
 
 ALIGNMENT = 2 * VECTOR
-"""Widths are padded to a multiple of it."""
+"""Widths are padded to a multiple of this number."""
 
 TOKENS = 8
-"""Whose rows of a stream are added to the gradient of `Ũ` at once."""
+"""Number of tokens whose rows of a stream are added to the gradient of `Ũ` at once."""
 
 _ZERO = np.float32(0)
 
