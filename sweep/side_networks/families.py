@@ -69,8 +69,7 @@ def _last(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Module:
     options = {**_shared(spec), "modules_per_block": spec.modules_per_block, "padded_rank": padded_rank}
     if spec.widths:
         return PyramidLAST(spec.widths, spec.n_classes, rank, **options)
-    own = {"causal": spec.causal, "dense": spec.dense}
-    return LAST(spec.width, spec.n_stages, spec.n_classes, rank, **own, **options)
+    return LAST(spec.width, spec.n_stages, spec.n_classes, rank, causal=spec.causal, dense=spec.dense, **options)
 
 
 def _last_lane(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Module:
@@ -79,8 +78,8 @@ def _last_lane(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Modul
     options = {**_shared(spec), "modules_per_block": spec.modules_per_block, "padded_rank": padded_rank}
     if spec.widths:
         return RankSpacePyramidLAST(spec.widths, spec.n_classes, rank, **options)
-    own = {"causal": spec.causal, "dense": spec.dense}
-    module = RankSpaceLAST(spec.width, spec.n_stages, spec.n_classes, rank, **own, **options)
+    sizes = spec.width, spec.n_stages, spec.n_classes, rank
+    module = RankSpaceLAST(*sizes, causal=spec.causal, dense=spec.dense, **options)
     module.product_dtype = product_dtype(spec.precision)
     return module
 

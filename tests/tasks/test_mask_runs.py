@@ -108,6 +108,14 @@ def test_same_command_gives_the_same_table_on_workers(finished: Path, scenes: Pa
     pd.testing.assert_frame_equal(tables[0][columns], tables[1][columns])
 
 
+def test_folds_measure_every_image_and_a_lane_alone_equals_its_record(scenes: Path, tmp_path: Path) -> None:
+    cache = scenes.parent / "cache"
+    path = run(study_on(scenes, folds=3, trials=2, epochs=3), tmp_path / "folds", cache)
+    assert sweep.load_run(path).trials["val_miou"].between(0, 1).all()
+    verification = verify_trial(path, 0, device=torch.device("cpu"), cache_dir=cache)
+    assert verification.kept, verification.comparisons
+
+
 def test_resumed_run_has_ended(finished: Path, scenes: Path) -> None:
     before = (finished / "trials.csv").read_bytes() if (finished / "trials.csv").is_file() else None
     resume_run(
