@@ -53,7 +53,11 @@ def _stretched(x: Tensor, dim: int, factor: int) -> Tensor:
 
 
 def cross_entropy_of_maps(
-    outputs: Tensor, labels: Tensor, label_smoothing: Tensor, class_weights: Tensor | None = None
+    outputs: Tensor,
+    labels: Tensor,
+    label_smoothing: Tensor,
+    class_weights: Tensor | None = None,
+    learns: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of every pixel that has a label.
 
@@ -62,9 +66,10 @@ def cross_entropy_of_maps(
         labels: `(B, M, M)`.
         label_smoothing: Probability moved from the label to all classes, `(N,)`.
         class_weights: Weights of the classes, `(N, C)`.
+        learns: Which images each lane learns from, boolean `(N, B)`; if not given, all.
 
     Returns:
-        `(N, B)`. The mean over images is the mean over the labelled pixels of the batch.
+        `(N, B)`. The mean over the images that a lane learns from is the mean over their labelled pixels.
     """
     labelled = labels != IGNORED
     classes = labels.masked_fill(~labelled, 0)
@@ -76,7 +81,11 @@ def cross_entropy_of_maps(
     of_images = (terms * labelled).flatten(2)
     if of_images.shape[:2].numel() == 1:  # PyTorch divides a single sum among threads, but not two
         of_images = of_images.repeat(1, 2, 1)
-    share = len(labels) / labelled.sum().clamp_min(1).to(outputs.dtype)
+    if learns is None:
+        share = len(labels) / labelled.sum().clamp_min(1).to(outputs.dtype)
+    else:
+        n_pixels = (learns * labelled.flatten(1).sum(1)).sum(-1, keepdim=True)
+        share = learns.sum(-1, keepdim=True) / n_pixels.clamp_min(1).to(outputs.dtype)
     return of_images.sum(-1)[:, : len(labels)] * share
 
 

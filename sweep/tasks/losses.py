@@ -162,10 +162,11 @@ def _on_maps_too(own: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, T
 
 @dataclass(frozen=True)
 class _Group:
-    """Lanes with the same kind of loss."""
+    """Lanes with the same kind of loss; that of maps may have to know who learns from which image."""
 
     lanes: Tensor
-    loss: Callable[[Tensor, Tensor], Tensor]
+    loss: Callable[..., Tensor]
+    of_pixels: bool = False
 
 
 class LossConfig(Protocol):
@@ -229,7 +230,8 @@ class LaneLosses:
             def values(name: str, lanes: list[int] = lanes) -> Tensor:
                 return torch.tensor([getattr(configs[i], name) for i in lanes], dtype=dtype, device=device)
 
-            self.groups.append(_Group(torch.tensor(lanes, device=device), self._bind(kind, values, lanes)))
+            loss = self._bind(kind, values, lanes)
+            self.groups.append(_Group(torch.tensor(lanes, device=device), loss, kind == "cross_entropy"))
 
     def _weigh(self, declared: Sequence[Weights], counts: Tensor, n_images: Sequence[int]) -> None:
         """Fill in the weights of every lane; those of lanes that declare none are 1."""
@@ -240,9 +242,7 @@ class LaneLosses:
         has, has_not = (torch.stack(tensors) for tensors in zip(*of_labels, strict=True))
         self.label_weights = LabelWeights(has, has_not)
 
-    def _bind(
-        self, kind: str, values: Callable[[str], Tensor], lanes: Sequence[int]
-    ) -> Callable[[Tensor, Tensor], Tensor]:
+    def _bind(self, kind: str, values: Callable[[str], Tensor], lanes: Sequence[int]) -> Callable[..., Tensor]:
         """The loss function of one kind, with the parameters of its lanes."""
         losses: dict[str, Callable[..., Tensor]] = {
             "cross_entropy": cross_entropy,
@@ -258,9 +258,9 @@ class LaneLosses:
             of_maps, of_classes = OF_MAPS[kind], losses.get(kind)
             own_weights = None if self.class_weights is None else self.class_weights[lanes]
 
-            def of_maps_or_classes(outputs: Tensor, labels: Tensor) -> Tensor:
+            def of_maps_or_classes(outputs: Tensor, labels: Tensor, **learning: Tensor) -> Tensor:
                 if of_classes is None or labels.dim() == MAP_DIMENSIONS:
-                    return of_maps(outputs, labels, *parameters, class_weights=own_weights)
+                    return of_maps(outputs, labels, *parameters, class_weights=own_weights, **learning)
                 return of_classes(outputs, labels, *parameters)
 
             return of_maps_or_classes
@@ -286,10 +286,14 @@ class LaneLosses:
             Losses `(N,)`.
         """
         if learns is not None:
-            logits = torch.where(learns[..., None], logits, 0)
+            logits = torch.where(learns.view(*learns.shape, *(1,) * (logits.dim() - learns.dim())), logits, 0)
         of_images = logits.new_zeros(logits.shape[:2])
         for group in self.groups:
-            of_images = of_images.index_copy(0, group.lanes, group.loss(logits[group.lanes], labels))
+            learning = {}
+            if learns is not None and group.of_pixels and labels.dim() == MAP_DIMENSIONS:
+                learning = {"learns": learns[group.lanes]}
+            own = group.loss(logits[group.lanes], labels, **learning)
+            of_images = of_images.index_copy(0, group.lanes, own)
         if self.class_weights is not None and labels.dim() == 1:
             of_images = of_images * self.class_weights[:, labels]
         if learns is not None:
