@@ -18,6 +18,7 @@ from sweep.running.runner import run_study
 from sweep.study.finding import LoadedStudy
 from sweep.terminal.console import stderr
 from sweep.terminal.progress import LineReporter
+from sweep.workers.request import WorkersAsked
 
 
 def pytest_configure() -> None:
@@ -100,7 +101,7 @@ def run_on(
         device_name="cpu",
         cache_dir=images.parent / "cache",
         reporter=reporter or LineReporter(stderr),
-        n_workers=n_workers,
+        workers=WorkersAsked(n_workers),
     )
     return folder.path
 

@@ -24,6 +24,7 @@ from sweep.study.finding import LoadedStudy
 from sweep.terminal.console import stderr
 from sweep.terminal.progress import LineReporter
 from sweep.verify.verify import verify_trial
+from sweep.workers.request import WorkersAsked
 
 
 def suggest(trial: optuna.Trial) -> LaneConfig:
@@ -101,7 +102,7 @@ def test_trial_trained_alone_equals_the_record(finished: Path, scenes: Path, tri
 
 
 def test_same_command_gives_the_same_table_on_workers(finished: Path, scenes: Path, tmp_path: Path) -> None:
-    again = run(study_on(scenes), tmp_path / "again", scenes.parent / "cache", n_workers=2)
+    again = run(study_on(scenes), tmp_path / "again", scenes.parent / "cache", workers=WorkersAsked(2))
     timings = ["seconds", "wall_seconds"]
     tables = [sweep.load_run(path).trials for path in (finished, again)]
     columns = [name for name in tables[0].columns if not any(word in name for word in timings)]

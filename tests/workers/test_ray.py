@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -262,7 +263,7 @@ class FakeRay:
         def answer() -> dict[str, Any]:
             return {**about_process("cpu"), "host": "elsewhere", "sees_cache": True, **self.about}
 
-        actor = SimpleNamespace(about=SimpleNamespace(remote=lambda: answer))
+        actor = SimpleNamespace(about=SimpleNamespace(remote=lambda: partial(answer)))
         return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: actor))
 
     def wait(self, answers: list[Any], **_: object) -> tuple[list[Any], list[Any]]:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -184,29 +183,34 @@ def test_ray_is_imported_by_those_who_ask_for_a_cluster_alone() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
 
 
+def ready_ids(pool: LocalPool) -> list[int]:
+    """Processes of workers that can be called."""
+    return [pool._processes[worker].popen.pid for worker in list(pool.ready) if worker in pool._processes]
+
+
 @pytest.mark.slow
 def test_fifty_kills(folder: Path, drawn_images: Path, pools: list[LocalPool]) -> None:
-    """Workers are killed at random moments of several runs, some while they start."""
+    """Workers are killed at random moments of several runs, each fifth time one that may be starting."""
     expected = run(folder, "mine.py", drawn_images, WorkersAsked(), Reporter())
     rng, n_kills = random.Random(0), 0
+
+    def kill_now_and_then(stop: threading.Event) -> None:
+        nonlocal n_kills
+        while not stop.wait(rng.uniform(0.5, 4.0)):
+            if pools and (ids := pools[-1].process_ids if n_kills % 5 == 4 else ready_ids(pools[-1])):
+                os.kill(rng.choice(ids), signal.SIGKILL)
+                n_kills += 1
+
     while n_kills < 50:
         stop = threading.Event()
-
-        def kill_now_and_then(stop: threading.Event = stop) -> Iterator[None]:
-            nonlocal n_kills
-            while not stop.wait(rng.uniform(0.5, 8.0)):
-                if pools and (ids := pools[-1].process_ids):
-                    os.kill(rng.choice(ids), signal.SIGKILL)
-                    n_kills += 1
-                yield
-
-        killer = threading.Thread(target=lambda: list(kill_now_and_then()))
+        killer = threading.Thread(target=kill_now_and_then, args=(stop,))
         killer.start()
         try:
             results = run(folder, "mine.py", drawn_images, WorkersAsked(rng.randint(1, 3)), Reporter())
         finally:
             stop.set()
             killer.join()
+        pools.clear()
         assert_same_tables(results, expected)
 
 
