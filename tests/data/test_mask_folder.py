@@ -68,7 +68,7 @@ def test_splits_as_given(tmp_path: Path, above: bool) -> None:
 def test_names_of_classes(scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (scenes / "classes.txt").write_text("sky\nstreet\n\ncar\nbicycle\n", encoding="utf-8")
     assert read(scenes, tmp_path).class_names == ("sky", "street", "car", "bicycle")
-    assert "bicycle, which cannot be learned" in caplog.text
+    assert "bicycle, so it cannot be learned" in caplog.text
 
 
 def test_a_changed_mask_changes_the_fingerprint(scenes: Path, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def too_few_names(root: Path) -> None:
     ("spoil", "said"),
     [
         (lost, r"1 of 10 images .* have no mask, such as .*scene0.jpg; put it at .*scene0.png"),
-        (of_another_size, r"scene0.png: it has 5 x 6 pixels, and its image .* 12 x 10"),
+        (of_another_size, r"scene0.png: it has 5 x 6 pixels, but its image .* has 12 x 10"),
         (in_colours, r"scene0.png: it has colours \(mode RGB\)"),
         (without_labels, r"no pixel of the mask .*scene0.png has a label"),
         (of_two_values, r"If 255 stands for a class, save it as 1"),
