@@ -186,7 +186,7 @@ def test_ray_is_imported_only_for_a_cluster() -> None:
 
 @pytest.mark.slow
 def test_fifty_kills(folder: Path, drawn_images: Path, pools: list[LocalPool]) -> None:
-    """Workers are killed at random moments of several runs, some of them while they start."""
+    """Workers are killed at random moments of several runs, some while they start."""
     expected = run(folder, "mine.py", drawn_images, WorkersAsked(), Reporter())
     rng, n_kills = random.Random(0), 0
     while n_kills < 50:
