@@ -42,7 +42,7 @@ class Server:
     """A server on a Unix socket.
 
     Attributes:
-        folder: With its data and its socket.
+        folder: Folder of its data and its socket.
     """
 
     def __init__(self, folder: Path):

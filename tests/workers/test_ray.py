@@ -58,9 +58,9 @@ def answers(port: int) -> bool:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[dict[str, str]]:
-    """The addresses of a cluster of two CPUs: from within, and from elsewhere.
+    """The addresses of a cluster of two CPUs, for use from within and from elsewhere.
 
-    Only who knows its token can use it. Ray reads the token when it is imported, so no module may import it earlier.
+    Its token is needed to use it. Ray reads the token when it is imported, so no module may import Ray earlier.
     """
     root, port, client_port = Path(__file__).parents[2], free_port(), free_port()
     own = {
@@ -241,11 +241,11 @@ def test_a_default_install_gets_one_line_that_says_what_to_install(monkeypatch: 
 
 
 class FakeRay:
-    """A cluster of machines that are not there.
+    """A stand-in for a cluster of several machines.
 
     Args:
-        nodes: What each of them has.
-        about: What its workers say of themselves, as far as it is not what this process says.
+        nodes: The resources of each machine.
+        about: What its workers report about themselves, if it differs from this process.
     """
 
     class exceptions:  # noqa: N801
