@@ -133,8 +133,11 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
             soft_wrap=True,
         )
         planned = summary["plan"]["search_wall_seconds"]
+        of_one_shape = ", if every trial had the baseline's shape," if "shape" in results.trials else ""
         console.print(
-            f"the search was planned to take {planned:.0f} s and took {seconds['search']:.0f} s", highlight=False
+            f"the search was planned to take {planned:.0f} s{of_one_shape} and took {seconds['search']:.0f} s",
+            highlight=False,
+            soft_wrap=True,
         )
     console.print(f"results:   {run}", highlight=False, soft_wrap=True)
     console.print(f"           sweep results {run}", highlight=False, soft_wrap=True)

@@ -49,7 +49,8 @@ def mask_of(outputs: Tensor, transform: Transform, size: tuple[int, int]) -> Ima
 def grid_of(outputs: Tensor) -> Tensor:
     """Outputs of the patch tokens, `(..., P, C)`, as maps on the grid of tokens, `(..., C, g, g)`."""
     side = grid_side(outputs.shape[-2], 0)
-    return outputs.mT.unflatten(-1, (side, side))
+    grid: Tensor = outputs.mT.unflatten(-1, (side, side))
+    return grid
 
 
 def coloured(classes: LabelMap) -> Image.Image:

@@ -73,11 +73,16 @@ class JoinedRows:
         self.dtype = first.dtype
         self.nbytes = first.nbytes + second.nbytes
 
-    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
-        """Rows by a slice or an array of indices, copied."""
-        wanted = np.arange(self.shape[0])[index]
+    def __getitem__(self, index: slice | np.ndarray | tuple[np.ndarray, ...]) -> np.ndarray:
+        """Rows by a slice or an array of indices, copied; by the result of `np.ix_`, some stages of some rows."""
+        places, which = (part.ravel() for part in index) if isinstance(index, tuple) else (index, None)
+        wanted = np.arange(self.shape[0])[places]
         in_first = wanted < self._n_first
-        first, second = self._first[wanted[in_first]], self._second[wanted[~in_first] - self._n_first]
+        of_first, of_second = wanted[in_first], wanted[~in_first] - self._n_first
+        if which is None:
+            first, second = self._first[of_first], self._second[of_second]
+        else:
+            first, second = self._first[np.ix_(of_first, which)], self._second[np.ix_(of_second, which)]
         longest = tuple(map(max, first.shape[1:], second.shape[1:]))  # texts end with the longest that was read
         rows = np.zeros((len(wanted), *longest), self.dtype)
         for which, read in ((in_first, first), (~in_first, second)):

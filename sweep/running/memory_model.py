@@ -56,7 +56,7 @@ RUNTIME_BYTES = 96 * 2**20
 def lane_cost(prepared: Prepared) -> tuple[int, int]:
     """Bytes that one more lane takes, and multiply-adds of its training step per image."""
     study, spec, tokens = prepared.study_of_shape, prepared.spec, prepared.backbone.tokens
-    if spec.family == "last":
+    if spec.family == "last" and not spec.dense:
         compiled = is_compiled(spec.max_rank, prepared.device, torch.float32)
         n_bytes = bytes_per_lane(spec, tokens, study.batch_size, compiled=compiled)
         return n_bytes, spec.work[spec.form] * tokens

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 RANKS = 8
 """Lanes are padded to a rank that is a multiple of this, except for LAST, whose kernels do not need it. See
-`ladder_rows.COLUMNS`."""
+`padding.COLUMNS`."""
 
 Build = Callable[["SideNetworkSpec", int, int], nn.Module]
 """Makes a newly initialised module from a spec, a lane's rank, and the rank to pad to."""
@@ -69,7 +69,7 @@ def _last(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Module:
     options = {**_shared(spec), "modules_per_block": spec.modules_per_block, "padded_rank": padded_rank}
     if spec.widths:
         return PyramidLAST(spec.widths, spec.n_classes, rank, **options)
-    return LAST(spec.width, spec.n_stages, spec.n_classes, rank, causal=spec.causal, **options)
+    return LAST(spec.width, spec.n_stages, spec.n_classes, rank, causal=spec.causal, dense=spec.dense, **options)
 
 
 def _last_lane(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Module:
@@ -78,7 +78,8 @@ def _last_lane(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Modul
     options = {**_shared(spec), "modules_per_block": spec.modules_per_block, "padded_rank": padded_rank}
     if spec.widths:
         return RankSpacePyramidLAST(spec.widths, spec.n_classes, rank, **options)
-    module = RankSpaceLAST(spec.width, spec.n_stages, spec.n_classes, rank, causal=spec.causal, **options)
+    sizes = spec.width, spec.n_stages, spec.n_classes, rank
+    module = RankSpaceLAST(*sizes, causal=spec.causal, dense=spec.dense, **options)
     module.product_dtype = product_dtype(spec.precision)
     return module
 
@@ -126,6 +127,7 @@ FAMILIES: dict[str, Family] = {
         "LAST, low-rank attention side-tuning, arXiv 2402.04009",
         _last,
         _last_lane,
+        read_outs=("pooled", DENSE),
         options=("modules_per_block",),
         bf16=True,
     ),
@@ -176,6 +178,11 @@ def _check_dense(spec: "SideNetworkSpec", backbone: str) -> None:
         raise UsageError(
             f"segmentation needs a side-network that answers for every token: {', '.join(fitting)}. The side-network "
             f"is {name}; give another --side-network"
+        )
+    if spec.family == "last" and spec.widths:
+        raise UsageError(
+            f"for segmentation, --side-network last needs stages of one width, but those of {backbone} are "
+            f"{spec.described_widths} wide; give another one: ladder is one that works"
         )
     try:
         grid_side(spec.n_tokens, spec.n_prefix_tokens)

@@ -21,17 +21,9 @@ from sweep.side_networks.convolution import KERNEL, Convolution, RungConvolution
 from sweep.side_networks.cpu import heads as head_kernels
 from sweep.side_networks.cpu import rung as rung_kernels
 from sweep.side_networks.ladder import HEADS, Ladder, Rung, RungAttention, RungMLP
-from sweep.side_networks.padding import PaddedLayerNorm, PaddedLinear
+from sweep.side_networks.padding import COLUMNS, PaddedLayerNorm, PaddedLinear
 from sweep.side_networks.token_head import TokenStreamHead
 from sweep.side_networks.visible import attention_bias
-
-COLUMNS = 16
-"""The number of columns of `h` is a multiple of this: 64 bytes.
-
-On a CPU, the matrix library multiplies the matrices of the lanes one after the other. If a row of the result were not a
-multiple of 16 bytes, the next lane's result would begin at another alignment, and other instructions would compute it
-with other last bits.
-"""
 
 
 @dataclass(frozen=True)

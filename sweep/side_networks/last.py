@@ -14,6 +14,7 @@ from backbones.stages import lengths_of
 from sweep.side_networks.attention import attention
 from sweep.side_networks.head import Head
 from sweep.side_networks.padding import check_rank
+from sweep.side_networks.token_head import TokenHead
 from sweep.side_networks.visible import attention_bias
 from sweep.study.lane_config import Pool
 
@@ -103,6 +104,7 @@ class LAST(nn.Module):
         pool: `"mean"` of the patch tokens (or of a text's tokens), the `"class"` token, or the `"last"` token.
         n_prefix_tokens: Class and register tokens before the patch tokens.
         causal: Whether a token only attends to itself and earlier tokens, as beside a text decoder.
+        dense: Whether there are logits for every patch token, for segmentation, as `token_head.py` says.
         padded_rank: The stack's rank, see `LowRankAttention`; if not given, `rank`.
 
     Raises:
@@ -121,6 +123,7 @@ class LAST(nn.Module):
         pool: Pool = "mean",
         n_prefix_tokens: int = 0,
         causal: bool = False,
+        dense: bool = False,
         padded_rank: int | None = None,
     ):
         super().__init__()
@@ -128,7 +131,11 @@ class LAST(nn.Module):
         check_shape(rank, padded_rank, modules_per_block, n_stages)
         self.rank, self.causal = rank, causal
         # The head is drawn first, so that lanes with the same seed start from the same head, whatever their rank.
-        self.head = Head(width, n_classes, pool=pool, n_prefix_tokens=n_prefix_tokens)
+        self.head: Head | TokenHead
+        if dense:
+            self.head = TokenHead(width, n_classes, n_prefix_tokens=n_prefix_tokens)
+        else:
+            self.head = Head(width, n_classes, pool=pool, n_prefix_tokens=n_prefix_tokens)
         self.blocks = nn.ModuleList(
             nn.Sequential(*(LowRankAttention(width, rank, padded_rank) for _ in range(modules_per_block)))
             for _ in range(n_stages - 1)
@@ -141,7 +148,7 @@ class LAST(nn.Module):
             stages: `z_0 … z_m`, each `(B, L, D)`; for texts `backbones.stages.Stages`.
 
         Returns:
-            Logits, `(B, C)`.
+            Logits, `(B, C)`, or of every patch token `(B, P, C)`.
         """
         lengths = lengths_of(stages)
         bias = attention_bias(stages[0][..., 0], lengths, causal=self.causal)
@@ -151,5 +158,7 @@ class LAST(nn.Module):
             for module in cast("nn.Sequential", block):
                 u = module(u, bias)
         representation = u - sum(stages[1:-1], start=stages[0])
+        if isinstance(self.head, TokenHead):
+            return self.head.of_stream(representation)
         logits: Tensor = self.head(self.head.pool(representation, lengths))
         return logits

@@ -12,6 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+COLUMNS = 16
+"""The number of columns of a matrix of tokens is a multiple of this: 64 bytes.
+
+On a CPU, the matrix library multiplies the matrices of the lanes one after the other. If a row of the result were not a
+multiple of 16 bytes, the next lane's result would begin at another alignment, and other instructions would compute it
+with other last bits.
+"""
+
 
 def padded_normal(own: Sequence[int], padded: Sequence[int], deviation: float) -> nn.Parameter:
     """A parameter with normal random numbers, or zeros if `deviation` is 0.

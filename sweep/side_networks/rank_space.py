@@ -25,6 +25,7 @@ from torch import Tensor
 from sweep.side_networks.cpu import trunk as cpu_trunk
 from sweep.side_networks.last import LAST, LowRankAttention
 from sweep.side_networks.rank_space_trunk import FrozenStreams, trunk
+from sweep.side_networks.token_head import TokenHead, token_outputs
 
 
 class RankSpaceLAST(LAST):
@@ -40,7 +41,10 @@ class RankSpaceLAST(LAST):
     product_dtype: torch.dtype | None = None
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
-        """Logits `(B, C)` from stages `z_0 … z_m`, each `(B, L, D)`; for texts `backbones.stages.Stages`."""
+        """Logits `(B, C)` from stages `z_0 … z_m`, each `(B, L, D)`; for texts `backbones.stages.Stages`.
+
+        If `dense`, they are of every patch token, `(B, P, C)`.
+        """
         if len(stages) != len(self.blocks) + 1:
             raise ValueError(f"{len(self.blocks)} blocks need {len(self.blocks) + 1} stages, not {len(stages)}")
         modules = list(chain.from_iterable(cast("list[list[LowRankAttention]]", self.blocks)))
@@ -57,6 +61,9 @@ class RankSpaceLAST(LAST):
             dtype=self.product_dtype,
             causal=self.causal,
         )
+        if isinstance(self.head, TokenHead):
+            attended = trunk(frozen, projections, biases, centred_ups)
+            return token_outputs(self.head, stages[-1], attended, torch.cat(centred_ups))
         up, lengths = ups[0], frozen.lengths
         if self.product_dtype is None and cpu_trunk.is_compiled(up.shape[0], up.device, up.dtype):
             pooled = cpu_trunk.pooled_trunk(frozen, projections, biases, centred_ups, self.head.tokens)  # (K·r, B)

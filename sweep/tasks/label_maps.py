@@ -53,7 +53,11 @@ def _stretched(x: Tensor, dim: int, factor: int) -> Tensor:
 
 
 def cross_entropy_of_maps(
-    outputs: Tensor, labels: Tensor, label_smoothing: Tensor, class_weights: Tensor | None = None
+    outputs: Tensor,
+    labels: Tensor,
+    label_smoothing: Tensor,
+    class_weights: Tensor | None = None,
+    learns: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of every pixel that has a label.
 
@@ -62,9 +66,10 @@ def cross_entropy_of_maps(
         labels: `(B, M, M)`.
         label_smoothing: Probability moved from the label to all classes, `(N,)`.
         class_weights: Weights of the classes, `(N, C)`.
+        learns: Which images each lane learns from, boolean `(N, B)`; if not given, all.
 
     Returns:
-        `(N, B)`. The mean over images is the mean over the labelled pixels of the batch.
+        `(N, B)`. Its mean over the images that a lane learns from is the mean over their labelled pixels.
     """
     labelled = labels != IGNORED
     classes = labels.masked_fill(~labelled, 0)
@@ -76,11 +81,14 @@ def cross_entropy_of_maps(
     of_images = (terms * labelled).flatten(2)
     if of_images.shape[:2].numel() == 1:  # PyTorch divides a single sum among threads, but not two
         of_images = of_images.repeat(1, 2, 1)
-    share = len(labels) / labelled.sum().clamp_min(1).to(outputs.dtype)
-    return of_images.sum(-1)[:, : len(labels)] * share
+    n_labelled = labelled.flatten(1).sum(1)
+    if learns is None:
+        learns = torch.ones(1, len(labels), dtype=torch.bool, device=labels.device)
+    share = learns.sum(1) / (learns * n_labelled).sum(1).clamp_min(1).to(outputs.dtype)
+    return of_images.sum(-1)[:, : len(labels)] * share.unsqueeze(1)
 
 
-def dice(outputs: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
+def dice(outputs: Tensor, labels: Tensor, class_weights: Tensor | None = None, learns: Tensor | None = None) -> Tensor:
     """Dice loss: one minus the mean over classes of `(2 Σ p y + 1) / (Σ p + Σ y + 1)`, over an image's labelled pixels.
 
     `p` is the probability of the class, and `y` is 1 where it is the label. A class that is neither predicted nor there
@@ -165,7 +173,8 @@ def _by_class(classes: Tensor, counted: Tensor, n_classes: int) -> Tensor:
     first = torch.arange(n_maps, device=classes.device).unflatten(0, classes.shape[:2])[..., None, None] * n_bins
     places = torch.where(counted, classes, n_classes) + first
     counts = torch.bincount(places.flatten(), minlength=n_maps * n_bins)
-    return counts.unflatten(0, (*classes.shape[:2], n_bins))[..., :n_classes]
+    of_maps: Tensor = counts.unflatten(0, (*classes.shape[:2], n_bins))
+    return of_maps[..., :n_classes]
 
 
 def segmentation_metrics(outputs: Tensor, labels: Tensor) -> dict[str, Tensor]:

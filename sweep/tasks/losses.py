@@ -145,27 +145,35 @@ SUMS_OVER_LABELS = ("bce", "asymmetric")
 OF_MAPS: Mapping[str, Callable[..., Tensor]] = {"cross_entropy": cross_entropy_of_maps, "dice": dice}
 """The losses of segmentation, whose labels are maps."""
 
+MAPS_ALONE = ("dice",)
+"""Losses that only segmentation has."""
+
 MAP_DIMENSIONS = 3
 """Dimensions of a batch of label maps, `(B, M, M)`."""
 
 
-def _on_maps_too(own: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """The losses of a study file, which take interpolated outputs `(N, B, C, M, M)` if labels are maps."""
-
-    def of_lanes(outputs: Tensor, labels: Tensor) -> Tensor:
-        if labels.dim() == MAP_DIMENSIONS:
-            outputs = interpolated(outputs, labels.shape[-1])
-        return own(outputs, labels)
-
-    return of_lanes
+def _own_on_maps(
+    own: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, labels: Tensor, learns: Tensor | None
+) -> Tensor:
+    """The losses of a study file, which take interpolated outputs, `(N, B, C, M, M)`, for label maps."""
+    return own(interpolated(outputs, labels.shape[-1]), labels)
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Lanes with the same kind of loss."""
+    """Lanes with the same kind of loss.
+
+    Attributes:
+        lanes: Indices of the lanes.
+        loss: Maps outputs `(n, B, C)` and labels to the loss of every image, `(n, B)`; None if it is a loss of
+            segmentation alone.
+        of_maps: The same for segmentation, from outputs `(n, B, P, C)`, label maps, and which images each lane learns
+            from; None if it is no loss of segmentation.
+    """
 
     lanes: Tensor
-    loss: Callable[[Tensor, Tensor], Tensor]
+    loss: Callable[[Tensor, Tensor], Tensor] | None
+    of_maps: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None
 
 
 class LossConfig(Protocol):
@@ -222,14 +230,16 @@ class LaneLosses:
             lanes = [lane for lane, of_lane in enumerate(kinds) if of_lane == kind]
 
             if is_own(kind):
-                own = _on_maps_too(losses_of_lanes(kind, [configs[i].extra for i in lanes]))
-                self.groups.append(_Group(torch.tensor(lanes, device=device), own))
+                own = losses_of_lanes(kind, [configs[i].extra for i in lanes])
+                self.groups.append(_Group(torch.tensor(lanes, device=device), own, partial(_own_on_maps, own)))
                 continue
 
             def values(name: str, lanes: list[int] = lanes) -> Tensor:
                 return torch.tensor([getattr(configs[i], name) for i in lanes], dtype=dtype, device=device)
 
-            self.groups.append(_Group(torch.tensor(lanes, device=device), self._bind(kind, values, lanes)))
+            of_maps = self._bind_to_maps(kind, values, lanes)
+            of_classes = None if kind in MAPS_ALONE else self._bind(kind, values, lanes)
+            self.groups.append(_Group(torch.tensor(lanes, device=device), of_classes, of_maps))
 
     def _weigh(self, declared: Sequence[Weights], counts: Tensor, n_images: Sequence[int]) -> None:
         """Fill in the weights of every lane; those of lanes that declare none are 1."""
@@ -253,22 +263,21 @@ class LaneLosses:
             "mse": squared_error,
             "huber": huber,
         }
-        parameters = [values(name) for name in PARAMETERS.get(kind, ())]
-        if kind in OF_MAPS:
-            of_maps, of_classes = OF_MAPS[kind], losses.get(kind)
-            own_weights = None if self.class_weights is None else self.class_weights[lanes]
-
-            def of_maps_or_classes(outputs: Tensor, labels: Tensor) -> Tensor:
-                if of_classes is None or labels.dim() == MAP_DIMENSIONS:
-                    return of_maps(outputs, labels, *parameters, class_weights=own_weights)
-                return of_classes(outputs, labels, *parameters)
-
-            return of_maps_or_classes
-        loss = losses[kind]
+        loss, parameters = losses[kind], [values(name) for name in PARAMETERS.get(kind, ())]
         if self.label_weights is None or kind not in SUMS_OVER_LABELS:
             return lambda outputs, labels: loss(outputs, labels, *parameters)
         weights = self.label_weights.of(lanes)
         return lambda outputs, labels: loss(outputs, labels, *parameters, weights=weights if labels.dim() > 1 else None)
+
+    def _bind_to_maps(
+        self, kind: str, values: Callable[[str], Tensor], lanes: Sequence[int]
+    ) -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
+        """The loss function of one kind for label maps, with the parameters and class weights of its lanes."""
+        if kind not in OF_MAPS:
+            return None
+        loss, parameters = OF_MAPS[kind], [values(name) for name in PARAMETERS.get(kind, ())]
+        weights = None if self.class_weights is None else self.class_weights[list(lanes)]
+        return lambda outputs, labels, learns: loss(outputs, labels, *parameters, class_weights=weights, learns=learns)
 
     def __call__(self, logits: Tensor, labels: Tensor, learns: Tensor | None = None) -> Tensor:
         """Mean loss of every lane.
@@ -286,10 +295,17 @@ class LaneLosses:
             Losses `(N,)`.
         """
         if learns is not None:
-            logits = torch.where(learns[..., None], logits, 0)
+            logits = torch.where(learns.view(*learns.shape, *[1] * (logits.dim() - 2)), logits, 0)
         of_images = logits.new_zeros(logits.shape[:2])
         for group in self.groups:
-            of_images = of_images.index_copy(0, group.lanes, group.loss(logits[group.lanes], labels))
+            outputs = logits[group.lanes]
+            if labels.dim() == MAP_DIMENSIONS:
+                assert group.of_maps is not None  # `LaneConfig.on` refuses other losses
+                losses = group.of_maps(outputs, labels, None if learns is None else learns[group.lanes])
+            else:
+                assert group.loss is not None  # likewise
+                losses = group.loss(outputs, labels)
+            of_images = of_images.index_copy(0, group.lanes, losses)
         if self.class_weights is not None and labels.dim() == 1:
             of_images = of_images * self.class_weights[:, labels]
         if learns is not None:

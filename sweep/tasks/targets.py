@@ -126,12 +126,15 @@ class Target:
         return outputs.sigmoid() if self.kind is MULTI_LABEL else outputs
 
     def counts(self, labels: Tensor, n_outputs: int) -> Tensor:
-        """Number of images of each class or with each label, or of pixels, `(C,)`; zeros for regression."""
+        """Number of images of each class or with each label, or of pixels, `(C,)`; zeros for regression.
+
+        For segmentation, labels are maps, `(n, M, M)`, or the numbers of pixels in every image, `(n, C)`.
+        """
         if self.kind is CLASSES:
             return torch.bincount(labels, minlength=n_outputs)
-        if self.kind is SEGMENTATION:
+        if self.kind is SEGMENTATION and labels.dim() > 2:
             return torch.bincount(labels[labels != IGNORED], minlength=n_outputs)
-        return labels.sum(0) if self.kind is MULTI_LABEL else torch.zeros(n_outputs, dtype=torch.int64)
+        return labels.sum(0) if self.kind in (MULTI_LABEL, SEGMENTATION) else torch.zeros(n_outputs, dtype=torch.int64)
 
     def measure(self, outputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Metrics of every lane, each `(N,)`, from outputs `(N, n, C)` or `(N, n, P, C)`; see `sweep.tasks.metrics`.

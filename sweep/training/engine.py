@@ -291,7 +291,7 @@ class Training:
             lanes = (self.held_out == held_out).all(1).nonzero().flatten()
             own = split_logits(self.stack.of_lanes(lanes), self.val_data, held_out.nonzero().flatten())
             if logits is None:
-                logits = own.new_full((len(self.lanes), len(held_out), own.shape[-1]), torch.nan)
+                logits = own.new_full((len(self.lanes), len(held_out), *own.shape[2:]), torch.nan)
             logits[lanes[:, None], held_out.nonzero().flatten()] = own[: len(lanes)]
         assert logits is not None  # there are lanes
         return logits[: self.n_lanes]

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from sweep.features.batches import StageData, training_batches
-from sweep.side_networks import Convolution, Ladder, LinearProbe, RowsConvolution, RowsLadder, cut_to
+from sweep.side_networks import (
+    LAST,
+    Convolution,
+    Ladder,
+    LinearProbe,
+    RankSpaceLAST,
+    RowsConvolution,
+    RowsLadder,
+    cut_to,
+)
 from sweep.study.lane_config import LaneConfig
 from sweep.study.structure import DENSE
 from sweep.tasks.kinds import SEGMENTATION
@@ -54,7 +63,16 @@ def probe(rank: int, padded_rank: int) -> nn.Module:
     return LinearProbe(WIDTH, N_CLASSES, n_prefix_tokens=PREFIX, dense=True)
 
 
+def last(kind: type[LAST]) -> Build:
+    def build(rank: int, padded_rank: int) -> nn.Module:
+        options = {"n_prefix_tokens": PREFIX, "modules_per_block": 2, "padded_rank": padded_rank, "dense": True}
+        return kind(WIDTH, N_STAGES, N_CLASSES, rank, **options)
+
+    return build
+
+
 FAMILIES = {
+    "last": (last(LAST), last(RankSpaceLAST)),
     "ladder": (ladder(Ladder), ladder(RowsLadder)),
     "convolution": (ladder(Convolution), ladder(RowsConvolution)),
     "probe": (probe, probe),
