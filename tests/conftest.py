@@ -69,7 +69,7 @@ def suggest(trial: optuna.Trial) -> LaneConfig:
 
 
 def study_on(images: Path, **declared: Any) -> LoadedStudy:
-    """A study of drawn images."""
+    """Return a study of drawn images."""
     study = Study(
         suggest=suggest,
         baseline={"lr": 1e-2, "rank": 2},
@@ -92,7 +92,7 @@ def run_on(
     n_workers: int = 0,
     **declared: Any,
 ) -> Path:
-    """A run on drawn images, in a folder of that name beside them."""
+    """Run a small study on drawn images. Its run folder, called `name`, lies beside them."""
     folder = run_study(
         study_on(images, **declared),
         n_parallel=n_parallel,

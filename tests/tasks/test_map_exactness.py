@@ -1,4 +1,4 @@
-"""The promises of exactness for segmentation: a lane is the trial it stands for, whatever runs beside it."""
+"""Exactness for segmentation: a lane equals its trial alone, whatever trains beside it."""
 
 import copy
 from collections.abc import Callable
@@ -104,7 +104,7 @@ def made(build: Build, rank: int, seed: int, dtype: torch.dtype, padded_rank: in
 def run_stack(
     build: Build, data: StageData, lanes: list[LaneConfig], numbers: list[int], dtype: torch.dtype
 ) -> tuple[dict[int, dict[str, Tensor]], dict[int, Tensor]]:
-    """Train some of the lanes together; return every lane's weights and its outputs after the last epoch."""
+    """Train some of the lanes together. Return every lane's weights, and its outputs after the last epoch."""
     modules = [made(build, lanes[i].rank, 100 + i, dtype, MAX_RANK) for i in numbers]
     configs = [lanes[i] for i in numbers]
     states, results = train(modules, configs, data, data, n_epochs=EPOCHS, batch_size=BATCH_SIZE, seed=SEED)
