@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from sweep.side_networks.head import KEEP
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks.losses import LaneLosses
 from sweep.training.dropout import LaneStep, dropout_buffers
+from sweep.training.graphs import graphed
 from sweep.training.optim import LaneOptimizers, schedule_factors
 
 EVALUATION_BATCH_SIZE = 64
@@ -201,6 +203,7 @@ class Training:
         self.losses_of = LaneLosses(configs, train_data.class_counts.to(like.device), like.dtype, len(train_data))
         self.optimizers = LaneOptimizers(self.stack.params, configs)
         self.optimizers.load([lane.optimizer_state for lane in self.lanes])
+        self.step = graphed(partial(take_step, self.stack, self.losses_of, self.optimizers), like.device)
         factors = schedule_factors(configs, n_epochs * self.steps_per_epoch, self.steps_per_epoch)
         self.factors = factors.unflatten(0, (n_epochs, self.steps_per_epoch)).to(like)
 
@@ -219,9 +222,7 @@ class Training:
         with closing(data.batches(order, indices, like)) as batches:
             for step, (stages, labels) in enumerate(batches):
                 replaced = dropout_buffers(self._lane_steps(step), len(labels), self.stack.buffers)
-                losses, grads = self.stack.gradients(stages, labels, self.losses_of, replaced)
-                self.optimizers.step(grads, factors[step])
-                loss_sum += losses * len(labels)
+                loss_sum += self.step(stages, labels, factors[step], replaced) * len(labels)
                 on_step()
         for lane in self.lanes:
             lane.epochs += 1
@@ -243,6 +244,25 @@ class Training:
             lane.module.load_state_dict(self.stack.lane_state(i))
             lane.optimizer_state = states[i]
         return lanes
+
+
+def take_step(
+    stack: Stack,
+    losses_of: Callable[[Tensor, Tensor], Tensor],
+    optimizers: LaneOptimizers,
+    stages: list[Tensor],
+    labels: Tensor,
+    factor: Tensor,
+    replaced: Mapping[str, Tensor],
+) -> Tensor:
+    """Train every lane of a stack on a batch; arguments as `Stack.gradients` and `LaneOptimizers.step`.
+
+    Returns:
+        Losses before the update, `(N,)`, detached.
+    """
+    losses, grads = stack.gradients(stages, labels, losses_of, replaced)
+    optimizers.step(grads, factor)
+    return losses
 
 
 def train(
