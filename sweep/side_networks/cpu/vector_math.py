@@ -6,7 +6,7 @@ add_dot(v, xs, ys)                   v + Σ_c xs[c] · ys[c]
 add_scaled(tiles, xs, v)             tiles[c] + xs[c] · v for every c
 add_totals(a, i, step, tiles)        a[i] += the first vector's sum, a[i + step] += the second's, …
 scale_rows(tiles, v)                 tiles[c] · v for every c
-maximum(u, v), exp(v)
+maximum(u, v), exp(v), log(v), root(v)
 where_negative(u, v, w)              v where u is below zero, w elsewhere
 """
 
@@ -185,5 +185,42 @@ def exp(typing: Any, v: Any) -> Any:
         bits = b.shl(b.bitcast(shifted, whole), constant(whole, 23))
         value = b.bitcast(b.add(b.bitcast(value, whole), bits), vector)
         return b.select(vanishes, constant(vector, 0.0), value)
+
+    return v(v), emit
+
+
+_ROOT_HALF_BITS = 0x3F3504F3  # of 1/√2
+_LOG_2 = math.log(2)
+
+
+@emitted
+def log(typing: Any, v: Any) -> Any:
+    """Log x for normal x > 0 to 2e-7 relative: `n log 2 + 2 atanh((m - 1) / (m + 1))`, where `1/√2 ≤ m < √2`."""
+
+    def emit(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        vector = args[0].type
+        whole = ir.VectorType(INT, vector.count)
+        bits = b.bitcast(args[0], whole)
+        n = b.ashr(b.sub(bits, constant(whole, _ROOT_HALF_BITS)), constant(whole, 23))
+        m = b.bitcast(b.sub(bits, b.shl(n, constant(whole, 23))), vector)
+        one = constant(vector, 1.0)
+        s = b.fdiv(b.fsub(m, one), b.fadd(m, one), flags=FLAGS)
+        square = b.fmul(s, s, flags=FLAGS)
+        value = constant(vector, 2 / 9)
+        for power in (7, 5, 3, 1):
+            value = _multiply_add(b, value, square, constant(vector, 2 / power))
+        return _multiply_add(b, b.sitofp(n, vector), constant(vector, _LOG_2), b.fmul(value, s, flags=FLAGS))
+
+    return v(v), emit
+
+
+@emitted
+def root(typing: Any, v: Any) -> Any:
+    """The square root, correctly rounded."""
+
+    def emit(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        vector = args[0].type
+        kind = ir.FunctionType(vector, [vector])
+        return b.call(cgutils.get_or_insert_function(b.module, kind, f"llvm.sqrt.v{vector.count}f32"), args)
 
     return v(v), emit
