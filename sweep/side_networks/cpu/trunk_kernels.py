@@ -24,6 +24,8 @@ import numpy as np
 from sweep.side_networks.cpu.attention import attend, attend_backward
 from sweep.side_networks.cpu.compile import compiled
 from sweep.side_networks.cpu.products import (
+    GROUP,
+    OUTER_GROUP,
     add_outer,
     add_product,
     add_stream_gradients,
@@ -158,7 +160,7 @@ def trunk_forward(
         causal: Whether a token only attends to itself and earlier tokens.
         pooled: Written: the mean of `A` over them, `(N, K·r, B)`.
     """
-    R, group = len(rank), divisor(rank, 3, 4)
+    R, group = len(rank), divisor(rank, 3, GROUP)
     K, N, _, B, L = qkv.shape
     D = ups.shape[3]
     modules_per_block = K // streams.shape[0]
@@ -189,7 +191,7 @@ def trunk_forward(
                 value = splat(_ONE) / root(square / splat(width) + splat(eps))
                 store(scale, t, value)
                 store_part(inverse, of_tokens + t, n_tokens - t, value)
-            _normalise(own, 3 * R, stride, n_tokens, scale, biases, (n * K + k) * 3 * R, qkv, of_qkv, B * L)
+            _normalise(own, 3 * R, stride, n_tokens, scale, biases.ravel(), (n * K + k) * 3 * R, qkv, of_qkv, B * L)
             attend(rank, own, stride, n_tokens, causal, A, first, logs)
             _write(logs, 0, stride, 1, n_tokens, log_sum, of_tokens, L)
             _write(A, first, stride, R, n_tokens, attended, (of_module * R * B + b) * L, B * L)
@@ -240,7 +242,7 @@ def trunk_backward(
         d_mixing: Added to: as `mixing`, `(G, N, …)`.
         d_gram: Added to, `B_j A_iᵀ` for `i ≤ j`: `(G, N, K·r, K·r)`.
     """
-    R, group = len(rank), divisor(rank, 1, 4)
+    R, group, outer_group = len(rank), divisor(rank, 1, GROUP), divisor(rank, 1, OUTER_GROUP)
     K, N, _, B, L = qkv.shape
     G, D, KR = d_ups.shape[0], ups.shape[3], K * R
     modules_per_block = K // streams.shape[0]
@@ -302,7 +304,7 @@ def trunk_backward(
                     KR - after,
                     stride,
                 )
-                add_outer(group, d_gram, (lane * KR + k * R) * KR, KR, weighted, first, R, A, (k + 1) * R, stride)
+                add_outer(outer_group, d_gram, (lane * KR + k * R) * KR, KR, weighted, first, R, A, (k + 1) * R, stride)
             of_module = k * N + n
             of_qkv, of_tokens = (of_module * 3 * R * B + b) * L, (of_module * B + b) * L
             _read(qkv, of_qkv, B * L, 3 * R, n_tokens, own, 0, stride)
@@ -316,7 +318,7 @@ def trunk_backward(
                 stride,
                 n_tokens,
                 scale,
-                biases,
+                biases.ravel(),
                 (n * K + k) * 3 * R,
                 width,
                 qkv,
@@ -330,4 +332,4 @@ def trunk_backward(
                 store(omega, t, load(omega, t) + load(w, t))
             row = (n * K + k) * 3 * R * KR
             add_product(group, d_A, 0, k * R, mixing, row, 1, KR, d_own, 3 * R, stride)
-            add_outer(group, d_mixing, (lane * K + k) * 3 * R * KR, KR, d_own, 0, 3 * R, A, k * R, stride)
+            add_outer(outer_group, d_mixing, (lane * K + k) * 3 * R * KR, KR, d_own, 0, 3 * R, A, k * R, stride)
