@@ -22,12 +22,12 @@ HUB_PREFIXES, TIMM_OWNER = ("hf-hub", "hf_hub"), "timm/"
 """Prefixes of timm's networks in timm and on the hub: `hf-hub:timm/NAME`, `timm/NAME`."""
 
 BACKBONES: dict[str, str] = {
-    "dinov2_small_focus": "DINOv2-S-derived ViT-S/14 out of a package (90 MB, fetched once with pip); 112 px",
-    "clip_base_patch16": "CLIP ViT-B/16 image tower out of a package (78 MB, fetched once with pip); 224 px",
-    "swin_base_detector": "Swin-B tuned to detect generated images, non-commercial, out of a package (70 MB); 224 px",
-    "efficientnet_lite0": "EfficientNet-Lite0 out of a package (17 MB, fetched once with pip); 224 px",
-    "minilm_l6": "MiniLM-L6 text encoder out of a package (84 MB, fetched once with pip); 128 tokens",
-    "smollm2_135m": "SmolLM2-135M-Instruct language model out of a package (93 MB, fetched once); 128 tokens",
+    "dinov2_small_focus": "DINOv2-S-derived ViT-S/14 from a package (90 MB, fetched once with pip); 112 px",
+    "clip_base_patch16": "CLIP ViT-B/16 image tower from a package (78 MB, fetched once with pip); 224 px",
+    "swin_base_detector": "Swin-B tuned to detect generated images, non-commercial, from a package (70 MB); 224 px",
+    "efficientnet_lite0": "EfficientNet-Lite0 from a package (17 MB, fetched once with pip); 224 px",
+    "minilm_l6": "MiniLM-L6 text encoder from a package (84 MB, fetched once with pip); 128 tokens",
+    "smollm2_135m": "SmolLM2-135M-Instruct language model from a package (93 MB, fetched once); 128 tokens",
     "tiny-untrained": "ViT of 4 blocks x 32 with seeded random weights, 32 px: for trying things out",
 }
 TEXT_BACKBONES = ("minilm_l6", "smollm2_135m")
@@ -130,8 +130,9 @@ def _without_hub(name: str) -> str:
     if separator and hub.lower() in HUB_PREFIXES:
         if not rest.startswith(TIMM_OWNER):
             raise UsageError(
-                f"backbone {name!r}: of networks on the hub, timm's own are taken, {hub}:{TIMM_OWNER}NAME. Build this "
-                f"one in a file of yours, with timm.create_model({name!r}, pretrained=True), and give ./mine.py:build"
+                f"backbone {name!r}: of the image networks on the hub, sweep takes only timm's own, "
+                f"{hub}:{TIMM_OWNER}NAME. Build this one in a file of yours, with timm.create_model({name!r}, "
+                f"pretrained=True), and give ./mine.py:build"
             )
         return rest.removeprefix(TIMM_OWNER)
     return name.removeprefix(TIMM_OWNER)

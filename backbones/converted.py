@@ -104,7 +104,7 @@ class PackagedFile(InPackage):
             converted = self.convert(source)
             write_atomically(path, lambda partial: save_file(converted.weights, partial, dict(converted.texts)))
             origin = json.dumps({"sha256": _sha256(path), "source_sha256": self.sha256})
-            write_atomically(record, lambda partial: partial.write_text(origin))
+            write_atomically(record, lambda partial: partial.write_text(origin, encoding="utf-8"))
             return converted
 
     def _require_readers(self) -> None:
@@ -117,7 +117,7 @@ class PackagedFile(InPackage):
 
     def _recorded_sha256(self, record: Path) -> str | None:
         try:
-            recorded: dict[str, str] = json.loads(record.read_text())
+            recorded: dict[str, str] = json.loads(record.read_text(encoding="utf-8"))
             return recorded["sha256"] if recorded["source_sha256"] == self.sha256 else None
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -7,7 +7,7 @@ from sweep.machine.memory import available_bytes
 
 BYTES_OF_A_PIXEL = 3 * 4
 COPIES = 4
-"""Copies of one image in memory, at least: decoded, transformed, in the batch, and the first layer's output."""
+"""Least number of copies of one image in memory: decoded, transformed, in the batch, and the first layer's output."""
 
 
 def require_room_for_an_image(name: str, image_size: int) -> None:

@@ -19,9 +19,9 @@ def origin_of(name: str) -> str:
     if name in PACKAGED:
         return PACKAGED[name].origin
     if is_path(name):
-        return f"Built by the file {name} of whoever made the run; ask them for its weights' licence."
+        return f"Built by the file {name} of the person who made the run; ask them for the licence of its weights."
     if is_text_name(name):
-        return f"Weights of transformers, by the name or folder {name}; ask there for their licence."
+        return f"Weights of a network of transformers, loaded from {name}; see there for their licence."
     return _origin_of_images(name)
 
 
@@ -32,13 +32,13 @@ def _origin_of_images(name: str) -> str:
     if name in registered():
         point = registered()[name]
         package = f"the Python package {point.dist.name} {point.dist.version}" if point.dist else "an installed package"
-        return f"Built by {point.value} of {package}; ask there for its weights' licence."
+        return f"Built by {point.value} of {package}; see there for the licence of its weights."
     if architecture_of(name) == name:
         return "Seeded random weights: this backbone was never trained. It is for trying things out."
     config = timm.get_pretrained_cfg(name)
     if config is None:
         return "Weights published for timm; their licence is not known to sweep."
     source = f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else str(config.url)
-    licence = f"licence {config.license}" if config.license else "their licence stands there"
+    licence = f"licence {config.license}" if config.license else "see there for their licence"
     origin = f", first published at {config.origin_url}" if config.origin_url else ""
     return f"Weights of timm's {name}, from {source}{origin}; {licence}."

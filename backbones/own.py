@@ -115,9 +115,7 @@ class OwnBackbone(FrozenBackbone):
             raise UsageError(f"backbone {name!r} needs a backbones.Transform as its transform, not {transform!r}")
         n_prefix_tokens = getattr(network, "n_prefix_tokens", 0)
         if not isinstance(n_prefix_tokens, int) or n_prefix_tokens < 0:
-            raise UsageError(
-                f"backbone {name!r} has n_prefix_tokens {n_prefix_tokens!r}; give the number of them, or 0"
-            )
+            raise UsageError(f"backbone {name!r} has n_prefix_tokens {n_prefix_tokens!r}; give a number, 0 for none")
         super().__init__(name, network, transform, n_blocks=0, stage_indices=(0,), n_prefix_tokens=n_prefix_tokens)
         self._source = source
         self._check()
@@ -184,7 +182,8 @@ class OwnBackbone(FrozenBackbone):
             )
         if n_dims == {3} and len({stage.shape[1] for stage in found}) > 1:
             raise self._wrong(
-                f"must return the same number of tokens L in all stages, not {shapes}. Grids would be averaged"
+                f"must return the same number of tokens L in all stages, not {shapes}. Only grids may differ in size: "
+                f"sweep averages them onto the last one"
             )
         if n_dims == {4} and self.n_prefix_tokens:
             raise self._wrong(

@@ -69,15 +69,15 @@ def try_on_two_images(backbone: FrozenBackbone) -> None:
         expected = (2, backbone.tokens, backbone.widths[number])
         if tuple(stage.shape) != expected:
             raise UsageError(
-                f"backbone {backbone.name!r} gives stage {number} in the shape {tuple(stage.shape)}, and its parts say "
-                f"{expected}; let build return a network whose patches are square, without pooling between blocks"
+                f"backbone {backbone.name!r} returns stage {number} in the shape {tuple(stage.shape)}, but its parts "
+                f"imply {expected}; let build return a network whose patches are square, without pooling between blocks"
             )
         if not stage.isfinite().all():
             raise UsageError(f"backbone {backbone.name!r} gives numbers in stage {number} that are not finite")
         if not torch.equal(stage, repeated) or _differs(stage[:1], one):
             raise UsageError(
-                f"backbone {backbone.name!r} gives an image another stage {number} from one time to the next, or alone "
-                f"than in a batch; let build return a network whose eval mode is deterministic"
+                f"backbone {backbone.name!r} does not always return the same stage {number} for the same image, alone "
+                f"and in a batch; let build return a network whose eval mode is deterministic"
             )
 
 

@@ -30,7 +30,7 @@ SHA256 = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 }
 COUNTING = "embeddings.position_ids"
-"""0, 1, 2, …: transformers saved it with the weights in those days, and does not any more."""
+"""A tensor of 0, 1, 2, …. Earlier versions of transformers saved it with the weights; newer ones do not."""
 
 
 def minilm_l6(*, taps: Taps, max_tokens: int | None, cache_dir: Path) -> TextBackbone:

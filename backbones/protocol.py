@@ -53,6 +53,27 @@ class Transform:
         values /= np.asarray(self.std, dtype=np.float32)[:, None, None]
         return torch.from_numpy(values)
 
+    def seen_box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of an image that the square shows: left, top, right and bottom, in pixels of the image.
+
+        Args:
+            width: width of the image, in pixels.
+            height: height of the image, in pixels.
+        """
+        if self.crop_pct is None:
+            return 0.0, 0.0, float(width), float(height)
+        side, shorter = self.resized_side, min(width, height)
+        kept = [min(length, LONGEST_RATIO * shorter) for length in (width, height)]
+        box: list[tuple[float, float]] = []
+        for length, inner in zip((width, height), kept, strict=True):
+            start = round((length - inner) / 2)
+            resized = side * inner // shorter
+            first = round((resized - self.image_size) / 2)
+            scale = inner / resized
+            box.append((start + first * scale, start + (first + self.image_size) * scale))
+        (left, right), (top, bottom) = box
+        return left, top, min(right, width), min(bottom, height)
+
     def _resized(self, image: Image.Image) -> Image.Image:
         resampling, size = Image.Resampling[self.interpolation.upper()], self.image_size
         if self.crop_pct is None:

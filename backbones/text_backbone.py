@@ -169,7 +169,9 @@ class TextBackbone(FrozenBackbone):
             ) from error
         self.widths = tuple(stage.shape[-1] for stage in whole)
         if len(whole) != len(self.stage_indices) or len(set(self.widths)) > 1:
-            raise UsageError(f"{self.name!r} does not run each block once with one width; give another backbone")
+            raise UsageError(
+                f"{self.name!r} does not run each block exactly once, all with the same width; give another backbone"
+            )
         ids = torch.arange(TRIED_TOKENS, device=whole[0].device).repeat(2, 1)
         ids[1, -1] = TRIED_TOKENS  # another last token
         one, other = self.stages(ids)[-1][:, :-1]
@@ -179,7 +181,8 @@ class TextBackbone(FrozenBackbone):
         for padded, alone in zip(self.stages(ids), self.stages(ids[:1, :half]), strict=True):
             if _difference(padded[1, :half], alone[0]) > TOLERANCE:
                 raise UsageError(
-                    f"{self.name!r} gives a text other features if a longer text is in the batch; give another backbone"
+                    f"the features that {self.name!r} gives for a text change if a longer text is in the same batch; "
+                    f"give another backbone"
                 )
 
 
@@ -198,8 +201,8 @@ def _require_rows(name: str, transform: TextTransform, n_rows: int) -> None:
     if beyond:
         number, token = beyond[0]
         raise UsageError(
-            f"{name!r}: its tokenizer has the token {token!r} with number {number}, and the network has embeddings of "
-            f"{n_rows} tokens ({len(beyond)} have none). Resize them with network.resize_token_embeddings"
+            f"{name!r}: its tokenizer has the token {token!r} with number {number}, but the network has embeddings of "
+            f"only {n_rows} tokens ({len(beyond)} have none). Resize them with network.resize_token_embeddings"
             f"({beyond[-1][0] + 1}), and save the network again"
         )
 
@@ -216,6 +219,6 @@ def _blocks_of(name: str, network: Any) -> nn.ModuleList:
             if isinstance(module, nn.ModuleList) and len(module) == n_blocks:
                 return module
     raise UsageError(
-        f"{name!r} is a {type(network).__name__}, which is not one list of blocks; give a text encoder, such as a "
-        f"BERT, or a decoder, such as a GPT or a Llama"
+        f"{name!r} is a {type(network).__name__}, which does not have exactly one list of blocks; give a text "
+        f"encoder, such as a BERT, or a decoder, such as a GPT or a Llama"
     )

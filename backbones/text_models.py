@@ -59,7 +59,7 @@ def text_backbone(name: str, *, taps: Taps, max_tokens: int | None) -> TextBackb
         raise SweepError(f"cannot read the weights of {name!r} in {folder}: {first_line(error)}") from error
     if missing := sorted(key for key in report["missing_keys"] if not key.startswith(POOLER)):
         raise SweepError(
-            f"the weights of {name!r} in {folder} lack {missing[0]} ({len(missing)} in all); save it again"
+            f"the weights of {name!r} in {folder} lack {missing[0]} ({len(missing)} missing); save it again"
         )
     return _adapted(name, network, taps, config_json, tokenizer_json, max_tokens)
 
@@ -170,8 +170,8 @@ def _read(name: str, path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise UsageError(
-            f"backbone {name!r}: {path.parent} has no {path.name}; give a folder that save_pretrained of a text "
-            f"network and of its fast tokenizer wrote"
+            f"backbone {name!r}: {path.parent} has no {path.name}; give a folder with a text network and its fast "
+            f"tokenizer, both written by save_pretrained"
         ) from error
     except (OSError, ValueError) as error:
         raise SweepError(f"cannot read {path}: {error}") from error

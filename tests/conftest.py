@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from sweep import LaneConfig, Study
+from sweep.records.reporter import Reporter
 from sweep.running.runner import run_study
 from sweep.study.finding import LoadedStudy
 from sweep.terminal.console import stderr
@@ -20,7 +21,7 @@ from sweep.terminal.progress import LineReporter
 
 
 def pytest_configure() -> None:
-    """Workers of pytest-xdist share the cores, with one another and with the commands they start."""
+    """Divide the CPU cores among the workers of pytest-xdist. The commands that they start inherit the setting."""
     n_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if n_workers > 1:
         n_threads = max(1, torch.get_num_threads() // n_workers)
@@ -30,7 +31,7 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """What was logged of files with names in no encoding is made text, which workers of pytest-xdist send."""
+    """Make undecodable file names in captured logs printable, because pytest-xdist can send valid text only."""
     report = yield
     report.sections = [
         (heading, logged.encode(errors="backslashreplace").decode()) for heading, logged in report.sections
@@ -40,7 +41,10 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 @pytest.fixture(scope="session")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """sweep's cache: the user's own where `SWEEP_CACHE_DIR` names one, so that downloads are made once."""
+    """Return sweep's cache folder.
+
+    This is `SWEEP_CACHE_DIR` if it is set, so that downloads are kept, and else a temporary folder.
+    """
     named = os.environ.get("SWEEP_CACHE_DIR")
     return Path(named) if named else tmp_path_factory.mktemp("sweep_cache")
 
@@ -63,8 +67,8 @@ def suggest(trial: optuna.Trial) -> LaneConfig:
     )
 
 
-def run_on(images: Path, name: str, **declared: Any) -> Path:
-    """A run on drawn images, in a folder of that name beside them."""
+def study_on(images: Path, **declared: Any) -> LoadedStudy:
+    """A study of drawn images."""
     study = Study(
         suggest=suggest,
         baseline={"lr": 1e-2, "rank": 2},
@@ -72,24 +76,37 @@ def run_on(images: Path, name: str, **declared: Any) -> Path:
         backbone="tiny-untrained",
         data=str(images),
         group_size=2,
-        epochs=3,
         batch_size=16,
-        **declared,
+        **{"epochs": 3, **declared},
     )
+    return LoadedStudy("drawn", Path("drawn.py"), study)
+
+
+def run_on(
+    images: Path,
+    name: str,
+    *,
+    n_parallel: int = 2,
+    reporter: Reporter | None = None,
+    n_workers: int = 0,
+    **declared: Any,
+) -> Path:
+    """A run on drawn images, in a folder of that name beside them."""
     folder = run_study(
-        LoadedStudy("drawn", Path("drawn.py"), study),
-        n_parallel=2,
+        study_on(images, **declared),
+        n_parallel=n_parallel,
         out=images.parent / name,
         storage_url=None,
         device_name="cpu",
         cache_dir=images.parent / "cache",
-        reporter=LineReporter(stderr),
+        reporter=reporter or LineReporter(stderr),
+        n_workers=n_workers,
     )
     return folder.path
 
 
 def draw_images(root: Path, third: str) -> Path:
-    """Three classes of 20 noisy images: bright above, bright below, bright everywhere."""
+    """Draw three classes of 20 noisy images: brighter in the upper half, in the lower half, and everywhere."""
     rng = np.random.default_rng(0)
     for name, rows in (("above", slice(0, 16)), ("below", slice(16, 32)), (third, slice(0, 32))):
         (root / name).mkdir(parents=True)
@@ -102,20 +119,20 @@ def draw_images(root: Path, third: str) -> Path:
 
 @pytest.fixture(scope="session")
 def drawn_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """See `draw_images`."""
+    """The images of `draw_images`."""
     return draw_images(tmp_path_factory.mktemp("drawn") / "images", "everywhere")
 
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of four trials on three classes of drawn images, one of which has a name to beware of."""
+    """A run of four trials on three classes of drawn images. The name of one class contains HTML."""
     root = tmp_path_factory.mktemp("finished")
     return run_on(draw_images(root / "images", "<img src=x onerror=console.error(1)>"), "run", trials=4)
 
 
 @pytest.fixture(scope="session")
 def pareto_run(finished_run: Path) -> Path:
-    """A run of several objectives on the images and features of `finished_run`."""
+    """A run with several objectives, on the images and features of `finished_run`."""
     objectives = {"val_nll": "minimize", "trainable_parameters": "minimize", "val_spread": "maximize"}
     metrics = {"spread": lambda logits, labels: float(logits.std())}
     return run_on(finished_run.parent / "images", "pareto", trials=6, objectives=objectives, metrics=metrics)
@@ -127,7 +144,7 @@ TEXT_VOCABULARY = 64
 
 
 def save_tokenizer(folder: Path, *, special: bool) -> None:
-    """A tokenizer of a few words, with or without a token at either end."""
+    """Save a tokenizer of a few words. With `special`, it adds a token at both ends of a text."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
@@ -144,14 +161,14 @@ def save_tokenizer(folder: Path, *, special: bool) -> None:
 
 
 def save_text_network(folder: Path, model_type: str, **options: Any) -> Path:
-    """A small text network of transformers with seeded random weights, and its tokenizer."""
+    """Save a small text network of transformers with seeded random weights, and its tokenizer."""
     from transformers import CONFIG_MAPPING, AutoModel
 
     config = CONFIG_MAPPING[model_type](vocab_size=TEXT_VOCABULARY, **options)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = AutoModel.from_config(config)
-        for parameter in network.parameters():  # as after training: no bias is zero, and no weight next to it
+        for parameter in network.parameters():  # as after training: biases are not zero, and scales are not one
             parameter.data.add_(0.1 * torch.randn(parameter.shape))
     network.save_pretrained(folder)
     save_tokenizer(folder, special=model_type == "bert")
@@ -170,7 +187,7 @@ SMALL_ENCODER = {
 
 @pytest.fixture(scope="session")
 def text_network(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Makes the folder of a small text network with random weights: `text_network("xlnet", d_model=16)`."""
+    """Return a function that makes a small text network with random weights: `text_network("xlnet", d_model=16)`."""
 
     def make(model_type: str, **options: Any) -> Path:
         return save_text_network(tmp_path_factory.mktemp("network") / model_type, model_type, **options)
@@ -191,7 +208,7 @@ def text_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def some_texts(number: int, seed: int) -> tuple[list[str], list[str]]:
-    """Texts of 1 to 12 words, each with one colour, and these colours."""
+    """Return texts of 1 to 12 words with one colour word each, and the list of these colours."""
     rng = np.random.default_rng(seed)
     texts, colours = [], []
     for _ in range(number):
@@ -204,7 +221,7 @@ def some_texts(number: int, seed: int) -> tuple[list[str], list[str]]:
 
 @pytest.fixture(scope="session")
 def text_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table of 90 texts to be told by their colour."""
+    """A table of 90 texts. The label of a text is its colour word."""
     path = tmp_path_factory.mktemp("texts") / "texts.csv"
     texts, colours = some_texts(90, seed=0)
     pd.DataFrame({"text": texts, "label": colours}).to_csv(path, index=False)

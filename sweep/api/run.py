@@ -27,6 +27,7 @@ from sweep.study.budget import Budget, parse_duration
 from sweep.study.declaration import Study
 from sweep.study.enqueued import read_enqueued
 from sweep.study.finding import LoadedStudy, load_study
+from sweep.workers.request import asked_for
 
 if TYPE_CHECKING:  # PyTorch and plotly take seconds to import
     from sweep.data import OnBadImage
@@ -48,6 +49,9 @@ def run(
     storage: str | None = None,
     device: str | None = None,
     workers: int = 0,
+    cluster: str | None = None,
+    worker_timeout: str | None = None,
+    lanes_per_worker: int | None = None,
     on_bad_image: "OnBadImage" = "error",
     reporter: Reporter | None = None,
     **declared: Any,
@@ -66,6 +70,10 @@ def run(
         device: PyTorch's name of the device. If not given, the GPU if there is one, else the CPU.
         workers: Processes of this machine that the trials train on, one after the other on its GPUs, or each with its
             share of the cores; 0 to train in this process. The tables are the same.
+        cluster: The address of a Ray cluster that the trials train on: `"auto"`, `"HOST:PORT"` or `"ray://HOST:PORT"`.
+            `workers` is the number of workers there; 0 for as many as it has room for.
+        worker_timeout: How long to wait for workers when there is none, before the run ends: `"90s"`, `"10m"`.
+        lanes_per_worker: Lanes that a worker trains at a time; if it has more, one stack trains after the other.
         on_bad_image: What to do with an image that cannot be read: `"error"` stops, `"skip"` leaves it out.
         reporter: Receives the progress. If not given, the progress is shown on standard error.
         **declared: Values that replace what the study declares, such as `data="./photos"`, `trials=64` or `epochs=20`;
@@ -85,6 +93,9 @@ def run(
         storage=storage,
         device=device,
         workers=workers,
+        cluster=cluster,
+        worker_timeout=worker_timeout,
+        lanes_per_worker=lanes_per_worker,
         on_bad_image=on_bad_image,
         **declared,
     )
@@ -151,6 +162,9 @@ def _settled(
     storage: str | None = None,
     device: str | None = None,
     workers: int = 0,
+    cluster: str | None = None,
+    worker_timeout: str | None = None,
+    lanes_per_worker: int | None = None,
     on_bad_image: "OnBadImage" = "error",
     **declared: Any,
 ) -> tuple[LoadedStudy, Callable[..., RunFolder]]:
@@ -162,7 +176,7 @@ def _settled(
         n_parallel=n_parallel,
         storage_url=storage,
         device_name=device,
-        n_workers=workers,
+        workers=asked_for(workers, cluster, worker_timeout, lanes_per_worker),
         cache_dir=default_cache_dir(),
         on_bad_image=on_bad_image,
         budget=Budget(wall_seconds=None if time is None else parse_duration(time), target=target),
@@ -239,4 +253,10 @@ def overridden_study(study: AnyStudy, declared: Mapping[str, Any]) -> LoadedStud
     for name in declared:
         if name not in known:
             raise UsageError(f"sweep.run() has no argument {name!r}, and a study declares {', '.join(known)}")
-    return LoadedStudy(loaded.name, loaded.path, loaded.study.override(**declared))
+    overridden = loaded.study.override(**declared)
+    if declared.get("retrain") is False and overridden.folds:
+        raise UsageError(
+            "--no-retrain cannot be combined with folds: no lane of the winner has learned from all images, so it is "
+            "trained again at the end; leave --no-retrain out"
+        )
+    return LoadedStudy(loaded.name, loaded.path, overridden)

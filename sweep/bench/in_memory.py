@@ -36,7 +36,7 @@ def in_memory_search(
     """
     sampler = sampler_of(study)
     return Search(
-        Proposals(optuna.create_study(direction="maximize", sampler=sampler), study, sampler),
+        Proposals(optuna.create_study(direction="maximize", sampler=sampler), study, sampler, study.enqueue),
         Occupancy(study, setting_of, TrainingHere(setting_of, device), n_parallel=n_parallel, device=device),
         budget=budget or Budget(),
         reporter=reporter,

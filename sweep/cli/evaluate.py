@@ -31,7 +31,7 @@ def evaluate(
     split: Annotated[
         SplitName | None,
         typer.Option(
-            help="What to measure. If not given, the test split of data that have one, and otherwise all of them."
+            help="The split to measure. If not given, the test split of data that have one, and otherwise everything."
         ),
     ] = None,
     as_json: Annotated[

@@ -62,6 +62,20 @@ Seeds = Annotated[
         rich_help_panel=SEARCH,
     ),
 ]
+Folds = Annotated[
+    int | None,
+    typer.Option(
+        help="Cross-validation: divide the images of train and val into this many folds, train every configuration "
+        "once for each fold on the other folds, and rank it by the mean. The winner is trained again on all of them.",
+        rich_help_panel=SEARCH,
+    ),
+]
+Repeats = Annotated[
+    int | None,
+    typer.Option(
+        help="With `--folds`: divide the images this many times, each time in another way.", rich_help_panel=SEARCH
+    ),
+]
 Seed = Annotated[
     int | None,
     typer.Option(
@@ -282,15 +296,6 @@ NParallel = Annotated[
 DEVICE_HELP = "`cpu`, `cuda` or `cuda:1`. If not given, the GPU if there is one."
 RunDevice = Annotated[str | None, typer.Option(help=DEVICE_HELP, rich_help_panel=PLACE)]
 
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        help="Train the lanes on this many worker processes: one GPU each where there are GPUs, else a share of the "
-        "cores each; 0 for none. The tables do not depend on it.",
-        min=0,
-        rich_help_panel=PLACE,
-    ),
-]
 DeviceName = Annotated[str | None, typer.Option(help=DEVICE_HELP)]
 StorageUrl = Annotated[
     str | None,

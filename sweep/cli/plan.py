@@ -19,6 +19,8 @@ def plan(
     study: options.StudyName,
     sampler: options.Sampler = None,
     seeds: options.Seeds = None,
+    folds: options.Folds = None,
+    repeats: options.Repeats = None,
     seed: options.Seed = None,
     data: options.Data = None,
     image_root: options.ImageRoot = None,
@@ -97,6 +99,8 @@ def plan(
         cache=cache,
         max_rank=max_rank,
         seeds=seeds,
+        folds=folds,
+        repeats=repeats,
         sampler=sampler,
         seed=seed,
     )

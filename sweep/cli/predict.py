@@ -3,13 +3,14 @@
 import csv
 import sys
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sweep.cli import options
-from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION
+from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION, SEGMENTATION
 from sweep.terminal.console import printable, progress_bar, stderr
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import
@@ -29,6 +30,9 @@ def predict(
         ),
     ],
     csv_file: Annotated[str, typer.Option("--csv", help="File to write; `-` for standard output.")] = STANDARD_OUTPUT,
+    masks: Annotated[
+        Path | None, typer.Option(help="Folder for the masks, one PNG per image; for a model of segmentation.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Images, or texts, a forward pass.", min=1)] = 32,
     backbone: options.OwnBackbone = None,
     device: options.DeviceName = None,
@@ -38,7 +42,8 @@ def predict(
 
     Each row has the path or text, the predicted label, its probability, and then the probability of every class. Where
     an image may have several labels, the row has all labels with a probability of at least 0.5, joined by `|`, and then
-    the probability of every label. For a regression, the row has the predicted numbers.
+    the probability of every label. For a regression, the row has the predicted numbers. A model of segmentation writes
+    a mask for every image, a PNG whose values are the classes, and the row has each class's share of the pixels.
 
     An image that cannot be read is named on standard error and left out; the others are labelled all the same, and the
     exit code is 1.
@@ -55,6 +60,7 @@ def predict(
     loaded = load_model(model, device=device_named(device), backbone=backbone, study=study)
     kind = loaded.backbone.kind
     found = find_texts(items) if kind == "texts" else find_images(items)
+    paths = _mask_paths(masks, found, loaded.target)
     unreadable: list[Unreadable] = []
     with progress_bar() as progress:
         bar = progress.add_task(kind, total=len(found))
@@ -62,7 +68,7 @@ def predict(
             loaded, found, batch_size=batch_size, on_progress=lambda count: progress.advance(bar, count)
         )
         heading = "text" if kind == "texts" else "path"
-        rows = _rows(outcomes, heading, loaded.class_names, loaded.target, unreadable)
+        rows = _rows(_saved(outcomes, paths), heading, loaded.class_names, loaded.target, unreadable, paths)
         if csv_file == STANDARD_OUTPUT:
             csv.writer(sys.stdout).writerows(rows)
         else:
@@ -84,12 +90,46 @@ def predict(
         )
 
 
+def _mask_paths(folder: Path | None, images: list[str], target: "Target") -> dict[str, Path]:
+    """The path of every image's mask; empty for a model that has none."""
+    from sweep.errors import UsageError
+    from sweep.export.predict import mask_paths
+
+    if target.kind is not SEGMENTATION:
+        if folder is not None:
+            raise UsageError(f"--masks is for segmentation, and the model was trained for {target.kind.name}")
+        return {}
+    if folder is None:
+        raise UsageError("the model answers with masks; give a folder for them with --masks")
+    return mask_paths(images, folder)
+
+
+def _saved(
+    outcomes: Iterable["Prediction | Unreadable"], paths: dict[str, Path]
+) -> Iterator["Prediction | Unreadable"]:
+    """The outcomes, after their masks were written."""
+    from sweep.errors import SweepError
+    from sweep.export.predict import Unreadable
+    from sweep.machine.paths import write_atomically
+
+    for outcome in outcomes:
+        if not isinstance(outcome, Unreadable) and outcome.mask is not None:
+            path, save = paths[outcome.item], partial(outcome.mask.save, format="PNG")
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, save)
+            except OSError as error:
+                raise SweepError(f"cannot write {path}: {error.strerror}; give another folder with --masks") from error
+        yield outcome
+
+
 def _rows(
     outcomes: Iterable["Prediction | Unreadable"],
     heading: str,
     class_names: tuple[str, ...],
     target: "Target",
     unreadable: list["Unreadable"],
+    masks: dict[str, Path],
 ) -> Iterator[list[str]]:
     """Yield the rows of the table; what could not be read is appended to `unreadable`."""
     from sweep.data.labels import SEPARATOR
@@ -102,6 +142,7 @@ def _rows(
         CLASSES: [heading, "label", "probability", *probabilities],
         MULTI_LABEL: [heading, "labels", *probabilities],
         REGRESSION: [heading, *class_names],
+        SEGMENTATION: [heading, "mask", *(f"share_{name}" for name in class_names)],
     }[kind]
     for outcome in outcomes:
         if isinstance(outcome, Unreadable):
@@ -119,6 +160,8 @@ def _rows(
         elif kind is MULTI_LABEL:
             named = zip(class_names, values, strict=True)
             answer = [SEPARATOR.join(name for name, p in named if p >= THRESHOLD)]
+        elif kind is SEGMENTATION:
+            answer = [str(masks[outcome.item])]
         yield [outcome.item, *answer, *shown]
 
 

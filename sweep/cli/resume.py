@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sweep.cli import options
+from sweep.cli import options, worker_options
 
 
 def resume(
@@ -20,7 +20,10 @@ def resume(
     backbone: options.OwnBackbone = None,
     data: options.MovedData = None,
     storage: options.StorageUrl = None,
-    workers: options.Workers = None,
+    workers: worker_options.Workers = None,
+    cluster: worker_options.ClusterAddress = None,
+    worker_timeout: worker_options.WorkerTimeout = None,
+    lanes_per_worker: worker_options.LanesPerWorker = None,
     track: options.Track = None,
 ) -> None:
     """Continue a run that was killed, interrupted, or stopped by an error.
@@ -47,6 +50,9 @@ def resume(
             cache_dir=default_cache_dir(),
             reporter=reporter,
             n_workers=workers,
+            cluster=cluster,
+            worker_timeout=worker_timeout,
+            lanes_per_worker=lanes_per_worker,
         ),
         run,
         track or (),

@@ -6,13 +6,15 @@ from typing import Annotated
 
 import typer
 
-from sweep.cli import options
+from sweep.cli import options, worker_options
 
 
 def run(
     study: options.StudyName,
     sampler: options.Sampler = None,
     seeds: options.Seeds = None,
+    folds: options.Folds = None,
+    repeats: options.Repeats = None,
     seed: options.Seed = None,
     enqueue: Annotated[
         Path | None,
@@ -64,7 +66,10 @@ def run(
     ] = None,
     n_parallel: options.NParallel = "32",
     device: options.RunDevice = None,
-    workers: options.Workers = None,
+    workers: worker_options.Workers = None,
+    cluster: worker_options.ClusterAddress = None,
+    worker_timeout: worker_options.WorkerTimeout = None,
+    lanes_per_worker: worker_options.LanesPerWorker = None,
     out: Annotated[
         Path | None,
         typer.Option(help="The run folder to create; `runs/STUDY-TIME` if not given.", rich_help_panel=options.PLACE),
@@ -118,6 +123,9 @@ def run(
                 storage=storage,
                 device=device,
                 workers=workers or 0,
+                cluster=cluster,
+                worker_timeout=worker_timeout,
+                lanes_per_worker=lanes_per_worker,
                 on_bad_image=on_bad_image.value,
                 reporter=reporter,
                 trials=trials,
@@ -150,6 +158,8 @@ def run(
                 cache=cache,
                 max_rank=max_rank,
                 seeds=seeds,
+                folds=folds,
+                repeats=repeats,
                 sampler=sampler,
                 seed=seed,
             ),

@@ -11,9 +11,11 @@ from rich.table import Table
 from sweep.machine.checked_files import require_entries
 from sweep.records.entries import require_summary
 from sweep.records.folder import RunFolder
+from sweep.records.ranked_on import RankedOn
 from sweep.records.results import PARAMETER_PREFIX, Results, parameter_columns
 from sweep.records.tested import AGAIN, was_retrained, was_tested
 from sweep.records.verdict import verdict
+from sweep.study.folds import recorded_folds, standard_error
 from sweep.tasks.inputs import kind_of
 from sweep.tasks.kinds import TaskKind
 from sweep.terminal.console import printable
@@ -32,7 +34,9 @@ def show_trials(console: Console, results: Results, limit: int = TOP) -> None:
     trials, objectives, kind = results.trials, list(results.objectives), results.kind
     by = f"Pareto front over {', '.join(objectives)}" if len(objectives) > 1 else objectives[0]
     several = (trials[kind.std_column].notna()).any()
-    spread = "; ± is the standard deviation over the seeds of a configuration" if several else ""
+    folds, _ = recorded_folds(results.config)
+    over = "error over folds" if folds else "deviation over the seeds of a configuration"
+    spread = f"; ± is the standard {over}" if several else ""
     table = Table(title=f"trials, best first by {printable(by)} after the last epoch{spread}", title_justify="left")
     columns = {"trial": "trial", **{f"val_{name}": kind.metrics[name] for name in kind.shown}}
     columns |= {"trainable_parameters": "size"}
@@ -59,7 +63,8 @@ def show_trials(console: Console, results: Results, limit: int = TOP) -> None:
         if not _missing(row.get("front")):
             cells["front"] = f"{row['front']:.0f}"
         if not _missing(row[kind.std_column]):
-            cells[f"val_{kind.score}"] += f" ± {row[kind.std_column]:.3f}"
+            std = row[kind.std_column]
+            cells[f"val_{kind.score}"] += f" ± {standard_error(std, folds) if folds else std:.3f}"
         shown = escape(printable(configuration)) + failure + stopped
         table.add_row(*cells.values(), _difference(row, kind), shown)
     console.print(table)
@@ -92,13 +97,19 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
         kind = results.kind
         folder = RunFolder(run)
         require_summary(folder, summary, kind, ())
-        require_entries(folder.config_path, results.config, {"epochs": int})
+        images = {f"splits.{split}.images": int for split in ("train", "val")}
+        require_entries(folder.config_path, results.config, {"epochs": int, **images})
         winner, probe = summary["winner"], summary["linear_probe"]
-        n_val, n_test = summary["n_val_images"], summary["n_test_images"]
+        ranked, n_test = RankedOn.recorded(results.config), summary["n_test_images"]
         score, items = kind.metrics[kind.score], kind_of(results.config)
-        title = f"{score} (± standard error over {items}) on {n_val} val and {n_test} test {items}"
+        title = f"{score} (± standard error over {items}) on {ranked.n_images} val and {n_test} test {items}"
+        if ranked.folds:
+            title = (
+                f"{score} on {ranked.folds} folds of {ranked.words} (± standard error over folds), and on {n_test} "
+                f"test {items} (± over {items})"
+            )
         table = Table(title=title, title_justify="left")
-        for heading in ("", "val", "test"):
+        for heading in ("", "folds" if ranked.folds else "val", "test"):
             table.add_column(heading)
         rows = (
             (f"winner: trial {winner['trial']}, {winner['trainable_parameters']:,} parameters", winner),
@@ -106,7 +117,7 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
         )
         for name, row in rows:
             test = kind.with_error(row["test"], n_test) if was_tested(summary) else "not looked at"
-            table.add_row(name, kind.with_error(row["val"], n_val), test)
+            table.add_row(name, kind.with_error(row["val"], ranked.n_images), test)
         console.print(table)
         if was_retrained(summary):
             again = f"test: {AGAIN}; sweep export exports this winner" if was_tested(summary) else f"also {AGAIN}"

@@ -33,6 +33,8 @@ def show_evaluation(console: Console, evaluation: "Evaluation", *, of_the_run: b
         _show_confusion(console, evaluation.confusion, evaluation.class_names)
     if evaluation.by_label:
         _show_labels(console, evaluation)
+    if evaluation.by_class:
+        _show_overlaps(console, evaluation)
     if evaluation.calibration:
         _show_calibration(console, evaluation)
     if len(evaluation.by_target) > 1:
@@ -94,6 +96,17 @@ def _show_labels(console: Console, evaluation: "Evaluation") -> None:
     for score in listed:
         cells = [score.precision, score.recall, *([score.average_precision] if several else [])]
         table.add_row(_name(score.name), str(score.n), str(score.n_predicted), *map(_share, cells))
+    console.print(table)
+
+
+def _show_overlaps(console: Console, evaluation: "Evaluation") -> None:
+    table = Table(title="each class, over the labelled pixels of all images", title_justify="left")
+    table.add_column("class")
+    for heading in ("pixels", "predicted", "IoU", "precision", "recall"):
+        table.add_column(heading, justify="right")
+    for one in evaluation.by_class:
+        shares = map(_share, (one.iou, one.precision, one.recall))
+        table.add_row(_name(one.name), str(one.n_pixels), str(one.n_predicted), *shares)
     console.print(table)
 
 

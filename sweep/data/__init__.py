@@ -12,6 +12,7 @@ from sweep.data.base import DataSet, SkippedImage, Split
 from sweep.data.files import ImageChecker, OnBadImage
 from sweep.data.folder import image_folder
 from sweep.data.label_doubts import warn_of_doubts
+from sweep.data.mask_folder import is_mask_folder, mask_folder
 from sweep.data.objects import object_data
 from sweep.data.packaged import DATA_SETS
 from sweep.data.saved import is_saved, saved_data_set
@@ -20,7 +21,7 @@ from sweep.data.table import AS_IT_IS, load_table
 from sweep.data.table_columns import TableOptions
 from sweep.data.vtab import is_vtab_task, vtab_task
 from sweep.errors import UsageError
-from sweep.tasks.kinds import CLASSES
+from sweep.tasks.kinds import CLASSES, SEGMENTATION
 
 __all__ = ["DATA_SETS", "DataSet", "OnBadImage", "SkippedImage", "Split", "TableOptions", "load_data"]
 
@@ -41,9 +42,9 @@ def load_data(
 
     Args:
         spec: a name in `DATA_SETS`; a folder with a VTAB-1K task (``train800.txt``, ``val200.txt``, ``test.txt``), a
-            saved Hugging Face data set, or images in one folder per class, with or without ``train``, ``val`` and
-            ``test`` above the classes; a table of images or texts (``.csv``, ``.tsv``, ``.parquet``); an archive of
-            arrays (``.npz``); or data set objects by split.
+            saved Hugging Face data set, images in one folder per class, with or without ``train``, ``val`` and ``test``
+            above the classes, or images and masks in the folders ``images`` and ``masks``; a table of images or texts
+            (``.csv``, ``.tsv``, ``.parquet``); an archive of arrays (``.npz``); or data set objects by split.
         seed: seed of the split, for data that come without one; the demo sets always have the same split. None splits
             nothing: images without a given split are all in `test`, and any split may be empty.
         cache_dir: root of sweep's cache, for the demo sets that are fetched.
@@ -79,6 +80,8 @@ def _own_data(
     table: TableOptions,
 ) -> DataSet:
     """The user's own data; arguments and errors as `load_data`."""
+    if task == SEGMENTATION.name:
+        return _with_masks(spec, seed, checker, table)
     if not isinstance(spec, str):
         _refuse_table_options("Study.data", table)
         return object_data(spec, seed=seed, checker=checker, task=task)
@@ -94,6 +97,18 @@ def _own_data(
     if suffix == ARRAY_SUFFIX and os.path.isfile(path):
         return _named(path, array_file(path, seed=seed, checker=checker, task=task))
     raise _unknown(spec, path)
+
+
+def _with_masks(spec: str | Mapping[str, Any], seed: int | None, checker: ImageChecker, table: TableOptions) -> DataSet:
+    """The user's own images with masks."""
+    folder = Path(os.path.expanduser(spec)) if isinstance(spec, str) else None
+    if folder is None or not os.path.isdir(folder) or not is_mask_folder(folder):
+        raise UsageError(
+            f"segmentation needs a folder with images/ and masks/ (docs/dense.md), and "
+            f"{'Study.data' if folder is None else folder} is not one; give another --data"
+        )
+    _refuse_table_options(str(spec), table)
+    return mask_folder(folder, seed=seed, checker=checker)
 
 
 def _named(path: Path, data: DataSet) -> DataSet:
@@ -114,8 +129,8 @@ def _unknown(spec: str, path: Path) -> UsageError:
     return UsageError(
         f"no data set {spec!r}: it is not a demo set{f' (did you mean {close[0]}?)' if close else ''}, "
         f"and {path} {reason}.\n"
-        f"Give one of {', '.join(DATA_SETS)}; a folder of images, one subfolder per class; a table of images or texts; "
-        f"an archive of arrays; a saved Hugging Face data set; or a VTAB-1K task folder (docs/data.md)"
+        f"Give one of {', '.join(DATA_SETS)}; a folder of images, one subfolder per class, or with masks; a table of "
+        f"images or texts; an archive of arrays; a saved Hugging Face data set; or a VTAB-1K task folder (docs/data.md)"
     )
 
 
@@ -132,6 +147,8 @@ def _from_folder(folder: Path, seed: int | None, checker: ImageChecker, task: st
     of_vtab = is_vtab_task(folder)
     if not of_vtab and is_saved(folder):
         return saved_data_set(folder, seed=seed, checker=checker, task=task)
+    if not of_vtab and task is None and is_mask_folder(folder):
+        return mask_folder(folder, seed=seed, checker=checker)
     _require_task(f"the folder {folder}", CLASSES.name, task)
     if of_vtab:
         return vtab_task(folder, checker)

@@ -26,8 +26,8 @@ IMAGES, LABELS = "images", "labels"
 NAMES = re.compile(r"(?P<before>\w+)_(?P<what>images|labels)|(?P<letter>[xy])_(?P<after>\w+)")
 """Names of the arrays of a split, in upper or lower case: those of MedMNIST's files, or those of Keras."""
 NEEDED = (
-    "give images and labels, to be split at random, or train_images, train_labels, test_images, test_labels "
-    "(x_train, y_train, … are taken too) and, if you have them, val_images and val_labels"
+    "give images and labels, which sweep then splits at random, or train_images, train_labels, test_images and "
+    "test_labels (x_train, y_train, … are accepted too) and, if you have them, val_images and val_labels"
 )
 
 Array = npt.NDArray[Any]
@@ -59,7 +59,7 @@ def array_file(path: Path, *, seed: int | None, checker: ImageChecker, task: str
         given += [split] * len(of_split)
     shapes = {of_labels.shape[1:] for of_labels in values}
     if len(shapes) > 1 or len({of_labels.dtype.kind in "fc" for of_labels in values}) > 1:
-        raise UsageError(f"the label arrays of {path} are of several kinds; give each split the same")
+        raise UsageError(f"the label arrays of {path} are of several kinds; give all splits the same kind")
     found = labelled_by_array(np.concatenate(values), task, f"{next(iter(parts.values()))[1]} of {path}")
     labels, class_names = found.labels, found.names
     starts = np.cumsum([0, *(len(part) for part in images)])
@@ -111,7 +111,7 @@ def _read_parts(path: Path) -> Mapping[str, tuple[str, str, Array, Array]]:
             present = sorted(archive.files)
             found = _found(path, present)
             if left := sorted(set(present) - {name for pair in found.values() for name in pair}):
-                logger.warning("left aside in %s: the arrays %s", path, _shown(left))
+                logger.warning("not used in %s: the arrays %s", path, _shown(left))
             n_left = available_bytes(torch.device("cpu"))
             n_bytes = sum(archive.zip.getinfo(f"{name}.npy").file_size for pair in found.values() for name in pair)
             if n_bytes > n_left:

@@ -22,12 +22,15 @@ class Split:
 
     Attributes:
         name: name of the split, for messages.
-        labels: class indices from 0, (n,) int64; or 0 and 1, (n, C) int64; or numbers, (n, C) float64.
+        labels: class indices from 0, (n,) int64; or 0 and 1, (n, C) int64; or numbers, (n, C) float64; or for
+            segmentation the number of each image's pixels of every class, (n, C) int64.
         opener: maps an index to the decoded Pillow image, or to the text; safe to call from several threads.
         fingerprinter: returns the fingerprint; called once, when it is first needed.
         source: maps an index to the image's file, or to the position of the text; None if there is no name for it.
         kind: images or texts. The attributes of a split of texts are named after images, too.
         digester: returns the SHA-256 of every item's content, `(n,)`; None if items are not compared.
+        masks: for segmentation, maps an index to the image's mask, a Pillow image of its size in mode L or P, whose
+            values are classes, or 255 where there is no label; safe to call from several threads.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Split:
     source: Callable[[int], str] | None = field(default=None, repr=False)
     kind: Kind = "images"
     digester: Callable[[], Sequence[str]] | None = field(default=None, repr=False)
+    masks: Callable[[int], Any] | None = field(default=None, repr=False)
 
     @property
     def n_images(self) -> int:
@@ -64,6 +68,18 @@ class Split:
         file = f" ({self.source(index)})" if self.source else ""
         return f"{one_of(self.kind)} {index} of split {self.name!r}{file}"
 
+    def only(self, indices: Sequence[int], name: str) -> "Split":
+        """Some of these images, under another name."""
+        where = list(indices)
+        return Split(
+            name,
+            self.labels[where],
+            lambda index: self.open(where[index]),
+            lambda: digest_of(["only", self.fingerprint, *map(str, where)]),
+            lambda index: self.source(where[index]) if self.source else self.describe(where[index]),
+            self.kind,
+        )
+
     def joined(self, other: "Split") -> "Split":
         """These images followed by those of `other`."""
         n_own = self.n_images
@@ -79,6 +95,11 @@ class Split:
             part, place = where(index)
             return part.describe(place)
 
+        def masks(index: int) -> Any:
+            part, place = where(index)
+            assert part.masks is not None
+            return part.masks(place)
+
         return Split(
             f"{self.name} and {other.name}",
             np.concatenate([self.labels, other.labels]),
@@ -86,6 +107,7 @@ class Split:
             lambda: digest_of(["joined", self.fingerprint, other.fingerprint]),
             source,
             self.kind,
+            masks=None if self.masks is None else masks,
         )
 
 
@@ -116,7 +138,7 @@ class DataSet:
         notice: origin and licence, which are shown with results; empty for a user's own files.
         skipped: unreadable images that were left out because the user asked for it.
         left_aside: number of files, by extension, that are not images by their extension.
-        task: `"classes"`, `"multi-label"` or `"regression"`, see `sweep.tasks.kinds`.
+        task: `"classes"`, `"multi-label"`, `"regression"` or `"segmentation"`, see `sweep.tasks.kinds`.
     """
 
     name: str

@@ -43,7 +43,7 @@ def newsgroups(cache_dir: Path) -> DataSet:
     (test,) = take_per_class(held_labels, (50,), seed=0)
     return DataSet(
         name="newsgroups",
-        description="posts of Usenet, lower-cased words; test out of the original test posts; always the same",
+        description="posts of Usenet, lower-cased words; test is from the original test posts; always the same",
         class_names=class_names,
         train=text_split("train", [kept[i] for i in train], kept_labels[train]),
         val=text_split("val", [kept[i] for i in val], kept_labels[val]),

@@ -22,6 +22,7 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """The transposition that undoes each EXIF orientation."""
+SIDEWAYS = tuple(UPRIGHT[orientation] for orientation in (5, 6, 7, 8))
 LARGEST_8_BIT, LARGEST_16_BIT = 255, 65535
 
 
@@ -98,6 +99,26 @@ def check_header(file: ImageFile) -> None:
         decode(file)
 
 
+def upright_size(file: ImageFile) -> tuple[int, int]:
+    """Width and height of an image once it is turned upright, in pixels; only its header is read.
+
+    Raises:
+        UnreadableImageError: The file cannot be read.
+    """
+    try:
+        with _opened(file) as image:
+            width, height = image.size
+            try:
+                turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+            except Exception:  # damaged metadata, as in `_upright`
+                turn = None
+    except SweepError:
+        raise
+    except Exception as error:
+        raise unreadable(file, error) from error
+    return (height, width) if turn in SIDEWAYS else (width, height)
+
+
 def plain_colours(name: str, image: Image.Image) -> Image.Image:
     """The image itself. 32-bit integers that are really 16-bit greys are converted to these.
 
@@ -154,7 +175,7 @@ def _require_plain_mode(name: str, mode: str) -> None:
     if mode == "F":
         raise UnreadableImageError(name, "it has 32-bit values (F), not an image's 8 or 16 bits; convert it")
     if mode not in MODES and mode != "I":
-        raise UnreadableImageError(name, f"it has colours of mode {mode}, which have no sure way to RGB; convert it")
+        raise UnreadableImageError(name, f"it has colours of mode {mode}, which sweep cannot convert; save it as RGB")
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -148,7 +148,7 @@ def all_unreadable(split: Split, first: UnreadableImageError) -> SweepError:
         split: The images.
         first: The error of the first one.
     """
-    logger.info("an image cannot be read; decoding the %d of split %r to name all such", split.n_images, split.name)
+    logger.info("an image cannot be read; decoding all %d of split %r, to name all such", split.n_images, split.name)
 
     def error_of(index: int) -> UnreadableImageError | None:
         try:

@@ -72,8 +72,8 @@ def _split_folders(root: Path, *, all_needed: bool) -> Mapping[str, Path]:
     names = ", ".join(folder.name for _, folder in named)
     if others:
         raise UsageError(
-            f"{root} looks like splits, but beside {names} it has {', '.join(others)}: name the splits train, val and "
-            f"test, and move other folders away"
+            f"{root} seems to hold splits, but beside {names} it has {', '.join(others)}: name the splits train, val "
+            f"and test, and move other folders away"
         )
     if len(found) < len(named):
         raise UsageError(f"{root} has {names}, two of which are the same split; keep one folder per split")
@@ -81,7 +81,7 @@ def _split_folders(root: Path, *, all_needed: bool) -> Mapping[str, Path]:
         if split not in found:
             raise UsageError(
                 f"{root} has {_folders(names)} but no {split} folder: add {root / split}, or put the class folders "
-                f"straight into {root} to have them split"
+                f"directly into {root}, and sweep splits them"
             )
     return found
 
@@ -104,7 +104,7 @@ def _given_splits(root: Path, seed: int, folders: Mapping[str, Path], checker: I
             extra = sorted(set(other.class_names) - set(tree.class_names))
             raise UsageError(
                 f"{folders[name]} has other classes than {folders['train']}: missing {missing or 'none'}, "
-                f"only there {extra or 'none'}"
+                f"additional {extra or 'none'}"
             )
     if "val" in trees:
         train, val = tree.split("train", root), trees["val"].split("val", root)
@@ -194,7 +194,7 @@ def _scan(folder: Path, checker: ImageChecker, fewest_classes: int = 2) -> _Tree
         left_aside.update(suffixes_of_others(paths))
     suffixes = ", ".join(sorted(image_suffixes()))
     if not found:
-        raise UsageError(f"no images below {folder}: files ending in {suffixes} are looked for")
+        raise UsageError(f"{folder} and its subfolders have no images; sweep looks for files ending in {suffixes}")
     readable = checker.readable(found)
     files = tuple(path for path, usable in zip(found, readable.tolist(), strict=True) if usable)
     labels = np.array(found_labels, dtype=np.int64)[readable]
@@ -215,7 +215,9 @@ def _class_folders(folder: Path) -> Mapping[str, list[Path]]:
         classes.setdefault(clean_name(path.name), []).append(path)
     for name, paths in classes.items():
         if len(paths) > 1:
-            logger.warning("%s has %d folders called %s, spelled alike; they are one class", folder, len(paths), name)
+            logger.warning(
+                "%s has %d folders called %s, in two spellings of Unicode; they are one class", folder, len(paths), name
+            )
     return classes
 
 

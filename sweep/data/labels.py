@@ -130,8 +130,8 @@ def _class_of(flags: npt.NDArray[np.generic], where: Where) -> Labels:
     numbers = flags.astype(np.int64).sum(1)
     if wrong := np.flatnonzero(numbers != 1).tolist():
         raise UsageError(
-            f"{where(wrong[0])} has {numbers[wrong[0]]} columns of 1; for classes, every image needs one. Leave --task "
-            f"out, or give multi-label"
+            f"{where(wrong[0])} has {numbers[wrong[0]]} columns of 1; for classes, every image needs exactly one. "
+            f"Leave --task out, or give multi-label"
         )
     classes: Labels = flags.argmax(1).astype(np.int64)
     return classes
@@ -169,11 +169,11 @@ def labelled_by_array(values: npt.NDArray[np.generic], task: str | None, what: s
         names = ("target",) if values.ndim == 1 else tuple(map(str, range(values.shape[1])))
         return Labelled(task, numbers, names)
     wanted = {
-        CLASSES.name: "whole numbers or text, one each, or a column of 0 and 1 a class",
+        CLASSES.name: "whole numbers or text, one per image, or one column of 0 and 1 per class",
         MULTI_LABEL.name: "0 or 1, one column per label",
-        REGRESSION.name: "numbers, one or a row each",
+        REGRESSION.name: "numbers, one or one row per image",
     }[task]
-    raise UsageError(f"{what} holds {values.dtype} of shape {values.shape}; for {task}, labels are {wanted}")
+    raise UsageError(f"{what} holds {values.dtype} of shape {values.shape}; for {task}, labels must be {wanted}")
 
 
 def _all_whole(values: npt.NDArray[np.generic]) -> bool:
@@ -232,7 +232,7 @@ def require_measurable(
     if task == MULTI_LABEL.name:
         for index in np.flatnonzero(~labels["train"].any(axis=0)).tolist():
             logger.warning(
-                "no train %s of %s has the label %r, which cannot be learned", one_of(kind), where, names[index]
+                "no train %s of %s has the label %r, so it cannot be learned", one_of(kind), where, names[index]
             )
 
 

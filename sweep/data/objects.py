@@ -19,7 +19,7 @@ from sweep.machine.seeds import global_state
 from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION
 
 WHOLE = "all"
-WANTED = "not a class index from 0 on, labels of 0 and 1 or numbers"
+WANTED = "not a class index (0, 1, …), a list of 0 and 1, or a list of numbers"
 
 Label = npt.NDArray[Any]
 
@@ -49,7 +49,7 @@ def object_data(
     if not (splits == {WHOLE} or {"train", "test"} <= splits <= set(SPLIT_NAMES)) or len(splits) < len(objects):
         raise UsageError(
             f"Study.data has the parts {', '.join(map(str, objects)) or 'none'}; "
-            f"give train, test and, optionally, val, or all, to have them split at random"
+            f"give train, test and, optionally, val, or give all, which sweep then splits at random"
         )
     own_names = _own_class_names(objects)
     items = [
@@ -185,8 +185,8 @@ def _own_class_names(objects: Mapping[str, Any]) -> tuple[str, ...] | None:
             number = min(len(names), len(others)) if place is None else place
             raise UsageError(
                 f"Study.data[{split!r}] has other classes than Study.data[{first!r}]: number {number} is "
-                f"{_name_of(others, number)} there and {_name_of(names, number)} here; number the classes of all parts "
-                f"alike"
+                f"{_name_of(others, number)} in the former and {_name_of(names, number)} in the latter; give all parts "
+                f"the same classes in the same order"
             )
     return names
 

@@ -4,14 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweep.data import corpora, digits, glyphs, photographs, scanned
+from sweep.data import brain, corpora, digits, glyphs, photographs, scanned
 from sweep.data.base import DataSet
 from sweep.data.rendered import count
 from sweep.data.sprite_tasks import sprite_place, sprite_set
 from sweep.data.sprites import sprite_scale, sprite_shape, sprite_x
 from sweep.errors import UsageError
 from sweep.machine.packaged_files import wheel_folder
-from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION
+from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION, SEGMENTATION
 
 HERE = "here"
 
@@ -150,6 +150,15 @@ DATA_SETS: dict[str, Packaged] = {
         "research use, with credit (AT&T)",
         Wheel(photographs.FACES_PACKAGE, photographs.FACES_VERSION, 5),
         terms=photographs.FACES_TERMS,
+    ),
+    "brain-slices": Packaged(
+        brain.brain_slices,
+        "slices of a brain: the tissue of every pixel",
+        len(brain.CLASS_NAMES),
+        (65, 26, 26),
+        "free with its notice (ICBM 152 template)",
+        Wheel(brain.PACKAGE, brain.VERSION, 12),
+        task=SEGMENTATION.name,
     ),
     "newsgroups": Packaged(
         corpora.newsgroups,

@@ -158,9 +158,9 @@ def _item_column(folder: Path, kinds: Kinds) -> tuple[str, bool]:
     if not images and (TEXT in texts or len(texts) == 1):
         return (TEXT if TEXT in texts else texts[0]), True
     raise UsageError(
-        f"{folder} has {len(images)} Image columns and {len(texts)} of text, one of either is needed (its columns: "
-        f"{shown_columns(kinds)}); drop the others, cast_column the right one to datasets.Image(), or name the one of "
-        f"text {TEXT}, and save again"
+        f"{folder} has {len(images)} Image columns and {len(texts)} text columns; it needs one Image or one text "
+        f"column (its columns: {shown_columns(kinds)}). Drop the others, convert the column of images with cast_column "
+        f"to datasets.Image(), or rename the column of texts to {TEXT}, and save again"
     )
 
 

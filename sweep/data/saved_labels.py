@@ -62,7 +62,7 @@ def label_columns(folder: Path, kinds: Kinds, task: str | None) -> LabelColumns:
         return LabelColumns(targets)
     raise UsageError(
         f"{folder} has {len(named)} ClassLabel columns and none named label, labels or target (its columns: "
-        f"{shown_columns(kinds)}); name the one to learn label and save again"
+        f"{shown_columns(kinds)}); rename the one to learn to label, and save again"
     )
 
 
@@ -110,8 +110,8 @@ def read_labels(
         found = _unnamed(values, task, of_column, f"{column} of {what}")
     if task not in (None, found.task):
         raise UsageError(
-            f"{column} of {what} makes a task of the kind {found.task}, not {task}; leave --task out, or name another "
-            f"column label and save again"
+            f"{column} of {what} makes a task of the kind {found.task}, not {task}; leave --task out, or rename "
+            f"another column to label and save again"
         )
     return found
 

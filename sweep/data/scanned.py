@@ -89,7 +89,7 @@ def fashion_mnist(cache_dir: Path) -> DataSet:
     (test,) = take_per_class(held_labels, (100,), seed=0)
     return DataSet(
         name="fashion-mnist",
-        description="photographs of clothes, 28 x 28, grey; test out of the original test images; always the same",
+        description="photographs of clothes, 28 x 28, grey; test is from the original test images; always the same",
         class_names=FASHION_CLASSES,
         train=_split("fashion-mnist", "train", kept, kept_labels, train),
         val=_split("fashion-mnist", "val", kept, kept_labels, val),
@@ -148,5 +148,5 @@ def _read_checked(folder: Path, name: str) -> bytes:
     except (OSError, EOFError, zlib.error) as error:
         raise SweepError(f"cannot read {path}: {error}; install the Debian package {FASHION_PACKAGE}") from error
     if hashlib.sha256(content).hexdigest() != FASHION_SHA256[name]:
-        raise SweepError(f"{path} is not Fashion-MNIST's; install the Debian package {FASHION_PACKAGE}")
+        raise SweepError(f"{path} is not a file of Fashion-MNIST; install the Debian package {FASHION_PACKAGE}")
     return content

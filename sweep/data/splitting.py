@@ -104,8 +104,8 @@ def _as_given(
     for name in ("train", "test"):
         if not len(parts[name]):
             raise UsageError(
-                f"{where} has no {name} {kind}{remark}; it needs train and test (val is optional), or no splits at all "
-                f"to be split at random"
+                f"{where} has no {name} {kind}{remark}; give train and test (val is optional), or no splits at all, "
+                f"and sweep splits it at random"
             )
     in_train = set(labels[parts["train"]].tolist())
     for name in ("val", "test"):
@@ -171,9 +171,11 @@ def _require_class_size(
     sizes = np.bincount(labels, minlength=len(class_names))
     for name, size in zip(class_names, sizes.tolist(), strict=True):
         if size < smallest and not name:
-            raise UsageError(f"{where} has {size} {kind}{remark}; {smallest} are needed to be in {splits}. Add {kind}")
+            raise UsageError(
+                f"{where} has {size} {kind}{remark}; {smallest} are needed, one for each of {splits}. Add {kind}"
+            )
         if size < smallest:
             raise UsageError(
-                f"class {name!r} in {where} has {size} {kind}{remark}; {smallest} are needed to be in "
+                f"class {name!r} in {where} has {size} {kind}{remark}; {smallest} are needed, one for each of "
                 f"{splits}. Add {kind} or remove the class"
             )

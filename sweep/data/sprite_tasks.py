@@ -32,10 +32,10 @@ SET_RADII = RADII[:3]
 """Radii of shapes in a picture with several shapes."""
 
 SPACING = 1.2
-"""Least distance of two centres in sums of their radii: outlines may touch, and hide little of each other."""
+"""Least distance of two centres, in sums of their radii. Outlines may touch, but hide little of each other."""
 
 Place = tuple[float, float, float]
-"""Centre across and down, and radius, in pixels."""
+"""The x and y of a centre, and the radius, in pixels."""
 
 
 def sprite_set() -> DataSet:

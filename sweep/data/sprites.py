@@ -19,10 +19,10 @@ IMAGE_SIZE = 96
 SUPERSAMPLING = 4
 SPLIT_SIZES = {"train": 800, "val": 200, "test": 500}
 RADII = (9.0, 10.5, 12.25, 14.3, 16.7, 19.5)
-"""Pixels: of the circle that has the shape's area; each 1/6 more than the one before."""
+"""Radii in pixels of circles that have the area of the shapes; each is 1/6 larger than the one before."""
 N_PLACES = 16
 REACH = 1.6
-"""Radii from a shape's centre beyond which no outline goes."""
+"""Largest distance of an outline from the centre of its shape, in radii."""
 LEAST_CONTRAST = 70  # of 255, in the channel that differs most
 NOTICE = "Rendered by sweep itself; synthetic, not dSprites and not VTAB."
 

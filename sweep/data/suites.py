@@ -142,7 +142,7 @@ def _vtab(folder: Path) -> Suite | None:
         return None
     names = {task.name for task in known}
     for name in sorted(set(found) - names):
-        logger.warning("left aside: %s has lists of images, but VTAB-1K has no task %s", found[name], name)
+        logger.warning("ignored: %s has lists of images, but VTAB-1K has no task %s", found[name], name)
     missing = {task: f"not in {folder}" for tasks in VTAB_GROUPS.values() for task in tasks if task not in names}
     return Suite(VTAB, tuple(known), missing)
 
@@ -156,7 +156,7 @@ def _own(folder: Path) -> Suite | None:
     names = {task.name for task in tasks}
     for path in inner:
         if path.name not in names:
-            logger.warning("left aside: %s has no %s and is not a saved data set", path, ", ".join(TASK_FILES))
+            logger.warning("ignored: %s has no %s and is not a saved data set", path, ", ".join(TASK_FILES))
     return Suite(folder.resolve().name, tuple(tasks))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from sweep.data.base import DataSet, Split
 from sweep.tasks.inputs import one_of
-from sweep.tasks.kinds import CLASSES, REGRESSION, TASK_KINDS
+from sweep.tasks.kinds import CLASSES, REGRESSION, SEGMENTATION, TASK_KINDS
 
 logger = logging.getLogger(__name__)
 
@@ -17,12 +17,16 @@ MOST_SHOWN = 12
 def summary(data: DataSet) -> str:
     """One line such as `classes: 2 (dress 63, hat 32); train 95, val 24, test 50`.
 
-    A class or label has the number of its training images, and a target has its range in the training set.
+    A class or label has the number of its training images, or of a segmentation its share of the training pixels, and a
+    target has its range in the training set.
     """
     labels = data.train.labels
     if data.task == REGRESSION.name:
         ends = zip(labels.min(0).tolist(), labels.max(0).tolist(), strict=True)
         beside = [f"{low:.6g} to {high:.6g}" for low, high in ends]
+    elif data.task == SEGMENTATION.name:
+        pixels = labels.sum(0)
+        beside = [f"{share:.1%}" for share in (pixels / pixels.sum()).tolist()]
     else:
         counts = np.bincount(labels, minlength=data.n_classes) if data.task == CLASSES.name else labels.sum(0)
         beside = list(map(str, counts.tolist()))

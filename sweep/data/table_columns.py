@@ -12,8 +12,8 @@ from sweep.tasks.kinds import CLASSES, REGRESSION
 
 PATH, LABEL, SPLIT = "path", "label", "split"
 NEEDED = (
-    "a table of images has the columns path, label and, if you have splits, split; one of texts has text in the place "
-    "of path. Other names: --path-column, --label-column"
+    "a table of images needs the columns path and label, and split if it has splits; a table of texts needs text "
+    "instead of path. If columns have other names, give --path-column and --label-column"
 )
 LONGEST_SHOWN = 60
 

@@ -65,7 +65,7 @@ def texts_of(path: Path) -> list[str]:
         found = [name for name in names if name.strip().casefold() == TEXT]
         if len(found) != 1:
             shown = ", ".join(names)[:LONGEST_SHOWN] or "none"
-            raise UsageError(f"{path} has {len(found)} columns {TEXT}, one is needed (its columns: {shown})")
+            raise UsageError(f"{path} has {len(found)} columns {TEXT}; it needs one (its columns: {shown})")
         return Chosen(found[0], True, None, (), "text")
 
     _, rows = read_rows(path, only_texts, None)
@@ -102,8 +102,8 @@ def _read_csv(path: Path, choose: Choose) -> tuple[Chosen, list[Row]]:
                     continue
                 if len(cells) != len(header):
                     raise UsageError(
-                        f"{where}: {len(cells)} values under {len(header)} column names; quote values with separators "
-                        f"in them"
+                        f"{where}: {len(cells)} values under {len(header)} column names; quote values that contain the "
+                        f"separator"
                     )
                 values = {name: cells[place].strip() for name, place in places.items()}
                 labels = tuple(values[name] for name in chosen.labels)

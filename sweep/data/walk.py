@@ -40,6 +40,6 @@ def _collect(folder: Path, above: tuple[str, ...], found: list[Path]) -> None:
     for inner in sorted(path for path, is_folder in visible if is_folder):
         real = os.path.realpath(inner)
         if real in above:
-            logger.warning("left aside: the link %s leads back to %s, which it lies in", inner, real)
+            logger.warning("ignored: the link %s leads back to %s, a folder that contains it", inner, real)
         else:
             _collect(inner, (*above, real), found)

@@ -12,11 +12,12 @@ from backbones.text_transform import BEYOND, TextInput
 from sweep.export.config import BACKBONE_FILE, ONNX_FILE, TOKENIZER_FILE, TORCH_EXPORT_FILE, ModelConfig
 from sweep.export.graph import TOLERANCE, input_name, output_name
 from sweep.export.selection import Chosen
+from sweep.records.ranked_on import RankedOn
 from sweep.records.results import Results
 from sweep.records.tested import was_retrained, was_tested
 from sweep.side_networks.families import family_of
 from sweep.tasks.inputs import Kind
-from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION, TaskKind
+from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION, SEGMENTATION, TaskKind
 
 HEADINGS = {"mean_class_accuracy": "mean class accuracy", "nll": "NLL (nats)", "bce": "BCE (nats)"}
 GRAPHS = {
@@ -27,6 +28,7 @@ ANSWERS = {
     CLASSES: "model.class_names[logits.argmax()]",
     MULTI_LABEL: "[name for name, p in zip(model.class_names, logits[0].sigmoid()) if p >= 0.5]",
     REGRESSION: "dict(zip(model.class_names, values[0].tolist()))",
+    SEGMENTATION: "logits[0].argmax(0)  # the class of every pixel of the model's input, (H, W)",
 }
 """How a user turns the model's output for one image into an answer, by kind of task."""
 
@@ -106,6 +108,7 @@ def _what_it_is(config: ModelConfig, with_backbone: bool, differences: Mapping[s
             CLASSES: "The logits are log-probabilities: the logarithm of the mean of the members' probabilities.",
             MULTI_LABEL: "The logits are those of the mean of the members' probabilities.",
             REGRESSION: "The values are the means over the members.",
+            SEGMENTATION: "The logits are log-probabilities: the logarithm of the mean of the members' probabilities.",
         }
         lines += ["", together[kind]]
     lines += [
@@ -114,10 +117,11 @@ def _what_it_is(config: ModelConfig, with_backbone: bool, differences: Mapping[s
         if with_backbone
         else "The folder does not include the backbone's weights: loading the model fetches and checks them.",
     ]
+    shape = "(N, C, H, W)" if kind is SEGMENTATION else "(N, C)"
     for name, difference in differences.items():
         lines += [
             "",
-            f"`{name}`: {GRAPHS[name]}, from {_graph_input(config.transform)} to `{given}` (N, C). On random "
+            f"`{name}`: {GRAPHS[name]}, from {_graph_input(config.transform)} to `{given}` {shape}. On random "
             f"{_kind(config)} its {given} differ from the model's by at most {difference:.1e} (tolerance "
             f"{TOLERANCE:.0e}).",
         ]
@@ -162,6 +166,11 @@ def _data(config: ModelConfig) -> str:
     seen = f" ({markdown_text(training['images'])})" if training["images"] else ""
     trained = "Trained again, after it was chosen, on" if training["retrained"] else "Trained on"
     trained += " the training and the validation data together" if training["retrained"] else " the training data"
+    if training["folds"] and not training["retrained"]:
+        trained = (
+            f"Trained on the training and the validation data without the first of {training['folds']} folds: these "
+            f"are the weights of a trial's first lane in cross-validation. The run's winner is trained again on all"
+        )
     weighted = " Every class counted alike in the loss." if training["class_weights"] == "balanced" else ""
     return (
         f"## Data\n\n{markdown_text(training['data'])}: {sizes} {_kind(config)}. "
@@ -172,15 +181,15 @@ def _data(config: ModelConfig) -> str:
 
 def _metrics(config: ModelConfig, results: Results, chosen: Sequence[Chosen]) -> str:
     splits = config.training["splits"]
-    n_val, n_test, kind = splits["val"]["images"], splits["test"]["images"], results.kind
-    of_val, of_test = f"{n_val} val {_kind(config)}", f"{n_test} test {_kind(config)}"
+    ranked, n_test, kind = RankedOn.recorded(results.config), splits["test"]["images"], results.kind
+    of_val, of_test, n_val = ranked.words, f"{n_test} test {_kind(config)}", ranked.n_images
     rows = metric_head(kind)
     for c in chosen:
-        val = {name: c.row[f"val_{name}"] for name in kind.shown}
+        val = ranked.metrics_of(c.row, kind)
         test = _test_metrics(results, c)
         if test:  # the summary has the winner's standard errors, also bootstrapped ones
             val |= results.summary["winner"]["val"]
-        in_search = " (in the search, trained on the training data)" if c.retrained else ""
+        in_search = " (in the search, trained on the training data)" if c.retrained and not ranked.folds else ""
         rows.append(metric_row(kind, f"trial {c.weights.trial}, {of_val}{in_search}", val, n_val))
         if test:
             rows.append(metric_row(kind, f"trial {c.weights.trial}, {of_test}", test, n_test))
@@ -189,7 +198,10 @@ def _metrics(config: ModelConfig, results: Results, chosen: Sequence[Chosen]) ->
         rows.append(metric_row(kind, f"linear probe for comparison, {of_val}", probe["val"], n_val))
         if was_tested(results.summary):
             rows.append(metric_row(kind, f"linear probe for comparison, {of_test}", probe["test"], n_test))
-    notes = [f"± is the standard error over {_kind(config)}. It does not cover the choice of the random seed."]
+    over = f"{_kind(config)}, on train and val over folds" if ranked.folds else _kind(config)
+    notes = [f"± is the standard error over {over}. It does not cover the choice of the random seed."]
+    if ranked.folds:
+        notes.append(ranked.how)
     if len(chosen) > 1:
         notes.append("These are the numbers of the members. `sweep evaluate` measures the ensemble as a whole.")
     return "\n".join(["## Metrics", "", *rows, "", *notes])

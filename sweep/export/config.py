@@ -54,7 +54,7 @@ def recorded_transform(value: Mapping[str, Any]) -> Transform | TextInput:
     transform = Transform(**{**value, "mean": tuple(value["mean"]), "std": tuple(value["std"])})
     for name, numbers in (("mean", transform.mean), ("std", transform.std)):
         if len(numbers) != 3 or not all(isinstance(number, int | float) and abs(number) < 1e6 for number in numbers):
-            raise ValueError(f"{name} is {str(numbers)[:40]}, and there are three colours")
+            raise ValueError(f"{name} is {str(numbers)[:40]}, not one number for each of three colours")
     if transform.crop_pct is not None and not 0 < transform.crop_pct <= 1:
         raise ValueError(f"crop_pct is {str(transform.crop_pct)[:40]}, not a share of the image")
     if transform.interpolation not in INTERPOLATIONS:

@@ -1,12 +1,13 @@
 """Labelled data for an exported model: chooses the split, and puts its labels in the order of the model's classes."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 
 from backbones.text_transform import TextInput
 from sweep.data import DATA_SETS, DataSet, OnBadImage, Split, TableOptions, load_data
@@ -16,6 +17,7 @@ from sweep.errors import UsageError
 from sweep.export.config import ModelConfig
 from sweep.tasks.inputs import one_of
 from sweep.tasks.kinds import CLASSES, REGRESSION
+from sweep.tasks.label_maps import IGNORED
 
 logger = logging.getLogger(__name__)
 
@@ -82,9 +84,9 @@ def evaluated_data(
     data = load_data(spec, seed=None, **options)
     reads = "texts" if isinstance(config.transform, TextInput) else "images"
     if data.kind != reads:
-        raise UsageError(f"{spec} holds {data.kind}, and the model reads {reads}")
+        raise UsageError(f"{spec} holds {data.kind}, but the model reads {reads}")
     if data.task != task:
-        raise UsageError(f"{spec} makes a task of the kind {data.task}, and the model was trained for {task}")
+        raise UsageError(f"{spec} makes a task of the kind {data.task}, but the model was trained for {task}")
     own = _as_in_the_run(config.training, spec, data, options)
     of_the_run = own is not None
     data = own or data
@@ -108,7 +110,7 @@ def evaluated_data(
         )
     if not of_the_run and spec not in DATA_SETS and Path(spec).name == Path(str(config.training.get("data"))).name:
         logger.warning(
-            "%s is called like the data that the model was trained on, and does not hold the same %s. If training %s "
+            "%s has the name of the data that the model was trained on, but does not hold the same %s. If training %s "
             "are among them, the model looks better than it is",
             spec,
             data.kind,
@@ -116,6 +118,8 @@ def evaluated_data(
         )
     whole = len(splits) == 1 and not of_the_run
     labels = _renumbered(config, data, chosen.labels, spec)
+    if chosen.masks is not None and data.class_names != config.class_names:
+        chosen = replace(chosen, masks=_renumbered_masks(chosen.masks, data.class_names, config.class_names))
     return EvaluatedData(data.name, "all" if whole else split, chosen, labels, of_the_run)
 
 
@@ -170,8 +174,19 @@ def _renumbered(config: ModelConfig, data: DataSet, labels: AnyLabels, spec: str
         if name in names:
             found[:, names.index(name)] = labels[:, place]
     if missing := [name for name in names if name not in data.class_names]:
-        logger.warning("%s does not mention %s: no %s counts as having it", spec, _shown(missing), one_of(data.kind))
+        logger.warning("%s does not mention %s, so no %s counts as having it", spec, _shown(missing), one_of(data.kind))
     return found
+
+
+def _renumbered_masks(
+    masks: Callable[[int], Image.Image], own: tuple[str, ...], names: tuple[str, ...]
+) -> Callable[[int], Image.Image]:
+    """Masks whose values are classes in the order of the model's."""
+    numbers = np.full(IGNORED + 1, IGNORED, dtype=np.uint8)
+    for place, name in enumerate(own):
+        if name in names:
+            numbers[place] = names.index(name)
+    return lambda index: Image.fromarray(numbers[np.asarray(masks(index))])
 
 
 def _shown(names: tuple[str, ...] | list[str], most: int = 12) -> str:

@@ -16,16 +16,19 @@ from sweep.data.files import all_unreadable
 from sweep.errors import SweepError
 from sweep.export.evaluated_data import EvaluatedData
 from sweep.export.model import AdaptedModel
+from sweep.features.labels import labels_for
 from sweep.tasks.breakdown import (
     CalibrationBin,
+    ClassOverlap,
     LabelScore,
     calibration_bins,
+    class_overlaps,
     class_scores,
     confusion_counts,
     label_scores,
 )
 from sweep.tasks.inputs import Kind
-from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION
+from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION, SEGMENTATION
 from sweep.tasks.metrics import regression_metrics
 from sweep.tasks.targets import Target
 
@@ -43,8 +46,8 @@ class Evaluation:
         kind: Images or texts.
         class_names: Names of the classes, labels or targets.
         target: The target, which says what outputs mean.
-        outputs: Outputs of the model, `(n, C)`, as `AdaptedModel` returns them.
-        labels: True labels, `(n,)` or `(n, C)`.
+        outputs: Outputs of the model, `(n, C)` or `(n, P, C)`, as `AdaptedModel.outputs` returns them.
+        labels: True labels, `(n,)`, `(n, C)` or `(n, M, M)`.
         members: Outputs of each member of an ensemble, by `trial N`; empty for a model of one trial.
     """
 
@@ -107,6 +110,13 @@ class Evaluation:
             for i, name in enumerate(self.class_names)
         }
 
+    @property
+    def by_class(self) -> list[ClassOverlap]:
+        """Scores of every class of a segmentation; empty for other tasks."""
+        if self.target.kind is not SEGMENTATION:
+            return []
+        return class_overlaps(self.outputs, self.labels, self.class_names)
+
     def as_json(self) -> dict[str, Any]:
         """Everything but the single answers, as JSON can hold it: null stands for what is not defined."""
         found = {
@@ -118,6 +128,7 @@ class Evaluation:
             "metrics": self.metrics,
             "confusion": None if self.confusion is None else self.confusion.tolist(),
             "calibration": [asdict(one) for one in self.calibration],
+            "by_class": [asdict(one) for one in self.by_class],
             "by_label": [asdict(one) for one in self.by_label],
             "by_target": self.by_target,
         }
@@ -179,7 +190,7 @@ def evaluate(
         class_names=model.class_names,
         target=model.target,
         outputs=model.target.together(of_members) if several else of_members[0],
-        labels=torch.from_numpy(data.labels),
+        labels=torch.from_numpy(data.labels) if data.split.masks is None else labels_for(model.backbone, data.split),
         members={f"trial {t}": own for t, own in zip(trials, of_members, strict=True)} if several else {},
     )
 

@@ -34,7 +34,8 @@ def load_model(
 
     Returns:
         A module in eval mode that maps images `(B, 3, H, W)` or texts `(B, L)` to logits `(B, C)`; for a regression, to
-        numbers in their own units. It has `class_names` and `transform`:
+        numbers in their own units; for segmentation, to logits of every pixel, `(B, C, H, W)`. It has `class_names` and
+        `transform`:
 
             model = sweep.load_model("shipped")
             logits = model(model.transform(image).unsqueeze(0))  # or a text
@@ -58,7 +59,7 @@ def load_model(
     same_shape = (spec.n_stages, spec.n_prefix_tokens) == beside and spec.stage_widths == tuple(loaded.widths)
     if not (same_shape and same_tokens):
         raise SweepError(
-            f"{folder / CONFIG_FILE} is damaged: its side_network does not fit beside {loaded.name}; "
+            f"{folder / CONFIG_FILE} is damaged: its side_network does not fit the backbone {loaded.name}; "
             f"export the model again"
         )
     path = folder / WEIGHTS_FILE

@@ -3,17 +3,22 @@
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.frozen import FrozenBackbone
 from backbones.protocol import Transform
 from backbones.text_transform import TextTransform
 from sweep.export.config import ModelConfig
+from sweep.export.masks import grid_of
+from sweep.tasks.kinds import SEGMENTATION
 from sweep.tasks.targets import OF_CLASSES, Target
 
 
 class AdaptedModel(nn.Module):
     """Maps images or texts to logits; for a regression, to numbers in the units of the targets.
+
+    For segmentation, the logits are those of every pixel of the backbone's input, interpolated between its tokens.
 
     With one side-network, the output is its logits. Several side-networks share one forward pass of the backbone, and
     the output is the logarithm of the mean of their probabilities. In both cases `softmax` gives the probability of
@@ -54,9 +59,16 @@ class AdaptedModel(nn.Module):
             images: Transformed images `(B, 3, H, W)`, or texts `(B, L)`.
 
         Returns:
-            Logits `(B, C)`; with several side-networks that predict classes, log-probabilities; for a regression,
-            numbers.
+            Logits `(B, C)`, or for segmentation `(B, C, H, W)`; with several side-networks that predict classes,
+            log-probabilities; for a regression, numbers.
         """
+        outputs = self.outputs(images)
+        if self.target.kind is SEGMENTATION:
+            return F.interpolate(grid_of(outputs), images.shape[-2:], mode="bilinear")
+        return outputs
+
+    def outputs(self, images: Tensor) -> Tensor:
+        """Like `forward`; for segmentation, the logits of the patch tokens, `(B, P, C)`."""
         stages = self.backbone.stages(images)
         outputs = [self.target.decode(side_network(stages)) for side_network in self.side_networks]
         return outputs[0] if len(outputs) == 1 else self.target.together(torch.stack(outputs))

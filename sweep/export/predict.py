@@ -1,21 +1,27 @@
 """Label images or texts with an exported model, batch by batch."""
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from backbones.protocol import Transform
 from sweep.data.decoding import UnreadableImageError, decode
 from sweep.data.formats import is_image
 from sweep.data.table_files import texts_of
 from sweep.data.walk import files_below
 from sweep.errors import SweepError, UsageError
+from sweep.export.masks import mask_of
 from sweep.export.model import AdaptedModel
+from sweep.tasks.kinds import SEGMENTATION
 
 DECODING_THREADS = 4
 TABLES, LINES = (".csv", ".tsv", ".parquet"), ".txt"
@@ -29,11 +35,14 @@ class Prediction:
 
     Attributes:
         item: The image's path, or the text.
-        values: Probabilities of the classes or labels, or the predicted numbers, `(C,)`, on the CPU.
+        values: Probabilities of the classes or labels, or the predicted numbers, `(C,)`, on the CPU. For segmentation,
+            the share of the image's pixels that each class has.
+        mask: For segmentation, the class of every pixel; see `mask_of`.
     """
 
     item: str
     values: Tensor
+    mask: Image.Image | None = None
 
 
 @dataclass(frozen=True)
@@ -115,10 +124,14 @@ def predict(
     """
     device = next(model.parameters()).device
     opened: Callable[[str], Any] = _image if model.backbone.kind == "images" else str
+    sizes: dict[str, tuple[int, int]] = {}
 
     def read(item: str) -> Tensor | Unreadable:
         try:
-            return model.transform(opened(item))
+            content = opened(item)
+            if isinstance(content, Image.Image):
+                sizes[item] = content.size
+            return model.transform(content)
         except UnreadableImageError as error:
             return Unreadable(item, f"{error.name}: {error.reason}")
         except (SweepError, OSError, ValueError) as error:
@@ -131,13 +144,45 @@ def predict(
             readable = [x for x in inputs if isinstance(x, Tensor)]
             rows: Iterator[Tensor] = iter(())
             if readable:
-                rows = iter(model.target.probabilities(model(torch.stack(readable).to(device))).cpu())
+                outputs = model.outputs(torch.stack(readable).to(device)).cpu()
+                rows = iter(outputs if model.target.kind is SEGMENTATION else model.target.probabilities(outputs))
             for item, found in zip(batch, inputs, strict=True):
                 if isinstance(found, Unreadable):
                     yield found
+                elif model.target.kind is SEGMENTATION:
+                    yield _with_mask(model, item, next(rows), sizes[item])
                 else:
                     yield Prediction(item, next(rows))
             on_progress(len(batch))
+
+
+def _with_mask(model: AdaptedModel, item: str, outputs: Tensor, size: tuple[int, int]) -> Prediction:
+    """The prediction for an image from the outputs for its tokens, `(P, C)`."""
+    assert isinstance(model.transform, Transform)
+    mask = mask_of(outputs, model.transform, size)
+    n_classes = len(model.class_names)
+    n_pixels = torch.from_numpy(np.bincount(np.asarray(mask).ravel(), minlength=n_classes)[:n_classes])
+    return Prediction(item, n_pixels / n_pixels.sum(), mask)
+
+
+def mask_paths(images: Sequence[str], folder: Path) -> dict[str, Path]:
+    """Where the masks of images go: under their paths below the folder that all images share, as PNG.
+
+    Args:
+        images: Paths of image files.
+        folder: Folder of the masks.
+
+    Raises:
+        UsageError: Two masks would have the same path.
+    """
+    shared = os.path.commonpath([os.path.dirname(os.path.abspath(image)) for image in images])
+    taken: dict[Path, str] = {}
+    for image in images:
+        path = folder / Path(os.path.relpath(os.path.abspath(image), shared)).with_suffix(".png")
+        if path in taken:
+            raise UsageError(f"the masks of {taken[path]} and {image} would both be {path}; rename one of the images")
+        taken[path] = image
+    return {image: path for path, image in taken.items()}
 
 
 def written(number: float, std: float) -> str:

@@ -43,6 +43,7 @@ from sweep.records.tested import was_retrained, was_tested
 from sweep.running.recorded import config_of_trial, target_of_run
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.augmentation import described
+from sweep.study.folds import recorded_folds
 
 SHARED = ("backbone", "backbone_fingerprint", "group_size", "stages", "transform")
 """Entries of a run's record that all members of one model have in common."""
@@ -196,6 +197,7 @@ def model_config(results: Results, folder: RunFolder, spec: SideNetworkSpec, cho
             "images": described(recorded),
             "class_weights": recorded.get("class_weights"),
             "retrained": any(c.retrained for c in chosen),
+            "folds": recorded_folds(recorded)[0],
         },
         target=target_of_run(results, folder),
     )

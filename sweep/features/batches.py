@@ -1,7 +1,7 @@
 """Labelled stages in batches: which images make a batch, and in which order."""
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, Protocol
 
@@ -113,6 +113,30 @@ class SelectedStages:
         return (image[self._which] for image in self._stages)
 
 
+class SelectedColumns:
+    """One of the stages of many images, read from an array that has all stages beside each other.
+
+    Args:
+        stages: `(n, 1, L, Σ D_i)`.
+        columns: The columns of the wanted stage.
+    """
+
+    def __init__(self, stages: Rows, columns: slice):
+        self._stages, self._columns = stages, columns
+        width = columns.stop - columns.start
+        self.shape = (*stages.shape[:3], width)
+        self.dtype = stages.dtype
+        self.nbytes = stages.nbytes // stages.shape[3] * width
+
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        """Rows by a slice or an array of indices, copied."""
+        rows: np.ndarray = self._stages[index][..., self._columns].copy()
+        return rows
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (image[..., self._columns] for image in self._stages)
+
+
 class PackedRows:
     """Stages of texts that are stored without padding.
 
@@ -160,7 +184,7 @@ class StageData:
     Attributes:
         stages: Stages of all images, `(n, S, L, D)` for `S` stages of one width; see `stored_shape` for several
             widths. Any float type; may be memory-mapped.
-        labels: Class indices `(n,)`; or 0 and 1, or numbers, `(n, C)`.
+        labels: Class indices `(n,)`; or 0 and 1, or numbers, `(n, C)`; or maps of classes, `(n, M, M)` uint8.
         n_classes: Number of classes, labels or targets `C`.
         widths: Width `D` of every stage; may be left out if all are equal.
         target: The kind of the labels, and for regression their scale.
@@ -187,6 +211,15 @@ class StageData:
     def of_stages(self, which: Sequence[int]) -> "StageData":
         """The same images with only some of their stages, by index. All stages must have one width."""
         return self._of(SelectedStages(self.stages, which), self.labels, self.lengths)
+
+    def of_stage(self, stage: int) -> "StageData":
+        """The same images with only one of their stages, by index."""
+        if len(set(self.widths)) <= 1:
+            return replace(self.of_stages([stage]), widths=self.widths[:1])
+        start = sum(self.widths[:stage])
+        columns = slice(start, start + self.widths[stage])
+        of_stage = self._of(SelectedColumns(self.stages, columns), self.labels, self.lengths)
+        return replace(of_stage, widths=(self.widths[stage],))
 
     def first(self, n_images: int) -> "StageData":
         """The first `n_images` of these images."""

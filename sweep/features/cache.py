@@ -32,6 +32,7 @@ from sweep.data.files import all_unreadable
 from sweep.errors import SweepError
 from sweep.features.batches import Rows, StageData, apart, stored_shape
 from sweep.features.entry import DTYPE, FORMAT_VERSION, Entry, intact_batches, note_use
+from sweep.features.labels import labels_for
 from sweep.machine.ahead import one_ahead
 from sweep.machine.paths import ensure_folder
 from sweep.tasks.inputs import one_of
@@ -53,7 +54,7 @@ class Features:
     Attributes:
         stages: (n, S, L, D) float16, memory-mapped; writing to it changes only memory, never the cache. See
             `sweep.features.batches.stored_shape` for stages of several widths. Texts are stored without padding.
-        labels: the labels of the split.
+        labels: the labels of the split; for segmentation its label maps, see `sweep.features.labels`.
         key: the entry's key in the cache.
         from_cache: whether a complete, intact entry was found.
         wall_seconds: time this call took.
@@ -137,7 +138,7 @@ def compute_features(
         lock.release()
     return Features(
         stages=stages,
-        labels=torch.from_numpy(np.array(split.labels)),
+        labels=labels_for(backbone, split),
         key=key,
         from_cache=from_cache,
         wall_seconds=time.monotonic() - started,

@@ -186,7 +186,7 @@ class Entry:
     def _disk_full(self, needed_bytes: int, reason: str) -> SweepError:
         return SweepError(
             f"no room for features in {self.folder.parent}: {needed_bytes:,} bytes are needed ({reason}).\n"
-            f"Free some space, or set SWEEP_CACHE_DIR to a folder on another disk; what is computed is kept"
+            f"Free some space, or set SWEEP_CACHE_DIR to a folder on another disk. Features that were computed are kept"
         )
 
 

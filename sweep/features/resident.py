@@ -1,12 +1,13 @@
 """Features kept on a GPU: batches are gathered there, so the host need not read, convert and copy them."""
 
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sweep.features.batches import StageData, apart
+from sweep.features.batches import Batch, StageData, apart
 from sweep.features.prefetched import PrefetchedStageData
 
 COPIED_IMAGES = 64
@@ -48,16 +49,79 @@ class ResidentStageData(StageData):
         return self._with_lengths(apart(stages, self.widths), indices), labels
 
 
-def resident_where_it_fits(splits: list[StageData], device: torch.device, budget_bytes: int) -> list[StageData]:
-    """Prepare splits for a GPU: copy those that fit in the budget, in order, and prefetch batches of the others.
+class DeviceRoom:
+    """The memory of a GPU that features may take. All splits that share a room are copied there as they fit.
 
-    On a CPU the splits are returned unchanged.
+    A split is copied when it is read and there is room. If there is none, copies of splits that nobody has read since
+    this split was read the last time are dropped first. So features of a shape that no lane has any more make way for
+    those in use, and splits that are in use never displace one another. A split without a copy is read from the host,
+    one batch ahead; its batches have the same bits.
+
+    Args:
+        device: The GPU.
+        budget_bytes: How much of its memory copies may take together.
     """
-    if device.type != "cuda":
-        return splits
-    placed: list[StageData] = []
-    for data in splits:
-        fits = data.stages.nbytes <= budget_bytes
-        budget_bytes -= data.stages.nbytes if fits else 0
-        placed.append(ResidentStageData.of(data, device) if fits else PrefetchedStageData.of(data))
-    return placed
+
+    def __init__(self, device: torch.device, budget_bytes: int):
+        self.device, self.budget_bytes = device, budget_bytes
+        self._copies: dict[int, ResidentStageData] = {}
+        self._last_read: list[int] = []
+        self._n_readings = 0
+
+    @property
+    def used_bytes(self) -> int:
+        """Size of all copies."""
+        return sum(copy.stages.nbytes for copy in self._copies.values())
+
+    def of(self, data: StageData) -> "RoomedStageData":
+        """The same split, copied into this room when it is read."""
+        own = {field.name: getattr(data, field.name) for field in fields(StageData)}
+        self._last_read.append(0)
+        return RoomedStageData(**own, room=self, number=len(self._last_read) - 1)
+
+    def to_read(self, data: "RoomedStageData") -> StageData:
+        """A split as it should be read now: its copy, or the split itself, read one batch ahead."""
+        number, before = data.number, self._last_read[data.number]
+        self._n_readings += 1
+        self._last_read[number] = self._n_readings
+        if number not in self._copies:
+            if not self._make_room(data.stages.nbytes, before):
+                return PrefetchedStageData.of(data)
+            self._copies[number] = ResidentStageData.of(data, self.device)
+        return self._copies[number]
+
+    def _make_room(self, wanted_bytes: int, since: int) -> bool:
+        """Drop copies that were last read before reading number `since`, the oldest first, if that makes room."""
+        free_bytes = self.budget_bytes - self.used_bytes
+        idle = sorted(
+            (number for number in self._copies if self._last_read[number] < since), key=self._last_read.__getitem__
+        )
+        if free_bytes + sum(self._copies[number].stages.nbytes for number in idle) < wanted_bytes:
+            return False
+        for number in idle:
+            if free_bytes >= wanted_bytes:
+                break
+            free_bytes += self._copies.pop(number).stages.nbytes
+        return True
+
+
+@dataclass(frozen=True)
+class RoomedStageData(StageData):
+    """A split that is read from a GPU while there is room for it.
+
+    Attributes:
+        room: The room on the GPU.
+        number: The split's number in the room.
+    """
+
+    room: DeviceRoom
+    number: int
+
+    def batches(self, order: int, indices: Iterable[Tensor], like: Tensor) -> Generator[Batch]:
+        """See `TrainingData`."""
+        return self.room.to_read(self).batches(order, indices, like)
+
+
+def room_on(device: torch.device, budget_bytes: int) -> DeviceRoom | None:
+    """Room for features on a GPU; None on a CPU, which reads them where they are stored."""
+    return DeviceRoom(device, budget_bytes) if device.type == "cuda" else None

@@ -16,7 +16,7 @@ from backbones import Backbone
 from sweep.data import Split
 from sweep.features.batches import Batch, StageData, TrainingData, apart, stages_first
 from sweep.features.cache import decoded, require_finite, rounded_stages
-from sweep.features.resident import resident_where_it_fits
+from sweep.features.resident import DeviceRoom
 from sweep.features.views import TrainingViews
 from sweep.tasks.targets import OF_CLASSES, Target
 
@@ -52,6 +52,10 @@ class CachedViews:
     def pooled(self, tokens: slice) -> "CachedViews":
         """See `TrainingData`."""
         return CachedViews(tuple(view.pooled(tokens) for view in self.views))
+
+    def of_stage(self, stage: int) -> "CachedViews":
+        """The same images with only one of their stages, by index."""
+        return CachedViews(tuple(view.of_stage(stage) for view in self.views))
 
 
 @dataclass(frozen=True)
@@ -152,10 +156,12 @@ def training_data(
     )
 
 
-def resident_where_they_fit(
-    train: TrainingData, val: StageData, device: torch.device, budget_bytes: int
-) -> tuple[TrainingData, StageData]:
-    """The training and validation sets, with features on a GPU if they fit; see `resident_where_it_fits`."""
-    stored = train.views if isinstance(train, CachedViews) else ()
-    *views, val = resident_where_it_fits([*stored, val], device, budget_bytes)
-    return CachedViews(tuple(views)) if stored else train, val
+def in_room(train: TrainingData, val: StageData, room: DeviceRoom | None) -> tuple[TrainingData, StageData]:
+    """The training and validation sets, read from a GPU while there is room for them; unchanged without a room."""
+    if room is None:
+        return train, val
+    if not isinstance(train, CachedViews):
+        return train, room.of(val)
+    placed = CachedViews(tuple(map(room.of, train.views)))
+    same = next((own for own, view in zip(placed.views, train.views, strict=True) if view is val), None)
+    return placed, same or room.of(val)

@@ -114,6 +114,9 @@ class TrainingViews:
                 augmentation or `cache="off"`.
         """
         declared, live = study.augment, study.cache == "off"
+        if split.masks is not None and (live or declared != NONE):
+            option = "--cache off" if live else "--augment"
+            raise UsageError(f"{option} changes images and not their masks; leave it out for segmentation")
         if not isinstance(transform, Transform):
             if live or declared != NONE:
                 option = "--cache off" if live else "--augment"

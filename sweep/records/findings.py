@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sweep.records.paired import NORMAL_95, lead_of_the_best_of_equals
+from sweep.records.ranked_on import RankedOn
 from sweep.records.results import Results
 from sweep.records.verdict import verdict
 from sweep.tasks.inputs import kind_of
@@ -32,7 +33,7 @@ def findings(results: Results, winner: int) -> list[str]:
 
 
 def _on_val(results: Results, winner: int) -> Iterable[str]:
-    kind, n_images, items = results.kind, results.config["splits"]["val"]["images"], kind_of(results.config)
+    kind, ranked = results.kind, RankedOn.recorded(results.config)
     mean, low, high = kind.paired_columns
     row = _row(results, winner)
     if winner == BASELINE:
@@ -40,7 +41,7 @@ def _on_val(results: Results, winner: int) -> Iterable[str]:
     elif not math.isnan(row[mean]):
         contains_0 = row[low] <= 0 <= row[high]
         yield (
-            f"On the {n_images} val {items} trial {winner} differs from the baseline, trial {BASELINE}, by "
+            f"On the {ranked.words} trial {winner} differs from the baseline, trial {BASELINE}, by "
             f"{row[mean]:+.3f} in {kind.paired_heading.strip(',')} (95% interval {row[low]:+.3f} to {row[high]:+.3f})"
             + (", which may be noise." if contains_0 else ".")
         )
@@ -54,15 +55,15 @@ def _luck(results: Results, row: Mapping[str, Any]) -> Iterable[str]:
     n_trials = int(results.trials["state"].isin(["COMPLETE", "PRUNED"]).sum())  # rungs choose the best, too
     if next(iter(results.objectives)) != f"val_{kind.score}" or n_trials < 2:
         return
-    n_images, items = results.config["splits"]["val"]["images"], kind_of(results.config)
+    ranked = RankedOn.recorded(results.config)
     error, about = _noise(results, complete.to_dict("records"), row)
     if math.isnan(error):
         return
     lead = lead_of_the_best_of_equals(n_trials, error)
     yield (
         f"If all {n_trials} trials were equally good, the best of them would still lead their average by "
-        f"{about} {lead:.3f} in {kind.metrics[kind.score]} on {n_images} {items}, by luck. The winner's val number "
-        f"is too high by that much if they are, and by less if the winner is really better."
+        f"{about} {lead:.3f} in {kind.metrics[kind.score]} on {ranked.n_images} {ranked.items}, by luck. The winner's "
+        f"val number is too high by that much if they are, and by less if the winner is really better."
     )
 
 
@@ -80,7 +81,7 @@ def _noise(results: Results, complete: list[dict[Any, Any]], row: Mapping[str, A
             return statistics.median(known), "about"
     of_winner = {name.removeprefix("val_"): value for name, value in row.items() if str(name).startswith("val_")}
     measured = of_winner | (results.summary["winner"]["val"] if results.summary else {})
-    return kind.standard_error(measured, results.config["splits"]["val"]["images"]), "at most"
+    return kind.standard_error(measured, RankedOn.recorded(results.config).n_images), "at most"
 
 
 def _row(results: Results, trial: int) -> dict[str, Any]:

@@ -38,6 +38,7 @@ class RunFolder:
         journal_path: Optuna's storage, unless the run was given another one.
         snapshots_path: The snapshots from which a killed run continues, see `sweep.running.snapshot_files`.
         requests_path: Requests of `sweep stop` and `sweep clone`, see `sweep.search.requests`.
+        workers_path: What the workers do, if there are any, see `sweep.records.worker_log`.
         lock_path: The lock that the process working on the run holds.
     """
 
@@ -53,6 +54,7 @@ class RunFolder:
         self.journal_path = path / "optuna.journal"
         self.snapshots_path = path / "snapshots"
         self.requests_path = path / "requests"
+        self.workers_path = path / "workers.json"
         self.lock_path = path / LOCK_FILE
 
     @staticmethod

@@ -13,7 +13,7 @@ NORMAL_95 = 1.959964
 """95% of a normal distribution lie within this many standard deviations of its mean."""
 
 FARTHEST_NORMAL, INTERVALS = 8.0, 1600
-"""Standard deviations within which maxima of normals are integrated, and steps from end to end."""
+"""The integral for the maximum of normals covers this many standard deviations to each side, in this many steps."""
 
 
 @dataclass(frozen=True)

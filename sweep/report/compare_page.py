@@ -9,6 +9,7 @@ from plotly.graph_objects import Figure
 
 from sweep.errors import SweepError
 from sweep.machine.paths import write_atomically
+from sweep.records.ranked_on import RankedOn
 from sweep.records.tested import was_tested
 from sweep.report import glossary, page
 from sweep.report.colours import FIGURE_HEIGHT
@@ -85,12 +86,12 @@ def run_rows(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
     for number, run in enumerate(comparison.runs):
         trials, summary = run.results.trials, run.results.summary
         (row,) = trials[trials["trial"] == run.winner].to_dict("records")
-        val = {name: row[f"val_{name}"] for name in kind.shown} | (summary["winner"]["val"] if summary else {})
-        n_val = run.results.config["splits"]["val"]["images"]
+        ranked = RankedOn.recorded(run.results.config)
+        val = ranked.metrics_of(row, kind) | (summary["winner"]["val"] if summary else {})
         cells = [Cell(run.name), *(Cell(values[number]) for values in comparison.differing.values())]
         n_complete = int((trials["state"] == "COMPLETE").sum())
         cells += [Cell(str(n_complete), float(n_complete)), Cell(str(run.winner), float(run.winner))]
-        cells.append(Cell(kind.with_error(val, n_val), float(val[kind.score])))
+        cells.append(Cell(kind.with_error(val, ranked.n_images), float(val[kind.score])))
         if was_tested(summary):
             n_test, test, probe = summary["n_test_images"], summary["winner"]["test"], summary["linear_probe"]["test"]
             cells.append(Cell(kind.with_error(test, n_test), float(test[kind.score])))

@@ -18,6 +18,7 @@ from sweep.export.selection import hyperparameters_of
 from sweep.records.entries import require_config, require_summary
 from sweep.records.findings import findings
 from sweep.records.folder import RunFolder
+from sweep.records.ranked_on import RankedOn
 from sweep.records.results import Results
 from sweep.records.tested import said_of_test, was_retrained, was_tested
 from sweep.tasks.inputs import kind_of
@@ -111,12 +112,12 @@ def study_note(results: Results, links: Mapping[str, str]) -> str:
     """
     config, summary, trials = results.config, results.summary, results.trials
     winner, probe, kind = summary["winner"], summary["linear_probe"], results.kind
-    n_val, n_test, items = summary["n_val_images"], summary["n_test_images"], kind_of(config)
+    ranked, n_test, items = RankedOn.recorded(config), summary["n_test_images"], kind_of(config)
     states = ", ".join(f"{number} {state}" for state, number in summary["n_trials"].items() if number)
     seconds = summary["wall_seconds"]
     metrics = metric_head(kind)
     for name, method in ((f"winner, trial {winner['trial']}", winner), ("linear probe", probe)):
-        metrics.append(metric_row(kind, f"{name}, {n_val} val {items}", method["val"], n_val))
+        metrics.append(metric_row(kind, f"{name}, {ranked.words}", method["val"], ranked.n_images))
         if was_tested(summary):
             metrics.append(metric_row(kind, f"{name}, {n_test} test {items}", method["test"], n_test))
     best: list[str] = []

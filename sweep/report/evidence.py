@@ -1,26 +1,36 @@
 """The outputs of a run's trial for each image, computed from the feature cache, for reports and comparisons."""
 
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from backbones.grid import LabelMap
+from backbones.protocol import Transform
+from backbones.text_transform import TextTransform
 from sweep.data import Split
 from sweep.data.base import AnyLabels
 from sweep.errors import SweepError
 from sweep.export.selection import winner_of
+from sweep.features.batches import StageData
 from sweep.features.cache import compute_features
+from sweep.features.folds import Folds
 from sweep.records.folder import RunFolder
 from sweep.records.results import Results
 from sweep.records.tested import was_retrained
 from sweep.running.recorded import config_of_trial, recorded_backbone, recorded_data, target_of_run
 from sweep.search.lane_weights import retrained_weights, weights_of
 from sweep.study.declaration import DATA_OBJECTS
+from sweep.study.folds import recorded_folds
 from sweep.tasks.inputs import Kind
+from sweep.tasks.kinds import SEGMENTATION
 from sweep.tasks.targets import Target
 from sweep.training.engine import EVALUATION_BATCH_SIZE
+
+FIRST_FOLD = "the first fold"
 
 
 @dataclass(frozen=True)
@@ -28,16 +38,26 @@ class Evidence:
     """The winner's outputs on the validation data.
 
     Attributes:
-        values: Probabilities of classes or labels, or predicted numbers, `(n, C)`.
-        labels: The true labels of the split.
+        values: Probabilities of classes or labels, or predicted numbers, `(n, C)`; for segmentation the logits of every
+            patch token, `(n, P, C)`.
+        labels: The true labels of the split; for segmentation label maps, `(n, M, M)`.
         val: The validation images or texts.
         kind: Whether these are images or texts.
+        split: What the split is called in headings.
+        transform: What the images or texts go through, if it is known.
     """
 
     values: npt.NDArray[np.float64]
-    labels: AnyLabels
+    labels: AnyLabels | LabelMap
     val: Split
     kind: Kind
+    split: str = "val"
+    transform: Transform | TextTransform | None = None
+
+    @property
+    def adjective(self) -> str:
+        """What one of these images or texts is called."""
+        return "held-out" if self.split == FIRST_FOLD else "val"
 
     @property
     def probabilities(self) -> npt.NDArray[np.float64]:
@@ -67,6 +87,7 @@ class Answers:
         target: The target, which decodes outputs.
         split: The images or texts.
         kind: Images or texts.
+        transform: What the images or texts go through.
     """
 
     outputs: torch.Tensor
@@ -74,6 +95,7 @@ class Answers:
     target: Target
     split: Split
     kind: Kind
+    transform: Transform | TextTransform
 
 
 def answers_of(
@@ -92,7 +114,8 @@ def answers_of(
         results: The run's tables.
         folder: The run's folder.
         trial: The winner, or the number of another trial. On test, a winner that was trained again has these weights.
-        split: `"val"` or `"test"`.
+        split: `"val"` or `"test"`. With cross-validation, `"val"` means the images of the first fold, because a trial
+            has the weights of the lane that did not learn from these.
         cache_dir: Root of sweep's cache; features that are no longer there are computed again.
         data: Where the data are now, if not where the run's record says.
         backbone_file: The file of the run's backbone and its function, `PATH.py:FUNCTION`, if it was the user's own.
@@ -100,11 +123,12 @@ def answers_of(
     Raises:
         SweepError: The images, the backbone or the weights are gone, or are not those of the run.
     """
-    config = results.config
+    config, (n_folds, n_repeats) = results.config, recorded_folds(results.config)
     if config["data"] == DATA_OBJECTS:
         raise SweepError(f"the images came as {DATA_OBJECTS} {config['study_file']}, and a report runs no study file")
-    items = recorded_data(config, cache_dir, splits=[split], moved_to=data)
-    images: Split = getattr(items, split)
+    folded = n_folds > 0 and split == "val"
+    splits = ["train", "val"] if folded else [split]
+    items = recorded_data(config, cache_dir, splits=splits, moved_to=data)
     backbone = recorded_backbone(config_of_trial(results, folder, trial), cache_dir, given=backbone_file)
     winner = winner_of(results, folder)
     if split == "test" and trial == winner and was_retrained(results.summary):
@@ -113,14 +137,19 @@ def answers_of(
         spec, weights = weights_of(folder, trial, winner)
     module = spec.plain(weights.rank, weights.config)
     module.load_state_dict(weights.state)
-    features = compute_features(backbone, images, cache_dir=cache_dir)
     target = target_of_run(results, folder)
-    stages = features.as_data(spec.n_classes, target)
+    parts: list[Split] = [getattr(items, name) for name in splits]
+    features = [compute_features(backbone, part, cache_dir=cache_dir).as_data(spec.n_classes, target) for part in parts]
+    stages, images = reduce(StageData.joined, features), reduce(Split.joined, parts)
+    which = torch.arange(len(stages))
+    if folded:
+        which = Folds.of(stages, n_folds, n_repeats, config["seed"]).held_out(0).nonzero().flatten()
+        images = images.only(which.tolist(), FIRST_FOLD)
     like = next(module.parameters())
     with torch.no_grad():
-        batches = torch.arange(len(stages)).split(EVALUATION_BATCH_SIZE)
+        batches = which.split(EVALUATION_BATCH_SIZE)
         outputs = torch.cat([module(stages.batch(indices, like)[0]) for indices in batches])
-    return Answers(outputs, features.labels, target, images, items.kind)
+    return Answers(outputs, stages.labels[which], target, images, items.kind, backbone.transform)
 
 
 def winner_on_val(
@@ -134,5 +163,8 @@ def winner_on_val(
 ) -> Evidence:
     """The winner's outputs on the validation set; arguments and errors as `answers_of`."""
     answers = answers_of(results, folder, winner, "val", cache_dir, data=data, backbone_file=backbone_file)
-    values = answers.target.probabilities(answers.target.decode(answers.outputs.double())).numpy()
-    return Evidence(values, answers.labels.numpy(), answers.split, answers.kind)
+    decoded = answers.target.decode(answers.outputs.double())
+    of_tokens = answers.target.kind is SEGMENTATION
+    values = (decoded if of_tokens else answers.target.probabilities(decoded)).numpy()
+    split = FIRST_FOLD if recorded_folds(results.config)[0] else "val"
+    return Evidence(values, answers.labels.numpy(), answers.split, answers.kind, split, answers.transform)

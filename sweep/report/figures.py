@@ -126,7 +126,7 @@ def confusion_matrix(evidence: Evidence, class_names: Sequence[str]) -> Figure:
             zmin=0,
             zmax=1,
             colorbar={"title": {"text": "share of<br>the class"}, "thickness": 14},
-            hovertemplate=f"is %{{y}}, said %{{x}}: %{{customdata}} {evidence.kind}<extra></extra>",
+            hovertemplate=f"true %{{y}}, predicted %{{x}}: %{{customdata}} {evidence.kind}<extra></extra>",
         )
     )
     figure.update_layout(
@@ -167,7 +167,7 @@ def reliability_diagram(evidence: Evidence) -> Figure:
         )
     )
     figure.add_trace(
-        Scatter(x=[0, 1], y=[0, 1], mode="lines", line={"color": "#888", "dash": "dash"}, name="as sure as it is right")
+        Scatter(x=[0, 1], y=[0, 1], mode="lines", line={"color": "#888", "dash": "dash"}, name="perfectly calibrated")
     )
     figure.update_layout(
         xaxis={"title": {"text": "confidence"}, "range": [0, 1]},

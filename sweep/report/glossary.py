@@ -28,7 +28,7 @@ COLUMNS: Mapping[str, str] = {
     "front": "0: on the Pareto front, where no other trial is better in every objective. 1: on the front once those "
     "are removed, and so on.",
     "state": "COMPLETE: trained to the last epoch. PRUNED: stopped early. FAIL: diverged, or raised an error.",
-    "vs baseline": "Difference to trial 0 after the same number of epochs, on the same val images or texts.",
+    "vs baseline": "Difference to trial 0 after the same number of epochs, on the same images or texts.",
     "95% interval": "Interval of the difference to the baseline. It covers the choice of images, but not the choice of "
     "the seed. If it contains 0, these images do not show a difference.",
     "train loss": "Mean training loss in the last epoch. Losses of different kinds cannot be compared.",

@@ -1,13 +1,17 @@
 """The report's page: one HTML file that needs no network. All text from a run folder is escaped."""
 
+import base64
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Protocol
 
+from PIL import Image
 from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
+from backbones.protocol import to_rgb
 from sweep.report.glossary import explanation
 
 STYLE = """
@@ -32,8 +36,11 @@ th { color: #5d6778; font-weight: 600; position: sticky; top: 0; background: #ff
 table.sortable th { cursor: pointer; user-select: none; }
 th[aria-sort=ascending]::after { content: " ▲"; } th[aria-sort=descending]::after { content: " ▼"; }
 td.number, th.number { text-align: right; }
+.legend span { margin-right: 18px; }
+.legend i { display: inline-block; width: 14px; height: 14px; margin-right: 6px; border: 1px solid #c6ccd4; }
 .images { display: flex; flex-wrap: wrap; gap: 14px; } figure.image { margin: 0; width: 132px; font-size: 13px; }
 figure.image img { width: 132px; height: 132px; object-fit: contain; background: #eef0f3; image-rendering: auto; }
+figure.image.wide, figure.image.wide img { width: 404px; max-width: 100%; }
 figcaption { overflow-wrap: anywhere; } figure.text { margin: 0; width: 360px; max-width: 100%; font-size: 13px; }
 blockquote { margin: 0 0 4px; padding: 8px 10px; background: #eef0f3; overflow-wrap: anywhere; }
 figcaption .path { color: #5d6778; font: 11px ui-monospace, monospace; }
@@ -196,13 +203,28 @@ def plot(figure: Figure, identity: str, *, least_width: int = 0) -> str:
     return f'<div class="wide"><div style="min-width: {least_width}px">{html}</div></div>'
 
 
-def image(png_base64: str, lines: Sequence[str], path: str | None = None) -> str:
-    """A small image with its caption, and its path below where it has one."""
+def image(png_base64: str, lines: Sequence[str], path: str | None = None, *, wide: bool = False) -> str:
+    """A small image with its caption, and its path below where it has one; three times as wide as high if `wide`."""
     caption = _caption(lines, path)
     return (
-        f'<figure class="image"><img alt="" src="data:image/png;base64,{png_base64}">'
+        f'<figure class="image{" wide" * wide}"><img alt="" src="data:image/png;base64,{png_base64}">'
         f"<figcaption>{caption}</figcaption></figure>"
     )
+
+
+def legend(colours: Mapping[str, tuple[int, int, int]]) -> str:
+    """Names with their colours, red, green and blue from 0 to 255."""
+    parts = (f'<span><i style="background: rgb{colour}"></i>{escape(name)}</span>' for name, colour in colours.items())
+    return f'<p class="legend">{"".join(parts)}</p>'
+
+
+def picture(shown: Image.Image, side: int) -> str:
+    """A PNG of an image, at most `side` pixels high and wide, in base64."""
+    small = to_rgb(shown).copy()
+    small.thumbnail((side, side))
+    buffer = io.BytesIO()
+    small.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def quotation(text: str, lines: Sequence[str], path: str | None = None) -> str:

@@ -58,7 +58,7 @@ def search_sections(study: optuna.Study, results: Results, winner: int, plotted:
     distributions = distributions_of(study)
     if (lines := configurations(results, distributions)) is not None:
         note = (
-            f"One line a complete trial, the darker the better by {first}. Drag along an axis to select trials. "
+            f"Each line is a complete trial; darker lines are better by {first}. Drag along an axis to select trials. "
             f"{NOT_ASKED} stands for trials that do not have the parameter."
         )
         n_axes = len(lines.data[0].dimensions)

@@ -10,8 +10,10 @@ from backbones.sizes import shown_size
 from sweep.export.card import command_line
 from sweep.export.selection import hyperparameters_of
 from sweep.records.findings import BASELINE, findings
+from sweep.records.ranked_on import RankedOn
 from sweep.records.results import PARAMETER_PREFIX, Results, parameter_columns
 from sweep.records.tested import said_of_test
+from sweep.records.worker_log import WorkerLog
 from sweep.report import glossary, page
 from sweep.report.page import Cell
 from sweep.study.augmentation import described
@@ -30,12 +32,13 @@ def answer(results: Results, winner: int) -> str:
     """The findings in words, a table of winner, baseline and linear probe, and the study, the data and the backbone."""
     config, summary, kind = results.config, results.summary, results.kind
     row = _row(results.trials, winner)
-    n_val, n_test = (config["splits"][name]["images"] for name in ("val", "test"))
+    ranked, n_test = RankedOn.recorded(config), config["splits"]["test"]["images"]
+    n_val = ranked.n_images
     columns = ["", *(f"{name}, {split}" for split in ("val", "test") for name in map(kind.metrics.get, kind.shown))]
-    of_winner = {name: row[f"val_{name}"] for name in kind.shown} | (summary["winner"]["val"] if summary else {})
+    of_winner = ranked.metrics_of(row, kind) | (summary["winner"]["val"] if summary else {})
     rows = [[Cell(f"winner, trial {winner}"), *_metrics(kind, of_winner, n_val)]]
     if winner != BASELINE and not (base := results.trials[results.trials["trial"] == BASELINE]).empty:
-        of_base = {name: base.iloc[0][f"val_{name}"] for name in kind.shown}
+        of_base = ranked.metrics_of(base.iloc[0].to_dict(), kind)
         name = f"baseline, trial {BASELINE}"
         rows.append([Cell(name), *_metrics(kind, of_base, n_val), *_metrics(kind, None, n_test)])
     if summary:
@@ -48,8 +51,9 @@ def answer(results: Results, winner: int) -> str:
     states = results.trials["state"].value_counts().to_dict()
     items = kind_of(config)
     note = (
-        f"{n_val} {items} to choose on (val) and {n_test} to test on; ± is the standard error over {items}. Trials are "
-        f"ranked by {', '.join(results.objectives)} on val after the last epoch. {said_of_test(summary)}"
+        f"{n_val} {items} to choose on ({ranked.split}) and {n_test} to test on; ± is the standard error over {items}"
+        f"{', on val over folds' if ranked.folds else ''}. {ranked.how} Trials are ranked by "
+        f"{', '.join(results.objectives)} on {ranked.split} after the last epoch. {said_of_test(summary)}"
     )
     classes = config["classes"]
     more = f", … ({len(classes)} in all)" if len(classes) > N_NAMED_CLASSES else ""
@@ -117,10 +121,10 @@ def words(results: Results) -> str:
 
 def trials(results: Results) -> str:
     """Return the section with the table of all trials."""
-    items = kind_of(results.config)
+    items, split = kind_of(results.config), RankedOn.recorded(results.config).split
     note = (
         f"Click a heading to sort. “vs baseline” is the paired difference of {results.kind.paired_heading} to trial 0 "
-        f"after as many epochs, on the same val {items}, with its 95% interval over {items}."
+        f"after as many epochs, on the same {split} {items}, with its 95% interval over {items}."
     )
     return page.heading("Trials, best first") + page.paragraph(note, quiet=True) + trials_table(results)
 
@@ -182,8 +186,8 @@ def _number(value: Any) -> str:
     return f"{value:.3f}" if 0.01 <= abs(value) < 1000 or value == 0 else f"{value:.1e}"
 
 
-def cost(results: Results) -> str:
-    """Return the section with the time and the disk space that the run took."""
+def cost(results: Results, workers: WorkerLog | None) -> str:
+    """Return the section with the time and the disk space that the run took, and what its workers did if it had any."""
     facts = {"summed over trials": f"{results.trials['seconds'].sum():.1f} s of training"}
     if results.summary:
         seconds, plan = results.summary["wall_seconds"], results.summary.get("plan", {})
@@ -193,6 +197,10 @@ def cost(results: Results) -> str:
         if plan:
             facts["feature cache"] = f"{plan['cache_bytes'] / 2**20:,.0f} MiB on disk"
             facts["lanes that fit"] = f"{plan['lanes_that_fit']:,}"
+    if workers is not None:
+        for worker, seconds in workers.busy_seconds.items():
+            share = seconds / workers.training_seconds if workers.training_seconds else 0.0
+            facts[f"worker {worker} was occupied"] = f"{seconds:.1f} s, {share:.0%} of the last process's training"
     return page.heading("Cost") + page.pairs(facts)
 
 

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -13,9 +13,11 @@ from sweep.errors import SweepError
 from sweep.machine.checked_files import RESTORE, read_json, require_entries
 from sweep.records.folder import RunFolder
 from sweep.records.results import recorded_objectives
+from sweep.records.worker_log import read_worker_log
 from sweep.search.optuna_storage import load_optuna_study
 from sweep.search.own_attributes import OwnAttributes
 from sweep.search.proposals import DUPLICATE, LANE
+from sweep.study.folds import lanes_per_trial, recorded_folds
 from sweep.study.objectives import Objectives
 
 CONFIG_ENTRIES = {
@@ -48,6 +50,7 @@ class WatchedTrial:
         values: The values of the first objective, by epoch, as far as they are known.
         params: The parameters of the trial.
         why: Why the trial ended early; empty if it did not.
+        worker: The worker that trains it; None if the run has no workers, or none has the trial now.
     """
 
     number: int
@@ -57,6 +60,7 @@ class WatchedTrial:
     values: list[float]
     params: dict[str, Any]
     why: str
+    worker: int | None = None
 
     @property
     def in_training(self) -> bool:
@@ -71,7 +75,7 @@ class RunView:
     Attributes:
         title: The study and the data.
         objective: Name of the first objective.
-        trials: The trials in training, then those that have ended, the latest first.
+        trials: The trials in training, grouped by worker, then those that have ended, the latest first.
         n_trials: The most trials to train, including those that the user has added meanwhile.
         n_epochs: Epochs of a trial.
         counts: Number of trials by state.
@@ -136,7 +140,7 @@ class Watcher:
         frozen = [t for t in told if t.state in WORDS and not self.own.has(t, DUPLICATE)]
         left = {self._lane(t) for t in frozen if t.state.is_finished()}
         trials = {t.number: self._watched(t, left) for t in frozen}
-        running = [t for t in trials.values() if t.in_training]
+        running = self._on_workers([t for t in trials.values() if t.in_training])
         over = sorted((t for t in frozen if t.state.is_finished()), key=lambda t: t.datetime_complete or datetime.min)
         n_epochs = self.config["epochs"]
         done = len(over) + sum((t.epoch or 0) / n_epochs for t in running)
@@ -152,7 +156,7 @@ class Watcher:
             n_trials=n_trials,
             n_epochs=n_epochs,
             counts=dict(Counter(t.state for t in trials.values())),
-            lanes=len(running) * self.config["seeds"],
+            lanes=len(running) * lanes_per_trial(self.config["seeds"], *recorded_folds(self.config)),
             n_parallel=n_parallel if isinstance(n_parallel, int) else None,
             best=self._best(list(trials.values())),
             configs_per_hour=None if rate is None else 3600 * rate,
@@ -180,6 +184,14 @@ class Watcher:
         state = "refilled" if refilled else WORDS[trial.state]
         epoch, values = max(values_of, default=None), [values_of[epoch] for epoch in sorted(values_of)]
         return WatchedTrial(trial.number, lane, state, epoch, values, trial.params, why)
+
+    def _on_workers(self, running: list[WatchedTrial]) -> list[WatchedTrial]:
+        """Trials in training with their workers, if there are any: those of the first one first."""
+        if (log := read_worker_log(self.folder)) is None:
+            return running
+        worker_of = {trial: worker for worker, trials in log.trials.items() for trial in trials}
+        placed = [replace(trial, worker=worker_of.get(trial.number)) for trial in running]
+        return sorted(placed, key=lambda trial: (trial.worker is None, trial.worker))
 
     def _lane(self, trial: FrozenTrial) -> int | None:
         lane = self.own.get(trial, LANE)

@@ -1,22 +1,19 @@
 """The report's sections on the winner's predictions for the validation data, by kind of task."""
 
-import base64
-import io
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from PIL import Image
 
-from backbones.protocol import to_rgb
 from sweep.records.results import Results
 from sweep.report import page
 from sweep.report.evidence import Evidence
 from sweep.report.figures import confusion_matrix, predicted_against_true, reliability_diagram
+from sweep.report.mask_pictures import mask_pictures, overlaps_table
 from sweep.report.page import Cell, Plotted
 from sweep.tasks.breakdown import label_scores
 from sweep.tasks.inputs import one_of
-from sweep.tasks.kinds import CLASSES, MULTI_LABEL
+from sweep.tasks.kinds import CLASSES, MULTI_LABEL, SEGMENTATION
 from sweep.tasks.metrics import THRESHOLD
 
 N_CONFUSED = 24
@@ -41,18 +38,21 @@ def winner_sections(evidence: Evidence, results: Results, winner: int, plotted: 
     names: list[str] = results.config["classes"]
     if results.kind is CLASSES:
         yield (
-            page.heading(f"Confusion of trial {winner} on val")
+            page.heading(f"Confusion of trial {winner} on {evidence.split}")
             + plotted("confusion", confusion_matrix(evidence, names)),
-            page.heading(f"Calibration of trial {winner} on val")
+            page.heading(f"Calibration of trial {winner} on {evidence.split}")
             + page.paragraph(CALIBRATION_NOTE.format(items=evidence.kind), quiet=True)
             + plotted("calibration", reliability_diagram(evidence)),
         )
         yield (_most_confused(evidence, names),)
     elif results.kind is MULTI_LABEL:
-        yield (page.heading(f"Labels of trial {winner} on val") + labels_table(evidence, names),)
+        yield (page.heading(f"Labels of trial {winner} on {evidence.split}") + labels_table(evidence, names),)
         yield (_most_wrong(evidence, names),)
+    elif results.kind is SEGMENTATION:
+        yield (page.heading(f"Classes of trial {winner} on val") + overlaps_table(evidence, names),)
+        yield (mask_pictures(evidence, names),)
     else:
-        heading = page.heading(f"Predicted and true values of trial {winner} on val")
+        heading = page.heading(f"Predicted and true values of trial {winner} on {evidence.split}")
         yield (heading + plotted("predicted", predicted_against_true(evidence, names)),)
         yield (_farthest(evidence, names),)
 
@@ -65,7 +65,10 @@ def labels_table(evidence: Evidence, names: Sequence[str]) -> str:
         cells = [Cell("" if np.isnan(share) else f"{share:.3f}", share) for share in shares]
         rows.append([Cell(score.name), Cell(str(score.n), float(score.n)), *cells])
     item = one_of(evidence.kind)
-    note = f"Precision and recall at probability {THRESHOLD}. A label that no val {item} has is left out of the mean."
+    note = (
+        f"Precision and recall at probability {THRESHOLD}. A label that no {evidence.adjective} {item} has is left out "
+        f"of the mean."
+    )
     columns = ["label", evidence.kind, "average precision", "precision", "recall"]
     return page.paragraph(note, quiet=True) + page.table(columns, rows, sortable=True)
 
@@ -83,7 +86,7 @@ def _most_confused(evidence: Evidence, class_names: Sequence[str]) -> str:
         )
         pictures.append(_shown(evidence, index, lines))
     note = (
-        f"{n_wrong} of {len(evidence.labels)} val {evidence.kind} are misclassified; "
+        f"{n_wrong} of {len(evidence.labels)} {evidence.adjective} {evidence.kind} are misclassified; "
         f"those where the winner is most confident come first."
     )
     return page.heading(f"Most confused {evidence.kind}") + page.paragraph(note, quiet=True) + page.images(pictures)
@@ -108,8 +111,9 @@ def _most_wrong(evidence: Evidence, names: Sequence[str]) -> str:
             lines.append(f"and {len(shown) - MOST_NAMED_LABELS} more")
         pictures.append(_shown(evidence, index, lines))
     note = (
-        f"{len(at_fault)} of {len(has)} val {evidence.kind} have a label that was answered wrongly at probability "
-        f"{THRESHOLD}; those come first of which the winner is surest. The probability is that of the label."
+        f"{len(at_fault)} of {len(has)} {evidence.adjective} {evidence.kind} have a label that was answered wrongly "
+        f"at probability {THRESHOLD}; those come first of which the winner is surest. The probability is that of the "
+        f"label."
     )
     return page.heading("Largest errors") + page.paragraph(note, quiet=True) + page.images(pictures)
 
@@ -130,20 +134,12 @@ def _farthest(evidence: Evidence, names: Sequence[str]) -> str:
 
 def _shown(evidence: Evidence, index: int, lines: Sequence[str]) -> str:
     """One image or text of the validation set, with its caption and its file, if it has one."""
-    item, lines = evidence.val.open(index), [*lines, f"val {one_of(evidence.kind)} {index}"]
+    item, lines = evidence.val.open(index), [*lines, f"{evidence.adjective} {one_of(evidence.kind)} {index}"]
     path = evidence.val.source(index) if evidence.val.source else None
     if evidence.kind == "texts":
         return page.quotation(_excerpt(item), lines, path)
-    return page.image(_thumbnail(item), lines, path)
+    return page.image(page.picture(item, THUMBNAIL_SIDE), lines, path)
 
 
 def _excerpt(text: str) -> str:
     return text if len(text) <= EXCERPT_LENGTH else f"{text[:EXCERPT_LENGTH].rsplit(maxsplit=1)[0]} …"
-
-
-def _thumbnail(image: Image.Image) -> str:
-    picture = to_rgb(image)
-    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()

@@ -12,10 +12,11 @@ from sweep.machine.settings import own_settings
 from sweep.records.entries import require_config
 from sweep.records.folder import RunFolder
 from sweep.records.results import load_results
+from sweep.records.worker_log import read_worker_log
 from sweep.report import page, tables
 from sweep.report.compare import compare_runs
 from sweep.report.compare_page import comparison_sections
-from sweep.report.evidence import winner_on_val
+from sweep.report.evidence import FIRST_FOLD, winner_on_val
 from sweep.report.figures import learning_curves
 from sweep.report.page import Page
 from sweep.report.search_sections import front_section, search_sections
@@ -87,9 +88,15 @@ def write_report(
         say(f"the winner's predictions on val are left out: {error}")
         document.add(page.heading("The winner on val") + page.paragraph(f"Left out: {error}", quiet=True))
     else:
+        if evidence.split == FIRST_FOLD:
+            note = (
+                f"The sections below show the {len(evidence.labels)} {evidence.kind} of the first fold, as answered by "
+                f"the winner's lane that did not learn from them."
+            )
+            document.add(page.paragraph(note, quiet=True))
         for sections in winner_sections(evidence, results, winner, plotted):
             document.add(*sections)
-    document.add(tables.cost(results), tables.made_with(results))
+    document.add(tables.cost(results, read_worker_log(folder)), tables.made_with(results))
     document.add(tables.words(results))
     html = document.html()
     try:

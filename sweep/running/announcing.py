@@ -1,12 +1,15 @@
 """Messages about a run before training starts."""
 
-from sweep.data.summary import summary, warn_of_shared_items
+import numpy as np
+
+from sweep.data.summary import MOST_SHOWN, summary, warn_of_shared_items
 from sweep.records.folder import RunFolder
 from sweep.records.reporter import Reporter
 from sweep.running.preparation import Prepared
 from sweep.running.settings import ShapeSettings
 from sweep.search.search import Search
 from sweep.study.augmentation import described
+from sweep.tasks.kinds import CLASSES
 
 
 def taken_up(search: Search) -> str:
@@ -34,6 +37,30 @@ def announce(prepared: Prepared, folder: RunFolder, reporter: Reporter) -> None:
     reporter.message(f"side-network: {spec.described}")
     if views := described(prepared.study.declarations()):
         reporter.message(f"training images: {views}")
+    if prepared.study.folds:
+        _announce_folds(prepared, reporter)
+    if prepared.study.halving is not None and (beyond := prepared.study.halving.beyond(prepared.study.epochs)):
+        reporter.message(f"note: {beyond}")
+
+
+def _announce_folds(prepared: Prepared, reporter: Reporter) -> None:
+    study, data = prepared.study, prepared.data
+    again = f", divided {study.repeats} times" if study.repeats > 1 else ""
+    reporter.message(
+        f"cross-validation: {study.folds} folds of the {data.train.n_images + data.val.n_images} {data.kind} of train "
+        f"and val{again}; {study.lanes_per_trial} lanes a trial"
+    )
+    if data.task != CLASSES.name:
+        return
+    labels = np.concatenate([data.train.labels, data.val.labels])
+    counts = np.bincount(labels, minlength=data.n_classes).tolist()
+    rare = [f"{name} {n}" for name, n in zip(data.class_names, counts, strict=True) if 0 < n < study.folds]
+    if rare:
+        shown = ", ".join(rare[:MOST_SHOWN]) + (", …" if len(rare) > MOST_SHOWN else "")
+        reporter.message(
+            f"note: {len(rare)} of {data.n_classes} classes have fewer {data.kind} than there are folds ({shown}), so "
+            f"some folds have none of them to measure; lower --folds"
+        )
 
 
 def announce_features(settings: ShapeSettings, prepared: Prepared, reporter: Reporter) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweep.features.batches import StageData
+from sweep.features.folds import Folds
 from sweep.machine.checked_files import read_weights
 from sweep.records.folder import RunFolder
 from sweep.records.reporter import Reporter
@@ -13,6 +14,7 @@ from sweep.running.retrain import Choice, Retrained, retrain
 from sweep.running.settings import Splits
 from sweep.search.search import Winner
 from sweep.study.class_weights import of_lane
+from sweep.study.folds import standard_error
 from sweep.tasks.kinds import CLASSES
 from sweep.training.engine import Stack, split_logits
 from sweep.training.linear_probe_reference import ProbeResult, tuned_linear_probe
@@ -50,7 +52,8 @@ class Ending:
 
     Attributes:
         probe: The tuned linear probe.
-        val_error: The standard error of the winner's score on the validation set, where it has to be bootstrapped.
+        val_error: The standard error of the winner's score on the validation set, if it was bootstrapped or is one over
+            folds.
         test: The winner's metrics on the test set; empty if it was not looked at, or by the retrained winner only.
         retrained: The winner and the probe trained again; None if they were not.
     """
@@ -82,7 +85,7 @@ def end_run(
         reporter: Receives progress events.
     """
     study, device = of_winner.study, of_winner.device
-    test_data = None if study.retrain else splits.test
+    test_data = None if study.trains_again else splits.test
     reporter.message("reference: tuning a linear probe on the same features")
     started = time.perf_counter()
     probe = tuned_linear_probe(
@@ -95,17 +98,23 @@ def end_run(
         seed=study.seed,
         device=device,
         class_weights=of_lane(study.class_weights),
+        folds=Folds.of(splits.val, study.folds, study.repeats, study.seed) if study.folds else None,
     )
     seconds.linear_probe = time.perf_counter() - started
 
     started = time.perf_counter()
-    module = winner.spec.plain(winner.config.rank, winner.config)
-    module.load_state_dict(read_weights(folder.winner_path))
-    val_error, test = _evaluated(Stack([module.to(device)]), splits.val, test_data)
+    if study.folds:
+        score = splits.val.target.kind.score
+        val_error = {f"{score}_error": standard_error(winner.record.score_std, study.folds)}
+        test: dict[str, float] = {}
+    else:
+        module = winner.spec.plain(winner.config.rank, winner.config)
+        module.load_state_dict(read_weights(folder.winner_path))
+        val_error, test = _evaluated(Stack([module.to(device)]), splits.val, test_data)
     seconds.test = time.perf_counter() - started
 
     retrained = None
-    if study.retrain:
+    if study.trains_again:
         reporter.message("training the winner and the probe again, on train and val")
         retrained = retrain(folder, of_winner, cache_dir, Choice(winner.config, probe.stage, probe.lr))
         seconds.retraining = retrained.wall_seconds

@@ -8,12 +8,16 @@ import torch
 from optuna.trial import FixedTrial
 from torch import Tensor
 
+from backbones.grid import grid_side
 from sweep.features.batches import StageData, stored_shape
 from sweep.features.entry import DTYPE
 from sweep.running.preparation import Prepared
 from sweep.side_networks.cpu.trunk import GROUPS, is_compiled
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.lane_config import LaneConfig
+from sweep.tasks.kinds import SEGMENTATION
+from sweep.tasks.label_maps import CHUNK_NUMBERS, LABELS_A_TOKEN
+from sweep.tasks.targets import OF_CLASSES, Target
 from sweep.training.engine import EVALUATION_BATCH_SIZE
 from sweep.training.lane_cost import measured_cost
 
@@ -42,6 +46,9 @@ EVALUATED_SHARE = 0.5
 STREAM_COPIES = 2.5
 """Memory of a batch's stages, in fp32 copies: as read, in half precision, as stages, and centred."""
 
+METRIC_COPIES = 6
+"""Copies of interpolated outputs that the metrics of segmentation hold."""
+
 RUNTIME_BYTES = 96 * 2**20
 """Memory of threads, compiled code and the matrix library's own buffers. Measured: 60 to 90 MiB."""
 
@@ -56,8 +63,8 @@ def lane_cost(prepared: Prepared) -> tuple[int, int]:
     data, indices = random_data(prepared)
     config = calibrated_config(prepared)
     lanes = [spec.lane(config.rank, seed, config).to(prepared.device) for seed in range(3)]
-    stages, _ = data.batch(indices, next(lanes[0].parameters()))
-    cost = measured_cost(lanes, stages)
+    stages, labels = data.batch(indices, next(lanes[0].parameters()))
+    cost = measured_cost(lanes, stages, labels if spec.dense else None)
     n_parameters = sum(p.numel() for p in lanes[0].parameters())
     evaluated = EVALUATED_SHARE * cost.kept_bytes * EVALUATION_BATCH_SIZE / len(indices)
     n_bytes = PARAMETER_COPIES * FP32_BYTES * n_parameters + round(max(KEPT_COPIES * cost.kept_bytes, evaluated))
@@ -79,8 +86,11 @@ def random_data(prepared: Prepared) -> tuple[StageData, Tensor]:
     shape = (n_images, *stored_shape(spec.stage_widths, tokens))
     stages = np.random.default_rng(0).standard_normal(shape, dtype=np.float32).astype(DTYPE)
     lengths = torch.full((n_images,), tokens) if prepared.data.kind == "texts" else None
-    labels = torch.arange(n_images) % spec.n_classes
-    data = StageData(stages, labels, spec.n_classes, widths=spec.widths, lengths=lengths)
+    labels, target = torch.arange(n_images) % spec.n_classes, OF_CLASSES
+    if spec.dense:
+        side, target = LABELS_A_TOKEN * grid_side(spec.n_tokens, spec.n_prefix_tokens), Target(SEGMENTATION)
+        labels = labels.to(torch.uint8)[:, None, None].expand(-1, side, side)
+    data = StageData(stages, labels, spec.n_classes, widths=spec.widths, target=target, lengths=lengths)
     return data, torch.arange(n_images)
 
 
@@ -156,9 +166,13 @@ def bytes_per_lane(spec: SideNetworkSpec, tokens: int, batch_size: int, *, compi
 
 
 def shared_bytes(spec: SideNetworkSpec, tokens: int, batch_size: int) -> int:
-    """Bytes that all lanes share: the frozen streams of the larger of the two batches, and `RUNTIME_BYTES`."""
+    """Bytes that all lanes share: the frozen streams of the larger of the two batches, and `RUNTIME_BYTES`.
+
+    For segmentation, metrics hold the interpolated outputs of a few images at a time.
+    """
     n_images = max(batch_size, EVALUATION_BATCH_SIZE)
-    return RUNTIME_BYTES + int(STREAM_COPIES * n_images * tokens * sum(spec.stage_widths) * FP32_BYTES)
+    of_metrics = METRIC_COPIES * CHUNK_NUMBERS * FP32_BYTES if spec.dense else 0
+    return RUNTIME_BYTES + of_metrics + int(STREAM_COPIES * n_images * tokens * sum(spec.stage_widths) * FP32_BYTES)
 
 
 def lanes_that_fit(free_bytes: int, shared: int, per_lane: int) -> int:

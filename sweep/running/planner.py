@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from sweep.data import Split
 from sweep.errors import SweepError
 from sweep.features.batches import n_batches
 from sweep.features.cache import n_images_missing, stored_tokens
@@ -97,11 +98,11 @@ class Plan(FeaturePlan):
 def plan_features(prepared: Prepared, cache_dir: Path) -> FeaturePlan:
     """Count the images that are missing in the cache. If there are any, time the backbone on a few images."""
     backbone, data = prepared.backbone, prepared.data
-    splits = [*prepared.views.cached(data.train), data.val, *([data.test] if prepared.study.test else [])]
+    splits = splits_to_cache(prepared)
     n_images = sum(split.n_images for split in splits)
     n_tokens = sum(stored_tokens(backbone, split) for split in splits)
     n_missing = sum(n_images_missing(backbone, split, cache_dir) for split in splits)
-    n_live = 0 if prepared.views.n_cached else data.train.n_images
+    n_live = 0 if prepared.views.n_cached else data.train.n_images + (data.val.n_images if prepared.study.folds else 0)
     n_timed = min(CALIBRATION_IMAGES, n_missing + n_live)
     seconds_per_image = _seconds_per_image(prepared, n_timed) if n_timed else 0.0
     return FeaturePlan(
@@ -111,6 +112,15 @@ def plan_features(prepared: Prepared, cache_dir: Path) -> FeaturePlan:
         cache_bytes=n_tokens * sum(backbone.widths) * DTYPE.itemsize,
         live_wall_seconds=n_live * seconds_per_image,
     )
+
+
+def splits_to_cache(prepared: Prepared) -> list[Split]:
+    """All splits, and views of them, whose features the cache will hold for lanes of a shape."""
+    data, views, study = prepared.data, prepared.views, prepared.study
+    test = [data.test] if study.test else []
+    if study.folds and (views.augmentation or not views.n_cached):  # images are learned from as views, and measured
+        return [*views.cached(data.train), *views.cached(data.val), data.train, data.val, *test]
+    return [*views.cached(data.train), data.val, *test]
 
 
 def plan_study(features: FeaturePlan, prepared: Prepared) -> Plan:
@@ -129,10 +139,14 @@ def plan_study(features: FeaturePlan, prepared: Prepared) -> Plan:
     shared = shared_bytes(spec, tokens, study.batch_size)
     per_lane, multiply_adds = lane_cost(prepared)
     fitting = lanes_that_fit(free_bytes, shared, per_lane)
-    n_lanes = study.trials * study.seeds
-    n_parallel = max(study.seeds, min(n_lanes, fitting if prepared.n_parallel is None else prepared.n_parallel))
+    of_trial = study.lanes_per_trial
+    n_lanes = study.trials * of_trial
+    n_parallel = max(of_trial, min(n_lanes, fitting if prepared.n_parallel is None else prepared.n_parallel))
     n_epochs = float(study.epochs) if study.halving is None else study.halving.expected_epochs(study.epochs)
     n_train, n_val = prepared.data.train.n_images, prepared.data.val.n_images
+    if study.folds:  # each lane is measured on one fold
+        n_train = n_train + n_val
+        n_val = n_train // study.folds
     costly_steps = (n_train + EVALUATION_SHARE * n_val) / min(study.batch_size, n_train)
     step_seconds = _step_seconds(prepared, min(CALIBRATION_LANES, n_parallel))
     if study.halving is None:  # all lanes of a stack end together

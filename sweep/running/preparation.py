@@ -4,12 +4,15 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from backbones import Backbone, load_backbone, reads_texts
 from sweep.data import DATA_SETS, DataSet, OnBadImage, TableOptions, load_data
+from sweep.data.labels import require_measurable
 from sweep.data.vtab import is_vtab_task
 from sweep.errors import UsageError
+from sweep.features.folds import Folds
 from sweep.features.views import TrainingViews
 from sweep.machine.precision import require_fp32_sums
 from sweep.side_networks.cost import rank_buckets
@@ -20,8 +23,9 @@ from sweep.study.class_weights import completed
 from sweep.study.declaration import Resize, Study
 from sweep.study.rehearsal import rehearse, surveyed_configs
 from sweep.study.shape import Shape, shape_of, study_of_lane, study_of_shape
-from sweep.study.structure import CLASS
-from sweep.tasks.kinds import TASK_KINDS
+from sweep.study.structure import CLASS, DENSE
+from sweep.tasks.kinds import SEGMENTATION, TASK_KINDS
+from sweep.tasks.targets import Target
 
 
 @dataclass(frozen=True)
@@ -103,10 +107,11 @@ def prepare(
     """
     if n_parallel is not None and n_parallel < 1:
         raise UsageError(f"--n-parallel must be at least 1, not {n_parallel}; give auto for as many as fit in memory")
-    if n_parallel is not None and n_parallel < study.seeds:
+    if n_parallel is not None and n_parallel < study.lanes_per_trial:
+        options = " or ".join(f"--{name}" for name in ("seeds", "folds", "repeats") if getattr(study, name) > 1)
         raise UsageError(
-            f"--n-parallel {n_parallel} is less than the {study.seeds} lanes of one trial (--seeds); "
-            f"raise --n-parallel or lower --seeds"
+            f"--n-parallel {n_parallel} is less than the {study.lanes_per_trial} lanes of one trial; raise "
+            f"--n-parallel or lower {options}"
         )
     study.check_baseline()
     check_precision(study.precision, device)
@@ -120,6 +125,8 @@ def prepare(
         table=TableOptions(study.image_root, study.path_column, study.label_column),
     )
     study = study.on(TASK_KINDS[data.task])
+    if study.folds:
+        _check_folds(study, data)
     study = replace(
         study, class_weights=completed(study.class_weights, data.class_names), resize=resize_of(study, data)
     )
@@ -136,17 +143,27 @@ def prepare(
     return Prepared(study, n_parallel, device, data, shape, backbone, spec, views, on_bad_image)
 
 
+def _check_folds(study: Study, data: DataSet) -> None:
+    """Raise an error if there is a fold on which nothing can be measured."""
+    labels = np.concatenate([data.train.labels, data.val.labels])
+    target = Target.of(data.task, data.train.labels)
+    folds = Folds.of_labels(torch.from_numpy(labels), target, data.n_classes, study.folds, study.repeats, study.seed)
+    measured = {f"fold {fold + 1}": labels[folds.held_out(fold).numpy()] for fold in range(len(folds.class_counts))}
+    require_measurable(data.task, data.class_names, {"train": labels, **measured}, data.name, data.kind)
+
+
 def resize_of(study: Study, data: DataSet) -> Resize | None:
     """How images that are not square are resized, if a study does not declare it; None for texts.
 
     Nearly all images of data sets with a name are square. These sets keep the features that earlier versions cached.
-    The protocol of VTAB-1K resizes whole images, and in some of its tasks the edge of an image matters.
+    The protocol of VTAB-1K resizes whole images, and in some of its tasks the edge of an image matters. For
+    segmentation, every pixel should have an answer.
     """
     if data.kind != "images" or study.resize is not None:
         return study.resize
     if isinstance(study.data, str) and (study.data in DATA_SETS or is_vtab_task(Path(study.data).expanduser())):
         return "squash"
-    return "centre"
+    return "squash" if data.task == SEGMENTATION.name else "centre"
 
 
 def backbone_of(study: Study, data: DataSet, device: torch.device, cache_dir: Path) -> Backbone:
@@ -233,7 +250,12 @@ def side_network_spec(study: Study, data: DataSet, backbone: Backbone, padded_ra
     Raises:
         UsageError: The study asks for something that the backbone or the family of side-networks does not have.
     """
-    of_class = study.read_out == CLASS
+    of_class, dense = study.read_out == CLASS, data.task == SEGMENTATION.name
+    for option, value, default in (("read-out", study.read_out, "pooled"), ("pool", study.pool, None)):
+        if dense and value != default:
+            raise UsageError(
+                f"--{option} {value} is for tasks with one answer for an image, and {data.name} has masks; leave it out"
+            )
     if (of_class or study.pool == "class") and backbone.n_prefix_tokens == 0:
         option, remedy = ("read-out", "pooled") if of_class else ("pool", "mean")
         raise UsageError(f"--{option} class needs a class token, and {backbone.name} has none; use --{option} {remedy}")
@@ -253,7 +275,7 @@ def side_network_spec(study: Study, data: DataSet, backbone: Backbone, padded_ra
         family=study.side_network if isinstance(study.side_network, str) else own_family(study.side_network),
         attention=study.attention,
         mlp=study.mlp,
-        read_out="pooled" if of_class else study.read_out,
+        read_out=DENSE if dense else "pooled" if of_class else study.read_out,
         n_tokens=backbone.tokens,
     )
     check_family(spec, backbone.name, texts=backbone.kind == "texts")

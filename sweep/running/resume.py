@@ -16,7 +16,7 @@ from sweep.running.preparation import Prepared, prepare
 from sweep.running.record import file_sha256
 from sweep.running.recorded import recorded_resize
 from sweep.running.runner import carry_out
-from sweep.running.trainers import MOST_THREADS, check_workers, threads_of
+from sweep.running.trainers import MOST_THREADS, Where, check_workers, threads_of
 from sweep.search.optuna_storage import mend_journal, require_recorded_url
 from sweep.search.samplers import SAMPLERS
 from sweep.study import structure
@@ -26,12 +26,14 @@ from sweep.study.declaration import DATA_OBJECTS, Study
 from sweep.study.finding import LoadedStudy, load_study, study_names
 from sweep.study.structure import OWN_NETWORK
 from sweep.tasks.kinds import recorded_kind
+from sweep.workers.cluster import connected
+from sweep.workers.request import asked_for
 
 DECIDED_BY_OPTIONS = (
     *("trials", "epochs", "batch_size", "backbone", "image_size", "max_tokens", "data", "group_size", "stages", "pool"),
     *("task", "accept_licence"),
     *("side_network", "attention", "mlp", "read_out"),
-    *("modules_per_block", "precision", "max_rank", "seeds", "seed", "augment", "views", "cache"),
+    *("modules_per_block", "precision", "max_rank", "seeds", "folds", "repeats", "seed", "augment", "views", "cache"),
     *("image_root", "path_column", "label_column", "resize", "class_weights", "test", "retrain"),
 )
 """Declarations that options of `sweep run` can override. A resumed run takes them from its record."""
@@ -51,6 +53,9 @@ def resume_run(
     cache_dir: Path,
     reporter: Reporter,
     n_workers: int | None = None,
+    cluster: str | None = None,
+    worker_timeout: str | None = None,
+    lanes_per_worker: int | None = None,
 ) -> RunFolder:
     """Finish a run. Its tables will equal those of a run that was never stopped.
 
@@ -65,7 +70,11 @@ def resume_run(
         storage_url: URL of the Optuna storage, if the run was given one.
         cache_dir: Root of the feature cache.
         reporter: Receives progress events.
-        n_workers: Processes that the lanes train on; 0 to train them in this one. If not given, as many as before.
+        n_workers: Workers that the lanes train on; 0 for none. If not given, as many processes of this machine as
+            before; on a cluster, as many as it has room for.
+        cluster: Address of a Ray cluster to train on. None is connected to only because a run folder names it.
+        worker_timeout: How long to wait when there is no worker, such as `10m`.
+        lanes_per_worker: Lanes of a shape that a worker trains at a time.
 
     Returns:
         The run folder. If the run had ended, nothing in it changes.
@@ -99,25 +108,31 @@ def resume_run(
         _check_same_inputs(prepared, folder, config)
         mend_journal(folder)
         budget = Budget(wall_seconds=config["budget"]["wall_seconds"], target=config["budget"]["target"])
-        n_workers = config["workers"] if n_workers is None else n_workers
-        check_workers(n_workers, prepared)
-        return carry_out(
-            loaded,
-            prepared,
-            folder,
-            storage_url,
-            cache_dir,
-            budget,
-            config["enqueued"],
-            reporter,
-            n_workers=n_workers,
-            n_threads=config["threads"] or threads_of(n_workers),
-            goes_on=True,
-        )
+        if n_workers is None and cluster is None and config["cluster"] is not None:
+            reporter.message(
+                "note: the run began on a cluster; it goes on in this process. Name the cluster with --cluster"
+            )
+        as_before = config["workers"] if cluster is None else 0
+        number = as_before if n_workers is None else n_workers
+        workers = asked_for(number, cluster, worker_timeout, lanes_per_worker)
+        check_workers(workers, prepared)
+        with connected(workers, on_gpus=prepared.device.type == "cuda") as found:
+            return carry_out(
+                loaded,
+                prepared,
+                folder,
+                storage_url,
+                cache_dir,
+                budget,
+                config["enqueued"],
+                reporter,
+                Where(workers, found, config["threads"] or threads_of(workers, found)),
+                goes_on=True,
+            )
 
 
 def _read_config(folder: RunFolder) -> dict[str, Any]:
-    earlier = {"workers": 0, "threads": None}  # versions up to 0.4 recorded neither
+    earlier = {"workers": 0, "threads": None, "cluster": None}  # versions up to 0.4 recorded none of them
     config = {**UNDECLARED, **structure.UNDECLARED, **earlier, **read_json(folder.config_path)}
     entries: dict[str, Any] = {
         **dict.fromkeys(("study", "backbone", "backbone_fingerprint", "sampler", "device", "on_bad_image"), str),
@@ -126,6 +141,7 @@ def _read_config(folder: RunFolder) -> dict[str, Any]:
         "n_parallel": int | str,
         "workers": int,
         "threads": int | None,
+        "cluster": str | None,
         "enqueued": list,
         "transform": dict,
     }

@@ -10,7 +10,8 @@ import optuna
 from sweep.data import Split
 from sweep.features.batches import StageData, TrainingData
 from sweep.features.cache import compute_features
-from sweep.features.training_data import resident_where_they_fit, training_data
+from sweep.features.resident import room_on
+from sweep.features.training_data import in_room, training_data
 from sweep.machine.checked_files import read_json, require_entries
 from sweep.machine.memory import available_bytes
 from sweep.machine.seeds import derive_seed
@@ -25,7 +26,7 @@ from sweep.study.shape import shape_of
 from sweep.tasks.kinds import recorded_kind
 from sweep.tasks.targets import Target
 from sweep.training.engine import Stack, split_logits, train
-from sweep.training.linear_probe_reference import probe_config
+from sweep.training.linear_probe_reference import probe_config, probe_data, probe_of_stage
 
 RECORD = "retrained.json"
 CHOSEN = {"winner.trial": int, "winner.params": dict, "linear_probe.stage": int, "linear_probe.lr": int | float}
@@ -119,13 +120,13 @@ def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path, choice: Choi
 
     winner, std = _retrained_winner(folder, prepared, choice.config, together, val, test)
 
-    tokens = prepared.spec.pooled_tokens
-    probe = prepared.spec.pooled_probe(choice.stage, derive_seed(study.seed, "retraining", "linear probe")).to(device)
+    spec, stage = prepared.spec, choice.stage
+    probe = probe_of_stage(spec, stage, derive_seed(study.seed, "retraining", "linear probe")).to(device)
     (state,), _ = train(
         [probe],
         [probe_config(choice.lr, target.kind, of_lane(study.class_weights))],
-        together.pooled(tokens),
-        val.first(1).pooled(tokens),
+        probe_data(spec, together)(stage),
+        probe_data(spec, val.first(1))(stage),
         n_epochs=EPOCHS_FACTOR * study.epochs,
         batch_size=prepared.study_of_shape.batch_size,
         seed=study.seed,
@@ -133,7 +134,7 @@ def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path, choice: Choi
     probe.load_state_dict(state)
     of_probe = {}
     if test is not None:
-        of_probe = target.measure_one(split_logits(Stack([probe]), test.pooled(tokens))[0], test.labels)
+        of_probe = target.measure_one(split_logits(Stack([probe]), probe_data(spec, test)(stage))[0], test.labels)
     retrained = Retrained(
         winner=winner,
         winner_std=std,
@@ -164,9 +165,8 @@ def _retrained_winner(
     """The winner's metrics on test, as means over replicates, and the standard deviation of its score."""
     study, spec, device = prepared.study, prepared.spec, prepared.device
     seeds = [derive_seed(study.seed, "retraining", i) for i in range(study.seeds)]
-    train_data, val_data = resident_where_they_fit(
-        together, val.first(1), device, round(RESIDENT_SHARE * available_bytes(device))
-    )
+    room = room_on(device, round(RESIDENT_SHARE * available_bytes(device)))
+    train_data, val_data = in_room(together, val.first(1), room)
     states, _ = train(
         [spec.lane(config.rank, seed, config).to(device) for seed in seeds],
         [config] * study.seeds,

@@ -23,7 +23,7 @@ from sweep.running.preparation import Prepared, prepare
 from sweep.running.record import run_config, run_summary
 from sweep.running.settings import ShapeSettings, same_source
 from sweep.running.snapshot_files import SnapshotFiles
-from sweep.running.trainers import check_workers, lanes_of, threads_of, trainer_of
+from sweep.running.trainers import Where, check_workers, lanes_of, threads_of, trainer_of
 from sweep.search.data_base import first_reason, is_storage_error, shown_url
 from sweep.search.occupancy import Occupancy
 from sweep.search.optuna_storage import check_storage_free, create_optuna_study
@@ -36,6 +36,8 @@ from sweep.study.attainable import require_attainable
 from sweep.study.budget import Budget
 from sweep.study.enqueued import settled
 from sweep.study.finding import LoadedStudy
+from sweep.workers.cluster import connected
+from sweep.workers.request import NO_WORKERS, WorkersAsked
 
 
 @own_settings()
@@ -51,7 +53,7 @@ def run_study(
     on_bad_image: OnBadImage = "error",
     budget: Budget | None = None,
     enqueued: Sequence[Mapping[str, Any]] = (),
-    n_workers: int = 0,
+    workers: WorkersAsked = NO_WORKERS,
 ) -> RunFolder:
     """Run a study and write its results to a folder.
 
@@ -68,8 +70,9 @@ def run_study(
         reporter: Receives progress events.
         on_bad_image: What to do with an image file that cannot be read: stop, or leave it out and record it.
         budget: Ends the search before all trials are trained; if not given, there is no limit.
-        enqueued: Parameters of trials to train after the baseline. The sampler chooses the parameters that are missing.
-        n_workers: Processes of this machine that the lanes train on; 0 to train them in this one.
+        enqueued: Parameters of trials to train after the baseline and those that the study declares. The sampler
+            chooses the parameters that are missing.
+        workers: The workers that the lanes are to train on, if not in this process.
 
     Returns:
         The run folder.
@@ -86,17 +89,23 @@ def run_study(
         check_storage_free(storage_url, out.resolve().name)
     device = device_named(device_name)
     prepared = prepare(study, n_parallel=n_parallel, device=device, cache_dir=cache_dir, on_bad_image=on_bad_image)
-    check_workers(n_workers, prepared)
+    check_workers(workers, prepared)
     require_attainable(budget, prepared.study.ranking)
-    enqueued = settled(prepared.study, enqueued)
+    enqueued = settled(prepared.study, [*prepared.study.enqueue, *enqueued])
     prepared.study.check_enqueued(enqueued)
     loaded = replace(loaded, study=prepared.study)
-    folder = RunFolder.create(out)
-    with folder.locked():
+    with connected(workers, on_gpus=device.type == "cuda") as cluster, (folder := RunFolder.create(out)).locked():
         RunFolder.check_free(out)
+        where = Where(workers, cluster, threads_of(workers, cluster))
         config = run_config(loaded, prepared, folder, storage_url, budget, enqueued)
         folder.write_json(
-            folder.config_path, {**config, "workers": n_workers, "threads": (n_threads := threads_of(n_workers))}
+            folder.config_path,
+            {
+                **config,
+                "workers": 0 if cluster else workers.number,
+                "cluster": workers.cluster,
+                "threads": where.n_threads,
+            },
         )
         return carry_out(
             loaded,
@@ -107,8 +116,7 @@ def run_study(
             budget,
             enqueued,
             reporter,
-            n_workers=n_workers,
-            n_threads=n_threads,
+            where,
         )
 
 
@@ -121,9 +129,8 @@ def carry_out(
     budget: Budget,
     enqueued: Sequence[Mapping[str, Any]],
     reporter: Reporter,
+    where: Where,
     *,
-    n_workers: int,
-    n_threads: int,
     goes_on: bool = False,
 ) -> RunFolder:
     """Run or resume a study from the state of its run folder and storage; errors as `run_study`.
@@ -137,8 +144,7 @@ def carry_out(
         budget: Ends the search before all trials are trained.
         enqueued: Parameters of trials to train after the baseline.
         reporter: Receives progress events.
-        n_workers: Processes that the lanes train on; 0 to train them in this one.
-        n_threads: Threads that lanes are computed on, in each process.
+        where: Where the lanes train.
         goes_on: Whether an earlier process began the run.
     """
     started, study, seconds = time.perf_counter(), loaded.study, WallSeconds()
@@ -163,9 +169,9 @@ def carry_out(
         f"plan: {plan.search_wall_seconds:.0f} s of search; stacks of up to {plan.n_parallel} lanes, "
         f"{plan.lanes_that_fit} fit in memory"
     )
-    n_parallel = _lanes_of(folder, lanes_of(prepared, plan, n_workers))
+    n_parallel = _lanes_of(folder, lanes_of(prepared, plan, where))
     snapshots = SnapshotFiles(folder.snapshots_path, reporter.message)
-    training = trainer_of(settings, plan, reporter, n_parallel=n_parallel, n_workers=n_workers, n_threads=n_threads)
+    training = trainer_of(settings, plan, folder, reporter, n_parallel=n_parallel, where=where)
     with _failures_explained(folder, storage_url), training as trainer:
         lanes = Occupancy(study, settings, trainer, n_parallel=n_parallel, device=device)
         search = Search(

@@ -12,7 +12,8 @@ from sweep.data import Split
 from sweep.errors import SweepError, UsageError
 from sweep.features.batches import StageData, TrainingData
 from sweep.features.cache import compute_features
-from sweep.features.training_data import resident_where_they_fit, training_data
+from sweep.features.resident import room_on
+from sweep.features.training_data import CachedViews, in_room, training_data
 from sweep.records.reporter import Reporter
 from sweep.running.preparation import Prepared, backbone_of
 from sweep.search.trainer import UnusableShapeError
@@ -45,8 +46,8 @@ class Splits:
     """The features of all three splits.
 
     Attributes:
-        train: The training set.
-        val: The validation set, on which lanes are compared.
+        train: The training set; with folds, the images of train and val.
+        val: The validation set, on which lanes are compared; with folds, the images of train and val.
         test: The test set, on which the winner is evaluated once; None if the study does not look at it.
     """
 
@@ -67,8 +68,7 @@ class ShapeSettings:
 
     Attributes:
         counts: The cost of the feature pass so far.
-        resident_bytes: Memory of a GPU that the features of each source may take; None to leave them where they are
-            stored.
+        room: The memory of a GPU that the features of all shapes share; None to leave features where they are stored.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class ShapeSettings:
     ):
         self.prepared, self.cache_dir, self.reporter, self.record = prepared, cache_dir, reporter, record
         self.counts = FeatureCounts()
-        self.resident_bytes: int | None = 0
+        self.room = room_on(prepared.device, budget_bytes=0)
         self._by_shape: dict[Shape, Prepared] = {prepared.shape: prepared}
         self._backbones: dict[FeatureSource, Backbone] = {prepared.shape.source: prepared.backbone}
         self._stored: dict[FeatureSource, tuple[TrainingData, StageData]] = {}
@@ -96,10 +96,7 @@ class ShapeSettings:
         """
         prepared, source = self.prepared_of(shape), shape.source
         if source not in self._placed:
-            train, val = self._train_and_val(prepared)
-            if self.resident_bytes is not None:
-                train, val = resident_where_they_fit(train, val, prepared.device, self.resident_bytes)
-            self._placed[source] = train, val
+            self._placed[source] = in_room(*self._train_and_val(prepared), self.room)
         return StackSetting.of(prepared.study_of_shape, prepared.spec, prepared.backbone.tokens, *self._placed[source])
 
     def prepared_of(self, shape: Shape) -> Prepared:
@@ -147,16 +144,23 @@ class ShapeSettings:
     def _train_and_val(self, prepared: Prepared) -> tuple[TrainingData, StageData]:
         source, data = prepared.shape.source, prepared.data
         if source not in self._stored:
+            folds = prepared.study.folds > 0
             train = training_data(
                 prepared.views,
-                [data.train],
+                [data.train, data.val] if folds else [data.train],
                 partial(self._stages, prepared),
                 backbone=prepared.backbone,
                 device=prepared.device,
                 n_classes=data.n_classes,
                 target=Target.of(data.task, data.train.labels),
             )
-            self._stored[source] = train, self._stages(prepared, data.val)
+            if not folds:
+                val = self._stages(prepared, data.val)
+            elif isinstance(train, CachedViews) and prepared.views.augmentation is None:
+                val = train.views[0]  # lanes are measured on what they learn from, each on another part
+            else:
+                val = self._stages(prepared, data.train).joined(self._stages(prepared, data.val))
+            self._stored[source] = train, val
         return self._stored[source]
 
     def _stages(self, prepared: Prepared, split: Split) -> StageData:

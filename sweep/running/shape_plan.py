@@ -8,7 +8,7 @@ from sweep.errors import SweepError, UsageError
 from sweep.features.cache import n_images_missing
 from sweep.features.entry import DTYPE
 from sweep.running.memory_model import lane_cost
-from sweep.running.planner import Plan
+from sweep.running.planner import Plan, splits_to_cache
 from sweep.running.preparation import Prepared
 from sweep.side_networks.cost import enough_lanes
 from sweep.study.rehearsal import surveyed_configs
@@ -61,7 +61,7 @@ def plan_shapes(prepared: Prepared, plan: Plan, cache_dir: Path) -> list[ShapePl
         except (SweepError, UsageError) as error:
             planned.append(ShapePlan(shape=words, share=share, error=str(error)))
             continue
-        splits = [*own.views.cached(own.data.train), own.data.val, *([own.data.test] if study.test else [])]
+        splits = splits_to_cache(own)
         planned.append(
             ShapePlan(
                 shape=words,

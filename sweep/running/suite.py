@@ -67,7 +67,7 @@ def run_suite(
         KeyboardInterrupt: The user stopped the suite. The tasks before are finished and in the table.
     """
     if not loaded.study.test:
-        raise UsageError("--no-test is for a single data set, and the table of a suite is of test; leave it out")
+        raise UsageError("--no-test is for a single data set; the table of a suite shows test results. Leave it out")
     results = SuiteResults(pd.DataFrame(columns=list(COLUMNS)), suite.name, suite.missing)
     if is_suite(out):
         _require_same(out, loaded, suite)

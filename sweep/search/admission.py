@@ -31,7 +31,7 @@ class Admission:
         self.study = study = lanes.study
         self.latency = LatencyMeter(lanes, proposals.own) if INFERENCE_SECONDS in study.ranking.names else None
         self.shapes = ShapeSpace(study)
-        self.filling = Filling(lanes.n_parallel // study.seeds, self._enough)
+        self.filling = Filling(lanes.n_parallel // study.lanes_per_trial, self._enough)
         self._lead: tuple[Shape, Follow] | None = None
 
     def fill(self) -> None:
@@ -96,4 +96,4 @@ class Admission:
         """Number of trials beyond which a larger stack is hardly cheaper per trial."""
         setting = self.lanes.setting_of(shape)
         n_lanes = enough_lanes(setting.spec.stack_work(setting.tokens), setting.spec.lane_work(setting.tokens))
-        return -(-n_lanes // self.study.seeds)
+        return -(-n_lanes // self.study.lanes_per_trial)

@@ -124,11 +124,11 @@ def _remedy(url: str, reason: str) -> str:
     remedies = {
         "password authentication failed|no password supplied": "Set PGPASSWORD to the right password, or write it into "
         "~/.pgpass",
-        'database "([^"]*)" does not exist': f"Make the data base with createdb{where}{user} {{0}}",
-        'role "([^"]*)" does not exist': f"Make the user with createuser{where} {{0}}, or name another one in the URL: "
-        f"postgresql://USER@HOST/DATABASE",
-        "refused|No such file or directory|translate|timeout|resolve": f"See with pg_isready{where} whether the server "
-        f"runs, and give its host and port in the URL",
+        'database "([^"]*)" does not exist': f"Create the data base with createdb{where}{user} {{0}}",
+        'role "([^"]*)" does not exist': f"Create the user with createuser{where} {{0}}, or name another one in the "
+        f"URL: postgresql://USER@HOST/DATABASE",
+        "refused|No such file or directory|translate|timeout|resolve": f"Check with pg_isready{where} whether the "
+        f"server runs, and give its host and port in the URL",
     }
     found = ((re.search(pattern, reason), remedy) for pattern, remedy in remedies.items())
     return next((remedy.format(*match.groups()) for match, remedy in found if match), "")

@@ -85,7 +85,7 @@ class Ledger:
             shape: The shape of its lane in words; empty if all lanes have the same shape.
         """
         number = proposal.number
-        replicates = range(1, self.study.seeds)  # the first one's seed does not depend on the number of replicates
+        replicates = range(1, self.study.lanes_per_trial)  # the first one's seed does not depend on their number
         seeds = [derive_seed(self.study.seed, "initialisation", number)]
         seeds += [derive_seed(self.study.seed, "initialisation", number, i) for i in replicates]
         lane_config = proposal.config.as_recorded()

@@ -60,7 +60,7 @@ class Occupancy:
     @property
     def has_room(self) -> bool:
         """Whether enough lanes are free for another trial."""
-        return len(self.free_slots) >= self.study.seeds
+        return len(self.free_slots) >= self.study.lanes_per_trial
 
     @property
     def occupied_share(self) -> float:
@@ -86,10 +86,12 @@ class Occupancy:
 
     def admit(self, entrant: Entrant) -> None:
         """Give free lanes to a trial, which trains from the next epoch on."""
-        n_lanes = self.study.seeds
+        n_lanes = self.study.lanes_per_trial
         entrant.slots, self.free_slots = self.free_slots[:n_lanes], self.free_slots[n_lanes:]
         entrant.record.first_order = self.order + 1
-        self.take_up(entrant, [LaneState(entrant.proposal.config, seed) for seed in entrant.record.seeds])
+        config, fold_of = entrant.proposal.config, self.study.fold_of
+        states = [LaneState(config, seed, fold=fold_of(i)) for i, seed in enumerate(entrant.record.seeds)]
+        self.take_up(entrant, states)
 
     def take_up(self, entrant: Entrant, states: Sequence[LaneState]) -> None:
         """Have a trial that has lanes trained from the given states on, one a replicate."""
@@ -134,14 +136,14 @@ class Occupancy:
             SweepError: Not even one trial fits.
         """
         running, size = self.stacks[shape], shape.batch_size
-        n_lanes = self.study.seeds * len(running)
+        of_trial = self.study.lanes_per_trial
         if len(running) <= 1:
-            raise does_not_fit(self.study.seeds, size, self.device) from error
+            raise does_not_fit(of_trial, size, self.device) from error
         self.most_trials[shape] = most = -(-len(running) // 2)
         self.waiting = [*(entrant for entrant in running if entrant.alive), *self.waiting]
         self.free_slots = sorted([*self.free_slots, *(slot for entrant in running for slot in entrant.slots)])
         del self.stacks[shape]
         return (
-            f"{n_lanes} lanes of batch size {size} do not fit in the memory of {self.device}; "
-            f"their trials start again, {self.study.seeds * most} at a time"
+            f"{of_trial * len(running)} lanes of batch size {size} do not fit in the memory of {self.device}; "
+            f"their trials start again, {of_trial * most} at a time"
         )

@@ -30,10 +30,10 @@ NEAR = 0.002
 parameter then has room for some 500 trials."""
 
 SAMPLER_ASKS = 10
-"""Repeats in a row after which proposals are drawn at random: in a small space a sampler repeats its favourites."""
+"""Number of repeats in a row after which proposals are random. In a small space, a sampler repeats its favourites."""
 
 MOST_ASKS = 100
-"""Repeats in a row after which the space counts as exhausted."""
+"""Number of repeats in a row after which the space counts as exhausted."""
 
 ENTERED = "trainable_parameters"
 """The last attribute that a trial is given when it enters the search; all its parameters are drawn by then. This name
@@ -47,6 +47,9 @@ LANE = "lane"
 
 CLONE = "clone_of"
 """The attribute of a trial that the user asked for while the run went on: the number of the trial that it varies."""
+
+FIXED_PARAMS = "fixed_params"
+"""Optuna's own attribute of a trial whose parameters were given."""
 
 DUPLICATE = "duplicate_of"
 """The attribute of a repeat: the number of the trial that it repeats."""
@@ -116,8 +119,8 @@ class Proposals:
         recorded = optuna_study.get_trials(deepcopy=False)
         self._recorded = deque(trial for trial in recorded if trial.state != TrialState.WAITING)
         sampler.catch_up(optuna_study)
-        for params in [study.baseline, *enqueued][len(recorded) :]:
-            optuna_study.enqueue_trial(dict(params))
+        n_begun = sum(FIXED_PARAMS in trial.system_attrs and not self.own.has(trial, CLONE) for trial in recorded)
+        self._first = deque([study.baseline, *enqueued][n_begun:])
 
     @property
     def clone_is_next(self) -> bool:
@@ -156,7 +159,7 @@ class Proposals:
         n_held = self._recorded[-1].number + 1 if self._recorded else 0
         if n_held < n_asked:
             raise SweepError(
-                f"the Optuna storage holds {n_held} trials, and this run had asked for {n_asked}. Give the storage "
+                f"the Optuna storage holds {n_held} trials, but this run had proposed {n_asked}. Give the storage "
                 f"that it ran with, or run the study again with another --out"
             )
         accepted = {}
@@ -201,7 +204,9 @@ class Proposals:
         return sampler if follow is None else FollowingSampler(sampler, follow)
 
     def _ask(self, at_random: bool, follow: Follow | None) -> Proposal:
-        """A new trial."""
+        """A new trial: the next of those to begin with, if there is one and the trial need not follow another."""
+        if self._first and follow is None and not self.clone_is_next:
+            self.optuna_study.enqueue_trial(dict(self._first.popleft()))
         with self._sampling_with(self._sampler(at_random, follow)):
             trial = self.optuna_study.ask()
             self.n_asked = trial.number + 1

@@ -144,7 +144,7 @@ def make_sampler(
         return AskTellSampler(lambda _: sampler, seed)
     if sampler in ONE_OBJECTIVE and n_objectives > 1:
         raise UsageError(
-            f"--sampler {sampler} serves one objective, and the study has {n_objectives}; give tpe, gp, nsga2 or random"
+            f"--sampler {sampler} is for one objective, but the study has {n_objectives}; give tpe, gp, nsga2 or random"
         )
     if sampler == "grid":
         if not grid:

@@ -140,7 +140,7 @@ def _restore(search: Search, state: Mapping[str, Any], tensors: Mapping[str, Ten
         search.lanes.most_trials[search.lanes.shape(proposals[trial].config)] = most
     for values in state["running"]:
         entrant = _entrant(values, records, proposals)
-        search.lanes.take_up(entrant, list(_lanes(entrant, values["epochs"], groups)))
+        search.lanes.take_up(entrant, list(_lanes(search, entrant, values["epochs"], groups)))
     search.lanes.waiting = [_entrant(values, records, proposals) for values in state["waiting"]]
     for trial, rank in state["kept"].items():
         config = proposals[int(trial)].config
@@ -182,11 +182,14 @@ def _entrant(
     )
 
 
-def _lanes(entrant: Entrant, epochs: list[int], groups: Mapping[str, dict[str, Tensor]]) -> Iterator[LaneState]:
+def _lanes(
+    search: Search, entrant: Entrant, epochs: list[int], groups: Mapping[str, dict[str, Tensor]]
+) -> Iterator[LaneState]:
     record = entrant.record
     for replicate, (seed, n_epochs) in enumerate(zip(record.seeds, epochs, strict=True)):
         weights, optimizer = (groups[_lane_name(record.trial, replicate, what)] for what in ("module", "optimizer"))
-        yield LaneState(entrant.proposal.config, seed, n_epochs, weights, optimizer)
+        fold = search.study.fold_of(replicate)
+        yield LaneState(entrant.proposal.config, seed, n_epochs, weights, optimizer, fold)
 
 
 def _record(values: Mapping[str, Any]) -> TrialRecord:

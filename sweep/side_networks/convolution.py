@@ -4,29 +4,16 @@ This module is the definition and the export format. The engine runs the form in
 """
 
 from collections.abc import Sequence
-from math import isqrt
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backbones.grid import grid_side
 from sweep.side_networks.ladder import Ladder, Rung
 from sweep.side_networks.padding import PaddedLayerNorm, padded_normal
 
 KERNEL = 3
-
-
-def grid_side(n_tokens: int, n_prefix_tokens: int) -> int:
-    """Side of the square grid of patch tokens, in tokens.
-
-    Raises:
-        ValueError: The patch tokens do not make a square.
-    """
-    n_patches = n_tokens - n_prefix_tokens
-    side = isqrt(max(0, n_patches))
-    if side == 0 or side * side != n_patches:
-        raise ValueError(f"{n_patches} patch tokens do not make a square grid")
-    return side
 
 
 class RungConvolution(nn.Module):

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from backbones.grid import grid_side
 from sweep.errors import UsageError
 from sweep.machine.precision import product_dtype
-from sweep.side_networks.convolution import Convolution, grid_side
+from sweep.side_networks.convolution import Convolution
 from sweep.side_networks.ladder import Ladder
 from sweep.side_networks.ladder_rows import RowsConvolution, RowsLadder
 from sweep.side_networks.last import LAST
@@ -22,7 +23,7 @@ from sweep.side_networks.multi_stage import MultiStage
 from sweep.side_networks.pyramid import PyramidLAST
 from sweep.side_networks.pyramid_rank_space import RankSpacePyramidLAST
 from sweep.side_networks.rank_space import RankSpaceLAST
-from sweep.study.structure import READ_OUTS
+from sweep.study.structure import DENSE, READ_OUTS
 
 if TYPE_CHECKING:
     from sweep.side_networks.spec import SideNetworkSpec
@@ -113,7 +114,7 @@ def _multi_stage(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Mod
 
 
 def _probe(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Module:
-    return LinearProbe(spec.width, spec.n_classes, **_shared(spec))
+    return LinearProbe(spec.width, spec.n_classes, dense=spec.dense, **_shared(spec))
 
 
 def _shared(spec: "SideNetworkSpec") -> dict[str, Any]:
@@ -132,7 +133,7 @@ FAMILIES: dict[str, Family] = {
         "a ladder side-network",
         _ladder(Ladder),
         _ladder(RowsLadder),
-        read_outs=READ_OUTS,
+        read_outs=(*READ_OUTS, DENSE),
         options=("attention", "mlp"),
         bf16=True,
     ),
@@ -140,14 +141,14 @@ FAMILIES: dict[str, Family] = {
         "a ladder side-network with depthwise convolutions",
         _ladder(Convolution),
         _ladder(RowsConvolution),
-        read_outs=READ_OUTS,
+        read_outs=(*READ_OUTS, DENSE),
         options=("mlp",),
         texts=False,
         bf16=True,
     ),
     "mixer": Family("a low-rank mixer", _mixer, _mixer, several_widths=False, causal=False),
     "multi_stage": Family("a linear probe of all stages", _multi_stage, _multi_stage, has_rank=False),
-    "probe": Family("a linear probe", _probe, _probe, has_rank=False),
+    "probe": Family("a linear probe", _probe, _probe, has_rank=False, read_outs=("pooled", DENSE)),
 }
 
 
@@ -167,6 +168,23 @@ DEFAULTS: dict[str, Any] = {"attention": False, "mlp": True, "modules_per_block"
 """Default values of the options."""
 
 
+def _check_dense(spec: "SideNetworkSpec", backbone: str) -> None:
+    """Check that a family can answer for every token of a backbone; errors as `check_family`."""
+    if DENSE not in family_of(spec.family).read_outs:
+        fitting = [name for name, family in FAMILIES.items() if DENSE in family.read_outs]
+        name = "the study's own" if spec.is_own else spec.family
+        raise UsageError(
+            f"segmentation needs a side-network that answers for every token: {', '.join(fitting)}. The side-network "
+            f"is {name}; give another --side-network"
+        )
+    try:
+        grid_side(spec.n_tokens, spec.n_prefix_tokens)
+    except ValueError as error:
+        raise UsageError(
+            f"segmentation needs a square grid of tokens, but the {error} in {backbone}; give another --backbone"
+        ) from error
+
+
 def check_family(spec: "SideNetworkSpec", backbone: str, *, texts: bool) -> None:
     """Check that a family has the options of a spec, and works with the backbone.
 
@@ -179,6 +197,8 @@ def check_family(spec: "SideNetworkSpec", backbone: str, *, texts: bool) -> None
         UsageError: The family does not have an option, or does not work with the backbone.
     """
     name, family = spec.family, family_of(spec.family)
+    if spec.dense:
+        _check_dense(spec, backbone)
     if spec.read_out not in family.read_outs:
         fitting = [other for other, f in FAMILIES.items() if spec.read_out in f.read_outs]
         raise UsageError(

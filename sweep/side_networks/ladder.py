@@ -15,8 +15,10 @@ from backbones.stages import lengths_of
 from sweep.side_networks.attention import attention
 from sweep.side_networks.padding import PaddedLayerNorm, PaddedLinear, check_rank, padded_normal
 from sweep.side_networks.read_out import StreamHead
+from sweep.side_networks.token_head import TokenStreamHead
 from sweep.side_networks.visible import attention_bias
 from sweep.study.lane_config import Pool
+from sweep.study.structure import DENSE
 
 HEADS = 2
 """Attention heads of a rung; the width of each is half the rank, rounded up."""
@@ -121,7 +123,7 @@ class Ladder(nn.Module):
             h += p_i
             h += MHA(LN h) W_o                      optional
             h += W_d gelu(W_u LN h + b_u) + b_d     optional
-        logits: a read-out of `read_out.py`
+        logits: a read-out of `read_out.py`, or of `token_head.py` for segmentation
 
     With the read-outs `pooled` and `both` an untrained ladder is the linear probe. Stages may differ in width.
 
@@ -132,7 +134,7 @@ class Ladder(nn.Module):
         rank: Rank `r`.
         attention: Whether a rung has attention.
         mlp: Whether a rung has an MLP.
-        read_out: As `StreamHead`.
+        read_out: As `StreamHead`, or `DENSE` for outputs of every patch token.
         pool: As `Head`.
         n_prefix_tokens: Class and register tokens before the patch tokens.
         causal: Whether a token only attends to itself and earlier tokens, as beside a text decoder.
@@ -163,23 +165,19 @@ class Ladder(nn.Module):
         if len(widths) < 2:
             raise ValueError(f"a ladder needs at least two stages, z_0 and z_1; got {len(widths)}")
         self.rank, self.causal = rank, causal
-        self.head = StreamHead(
-            read_out,
-            widths[-1],
-            n_classes,
-            rank,
-            padded_rank,
-            pool=pool,
-            n_prefix_tokens=n_prefix_tokens,
-            n_tokens=n_tokens,
-        )
+        sizes = widths[-1], n_classes, rank, padded_rank
+        self.head: StreamHead | TokenStreamHead
+        if read_out == DENSE:
+            self.head = TokenStreamHead(*sizes, n_prefix_tokens=n_prefix_tokens)
+        else:
+            self.head = StreamHead(read_out, *sizes, pool=pool, n_prefix_tokens=n_prefix_tokens, n_tokens=n_tokens)
         self.entries = nn.ModuleList(PaddedLinear((D, rank), (D, padded_rank), D**-0.5) for D in widths)
         self.positions = padded_normal((n_tokens, rank), (n_tokens, padded_rank), POSITION_DEVIATION)
         self.rungs = nn.ModuleList(
             self.rung(rank, padded_rank, attention=attention, mlp=mlp) for _ in range(len(widths) - 1)
         )
         self.up = None
-        if self.head.pooled is not None:
+        if isinstance(self.head, StreamHead) and self.head.pooled is not None:
             self.up = padded_normal((rank, widths[-1]), (padded_rank, widths[-1]), 0.0)
 
     def rung(self, rank: int, padded_rank: int, *, attention: bool, mlp: bool) -> Rung:
@@ -193,7 +191,7 @@ class Ladder(nn.Module):
             stages: `z_0 … z_m`, each `(B, L, D_i)`; for texts `backbones.stages.Stages`.
 
         Returns:
-            Logits, `(B, C)`.
+            Logits, `(B, C)`, or with `DENSE` of every patch token, `(B, P, C)`.
         """
         lengths = lengths_of(stages)
         bias = attention_bias(stages[0][..., 0], lengths, causal=self.causal)
@@ -201,6 +199,8 @@ class Ladder(nn.Module):
         h = added[0] + self.positions[: stages[0].shape[1]]
         for rung, p in zip(cast("list[Rung]", self.rungs), added[1:], strict=True):
             h = rung(h + p, bias)
+        if isinstance(self.head, TokenStreamHead):
+            return self.head.beside(stages[-1], F.linear(self.head.norm(h), self.head.stream))
         pooled = normalised = None
         if self.head.pooled is not None and self.up is not None:
             pool = self.head.pooled.pool

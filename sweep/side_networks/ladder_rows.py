@@ -22,6 +22,7 @@ from sweep.side_networks.cpu import heads as head_kernels
 from sweep.side_networks.cpu import rung as rung_kernels
 from sweep.side_networks.ladder import HEADS, Ladder, Rung, RungAttention, RungMLP
 from sweep.side_networks.padding import PaddedLayerNorm, PaddedLinear
+from sweep.side_networks.token_head import TokenStreamHead
 from sweep.side_networks.visible import attention_bias
 
 COLUMNS = 16
@@ -79,7 +80,10 @@ class RowsLadder(Ladder):
     product_dtype: torch.dtype | None = None
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
-        """Logits `(B, C)` from stages `z_0 … z_m`, each `(B, L, D_i)`; for texts `backbones.stages.Stages`."""
+        """Logits `(B, C)` from stages `z_0 … z_m`, each `(B, L, D_i)`; for texts `backbones.stages.Stages`.
+
+        With `DENSE`, they are of every patch token, `(B, P, C)`.
+        """
         if len(stages) != len(self.entries):
             raise ValueError(f"a ladder with {len(self.entries)} entries takes as many stages, not {len(stages)}")
         grid = Grid.of(stages, causal=self.causal)
@@ -96,6 +100,8 @@ class RowsLadder(Ladder):
                 h = h + self._mixed(rung, x, grid)
             if rung.mlp is not None:
                 h = with_mlp_of_rows(rung.mlp, h)
+        if isinstance(self.head, TokenStreamHead):
+            return self.head.beside(stages[-1], grid.tokens(self.head.stream @ normalised_rows(self.head.norm, h)))
         pooled = normalised = None
         if self.head.pooled is not None and self.up is not None:
             pool = self.head.pooled.pool

@@ -6,11 +6,12 @@ from torch import Tensor, nn
 
 from backbones.stages import lengths_of
 from sweep.side_networks.head import Head
+from sweep.side_networks.token_head import TokenHead
 from sweep.study.lane_config import Pool
 
 
 class LinearProbe(nn.Module):
-    """`logits = head(LN(pool(z_i)))`.
+    """`logits = head(LN(pool(z_i)))`; for segmentation the same of every patch token.
 
     Args:
         width: Backbone width `D`.
@@ -18,14 +19,32 @@ class LinearProbe(nn.Module):
         stage: Index of the stage to read; the last by default.
         pool: `"mean"` of the patch tokens (or of a text's tokens), the `"class"` token, or the `"last"` token.
         n_prefix_tokens: Class and register tokens before the patch tokens.
+        dense: Whether there are logits for every patch token.
     """
 
-    def __init__(self, width: int, n_classes: int, *, stage: int = -1, pool: Pool = "mean", n_prefix_tokens: int = 0):
+    def __init__(
+        self,
+        width: int,
+        n_classes: int,
+        *,
+        stage: int = -1,
+        pool: Pool = "mean",
+        n_prefix_tokens: int = 0,
+        dense: bool = False,
+    ):
         super().__init__()
         self.stage = stage
-        self.head = Head(width, n_classes, pool=pool, n_prefix_tokens=n_prefix_tokens)
+        self.head: Head | TokenHead
+        if dense:
+            self.head = TokenHead(width, n_classes, n_prefix_tokens=n_prefix_tokens)
+        else:
+            self.head = Head(width, n_classes, pool=pool, n_prefix_tokens=n_prefix_tokens)
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
-        """Logits `(B, C)` from stages, each `(B, L, D)`."""
-        logits: Tensor = self.head(self.head.pool(stages[self.stage], lengths_of(stages)))
+        """Logits `(B, C)`, or of every patch token `(B, P, C)`, from stages, each `(B, L, D)`."""
+        stage = stages[self.stage]
+        if isinstance(self.head, TokenHead):
+            of_tokens: Tensor = self.head(stage)
+            return of_tokens
+        logits: Tensor = self.head(self.head.pool(stage, lengths_of(stages)))
         return logits

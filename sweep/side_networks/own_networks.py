@@ -43,7 +43,7 @@ def given_network(family: str) -> OwnNetwork:
     if family not in _given:
         _, name, digest = [*family.split(":", maxsplit=2), "", ""][:3]
         raise UsageError(
-            f"the side-network {name[:80]} is of a study file whose SHA-256 begins with {digest[:12]}, and files are "
+            f"the side-network {name[:80]} is from a study file whose SHA-256 begins with {digest[:12]}, and files are "
             f"executed only if you give them: --study FILE, or sweep.load_model(…, study=FILE), with the unchanged file"
         )
     return _given[family]

@@ -25,7 +25,7 @@ from sweep.side_networks.linear_probe import LinearProbe
 from sweep.side_networks.own_networks import OWN, own_module
 from sweep.side_networks.padding import cut_to
 from sweep.study.lane_config import LaneConfig, Pool
-from sweep.study.structure import READ_OUTS, Shapes
+from sweep.study.structure import DENSE, READ_OUTS, Shapes
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class SideNetworkSpec:
         family: A name in `FAMILIES`, or the result of `own_family` for a side-network of the study's own.
         attention: Whether a ladder has attention.
         mlp: Whether a ladder has MLPs.
-        read_out: See `read_out.py`.
+        read_out: See `read_out.py`; `DENSE` for outputs of every patch token.
         n_tokens: Largest number of tokens of an input, `L`; 0 if it is unknown, which LAST and the probe allow.
     """
 
@@ -79,7 +79,7 @@ class SideNetworkSpec:
         for name in ("causal", "attention", "mlp"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be true or false, not {getattr(self, name)!r}")
-        for name, known in (("family", tuple(FAMILIES)), ("read_out", READ_OUTS)):
+        for name, known in (("family", tuple(FAMILIES)), ("read_out", (*READ_OUTS, DENSE))):
             if getattr(self, name) not in known and not (name == "family" and self.is_own):
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
         object.__setattr__(self, "widths", tuple(self.widths))  # a list, as JSON has it
@@ -106,6 +106,11 @@ class SideNetworkSpec:
     def is_own(self) -> bool:
         """Whether the side-network is the study's own."""
         return isinstance(self.family, str) and self.family.startswith(OWN)
+
+    @property
+    def dense(self) -> bool:
+        """Whether there are outputs for every patch token."""
+        return self.read_out == DENSE
 
     @property
     def stage_widths(self) -> tuple[int, ...]:
@@ -168,7 +173,8 @@ class SideNetworkSpec:
             return tokens * (min(self.work.values()) + SCORE_WORK * self.n_modules * tokens)
         with torch.device("meta"):
             named = self.plain(self.padded_rank).named_parameters()
-            return float(3 * sum(p.numel() * (1 if name.startswith("head.") else tokens) for name, p in named))
+            of_head = tokens if self.dense else 1
+            return float(3 * sum(p.numel() * (of_head if name.startswith("head.") else tokens) for name, p in named))
 
     def stack_work(self, tokens: int) -> float:
         """Multiply-adds of a training step per image that a stack costs, whatever its number of lanes."""
@@ -239,6 +245,12 @@ class SideNetworkSpec:
         """A newly initialised linear probe on one stage, for tokens that are already pooled."""
         with drawing_from(seed):
             return LinearProbe(self.stage_widths[stage], self.n_classes, stage=stage)
+
+    def token_probe(self, stage: int, seed: int) -> LinearProbe:
+        """A newly initialised linear probe of every token of one stage, which is the only one that it is given."""
+        with drawing_from(seed):
+            width, n_prefix_tokens = self.stage_widths[stage], self.n_prefix_tokens
+            return LinearProbe(width, self.n_classes, stage=0, n_prefix_tokens=n_prefix_tokens, dense=True)
 
     def trainable_parameters(self, rank: int, config: LaneConfig | None = None) -> int:
         """Number of trainable parameters of a lane, without padding; arguments as `lane`."""

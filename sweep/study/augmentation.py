@@ -31,7 +31,7 @@ CROP_SCALE = (0.5, 1.0)
 COLOUR_CHANGE = 0.2
 AFFINE_DEGREES, AFFINE_SHIFT, AFFINE_SCALE, AFFINE_SHEAR = 8, 0.07, (0.9, 1.1), 5
 AFFINE_MARGIN = 0.2
-"""By which an image's edges are repeated outwards before it is moved, so that no empty corners come into view."""
+"""Share of its sides by which an image's edges are repeated outwards before it is moved, to avoid empty corners."""
 
 
 def check_declared(augment: object, views: object, cache: object) -> None:
@@ -56,8 +56,7 @@ def check_declared(augment: object, views: object, cache: object) -> None:
         )
     if cache == "off":
         raise UsageError(
-            f"views is {views} but cache is off, so that every epoch makes new views; leave --views out, or give "
-            f"--cache on"
+            f"views is {views} but cache is off, so every epoch makes new views; leave --views out, or give --cache on"
         )
 
 

@@ -33,8 +33,12 @@ class Budget:
             raise UsageError(f"--target must be a finite number, not {self.target!r}")
 
 
-def parse_duration(text: str) -> float:
+def parse_duration(text: str, option: str = "--time") -> float:
     """Seconds of a duration such as `90s`, `10m` or `1h30m`.
+
+    Args:
+        text: The duration.
+        option: The option that it was given to.
 
     Raises:
         UsageError: It is not a duration, or not above zero.
@@ -44,7 +48,7 @@ def parse_duration(text: str) -> float:
     if match:
         seconds = sum(float(part) * unit for part, unit in zip(match.groups(), _UNITS.values(), strict=True) if part)
     if not 0 < seconds < math.inf:
-        raise UsageError(f"--time must be a duration with its unit, such as 90s, 10m or 1h30m, not {text!r}")
+        raise UsageError(f"{option} must be a duration with its unit, such as 90s, 10m or 1h30m, not {text!r}")
     return seconds
 
 

@@ -57,8 +57,8 @@ def completed(declared: ClassWeights, class_names: Sequence[str]) -> ClassWeight
         return declared
     if unknown := [name for name in declared if name not in class_names]:
         raise UsageError(
-            f"class_weights names {unknown[0]!r}, and the classes of the data are {', '.join(class_names)[:200]}; "
-            f"give the names that the data have"
+            f"class_weights names {unknown[0]!r}, but the classes of the data are {', '.join(class_names)[:200]}; "
+            f"use these names"
         )
     return {name: declared.get(name, 1.0) for name in class_names}
 

@@ -11,6 +11,7 @@ from sweep.study.asked_trial import AskedTrial
 from sweep.study.augmentation import NONE, OWN_FUNCTION, Augment, Cache
 from sweep.study.class_weights import ClassWeights, checked, of_lane
 from sweep.study.declaration_checks import check_declarations, stored_grid
+from sweep.study.folds import fold_of, lanes_per_trial
 from sweep.study.halving import Halving
 from sweep.study.lane_config import LaneConfig, Pool
 from sweep.study.objectives import Direction, Objectives
@@ -34,7 +35,7 @@ DATA_OBJECTS = "objects of the study file"
 
 PLAIN = (
     *("max_rank", "image_size", "max_tokens", "group_size", "stages", "modules_per_block", "views", "trials", "epochs"),
-    *("batch_size", "seed", "seeds"),
+    *("batch_size", "seed", "seeds", "folds", "repeats"),
 )
 """Declarations that may be given as NumPy numbers."""
 
@@ -47,6 +48,8 @@ class Study:
         suggest: The space, as a define-by-run function: it takes an Optuna trial, asks it for values, and returns the
             lane's configuration.
         baseline: Parameter values of trial 0, the configuration that the others should beat.
+        enqueue: Configurations to try after the baseline, before the sampler chooses freely: parameters by name. The
+            sampler chooses the parameters that are missing.
         max_rank: Largest rank that `suggest` may ask for; if not given, any rank.
         rank_buckets: Ranks that lanes are padded to. A lane is padded to the smallest bucket that it fits into, and the
             lanes of one bucket train in one stack. If not given, buckets are chosen so that padding costs less than
@@ -101,6 +104,10 @@ class Study:
         seed: Seed of the search, of initialisations (with the trial's number), of the data order, and of the split of
             data that come without one.
         seeds: Replicates of every configuration. They differ in their initialisation; trials are ranked by their mean.
+        folds: For cross-validation: the images of train and val together are divided into this many parts, and every
+            trial is trained once for each part, on all images outside it. Trials are ranked by the mean of what is
+            measured on the parts. The winner is trained again at the end, as with `retrain`. 0 for none.
+        repeats: How often the images are divided, each time in another way.
         objectives: Names of metrics, each with `"maximize"` or `"minimize"`: `val_top1`, `val_mean_class_accuracy`,
             `val_worst_class_accuracy`, `val_nll`, `val_ece` (for other tasks those of `sweep.tasks.kinds`), `val_NAME`
             for your own metrics, `train_loss`, `trainable_parameters`, and `inference_seconds` (of the side-network,
@@ -122,6 +129,7 @@ class Study:
 
     suggest: Callable[["optuna.Trial"], LaneConfig]
     baseline: Mapping[str, Any]
+    enqueue: Sequence[Mapping[str, Any]] = ()
     max_rank: int | None = None
     rank_buckets: Sequence[int] = ()
     side_network: str | Callable[..., Any] = "last"
@@ -155,6 +163,8 @@ class Study:
     retrain: bool = False
     seed: int = 0
     seeds: int = 1
+    folds: int = 0
+    repeats: int = 1
     objectives: Mapping[str, Direction] | None = None
     metrics: Mapping[str, Callable[["Tensor", "Tensor"], float]] = field(default_factory=dict)
     losses: Mapping[str, OwnLoss] = field(default_factory=dict)
@@ -177,6 +187,20 @@ class Study:
             object.__setattr__(self, "stages", tuple(self.stages))
 
     @property
+    def lanes_per_trial(self) -> int:
+        """Number of lanes that train one configuration."""
+        return lanes_per_trial(self.seeds, self.folds, self.repeats)
+
+    @property
+    def trains_again(self) -> bool:
+        """Whether the winner is trained again at the end. With folds, no lane of it has learned from all images."""
+        return self.retrain or self.folds > 0
+
+    def fold_of(self, replicate: int) -> int | None:
+        """The fold of one of a trial's lanes; see `sweep.study.folds.fold_of`."""
+        return fold_of(replicate, self.folds, self.repeats)
+
+    @property
     def kind(self) -> TaskKind:
         """The kind of task; classes until the data or the user say otherwise."""
         return CLASSES if self.task is None else TASK_KINDS[self.task]
@@ -193,12 +217,14 @@ class Study:
             UsageError: An objective is not measured on this kind of task.
         """
         space = self.other_tasks.get(kind.name)
-        own = {} if space is None else {"suggest": space.suggest, "baseline": space.baseline}
+        own = {} if space is None else {"suggest": space.suggest, "baseline": space.baseline, "enqueue": ()}
         return self.override(task=kind.name, **own)
 
     def declarations(self) -> dict[str, Any]:
         """All declarations for the run's record, as JSON can hold them. Functions and objects are replaced by texts."""
-        declared = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("suggest", "other_tasks")}
+        declared = {
+            f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("suggest", "other_tasks", "enqueue")
+        }
         return {
             **declared,
             "data": self.data if isinstance(self.data, str) else DATA_OBJECTS,

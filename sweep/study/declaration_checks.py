@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sweep.errors import UsageError
 from sweep.study.augmentation import check_declared
+from sweep.study.folds import check_folds
 from sweep.study.halving import Halving
 from sweep.study.lane_config import LOSSES
 from sweep.study.objectives import OTHER_OBJECTIVES
@@ -36,6 +37,7 @@ def check_declarations(study: "Study") -> None:
     for name in POSITIVE:
         check_whole(name, getattr(study, name), least=1)
     check_whole("seed", study.seed, least=0)
+    check_folds(study)
     for name in ("image_size", "max_tokens", "max_rank"):
         if getattr(study, name) is not None:
             check_whole(name, getattr(study, name), least=1)
@@ -49,6 +51,8 @@ def check_declarations(study: "Study") -> None:
         raise UsageError(f"precision must be 'fp32' or 'bf16', not {study.precision!r}")
     if study.halving is not None and not isinstance(study.halving, Halving):
         raise UsageError(f"Study.halving must be a sweep.Halving or None, not {study.halving!r}")
+    if isinstance(study.enqueue, Mapping) or not all(isinstance(params, Mapping) for params in study.enqueue):
+        raise UsageError(f"Study.enqueue must be a list of mappings of parameters, not {study.enqueue!r}")
     check_structure(study.side_network, study.attention, study.mlp, study.read_out)
     check_declared(study.augment, study.views, study.cache)
     _check_tasks(study)
@@ -136,10 +140,10 @@ def _check_objectives(study: "Study") -> None:
     measured = dict.fromkeys(name for kind in kinds for name in kind.metrics)
     known = [*(f"val_{name}" for name in (*measured, *study.metrics)), *OTHER_OBJECTIVES]
     if not study.objectives:
-        raise UsageError(f"Study.objectives is empty; leave it out for {dict(study.ranking.directions)}")
+        raise UsageError(f"Study.objectives is empty; leave it out to get {dict(study.ranking.directions)}")
     for name, direction in study.objectives.items():
         if name not in known:
-            whose = "" if study.task is None else f", and the data make a task of the kind {study.task}"
+            whose = "" if study.task is None else f", but the data make a task of the kind {study.task}"
             raise UsageError(f"Study.objectives has {name!r}{whose}; give one of {', '.join(known)}")
         if direction not in ("maximize", "minimize"):
             raise UsageError(f"Study.objectives[{name!r}] must be 'maximize' or 'minimize', not {direction!r}")

@@ -44,6 +44,21 @@ class Halving:
             rung *= self.eta
         return rungs
 
+    def beyond(self, n_epochs: int) -> str:
+        """What is said of rungs that no trial reaches before its end; empty if there are none."""
+        rungs = self.rungs(n_epochs)
+        if not rungs:
+            return (
+                f"the study's first rung is at epoch {self.first_rung}, and a trial has {n_epochs}, so no trial is "
+                f"stopped early; raise --epochs, or lower first_rung in the study file"
+            )
+        if self.top_rung is not None and self.top_rung >= n_epochs:
+            return (
+                f"the study's top_rung is {self.top_rung}, and a trial has {n_epochs} epochs, so the last rung is at "
+                f"epoch {rungs[-1]}"
+            )
+        return ""
+
     def expected_epochs(self, n_epochs: int) -> float:
         """Average number of epochs of a trial, if one in `eta` trials passes each rung."""
         bounds = [0, *self.rungs(n_epochs), n_epochs]

@@ -17,6 +17,9 @@ OWN_NETWORK = "a side-network of the study file"
 CLASS = "class"
 """A declared read-out: pooled from the class token, whatever `pool` says."""
 
+DENSE = "dense"
+"""The read-out of segmentation: outputs of every patch token. The data choose it, and it cannot be declared."""
+
 UNDECLARED: Mapping[str, Any] = {"side_network": "last", "attention": False, "mlp": True, "read_out": "pooled"}
 """Defaults of these declarations; also for the records of versions that did not have them."""
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sweep.tasks.label_maps import pixel_counts
 from sweep.tasks.metrics import N_CALIBRATION_BINS, THRESHOLD, average_precision
 
 
@@ -46,6 +47,42 @@ class LabelScore:
     precision: float
     recall: float
     average_precision: float = float("nan")
+
+
+@dataclass(frozen=True)
+class ClassOverlap:
+    """How well the pixels of one class are found.
+
+    Attributes:
+        name: Name of the class.
+        n_pixels: Number of labelled pixels of it.
+        n_predicted: Number of labelled pixels that are predicted as it.
+        iou: Intersection over union, both summed over all images; NaN if no pixel is of the class or predicted as it.
+        precision: Share of the predicted pixels that are of it; NaN if there are none.
+        recall: Share of its pixels that are predicted as it; NaN if there are none.
+    """
+
+    name: str
+    n_pixels: int
+    n_predicted: int
+    iou: float
+    precision: float
+    recall: float
+
+
+def class_overlaps(outputs: Tensor, labels: Tensor, names: tuple[str, ...]) -> list[ClassOverlap]:
+    """Score each class of a segmentation.
+
+    Args:
+        outputs: Outputs of the patch tokens, `(n, P, C)`.
+        labels: `(n, M, M)`.
+        names: Names of the `C` classes.
+    """
+    counts = pixel_counts(outputs[None], labels)
+    both, predicted, labelled = counts.both.sum((0, 1)), counts.predicted.sum((0, 1)), counts.labelled.sum(0)
+    shares = (both.double() / whole for whole in (labelled + predicted - both, predicted, labelled))
+    rows = zip(names, labelled.tolist(), predicted.tolist(), *(share.tolist() for share in shares), strict=True)
+    return [ClassOverlap(*row) for row in rows]
 
 
 def confusion_counts(predicted: Tensor, labels: Tensor, n_classes: int) -> Tensor:

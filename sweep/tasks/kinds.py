@@ -1,4 +1,4 @@
-"""The kinds of task: classification, multi-label classification, and regression.
+"""The kinds of task: classification, multi-label classification, regression, and segmentation.
 
 Losses, metrics and the ranking of trials follow from the kind. This module only has names, so that it does not import
 PyTorch; `sweep.tasks.targets` has the computations.
@@ -59,13 +59,14 @@ class TaskKind:
         return (f"{self.paired}_vs_baseline", f"{self.paired}_vs_baseline_low", f"{self.paired}_vs_baseline_high")
 
     def standard_error(self, metrics: Mapping[str, float], n_images: int) -> float:
-        """Standard error of the score: binomial for classes, else the bootstrapped one; NaN if there is none.
+        """Standard error of the score: the measured one if there is one, else binomial for classes, else NaN.
 
         Args:
-            metrics: Metrics by name. A bootstrapped standard error has the score's name with `_error` appended.
+            metrics: Metrics by name. A measured standard error, bootstrapped or over folds, has the score's name with
+                `_error` appended.
             n_images: Number of images that the score was measured on.
         """
-        if self is not CLASSES:
+        if self is not CLASSES or f"{self.score}_error" in metrics:
             return metrics.get(f"{self.score}_error", math.nan)
         top1 = metrics[self.score]
         return math.sqrt(top1 * (1 - top1) / n_images) if 0 <= top1 <= 1 and n_images > 0 else math.nan
@@ -121,10 +122,21 @@ REGRESSION = TaskKind(
     paired="squared_error",
     paired_heading="the squared error, in units of the training set's variance, lower is better,",
 )
+SEGMENTATION = TaskKind(
+    name="segmentation",
+    outputs="classes",
+    losses=("cross_entropy", "dice"),
+    metrics={"miou": "mIoU", "worst_iou": "worst IoU", "pixel_accuracy": "pixel acc.", "nll": "NLL"},
+    shown=("miou", "worst_iou", "pixel_accuracy", "nll"),
+    tie="nll",
+    tie_heading="negative log-likelihood",
+    paired="pixel_accuracy",
+    paired_heading="pixel accuracy",
+)
 LARGEST_TARGET = 1e30
 """Largest absolute value of a regression's target. Models compute in single precision, which ends at 3e38."""
 
-TASK_KINDS = {kind.name: kind for kind in (CLASSES, MULTI_LABEL, REGRESSION)}
+TASK_KINDS = {kind.name: kind for kind in (CLASSES, MULTI_LABEL, REGRESSION, SEGMENTATION)}
 
 
 def _kind_named(name: str) -> TaskKind:

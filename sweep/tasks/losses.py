@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sweep.tasks.class_weights import UNWEIGHTED, LabelWeights, Weights, weights_of_classes, weights_of_labels
 from sweep.tasks.kinds import CLASSES
+from sweep.tasks.label_maps import cross_entropy_of_maps, dice, interpolated
 from sweep.tasks.own_losses import is_own, losses_of_lanes
 
 
@@ -50,12 +51,12 @@ def logit_adjusted(logits: Tensor, labels: Tensor, weight: Tensor, log_prior: Te
         logits: `(N, B, C)`.
         labels: `(B,)`.
         weight: `τ`, `(N,)`.
-        log_prior: Logarithm of the training set's class frequencies, `(C,)`.
+        log_prior: Logarithm of the class frequencies of every lane's training images, `(N, C)`.
 
     Returns:
         The loss of every image, `(N, B)`.
     """
-    adjusted = logits + weight[:, None, None] * log_prior
+    adjusted = logits + weight[:, None, None] * log_prior[:, None]
     return -_of_label(F.log_softmax(adjusted, -1), labels)
 
 
@@ -141,6 +142,23 @@ PARAMETERS = {
 SUMS_OVER_LABELS = ("bce", "asymmetric")
 """Losses that are sums over labels, so that each label can have a weight."""
 
+OF_MAPS: Mapping[str, Callable[..., Tensor]] = {"cross_entropy": cross_entropy_of_maps, "dice": dice}
+"""The losses of segmentation, whose labels are maps."""
+
+MAP_DIMENSIONS = 3
+"""Dimensions of a batch of label maps, `(B, M, M)`."""
+
+
+def _on_maps_too(own: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The losses of a study file, which take interpolated outputs `(N, B, C, M, M)` if labels are maps."""
+
+    def of_lanes(outputs: Tensor, labels: Tensor) -> Tensor:
+        if labels.dim() == MAP_DIMENSIONS:
+            outputs = interpolated(outputs, labels.shape[-1])
+        return own(outputs, labels)
+
+    return of_lanes
+
 
 @dataclass(frozen=True)
 class _Group:
@@ -174,30 +192,37 @@ class LaneLosses:
 
     Args:
         configs: Configurations of the `N` lanes. One without a loss gets cross-entropy.
-        class_counts: Number of training images of each class or with each label, `(C,)`. An empty class counts as one
-            image.
+        class_counts: Number of training images of each class or with each label, `(C,)`, or `(N, C)` if lanes learn
+            from different images. An empty class counts as one image.
         dtype: The dtype of the logits.
-        n_images: Number of training images, of which an image may have several labels; if not given, the sum of
-            `class_counts`.
+        n_images: Number of training images, of which an image may have several labels, or one number for each lane; if
+            not given, the sum of `class_counts`.
     """
 
     def __init__(
-        self, configs: Sequence[LossConfig], class_counts: Tensor, dtype: torch.dtype, n_images: int | None = None
+        self,
+        configs: Sequence[LossConfig],
+        class_counts: Tensor,
+        dtype: torch.dtype,
+        n_images: int | Sequence[int] | None = None,
     ):
         device = class_counts.device
-        counts = class_counts.to(dtype).clamp_min(1)
-        self.log_prior = (counts / counts.sum()).log()
+        of_lanes = class_counts.to(dtype).expand(len(configs), -1)
+        counts = of_lanes.clamp_min(1)
+        self.log_prior = (counts / counts.sum(-1, keepdim=True)).log()
         self.class_weights: Tensor | None = None
         self.label_weights: LabelWeights | None = None
         if any(config.class_weights not in (None, UNWEIGHTED) for config in configs):
-            self._weigh([config.class_weights for config in configs], class_counts.to(dtype), n_images)
+            n_of_lanes = of_lanes.sum(-1).tolist() if n_images is None else n_images
+            n_of_lanes = [n_of_lanes] * len(configs) if isinstance(n_of_lanes, int) else n_of_lanes
+            self._weigh([config.class_weights for config in configs], of_lanes, [int(n) for n in n_of_lanes])
         self.groups: list[_Group] = []
         kinds = [config.loss or CLASSES.losses[0] for config in configs]
         for kind in sorted(set(kinds)):
             lanes = [lane for lane, of_lane in enumerate(kinds) if of_lane == kind]
 
             if is_own(kind):
-                own = losses_of_lanes(kind, [configs[i].extra for i in lanes])
+                own = _on_maps_too(losses_of_lanes(kind, [configs[i].extra for i in lanes]))
                 self.groups.append(_Group(torch.tensor(lanes, device=device), own))
                 continue
 
@@ -206,11 +231,12 @@ class LaneLosses:
 
             self.groups.append(_Group(torch.tensor(lanes, device=device), self._bind(kind, values, lanes)))
 
-    def _weigh(self, declared: Sequence[Weights], counts: Tensor, n_images: int | None) -> None:
+    def _weigh(self, declared: Sequence[Weights], counts: Tensor, n_images: Sequence[int]) -> None:
         """Fill in the weights of every lane; those of lanes that declare none are 1."""
-        n_images = int(counts.sum()) if n_images is None else n_images
-        self.class_weights = torch.stack([weights_of_classes(weights, counts) for weights in declared])
-        of_labels = [weights_of_labels(weights, counts, n_images) for weights in declared]
+        self.class_weights = torch.stack(
+            [weights_of_classes(weights, own) for weights, own in zip(declared, counts, strict=True)]
+        )
+        of_labels = [weights_of_labels(*of_lane) for of_lane in zip(declared, counts, n_images, strict=True)]
         has, has_not = (torch.stack(tensors) for tensors in zip(*of_labels, strict=True))
         self.label_weights = LabelWeights(has, has_not)
 
@@ -221,34 +247,51 @@ class LaneLosses:
         losses: dict[str, Callable[..., Tensor]] = {
             "cross_entropy": cross_entropy,
             "focal": focal,
-            "logit_adjusted": partial(logit_adjusted, log_prior=self.log_prior),
+            "logit_adjusted": partial(logit_adjusted, log_prior=self.log_prior[list(lanes)]),
             "bce": binary_one_vs_all,
             "asymmetric": asymmetric,
             "mse": squared_error,
             "huber": huber,
         }
-        loss, parameters = losses[kind], [values(name) for name in PARAMETERS.get(kind, ())]
+        parameters = [values(name) for name in PARAMETERS.get(kind, ())]
+        if kind in OF_MAPS:
+            of_maps, of_classes = OF_MAPS[kind], losses.get(kind)
+            own_weights = None if self.class_weights is None else self.class_weights[lanes]
+
+            def of_maps_or_classes(outputs: Tensor, labels: Tensor) -> Tensor:
+                if of_classes is None or labels.dim() == MAP_DIMENSIONS:
+                    return of_maps(outputs, labels, *parameters, class_weights=own_weights)
+                return of_classes(outputs, labels, *parameters)
+
+            return of_maps_or_classes
+        loss = losses[kind]
         if self.label_weights is None or kind not in SUMS_OVER_LABELS:
             return lambda outputs, labels: loss(outputs, labels, *parameters)
         weights = self.label_weights.of(lanes)
         return lambda outputs, labels: loss(outputs, labels, *parameters, weights=weights if labels.dim() > 1 else None)
 
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, labels: Tensor, learns: Tensor | None = None) -> Tensor:
         """Mean loss of every lane.
 
         The mean is taken for all lanes at once, because the number of lanes with the same kind of loss must not change
         the order of a sum.
 
         Args:
-            logits: Outputs `(N, B, C)`.
+            logits: Outputs `(N, B, C)`, or for segmentation `(N, B, P, C)`.
             labels: Labels as `Target.encode` returns them.
+            learns: Which images each lane learns from, boolean `(N, B)`; if not given, all. The mean is over these, and
+                the outputs for the others cannot change it. A lane that learns from none of them has the loss 0.
 
         Returns:
             Losses `(N,)`.
         """
+        if learns is not None:
+            logits = torch.where(learns[..., None], logits, 0)
         of_images = logits.new_zeros(logits.shape[:2])
         for group in self.groups:
             of_images = of_images.index_copy(0, group.lanes, group.loss(logits[group.lanes], labels))
         if self.class_weights is not None and labels.dim() == 1:
             of_images = of_images * self.class_weights[:, labels]
+        if learns is not None:
+            return torch.where(learns, of_images, 0).sum(-1) / learns.sum(-1).clamp_min(1)
         return of_images.mean(-1)

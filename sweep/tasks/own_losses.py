@@ -66,8 +66,8 @@ def loss_of_images(loss: str, extra: Mapping[str, Any]) -> Callable[["Tensor", "
     _, name, digest = [*loss.split(":", maxsplit=2), "", ""][:3]
     if loss not in _given:
         raise UsageError(
-            f"the loss {name[:80]} is of a study file whose SHA-256 begins with {digest[:12]}, and files are executed "
-            f"only if you give them: --study FILE, with the unchanged file"
+            f"the loss {name[:80]} is from a study file whose SHA-256 begins with {digest[:12]}, and files are "
+            f"executed only if you give them: --study FILE, with the unchanged file"
         )
     function = _given[loss]
     accepted = list(inspect.signature(function).parameters)[2:]

@@ -10,7 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sweep.tasks.kinds import CLASSES, LARGEST_TARGET, MULTI_LABEL, REGRESSION, TaskKind, recorded_kind
+from sweep.tasks.kinds import (
+    CLASSES,
+    LARGEST_TARGET,
+    MULTI_LABEL,
+    REGRESSION,
+    SEGMENTATION,
+    TASK_KINDS,
+    TaskKind,
+    recorded_kind,
+)
+from sweep.tasks.label_maps import IGNORED, accuracy_of_images, interpolated, pixel_counts, segmentation_metrics
 from sweep.tasks.metrics import (
     classification_metrics,
     correct_answers,
@@ -46,7 +56,7 @@ class Target:
             train_labels: Labels of the training set, `(n,)` or `(n, C)`; they decide the scale of a regression.
         """
         if task != REGRESSION.name:
-            return cls(MULTI_LABEL if task == MULTI_LABEL.name else CLASSES)
+            return cls(TASK_KINDS[task])
         return cls(REGRESSION, tuple(train_labels.mean(0).tolist()), tuple(train_labels.std(0).tolist()))
 
     def encode(self, labels: Tensor, like: Tensor) -> Tensor:
@@ -54,15 +64,15 @@ class Target:
 
         Args:
             labels: Class indices `(B,)`; for multi-label tasks 0 or 1, `(B, C)`; for regression numbers in the units of
-                the data, `(B, C)`.
+                the data, `(B, C)`; for segmentation maps of classes, `(B, M, M)`.
             like: A tensor with the dtype and device of outputs.
 
         Returns:
-            Class indices `(B,)`; or 0 and 1, or numbers standardised on the training set, `(B, C)`, with `like`'s
-            dtype.
+            Class indices `(B,)` or `(B, M, M)`; or 0 and 1, or numbers standardised on the training set, `(B, C)`, with
+            `like`'s dtype.
         """
-        if self.kind is CLASSES:
-            return labels.to(like.device)
+        if self.kind in (CLASSES, SEGMENTATION):
+            return labels.to(like.device, torch.int64)
         if self.kind is REGRESSION:
             labels = labels.double()
             labels = (labels - labels.new_tensor(self.mean)) / labels.new_tensor(self.std)
@@ -78,20 +88,32 @@ class Target:
         outputs = outputs.double()
         return outputs * outputs.new_tensor(self.std) + outputs.new_tensor(self.mean)
 
+    def shown(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """One lane's predictions as a metric of a study file gets them: `decode`, and for segmentation interpolated.
+
+        Args:
+            outputs: `(n, C)` or `(n, P, C)`.
+            labels: `(n,)`, `(n, C)` or `(n, M, M)`.
+
+        Returns:
+            Predictions `(n, C)`, or `(n, C, M, M)`.
+        """
+        return interpolated(outputs, labels.shape[-1]) if self.kind is SEGMENTATION else self.decode(outputs)
+
     def together(self, outputs: Tensor) -> Tensor:
         """The joint prediction of several ensemble members.
 
-        It is the logarithm of their mean probabilities for classes, the logit of their mean probabilities for
-        multi-label tasks, and the mean of their numbers for regression.
+        It is the logarithm of their mean probabilities for classes (of every token, for segmentation), the logit of
+        their mean probabilities for multi-label tasks, and the mean of their numbers for regression.
 
         Args:
-            outputs: Predictions of the members as `decode` returns them, `(N, B, C)`.
+            outputs: Predictions of the members as `decode` returns them, `(N, B, C)` or `(N, B, P, C)`.
 
         Returns:
-            Predictions `(B, C)`.
+            Predictions `(B, C)` or `(B, P, C)`.
         """
         n_members = len(outputs)
-        if self.kind is CLASSES:
+        if self.kind in (CLASSES, SEGMENTATION):
             return F.log_softmax(outputs, dim=-1).logsumexp(0) - math.log(n_members)
         if self.kind is MULTI_LABEL:
             return F.logsigmoid(outputs).logsumexp(0) - F.logsigmoid(-outputs).logsumexp(0)
@@ -99,18 +121,20 @@ class Target:
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         """Probabilities of classes or labels from the result of `decode`, `(..., C)`; for regression, unchanged."""
-        if self.kind is CLASSES:
+        if self.kind in (CLASSES, SEGMENTATION):
             return outputs.softmax(-1)
         return outputs.sigmoid() if self.kind is MULTI_LABEL else outputs
 
     def counts(self, labels: Tensor, n_outputs: int) -> Tensor:
-        """Number of images of each class or with each label, `(C,)`; zeros for regression."""
+        """Number of images of each class or with each label, or of pixels, `(C,)`; zeros for regression."""
         if self.kind is CLASSES:
             return torch.bincount(labels, minlength=n_outputs)
+        if self.kind is SEGMENTATION:
+            return torch.bincount(labels[labels != IGNORED], minlength=n_outputs)
         return labels.sum(0) if self.kind is MULTI_LABEL else torch.zeros(n_outputs, dtype=torch.int64)
 
     def measure(self, outputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Metrics of every lane, each `(N,)`, from outputs `(N, n, C)`; see `sweep.tasks.metrics`.
+        """Metrics of every lane, each `(N,)`, from outputs `(N, n, C)` or `(N, n, P, C)`; see `sweep.tasks.metrics`.
 
         The errors of a regression are computed between standardised numbers, so that a shift of all targets does not
         change any metric.
@@ -119,6 +143,8 @@ class Target:
             return classification_metrics(outputs, labels)
         if self.kind is MULTI_LABEL:
             return multi_label_metrics(outputs, labels)
+        if self.kind is SEGMENTATION:
+            return segmentation_metrics(outputs, labels)
         outputs = outputs.double()
         return regression_metrics(outputs, self.encode(labels, outputs), unit=outputs.new_tensor(self.std))
 
@@ -126,17 +152,19 @@ class Target:
         """Score of each lane on each image, `(N, n)`; `TaskKind.paired` names it.
 
         For classes it says whether the prediction is correct (boolean). For multi-label tasks it is the share of
-        correct labels. For regression it is the squared error in units of the training set's variance, as the mean over
-        targets.
+        correct labels, and for segmentation that of correct pixels. For regression it is the squared error in units of
+        the training set's variance, as the mean over targets.
         """
         if self.kind is CLASSES:
             return correct_answers(outputs, labels)
         if self.kind is MULTI_LABEL:
             return right_labels(outputs, labels)
+        if self.kind is SEGMENTATION:
+            return accuracy_of_images(outputs, labels)
         return (outputs.double() - self.encode(labels, outputs.double())).square().mean(-1)
 
     def measure_one(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
-        """Metrics of one lane from outputs `(n, C)`, with the score's standard error."""
+        """Metrics of one lane from outputs `(n, C)` or `(n, P, C)`, with the score's standard error."""
         metrics = {name: values[0].item() for name, values in self.measure(outputs[None], labels).items()}
         return metrics | self.standard_error(outputs, labels)
 
@@ -150,10 +178,14 @@ class Target:
             return {}
         generator = torch.Generator().manual_seed(0)
         n_images = len(labels)
+        counts = pixel_counts(outputs[None], labels) if self.kind is SEGMENTATION else None
         scores = []
         for _ in range(N_RESAMPLES):
             drawn = torch.randint(n_images, (n_images,), generator=generator)
-            scores.append(self.measure(outputs[None, drawn], labels[drawn])[self.kind.score].item())
+            if counts is not None:
+                scores.append(counts.ious(drawn).mean().item())
+            else:
+                scores.append(self.measure(outputs[None, drawn], labels[drawn])[self.kind.score].item())
         defined = torch.tensor(scores, dtype=torch.float64)
         defined = defined[defined.isfinite()]  # a resample may lack every label, or all variance
         return {f"{self.kind.score}_error": defined.std().item() if len(defined) > 1 else math.nan}

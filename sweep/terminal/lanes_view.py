@@ -21,7 +21,7 @@ LEAST_WIDTH_FOR_SPARKLINE = 60
 LEAST_WIDTH_FOR_CONFIGURATION = 80
 ENDINGS = ("complete", "pruned", "failed")
 LINES_AROUND = 4
-"""The title, the header of the table, the line that counts what is left out, and the cursor."""
+"""Lines beside those of trials: the title, the header of the table, the count of hidden trials, and the cursor."""
 
 COLOURS = {"training": "cyan", "refilled": "blue", "complete": "green", "pruned": "yellow", "failed": "red"}
 
@@ -43,7 +43,9 @@ def heading(seen: "RunView") -> str:
         parts.append("now come the linear probe and the test images")
     elif goes_on and seen.counts:
         of = "" if seen.n_parallel is None else f" of {seen.n_parallel}"
-        parts.append(f"{seen.lanes}{of} lanes occupied")
+        n_workers = len({trial.worker for trial in seen.trials if trial.worker is not None})
+        on = f" on {n_workers} worker{'s' * (n_workers > 1)}" if n_workers else ""
+        parts.append(f"{seen.lanes}{of} lanes occupied{on}")
     if seen.configs_per_hour is not None:
         parts.append(f"{seen.configs_per_hour:.0f} configurations an hour")
     if seen.seconds_left and goes_on:
@@ -63,6 +65,9 @@ def view(seen: "RunView", console: Console, *, spared_lines: int = 0) -> Group:
     with_sparkline = console.width >= LEAST_WIDTH_FOR_SPARKLINE and not console.options.ascii_only
     with_lane = console.width >= LEAST_WIDTH_FOR_LANE
     with_configuration = console.width >= LEAST_WIDTH_FOR_CONFIGURATION
+    with_worker = with_lane and any(trial.worker is not None for trial in seen.trials)
+    if with_worker:
+        table.add_column("worker", justify="right", no_wrap=True)
     table.add_column("trial", justify="right", no_wrap=True)
     if with_lane:
         table.add_column("lane", justify="right", no_wrap=True)
@@ -77,8 +82,12 @@ def view(seen: "RunView", console: Console, *, spared_lines: int = 0) -> Group:
     n_lines = spared_lines + LINES_AROUND + len(progress.wrap(console, console.width))
     rows = seen.trials[: max(1, console.height - n_lines)]
     values = [value for trial in rows for value in trial.values if math.isfinite(value)]
+    above: int | None = None
     for trial in rows:
+        first_of_worker = "-" if trial.worker is None else "" if trial.worker == above else str(trial.worker)
+        above = trial.worker
         cells = [
+            *([Text(first_of_worker)] if with_worker else []),
             Text(str(trial.number)),
             *([Text("-" if trial.lane is None else str(trial.lane))] if with_lane else []),
             Text(trial.state, style=COLOURS[trial.state]),

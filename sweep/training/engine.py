@@ -23,6 +23,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from sweep.errors import UsageError
 from sweep.features.batches import StageData, TrainingData, n_batches, training_batches
+from sweep.features.folds import Folds
 from sweep.side_networks.head import KEEP
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks.losses import LaneLosses
@@ -91,6 +92,17 @@ class Stack:
         grads = torch.autograd.grad(losses.sum(), list(self.params.values()))
         return losses.detach(), dict(zip(self.params, grads, strict=True))
 
+    def of_lanes(self, lanes: Tensor) -> "Stack":
+        """A stack of some lanes, by index `(n,)`. A single one is there twice: alone it would have other bits."""
+        some = copy.copy(self)
+        which = lanes if len(lanes) > 1 else lanes.repeat(2)
+        some.params, some.buffers = (
+            {name: tensor.detach()[which] for name, tensor in tensors.items()}
+            for tensors in (self.params, self.buffers)
+        )
+        some.n_lanes = len(which)
+        return some
+
     def lane_state(self, lane: int) -> dict[str, Tensor]:
         """A copy of one lane's parameters as its module's `state_dict`, on the CPU."""
         return {name: p[lane].detach().clone().cpu() for name, p in self.params.items()}
@@ -136,6 +148,7 @@ class Lane:
         seed: Its seed, for dropout.
         optimizer_state: See `LaneOptimizers.lane_states`; empty before the first step.
         epochs: Number of epochs that it has trained for.
+        fold: The fold that it is measured on and does not learn from; None without cross-validation.
     """
 
     config: LaneConfig
@@ -143,6 +156,7 @@ class Lane:
     seed: int
     optimizer_state: dict[str, Tensor] = field(default_factory=dict)
     epochs: int = 0
+    fold: int | None = None
 
 
 @dataclass(frozen=True)
@@ -150,14 +164,32 @@ class EpochResult:
     """The results of one epoch of a stack.
 
     Attributes:
-        train_loss: Mean of each lane's own loss over the images of the epoch, `(N,)`.
+        train_loss: Mean of each lane's own loss over the images that it learned from in the epoch, `(N,)`.
         val_logits: Logits of every lane on the validation set after the epoch, `(N, n, C)`, on the CPU.
         wall_seconds: Time of training and evaluation.
+        held_out: The images that each lane is measured on, boolean `(N, n)`; the others have no logits. None if all
+            lanes are measured on all images.
     """
 
     train_loss: Tensor
     val_logits: Tensor
     wall_seconds: float
+    held_out: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class _Learning:
+    """Who learns from a batch.
+
+    Attributes:
+        learns: Which images each lane learns from, boolean `(N, B)`; None if every lane learns from all.
+        n_images: Number of these images, for all lanes or for each, `(N,)`.
+        resting: Lanes that learn from none of them.
+    """
+
+    learns: Tensor | None
+    n_images: int | Tensor
+    resting: Sequence[int]
 
 
 class Training:
@@ -171,6 +203,8 @@ class Training:
         n_epochs: Number of epochs in every lane's schedule.
         batch_size: Images or texts per step, `B`.
         seed: The study's seed, for the data order.
+        folds: For cross-validation: both sets have the same images, every lane has a fold, and it learns from the
+            images of every batch that are not in its fold. A lane makes no step with a batch that has none.
 
     Raises:
         UsageError: A lane has dropout, but its side-network does not have a `sweep.side_networks.head.Head`.
@@ -185,10 +219,12 @@ class Training:
         n_epochs: int,
         batch_size: int,
         seed: int,
+        folds: Folds | None = None,
     ):
         self.n_lanes = len(lanes)
         self.lanes = list(lanes) if len(lanes) > 1 else [lanes[0], copy.copy(lanes[0])]
         self.train_data, self.val_data = train_data, val_data
+        self.held_out = None if folds is None else torch.stack([folds.held_out(lane.fold or 0) for lane in self.lanes])
         self.batch_size, self.seed = batch_size, seed
         self.steps_per_epoch = n_batches(len(train_data), batch_size)
         configs = [lane.config for lane in self.lanes]
@@ -200,7 +236,11 @@ class Training:
                 f"`head`, or leave dropout out"
             )
         like = self.stack.like
-        self.losses_of = LaneLosses(configs, train_data.class_counts.to(like.device), like.dtype, len(train_data))
+        counts, self.n_learned = train_data.class_counts, [len(train_data)] * len(self.lanes)
+        if folds is not None and self.held_out is not None:
+            counts = folds.class_counts[[lane.fold or 0 for lane in self.lanes]]
+            self.n_learned = (~self.held_out).sum(1).tolist()
+        self.losses_of = LaneLosses(configs, counts.to(like.device), like.dtype, self.n_learned)
         self.optimizers = LaneOptimizers(self.stack.params, configs)
         self.optimizers.load([lane.optimizer_state for lane in self.lanes])
         self.step = graphed(partial(take_step, self.stack, self.losses_of, self.optimizers), like.device)
@@ -218,17 +258,48 @@ class Training:
         like, data = self.stack.like, self.train_data
         factors = torch.stack([self.factors[lane.epochs, :, i] for i, lane in enumerate(self.lanes)], 1)
         loss_sum = like.new_zeros(len(self.lanes))
-        indices = training_batches(len(data), self.batch_size, self.seed, order)
+        indices = list(training_batches(len(data), self.batch_size, self.seed, order))
         with closing(data.batches(order, indices, like)) as batches:
             for step, (stages, labels) in enumerate(batches):
                 replaced = dropout_buffers(self._lane_steps(step), len(labels), self.stack.buffers)
-                loss_sum += self.step(stages, labels, factors[step], replaced) * len(labels)
+                learning = self._learning(indices[step])
+                if learning.learns is None:
+                    losses = self.step(stages, labels, factors[step], replaced)
+                else:
+                    losses_of = partial(self.losses_of, learns=learning.learns)
+                    of_step = (stages, labels, factors[step], replaced, learning.resting)
+                    losses = take_step(self.stack, losses_of, self.optimizers, *of_step)
+                loss_sum += losses * learning.n_images
                 on_step()
         for lane in self.lanes:
             lane.epochs += 1
-        val_logits = split_logits(self.stack, self.val_data)[: self.n_lanes]
-        train_loss = (loss_sum / len(data)).cpu()[: self.n_lanes]
-        return EpochResult(train_loss, val_logits, time.perf_counter() - started)
+        n_learned = torch.tensor(self.n_learned).to(like)
+        train_loss = (loss_sum / n_learned).cpu()[: self.n_lanes]
+        held_out = None if self.held_out is None else self.held_out[: self.n_lanes]
+        return EpochResult(train_loss, self._val_logits(), time.perf_counter() - started, held_out)
+
+    def _learning(self, wanted: Tensor) -> "_Learning":
+        """Which lanes learn from which images of a batch, whose indices are `wanted`, `(B,)`."""
+        if self.held_out is None:
+            return _Learning(None, len(wanted), ())
+        learns = ~self.held_out[:, wanted]
+        n_images = learns.sum(1)
+        resting = (n_images == 0).nonzero().flatten().tolist()
+        return _Learning(learns.to(self.stack.like.device), n_images.to(self.stack.like), resting)
+
+    def _val_logits(self) -> Tensor:
+        """Logits of every lane on the images that it is measured on, `(N, n, C)`; not a number for other images."""
+        if self.held_out is None:
+            return split_logits(self.stack, self.val_data)[: self.n_lanes]
+        logits: Tensor | None = None
+        for held_out in self.held_out.unique(dim=0):
+            lanes = (self.held_out == held_out).all(1).nonzero().flatten()
+            own = split_logits(self.stack.of_lanes(lanes), self.val_data, held_out.nonzero().flatten())
+            if logits is None:
+                logits = own.new_full((len(self.lanes), len(held_out), own.shape[-1]), torch.nan)
+            logits[lanes[:, None], held_out.nonzero().flatten()] = own[: len(lanes)]
+        assert logits is not None  # there are lanes
+        return logits[: self.n_lanes]
 
     def _lane_steps(self, step: int) -> list[LaneStep]:
         """Every lane at a step of the epoch."""
@@ -254,6 +325,7 @@ def take_step(
     labels: Tensor,
     factor: Tensor,
     replaced: Mapping[str, Tensor],
+    resting: Sequence[int] = (),
 ) -> Tensor:
     """Train every lane of a stack on a batch; arguments as `Stack.gradients` and `LaneOptimizers.step`.
 
@@ -261,7 +333,7 @@ def take_step(
         Losses before the update, `(N,)`, detached.
     """
     losses, grads = stack.gradients(stages, labels, losses_of, replaced)
-    optimizers.step(grads, factor)
+    optimizers.step(grads, factor, resting)
     return losses
 
 
@@ -275,6 +347,8 @@ def train(
     batch_size: int,
     seed: int,
     lane_seeds: Sequence[int] | None = None,
+    folds: Folds | None = None,
+    lane_folds: Sequence[int] | None = None,
 ) -> tuple[list[dict[str, Tensor]], list[EpochResult]]:
     """Train side-networks together from the first to the last epoch.
 
@@ -287,6 +361,8 @@ def train(
         batch_size: Images or texts per step, `B`.
         seed: Seed of the data order.
         lane_seeds: One seed per module, for its dropout; if not given, 0, 1, 2 and so on.
+        folds: For cross-validation; see `Training`.
+        lane_folds: With `folds`, the fold of each module.
 
     Returns:
         The trained weights as one `state_dict` per lane, and one `EpochResult` per epoch.
@@ -295,15 +371,19 @@ def train(
         UsageError: The modules cannot train in one stack, or one has dropout but no `sweep.side_networks.head.Head`.
     """
     lane_seeds = range(len(modules)) if lane_seeds is None else lane_seeds
-    lanes = [Lane(*of_lane) for of_lane in zip(configs, modules, lane_seeds, strict=True)]
-    training = Training(lanes, train_data, val_data, n_epochs=n_epochs, batch_size=batch_size, seed=seed)
+    numbers = [None] * len(modules) if lane_folds is None else lane_folds
+    lanes = [
+        Lane(config, module, lane_seed, fold=fold)
+        for config, module, lane_seed, fold in zip(configs, modules, lane_seeds, numbers, strict=True)
+    ]
+    training = Training(lanes, train_data, val_data, n_epochs=n_epochs, batch_size=batch_size, seed=seed, folds=folds)
     results = [training.epoch(order) for order in range(1, n_epochs + 1)]
     return [training.stack.lane_state(i) for i in range(len(lanes))], results
 
 
 @torch.no_grad()
-def split_logits(stack: Stack, data: StageData) -> Tensor:
-    """Logits of every lane on a whole split, `(N, n, C)`, on the CPU."""
-    indices = torch.arange(len(data)).split(EVALUATION_BATCH_SIZE)
+def split_logits(stack: Stack, data: StageData, which: Tensor | None = None) -> Tensor:
+    """Logits of every lane on a whole split, or on the images with the indices `which`, `(N, n, C)`, on the CPU."""
+    indices = (torch.arange(len(data)) if which is None else which).split(EVALUATION_BATCH_SIZE)
     with closing(data.batches(1, indices, stack.like)) as batches:
         return torch.cat([stack.logits(stages) for stages, _ in batches], dim=1).cpu()

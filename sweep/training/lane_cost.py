@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from sweep.tasks.label_maps import cross_entropy_of_maps
 from sweep.training.engine import Stack
 
 
@@ -33,18 +34,19 @@ class LaneCost:
     kept_bytes: int
 
 
-def measured_cost(lanes: Sequence[nn.Module], stages: list[Tensor]) -> LaneCost:
+def measured_cost(lanes: Sequence[nn.Module], stages: list[Tensor], label_maps: Tensor | None = None) -> LaneCost:
     """Measure a stack of two lanes and a stack of three, and return the difference.
 
     Args:
         lanes: Three lanes of one shape.
         stages: Stages of a batch, each `(B, L, D)`, in the dtype and on the device of the lanes.
+        label_maps: For segmentation, the labels of the batch, `(B, M, M)`; its losses need much memory themselves.
     """
-    two, three = (_measured(Stack(lanes[:n]), stages) for n in (2, 3))
+    two, three = (_measured(Stack(lanes[:n]), stages, label_maps) for n in (2, 3))
     return LaneCost(three.multiply_adds - two.multiply_adds, three.kept_bytes - two.kept_bytes)
 
 
-def _measured(stack: Stack, stages: list[Tensor]) -> LaneCost:
+def _measured(stack: Stack, stages: list[Tensor], label_maps: Tensor | None) -> LaneCost:
     weights = {parameter.untyped_storage().data_ptr() for parameter in stack.params.values()}
     kept: dict[int, int] = {}  # bytes by address, since several operations may keep the same tensor
 
@@ -54,13 +56,16 @@ def _measured(stack: Stack, stages: list[Tensor]) -> LaneCost:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    def squares(logits: Tensor, labels: Tensor) -> Tensor:
-        return logits.square().mean((1, 2))
+    def losses_of(logits: Tensor, labels: Tensor) -> Tensor:
+        if label_maps is None:
+            return logits.square().mean((1, 2))
+        return cross_entropy_of_maps(logits, labels, logits.new_zeros(len(logits))).mean(-1)
 
-    labels = torch.zeros(len(stages[0]), dtype=torch.long, device=stages[0].device)
+    no_labels = torch.zeros(len(stages[0]), dtype=torch.long, device=stages[0].device)
+    labels = no_labels if label_maps is None else label_maps
     with (
         FlopCounterMode(display=False, custom_mapping=UNCOUNTED) as counter,
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
-        stack.gradients(stages, labels, squares)
+        stack.gradients(stages, labels, losses_of)
     return LaneCost(counter.get_total_flops() // 2, sum(kept.values()))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sweep.errors import SweepError
 from sweep.features.batches import StageData, TrainingData, n_batches
+from sweep.features.folds import Folds
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.training.engine import Lane, Training
 from sweep.training.lane_state import LaneState
@@ -31,6 +32,7 @@ class StackSetting:
         batch_size: Images, or texts, a step.
         seed: The study's seed, for the data order.
         metrics: The study's own metrics by name.
+        folds: The folds of a study with cross-validation; the training and the validation set are then the same images.
     """
 
     spec: SideNetworkSpec
@@ -41,6 +43,7 @@ class StackSetting:
     batch_size: int
     seed: int
     metrics: Mapping[str, Metric]
+    folds: Folds | None = None
 
     @classmethod
     def of(
@@ -48,7 +51,8 @@ class StackSetting:
     ) -> "StackSetting":
         """The setting of a study that has the declarations of the lanes' shape."""
         declared = (study.epochs, study.batch_size, study.seed, dict(study.metrics))
-        return cls(spec, tokens, train_data, val_data, *declared)
+        folds = Folds.of(val_data, study.folds, study.repeats, study.seed) if study.folds else None
+        return cls(spec, tokens, train_data, val_data, *declared, folds)
 
     @property
     def n_steps(self) -> int:
@@ -64,7 +68,7 @@ class TrialEpoch:
         metrics: Metrics of each replicate, `val_…` by name and `train_loss`.
         failure: What is wrong with them; empty if nothing is.
         answers: Score of each replicate on each image of the validation set, `(replicates, n)`; see
-            `Target.of_images`.
+            `Target.of_images`. With cross-validation, the lanes of one repeat together are a replicate.
         wall_seconds: The trial's share of the time that its stack took.
     """
 
@@ -137,6 +141,7 @@ class LaneStack:
                 n_epochs=setting.n_epochs,
                 batch_size=setting.batch_size,
                 seed=setting.seed,
+                folds=setting.folds,
             )
         result = self._training.epoch(order, on_step)
         target, labels = setting.val_data.target, setting.val_data.labels
@@ -147,7 +152,8 @@ class LaneStack:
             own = slice(first, first := first + len(lanes))
             failure = next((lane.failure for lane in measured[own] if lane.failure), "")
             metrics = [lane.metrics for lane in measured[own]]
-            trials[trial] = TrialEpoch(metrics, failure, answers[own], result.wall_seconds / len(self.lanes))
+            of_trial = answers[own] if setting.folds is None else setting.folds.together(answers[own])
+            trials[trial] = TrialEpoch(metrics, failure, of_trial, result.wall_seconds / len(self.lanes))
         return StackEpoch(trials, result.wall_seconds)
 
     def weights(self, trial: int) -> dict[str, Tensor]:

@@ -1,22 +1,32 @@
 """The reference of every run: a tuned linear probe on the same features, which a side-network should beat."""
 
 import math
+import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sweep.features.batches import StageData, TrainingData
+from sweep.features.folds import Folds
+from sweep.features.training_data import CachedViews
 from sweep.machine.seeds import derive_seed
+from sweep.side_networks.linear_probe import LinearProbe
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.class_weights import LaneWeights
+from sweep.study.folds import standard_error
 from sweep.study.lane_config import LaneConfig
 from sweep.study.probe import EPOCHS_FACTOR
 from sweep.tasks.kinds import CLASSES, TaskKind
 from sweep.training.engine import Stack, split_logits, train
+from sweep.training.measurement import lane_metrics
 
 LEARNING_RATES = np.geomspace(1e-3, 1.0, 10)
+
+Data = TypeVar("Data", bound=TrainingData | StageData)
 
 
 @dataclass(frozen=True)
@@ -27,7 +37,7 @@ class ProbeResult:
         stage: Index of the stage that it reads.
         lr: Its learning rate.
         n_configurations: Number of probes that were tried.
-        val: Its metrics on the validation set.
+        val: Its metrics on the validation set, or as means over folds.
         test: Its metrics on the test set; no other probe was tested.
     """
 
@@ -49,6 +59,7 @@ def tuned_linear_probe(
     seed: int,
     device: torch.device,
     class_weights: LaneWeights = None,
+    folds: Folds | None = None,
 ) -> ProbeResult:
     """Tune a linear probe over learning rate and stage, choose it on the validation set, and test it once.
 
@@ -64,39 +75,62 @@ def tuned_linear_probe(
         seed: The study's seed.
         device: Device to train on.
         class_weights: The study's class weights, as lanes have them.
+        folds: For cross-validation: every probe is then trained once for each fold, and chosen by the mean. Give no
+            `test_data`, because none of these probes has learned from all images.
     """
-    tokens = spec.pooled_tokens
-    pooled_train = train_data.pooled(tokens)
-    pooled_val = val_data.pooled(tokens)
+    train_of, val_of = probe_data(spec, train_data), probe_data(spec, val_data)
     target = val_data.target
     configs = [probe_config(float(lr), target.kind, class_weights) for lr in LEARNING_RATES]
     stages = range(1, spec.n_stages)
+    lane_folds = None if folds is None else [fold for _ in configs for fold in range(len(folds.class_counts))]
+    n_folds = 1 if folds is None else len(folds.class_counts)
     candidates = []
     for stage in stages:
         seeds = [derive_seed(seed, "linear probe", stage, i) for i in range(len(configs))]
         states, results = train(
-            [spec.pooled_probe(stage, lane_seed).to(device) for lane_seed in seeds],
-            configs,
-            pooled_train,
-            pooled_val,
+            [probe_of_stage(spec, stage, lane_seed).to(device) for lane_seed in seeds for _ in range(n_folds)],
+            [config for config in configs for _ in range(n_folds)],
+            train_of(stage),
+            val_of(stage),
             n_epochs=EPOCHS_FACTOR * n_epochs,
             batch_size=batch_size,
             seed=seed,
+            folds=folds,
+            lane_folds=lane_folds,
         )
-        val = target.measure(results[-1].val_logits, val_data.labels)
+        of_lanes, logits = lane_metrics(results[-1], val_data), results[-1].val_logits
+        firsts = range(0, len(of_lanes), n_folds)
         candidates += [
-            _Candidate(stage, i, {name: values[i].item() for name, values in val.items()}, outputs, state)
-            for i, (outputs, state) in enumerate(zip(results[-1].val_logits, states, strict=True))
+            _Candidate(stage, lane, of_lanes[first : first + n_folds], logits[first], states[first])
+            for lane, first in enumerate(firsts)
         ]
     best = min(candidates, key=lambda candidate: candidate.order(target.kind))
-    probe = spec.pooled_probe(best.stage, seed)
+    probe = probe_of_stage(spec, best.stage, seed)
     probe.load_state_dict(best.state)
-    best_val = best.val | target.standard_error(best.val_outputs, val_data.labels)
+    if folds is None:
+        error = target.standard_error(best.val_outputs, val_data.labels)
+    else:
+        std = statistics.stdev(of_fold[target.kind.score] for of_fold in best.of_folds)
+        error = {f"{target.kind.score}_error": standard_error(std, folds.n_folds)}
     test = {}
     if test_data is not None:
-        outputs = split_logits(Stack([probe.to(device)]), test_data.pooled(tokens))[0]
+        outputs = split_logits(Stack([probe.to(device)]), probe_data(spec, test_data)(best.stage))[0]
         test = target.measure_one(outputs, test_data.labels)
-    return ProbeResult(best.stage, configs[best.lane].lr, len(candidates), best_val, test)
+    return ProbeResult(best.stage, configs[best.lane].lr, len(candidates), best.val | error, test)
+
+
+def probe_of_stage(spec: SideNetworkSpec, stage: int, seed: int) -> LinearProbe:
+    """A newly initialised linear probe of one stage, for the result of `probe_data`."""
+    return spec.token_probe(stage, seed) if spec.dense else spec.pooled_probe(stage, seed)
+
+
+def probe_data(spec: SideNetworkSpec, data: Data) -> Callable[[int], Data]:
+    """What the linear probe of a stage reads, by the stage's index: pooled tokens, or for segmentation all tokens."""
+    if spec.dense:
+        assert isinstance(data, StageData | CachedViews)  # views that are not cached are not for segmentation
+        return data.of_stage
+    pooled = data.pooled(spec.pooled_tokens)
+    return lambda stage: pooled
 
 
 def probe_config(lr: float, kind: TaskKind = CLASSES, class_weights: LaneWeights = None) -> LaneConfig:
@@ -106,13 +140,18 @@ def probe_config(lr: float, kind: TaskKind = CLASSES, class_weights: LaneWeights
 
 @dataclass(frozen=True)
 class _Candidate:
-    """One trained probe."""
+    """One trained probe; with cross-validation, one for each fold, of which the first has these outputs and weights."""
 
     stage: int
     lane: int
-    val: dict[str, float]
+    of_folds: list[dict[str, float]]
     val_outputs: Tensor
     state: dict[str, Tensor]
+
+    @property
+    def val(self) -> dict[str, float]:
+        """Metrics on the validation set, as means over folds."""
+        return {name: statistics.fmean(of_fold[name] for of_fold in self.of_folds) for name in self.of_folds[0]}
 
     def order(self, kind: TaskKind) -> tuple[bool, float, float]:
         """Sort key, best first: by the score on the validation set, then the tie metric; diverged probes come last."""

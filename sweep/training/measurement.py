@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from sweep.features.batches import StageData
@@ -34,22 +35,39 @@ def measure_lanes(result: EpochResult, val_data: StageData, own_metrics: Mapping
         val_data: The validation set.
         own_metrics: The study's own metrics by name; see `Study.metrics`.
     """
-    labels, outputs = val_data.labels, result.val_logits
-    if len(outputs) == 1:  # beside a copy of itself, as in training: PyTorch sums one row in other parts than two
-        outputs = outputs.repeat(2, 1, 1)
-    of_stack = val_data.target.measure(outputs, labels)
     lanes = []
-    for i, logits in enumerate(val_data.target.decode(result.val_logits)):
-        metrics = {f"val_{name}": values[i].item() for name, values in of_stack.items()}
+    for i, (logits, of_lane) in enumerate(zip(result.val_logits, lane_metrics(result, val_data), strict=True)):
+        which = slice(None) if result.held_out is None else result.held_out[i]
+        labels = val_data.labels[which]
+        shown = val_data.target.shown(logits[which], labels) if own_metrics else logits
+        metrics = {f"val_{name}": value for name, value in of_lane.items()}
         train_loss = result.train_loss[i].item()
         finite = all(map(math.isfinite, [*metrics.values(), train_loss]))
         failure = "" if finite else f"diverged, training loss {train_loss:.3g}"
         for name, metric in own_metrics.items():
             metrics[f"val_{name}"] = math.nan
             if not failure:
-                metrics[f"val_{name}"], failure = _own(name, metric, logits, labels)
+                metrics[f"val_{name}"], failure = _own(name, metric, shown, labels)
         lanes.append(LaneMeasurement({**metrics, "train_loss": train_loss}, failure))
     return lanes
+
+
+def lane_metrics(result: EpochResult, val_data: StageData) -> list[dict[str, float]]:
+    """The task's metrics of every lane by name, on the images that it is measured on; arguments as `measure_lanes`."""
+    if result.held_out is None:
+        return _metrics_of(result.val_logits, val_data.labels, val_data)
+    return [
+        _metrics_of(logits[None, own], val_data.labels[own], val_data)[0]
+        for logits, own in zip(result.val_logits, result.held_out, strict=True)
+    ]
+
+
+def _metrics_of(outputs: Tensor, labels: Tensor, val_data: StageData) -> list[dict[str, float]]:
+    n_lanes = len(outputs)
+    if n_lanes == 1:  # beside a copy of itself, as in training: PyTorch sums one row in other parts than two
+        outputs = torch.cat([outputs, outputs])
+    measured = val_data.target.measure(outputs, labels)
+    return [{name: values[i].item() for name, values in measured.items()} for i in range(n_lanes)]
 
 
 def _own(name: str, metric: Metric, logits: Tensor, labels: Tensor) -> tuple[float, str]:

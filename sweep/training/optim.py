@@ -280,15 +280,28 @@ class LaneOptimizers:
         return named
 
     @torch.no_grad()
-    def step(self, grads: Mapping[str, Tensor], factor: Tensor) -> None:
+    def step(self, grads: Mapping[str, Tensor], factor: Tensor, resting: Sequence[int] = ()) -> None:
         """Update every lane.
 
         Args:
             grads: Gradients by parameter name, each `(N, ...)`.
             factor: The schedules' factors on the peak learning rates, `(N,)`.
+            resting: Lanes that stay as they are, with their optimizers: a zero gradient would still decay weights and
+                move them on by their momentum.
         """
         if self.flat is not None:
             grads = self.flat.flat(grads)
+        if not resting:
+            self._update(grads, factor)
+            return
+        states = self.lane_states()
+        weights = {name: p[list(resting)].clone() for name, p in self.params.items()}
+        self._update(grads, factor)
+        self.load([state if lane in resting else {} for lane, state in enumerate(states)])
+        for name, p in self.params.items():
+            p[list(resting)] = weights[name]
+
+    def _update(self, grads: Mapping[str, Tensor], factor: Tensor) -> None:
         lr = {name: peak * factor for name, peak in self.peak_lr.items()}
         if self.clipping is not None:
             grads = self.clipping(grads)

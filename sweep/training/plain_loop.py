@@ -2,9 +2,11 @@
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -12,26 +14,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from backbones.stages import Stages, lengths_of
 from sweep.features.batches import Batch, TrainingData
+from sweep.features.folds import LearnedFrom
 from sweep.side_networks.head import KEEP
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks.kinds import CLASSES
+from sweep.tasks.losses import MAP_DIMENSIONS
 from sweep.tasks.own_losses import is_own, loss_of_images
 from sweep.training.dropout import LaneStep, dropout_mask
+from sweep.training.plain_map_loss import plain_map_loss
 
 
 def train_plainly(
     module: nn.Module,
     config: LaneConfig,
-    data: TrainingData,
+    data: TrainingData | LearnedFrom,
     batches: Iterable[Batch],
     *,
     n_steps: int,
     steps_per_epoch: int,
     seed: int = 0,
+    held_out: Iterable[Tensor] | None = None,
 ) -> None:
     """Train a module in place; arguments as `plain_steps`."""
-    steps = plain_steps(module, config, data, batches, n_steps=n_steps, steps_per_epoch=steps_per_epoch, seed=seed)
+    length = {"n_steps": n_steps, "steps_per_epoch": steps_per_epoch}
+    steps = plain_steps(module, config, data, batches, **length, seed=seed, held_out=held_out)
     for _ in steps:
         pass
 
@@ -39,26 +47,29 @@ def train_plainly(
 def plain_steps(
     module: nn.Module,
     config: LaneConfig,
-    data: TrainingData,
+    data: TrainingData | LearnedFrom,
     batches: Iterable[Batch],
     *,
     n_steps: int,
     steps_per_epoch: int,
     seed: int = 0,
+    held_out: Iterable[Tensor] | None = None,
 ) -> Generator[None]:
     """Train a module in place, and yield after every step, when its weights may be read or replaced.
 
     Args:
-        module: Maps stages, each `(B, L, D)`, to logits `(B, C)`.
+        module: Maps stages, each `(B, L, D)`, to logits `(B, C)`, or for segmentation `(B, P, C)`.
         config: Its hyperparameters.
         data: The training set.
         batches: Batches of `data`, one per step, in the dtype and on the device of the module.
         n_steps: Number of steps in the schedule, even if there are fewer batches.
         steps_per_epoch: Steps per epoch, for the warm-up.
         seed: Seed for dropout.
+        held_out: For a fold of cross-validation: which images of each batch are left out of it, boolean `(B,)`. There
+            is no step if all of them are. `data` is then what the fold learns from.
     """
     like = next(module.parameters())
-    loss_of = plain_loss(config, data.class_counts.to(like), len(data))
+    class_counts = data.class_counts.to(like)
     optimizer = _optimizer(module, config)
     warmup = min(round(config.warmup_epochs * steps_per_epoch), n_steps)
 
@@ -70,13 +81,24 @@ def plain_steps(
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (n_steps - warmup)))
 
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    for step, (stages, labels) in enumerate(batches):
+    left_out = repeat(None) if held_out is None else held_out
+    for step, ((of_all, labels_of_all), out) in enumerate(zip(batches, left_out, strict=False)):
+        rows = slice(None) if out is None else ~out
+        stages, labels = _rows(of_all, rows), labels_of_all[rows]
+        if not len(labels):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PyTorch warns of a schedule that begins before the optimizer
+                scheduler.step()
+            yield
+            continue
         if config.dropout:
             width = module.get_buffer(KEEP).shape[-1]
-            mask = dropout_mask(LaneStep(config.dropout, seed, step), len(labels), width, like.dtype)
+            mask = dropout_mask(LaneStep(config.dropout, seed, step), len(labels_of_all), width, like.dtype)[rows]
             outputs = functional_call(module, {KEEP: mask.to(like.device)}, (stages,))
         else:
             outputs = module(stages)
+        of_maps = labels.dim() == MAP_DIMENSIONS
+        loss_of = plain_map_loss(config, class_counts) if of_maps else plain_loss(config, class_counts, len(data))
         loss = loss_of(outputs, labels)
         optimizer.zero_grad()
         loss.backward()
@@ -85,6 +107,12 @@ def plain_steps(
         optimizer.step()
         scheduler.step()
         yield
+
+
+def _rows(stages: list[Tensor], rows: slice | Tensor) -> list[Tensor]:
+    """The stages of some images or texts of a batch."""
+    lengths, chosen = lengths_of(stages), [stage[rows] for stage in stages]
+    return chosen if lengths is None else Stages(chosen, lengths[rows])
 
 
 def plain_loss(

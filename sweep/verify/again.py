@@ -1,15 +1,17 @@
 """Train a recorded trial again: alone in the engine, and step by step beside plain PyTorch."""
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import partial
+from itertools import islice, repeat
 
 import torch
 from torch import Tensor, nn
 
 from sweep.features.batches import Batch, StageData, TrainingData, n_batches, training_batches
+from sweep.features.folds import Folds
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.tasks.losses import LaneLosses
 from sweep.training.dropout import LaneStep, dropout_buffers
@@ -35,6 +37,7 @@ class Setting:
         batch_size: `B`.
         seed: The study's seed.
         device: The device to train on.
+        folds: The folds of a run with cross-validation; both sets are then the images of train and val.
     """
 
     spec: SideNetworkSpec
@@ -44,6 +47,7 @@ class Setting:
     batch_size: int
     seed: int
     device: torch.device
+    folds: Folds | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -68,14 +72,20 @@ def train_again(trial: RecordedTrial, setting: Setting, on_epoch: Callable[[int]
     """Train a trial with the engine; its replicates are alone in the stack."""
     training = Training(
         [
-            Lane(trial.config, setting.spec.lane(trial.config.rank, seed, trial.config).to(setting.device), seed)
-            for seed in trial.seeds
+            Lane(
+                trial.config,
+                setting.spec.lane(trial.config.rank, seed, trial.config).to(setting.device),
+                seed,
+                fold=fold,
+            )
+            for seed, fold in zip(trial.seeds, trial.folds, strict=True)
         ],
         setting.train_data,
         setting.val_data,
         n_epochs=setting.n_epochs,
         batch_size=setting.batch_size,
         seed=setting.seed,
+        folds=setting.folds,
     )
     curve: dict[CurveKey, float] = {}
     for epoch, order in enumerate(trial.orders, start=1):
@@ -124,13 +134,16 @@ def steps_beside_plain_loop(trial: RecordedTrial, setting: Setting, n_steps: int
         plain.load_state_dict(setting.spec.trimmed(rank, lane.state_dict()))
         batches = islice(_batches(trial, setting, stack.like), n_steps)
         length = {"n_steps": total, "steps_per_epoch": setting.steps_per_epoch}
-        return plain, plain_steps(plain, config, setting.train_data, batches, **length, seed=trial.seeds[0])
+        held_out = _held_out(trial, setting)
+        return plain, plain_steps(plain, config, data, batches, **length, seed=trial.seeds[0], held_out=held_out)
 
+    fold = trial.folds[0]
+    data = setting.train_data if setting.folds is None or fold is None else setting.folds.learned_from(fold)
     own_way, its_steps = plain_loop()
     together, steps = plain_loop()
     nudged, nudged_steps = plain_loop()
-    data = setting.train_data
-    losses_of = LaneLosses([config] * 2, data.class_counts.to(setting.device), torch.float64, len(data))
+    all_losses = LaneLosses([config] * 2, data.class_counts.to(setting.device), torch.float64, len(data))
+    left_out: Iterator[Tensor | None] = _held_out(trial, setting) or repeat(None)
     optimizers = LaneOptimizers(stack.params, [config] * 2)
     factors = schedule_factors([config] * 2, total, setting.steps_per_epoch).to(setting.device)
     of_a_step = rounding = 0.0
@@ -138,14 +151,16 @@ def steps_beside_plain_loop(trial: RecordedTrial, setting: Setting, n_steps: int
     with closing(_batches(trial, setting, stack.like)) as batches, ExitStack() as opened:
         for of_loop in loops:
             opened.enter_context(closing(of_loop))
-        for step, (stages, labels) in enumerate(islice(batches, n_steps)):
+        for step, ((stages, labels), out) in enumerate(islice(zip(batches, left_out, strict=False), n_steps)):
+            learns = None if out is None else (~out).to(setting.device).expand(2, -1)
+            losses_of = partial(all_losses, learns=learns)
             before = setting.spec.trimmed(rank, stack.lane_state(0))
             together.load_state_dict(before)
             nudged.load_state_dict({name: _next_number(tensor) for name, tensor in before.items()})
             at = LaneStep(config.dropout, trial.seeds[0], step)
             replaced = dropout_buffers([at] * 2, len(labels), stack.buffers)
             _, gradients = stack.gradients(stages, labels, losses_of, replaced)
-            optimizers.step(gradients, factors[step])
+            optimizers.step(gradients, factors[step], () if learns is None or learns.any() else (0, 1))
             for of_loop in loops:
                 next(of_loop)
             ours, expected = setting.spec.trimmed(rank, stack.lane_state(0)), _on_cpu(together)
@@ -179,6 +194,15 @@ def _batches(trial: RecordedTrial, setting: Setting, like: Tensor) -> Generator[
     data = setting.train_data
     for order in trial.orders:
         yield from data.batches(order, training_batches(len(data), setting.batch_size, setting.seed, order), like)
+
+
+def _held_out(trial: RecordedTrial, setting: Setting) -> Iterator[Tensor] | None:
+    """Which images of each batch the trial's first replicate did not learn from; None if it learned from all."""
+    if setting.folds is None or trial.folds[0] is None:
+        return None
+    of_fold, n_images = setting.folds.held_out(trial.folds[0]), len(setting.train_data)
+    orders = (training_batches(n_images, setting.batch_size, setting.seed, order) for order in trial.orders)
+    return (of_fold[wanted] for batches in orders for wanted in batches)
 
 
 def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:

@@ -12,6 +12,7 @@ from sweep.machine.checked_files import RESTORE, require_entries
 from sweep.machine.seeds import derive_seed
 from sweep.records.folder import RunFolder
 from sweep.records.results import Results
+from sweep.study.folds import fold_of, lanes_per_trial, recorded_folds
 from sweep.study.lane_config import LaneConfig
 
 CONFIG_ENTRIES = {
@@ -32,6 +33,7 @@ class RecordedTrial:
         number: Optuna's number of the trial.
         config: Its hyperparameters.
         seeds: The seed of each replicate, for its initial weights and its dropout.
+        folds: The fold of each replicate; None without cross-validation.
         epochs: The number of epochs after which it was measured.
         first_order: The data order of its first epoch; later epochs followed the next orders.
         metrics: The metrics after its last epoch, as means over replicates, by column of the table of trials.
@@ -41,6 +43,7 @@ class RecordedTrial:
     number: int
     config: LaneConfig
     seeds: list[int]
+    folds: list[int | None]
     epochs: int
     first_order: int
     metrics: dict[str, float]
@@ -65,7 +68,9 @@ def recorded_trial(results: Results, folder: RunFolder, number: int) -> Recorded
         raise UsageError(f"{folder.path} has no trial {number}; sweep results {folder.path} lists those it has")
     row = rows[0]
     values = {name: _whole(row, name, folder.trials_path) for name in NUMBERS}
-    n_epochs, n_replicates, study_seed = (results.config[name] for name in ("epochs", "seeds", "seed"))
+    n_epochs, n_seeds, study_seed = (results.config[name] for name in ("epochs", "seeds", "seed"))
+    folds = recorded_folds(results.config)
+    n_replicates = lanes_per_trial(n_seeds, *folds)
     if values["epochs"] == 0:
         raise UsageError(f"trial {number} ended before its first epoch, so there is nothing to compare")
     if values["epochs"] > n_epochs or values["first_order"] < 1:
@@ -81,6 +86,7 @@ def recorded_trial(results: Results, folder: RunFolder, number: int) -> Recorded
         number,
         _lane_config(row, number, folder.trials_path, results.config["max_rank"]),
         [values["seed"], *(derive_seed(study_seed, "initialisation", number, i) for i in range(1, n_replicates))],
+        [fold_of(i, *folds) for i in range(n_replicates)],
         values["epochs"],
         values["first_order"],
         {str(name): value for name, value in row.items() if name in measured},

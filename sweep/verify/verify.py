@@ -6,6 +6,7 @@ import platform
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sweep.errors import SweepError, UsageError
 from sweep.export.selection import winner_of
 from sweep.features.batches import StageData
 from sweep.features.cache import compute_features
+from sweep.features.folds import Folds
 from sweep.features.training_data import training_data
 from sweep.features.views import TrainingViews
 from sweep.machine.checked_files import RESTORE
@@ -33,6 +35,7 @@ from sweep.side_networks.own_networks import OwnNetwork
 from sweep.study import structure
 from sweep.study.augmentation import OWN_FUNCTION, UNDECLARED
 from sweep.study.declaration import Study
+from sweep.study.folds import recorded_folds
 from sweep.study.lane_config import LaneConfig
 from sweep.study.shape import padded_rank
 from sweep.tasks.targets import Target
@@ -148,10 +151,10 @@ def verify_trial(
         comparisons.append(Comparison("weights", sum(x.numel() for x in kept.values()), difference, tolerance))
     beside = steps_beside_plain_loop(trial, setting, PLAIN_STEPS)
     n_weights = sum(x.numel() for x in again.weights.values())
-    what = f"weights after a step in fp64, to plain PyTorch from the same weights; the largest of {beside.n_steps}"
+    what = f"weights after a step in fp64, compared with plain PyTorch, at the worst of {beside.n_steps} steps"
     promised = max(PLAIN_PROMISE, ROUNDINGS * beside.rounding)
     comparisons.append(Comparison(what, n_weights, beside.of_a_step, promised))
-    what = f"weights after {beside.n_steps} steps in fp64, to plain PyTorch: rounding as training makes it grow"
+    what = f"weights after {beside.n_steps} steps in fp64, compared with plain PyTorch: training amplifies rounding"
     comparisons.append(Comparison(what, n_weights, beside.of_all, math.inf))
     own = sorted(trial.metrics.keys() - last.keys())
     return Verification(trial, comparisons, own, _changed(results.config, device))
@@ -205,12 +208,16 @@ def _setting(
     def stages_of(split: Split) -> StageData:
         return compute_features(backbone, split, cache_dir=cache_dir, device=device).as_data(n_classes, target)
 
+    n_folds, n_repeats = recorded_folds(config)
+    splits = [images.train, images.val] if n_folds else [images.train]
     train_data = training_data(
-        views, [images.train], stages_of, backbone=backbone, device=device, n_classes=n_classes, target=target
+        views, splits, stages_of, backbone=backbone, device=device, n_classes=n_classes, target=target
     )
+    val_data = reduce(StageData.joined, map(stages_of, splits if n_folds else [images.val]))
+    folds = Folds.of(val_data, n_folds, n_repeats, study.seed) if n_folds else None
     buckets = config.get("rank_buckets") or [config["max_rank"]]  # versions before 0.4 padded all lanes alike
     spec = side_network_spec(study, images, backbone, padded_rank(trial_config.rank, buckets))
-    return Setting(spec, train_data, stages_of(images.val), study.epochs, study.batch_size, study.seed, device)
+    return Setting(spec, train_data, val_data, study.epochs, study.batch_size, study.seed, device, folds)
 
 
 def _curve(trial: RecordedTrial) -> dict[CurveKey, float]:

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -39,13 +40,14 @@ class LocalPool:
     Args:
         devices: Device of every worker.
         n_threads: Threads that each computes with.
+        most_lanes: See `LaneWorker`.
 
     Attributes:
         ready: Numbers of the workers that can be called.
     """
 
-    def __init__(self, devices: Sequence[str], n_threads: int):
-        self.n_threads = n_threads
+    def __init__(self, devices: Sequence[str], n_threads: int, most_lanes: int | None = None):
+        self.n_threads, self.most_lanes = n_threads, most_lanes
         self.ready: list[int] = []
         self._processes: dict[int, _Process] = {}
         self._starting: list[int] = []
@@ -64,8 +66,9 @@ class LocalPool:
         """Of all workers, ready or not."""
         return [process.popen.pid for process in self._processes.values()]
 
-    def call(self, calls: Mapping[int, bytes]) -> Iterator[tuple[int, Any]]:
+    def call(self, calls: Mapping[int, bytes], timeout_seconds: float) -> Iterator[tuple[int, Any]]:
         """See `WorkerPool`."""
+        deadline = time.monotonic() + timeout_seconds
         waiting: dict[Connection, int] = {}
         for worker, call in calls.items():
             connection = self._processes[worker].connection
@@ -76,9 +79,15 @@ class LocalPool:
                 self._replace(worker)
                 yield worker, WorkerLost()
         while waiting:
-            for connection in _arrived(waiting, None):
+            arrived = _arrived(waiting, max(0.0, deadline - time.monotonic()))
+            for connection in arrived:
                 worker = waiting.pop(connection)
                 yield worker, self._received(worker)
+            if not arrived:
+                for worker in waiting.values():
+                    self._replace(worker)
+                    yield worker, WorkerLost.silent(timeout_seconds)
+                return
 
     def _received(self, worker: int) -> Any:
         try:
@@ -87,12 +96,13 @@ class LocalPool:
             self._replace(worker)
             return WorkerLost()
 
-    def welcome(self, *, wait: bool) -> list[int]:
+    def welcome(self, wait_seconds: float = 0.0) -> list[int]:
         """See `WorkerPool`."""
+        deadline = time.monotonic() + wait_seconds
         new: list[int] = []
         while self._starting and not new:
             connections = {self._processes[worker].connection: worker for worker in self._starting}
-            arrived = _arrived(connections, None if wait else 0.0)
+            arrived = _arrived(connections, max(0.0, deadline - time.monotonic()))
             for connection in arrived:
                 if self._is_ready(worker := connections[connection]):
                     new.append(worker)
@@ -124,7 +134,7 @@ class LocalPool:
         """Start a worker; it is ready some seconds later."""
         ours, theirs = socket.socketpair()
         with theirs:
-            arguments = [str(theirs.fileno()), device, str(self.n_threads)]
+            arguments = [str(theirs.fileno()), device, str(self.n_threads), str(self.most_lanes or 0)]
             popen = subprocess.Popen(
                 [sys.executable, "-P", "-m", "sweep.workers.process", *arguments],
                 stdin=subprocess.DEVNULL,
@@ -153,7 +163,7 @@ class LocalPool:
         self._processes, self.ready, self._starting = {}, [], []
 
 
-def _arrived(connections: Iterable[Connection], timeout_seconds: float | None) -> list[Connection]:
-    """Those of some connections that have something to be read, or are closed; None waits for the first one."""
+def _arrived(connections: Iterable[Connection], timeout_seconds: float) -> list[Connection]:
+    """Those of some connections that have something to be read, or are closed; waits for the first one."""
     ready = wait_for(list(connections), timeout_seconds)
     return [connection for connection in connections if connection in ready]

@@ -63,6 +63,11 @@ class Step:
     drop: Sequence[int] = ()
     admit: Sequence[Assignment] = ()
 
+    @property
+    def n_epochs(self) -> int:
+        """The most epochs that a trial has to train."""
+        return max([1, *(self.order - assignment.next_order + 1 for assignment in self.admit)])
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -70,11 +75,13 @@ class StepResult:
 
     Attributes:
         trials: Results by number of the trial.
+        wall_seconds: Time that the worker took.
         out_of_memory: Trials whose stack did not fit in memory. The worker has dropped them. It will train at most half
             as many of their shape in one stack.
     """
 
     trials: dict[int, TrialEpoch]
+    wall_seconds: float
     out_of_memory: Sequence[int] = ()
 
 
@@ -91,5 +98,17 @@ class WorkerFailure:
     text: str
 
 
+@dataclass(frozen=True)
 class WorkerLost:
-    """Stands for the answer of a worker that has died."""
+    """Stands for the answer of a worker that is no longer there.
+
+    Attributes:
+        reason: What became of it, as the end of a sentence about it.
+    """
+
+    reason: str = "has died"
+
+    @classmethod
+    def silent(cls, seconds: float) -> "WorkerLost":
+        """A worker that was ended because it had not answered in time."""
+        return cls(f"did not answer for {seconds:g} s and was ended")

@@ -1,5 +1,6 @@
-"""Which worker trains which trial: chosen by the cost model. No result depends on it."""
+"""Which worker trains which trial: chosen by the cost model and their speed. No result depends on it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -7,6 +8,9 @@ from sweep.study.shape import Shape
 
 WORTH_MOVING = 0.9
 """Trials move if the largest load then is at most this share of what it was, because moving them costs time too."""
+
+SURE_SECONDS = 0.5
+"""A shorter epoch says nothing about the speed of a worker."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +39,38 @@ class Placement:
     def __init__(self) -> None:
         self.costs: dict[int, TrialCost] = {}
         self.where: dict[int, int] = {}
+        self._speeds: dict[int, float] = {}
 
     def on(self, worker: int) -> list[int]:
         """The trials of a worker."""
         return [trial for trial, its_worker in self.where.items() if its_worker == worker]
 
+    def trained(self, worker: int, wall_seconds: float) -> None:
+        """A worker has trained all its trials for one epoch."""
+        if wall_seconds >= SURE_SECONDS:
+            speed = self._load(self.on(worker)) / wall_seconds
+            self._speeds[worker] = max(speed, self._speeds.get(worker, 0.0))
+
+    def _speed(self, worker: int) -> float:
+        """A worker's speed as a share of the fastest one's: a power of two, so that noise moves no trials."""
+        if worker not in self._speeds:
+            return 1.0
+        ratio = self._speeds[worker] / max(self._speeds.values())
+        return 2.0 ** round(math.log2(ratio)) if ratio > 0 else 1.0
+
+    def _seconds(self, worker: int, trials: Sequence[int]) -> float:
+        """The time that a worker takes for an epoch of trials, in the unit of their costs on the fastest one."""
+        return self._load(trials) / self._speed(worker)
+
     def place(self, workers: Sequence[int]) -> list[int]:
-        """Give every trial without a worker to the worker whose load is the smallest then.
+        """Give every trial without a worker to the worker that is the first to be done then.
 
         Returns:
             The trials that were placed.
         """
         new = [trial for trial in self.costs if trial not in self.where]
         for trial in new:
-            self.where[trial] = min(workers, key=lambda worker: self._load([*self.on(worker), trial]))
+            self.where[trial] = min(workers, key=lambda worker: self._seconds(worker, [*self.on(worker), trial]))
         return new
 
     def moves(self, workers: Sequence[int]) -> dict[int, int]:
@@ -60,15 +82,15 @@ class Placement:
         moved: dict[int, int] = {}
         trials = {worker: self.on(worker) for worker in workers}
         while len(workers) > 1:
-            most = max(workers, key=lambda worker: self._load(trials[worker]))
-            least = min(workers, key=lambda worker: self._load(trials[worker]))
+            most = max(workers, key=lambda worker: self._seconds(worker, trials[worker]))
+            least = min(workers, key=lambda worker: self._seconds(worker, trials[worker]))
 
             def load_after(trial: int, giver: int = most, taker: int = least) -> float:
                 left = [other for other in trials[giver] if other != trial]
-                return max(self._load(left), self._load([*trials[taker], trial]))
+                return max(self._seconds(giver, left), self._seconds(taker, [*trials[taker], trial]))
 
             best = min(trials[most], key=load_after, default=None)
-            if best is None or load_after(best) > WORTH_MOVING * self._load(trials[most]):
+            if best is None or load_after(best) > WORTH_MOVING * self._seconds(most, trials[most]):
                 break
             trials[most].remove(best)
             trials[least].append(best)

@@ -28,22 +28,23 @@ class WorkerPool(Protocol):
     def n_starting(self) -> int:
         """Number of workers that have been started and are not ready yet."""
 
-    def call(self, calls: Mapping[int, bytes]) -> Iterator[tuple[int, Any]]:
+    def call(self, calls: Mapping[int, bytes], timeout_seconds: float) -> Iterator[tuple[int, Any]]:
         """Call several workers at once.
 
         Args:
             calls: Packed calls by number of a worker.
+            timeout_seconds: A worker that has not answered after this time is ended.
 
         Yields:
             Numbers and answers as they arrive: what the method returned, a `WorkerFailure`, or a `WorkerLost`. A worker
             that is lost is no longer ready; another one is being started in its place.
         """
 
-    def welcome(self, *, wait: bool) -> list[int]:
+    def welcome(self, wait_seconds: float = 0.0) -> list[int]:
         """Make workers ready that have been started.
 
         Args:
-            wait: Whether to wait until there is at least one.
+            wait_seconds: How long to wait until there is at least one.
 
         Returns:
             Their numbers.
@@ -63,10 +64,12 @@ class InProcessPool:
     Attributes:
         n_workers: How many there are at first.
         deaths: By number of a worker, its so many-th call that it dies of: `"before"` or `"after"` it did its work.
+        most_lanes: See `LaneWorker`.
     """
 
     n_workers: int
     deaths: dict[int, tuple[int, str]]
+    most_lanes: int | None = None
 
     def __post_init__(self) -> None:
         self.ready: list[int] = []
@@ -79,7 +82,7 @@ class InProcessPool:
         """See `WorkerPool`."""
         return len(self._starting)
 
-    def call(self, calls: Mapping[int, bytes]) -> Iterator[tuple[int, Any]]:
+    def call(self, calls: Mapping[int, bytes], timeout_seconds: float) -> Iterator[tuple[int, Any]]:
         """See `WorkerPool`."""
         for worker, call in calls.items():
             self.n_calls[worker] += 1
@@ -92,11 +95,11 @@ class InProcessPool:
                 result = WorkerLost()
             yield worker, result
 
-    def welcome(self, *, wait: bool) -> list[int]:
+    def welcome(self, wait_seconds: float = 0.0) -> list[int]:
         """See `WorkerPool`."""
         new, self._starting = self._starting, []
         for worker in new:
-            self._workers[worker], self.n_calls[worker] = LaneWorker(torch.device("cpu")), 0
+            self._workers[worker], self.n_calls[worker] = LaneWorker(torch.device("cpu"), self.most_lanes), 0
         self.ready += new
         return new
 

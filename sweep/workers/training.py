@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sweep.errors import SweepError
 from sweep.records.reporter import Reporter
+from sweep.records.worker_log import WorkerLog
 from sweep.search.ledger import Entrant
 from sweep.search.trainer import SettingOf, Stacks
 from sweep.side_networks.own_networks import given_network
@@ -25,6 +26,7 @@ from sweep.training.lane_stack import StackEpoch, TrialEpoch
 from sweep.training.lane_state import LaneState
 from sweep.workers.messages import Assignment, Step, UsersCode, WorkerFailure, WorkerLost
 from sweep.workers.packing import packed
+from sweep.workers.patience import START_SECONDS, Patience
 from sweep.workers.placement import Placement, TrialCost
 from sweep.workers.pool import WorkerPool
 
@@ -40,15 +42,24 @@ class TrainingOnWorkers:
     Args:
         setting_of: Gives the data and the side-network structure for a shape, with features where they are stored.
         pool: The workers.
-        resident_bytes: Memory of its GPU that a worker may use for the features of each shape.
+        resident_bytes: Memory of its GPU that a worker may use for the features of all shapes.
+        patience: How long to wait for workers.
         on_message: Told when a worker is lost, and when another one takes part.
+        on_epoch: Told after every epoch what the workers do.
     """
 
     def __init__(
-        self, setting_of: SettingOf, pool: WorkerPool, *, resident_bytes: int, on_message: Callable[[str], None]
+        self,
+        setting_of: SettingOf,
+        pool: WorkerPool,
+        *,
+        resident_bytes: int,
+        patience: Patience,
+        on_message: Callable[[str], None],
+        on_epoch: Callable[[WorkerLog], None] = lambda log: None,
     ):
-        self.setting_of, self.pool = setting_of, pool
-        self.resident_bytes, self.on_message = resident_bytes, on_message
+        self.setting_of, self.pool, self.patience = setting_of, pool, patience
+        self.resident_bytes, self.on_message, self.on_epoch = resident_bytes, on_message, on_epoch
         self._held: dict[int, Assignment] = {}
         self._placement = Placement()
         self._unsent: set[int] = set()
@@ -57,6 +68,8 @@ class TrainingOnWorkers:
         self._has_setting: set[tuple[int, Shape]] = set()
         self._generation = self._order = 0
         self._losses: Counter[int] = Counter()
+        self._busy_seconds: defaultdict[int, float] = defaultdict(float)
+        self._training_seconds = 0.0
 
     def admit(self, entrant: Entrant, shape: Shape, states: Sequence[LaneState]) -> None:
         """See `Trainer`."""
@@ -71,9 +84,9 @@ class TrainingOnWorkers:
     def train_epoch(self, stacks: Stacks, order: int, reporter: Reporter) -> Iterator[tuple[Shape, StackEpoch]]:
         """See `Trainer`; a worker whose memory runs out halves its stack by itself."""
         started = time.perf_counter()
-        while self._generation == 0 and self.pool.n_starting:
-            self.pool.welcome(wait=True)
         self._welcome()
+        if self._generation == 0:
+            self._await_others()
         self._move()
         self._generation, self._order = self._generation + 1, order
         trials = [entrant.record.trial for running in stacks.values() for entrant in running]
@@ -82,6 +95,9 @@ class TrainingOnWorkers:
         reporter.epoch_started(n_lanes, len(trials) / n_epochs / len(self.pool.ready))
         results = self._trained(trials, reporter.step)
         wall_seconds = time.perf_counter() - started
+        self._training_seconds += wall_seconds
+        doing = {worker: self._placement.on(worker) for worker in self.pool.ready}
+        self.on_epoch(WorkerLog(self._training_seconds, dict(self._busy_seconds), doing))
         for shape, running in stacks.items():
             of_shape = {entrant.record.trial: results[entrant.record.trial] for entrant in running}
             yield shape, StackEpoch(of_shape, wall_seconds * len(of_shape) / len(trials))
@@ -126,7 +142,13 @@ class TrainingOnWorkers:
             if not self._give_settings():
                 continue
             steps = {worker: self._step(worker) for worker in {self._placement.where[trial] for trial in missing}}
-            for worker, result in self._call({worker: packed(("step", (step,))) for worker, step in steps.items()}):
+            n_epochs = max(step.n_epochs for step in steps.values())
+            calls = {worker: packed(("step", (step,))) for worker, step in steps.items()}
+            for worker, result in self._call(calls, n_epochs):
+                self.patience.learn(result.wall_seconds, steps[worker].n_epochs)
+                self._busy_seconds[worker] += result.wall_seconds
+                if steps[worker].n_epochs == 1:
+                    self._placement.trained(worker, result.wall_seconds)
                 self._unsent -= {assignment.trial for assignment in steps[worker].admit}
                 results |= result.trials
                 if result.out_of_memory:
@@ -163,31 +185,35 @@ class TrainingOnWorkers:
         admitted = [self._held[trial] for trial in self._placement.on(worker) if trial in self._unsent]
         return Step(self._generation, self._order, tuple(self._drops.pop(worker, ())), tuple(admitted))
 
-    def _call(self, calls: Mapping[int, bytes]) -> Iterator[tuple[int, Any]]:
+    def _call(self, calls: Mapping[int, bytes], n_epochs: int = 1) -> Iterator[tuple[int, Any]]:
         """Call workers. One that is lost gives no answer, and its trials are on no worker any more.
+
+        Args:
+            calls: Packed calls by worker.
+            n_epochs: They may take as long as so many epochs.
 
         Raises:
             SweepError: A worker says that the user has to change something; or workers die again and again.
             RuntimeError: Something else went wrong on a worker.
         """
-        for worker, answer in self.pool.call(calls):
+        for worker, answer in self.pool.call(calls, self.patience.of_answer(n_epochs)):
             if isinstance(answer, WorkerLost):
-                self._lose(worker)
+                self._lose(worker, answer.reason)
             elif isinstance(answer, WorkerFailure):
                 raise answer.error or RuntimeError(f"worker {worker} failed:\n{answer.text}")
             else:
                 yield worker, answer
 
-    def _lose(self, worker: int) -> None:
+    def _lose(self, worker: int, reason: str) -> None:
         trials = self._placement.on(worker)
-        self.on_message(f"worker {worker} has died; {len(trials)} trials in training continue on other workers")
+        self.on_message(f"worker {worker} {reason}; {len(trials)} trials in training continue on other workers")
         self._drops.pop(worker, None)
         self._losses.update(trials)
         self._forget(trials)
         unlucky = [trial for trial in trials if self._losses[trial] >= MOST_LOSSES]
         if unlucky:
             raise SweepError(
-                f"{MOST_LOSSES} workers have died one after the other while they trained trial {unlucky[0]}. If the "
+                f"{MOST_LOSSES} workers were lost one after the other while they trained trial {unlucky[0]}. If the "
                 f"system ended them because memory ran out, lower --n-parallel or --workers; then continue with sweep "
                 f"resume"
             )
@@ -222,7 +248,29 @@ class TrainingOnWorkers:
                 self._unsent.add(trial)
 
     def _welcome(self) -> None:
-        """Let workers take part that have been started; wait for one if there is no other."""
-        for worker in self.pool.welcome(wait=not self.pool.ready):
+        """Let workers take part that have been started; wait for one if there is no other.
+
+        Raises:
+            SweepError: There was none in time.
+        """
+        none_left, seconds = not self.pool.ready, self.patience.timeout_seconds
+        if none_left and self._generation:
+            self.on_message(f"no worker is left; waiting for one for up to {seconds:g} s")
+        for worker in self.pool.welcome(seconds if none_left else 0.0):
             if self._generation:
                 self.on_message(f"worker {worker} takes part")
+        if not self.pool.ready:
+            raise SweepError(
+                f"no worker was ready within {seconds:g} s, which --worker-timeout sets; {self.pool.n_starting} have "
+                f"been started. Once there are workers again, continue with sweep resume; or without workers, with "
+                f"sweep resume RUN --workers 0"
+            )
+
+    def _await_others(self) -> None:
+        """Wait for the workers that were started with the first one, but not for long."""
+        deadline = time.monotonic() + min(START_SECONDS, self.patience.timeout_seconds)
+        while self.pool.n_starting and (left := deadline - time.monotonic()) > 0:
+            self.pool.welcome(left)
+        if self.pool.n_starting:
+            n_all = len(self.pool.ready) + self.pool.n_starting
+            self.on_message(f"{len(self.pool.ready)} of {n_all} workers take part; others do so once they are ready")

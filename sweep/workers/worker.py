@@ -4,13 +4,15 @@ This module knows nothing of processes. `process.py` runs a worker in a process 
 """
 
 import gc
+import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 import torch
 
-from sweep.features.training_data import resident_where_they_fit
+from sweep.features.resident import DeviceRoom, room_on
+from sweep.features.training_data import in_room
 from sweep.machine.memory import is_out_of_memory
 from sweep.side_networks.own_networks import take_network
 from sweep.study.shape import Shape
@@ -25,14 +27,17 @@ class LaneWorker:
 
     Args:
         device: Device that they train on.
+        most_lanes: Lanes of a shape that train at a time; more of them train in several stacks, one after the other.
+            None for all.
     """
 
-    def __init__(self, device: torch.device):
-        self.device = device
+    def __init__(self, device: torch.device, most_lanes: int | None = None):
+        self.device, self.most_lanes = device, most_lanes
         self._settings: dict[Shape, StackSetting] = {}
         self._stacks: defaultdict[Shape, list[LaneStack]] = defaultdict(list)
         self._most_trials: dict[Shape, int] = {}
         self._generation = 0
+        self._room: DeviceRoom | None = None
 
     def take_setting(self, shape: Shape, setting: StackSetting, resident_bytes: int, code: UsersCode) -> None:
         """Take what lanes of a shape train with.
@@ -40,14 +45,15 @@ class LaneWorker:
         Args:
             shape: The shape.
             setting: Its data and side-network structure.
-            resident_bytes: Memory of a GPU that its features may take.
+            resident_bytes: Memory of a GPU that the features of all shapes may take together.
             code: What lanes need of the study's file.
         """
         take_losses(code.losses)
         for family, network in code.networks.items():
             take_network(family, network)
-        data = resident_where_they_fit(setting.train_data, setting.val_data, self.device, resident_bytes)
-        self._settings[shape] = replace(setting, train_data=data[0], val_data=data[1])
+        self._room = self._room or room_on(self.device, resident_bytes)
+        train, val = in_room(setting.train_data, setting.val_data, self._room)
+        self._settings[shape] = replace(setting, train_data=train, val_data=val)
 
     def step(self, step: Step) -> StepResult:
         """Train all trials for one epoch, unless they have trained it.
@@ -55,6 +61,7 @@ class LaneWorker:
         Raises:
             SweepError: Not even one trial fits in memory.
         """
+        started = time.perf_counter()
         self._remove(step.drop)
         begins, self._generation = step.generation != self._generation, step.generation
         on_time = [one for one in step.admit if begins and one.next_order == step.order]
@@ -78,7 +85,7 @@ class LaneWorker:
         for assignment in step.admit:
             if assignment.next_order > step.order:  # it has trained this epoch on a worker that is lost
                 self._add(assignment.shape, assignment.trial, assignment.lanes)
-        return StepResult(results, lost)
+        return StepResult(results, time.perf_counter() - started, lost)
 
     def states(self, trials: Collection[int]) -> dict[int, list[LaneState]]:
         """The current states of trials' lanes, by number of the trial."""
@@ -123,19 +130,26 @@ class LaneWorker:
         for (shape, _), group in groups.items():
             first = 0
             while first < len(group):
-                until = first + self._most_trials.get(shape, len(group))
+                until = first + (self._most(shape, len(group[first].lanes)) or len(group))
                 yield shape, group[first:until]
                 first = until
 
     def _add(self, shape: Shape, trial: int, lanes: Sequence[LaneState]) -> None:
         """Put a trial into a stack that has room, or into a new one."""
-        most = self._most_trials.get(shape)
+        most = self._most(shape, len(lanes))
         stacks = self._stacks[shape]
         stack = next((stack for stack in stacks if most is None or len(stack.lanes) < most), None)
         if stack is None:
             stack = self._new_stack(shape)
             stacks.append(stack)
         stack.add(trial, lanes)
+
+    def _most(self, shape: Shape, n_replicates: int) -> int | None:
+        """The most trials of a shape that train in one stack, if there is a limit."""
+        limits = [self._most_trials[shape]] if shape in self._most_trials else []
+        if self.most_lanes is not None:
+            limits.append(max(1, self.most_lanes // n_replicates))
+        return min(limits, default=None)
 
     def _new_stack(self, shape: Shape) -> LaneStack:
         return LaneStack(self._settings[shape], self.device)

@@ -1,4 +1,4 @@
-"""A run in Python: what a notebook gets of it."""
+"""The Python interface: running a study, and what `sweep.Run` offers in a notebook."""
 
 import subprocess
 import sys
@@ -97,7 +97,7 @@ def test_figures(run: sweep.Run) -> None:
         "data",
         "importances",
         "predictions",
-    }  # the last of a regression
+    }  # `predictions` needs a regression
     assert {name for name in dir(run.plot) if not name.startswith("_")} == {*names, *others}
     with pytest.raises(UsageError, match=r"plot\.predictions\(\) needs the task regression, and that of .* is classes"):
         run.plot.predictions()
@@ -107,7 +107,7 @@ def test_a_run_shows_itself_in_a_notebook(run: sweep.Run) -> None:
     html = run._repr_html_()
     assert f"winner, trial {run.best.number}" in html
     assert f"{run.summary['winner']['test']['top1']:.3f} ±" in html
-    assert "<img src=x" not in html, "names of the user's are text"
+    assert "<img src=x" not in html, "names that the user chose are escaped"
     assert html.count("<tr>") > 4
 
 
@@ -129,7 +129,7 @@ def test_run_of_a_study_object(finished_run: Path, tmp_path: Path) -> None:
         sweep.run(study, out=tmp_path / "first", **options)
 
 
-def test_requests_that_cannot_be_carried_out(finished_run: Path, tmp_path: Path) -> None:
+def test_wrong_requests_are_refused(finished_run: Path, tmp_path: Path) -> None:
     study = tiny(finished_run.parent / "images")
     with pytest.raises(UsageError, match=r"sweep.run\(\) has no argument 'epoch', and a study declares .*epochs"):
         sweep.run(study, out=tmp_path / "run", epoch=1)
@@ -140,7 +140,7 @@ def test_requests_that_cannot_be_carried_out(finished_run: Path, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_of_which_nothing_is_complete(finished_run: Path, tmp_path: Path) -> None:
+def test_a_run_without_complete_trials(finished_run: Path, tmp_path: Path) -> None:
     study = tiny(finished_run.parent / "images")
 
     class Interrupting(Reporter):
@@ -158,7 +158,7 @@ def test_a_run_of_which_nothing_is_complete(finished_run: Path, tmp_path: Path) 
         run.plot.parallel_coordinates()
 
 
-def test_runs_that_begin_in_one_second_have_folders_of_their_own(
+def test_runs_that_begin_in_the_same_second_get_separate_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Clock(datetime):
@@ -173,4 +173,4 @@ def test_runs_that_begin_in_one_second_have_folders_of_their_own(
         for name in names:
             assert at_once.enter_context(new_run_folder("mine", None)) == Path("runs") / name
         (tmp_path / "runs" / names[1] / "config.json").write_text("{}")
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == [names[1]], "what is empty is removed"
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [names[1]], "empty run folders are removed"

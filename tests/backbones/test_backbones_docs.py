@@ -1,6 +1,6 @@
-"""What docs/backbones.md tells a user to type works: its files as they stand, its commands on a few small images.
+"""Runs the examples of docs/backbones.md: its files as they are, and its commands on a few small images.
 
-All commands, those with big networks too: `pytest -m slow tests/backbones/test_backbones_docs.py`
+To run all commands, including those with large networks: `pytest -m slow tests/backbones/test_backbones_docs.py`
 """
 
 import re
@@ -31,7 +31,7 @@ def run(monkeypatch: pytest.MonkeyPatch, cache_dir: Path, arguments: list[str]) 
     assert not ended.value.code
 
 
-def test_the_page_has_what_is_tested_here() -> None:
+def test_all_examples_of_the_page_are_found() -> None:
     assert len(FILES) == 2
     assert len(COMMANDS) == 8
     assert len(TEXT_COMMANDS) == 4
@@ -58,11 +58,11 @@ def test_text_commands(
     cache_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On a few texts; a network that is to be fetched is the one in the folder."""
+    """Run the command on a few texts. A network that would be downloaded is replaced by the small one in the folder."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(text_decoder, "gpt2")
     arguments = [argument.replace("openai-community", ".") for argument in shlex.split(command)[1:]]
-    if "--max-tokens" in arguments:  # more than the small one takes
+    if "--max-tokens" in arguments:  # the small network takes fewer tokens than the command asks for
         arguments[arguments.index("--max-tokens") + 1] = "32"
     run(monkeypatch, cache_dir, [*arguments, "--data", str(text_table), *SMALL])
     results = load_results(Path("run"))
@@ -74,7 +74,7 @@ def test_text_commands(
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands(command: str, photos: Path, tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where weights come from the hub, the same network with random ones."""
+    """Run the command. A network whose weights come from the hub gets random weights instead."""
     monkeypatch.chdir(tmp_path)
     arguments = shlex.split(command)[1:]
     if arguments[0] == "backbones":

@@ -1,4 +1,7 @@
-"""One contract for every adapter. Networks without an installable package of weights have seeded random ones."""
+"""The tests that every backbone adapter must pass.
+
+Networks whose weights cannot be installed as a package get random weights with a fixed seed.
+"""
 
 import copy
 import itertools
@@ -22,7 +25,7 @@ from sweep.errors import UsageError
 
 SMALL_VIT = {"embed_dim": 32, "depth": 4, "num_heads": 2}
 
-# adapter: (timm's architecture, image size, what makes it small; timm has small ones of some families)
+# adapter: (timm's architecture, image size, options that make it small; some families have a small network in timm)
 TIMM: dict[str, tuple[str, int, dict[str, Any]]] = {
     "vit": ("test_vit", 32, {}),
     "vit without class token": ("vit_base_patch16_gap_224", 32, SMALL_VIT),
@@ -70,14 +73,14 @@ TEXT: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen3": {"head_dim": 16},
 }
-"""Configurations of text networks, by transformers' name of the kind."""
+"""Configurations of text networks, by the name of their kind in transformers."""
 
 DECODERS = ("gpt2", "gpt_neox", "opt", "llama", "qwen3")
 ADAPTERS = [*TIMM, *PACKAGED, *OWN, *TEXT, "minilm_l6"]
 
 
 class Net(nn.Module):
-    """What a user may bring: of grids or of tokens, with all that has to be frozen."""
+    """A network as a user may bring one. It returns grids or tokens, and has layers that must be frozen."""
 
     def __init__(self, as_tokens: bool) -> None:
         super().__init__()
@@ -101,7 +104,7 @@ Build = Callable[[Taps], FrozenBackbone]
 
 
 def builder(name: str, cache_dir: Path) -> Build:
-    """Builds one adapter with given taps."""
+    """Return a function that builds the adapter for the given taps."""
     if name == "minilm_l6":
         return lambda taps: load_backbone(
             name, group_size=taps.group_size, stages=taps.stages, max_tokens=24, cache_dir=cache_dir
@@ -119,7 +122,7 @@ def builder(name: str, cache_dir: Path) -> Build:
     def build(taps: Taps) -> FrozenBackbone:
         backbone = untrained(name, architecture, taps=taps, image_size=image_size, **options)
         generator = torch.Generator().manual_seed(0)
-        for parameter in backbone.network.parameters():  # blocks of some networks begin as the identity
+        for parameter in backbone.network.parameters():  # some networks initialise their blocks to the identity
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
         return backbone
 
@@ -127,7 +130,7 @@ def builder(name: str, cache_dir: Path) -> Build:
 
 
 def text_backbone(name: str, taps: Taps) -> TextBackbone:
-    """A text network with random weights, and a tokenizer that knows no word."""
+    """A text network with random weights, whose tokenizer knows no word."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
 
@@ -138,12 +141,12 @@ def text_backbone(name: str, taps: Taps) -> TextBackbone:
 
 @pytest.fixture(scope="module", params=ADAPTERS)
 def backbone(request: pytest.FixtureRequest, cache_dir: Path) -> FrozenBackbone:
-    """One adapter, every block of it tapped."""
+    """Each adapter, with a tap after every block."""
     return builder(request.param, cache_dir)(Taps(group_size=1))
 
 
 def images_for(backbone: FrozenBackbone, n_images: int = 2) -> Tensor:
-    """Images; or texts, of which the last one is shorter."""
+    """Random images, or random texts of which the last one is shorter."""
     if backbone.kind == "texts":
         ids = torch.randint(4, 60, (n_images, backbone.tokens), generator=torch.Generator().manual_seed(0))
         ids[-1, backbone.tokens // 3 :] = BEYOND
@@ -166,7 +169,7 @@ def test_stages_are_as_declared(backbone: FrozenBackbone) -> None:
         assert before.shape != after.shape or not torch.equal(before, after)
 
 
-def test_nothing_unfreezes_it(backbone: FrozenBackbone) -> None:
+def test_backbone_stays_frozen(backbone: FrozenBackbone) -> None:
     images = images_for(backbone)
     expected = backbone.stages(images)
     state = {name: tensor.clone() for name, tensor in backbone.network.state_dict().items()}
@@ -188,7 +191,7 @@ def test_nothing_unfreezes_it(backbone: FrozenBackbone) -> None:
 
 
 def test_an_images_stages_do_not_depend_on_its_batch(backbone: FrozenBackbone) -> None:
-    """But for the order in which single precision is summed."""
+    """An image gives the same stages alone and in a batch, apart from rounding in single precision."""
     images = images_for(backbone)
     together, alone = backbone.stages(images), backbone.stages(images[1:])
     for batch, one in zip(together, alone, strict=True):
@@ -220,13 +223,13 @@ def test_stages_chosen_by_list_count_and_group_are_those_of_all(name: str, cache
         if isinstance(taps.stages, tuple):
             assert chosen.stage_indices == (0, *taps.stages)
         assert chosen.widths == tuple(backbone.widths[i] for i in chosen.stage_indices)
-        if chosen.tokens == backbone.tokens:  # else the last grid is another
+        if chosen.tokens == backbone.tokens:  # otherwise the stages are averaged onto a different last grid
             for stage, index in zip(chosen.stages(images), chosen.stage_indices, strict=True):
                 torch.testing.assert_close(stage, every[index], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("stages", [0, 5, (), (0, 1), (2, 1), (1, 1), (1, 5)])
-def test_stages_that_there_are_not(stages: int | tuple[int, ...]) -> None:
+def test_missing_stages_are_refused(stages: int | tuple[int, ...]) -> None:
     for indices in (Taps(stages=stages).of_blocks, lambda name, n: Taps(stages=stages).of_levels(name, [1, n - 1])):
         with pytest.raises(UsageError, match=r"--stages .*'net'"):
             indices("net", 4)

@@ -1,4 +1,4 @@
-"""Backbones in levels: their taps are timm's, their features lie side by side, and studies run on them to the end."""
+"""Backbones with levels, such as ResNets: their stages equal timm's, are cached side by side, and can be trained on."""
 
 import importlib.util
 import json
@@ -37,14 +37,14 @@ from sweep.terminal.progress import LineReporter
     ("name", "levels"),
     [
         ("test_resnet", [1, 2, 3, 4]),
-        ("densenet121", [1, 2, 3]),  # the last of timm's is behind a norm
+        ("densenet121", [1, 2, 3]),  # timm returns the last level after a norm
         ("test_convnext", [0, 1, 2, 3]),
         ("swin_tiny_patch4_window7_224", [0, 1, 2, 3]),
         ("test_efficientnet", [0, 1, 2, 3, 4]),
         ("regnetx_002", [1, 2, 3, 4]),
     ],
 )
-def test_levels_end_where_timms_do(tmp_path: Path, name: str, levels: list[int]) -> None:
+def test_stages_equal_timms_at_the_end_of_each_level(tmp_path: Path, name: str, levels: list[int]) -> None:
     backbone = load_backbone(f"untrained:{name}", group_size=99, image_size=64, cache_dir=tmp_path)
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -55,7 +55,7 @@ def test_levels_end_where_timms_do(tmp_path: Path, name: str, levels: list[int])
         torch.testing.assert_close(stage, pooled_tokens(grids[level], (2, 2)), rtol=1e-5, atol=1e-6)
 
 
-def test_image_sizes_that_do_not_fit(tmp_path: Path) -> None:
+def test_unsuitable_image_sizes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"image size 16 is too small for .* give 32 or more"):
         load_backbone("untrained:test_resnet", image_size=16, cache_dir=tmp_path)
     file = tmp_path / "mine.py"
@@ -68,7 +68,7 @@ def test_image_sizes_that_do_not_fit(tmp_path: Path) -> None:
 
 
 def test_packaged_efficientnet_knows_more_than_random_weights(cache_dir: Path) -> None:
-    """Nearest class mean on digits, at the stage of the sixth level."""
+    """On digits, the nearest class mean at the sixth level is more accurate than with random weights."""
     data = load_data("mnist", seed=0, cache_dir=cache_dir)
     accuracy = []
     for name in ("efficientnet_lite0", "untrained:tf_efficientnet_lite0"):
@@ -95,7 +95,7 @@ def test_another_network_in_the_package_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes that differ in colour, as far as noise lets it be seen."""
+    """Noisy images of two classes that differ in colour."""
     root = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for channel, name in enumerate(("red", "green")):
@@ -193,7 +193,7 @@ def test_bf16_is_for_one_width(images: Path, tmp_path: Path) -> None:
 
 
 def test_a_study_on_a_network_of_the_users(images: Path, tmp_path: Path) -> None:
-    """It runs; what reads a record afterwards executes no file that the record names."""
+    """The study runs. A command that reads the record later does not execute the file that the record names."""
     file = tmp_path / "mine.py"
     file.write_text("import timm\ndef build():\n    return timm.create_model('test_resnet', pretrained=False)\n")
     run = run_on(f"{file}:build", images, tmp_path, image_size=64)
@@ -206,7 +206,7 @@ def test_a_study_on_a_network_of_the_users(images: Path, tmp_path: Path) -> None
     assert "a file is executed only if you give it" in said[0]
 
 
-def test_the_users_file_is_taken_again_where_the_user_gives_it(
+def test_a_users_file_is_executed_again_if_the_user_gives_it(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SWEEP_CACHE_DIR", str(tmp_path / "cache"))

@@ -1,4 +1,4 @@
-"""A backbone of the user's own: a file, an entry point, and every way in which it can be wrong."""
+"""A user's own backbone, from a file or an entry point, and the message for each mistake in it."""
 
 import sys
 from pathlib import Path
@@ -135,7 +135,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("source", "name", "message"), WRONG.values(), ids=WRONG)
-def test_what_is_wrong_is_said(tmp_path: Path, source: str, name: str, message: str) -> None:
+def test_a_faulty_backbone_is_refused_with_its_fault(tmp_path: Path, source: str, name: str, message: str) -> None:
     file = tmp_path / "mine.py"
     file.write_text(source)
     with pytest.raises(UsageError, match=f"(?s){message}"):
@@ -156,7 +156,7 @@ def test_no_such_file_and_sizes_that_do_not_fit(tmp_path: Path) -> None:
 
 
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    """A package with one entry point, as pip leaves it behind."""
+    """Create a package with one entry point, in the form in which pip installs it."""
     (folder / "their_nets.py").write_text(GOOD)
     info = folder / "their_nets-2.1.dist-info"
     info.mkdir()

@@ -1,4 +1,4 @@
-"""Networks of timm's that a user built: each that cannot be adapted is refused with what to build instead."""
+"""Networks that a user built with timm: if one cannot be adapted, the error says what to build instead."""
 
 from pathlib import Path
 
@@ -40,18 +40,18 @@ def own(folder: Path, **changes: object) -> object:
         ({"then": "pass"}, r"it has no pretrained_cfg with mean, std, interpolation; set network\.transform ="),
     ],
 )
-def test_what_cannot_be_adapted(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+def test_networks_that_cannot_be_adapted_are_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         own(tmp_path, **changes)
 
 
-def test_one_with_a_transform_of_its_own_is_taken(tmp_path: Path) -> None:
+def test_a_network_with_its_own_transform_is_accepted(tmp_path: Path) -> None:
     backbone = own(tmp_path)
     stages = backbone.stages(torch.zeros(2, 3, 32, 32))  # type: ignore[attr-defined]
     assert [tuple(stage.shape) for stage in stages] == [(2, 17, 32)] * 3
 
 
-def test_a_function_that_is_missing_is_told_what_there_is(tmp_path: Path) -> None:
+def test_a_missing_function_is_refused_with_a_list_of_functions(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def build():\n    pass\n\n\ndef other():\n    pass\n")
     with pytest.raises(UsageError, match=r"mine\.py has no function nope; it has build, other"):
         load_backbone(f"{tmp_path}/mine.py:nope", cache_dir=tmp_path)
@@ -66,17 +66,19 @@ def test_an_image_that_memory_does_not_hold(tmp_path: Path, image_size: int, mon
 
 
 @pytest.mark.parametrize("size", [1, 7, 13])
-def test_less_than_a_patch(cache_dir: Path, size: int) -> None:
+def test_image_sizes_below_one_patch_are_refused(cache_dir: Path, size: int) -> None:
     with pytest.raises(UsageError, match="image size"):
         load_backbone("dinov2_small_focus", image_size=size, cache_dir=cache_dir)
 
 
-def test_names_as_the_hub_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_in_the_hubs_spelling_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     loaded: list[str] = []
     monkeypatch.setattr("backbones._load", lambda name, *rest: loaded.append(name) or torch.nn.Identity())
     for name in ("hf-hub:timm/resnet18.a1_in1k", "hf_hub:timm/resnet18.a1_in1k", "timm/resnet18.a1_in1k"):
         load_backbone(name, cache_dir=tmp_path)
     assert loaded == ["resnet18.a1_in1k"] * 3
-    with pytest.raises(UsageError, match=r"of networks on the hub, timm's own are taken.*give \./mine\.py:build"):
+    with pytest.raises(
+        UsageError, match=r"of the image networks on the hub, sweep takes only timm's own.*give \./mine\.py:build"
+    ):
         load_backbone("hf-hub:somebody/net", cache_dir=tmp_path)

@@ -1,4 +1,4 @@
-"""The packaged CLIP, Swin and SmolLM2: their real weights, held to other implementations and to known answers."""
+"""The packaged CLIP, Swin and SmolLM2: their weights, compared with other implementations and with known answers."""
 
 import importlib.util
 from pathlib import Path
@@ -33,7 +33,7 @@ FINGERPRINTS = {
     CLIP: "06754c1bcaf1f15bfb5c154d71075c6078543840c8af56440ae88f4e613e89b9",
     SWIN: "5c87065bb49171a5195e7b3bfc5f3f6961612c83669ecec5b6ce54675fc60842",
 }
-"""At 224 px: what the caches of features are keyed by."""
+"""Fingerprints at 224 px. The keys of cached features depend on them."""
 
 
 # CLIP
@@ -54,7 +54,7 @@ def test_clip_is_clips_vit_b16(clip: FrozenBackbone, cache_dir: Path) -> None:
 
 
 def in_transformers(weights: dict[str, torch.Tensor]) -> nn.Module:
-    """transformers' CLIP with the same weights under its own names."""
+    """Build transformers' CLIP with the same weights, renamed to the names of transformers."""
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     config = CLIPVisionConfig(
@@ -112,7 +112,7 @@ def test_swin_is_a_swin_b(swin: FrozenBackbone, cache_dir: Path) -> None:
 
 
 def test_positions_of_a_window_are_unfolded_exactly() -> None:
-    """timm's own layer spreads the table into the bias that it was read from."""
+    """`position_table` recovers timm's table from the bias that timm's layer computes from it."""
     from timm.models.swin_transformer import WindowAttention
 
     layer = WindowAttention(8, num_heads=2, window_size=(WINDOW, WINDOW))
@@ -123,7 +123,7 @@ def test_positions_of_a_window_are_unfolded_exactly() -> None:
 
 
 def in_onnx(cache_dir: Path, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The logits of the packaged file, run as it is, with its activations rounded to 8 bits."""
+    """Return the logits of the packaged ONNX file as it is, with its activations rounded to 8 bits."""
     import onnxruntime
 
     weights = PACKAGED_IMAGES[SWIN]
@@ -139,7 +139,7 @@ def in_onnx(cache_dir: Path, images: npt.NDArray[np.float32]) -> npt.NDArray[np.
 
 
 def test_swin_computes_what_its_file_computes(swin: FrozenBackbone, cache_dir: Path) -> None:
-    """But for the rounding of activations: as the packaged head sees them, on rendered images."""
+    """Our logits on rendered images equal those of the packaged file, apart from its rounding of activations."""
     import onnx
     from onnx import numpy_helper
 
@@ -157,7 +157,7 @@ def test_swin_computes_what_its_file_computes(swin: FrozenBackbone, cache_dir: P
     ours = pooled @ (quantised * scale) + bias
     theirs = in_onnx(cache_dir, images.numpy())
     ours_by, theirs_by = (logits[:, 0] - logits[:, 1] for logits in (ours, theirs))
-    assert theirs_by.std() > 0.5  # a constant would be no evidence
+    assert theirs_by.std() > 0.5  # constant logits would prove nothing
     np.testing.assert_allclose(ours_by, theirs_by, atol=0.5)
 
 
@@ -186,7 +186,7 @@ def test_smollm_is_as_listed(smollm: TextBackbone, cache_dir: Path) -> None:
 
 
 def test_smollm_knows_the_capital_of_france(smollm: TextBackbone) -> None:
-    """The next word, read with the embeddings of the vocabulary as the language model reads it."""
+    """The predicted next word is Paris. As in the model, the vocabulary's embeddings score the last stage."""
     text = smollm.transform("The capital of France is")
     last = smollm.stages(text.unsqueeze(0))[-1][0, int((text >= 0).sum()) - 1]
     network = smollm.network

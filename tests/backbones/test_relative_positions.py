@@ -1,4 +1,4 @@
-"""Text networks without a largest length: an XLNet, whose blocks also work on tokens first, and a Bloom."""
+"""Text networks without a maximum length: XLNet, whose blocks take tokens first and texts second, and Bloom."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_stages_of_an_xlnet_are_its_hidden_states(xlnet: Path, cache_dir: Path) 
         assert not stage[~valid].any()
 
 
-def test_as_many_texts_as_tokens_are_not_taken_for_each_other(xlnet: Path, cache_dir: Path) -> None:
+def test_texts_and_tokens_are_not_confused_if_there_are_equally_many(xlnet: Path, cache_dir: Path) -> None:
     backbone = loaded(xlnet, cache_dir, max_tokens=3)
     texts = ("the old car", "a new house", "red is new")
     batch = torch.stack([backbone.transform(text) for text in texts])
@@ -62,7 +62,7 @@ def test_a_bloom_has_no_positions_at_all(text_network: Callable[..., Path], cach
 
 
 @pytest.mark.parametrize("tokens", [-1, 0])
-def test_no_number_stands_for_any_length(xlnet: Path, cache_dir: Path, tokens: int) -> None:
+def test_max_tokens_must_be_positive(xlnet: Path, cache_dir: Path, tokens: int) -> None:
     with pytest.raises(UsageError, match=f"max tokens {tokens} is not a positive number of tokens"):
         loaded(xlnet, cache_dir, max_tokens=tokens)
     with pytest.raises(UsageError, match=rf"max_tokens must be a whole number of at least 1, not {tokens} \(--max-tok"):
@@ -102,4 +102,4 @@ def test_a_run_beside_an_xlnet(xlnet: Path, text_table: Path, tmp_path: Path) ->
     )
     results = load_results(folder.path)
     assert (results.trials["state"] == "COMPLETE").all()
-    assert results.summary["linear_probe"]["val"]["top1"] > 0.5, "texts are told by one word"
+    assert results.summary["linear_probe"]["val"]["top1"] > 0.5, "the colour word decides the label"

@@ -1,4 +1,4 @@
-"""Text backbones: encoders and decoders of transformers out of folders, the packaged MiniLM, and what is refused."""
+"""Text backbones: encoders and decoders of transformers read from folders, the packaged MiniLM, and what is refused."""
 
 import importlib.util
 import json
@@ -37,7 +37,7 @@ def load(cache_dir: Path) -> Load:
 
 @pytest.fixture
 def changed(text_encoder: Path, tmp_path: Path) -> Path:
-    """A copy of the encoder's folder, to be spoilt."""
+    """A copy of the encoder's folder, which the tests damage."""
     shutil.copytree(text_encoder, tmp_path / "changed")
     return tmp_path / "changed"
 
@@ -50,14 +50,14 @@ def test_text_becomes_numbers_of_tokens(text_encoder: Path, text_decoder: Path, 
     encoder, decoder = (load(folder, max_tokens=6) for folder in (text_encoder, text_decoder))
     (old, red) = decoder.transform("old red")[:2].tolist()
     assert encoder.transform("old red").tolist() == [2, old, red, 3, BEYOND, BEYOND]
-    assert encoder.transform("old " * 9).tolist() == [2, old, old, old, old, 3], "special tokens are kept"
+    assert encoder.transform("old " * 9).tolist() == [2, old, old, old, old, 3], "a cut keeps the special tokens"
     assert decoder.transform("old " * 9).tolist() == [old] * 6
     assert encoder.transform("").tolist() == [2, 3, *[BEYOND] * 4]
     with pytest.raises(SweepError, match="'  ' has no token"):
         decoder.transform("  ")
 
 
-def test_who_is_causal_is_found_out(text_encoder: Path, text_decoder: Path, load: Load) -> None:
+def test_causal_networks_are_recognised(text_encoder: Path, text_decoder: Path, load: Load) -> None:
     encoder, decoder = load(text_encoder), load(text_decoder)
     assert (encoder.causal, decoder.causal) == (False, True)
     for backbone in (encoder, decoder):
@@ -93,7 +93,7 @@ def test_last_stage_of_a_decoder_comes_before_its_final_norm(text_decoder: Path,
 
 
 def test_default_and_largest_number_of_tokens(text_encoder: Path, load: Load) -> None:
-    assert load(text_encoder).tokens == 48, "its own, which is below 128"
+    assert load(text_encoder).tokens == 48, "the network's own maximum, which is below 128"
     assert load(text_encoder, max_tokens=20).size == "20 tokens"
     with pytest.raises(UsageError, match=r"--max-tokens 49 is more than the 48 that '.*bert' takes"):
         load(text_encoder, max_tokens=49)
@@ -129,9 +129,9 @@ def test_options_of_the_other_kind_are_refused(text_encoder: Path, load: Load, c
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json"])
-def test_folders_that_lack_a_file(changed: Path, file: str, load: Load) -> None:
+def test_folders_without_a_needed_file_are_refused(changed: Path, file: str, load: Load) -> None:
     (changed / file).unlink()
-    with pytest.raises(UsageError, match=rf"has no {file}; give a folder that save_pretrained"):
+    with pytest.raises(UsageError, match=rf"has no {file}; give a folder with a text network"):
         load(changed)
 
 
@@ -154,7 +154,7 @@ def test_damaged_folders(text_encoder: Path, changed: Path, load: Load) -> None:
         load(changed)
 
 
-def test_weights_that_lack_a_tensor(changed: Path, load: Load) -> None:
+def test_weights_without_a_needed_tensor_are_refused(changed: Path, load: Load) -> None:
     from safetensors.torch import load_file, save_file
 
     weights = load_file(changed / "model.safetensors")
@@ -164,7 +164,7 @@ def test_weights_that_lack_a_tensor(changed: Path, load: Load) -> None:
         changed / "model.safetensors",
         {"format": "pt"},
     )
-    with pytest.raises(SweepError, match=r"lack encoder\.layer\.2\.output\.dense\.bias \(1 in all\)"):
+    with pytest.raises(SweepError, match=r"lack encoder\.layer\.2\.output\.dense\.bias \(1 missing\)"):
         load(changed)
 
 
@@ -173,15 +173,15 @@ def test_weights_that_lack_a_tensor(changed: Path, load: Load) -> None:
     [
         (
             {"model_type": "t5", "d_model": 16, "d_kv": 8, "num_heads": 2, "d_ff": 16, "num_layers": 2},
-            "T5Model, which is not one",
+            "T5Model, which does not have exactly one list",
         ),
         (
             {"model_type": "albert", "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16},
-            "AlbertModel, which is not one",
+            "AlbertModel, which does not have exactly one list",
         ),
     ],
 )
-def test_networks_that_are_no_list_of_blocks(text_encoder: Path, config: dict[str, Any], message: str) -> None:
+def test_networks_without_a_list_of_blocks(text_encoder: Path, config: dict[str, Any], message: str) -> None:
     tokenizer = (text_encoder / "tokenizer.json").read_text()
     with pytest.raises(UsageError, match=message):
         text_models.built("net", json.dumps({**config, "vocab_size": 64}), tokenizer, taps=Taps(), max_tokens=8)
@@ -192,7 +192,7 @@ def test_a_network_that_sees_padding_is_refused(text_encoder: Path, load: Load) 
     network: Any = backbone.network
     forward = network.forward
     network.forward = lambda input_ids, attention_mask: forward(input_ids)
-    with pytest.raises(UsageError, match="gives a text other features if a longer text is in the batch"):
+    with pytest.raises(UsageError, match="gives for a text change if a longer text is in the same batch"):
         TextBackbone(
             "net",
             network,
@@ -203,7 +203,7 @@ def test_a_network_that_sees_padding_is_refused(text_encoder: Path, load: Load) 
         )
 
 
-def test_names_that_are_no_folder(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_folders_and_an_unreachable_hub_are_reported(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"there is no folder nowhere"):
         load("./nowhere")
     monkeypatch.setattr(text_models, "hub_answers", lambda: False)
@@ -256,7 +256,10 @@ def test_minilm_is_as_listed(minilm: FrozenBackbone) -> None:
 
 
 def test_minilm_knows_more_than_random_weights(minilm: FrozenBackbone, cache_dir: Path) -> None:
-    """Nearest class mean on posts: a weight in the wrong place would cost the trained net its lead."""
+    """On posts, the nearest class mean is more accurate than with random weights.
+
+    A misplaced weight would undo this.
+    """
     assert isinstance(minilm, TextBackbone)
     data = load_data("newsgroups", seed=0, cache_dir=cache_dir)
     untrained = text_models.built(

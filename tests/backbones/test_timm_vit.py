@@ -58,7 +58,7 @@ def test_prefix_tokens_come_first(tmp_path: Path, name: str, n_prefix_tokens: in
     assert differs == [n_prefix_tokens]
 
 
-def test_nothing_unfreezes_it(tmp_path: Path) -> None:
+def test_backbone_stays_frozen(tmp_path: Path) -> None:
     backbone = load_backbone("untrained:vit_tiny_patch16_224", group_size=4, image_size=32, cache_dir=tmp_path)
     images = torch.randn(2, 3, 32, 32)
     expected = backbone.stages(images)

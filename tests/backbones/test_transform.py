@@ -1,4 +1,4 @@
-"""Images of every mode become the same kind of input."""
+"""Images of every colour mode and size become the same kind of input."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_resizes_to_the_square_and_normalises() -> None:
 
 @pytest.mark.parametrize("size", [(64, 48), (40, 61), (17, 9), (32, 32), (200, 30)])
 @pytest.mark.parametrize(("image_size", "crop_pct"), [(24, 0.875), (24, 0.9), (32, 1.0), (15, 0.95)])
-def test_a_crop_is_timms(size: tuple[int, int], image_size: int, crop_pct: float) -> None:
+def test_a_crop_equals_timms_crop(size: tuple[int, int], image_size: int, crop_pct: float) -> None:
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     of_timm = create_transform((3, image_size, image_size), mean=mean, std=std, crop_pct=crop_pct)
@@ -72,13 +72,13 @@ def test_a_crop_is_timms(size: tuple[int, int], image_size: int, crop_pct: float
     torch.testing.assert_close(transform(image), of_timm(image), rtol=1e-5, atol=1e-6)
 
 
-def test_a_thread_of_an_image_is_cropped_without_a_giant_on_the_way() -> None:
+def test_a_very_narrow_image_is_cropped_before_it_is_enlarged() -> None:
     image = Image.new("RGB", (100_000, 2), (255, 0, 0))
     assert torch.equal(Transform(224, (0, 0, 0), (1, 1, 1), crop_pct=0.9)(image)[:, 0, 0], torch.tensor([1.0, 0, 0]))
 
 
 def test_only_a_crop_is_recorded() -> None:
-    """What squashes has the record, and so the key in the feature cache, that it had before there was a crop."""
+    """A squashing transform keeps the record, and so the cache key, that it had before sweep could crop images."""
     assert set(transform_record(PLAIN)) == {"image_size", "mean", "std", "interpolation"}
     cropped = replace(PLAIN, crop_pct=0.9)
     assert transform_record(cropped) == {**transform_record(PLAIN), "crop_pct": 0.9}
@@ -87,13 +87,14 @@ def test_only_a_crop_is_recorded() -> None:
     assert recorded_size(transform_record(replace(PLAIN, crop_pct=1.0))) == {"image_size": 4, "resize": "centre"}
 
 
-def test_a_square_is_seen_whole_in_the_centre() -> None:
+def test_a_centre_crop_keeps_a_square_whole() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (30, 30, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     assert torch.equal(replace(PLAIN, crop_pct=1.0)(image), PLAIN(image))
     wide = Image.new("RGB", (90, 30))
     wide.paste(image, (30, 0))
-    squashed = replace(PLAIN, image_size=30)  # as large as the image: nothing of its sides is blurred into the centre
+    # as large as the image, so that resizing does not blur the sides into the centre
+    squashed = replace(PLAIN, image_size=30)
     assert torch.equal(replace(squashed, crop_pct=1.0)(wide), squashed(image))
     assert not torch.equal(squashed(wide), squashed(image))
 

@@ -1,4 +1,4 @@
-"""The accuracy suite: its protocol, LoRA as it should be, what it writes, and how it goes on."""
+"""The accuracy suite: its protocol, how it trains LoRA, the file it writes, and how it continues after a stop."""
 
 import json
 import os
@@ -47,7 +47,7 @@ N_CLASSES, WIDTH, N_BLOCKS = 6, 384, 12
 
 @dataclass(frozen=True)
 class FewSizes(AccuracySizes):
-    """What the command takes where nothing else is said, smaller."""
+    """The command's default sizes, made smaller."""
 
     n_configs: int = 2
     n_family_configs: int = 3
@@ -59,7 +59,7 @@ SIZES = FewSizes(image_size=28, n_seeds=2, epochs=1)
 
 
 class Opened:
-    """A few images of a split, which counts how often each is opened."""
+    """The first images of a split. Counts how often each image is opened."""
 
     def __init__(self, split: Split, n_images: int):
         self.times: Counter[int] = Counter()
@@ -73,7 +73,7 @@ class Opened:
 
 @pytest.fixture
 def few(cache_dir: Path) -> DataSet:
-    """Of the rendered sprites, few."""
+    """The data set of rendered sprites, reduced to a few images."""
     whole = DATA_SETS[NAME].load(cache_dir)
     sizes = {"train": 48, "val": 24, "test": 30}
     return replace(whole, **{name: Opened(getattr(whole, name), n).split for name, n in sizes.items()})
@@ -81,7 +81,10 @@ def few(cache_dir: Path) -> DataSet:
 
 @pytest.fixture
 def named(monkeypatch: pytest.MonkeyPatch, cache_dir: Path, few: DataSet) -> Callable[[DataSet], None]:
-    """Puts data in the place of the rendered sprites; at first, few of them, which are a suite's only task."""
+    """Return a function that puts other data in place of the rendered sprites.
+
+    At first these are a few sprites, and they are the only task of the suite.
+    """
 
     def put(data: DataSet) -> None:
         monkeypatch.setitem(DATA_SETS, NAME, replace(DATA_SETS[NAME], load=lambda _: data))
@@ -98,7 +101,7 @@ def prepared(named: object, cache_dir: Path) -> Prepared:
     return prepare(study, n_parallel=None, device=torch.device("cpu"), cache_dir=cache_dir)
 
 
-def test_last_and_the_probe_are_chosen_blind_to_test(named: Callable[[DataSet], None], few: DataSet) -> None:
+def test_last_and_the_probe_are_chosen_without_test_data(named: Callable[[DataSet], None], few: DataSet) -> None:
     opened = Opened(few.train, 30)
     others = Split("test", opened.split.labels, opened.split.open, lambda: "others")
     rows = measure_family(TASK, SIZES, LAST)
@@ -107,7 +110,7 @@ def test_last_and_the_probe_are_chosen_blind_to_test(named: Callable[[DataSet], 
     assert [row.method for row in rows] == [LAST, PROBE]
     for row, other in zip(rows, again, strict=True):
         assert (row.chosen, row.val_top1) == (other.chosen, other.val_top1)
-        assert row.test_top1 != other.test_top1, "other images"
+        assert row.test_top1 != other.test_top1, "the test images differ"
     assert opened.times == Counter(range(30)), "every test image is read once, for its features"
     check_rows_say_what_was_done(*rows)
 
@@ -116,7 +119,7 @@ def check_rows_say_what_was_done(last: AccuracyRow, probe: AccuracyRow) -> None:
     assert (last.n_configurations, last.n_seeds, last.n_test_images) == (2, 2, 30)
     assert last.test_standard_error == pytest.approx((last.test_top1 * (1 - last.test_top1) / 30) ** 0.5)
     assert last.test_top1_std is not None
-    assert 30 * last.test_top1 * 2 == pytest.approx(round(30 * last.test_top1 * 2)), "a mean over two trainings"
+    assert 30 * last.test_top1 * 2 == pytest.approx(round(30 * last.test_top1 * 2)), "a mean of two trainings"
     assert (probe.n_configurations, probe.n_seeds, probe.test_top1_std) == (40, 1, None)
     assert probe.trainable_parameters == (WIDTH + 1) * N_CLASSES + 2 * WIDTH
     rank = last.chosen["rank"]
@@ -148,7 +151,7 @@ def test_lora_trains_adapters_and_head_alone(prepared: Prepared, monkeypatch: py
     assert trained.n_trainable == of_adapters + (WIDTH + 1) * N_CLASSES + 2 * WIDTH
     fresh = dict(new_lora(prepared, CONFIGS[0].rank, seed=0).named_parameters())
     names = {name.removeprefix("vit.").replace(".base_layer", ""): name for name in fresh}
-    assert set(frozen) <= set(names), "every weight of the network is there"
+    assert set(frozen) <= set(names), "the adapted network has every weight of the network"
     for name, own in names.items():
         after = dict(trained.named_parameters())[own]
         if name in frozen:
@@ -175,7 +178,9 @@ Measure = Callable[[Task, AccuracySizes, str], list[AccuracyRow]]
 COMMAND = ("bench", "--suite", "accuracy", "--image-size", "28", "--epochs", "1", "--seeds", "2", "--json")
 
 
-def test_command_writes_as_it_goes_and_goes_on(named: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_saves_each_result_and_continues_after_a_stop(
+    named: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[str] = []
 
     def here(measure: Measure, task: Task, sizes: AccuracySizes, method: str) -> list[AccuracyRow]:
@@ -228,7 +233,7 @@ def test_a_file_of_something_else_is_left_alone(content: str, tmp_path: Path) ->
     assert path.read_text() == content
 
 
-def test_a_file_that_cannot_be_written_is_said_before_anything_is_measured(
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(
     named: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(accuracy, "_in_own_process", lambda *args: pytest.fail("measured"))
@@ -267,8 +272,8 @@ def test_the_best_family_is_the_one_that_is_best_on_val() -> None:
     ]
     benchmark = AccuracyBenchmark(rows, {})
     best = benchmark.of_method(BEST)
-    assert {task: row.method for task, row in best.items()} == {"a": LAST, "b": "ladder"}, "c lacks a family"
-    assert best["a"].tune_seconds == 2.0, "to choose among two, both are tuned"
+    assert {task: row.method for task, row in best.items()} == {"a": LAST, "b": "ladder"}, "task c lacks a family"
+    assert best["a"].tune_seconds == 2.0, "the cost of choosing between two families is the cost of tuning both"
     comparison = benchmark.against(BEST, PROBE)
     assert comparison is not None
     assert comparison.points == pytest.approx(20.0)
@@ -320,7 +325,10 @@ def test_the_process_ends_when_the_command_is_killed() -> None:
 
 
 def _runs(stat: TextIO) -> bool:
-    """Whether the process behind an open file of /proc is there, and no zombie that nobody has buried."""
+    """Return whether the process still runs.
+
+    `stat` is its open /proc/PID/stat; a process in state Z (zombie) has ended.
+    """
     try:
         stat.seek(0)
         return stat.read().rpartition(")")[2].split()[0] != "Z"
@@ -329,7 +337,7 @@ def _runs(stat: TextIO) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets a peak")
-def test_peak_memory_is_of_its_lap() -> None:
+def test_peak_memory_is_measured_per_lap() -> None:
     memory = PeakMemory(torch.device("cpu"))
     size = 200 * 2**20
     block = torch.ones(size, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""The benchmark's own claims: same weights, useful FLOPs as counted, memory seen, keys that stay."""
+"""What `sweep bench` claims: rows train the same weights, FLOPs and memory are counted right, JSON keys are stable."""
 
 import importlib.metadata
 import json
@@ -59,7 +59,8 @@ def test_useful_flops_are_those_of_the_direct_form() -> None:
     with FlopCounterMode(display=False) as counter:
         loss().backward()
     B, L, r = SIZES.batch_size, SHAPE.tokens, SIZES.rank
-    recomputed_scores = 3 * 2 * B * L * L * r  # by the kernel, in the backward pass: not useful
+    # the kernel computes these again in the backward pass, which is not useful work
+    recomputed_scores = 3 * 2 * B * L * L * r
     counted = counter.get_total_flops() - recomputed_scores
     assert last_step_flops(workload) == pytest.approx(counted, rel=1e-6)
 
@@ -113,7 +114,8 @@ def test_memory_of_a_row_that_ends_early_is_an_error() -> None:
 
 
 def test_command_writes_the_stable_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweep.bench.measure.peak_memory_bytes", lambda *_: 2**20)  # a process a row; tested above
+    # the real one starts a process per row; other tests check it
+    monkeypatch.setattr("sweep.bench.measure.peak_memory_bytes", lambda *_: 2**20)
     path = tmp_path / "bench.json"
     result = CliRunner().invoke(
         app, ["bench", "--backbone", "tiny-untrained", "--n-parallel", "2", "--json", str(path)]

@@ -1,4 +1,4 @@
-"""The suite `gpu`, as far as a CPU can run it: what is compared, what is written, and that a broken check fails it."""
+"""The suite `gpu`, as far as a CPU can run it: what it compares and writes, and that it fails if a check fails."""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -42,7 +42,7 @@ def test_checks_compare_the_same_lanes() -> None:
         *("fp32 against a CPU", "the same run again", "2 lanes against the same ones among 5"),
         "with CUDA graphs against without",
     }
-    assert all(check.value == 0 for check in checks), "on a CPU, all of these have the same bits"
+    assert all(check.value == 0 for check in checks), "on a CPU, all of these give the same bits"
     assert len(said) == len(checks)
 
 

@@ -1,4 +1,4 @@
-"""The suites `proposals` and `shapes`: what their arms share, what they differ in, and what is written."""
+"""The suites `proposals` and `shapes`: how the compared searches are alike, how they differ, and what is written."""
 
 import json
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ class FewProposals(ProposalSizes):
 
 @pytest.fixture
 def few_trials(monkeypatch: pytest.MonkeyPatch, cache_dir: Path) -> None:
-    """The studies that both suites run, with few trials."""
+    """Give the studies that both suites run fewer trials."""
 
     def shorter(name: str) -> LoadedStudy:
         loaded = load_study(name)
@@ -47,9 +47,9 @@ def test_both_arms_of_proposals_train_as_many_lane_epochs(
     assert [s["arm"] for s in searches] == [LEARNING, RANDOM]
     learning, at_random = searches
     assert learning["n_trials"] == 8
-    assert learning["lane_epochs"] < 8 * FewProposals.epochs, "rungs stopped some"
+    assert learning["lane_epochs"] < 8 * FewProposals.epochs, "the rungs stopped some trials"
     assert abs(learning["lane_epochs"] - at_random["lane_epochs"]) <= FewProposals.epochs / 2
-    assert at_random["lane_epochs"] == FewProposals.epochs * at_random["n_trials"], "none is stopped early"
+    assert at_random["lane_epochs"] == FewProposals.epochs * at_random["n_trials"], "no trial is stopped early"
     (gain,) = content["advantages"]
     assert gain["test"] == pytest.approx(learning["test"] - at_random["test"])
     assert f"{gain['test']:+.3f} ±" in result.output

@@ -1,4 +1,4 @@
-"""`sweep backbones` says what can be had, without fetching anything."""
+"""`sweep backbones` lists the networks that can be used, and downloads nothing."""
 
 import sys
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_names_that_can_be_copied(
 
 
 @pytest.mark.usefixtures("no_network")
-def test_what_is_said_of_a_backbone(tmp_path: Path) -> None:
+def test_details_of_a_backbone(tmp_path: Path) -> None:
     packaged, small = catalogue("dinov2_small_focus", tmp_path), catalogue("swin_tiny", tmp_path)
     (vit,) = (one for one in packaged.listed if one.name == "dinov2_small_focus")
     assert vit == Listed(
@@ -75,7 +75,7 @@ def test_long_lists_are_cut_and_say_so(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("no_network")
-def test_installed_packages_are_listed_and_their_failures_said(
+def test_installed_packages_are_listed_and_their_failures_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SWEEP_CACHE_DIR", str(tmp_path))

@@ -1,4 +1,4 @@
-"""`sweep cache`: what is listed is there, and what is pruned is what was asked for and no more."""
+"""`sweep cache` lists the entries of the cache, and `sweep cache prune` removes the requested ones only."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from sweep.records.results import load_results
 
 @pytest.fixture
 def cache(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the cache of a run, of its own three splits, and one entry of another version of sweep."""
+    """A copy of a run's cache: the entries of its three splits, and one entry written by another version of sweep."""
     shutil.copytree(finished_run.parent / "cache", tmp_path / "cache")
     old = tmp_path / "cache" / "features" / ("0" * 64)
     old.mkdir()
@@ -27,7 +27,7 @@ def cache(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return tmp_path / "cache"
 
 
-def test_what_is_listed(finished_run: Path, cache: Path) -> None:
+def test_entries_are_listed_with_size_and_age(finished_run: Path, cache: Path) -> None:
     entries = cache_entries(cache)
     config = load_results(finished_run).config
     own = entries_of_run(entries, config)
@@ -41,7 +41,7 @@ def test_what_is_listed(finished_run: Path, cache: Path) -> None:
     (old,) = (entry for entry in entries if entry.backbone == "?")
     assert (old.n_images, old.split) == (7, "?")
     assert old.age_seconds == pytest.approx(10 * 86400, abs=60)
-    assert entries[-1] == old, "the last used come first"
+    assert entries[-1] == old, "the most recently used entry comes first"
 
 
 def test_pruned_by_age(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,7 +61,7 @@ def test_pruned_by_run(finished_run: Path, cache: Path) -> None:
     assert {entry.key for entry in cache_entries(cache)} == others
 
 
-def test_what_is_being_computed_stays(cache: Path) -> None:
+def test_entries_being_computed_are_not_pruned(cache: Path) -> None:
     entry = cache_entries(cache)[-1]
     said: list[str] = []
     with FileLock(entry.folder.with_suffix(".lock")):
@@ -81,5 +81,5 @@ def test_requests_that_make_no_sense(finished_run: Path, cache: Path) -> None:
     assert [age_asked_for(text) for text in ("5m", "12h", "30d", "2w")] == [300, 43200, 2592000, 1209600]
 
 
-def test_a_cache_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_cache(tmp_path: Path) -> None:
     assert cache_entries(tmp_path / "none") == []

@@ -1,4 +1,4 @@
-"""`sweep dashboard`: what it opens, and to whom."""
+"""`sweep dashboard`: which studies it shows, and on which address it listens."""
 
 import shutil
 import sys
@@ -22,7 +22,7 @@ Cli = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def stores() -> list[FileSystemArtifactStore | None]:
-    """Artifact stores of what was served."""
+    """The artifact stores that were passed to the server."""
     return []
 
 
@@ -30,7 +30,7 @@ def stores() -> list[FileSystemArtifactStore | None]:
 def served(
     monkeypatch: pytest.MonkeyPatch, stores: list[FileSystemArtifactStore | None]
 ) -> list[tuple[list[str], str, int]]:
-    """Studies, host and port of what was served; a stand-in for the server."""
+    """Replace the server; return a list of the studies, host and port of each call."""
     calls: list[tuple[list[str], str, int]] = []
 
     def serve(
@@ -47,7 +47,7 @@ def served(
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
-    """Calls the command in process in an empty folder; returns exit code and what stood on standard error."""
+    """Run the command in this process, in an empty folder. Return its exit code and its standard error."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> tuple[int, str]:
@@ -77,7 +77,7 @@ Served = list[tuple[list[str], str, int]]
     ("host", "is_open"),
     [("localhost", False), ("127.0.0.1", False), ("::1", False), ("0.0.0.0", True), ("gpu-box", True), ("", True)],
 )
-def test_listening_beyond_this_machine_is_said(cli: Cli, served: Served, host: str, is_open: bool) -> None:
+def test_listening_beyond_this_machine_is_reported(cli: Cli, served: Served, host: str, is_open: bool) -> None:
     made_run(Path("run"), None)
     code, stderr = cli("run", "--host", host, "--port", "1234")
     assert (code, served) == (0, [(["run"], host, 1234)])
@@ -90,14 +90,14 @@ def test_localhost_unless_told_otherwise(cli: Cli, served: Served) -> None:
     assert served == [(["run"], "localhost", 8080)]
 
 
-def test_an_address_that_cannot_be_had(cli: Cli, served: Served) -> None:
+def test_an_unavailable_address_is_refused(cli: Cli, served: Served) -> None:
     made_run(Path("run"), None)
     code, stderr = cli("run", "--host", "nowhere")
     assert (code, "cannot listen on nowhere, port 8080: Name or service not known; choose" in stderr) == (2, True)
 
 
 def test_a_storage_named_by_a_run_folder_is_opened_only_when_given(cli: Cli, served: Served) -> None:
-    """The folder may be a stranger's, and the URL lead to the user's own database or to any host."""
+    """A run folder may come from somebody else, and its URL may point to the user's own database or to any host."""
     made_run(Path("run"), "sqlite:///trials.db")
     code, stderr = cli("run")
     assert (code, served) == (2, [])
@@ -133,7 +133,7 @@ def study_of(run: Path) -> optuna.Study:
 
 
 def artifacts_of(run: Path) -> dict[str, bytes]:
-    """By name of file."""
+    """The contents of a run's artifacts, by file name."""
     metas = get_all_artifact_meta(study_of(run))
     return {meta.filename: (run / "artifacts" / meta.artifact_id).read_bytes() for meta in metas}
 
@@ -158,7 +158,7 @@ def test_a_run_that_ended_is_annotated_once(cli: Cli, served: Served, finished_r
     assert len(artifacts_of(run)) == len(list((run / "artifacts").iterdir())) == 4
 
 
-def test_trials_carry_what_a_person_asks_for(finished_run: Path) -> None:
+def test_trials_have_the_attributes_that_people_look_for(finished_run: Path) -> None:
     for trial in study_of(finished_run).get_trials():
         assert {f"sweep:{name}" for name in ("seed", "lane", "seconds", "trainable_parameters", "val_nll")} <= set(
             trial.user_attrs
@@ -168,7 +168,7 @@ def test_trials_carry_what_a_person_asks_for(finished_run: Path) -> None:
 def test_an_artifact_that_a_browser_would_run_is_not_served(
     cli: Cli, served: Served, stores: list[FileSystemArtifactStore | None], tmp_path: Path
 ) -> None:
-    """A run folder may be a stranger's, and so the type that its journal gives a file."""
+    """A run folder may come from somebody else, so the file type in its journal cannot be trusted."""
     folder = made_run(Path("run"), None)
     assert cli("run")[0] == 0
     (tmp_path / "page.csv").write_text("<script>")

@@ -1,4 +1,4 @@
-"""`sweep data`: what comes by name."""
+"""`sweep data` lists the data sets that have a name."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every failure a user can cause: one message, no stack trace, exit code 2 for usage and 1 for failures."""
+"""Every failure that a user can cause gives one message without a traceback, and exit code 2 (usage) or 1 (others)."""
 
 import errno
 import itertools
@@ -23,7 +23,7 @@ OFFLINE_NAME = "vit_small_patch16_224.augreg_in21k"
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cache_dir: Path, tmp_path: Path) -> Cli:
-    """Calls the command in process; returns exit code and what stood on standard error."""
+    """Run the command in this process. Return its exit code and its standard error."""
     monkeypatch.setenv("SWEEP_CACHE_DIR", str(cache_dir))
     monkeypatch.chdir(tmp_path)
 
@@ -66,6 +66,11 @@ def run_arguments(**options: object) -> list[str]:
         ({"storage": "nonsense://"}, "--storage nonsense:// cannot be opened"),
         ({"on_bad_image": "ignore"}, "Invalid value for '--on-bad-image'"),
         ({"colour": "red"}, "No such option"),
+        ({"target": 90}, "--target 90"),
+        ({"time": 10}, "--time must be a duration with its unit, such as 90s, 10m or 1h30m, not '10'"),
+        ({"folds": 1}, "folds must be at least 2, or 0 for no cross-validation, not 1"),
+        ({"repeats": 2}, "repeats is 2 without folds; give --folds 5 too"),
+        ({"folds": 40}, "--n-parallel 32 is less than the 40 lanes of one trial; raise --n-parallel or lower --folds"),
     ],
 )
 def test_usage_errors(cli: Cli, photos: Path, options: dict[str, object], message: str) -> None:
@@ -103,7 +108,7 @@ def test_unreadable_image_is_named(cli: Cli, photos: Path) -> None:
 
 
 def test_image_cut_short_is_named_or_left_out_and_recorded(cli: Cli, photos: Path) -> None:
-    """Its header is fine, so that an error comes with the feature pass."""
+    """The image's header is sound, so the error comes only when its features are computed."""
     for name in ("cats", "dogs"):
         for i in range(8, 20):
             shutil.copy(photos / name / f"{i % 8}.png", photos / name / f"{i}.png")
@@ -127,7 +132,7 @@ def test_image_cut_short_is_named_or_left_out_and_recorded(cli: Cli, photos: Pat
     assert sum(split["images"] for split in config["splits"].values()) == 39
 
 
-def test_weights_that_cannot_be_had_offline(cli: Cli, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_are_missing_offline(cli: Cli, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     code, stderr = cli(*run_arguments(data=photos, backbone=OFFLINE_NAME, group_size=3))
     assert code == 1
@@ -160,7 +165,7 @@ def test_full_disk_names_the_file(cli: Cli, photos: Path, monkeypatch: pytest.Mo
     assert "cannot write there/config.json: No space left on device" in stderr
 
 
-def test_run_that_was_stopped_goes_on(cli: Cli, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_can_be_resumed(cli: Cli, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = {"data": photos, "epochs": 4, "trials": 3, "enqueue": "fixed.csv"}
     Path("fixed.csv").write_text("lr,rank\n0.002,2\n")
     assert cli(*run_arguments(**arguments, out="whole"))[0] == 0
@@ -201,10 +206,10 @@ def test_run_that_was_stopped_goes_on(cli: Cli, photos: Path, monkeypatch: pytes
         (lambda config: config.update(lanes="2"), "entry lanes is '2'"),
     ],
 )
-def test_run_that_cannot_go_on(
+def test_a_run_that_cannot_be_resumed_is_refused(
     cli: Cli, photos: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], None], message: str
 ) -> None:
-    """Whatever a run folder says, nothing but the packaged study is executed."""
+    """Whatever a run folder names, only the packaged study is executed."""
 
     def stop(*arguments: object) -> None:
         raise KeyboardInterrupt
@@ -232,7 +237,7 @@ def test_failed_request_leaves_no_run_folder(cli: Cli) -> None:
     assert not Path("here").exists()
 
 
-def test_results_of_what_is_no_run(cli: Cli, tmp_path: Path) -> None:
+def test_results_of_a_folder_that_is_no_run(cli: Cli, tmp_path: Path) -> None:
     code, stderr = cli("results", str(tmp_path))
     assert code == 2
     assert "is not a run folder" in stderr
@@ -254,3 +259,10 @@ def test_dashboard_without_its_package(cli: Cli, photos: Path, monkeypatch: pyte
     code, stderr = cli("dashboard", "here")
     assert code == 1
     assert "pip install" in stderr
+
+
+def test_a_plot_is_an_html_file(cli: Cli, finished_run: Path) -> None:
+    code, stderr = cli("results", str(finished_run), "--plot", "out.png")
+    assert code == 2
+    assert "--plot out.png: plots are HTML files; give out.html" in stderr
+    assert not Path("out.png").exists()

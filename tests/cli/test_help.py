@@ -1,4 +1,4 @@
-"""`--help` and `--version`: what the command says of itself without running anything."""
+"""`--help` and `--version`, which run nothing."""
 
 import sys
 import tomllib

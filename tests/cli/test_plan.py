@@ -15,7 +15,10 @@ Cli = Callable[..., str]
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], photos: Path, tmp_path: Path) -> Cli:
-    """Calls a subcommand in process on a small study; returns what stood on standard output, spaces run together."""
+    """Run a subcommand in this process on a small study.
+
+    Return its standard output with runs of spaces made one space.
+    """
     monkeypatch.setenv("SWEEP_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     small = "--study lr_rank --backbone tiny-untrained --group-size 2 --trials 5 --epochs 3 --batch-size 4 --device cpu"
@@ -45,10 +48,10 @@ def test_plan_prints_every_cost_and_runs_nothing(cli: Cli, tmp_path: Path) -> No
         assert text in printed
     assert not (tmp_path / "runs").exists()
     assert not list((tmp_path / "cache").glob("features/*")), "no feature was computed"
-    assert "stack up to 5 lanes" in cli("plan"), "32 lanes for 5 trials are 5"
+    assert "stack up to 5 lanes" in cli("plan"), "5 trials need 5 lanes only, although 32 are the default"
 
 
-def test_auto_is_what_fits(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_as_many_lanes_as_fit(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep.running.planner, "lanes_that_fit", lambda *args: 4)
     assert "stack up to 4 lanes" in cli("plan", "--n-parallel", "auto")
     printed = cli("run", "--n-parallel", "auto", "--out", "here")

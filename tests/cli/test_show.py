@@ -1,4 +1,4 @@
-"""What `sweep run` and `sweep results` say of the winner beside the linear probe."""
+"""How `sweep run` and `sweep results` compare the winner with the linear probe."""
 
 import io
 import json

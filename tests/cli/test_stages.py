@@ -1,4 +1,4 @@
-"""`--stages` and `--group-size`: what they say, and which of them counts."""
+"""`--stages` and `--group-size`: how they are parsed, and which of them applies."""
 
 import optuna
 import pytest
@@ -13,12 +13,12 @@ from sweep.errors import SweepError, UsageError
     ("given", "stages"),
     [(None, None), ("4", 4), ("3,6,12", (3, 6, 12)), ("3, 6", (3, 6)), ("12,", (12,)), ("", ()), (",", ())],
 )
-def test_what_is_given(given: str | None, stages: int | tuple[int, ...] | None) -> None:
+def test_stages_option_is_parsed(given: str | None, stages: int | tuple[int, ...] | None) -> None:
     assert stages_asked_for(given) == stages
 
 
 @pytest.mark.parametrize("given", ["all", "3;6", "1.5", "3,six"])
-def test_neither_a_number_nor_blocks(given: str) -> None:
+def test_malformed_stages_are_refused(given: str) -> None:
     with pytest.raises(UsageError, match="--stages must be a number of stages, or blocks such as 3,6,12, not"):
         stages_asked_for(given)
 
@@ -31,7 +31,7 @@ def study(stages: object) -> Study:
     return Study(suggest=suggest, baseline={"lr": 0.5}, max_rank=1, stages=stages)  # type: ignore[arg-type]
 
 
-def test_the_command_line_goes_first() -> None:
+def test_the_command_line_overrides_the_study() -> None:
     declared = study([2, 4])
     assert declared.stages == (2, 4)
     assert declared.override(stages=3, group_size=None).stages == 3
@@ -42,12 +42,12 @@ def test_the_command_line_goes_first() -> None:
 
 
 @pytest.mark.parametrize("stages", ["3,6", [1.5], (1, "2"), {1: 2}])
-def test_a_study_that_declares_something_else(stages: object) -> None:
+def test_a_study_with_malformed_stages_is_refused(stages: object) -> None:
     with pytest.raises(UsageError, match=r"Study\.stages must be a number, or numbers of blocks"):
         study(stages)
 
 
-def test_records() -> None:
+def test_stages_in_records() -> None:
     for stages in (None, 4, (3, 6)):
         assert recorded_stages(list(stages) if isinstance(stages, tuple) else stages) == stages
     for damaged in (True, "3", 1.5, ["3"], {"3": 6}):

@@ -1,4 +1,4 @@
-"""`sweep watch`: what it knows of a run while the run goes on, and how it shows that."""
+"""`sweep watch`: what it reads from a run in progress, and how it shows it."""
 
 import io
 import json
@@ -21,7 +21,7 @@ from sweep.report.watch import RunView, Watcher
 from sweep.terminal.lanes_view import BARS, heading, sparkline, view
 from sweep.terminal.progress import TerminalReporter
 
-COMMAND = sys.modules["sweep.cli.watch"]  # `sweep.cli.watch` itself is the function of that name
+COMMAND = sys.modules["sweep.cli.watch"]  # the attribute `sweep.cli.watch` is the function, not the module
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def cache(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Watching(Reporter):
-    """Looks at the run from its files after every epoch."""
+    """Reads the state of the run from its files after every epoch."""
 
     def __init__(self, run: Path, stop_after: int | None = None):
         self.run, self.stop_after = run, stop_after
@@ -66,7 +66,7 @@ def drawn(finished_run: Path, **declared: Any) -> Study:
 
 @pytest.fixture(scope="module")
 def watching(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Watching:
-    """A run with rungs, watched."""
+    """A run with rungs that was watched after every epoch."""
     reporter = Watching(tmp_path_factory.mktemp("watched") / "run")
     study = drawn(finished_run, trials=6, epochs=4, halving=Halving(eta=2, first_rung=1))
     with pytest.MonkeyPatch.context() as patch:
@@ -75,7 +75,7 @@ def watching(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Wa
     return reporter
 
 
-def test_what_is_seen_is_what_the_run_itself_knows(watching: Watching) -> None:
+def test_watch_shows_what_the_run_itself_reports(watching: Watching) -> None:
     assert watching.before.trials == []
     assert "no trial has started yet; the features are computed first" in heading(watching.before)
     for progress, seen in watching.seen:
@@ -95,7 +95,7 @@ def test_what_is_seen_is_what_the_run_itself_knows(watching: Watching) -> None:
     assert f"{first.configs_per_hour:.0f} configurations an hour" in heading(first)
 
 
-def test_lanes_that_others_have_left(watching: Watching) -> None:
+def test_a_trial_in_a_used_lane_is_shown_as_refilled(watching: Watching) -> None:
     lanes = load_results(watching.run).trials.set_index("trial")["lane"]
     for _, seen in watching.seen:
         assert all(trial.lane == lanes[trial.number] for trial in seen.trials)
@@ -106,7 +106,7 @@ def test_lanes_that_others_have_left(watching: Watching) -> None:
     assert "refilled" in watching.seen[-2][1].counts
 
 
-def test_curves_are_those_of_the_table(watching: Watching) -> None:
+def test_curves_equal_those_of_the_table(watching: Watching) -> None:
     curves = load_results(watching.run).curves
     last = Watcher(RunFolder.open(watching.run), None).look()
     assert last.ended
@@ -118,7 +118,7 @@ def test_curves_are_those_of_the_table(watching: Watching) -> None:
         assert ("rung" in trial.why) == (trial.state == "pruned")
 
 
-def test_a_run_that_nobody_works_on(
+def test_a_stopped_run_is_shown_as_stopped(
     finished_run: Path, cache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reporter = Watching(tmp_path / "run", stop_after=2)
@@ -175,7 +175,7 @@ def call(monkeypatch: pytest.MonkeyPatch, run: Path) -> object:
     return ended.value.code
 
 
-def test_lines_where_nobody_watches(
+def test_without_a_terminal_lines_are_printed(
     watching: Watching, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(monkeypatch, watching.run) == 0
@@ -218,7 +218,7 @@ def test_the_run_itself_shows_its_lanes(
     assert "lr=" in shown
 
 
-def test_what_cannot_be_watched(
+def test_runs_that_cannot_be_watched_are_refused(
     watching: Watching, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UsageError, match="is not a run folder"):
@@ -238,8 +238,8 @@ def test_what_cannot_be_watched(
     assert "\x1b" not in capture.get()
 
 
-def test_a_run_whose_trials_are_elsewhere(finished_run: Path, cache: None, tmp_path: Path) -> None:
-    """Its storage is the user's to name, here and for the figures that come out of it."""
+def test_a_run_with_trials_in_a_storage_needs_its_url(finished_run: Path, cache: None, tmp_path: Path) -> None:
+    """The user has to give the storage, both to watch the run and to draw its figures."""
     url = f"sqlite:///{tmp_path / 'trials.db'}"
     study = drawn(finished_run, trials=2, epochs=1)
     run = api.run(study, n_parallel=2, out=tmp_path / "run", device="cpu", storage=url, reporter=Reporter())

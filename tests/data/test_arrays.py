@@ -93,7 +93,7 @@ def test_fingerprint_sees_pixels_labels_and_shape(tmp_path: Path) -> None:
         ({"images": GREYS, "labels": LABELS[:5]}, r"labels of .* has shape \(5,\), but images has 12 images"),
         (
             {"images": GREYS, "labels": 2 * np.eye(12, dtype=int)},
-            r"labels of .* of shape \(12, 12\); .* are 0 or 1, one column per label",
+            r"labels of .* of shape \(12, 12\); .* must be 0 or 1, one column per label",
         ),
         ({"images": GREYS, "labels": np.zeros((12, 3), int)}, r"no train image of .*scans\.npz has a label"),
         ({"images": GREYS, "labels": np.where(LABELS, np.nan, 0.5)}, r"labels of .* has targets that are not finite"),

@@ -1,7 +1,7 @@
-"""Photographs that people took of their clothes, as they lie on disk; skipped where they are not here.
+"""A data set of photographs of clothes, read from folders on disk. The test is skipped if they are missing.
 
-They are those of https://github.com/alexeygrigorev/clothing-dataset-small (CC0 1.0), under `train`, `validation` and
-`test`. `$SWEEP_TEST_PHOTOS` may name the folder.
+The data set is https://github.com/alexeygrigorev/clothing-dataset-small (CC0 1.0) with its folders `train`,
+`validation` and `test`. `$SWEEP_TEST_PHOTOS` may name the folder that holds it.
 """
 
 import os
@@ -27,14 +27,14 @@ def load(root: Path) -> DataSet:
 
 @pytest.fixture(params=["val", "validation"])
 def clothing(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """The folders under either name of val."""
+    """The folders, with the validation images under each of the two accepted names."""
     for split in ("train", "val", "test"):
         found = next(path for path in (PHOTOS / split, PHOTOS / "validation") if path.is_dir())
         (tmp_path / (request.param if split == "val" else split)).symlink_to(found)
     return tmp_path
 
 
-def test_they_are_read_as_they_lie(clothing: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_folders_are_read_unchanged(clothing: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = load(clothing)
     assert data.class_names == CLASSES
     for split, folder in ((data.train, "train"), (data.val, "val*"), (data.test, "test")):
@@ -44,4 +44,4 @@ def test_they_are_read_as_they_lie(clothing: Path, caplog: pytest.LogCaptureFixt
         assert min(split.open(0).size) > 100
     assert summary(data).startswith(f"classes: 10 (dress {(data.train.labels == 0).sum()}, hat ")
     warn_of_shared_items(data)
-    assert caplog.text == "", "nothing about them is doubtful"
+    assert caplog.text == "", "there is nothing to warn about"

@@ -1,4 +1,4 @@
-"""docs/data.md: its programs are run in order, in one folder, and what its commands name is loaded."""
+"""Runs the programs of docs/data.md in order, in one folder, and loads the data that its commands name."""
 
 import re
 from pathlib import Path

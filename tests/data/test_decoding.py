@@ -1,4 +1,4 @@
-"""Image files that are odd but sound, and those that are not: size, orientation, 32 bits, HEIC, many bad at once."""
+"""Unusual image files that must be read, and damaged ones: size, orientation, 32 bits, HEIC, many bad files at once."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def exif(orientation: int) -> Image.Exif:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_orientation_is_undone(tmp_path: Path, orientation: int) -> None:
-    """What a viewer shows, by the definition of EXIF: where the stored row 0 and column 0 belong."""
+    """An image is read as a viewer shows it. EXIF defines the side to which the stored row 0 and column 0 belong."""
     upright = {
         1: lambda x: x,
         2: lambda x: x[:, ::-1],
@@ -40,7 +40,7 @@ def test_every_orientation_is_undone(tmp_path: Path, orientation: int) -> None:
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("damage", [b"II*\x00", b"Exif\x00\x00MM\x00*\xff\xff\xff\xff", b"\x00" * 40])
-def test_damaged_metadata_cost_no_picture(tmp_path: Path, damage: bytes) -> None:
+def test_images_with_damaged_metadata_are_read(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "sound.jpg"
     Image.fromarray(NOISE).save(path, quality=95)
     plain = np.asarray(Image.open(path))
@@ -48,13 +48,13 @@ def test_damaged_metadata_cost_no_picture(tmp_path: Path, damage: bytes) -> None
     np.testing.assert_array_equal(np.asarray(decode(path)), plain)
 
 
-def test_an_orientation_beside_a_damaged_tag_is_heeded(tmp_path: Path) -> None:
-    """Pillow's own `exif_transpose` writes all tags again, and fails on one of a type that it cannot write."""
+def test_an_orientation_beside_a_damaged_tag_is_applied(tmp_path: Path) -> None:
+    """Pillow's own `exif_transpose` writes all tags again, and fails if one of them has a type that it cannot write."""
     tags = exif(6)
     tags[0x9286] = b"comment"
     content = bytearray(tags.tobytes())
     place = content.index(b"\x86\x92") if b"\x86\x92" in content else content.index(b"\x92\x86")
-    content[place + 2 : place + 4] = b"\x63\x63"  # a type that there is not
+    content[place + 2 : place + 4] = b"\x63\x63"  # a type that does not exist
     Image.fromarray(NOISE).save(tmp_path / "odd.png", exif=bytes(content))
     np.testing.assert_array_equal(np.asarray(decode(tmp_path / "odd.png")), np.rot90(NOISE, -1))
 
@@ -63,7 +63,7 @@ def test_a_large_photograph_is_read_and_a_larger_one_names_the_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "wide.png"
-    Image.new("1", (12_000, 9_000)).save(path)  # 108 megapixels, as telephones take them
+    Image.new("1", (12_000, 9_000)).save(path)  # 108 megapixels, the size of a photograph from some phones
     assert ImageChecker("error").readable([path]).all()
     assert decode(path).size == (12_000, 9_000)
     Image.new("1", (16_000, 9_000)).save(path)
@@ -123,7 +123,7 @@ def test_all_bad_images_are_named_at_once_and_not_too_many(tmp_path: Path) -> No
     assert message.endswith("leave them out with --on-bad-image skip")
 
 
-def test_heic_is_read_where_its_package_is_here(tmp_path: Path) -> None:
+def test_heic_is_read_if_its_package_is_installed(tmp_path: Path) -> None:
     pillow_heif = pytest.importorskip("pillow_heif")
     assert formats.heif_is_read()
     for name, colour in (("cats", (200, 30, 30)), ("dogs", (30, 30, 200))):

@@ -1,4 +1,4 @@
-"""The packaged demo sets: sizes, balance, what the pictures show, the same every time."""
+"""The packaged demo sets: their sizes and balance, what the images show, and that they are always the same."""
 
 import gzip
 import subprocess
@@ -32,13 +32,13 @@ def test_sizes_balance_and_fingerprints(name: str, cache_dir: Path) -> None:
     data = load(name, cache_dir, seed=3)
     splits = (data.train, data.val, data.test)
     assert data.n_classes == DATA_SETS[name].n_classes
-    assert tuple(split.n_images for split in splits) == DATA_SETS[name].sizes, "as `sweep data` says"
+    assert tuple(split.n_images for split in splits) == DATA_SETS[name].sizes, "as `sweep data` prints"
     assert data.name == name
     assert data.task == DATA_SETS[name].task
     for split in splits:
         if data.task == "classes":
             sizes = np.bincount(split.labels, minlength=data.n_classes)
-            assert sizes.max() - sizes.min() <= 1 or name.startswith("elpv")  # whose classes are of unequal size
+            assert sizes.max() - sizes.min() <= 1 or name.startswith("elpv")  # its classes differ in size
         else:
             assert split.labels.shape == (split.n_images, data.n_classes)
         assert split.labels.dtype == (np.float64 if data.task == "regression" else np.int64)
@@ -66,7 +66,7 @@ def test_count_is_the_same_in_another_process(cache_dir: Path) -> None:
 
 
 def islands(mask: np.ndarray) -> int:
-    """Number of 8-connected regions of True."""
+    """Return the number of 8-connected regions of True."""
     left = {(int(y), int(x)) for y, x in np.argwhere(mask)}
     found = 0
     while left:
@@ -81,7 +81,7 @@ def islands(mask: np.ndarray) -> int:
 
 
 def test_mnist_count_shows_as_many_digits_as_it_says(cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With solid squares for digits every pasted one is a single region, so regions can be counted."""
+    """Digits are replaced by solid squares. Each pasted digit is then one region, and regions can be counted."""
     squares = np.zeros((5, 28, 28), dtype=np.uint8)
     squares[:, 4:24, 8:20] = 255
     for n_digits in range(1, 9):
@@ -92,7 +92,7 @@ def test_mnist_count_shows_as_many_digits_as_it_says(cache_dir: Path, monkeypatc
 
 @pytest.mark.parametrize("n_objects", [3, 6, 10])
 def test_count_shows_as_many_objects_as_it_says(n_objects: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In white, without shadows and before a dark floor, every object is a single bright region."""
+    """With white objects, no shadows and a dark background, every object is one bright region."""
     monkeypatch.setattr("sweep.data.rendered.PALETTE", ((255, 255, 255),))
     monkeypatch.setattr("sweep.data.rendered._shaded", solid)
     monkeypatch.setattr("sweep.data.rendered._background", dark)
@@ -154,7 +154,10 @@ def test_sprites_are_as_large_as_they_say_whatever_their_shape() -> None:
 
 @pytest.mark.usefixtures("white_on_black")
 def test_sprites_are_in_the_column_they_say() -> None:
-    """And wholly inside; the centre of an outline is not quite its centre of mass."""
+    """Each sprite also lies wholly inside the image.
+
+    The tolerance allows for its centre of mass being off its centre.
+    """
     width = (sprites.IMAGE_SIZE - 3.2 * sprites.RADII[-1]) / sprites.N_PLACES
     for label in range(sprites.N_PLACES):
         for seed in range(8):
@@ -188,7 +191,7 @@ def test_a_sprite_is_where_its_targets_say_and_as_large() -> None:
 
 @pytest.mark.usefixtures("white_on_black")
 def test_a_picture_shows_the_shapes_that_its_labels_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sprite_tasks, "SPACING", sprites.REACH)  # outlines do not touch
+    monkeypatch.setattr(sprite_tasks, "SPACING", sprites.REACH)  # shapes are so far apart that outlines do not touch
     data = sprite_tasks.sprite_set()
     drawn: list[list[str]] = []
     name_of = {id(outline): name for name, outline in sprites.SHAPES.items()}
@@ -219,7 +222,7 @@ def test_typefaces_differ_and_nothing_else_does(cache_dir: Path, monkeypatch: py
 
 
 def test_digits_keep_their_labels(cache_dir: Path) -> None:
-    """The mean picture of a class in train is nearest to that of the same class in test."""
+    """The mean image of each training class is nearest to the mean test image of the same class."""
     data = load("digits", cache_dir)
 
     def means(split: Split) -> np.ndarray:
@@ -230,7 +233,9 @@ def test_digits_keep_their_labels(cache_dir: Path) -> None:
     assert distances.argmin(1).tolist() == list(range(10))
 
 
-def test_fashion_mnist_that_is_not_here_says_what_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_fashion_mnist_files_are_named_with_their_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(scanned, "FASHION_FOLDER", tmp_path / "nowhere")
     with pytest.raises(
         SweepError, match=r"Debian package dataset-fashion-mnist, or put its four files .*fashion-mnist"
@@ -240,7 +245,7 @@ def test_fashion_mnist_that_is_not_here_says_what_to_put_where(tmp_path: Path, m
     (tmp_path / "fashion-mnist").mkdir()
     for name in scanned.FASHION_SHA256:
         (tmp_path / "fashion-mnist" / f"{name}.gz").write_bytes(gzip.compress(b"other images"))
-    with pytest.raises(SweepError, match=r"train-images-idx3-ubyte\.gz is not Fashion-MNIST's"):
+    with pytest.raises(SweepError, match=r"train-images-idx3-ubyte\.gz is not a file of Fashion-MNIST"):
         load_data("fashion-mnist", seed=0, cache_dir=tmp_path)
     (tmp_path / "fashion-mnist" / "train-images-idx3-ubyte.gz").write_bytes(b"damaged")
     with pytest.raises(SweepError, match=r"cannot read .*train-images-idx3-ubyte\.gz"):
@@ -248,7 +253,7 @@ def test_fashion_mnist_that_is_not_here_says_what_to_put_where(tmp_path: Path, m
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
-def test_a_folder_or_file_of_the_same_name_is_said(
+def test_a_folder_or_file_with_the_name_of_a_data_set_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Folders of images: splits, order, fingerprints, and everything that can be wrong with them."""
+"""Folders of images: splits, order, fingerprints, and all the faults that they can have."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ def load(root: Path, seed: int = 0, on_bad_image: OnBadImage = "error") -> DataS
 
 
 def contents(data: DataSet) -> list[set[tuple[int, int]]]:
-    """(red value, label) of every image of train, val and test."""
+    """Return (red value, label) of every image, for train, val and test."""
     return [
         {(split.open(i).getpixel((0, 0))[0], int(split.labels[i])) for i in range(split.n_images)}
         for split in (data.train, data.val, data.test)
@@ -75,7 +75,7 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert load(fill(tmp_path, {"bus": 3, "train": 3})).class_names == ("bus", "train")
 
 
-def test_other_files_are_left_aside_and_deeper_ones_found(tmp_path: Path) -> None:
+def test_other_files_are_ignored_and_subfolders_are_read(tmp_path: Path) -> None:
     fill(tmp_path, {"a": 3, "b": 3})
     (tmp_path / "a" / "notes.txt").write_text("no image")
     (tmp_path / "a" / "._000.png").write_bytes(b"left by another system")
@@ -123,10 +123,10 @@ def test_exif_rotation_is_applied(tmp_path: Path) -> None:
         ({}, "0 class folders"),
         ({"only": 5}, "1 class folders, at least 2"),
         ({"a": 3, "b": 0}, r"class folder .*b has no images"),
-        ({"a": 0, "b": 0}, "no images below"),
+        ({"a": 0, "b": 0}, "its subfolders have no images"),
         ({"a": 9, "b": 2}, r"class 'b' .* has 2 images; 3 are needed"),
         ({"train/a": 3, "train/b": 3}, "no test folder"),
-        ({"train/a": 3, "train/b": 3, "test/a": 3, "test/c": 1}, r"missing \['b'\], only there \['c'\]"),
+        ({"train/a": 3, "train/b": 3, "test/a": 3, "test/c": 1}, r"missing \['b'\], additional \['c'\]"),
         ({"train/a": 3, "train/b": 1, "test/a": 3, "test/b": 1}, r"class 'b' .* has 1 images; 2 are needed"),
     ],
 )
@@ -140,7 +140,7 @@ def test_wrong_folders(tmp_path: Path, sizes: dict[str, int], message: str) -> N
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture"])
-def test_file_that_is_no_picture_is_named_at_once(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_image_is_named_at_once(tmp_path: Path, content: bytes) -> None:
     fill(tmp_path, {"a": 3, "b": 3})
     (tmp_path / "b" / "001.png").write_bytes(content)
     with pytest.raises(SweepError, match=r"001\.png"):
@@ -160,7 +160,7 @@ def test_file_cut_short_is_named_when_it_is_decoded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("odd", ["fold2", "labels"])
-def test_misnamed_split_is_no_class(tmp_path: Path, odd: str) -> None:
+def test_a_misnamed_split_is_not_taken_for_a_class(tmp_path: Path, odd: str) -> None:
     for split in ("train", "test", odd):
         for name in ("cats", "dogs"):
             (tmp_path / split / name).mkdir(parents=True)
@@ -180,7 +180,7 @@ def test_values_of_unknown_range_are_refused(tmp_path: Path, mode: str) -> None:
         load_data(str(tmp_path), seed=0, cache_dir=tmp_path)
 
 
-def test_colours_without_a_way_to_rgb_are_refused(tmp_path: Path) -> None:
+def test_colours_that_cannot_become_rgb_are_refused(tmp_path: Path) -> None:
     fill(tmp_path, {"cats": 3, "dogs": 3})
     Image.new("LAB", (4, 4)).save(tmp_path / "dogs" / "4.tif")
     with pytest.raises(SweepError, match=r"dogs/4\.tif: it has colours of mode LAB"):
@@ -188,7 +188,7 @@ def test_colours_without_a_way_to_rgb_are_refused(tmp_path: Path) -> None:
 
 
 def test_other_formats_under_an_images_name_are_not_opened(tmp_path: Path) -> None:
-    """Pillow goes by content: an EPS file called .png would start Ghostscript."""
+    """Pillow recognises a format by its content. An EPS file called .png would start Ghostscript."""
     fill(tmp_path, {"cats": 3, "dogs": 3})
     path = tmp_path / "dogs" / "4.png"
     Image.new("RGB", (4, 4)).save(path, format="EPS")
@@ -199,7 +199,7 @@ def test_other_formats_under_an_images_name_are_not_opened(tmp_path: Path) -> No
 
 
 def test_every_supported_kind_of_file_is_read(tmp_path: Path) -> None:
-    """Palette, CMYK, 16-bit, greys, transparency and the first picture of an animation, all to a backbone's input."""
+    """Palette, CMYK, 16-bit, grey and transparent images can be read, and so can the first frame of an animation."""
     fill(tmp_path, {"cats": 3, "dogs": 3})
     red, blue = Image.new("RGB", (9, 7), (255, 0, 0)), Image.new("RGB", (9, 7), (0, 0, 255))
     folder = tmp_path / "dogs"
@@ -240,7 +240,10 @@ def test_a_link_to_nothing_is_named_and_links_to_files_are_read(tmp_path: Path) 
 
 
 def test_unreadable_images_are_left_out_on_demand(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Damage behind the header too; splits and fingerprints are those of a folder that never had the files."""
+    """This includes damage behind the header.
+
+    Splits and fingerprints are those of a folder without the damaged files.
+    """
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     fill(tmp_path / "data", {"cats": 8, "dogs": 8})
     reference = load(tmp_path / "data")
@@ -286,7 +289,7 @@ def test_too_few_images_after_skipping(tmp_path: Path, sizes: dict[str, int], n_
         load(tmp_path, on_bad_image="skip")
 
 
-def test_files_that_are_no_images_by_name_are_counted_aloud(
+def test_files_without_an_image_extension_are_counted_in_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(formats, "heif_is_read", lambda: False)
@@ -305,6 +308,6 @@ def test_unknown_choice_for_bad_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["~nobody-of-that-name/photos", "x" * 300, "a\0b"])
-def test_names_that_no_file_system_takes(tmp_path: Path, name: str) -> None:
+def test_impossible_file_names_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="does not exist"):
         load_data(name, seed=0, cache_dir=tmp_path)

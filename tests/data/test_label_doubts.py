@@ -1,4 +1,4 @@
-"""What is said of labels that may not mean what they were read as, and what `--task` then makes of them."""
+"""Warnings about labels that may have been read differently than meant, and what `--task` makes of such labels."""
 
 import logging
 from pathlib import Path
@@ -54,10 +54,10 @@ def test_classes_of_a_float_type(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     data = load(path, "classes")
     assert (data.task, data.class_names) == ("classes", ("0", "1", "2"))
     assert load(path, "regression").task == "regression"
-    assert caplog.text == "", "what the user said needs no warning"
+    assert caplog.text == "", "no warning if the user has given the task"
 
 
-def test_real_numbers_are_not_doubted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_real_numbers_give_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     load(arrays(tmp_path, np.linspace(0, 1, N)))
     load(arrays(tmp_path, np.arange(N, dtype=float)))
     assert caplog.text == ""
@@ -117,7 +117,7 @@ def test_spaces_around_a_label_are_no_part_of_it(tmp_path: Path, labels: list[st
     assert load(table(tmp_path, label=values)).class_names == ("a", "b")
 
 
-def test_names_that_look_alike_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_similar_class_names_give_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert load(table(tmp_path, label=np.array(["Dog", "dog", "cat"])[CLASSES])).n_classes == 3
     assert "has the classes 'Dog' and 'dog', which are learned as different ones" in caplog.text

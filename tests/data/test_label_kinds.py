@@ -1,4 +1,4 @@
-"""Which task labels make: of classes, of several labels an image, or of numbers; from tables, arrays and objects."""
+"""Which kind of task the labels make (classes, several labels, numbers), read from tables, arrays and objects."""
 
 import logging
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def load(spec: Any, task: str | None = None) -> DataSet:
 
 
 def by_red(data: DataSet) -> np.ndarray:
-    """Every image's label, in the order of red values, which number the images."""
+    """Return every image's label, ordered by the images' red values, which number the images."""
     found = {
         split.open(i).convert("RGB").getpixel((0, 0))[0]: split.labels[i]
         for split in (data.train, data.val, data.test)
@@ -106,17 +106,19 @@ def test_a_given_task_decides(tmp_path: Path) -> None:
         ({"label": ["a|b", "b"] * 10, "split": ["train"] * N}, None, r"photos\.csv has no test images"),
     ],
 )
-def test_what_makes_no_task(tmp_path: Path, columns: dict[str, Any], task: str | None, message: str) -> None:
+def test_labels_that_fit_no_task_are_refused(
+    tmp_path: Path, columns: dict[str, Any], task: str | None, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         load(table(tmp_path, **columns), task)
 
 
-def test_a_label_that_cannot_be_learned_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_label_that_cannot_be_learned_gives_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     labels = [*["a|b", "a", "b", ""] * 4, "a|rare", "b", "a", "b"]
     path = table(tmp_path, label=labels, split=["train"] * 12 + ["val"] * 4 + ["test"] * 4)
     with caplog.at_level(logging.WARNING):
         assert load(path).class_names == ("a", "b", "rare")
-    assert "the label 'rare', which cannot be learned" in caplog.text
+    assert "the label 'rare', so it cannot be learned" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -142,7 +144,7 @@ def test_arrays(tmp_path: Path, labels: np.ndarray, task: str | None, found: str
 
 
 class Numbered:
-    """Images whose red value is their number; the label is what `label` makes of it."""
+    """Images whose red value is their number. `label` computes the label from the number."""
 
     def __init__(self, label: Callable[[int], Any]):
         self.label = label
@@ -180,7 +182,7 @@ def test_objects(label: Callable[[int], Any], task: str, expected: np.ndarray) -
         (lambda n: [0, [1, 2]], r"the label of .*\[0\] is \[0, \[1, 2\]\], not a class index"),
     ],
 )
-def test_labels_of_objects_that_cannot_be(label: Callable[[int], Any], message: str) -> None:
+def test_unsuitable_labels_of_objects_are_refused(label: Callable[[int], Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         load({"all": Numbered(label)})
 

@@ -1,4 +1,4 @@
-"""Data set objects that a study file hands over."""
+"""Data set objects that a study file passes to sweep."""
 
 import io
 import json
@@ -23,7 +23,7 @@ from sweep.errors import SweepError, UsageError
 
 
 class Numbered:
-    """Images whose red value is their number; the label is what `label` makes of it."""
+    """Images whose red value is their number. `label` computes the label from the number."""
 
     def __init__(self, numbers: range, label: Callable[[int], Any] = lambda number: number % 2):
         self.numbers, self.label = numbers, label
@@ -62,13 +62,13 @@ def test_splits_as_given_split_off_and_split_at_random() -> None:
 
 
 @pytest.mark.parametrize("label", [np.int32, torch.tensor, int])
-def test_labels_of_any_whole_kind(label: Callable[[int], Any]) -> None:
+def test_labels_may_be_any_integer_type(label: Callable[[int], Any]) -> None:
     data = load(all=Numbered(range(20), lambda number: label(number % 2)))
     assert data.train.labels.dtype == np.int64
 
 
 def test_items_that_draw_on_global_random_state_are_the_same_every_time() -> None:
-    """torchvision's FakeData seeds PyTorch's generator for every item: two threads would disturb each other."""
+    """torchvision's FakeData seeds PyTorch's global generator for every item. Two threads would disturb each other."""
     prints = {load(all=FakeData(60, (3, 32, 32), 2)).train.fingerprint for _ in range(8)}
     assert len(prints) == 1
 
@@ -126,12 +126,12 @@ def generator(numbers: range) -> Any:
         ),
     ],
 )
-def test_what_cannot_be_taken(objects: dict[str, Any], message: str) -> None:
+def test_unsuitable_objects_are_refused(objects: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         load(**objects)
 
 
-def test_items_that_cannot_be_had_are_named_or_left_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_items_that_fail_are_named_or_left_out(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(
         SweepError, match=r"cannot read the image Study\.data\['all'\]\[9\]: the disk is tired\. .*--on-bad-image skip"
     ):
@@ -144,7 +144,7 @@ def test_items_that_cannot_be_had_are_named_or_left_out(caplog: pytest.LogCaptur
         load(all=[(Image.new("F", (4, 4)), 0)])
 
 
-def test_images_that_were_opened_only_are_read(tmp_path: Path) -> None:
+def test_images_that_are_opened_but_not_read_yet(tmp_path: Path) -> None:
     paths = [tmp_path / f"{number}.png" for number in range(6)]
     for path in paths:
         Image.effect_noise((64, 64), 50).save(path)
@@ -160,7 +160,7 @@ def test_images_that_were_opened_only_are_read(tmp_path: Path) -> None:
     assert load(all=Opened(range(6))).train.open(0).getextrema() != (0, 0)
 
 
-def test_a_study_declares_them_and_its_record_is_still_json() -> None:
+def test_a_study_with_data_objects_is_recorded_as_json() -> None:
     study = Study(suggest=lambda trial: LaneConfig(lr=1e-3), baseline={}, max_rank=8, data={"all": Numbered(range(4))})
     assert json.loads(json.dumps(study.declarations()))["data"] == "objects of the study file"
     assert study.override(data="count").data == "count"
@@ -181,7 +181,7 @@ study = Study(
 """
 
 
-def test_a_study_of_objects_runs_goes_on_and_is_reported(
+def test_a_study_of_objects_runs_resumes_and_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def call(*arguments: str) -> tuple[int, str]:
@@ -211,7 +211,7 @@ def test_a_study_of_objects_runs_goes_on_and_is_reported(
 
 
 class Named(Numbered):
-    """With the names of its classes, as torchvision's data sets have them."""
+    """The same images, with an attribute `classes` as torchvision's data sets have it."""
 
     def __init__(self, numbers: range, classes: list[str], label: Callable[[int], Any] = lambda number: number % 3):
         super().__init__(numbers, label)
@@ -223,10 +223,10 @@ class Named(Numbered):
     [
         (
             ["cat", "emu", "zebra"],
-            r"\['test'\] has other classes than .*\['train'\]: number 1 is 'emu' there",
+            r"\['test'\] has other classes than .*\['train'\]: number 1 is 'emu' in the former",
         ),
-        (["dog", "cat", "emu"], r"number 0 is 'dog' there and 'cat' here"),
-        (["cat", "dog", "emu", "fox"], r"number 3 is 'fox' there and no class here"),
+        (["dog", "cat", "emu"], r"number 0 is 'dog' in the former and 'cat' in"),
+        (["cat", "dog", "emu", "fox"], r"number 3 is 'fox' in the former and no class in"),
     ],
 )
 def test_splits_that_number_their_classes_differently_are_refused(of_test: list[str], message: str) -> None:
@@ -236,7 +236,7 @@ def test_splits_that_number_their_classes_differently_are_refused(of_test: list[
         load(train=train, test=Named(range(6), of_test))
 
 
-def test_one_part_with_names_of_classes_names_them_for_all() -> None:
+def test_class_names_of_one_part_hold_for_all_parts() -> None:
     data = load(train=Named(range(9), ["cat", "dog", "emu"]), test=Numbered(range(6), lambda number: number % 3))
     assert data.class_names == ("cat", "dog", "emu")
 

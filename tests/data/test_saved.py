@@ -1,4 +1,4 @@
-"""Hugging Face data sets on disk, written by the package that users write them with."""
+"""Hugging Face data sets on disk, written by the package `datasets` itself."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made(start: int, labels: Sequence[object], kind: Any = None, **more: Any) -> datasets.Dataset:
-    """One image a label, its red value the row's number, counted from `start`."""
+    """Return a data set with one image per label. The red value of an image is its row number, counted from `start`."""
     images = [Image.new("RGB", (5, 4), (start + row, 0, 0)) for row in range(len(labels))]
     kinds = {"image": datasets.Image(), "label": kind or datasets.ClassLabel(names=NAMES)}
     features = datasets.Features({**kinds, **{name: datasets.Value("int64") for name in more}})
@@ -106,7 +106,7 @@ def test_wrong_splits_and_labels(tmp_path: Path, data: dict[str, list[int]], mes
         ),
         (
             made(0, [0, 1]).remove_columns("image"),
-            r"has 0 Image columns and 0 of text, one of either is needed \(its columns: label\)",
+            r"has 0 Image columns and 0 text columns; it needs one Image or one text column \(its columns: label\)",
         ),
         (made(0, [True, False] * 3, datasets.Value("bool")), r"label of .*pets holds bool of shape \(6,\)"),
         (made(0, ["a", None, "b"], datasets.Value("string")), r"row 1: label is None; labels are text or numbers"),
@@ -124,13 +124,13 @@ FLOATS = datasets.List(datasets.Value("float32"))
 
 
 def whole(kind: Any, labels: Sequence[object], folder: Path, column: str = "label") -> DataSet:
-    """The three splits of images with these labels, as loaded."""
+    """Save images with these labels, and return them as loaded, in three splits."""
     data = made(0, labels, kind)
     return load(saved(data.rename_column("label", column) if column != "label" else data, folder))
 
 
 def in_order(data: DataSet) -> list[Any]:
-    """Labels by the red of their image, which is the row's number."""
+    """The labels in the order of the images' red values, which are the row numbers."""
     splits = (data.train, data.val, data.test)
     rows = [
         (red, label)
@@ -186,7 +186,9 @@ def test_texts(tmp_path: Path) -> None:
     assert "two, row " in loaded.test.describe(0)
     given = datasets.DatasetDict({"train": two.select(range(8)), "test": two.select(range(8, 12))})
     assert load(saved(given, tmp_path / "split")).test.open(3) == "text 11"
-    with pytest.raises(UsageError, match=r"has 0 Image columns and 2 of text, .*name the one of text text, and save"):
+    with pytest.raises(
+        UsageError, match=r"has 0 Image columns and 2 text columns; .*rename the column of texts to text, and"
+    ):
         load(saved(two.rename_column("text", "body"), tmp_path / "which"))
     empty = datasets.Dataset.from_dict({**columns, "text": ["x", " "] * 6}, features=two.features)
     with pytest.raises(UsageError, match=r"empty, row 1: text is ' '; drop the row and save again"):
@@ -211,7 +213,7 @@ def test_wrong_lists_and_numbers(tmp_path: Path, kind: Any, labels: list[Any], m
         load(saved(made(0, labels, kind), tmp_path / "pets"))
 
 
-def test_another_kind_of_task_than_was_asked_for(tmp_path: Path) -> None:
+def test_labels_that_contradict_the_requested_task_are_refused(tmp_path: Path) -> None:
     folder = saved(made(0, [0, 1] * 6), tmp_path / "pets")
     with pytest.raises(UsageError, match=r"label of .*pets makes a task of the kind classes, not multi-label; leave"):
         load_data(str(folder), seed=0, cache_dir=tmp_path, task="multi-label")

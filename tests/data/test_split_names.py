@@ -1,4 +1,4 @@
-"""Splits under the names that people give them, in folders, tables, arrays, saved data sets and objects."""
+"""The names that splits may have in folders, tables, arrays, saved data sets and objects."""
 
 import logging
 from pathlib import Path
@@ -20,7 +20,10 @@ def pictures(folder: Path, n: int, first: int) -> None:
 
 
 def tree(root: Path, *splits: str) -> Path:
-    """Under each split the classes cats and dogs, 5 images each, of red values that begin with 0, 20, 40, …"""
+    """For each split, create the classes cats and dogs with 5 images each.
+
+    The red values of a split start at 0, 20, 40, …
+    """
     for place, split in enumerate(splits):
         for c, name in enumerate(("cats", "dogs")):
             pictures(root / split / name, 5, 20 * place + 10 * c)
@@ -58,18 +61,16 @@ def test_folders_with_val(tmp_path: Path, val: str) -> None:
         (("training", "validation"), "has the folders training, validation but no test folder"),
         (("val", "test"), "has the folders test, val but no train folder"),
         (("train", "val", "validation", "test"), "two of which are the same split; keep one folder per split"),
-        (("train", "extra"), "looks like splits, but beside train it has extra"),
-        (("Train", "Test", "unlabelled"), "looks like splits, but beside Test, Train it has unlabelled"),
+        (("train", "extra"), "seems to hold splits, but beside train it has extra"),
+        (("Train", "Test", "unlabelled"), "seems to hold splits, but beside Test, Train it has unlabelled"),
     ],
 )
-def test_folders_that_stay_doubtful_are_refused(tmp_path: Path, folders: tuple[str, ...], message: str) -> None:
+def test_ambiguous_folders_are_refused(tmp_path: Path, folders: tuple[str, ...], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         load(tree(tmp_path, *folders))
 
 
-def test_folders_that_may_be_splits_under_other_names_are_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_folders_that_look_like_splits_give_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert load(tree(tmp_path, "fitting", "holdout")).class_names == ("fitting", "holdout")
     assert "fitting, holdout" in caplog.text
@@ -94,7 +95,7 @@ def test_columns_and_their_values_in_any_case(tmp_path: Path, suffix: str) -> No
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_a_column_that_looks_like_splits_and_is_not_read_is_said(
+def test_an_unread_column_that_looks_like_splits_gives_a_warning(
     tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     pictures(tmp_path, 12, 0)
@@ -129,7 +130,7 @@ def test_arrays(tmp_path: Path, names: str) -> None:
     np.testing.assert_array_equal(np.asarray(data.val.open(0)), images[6])
 
 
-def test_arrays_of_one_split_twice_are_refused_and_others_said(
+def test_two_arrays_of_one_split_are_refused_and_unused_ones_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     images, labels = np.zeros((12, 6, 5), np.uint8), np.arange(12) % 2

@@ -1,4 +1,4 @@
-"""The line that says what was read, and the warning of images that are in two splits."""
+"""The line that summarises the data, and the warning about images that are in two splits."""
 
 import logging
 import shutil
@@ -53,7 +53,7 @@ def warnings_of(data: DataSet, caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.message for record in caplog.records if record.name == "sweep.data.summary"]
 
 
-def test_files_in_two_splits_are_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_files_in_two_splits_give_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = tree(tmp_path)
     assert warnings_of(load(root), caplog) == []
     for number in (0, 1):
@@ -65,7 +65,7 @@ def test_files_in_two_splits_are_said_once(tmp_path: Path, caplog: pytest.LogCap
     assert "test/hat/again0.png" in message
 
 
-def test_every_form_of_data_is_looked_at(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_shared_items_are_found_in_every_form_of_data(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     images = RNG.integers(0, 256, (12, 6, 5), dtype=np.uint8)
     labels = np.arange(12) % 2
     given = {"train_images": images, "train_labels": labels, "test_labels": labels[:4]}
@@ -84,5 +84,5 @@ def test_every_form_of_data_is_looked_at(tmp_path: Path, caplog: pytest.LogCaptu
     assert "texts.csv:13" in message
 
 
-def test_packaged_sets_share_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_packaged_sets_have_no_item_in_two_splits(caplog: pytest.LogCaptureFixture) -> None:
     assert warnings_of(load("count"), caplog) == []

@@ -1,4 +1,4 @@
-"""Tables as other tools write them: absolute paths, other folders, names and separators, long cells, odd text types."""
+"""Tables as other tools write them: absolute paths, other folders and column names, separators and types."""
 
 import json
 import sys
@@ -45,14 +45,14 @@ def write(path: Path, rows: pd.DataFrame, separator: str = ",") -> Path:
     return path
 
 
-def test_absolute_paths_inside_the_folder_are_those_files(tmp_path: Path) -> None:
+def test_absolute_paths_inside_the_folder_are_accepted(tmp_path: Path) -> None:
     names = pictures(tmp_path / "data" / "images")
     relative = pd.DataFrame({"path": [f"images/{name}" for name in names], "label": LABELS})
     absolute = relative.assign(path=[str(tmp_path / "data" / path) for path in relative["path"]])
     data = load(write(tmp_path / "data" / "photos.csv", absolute))
     assert by_red(data) == LABELS
     same = load(write(tmp_path / "data" / "photos.csv", relative))
-    assert data.train.fingerprint == same.train.fingerprint, "the same images, however the table names them"
+    assert data.train.fingerprint == same.train.fingerprint, "the images are the same, whatever form their paths have"
     (tmp_path / "link").symlink_to(tmp_path / "data")
     behind = absolute.assign(path=[str(tmp_path / "link" / path) for path in relative["path"]])
     assert by_red(load(write(tmp_path / "data" / "photos.csv", behind))) == LABELS
@@ -78,7 +78,7 @@ def test_columns_of_other_names(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"photos.{suffix}"
     rows.to_csv(path, index=False) if suffix == "csv" else rows.to_parquet(path, index=False)
     assert by_red(load(path, path_column="file", label_column="kind")) == LABELS
-    with pytest.raises(UsageError, match=r"has no column path .*Other names: --path-column, --label-column"):
+    with pytest.raises(UsageError, match=r"has no column path .*other names, give --path-column and --label-column"):
         load(path, label_column="kind")
     with pytest.raises(UsageError, match=r"has no column breed \(its columns: file, label, kind\)"):
         load(path, path_column="file", label_column="breed")
@@ -106,7 +106,7 @@ def test_a_comma_in_the_header_does_not_hide_the_separator(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("column", ["note", "text"])
 def test_cells_of_any_length(tmp_path: Path, column: str) -> None:
-    long = "word " * 40_000  # beyond the 131,072 characters of Python's reader
+    long = "word " * 40_000  # longer than the 131,072 characters that Python's csv module allows
     item = {"path": pictures(tmp_path)} if column == "note" else {}
     data = load(write(tmp_path / "table.csv", pd.DataFrame({**item, "label": LABELS, column: [long] * N})))
     assert data.train.n_images == 8
@@ -124,7 +124,7 @@ def test_text_of_arrows_view_type(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spec", ["folder", "count", "objects"])
-def test_options_of_tables_are_refused_elsewhere(photos: Path, spec: str) -> None:
+def test_options_of_tables_are_refused_for_other_data(photos: Path, spec: str) -> None:
     data = {"folder": str(photos), "count": "count", "objects": {"all": []}}[spec]
     with pytest.raises(
         UsageError, match=r"--label-column is for tables \(\.csv, \.tsv, \.parquet\), but .* is not; leave"
@@ -132,7 +132,7 @@ def test_options_of_tables_are_refused_elsewhere(photos: Path, spec: str) -> Non
         load_data(data, seed=0, cache_dir=photos, table=TableOptions(label_column="kind"))
 
 
-def test_a_run_on_such_a_table_says_what_it_read_and_can_be_taken_up(
+def test_a_run_on_such_a_table_prints_a_summary_and_can_be_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = pictures(tmp_path / "images")

@@ -30,7 +30,7 @@ WRITERS = pytest.mark.parametrize("write", [as_csv, as_parquet])
 
 
 def pictures(folder: Path, labels: Sequence[object]) -> pd.DataFrame:
-    """One image a label, its red value the row's number."""
+    """Save one image per label, with its row number as red value. Return the table of paths and labels."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(len(labels)):
         Image.new("RGB", (5, 4), (number, 0, 0)).save(folder / f"{number}.png")
@@ -49,7 +49,7 @@ def reds(data: DataSet) -> list[list[int]]:
 
 
 @WRITERS
-def test_rows_are_split_where_the_table_does_not(tmp_path: Path, write: Writer) -> None:
+def test_rows_without_given_splits_are_split(tmp_path: Path, write: Writer) -> None:
     labels = ["cat"] * 10 + ["a dog, brown"] * 5 + ["NA"] * 3
     path = write(tmp_path, pictures(tmp_path, labels).assign(width=5))
     data = load(path)
@@ -100,7 +100,7 @@ CSV = "path,label\n" + "".join(f"{i}.png,{'ab'[i % 2]}\n" for i in range(6))
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", r"photos\.csv has no column path \(its columns: none\); a table of images has the columns"),
+        ("", r"photos\.csv has no column path \(its columns: none\); a table of images needs the columns"),
         ("path:label\n0.png:a\n", r"has no column path \(its columns: path:label\)"),
         ("path,class\n0.png,a\n", r"has no column label \(its columns: path, class\)"),
         ("path,label,path\n0.png,a,b\n", r"has several columns path \(path, path\)"),
@@ -137,7 +137,7 @@ def test_wrong_tables(tmp_path: Path, content: str, message: str) -> None:
         load(folder / "photos.csv")
 
 
-def test_a_byte_order_mark_is_no_part_of_a_name_and_other_encodings_are_named(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored_and_other_encodings_are_refused(tmp_path: Path) -> None:
     pictures(tmp_path, range(6))
     path = tmp_path / "photos.csv"
     path.write_bytes(b"\xef\xbb\xbf" + CSV.replace("\n", "\r\n").encode())

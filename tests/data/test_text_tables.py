@@ -68,14 +68,17 @@ def test_fingerprint_is_of_texts_and_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("text,class\na,b\n", r"texts\.csv has no column label \(its columns: text, class\); .* one of texts has text"),
+        (
+            "text,class\na,b\n",
+            r"texts\.csv has no column label \(its columns: text, class\); .* a table of texts needs text",
+        ),
         ("text,label\n ,b\n", r"texts\.csv:2: the text is empty; drop the row"),
         ("text,label\na,\n", r"texts\.csv:2: the label is empty"),
         ("text,label,text\na,b,c\n", r"texts\.csv has several columns text"),
         ("text,label\n", r"texts\.csv has no rows; .* one row per image or text"),
         (
             "text,label\na,x\nb,x\nc,y\n",
-            r"class 'x' .*has 2 texts; 3 are needed to be in train, val and test\. Add texts",
+            r"class 'x' .*has 2 texts; 3 are needed, one for each of train, val and test\. Add texts",
         ),
         ("text,label,split\na,x,train\nb,y,train\n", r"texts\.csv has no test texts"),
         ("text,target\na,1\nb,1\nc,1\n", r"target has one value in all 1 train texts of .*Add texts, or leave"),
@@ -119,11 +122,11 @@ def test_texts_to_be_labelled(tmp_path: Path) -> None:
         ("a.txt", b"\n \n", "has no text"),
         ("a.txt", b"\xff\xfe", "is not UTF-8 text"),
         ("a.md", b"text", r"a\.md: the model reads texts; give a \.txt file with one text per line, or a table"),
-        ("a.csv", b"txt\nb\n", r"has 0 columns text, one is needed \(its columns: txt\)"),
+        ("a.csv", b"txt\nb\n", r"has 0 columns text; it needs one \(its columns: txt\)"),
         ("nowhere", None, "nowhere is not a file"),
     ],
 )
-def test_what_holds_no_texts(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+def test_files_without_texts_are_refused(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises((UsageError, SweepError), match=message):

@@ -1,4 +1,4 @@
-"""VTAB-1K task folders."""
+"""Folders of VTAB-1K tasks."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ from sweep.errors import UsageError
 
 
 def task(root: Path, name: str = "own_task", newline: str = "\n") -> Path:
-    """A task of 3 classes with 4 / 2 / 3 images."""
+    """Create a task of 3 classes with 4, 2 and 3 images (train, val, test)."""
     folder = root / name
     for file, size in (("train800", 4), ("val200", 2), ("test", 3)):
         (folder / "images" / file).mkdir(parents=True)
@@ -41,7 +41,7 @@ def test_lists_are_read_in_order(tmp_path: Path, newline: str) -> None:
     assert reds == pytest.approx([0, 30, 60, 90], abs=3)
 
 
-def test_known_tasks_bring_their_class_count(tmp_path: Path) -> None:
+def test_known_tasks_have_a_known_number_of_classes(tmp_path: Path) -> None:
     assert len(CLASS_COUNTS) == 19
     assert set(ALIASES.values()) < set(CLASS_COUNTS)
     data = load_data(str(task(tmp_path, "pets")), seed=0, cache_dir=tmp_path)
@@ -97,8 +97,8 @@ def test_a_task_needs_two_classes(tmp_path: Path) -> None:
         load_data(str(folder), seed=0, cache_dir=tmp_path)
 
 
-def test_a_list_leads_out_of_its_folder_by_no_link(tmp_path: Path) -> None:
-    """Not by a linked image, not by a linked folder; links inside of the folder and to the folder are fine."""
+def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
+    """A linked image or folder must not lead out of the folder. Links inside it and links to it are allowed."""
     folder = task(tmp_path)
     (tmp_path / "link").symlink_to(folder)
     assert load_data(str(tmp_path / "link"), seed=0, cache_dir=tmp_path).train.n_images == 4
@@ -158,7 +158,7 @@ def test_a_class_of_one_image_and_a_name_in_unicode(tmp_path: Path) -> None:
     assert data.train.open(2).size == (8, 8)
 
 
-def test_a_list_that_is_no_file(tmp_path: Path) -> None:
+def test_a_list_that_is_not_a_regular_file(tmp_path: Path) -> None:
     folder = task(tmp_path)
     (folder / "val200.txt").unlink()
     os.mkfifo(folder / "val200.txt")

@@ -1,4 +1,4 @@
-"""Which files below a folder count: hidden ones, links, spellings of one name; in training and in `sweep predict`."""
+"""Which files in a folder are read (hidden files, links, spellings of a name), for training and for `sweep predict`."""
 
 import logging
 import unicodedata
@@ -44,7 +44,7 @@ def test_hidden_folders_below_a_class_are_left_out(tmp_path: Path) -> None:
         find_images([tmp_path / "only"])
 
 
-def test_a_hidden_folder_that_is_asked_for_is_read(tmp_path: Path) -> None:
+def test_a_hidden_folder_that_the_user_names_is_read(tmp_path: Path) -> None:
     assert len(find_images([fill(tmp_path / ".shelf")])) == 4
 
 
@@ -60,7 +60,7 @@ def test_linked_folders_below_a_class_are_read(tmp_path: Path) -> None:
     assert len(find_images([root])) == 16
 
 
-def test_a_link_to_a_folder_above_is_left_aside_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_link_to_a_folder_above_is_ignored_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     fill(tmp_path / "cats" / "deep")
     (tmp_path / "cats" / "deep" / "up").symlink_to(tmp_path / "cats")
     with caplog.at_level(logging.WARNING):
@@ -87,7 +87,7 @@ def test_one_name_in_two_spellings_of_unicode_is_one_class(tmp_path: Path, caplo
         data = load(tmp_path / "together")
     assert data.class_names == (COMPOSED, "tea")
     assert n_images(data) == 12
-    assert "spelled alike; they are one class" in caplog.text
+    assert "in two spellings of Unicode; they are one class" in caplog.text
     fill(tmp_path / "photos", 8)
     labels = [COMPOSED, DECOMPOSED, "tea", "tea"] * 2
     rows = "".join(f"photos/{number}.png,{label}\n" for number, label in enumerate(labels))

@@ -1,4 +1,4 @@
-"""docs/architecture.md and docs/api.md say what is true of the code."""
+"""docs/architecture.md and docs/api.md agree with the code."""
 
 import re
 import tomllib
@@ -36,7 +36,7 @@ def test_the_import_order_is_that_of_the_contract() -> None:
     assert shown.splitlines() == contract["layers"]
 
 
-def test_the_picture_or_the_text_beside_it_names_every_wing() -> None:
+def test_the_picture_or_its_text_names_every_wing() -> None:
     for wing in WINGS:
         name = str(wing.relative_to(ROOT))
         assert f"<b>{name}</b>" in ARCHITECTURE or f"`{name}`" in ARCHITECTURE, name

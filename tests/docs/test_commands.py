@@ -1,4 +1,4 @@
-"""Every command and all Python in the docs is run, in the order in which it stands, with sizes of a second."""
+"""Runs every command and all Python code of the docs, in order, with sizes that take about a second."""
 
 import re
 import runpy
@@ -45,8 +45,8 @@ class Block:
     """Something in a document that a reader would run.
 
     Attributes:
-        kind: `command`, `python`, `file` (Python that names its file in its first line) or `inline`.
-        text: What it says.
+        kind: `command`, `python`, `file` (Python code whose first line names its file) or `inline`.
+        text: The command or the code.
     """
 
     kind: str
@@ -54,7 +54,7 @@ class Block:
 
 
 def blocks_of(document: str) -> Iterator[Block]:
-    """What there is to run, in order."""
+    """Yield the blocks that can be run, in the order of the document."""
     fence: list[str] | None = None
     language = ""
     for line in document.splitlines():
@@ -74,7 +74,7 @@ def blocks_of(document: str) -> Iterator[Block]:
 
 
 def newest_runs_for_dots(text: str) -> str:
-    """Names of run folders that end in dots, as the docs write them, made those of real ones."""
+    """Replace `runs/STUDY-…`, as the docs write it, by the newest run folder of that study."""
 
     def newest(match: re.Match[str]) -> str:
         found = sorted(Path("runs").glob(f"{match[1]}-[0-9]*"), key=lambda path: path.stat().st_mtime)
@@ -85,7 +85,7 @@ def newest_runs_for_dots(text: str) -> str:
 
 
 def check_options(arguments: list[str]) -> None:
-    """Fail where a command has options or a subcommand that there are not."""
+    """Fail if a command has an option or a subcommand that does not exist."""
     name, *options = arguments
     if not name.startswith("-"):
         context = SUBCOMMANDS[name].make_context(name, [], resilient_parsing=True)
@@ -94,13 +94,13 @@ def check_options(arguments: list[str]) -> None:
 
 
 def call(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Call `sweep` in process."""
+    """Call `sweep` in this process."""
     check_options(arguments)
     if arguments[0] in (
         "bench",
         "stop",
         "clone",
-    ):  # minutes, or a run that goes on: tests/bench and tests/search have them
+    ):  # these take minutes or need a running search; tests/bench and tests/search cover them
         return
     if arguments[0] in ("run", "plan"):
         arguments = [*arguments, *TINY, *([] if "--data" in arguments else ["--data", "photos"])]
@@ -111,7 +111,7 @@ def call(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def carry_out(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Do what a shell would."""
+    """Run a shell command of the docs."""
     program, *arguments = shlex.split(newest_runs_for_dots(command), comments=True)
     target = arguments.pop() if ">" in arguments else None
     if target is not None:
@@ -132,14 +132,14 @@ def carry_out(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 
 def check_tests(command: str) -> None:
-    """Fail where a pytest command names a path that is not there."""
+    """Fail if a pytest command names a path that does not exist."""
     for argument in shlex.split(command)[1:]:
         assert not argument.startswith("tests") or (ROOT / argument).exists(), command
 
 
 @pytest.fixture
 def photos_of_a_reader(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty folder to work in, but for the photos that a reader has."""
+    """An empty working folder that contains only a reader's photos."""
     monkeypatch.setenv("SWEEP_CACHE_DIR", str(finished_run.parent / "cache"))
     monkeypatch.setattr("optuna_dashboard.run_server", lambda storage, **options: None)
     monkeypatch.chdir(tmp_path)
@@ -168,20 +168,20 @@ def test_every_command_runs(
 
 
 def anchors(path: Path) -> set[str]:
-    """The anchors of a Markdown page's headings, as GitHub makes them."""
+    """Return the anchors of a Markdown page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_links_lead_somewhere() -> None:
-    for page in (ROOT / name for name in (*DOCS, "CHANGELOG.md", "docs/data.md", "docs/backbones.md")):
+def test_links_have_a_target() -> None:
+    for page in (ROOT / name for name in (*DOCS, "CHANGELOG.md", "docs/data.md", "docs/dense.md", "docs/backbones.md")):
         for target, anchor in re.findall(r"\]\((?!https?://)([^)#]*)#?([^)]*)\)", page.read_text()):
             linked = page.parent / target if target else page
             assert linked.exists(), f"{page.name}: {target}"
             assert not anchor or anchor in anchors(linked), f"{page.name}: {target}#{anchor}"
 
 
-def test_the_runner_itself() -> None:
+def test_blocks_are_found_and_wrong_commands_fail() -> None:
     fences = "```python\n# x.py\n1\n```\n```python\n2\n```\n```\n3\n```"
     document = f"    sweep a && pytest\n`sweep run --epochs 3` `other`\n{fences}"
     assert [(block.kind, block.text) for block in blocks_of(document)] == [

@@ -1,4 +1,4 @@
-"""`docs/notebook.ipynb` runs from its first cell to its last in a kernel of its own; only its sizes are smaller."""
+"""`docs/notebook.ipynb` runs from start to end in its own kernel. Only its sizes are made smaller."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,8 @@ def environment(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(NOTEBOOK.parents[1]), os.environ.get("PYTHONPATH", "")]))
 
 
-@pytest.mark.filterwarnings("default")  # the client's own, of event loops; what the kernel does is another process
+# warnings of the client about event loops; the notebook itself runs in another process
+@pytest.mark.filterwarnings("default")
 def test_notebook(environment: None, finished_run: Path, tmp_path: Path) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
@@ -30,4 +31,4 @@ def test_notebook(environment: None, finished_run: Path, tmp_path: Path) -> None
     assert any("winner, trial" in data.get("text/html", "") for data in shown)
     assert sum("application/vnd.plotly.v1+json" in data for data in shown) == 3
     assert len(list((tmp_path / "runs").iterdir())) == 2
-    assert all(cell.get("outputs", []) == [] for cell in nbformat.read(NOTEBOOK, as_version=4).cells), "kept small"
+    assert all(cell.get("outputs", []) == [] for cell in nbformat.read(NOTEBOOK, as_version=4).cells), "no output kept"

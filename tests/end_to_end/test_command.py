@@ -1,4 +1,4 @@
-"""The command in a process of its own, on really pretrained weights and really scanned digits."""
+"""The command in its own process, with pretrained weights and scanned digits."""
 
 import contextlib
 import json
@@ -38,7 +38,7 @@ def call(environment: dict[str, str], *arguments: str) -> subprocess.CompletedPr
 
 @pytest.fixture(scope="module")
 def run(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
-    """A finished run, with what it printed."""
+    """Return the folder of a finished run, and what the run printed."""
     out = tmp_path_factory.mktemp("runs") / "first"
     done = call(environment, "run", "--study", "lr_rank", *SMALL, "--out", str(out))
     assert done.returncode == 0, done.stderr
@@ -59,7 +59,7 @@ def test_run_ends_with_table_reference_and_the_next_commands(run: tuple[Path, st
     assert f"sweep dashboard {out}" in stdout
     assert f"sweep results {out}" in stdout
     assert f"{N_TRIALS}.0 of {N_TRIALS} trials: best val_top1" in stderr
-    assert "\x1b" not in stdout + stderr, "no terminal codes where nobody watches"
+    assert "\x1b" not in stdout + stderr, "no terminal codes if the output is no terminal"
 
 
 def test_second_run_repeats_the_numbers_without_a_backbone_forward(
@@ -92,7 +92,7 @@ def test_results_in_three_formats(run: tuple[Path, str, str], environment: dict[
 
 @contextlib.contextmanager
 def started(environment: dict[str, str], *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A command as a terminal starts it: Ctrl-C reaches it also where the tests themselves run in the background."""
+    """Start a command as a terminal does. Ctrl-C then reaches it even if the tests run in the background."""
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         command(*arguments), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -1,4 +1,4 @@
-"""A run on texts from its command to an exported model, and all that is asked of a run in between."""
+"""A run on texts, from the command to an exported model: resume, report, verify, export and predict."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from sweep.verify.verify import verify_trial
 
 
 def call(*arguments: object) -> int:
-    """`sweep` as a command, in process."""
+    """Run the command `sweep` in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["sweep", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
@@ -74,7 +74,7 @@ def test_table_and_record(run: Path, backbone: Path) -> None:
     assert {"transformers", "tokenizers"} <= results.config["versions"].keys()
     assert results.config["pool"] is None
     assert results.summary["n_images_computed"] == 90
-    assert results.summary["linear_probe"]["val"]["top1"] > 0.5, "texts are told by one word"
+    assert results.summary["linear_probe"]["val"]["top1"] > 0.5, "the colour word decides the label"
 
 
 def test_plan_finds_the_features(options: list[object], run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,7 +82,7 @@ def test_plan_finds_the_features(options: list[object], run: Path, capsys: pytes
     assert "0 texts; 90 are in the cache" in capsys.readouterr().out
 
 
-def test_every_trial_is_what_it_is_alone(run: Path, cache: Path) -> None:
+def test_every_trial_has_the_same_result_alone(run: Path, cache: Path) -> None:
     for trial in range(4):
         verification = verify_trial(run, trial, device=torch.device("cpu"), cache_dir=cache)
         assert verification.kept, verification.comparisons
@@ -94,7 +94,7 @@ def test_resume_says_that_nothing_is_left_and_refuses_another_tokenizer(
 ) -> None:
     assert call("resume", run) == 0
     assert "nothing is left to do" in capsys.readouterr().err
-    again, moved = tmp_path / run.name, tmp_path / "moved"  # the folder's name is the Optuna study's
+    again, moved = tmp_path / run.name, tmp_path / "moved"  # the Optuna study has the name of the folder
     shutil.copytree(run, again)
     shutil.copytree(backbone, moved)
     (again / "summary.json").unlink()
@@ -175,7 +175,7 @@ def test_export_without_the_backbone_and_as_a_graph(run: Path, cache: Path, tmp_
     )
 
 
-def test_a_network_that_no_graph_can_be_made_of(
+def test_a_network_that_cannot_become_a_graph_is_reported(
     run: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
@@ -200,7 +200,7 @@ def test_predict_labels_a_table_and_lines(
     labelled = pd.read_csv(target)
     assert labelled["text"].tolist() == [*pd.read_csv(text_table)["text"], "the car is red", "a very old house"]
     model = sweep.load_model(shipped)
-    for _, row in labelled.tail(5).iterrows():  # alone, and not in a batch
+    for _, row in labelled.tail(5).iterrows():  # one text at a time, without a batch
         with torch.no_grad():
             p = model(model.transform(row["text"]).unsqueeze(0)).softmax(-1)[0]
         assert row["label"] == model.class_names[p.argmax()]

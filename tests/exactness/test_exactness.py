@@ -1,4 +1,4 @@
-"""The promises of exactness: a lane is the trial it stands for, whatever runs beside it."""
+"""A lane gives the same result as its trial alone, whatever trains beside it."""
 
 import copy
 
@@ -56,7 +56,7 @@ def build(kind: type[LAST], config: LaneConfig, seed: int, dtype: torch.dtype, p
 def run_stack(
     kind: type[LAST], lanes: list[int], dtype: torch.dtype, configs: list[LaneConfig] = CONFIGS
 ) -> tuple[dict[int, dict[str, Tensor]], dict[int, list[Tensor]]]:
-    """Train some of the trials together; return every trial's weights and its curve."""
+    """Train some of the trials together. Return every trial's weights and its curve."""
     modules = [build(kind, configs[i], 100 + i, dtype, MAX_RANK) for i in lanes]
     own = [configs[i] for i in lanes]
     lengths = {"n_epochs": EPOCHS, "batch_size": BATCH_SIZE}
@@ -71,7 +71,7 @@ def run_stack(
 
 
 def plain_loop(module: nn.Module, config: LaneConfig, seed: int) -> dict[str, Tensor]:
-    """One trial alone: `nn.Module`, `torch.optim`, `LambdaLR`, no stack and no padding."""
+    """Train one trial alone with `nn.Module`, `torch.optim` and `LambdaLR`, without a stack or padding."""
     like = next(module.parameters())
     batches = [
         batch
@@ -125,8 +125,8 @@ def test_lane_is_bitwise_the_same_in_any_stack(kind: type[LAST]) -> None:
 
 
 @pytest.mark.parametrize("kind", [LAST, RankSpaceLAST])
-def test_lane_that_enters_late_is_the_same_trial_alone_on_its_data_order(kind: type[LAST]) -> None:
-    """Lanes enter and leave between epochs, down to one, and nobody's bits show it."""
+def test_a_lane_that_enters_late_equals_its_trial_alone(kind: type[LAST]) -> None:
+    """Lanes enter and leave between epochs until one is left. This changes no bit of any other lane."""
 
     def lane(i: int) -> Lane:
         return Lane(CONFIGS[i], build(kind, CONFIGS[i], 100 + i, torch.float32, MAX_RANK), 100 + i)
@@ -162,7 +162,7 @@ def test_diverging_lane_changes_no_other_lane(kind: type[LAST]) -> None:
     wild = [*CONFIGS]
     wild[1] = LaneConfig(lr=1e30, rank=3, optimizer="sgd", weight_decay=0, warmup_epochs=0)
     states, curves = run_stack(kind, lanes, torch.float32, wild)
-    assert not curves[1][-1].isfinite().all(), "the lane was meant to diverge"
+    assert not curves[1][-1].isfinite().all(), "the lane has to diverge in this test"
     for i in (0, 2, 3):
         for name, value in states[i].items():
             assert torch.equal(value, healthy[i][name]), f"trial {i}: {name}"

@@ -1,4 +1,7 @@
-"""At the sizes people train, a matrix library sums in an order that depends on how many rows there are."""
+"""Exactness at realistic sizes.
+
+At such sizes, the order in which a matrix library sums depends on the number of rows.
+"""
 
 import numpy as np
 import pytest
@@ -20,7 +23,7 @@ PYRAMID_WIDTHS = (192, 192, 384, 768)
 def first_lane(
     kind: type[LAST] | type[PyramidLAST], rank: int, data: StageData, n_lanes: int, threads: int
 ) -> list[Tensor]:
-    """Weights and validation logits of lane 0 among so many lanes."""
+    """Train `n_lanes` lanes for an epoch. Return the weights and validation logits of lane 0."""
     torch.set_num_threads(threads)
     modules = []
     for i in range(n_lanes):

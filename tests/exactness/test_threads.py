@@ -1,4 +1,4 @@
-"""A lane's bits do not depend on how many threads compute them, nor on whether it is measured alone."""
+"""A lane has the same bits on any number of threads, and whether it is measured alone or beside others."""
 
 import copy
 import pickle
@@ -38,7 +38,10 @@ def stage_data(n_images: int, seed: int) -> StageData:
 
 
 def trained(spec: SideNetworkSpec, last: int, n_threads: int) -> dict[str, Tensor]:
-    """What three lanes learn in an epoch whose last batch has so many images, and what they answer."""
+    """Train three lanes for an epoch whose last batch has `last` images.
+
+    Return their weights, logits and training loss.
+    """
     torch.set_num_threads(n_threads)
     configs = [
         LaneConfig(lr=1e-2, rank=4, clip_norm=1.0),

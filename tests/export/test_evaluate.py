@@ -1,4 +1,4 @@
-"""`sweep evaluate`: a model measured on labelled data of every form, matched by the names of classes."""
+"""`sweep evaluate` measures a model on any form of labelled data. Classes are matched by their names."""
 
 import json
 import shutil
@@ -59,21 +59,21 @@ def evaluated(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[st
     return found
 
 
-def test_on_the_data_of_the_run_it_is_the_test_of_the_run(
+def test_on_the_data_of_the_run_the_test_numbers_are_repeated(
     own_run: Path, shipped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = evaluated(capsys, shipped, own_run.parent / "images")
     summary = load_results(own_run).summary
     assert (found["split"], found["n_images"]) == ("test", summary["n_test_images"])
-    expected = summary["winner"]["test"]  # the run saw stages rounded to half precision
+    expected = summary["winner"]["test"]  # the run read stages rounded to half precision
     assert found["metrics"]["model"]["top1"] == pytest.approx(expected["top1"], abs=1e-9)
     assert found["metrics"]["model"]["nll"] == pytest.approx(expected["nll"], abs=2e-3)
 
 
-def test_other_data_are_measured_whole_and_matched_by_name(
+def test_other_data_is_measured_whole_and_matched_by_name(
     own_run: Path, shipped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Classes in another order, one missing, one with a single image: no splits have to be made of these."""
+    """The data has its classes in another order, lacks one, and has one with a single image. It is not split."""
     root = tmp_path / "new"
     for name, numbers in (("below", range(3)), ("above", range(1))):
         (root / name).mkdir(parents=True)
@@ -94,10 +94,10 @@ def test_other_data_are_measured_whole_and_matched_by_name(
     confusion = np.array(found["confusion"])
     assert confusion.sum(1).tolist() == [1, 0, 3]
     assert confusion.trace() / 4 == pytest.approx(found["metrics"]["model"]["top1"])
-    assert found["by_label"][1]["recall"] is None, "no image of this class"
+    assert found["by_label"][1]["recall"] is None, "no image has this class"
 
 
-def test_a_table_and_arrays_are_read_as_run_reads_them(
+def test_a_table_and_arrays_are_read_as_in_a_run(
     own_run: Path, shipped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = sorted((own_run.parent / "images").glob("*/*.png"))[::7]
@@ -122,7 +122,7 @@ def test_a_table_and_arrays_are_read_as_run_reads_them(
     assert of_all["n_images"] == len(files)
 
 
-def test_images_of_the_search_are_warned_of(
+def test_images_used_in_the_search_give_a_warning(
     own_run: Path, shipped: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     found = evaluated(capsys, shipped, own_run.parent / "images", "--split", "val")
@@ -130,7 +130,7 @@ def test_images_of_the_search_are_warned_of(
     assert "that the model was trained and chosen on" in caplog.text
 
 
-def test_changed_data_of_the_same_name_are_doubted(
+def test_changed_data_of_the_same_name_gives_a_warning(
     own_run: Path,
     shipped: Path,
     tmp_path: Path,
@@ -172,7 +172,7 @@ def test_tables_for_a_reader(own_run: Path, shipped: Path, capsys: pytest.Captur
         assert shown in out
 
 
-def test_what_cannot_be_evaluated_is_one_error(
+def test_data_that_cannot_be_evaluated_gives_one_error(
     own_run: Path, shipped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "new"
@@ -191,8 +191,8 @@ def test_what_cannot_be_evaluated_is_one_error(
     pd.DataFrame({"text": ["one", "two"], "label": ["above", "below"]}).to_csv(tmp_path / "texts.csv", index=False)
     code, _, err = call(capsys, shipped, tmp_path / "texts.csv")
     assert code == 2
-    assert "holds texts, and the model reads images" in err
-    for number in (1, 2):  # a header that can be read, and nothing behind it
+    assert "holds texts, but the model reads images" in err
+    for number in (1, 2):  # the header can be read, but nothing follows it
         whole = (own_run.parent / "images" / "below" / f"{number}.png").read_bytes()
         (root / "above" / f"cut-{number}.png").write_bytes(whole[: len(whole) // 2])
     code, _, err = call(capsys, shipped, root)
@@ -202,11 +202,11 @@ def test_what_cannot_be_evaluated_is_one_error(
     assert (code, json.loads(out)["n_images"]) == (0, 1)
     code, _, err = call(capsys, shipped, "sprite-set")
     assert code == 2
-    assert "sprite-set makes a task of the kind multi-label, and the model was trained for classes" in err
+    assert "sprite-set makes a task of the kind multi-label, but the model was trained for classes" in err
 
 
 def test_several_labels_and_numbers(drawn_images: Path, tmp_path: Path, cache: Path) -> None:
-    """Columns in another order mean the same; a label that is not mentioned is one that no image has."""
+    """The order of columns does not matter. A label that is not mentioned counts as one that no image has."""
     files = sorted(drawn_images.glob("*/*.png"))
     root = tmp_path / "several"
     (root / "pictures").mkdir(parents=True)
@@ -235,7 +235,7 @@ def test_several_labels_and_numbers(drawn_images: Path, tmp_path: Path, cache: P
         assert metrics[kind.tie] == pytest.approx(expected[kind.tie], rel=5e-3)
 
 
-def test_breakdowns_are_what_a_loop_counts() -> None:
+def test_breakdowns_equal_those_counted_in_a_loop() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(200, 4, generator=generator)
     labels = torch.randint(4, (200,), generator=generator)

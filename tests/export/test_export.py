@@ -1,4 +1,4 @@
-"""From a run to a model: what it computes, what it says of itself, and what it refuses."""
+"""Exporting a run as a model: what the model computes, what its card says, and which requests are refused."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ def shipped(finished_run: Path, tmp_path: Path, cache: Path) -> Path:
 
 @pytest.fixture
 def run_with_weights(finished_run: Path, tmp_path: Path) -> tuple[Path, dict[int, LaneWeights]]:
-    """The run, with weights drawn at random for its three best trials."""
+    """A copy of the run in which the three best trials have random weights. Return its folder and these weights."""
     path = tmp_path / "run"
     shutil.copytree(finished_run, path)
     folder = RunFolder.open(path)
@@ -71,7 +71,7 @@ def test_exported_winner_repeats_the_numbers_of_the_table(finished_run: Path, sh
         logits = model(torch.stack([model.transform(val.open(i)) for i in range(val.n_images)]))
     assert logits.shape == (val.n_images, 3)
     metrics = classification_metrics(logits.unsqueeze(0), torch.from_numpy(val.labels))
-    for name, value in metrics.items():  # the search saw the stages rounded to half precision
+    for name, value in metrics.items():  # the search read stages rounded to half precision
         assert value.item() == pytest.approx(results.summary["winner"]["val"][name], abs=2e-3)
 
 
@@ -90,8 +90,8 @@ def test_model_is_an_ordinary_module_in_eval_mode(finished_run: Path, shipped: P
     other.load_state_dict(model.state_dict())
 
 
-def test_model_loads_where_the_backbone_cannot_be_had(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights in the export win over what the name gives, here those of another seed."""
+def test_model_loads_if_the_backbone_is_not_available(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exported weights are used, not those of the backbone's name. In this test the name gives other weights."""
     path = shipped / "backbone.safetensors"
     expected = sweep.load_model(shipped)(images())
     weights = load_file(path)
@@ -130,7 +130,7 @@ def test_export_refuses_another_backbone_than_the_run_had(finished_run: Path, tm
     assert sorted(path.name for path in tmp_path.iterdir() if "shipped" in path.name) == []
 
 
-def test_card_names_what_matters(finished_run: Path, shipped: Path) -> None:
+def test_card_names_data_classes_and_results(finished_run: Path, shipped: Path) -> None:
     card = (shipped / "README.md").read_text()
     summary = load_results(finished_run).summary
     assert f"| trial {summary['winner']['trial']}, {summary['n_test_images']} test images |" in card
@@ -147,7 +147,7 @@ def test_origin_of_pretrained_weights(name: str) -> None:
     assert "licen" in origin_of(name)
 
 
-def test_every_untrained_name_is_its_own_architecture() -> None:
+def test_every_untrained_name_has_its_own_architecture() -> None:
     for name in (*(name for name in BACKBONES if "untrained" in name), "untrained:vit_tiny_patch16_224"):
         assert architecture_of(name) == name
 
@@ -230,12 +230,12 @@ def test_a_front_of_more_trials_than_a_run_keeps(
 
 
 @pytest.mark.parametrize("ensemble", ["top", "top1", "best", "top0"])
-def test_ensembles_that_are_none(finished_run: Path, tmp_path: Path, cache: Path, ensemble: str) -> None:
+def test_malformed_ensembles_are_refused(finished_run: Path, tmp_path: Path, cache: Path, ensemble: str) -> None:
     with pytest.raises(UsageError, match="--ensemble must be top2"):
         export_run(finished_run, tmp_path / "out", ensemble=ensemble, cache_dir=cache)
 
 
-def test_requests_that_contradict(finished_run: Path, tmp_path: Path, cache: Path) -> None:
+def test_contradictory_requests_are_refused(finished_run: Path, tmp_path: Path, cache: Path) -> None:
     with pytest.raises(UsageError, match="give only one of these options"):
         export_run(finished_run, tmp_path / "out", trial=0, ensemble="top2", cache_dir=cache)
     with pytest.raises(UsageError, match="needs 9 complete trials, and the run has 4"):
@@ -244,7 +244,7 @@ def test_requests_that_contradict(finished_run: Path, tmp_path: Path, cache: Pat
         export_run(finished_run, finished_run, cache_dir=cache)
 
 
-def test_folders_that_hold_no_model(shipped: Path, tmp_path: Path) -> None:
+def test_folders_without_a_model_are_refused(shipped: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no exported model"):
         sweep.load_model(tmp_path)
     path = shipped / "config.json"

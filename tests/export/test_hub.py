@@ -1,4 +1,4 @@
-"""`sweep export --push`: what is uploaded, and what the hub reads of it. No network."""
+"""`sweep export --push`: what is uploaded, and what the hub reads from it. The tests use no network."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from sweep.records.results import load_results
 
 @dataclass
 class FakeHub:
-    """Remembers what it is asked; refuses where it is told to."""
+    """A stand-in for the hub that records what is uploaded. With `refuses=True` it raises an error."""
 
     refuses: bool = False
     made: list[tuple[str, bool]] = field(default_factory=list)
@@ -49,7 +49,7 @@ def model(finished_run: Path, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def test_what_is_pushed(finished_run: Path, model: Path) -> None:
+def test_model_and_card_are_pushed(finished_run: Path, model: Path) -> None:
     results, hub = load_results(finished_run), FakeHub()
     card = (model / CARD_FILE).read_text()
     address = push_model(model, "coins", card_metadata(results, was_measured=True), api=hub)
@@ -65,17 +65,17 @@ def test_what_is_pushed(finished_run: Path, model: Path) -> None:
     assert entry["metrics"][0]["value"] == results.summary["winner"]["test"]["top1"]
 
 
-def test_a_trial_that_was_not_tested_claims_nothing(finished_run: Path) -> None:
+def test_a_trial_that_was_not_tested_has_no_results_on_its_card(finished_run: Path) -> None:
     assert "model-index" not in card_metadata(load_results(finished_run), was_measured=False)
 
 
-def test_a_hub_that_refuses(model: Path) -> None:
+def test_a_refused_upload_is_reported(model: Path) -> None:
     with pytest.raises(SweepError, match=r"cannot push to me/coins: no route to the hub\. The model in .* is whole"):
         push_model(model, "me/coins", "", api=FakeHub(refuses=True))
 
 
 @pytest.mark.parametrize("name", ["", "a/b/c", "me/co ins", "https://hub/me/coins"])
-def test_names_that_are_none(name: str) -> None:
+def test_invalid_repository_names_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match="--push must be a repository on the hub"):
         require_hub(name)
 

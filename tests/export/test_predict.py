@@ -1,4 +1,4 @@
-"""`sweep predict`: a table of labels, whatever images there are."""
+"""`sweep predict` writes a table of labels for any images."""
 
 import io
 import shutil
@@ -26,7 +26,7 @@ def shipped(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture
 def pictures(finished_run: Path, tmp_path: Path) -> Path:
-    """Five of the run's images in a tree, a file that is no image, and one that is none of ours to read."""
+    """A folder with five images of the run, some in a subfolder, one broken image and one text file."""
     root = tmp_path / "pictures"
     (root / "deep").mkdir(parents=True)
     for number in range(5):
@@ -50,7 +50,7 @@ def test_table_has_every_readable_image(
     shipped: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "labels.csv"
-    assert call(str(shipped), str(pictures), "--csv", str(target), "--batch-size", "2") == 1, "one was left out"
+    assert call(str(shipped), str(pictures), "--csv", str(target), "--batch-size", "2") == 1, "one image was left out"
     table = pd.read_csv(target)
     model = sweep.load_model(shipped)
     assert list(table.columns) == ["path", "label", "probability", *(f"p_{name}" for name in model.class_names)]
@@ -65,10 +65,10 @@ def test_table_has_every_readable_image(
     assert f"left out: {pictures / 'deep' / 'broken.jpg'}: cannot identify image file" in stderr
     assert "5 images labelled" in stderr
     assert "1 of 6 images could not be read and were left out" in stderr
-    assert "--on-bad-image" not in stderr, "an option that predict has not"
+    assert "--on-bad-image" not in stderr, "predict has no such option"
 
 
-def test_32_bit_images_are_not_guessed_at(shipped: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_32_bit_images_are_left_out(shipped: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (pictures / "deep" / "broken.jpg").unlink()
     Image.fromarray(np.full((8, 8), 100_000, dtype=np.int32)).save(pictures / "deep.tif")
     assert call(str(shipped), str(pictures)) == 1
@@ -108,7 +108,7 @@ def test_single_files_to_standard_output(shipped: Path, pictures: Path, capsys: 
         (["pictures", "--csv", "nowhere/out.csv"], 1, "cannot write nowhere/out.csv"),
     ],
 )
-def test_what_cannot_be_done(
+def test_wrong_requests_are_refused(
     shipped: Path,
     pictures: Path,
     arguments: list[str],

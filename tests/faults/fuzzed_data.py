@@ -1,4 +1,4 @@
-"""The readers of data that are fuzzed: images, lists, tables, arrays, saved data sets and trees of folders."""
+"""Readers of data for the fuzz tests: images, lists, tables, arrays, saved data sets and folder trees."""
 
 import contextlib
 import io
@@ -24,7 +24,7 @@ TRANSFORM = Transform(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def images() -> list[bytes]:
-    """Small files of every format that is read, in its odder kinds."""
+    """Return small image files of every supported format, including unusual variants."""
     noise = np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8)
     rgb = Image.fromarray(noise)
     exif = Image.Exif()
@@ -88,7 +88,7 @@ TABLE = "path,label,split\n" + "".join(f"{i}.png,{'ab'[i % 2]},{'train' if i < 4
 
 
 def table_folder(folder: Path) -> Path:
-    """Six images, and a link to one outside."""
+    """Create a folder of six images and a link to an image outside it."""
     root = folder / "table"
     if not root.exists():
         root.mkdir()
@@ -138,7 +138,7 @@ ROWS = pa.table(
 
 
 def saved_files() -> dict[str, bytes]:
-    """What `datasets.save_to_disk` leaves; tests/data/test_saved.py reads what the package itself has written."""
+    """Return the files that `datasets.save_to_disk` writes. tests/data/test_saved.py uses the package itself."""
     file = io.BytesIO()
     with pa.ipc.new_stream(file, ROWS.schema) as stream:
         stream.write_table(ROWS, max_chunksize=5)
@@ -206,7 +206,7 @@ def read_layout(folder: Path, layout: tuple[list[tuple[list[str], str, str]], li
     entries = [*entries, *((name.split("/"), f"{index}.png", "image") for name in filled for index in range(4))]
     for parents, name, kind in entries:
         path = root.joinpath(*parents, name)
-        with contextlib.suppress(OSError):  # where a file is already, no folder can be
+        with contextlib.suppress(OSError):  # a folder cannot be created where a file already is
             path.parent.mkdir(parents=True, exist_ok=True)
             if kind == "folder":
                 path.mkdir()

@@ -1,4 +1,4 @@
-"""The readers of texts, of labels of several kinds and of fixed trials that are fuzzed."""
+"""Readers of texts, of labels of several kinds and of enqueued trials, for the fuzz tests."""
 
 import io
 from pathlib import Path
@@ -39,7 +39,7 @@ TEXT_TABLES = [
 
 
 def read_texts(folder: Path, table: tuple[str, bytes, str | None]) -> None:
-    """A table of texts, as what is learned from."""
+    """Read a table of texts to train on."""
     suffix, content, task = table
     path = folder / f"texts{suffix}"
     path.write_bytes(content)
@@ -57,7 +57,7 @@ LINES = "a red car\n\nan old house\r\n\u2028caf\u00e9\n".encode()
 
 
 def read_text_file(folder: Path, file: tuple[str, bytes]) -> None:
-    """A table or a `.txt`, as what is to be labelled."""
+    """Read a table or a `.txt` file of texts to be labelled."""
     suffix, content = file
     path = folder / f"texts{suffix}"
     path.write_bytes(content)
@@ -109,7 +109,7 @@ def read_label_arrays(folder: Path, archive: tuple[bytes, str | None]) -> None:
 
 
 def check_labels(data: DataSet) -> None:
-    """Labels are of their kind of task, and losses can take them."""
+    """Check that labels fit their kind of task, so that losses can use them."""
     target = Target.of(data.task, data.train.labels)
     for split in (data.train, data.val, data.test):
         labels = split.labels

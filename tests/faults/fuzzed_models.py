@@ -1,4 +1,4 @@
-"""The readers of trained networks that are fuzzed: the weights that a run keeps, exported models, and tokenizers."""
+"""Readers of trained networks for the fuzz tests: the weights that a run keeps, exported models, and tokenizers."""
 
 import json
 from copy import copy
@@ -29,7 +29,7 @@ from sweep.side_networks.spec import SideNetworkSpec
 
 
 def kept_weights() -> Files:
-    """Of a winner, trial 1, and beside it of trial 2."""
+    """Return the weights that a run keeps of its winner, trial 1, and of trial 2."""
     kept = KeptWeights()
     for trial in (1, 2):
         kept.add(LaneWeights(trial, trial, SPEC, SPEC.plain(trial).state_dict()))
@@ -43,7 +43,7 @@ def kept_weights() -> Files:
 
 
 def read_kept(intact: Files, folder: Path, damage: tuple[str, bytes]) -> None:
-    """The weights of the winner and of another trial, in a network of the shape that goes with them."""
+    """Load the weights of both trials into a network of the recorded shape."""
     name, content = damage
     run = RunFolder(written(folder, {**intact, name: content}))
     for trial in (1, 2):
@@ -57,14 +57,14 @@ def backbone() -> FrozenBackbone:
 
 
 def backbone_by_name(name: str, **options: Any) -> FrozenBackbone:
-    """In the place of `load_backbone`: always the same, loaded once."""
+    """Stand in for `load_backbone`. Always return the same backbone, which is loaded once."""
     if (name, options["group_size"], options.get("image_size")) != ("tiny-untrained", 2, 32):
         raise SweepError("another backbone")
-    return copy(backbone())  # `load_model` gives it the recorded transform
+    return copy(backbone())  # a copy, because `load_model` sets its transform
 
 
 def exported() -> tuple[ModelConfig, Files]:
-    """A model of two side-networks, and its files."""
+    """Return the configuration and the files of an exported model with two side-networks."""
     known = backbone()
     spec = SideNetworkSpec(known.width, len(known.stage_indices), 2, known.n_prefix_tokens, 1, "mean", 2)
     config = ModelConfig(
@@ -81,7 +81,7 @@ def exported() -> tuple[ModelConfig, Files]:
 
 
 def read_exported(intact: Files, folder: Path, damage: tuple[str, bytes]) -> None:
-    """A model that somebody else has exported, and what it says of an image."""
+    """Load a damaged exported model and predict an image with it."""
     name, content = damage
     written(folder, {**intact, name: content})
     with pytest.MonkeyPatch.context() as patch:
@@ -102,7 +102,7 @@ def tokenizer() -> bytes:
 
 
 def read_tokenizer(folder: Path, content: bytes) -> None:
-    """As of an exported model of texts, after its file was read as UTF-8."""
+    """Load a tokenizer from the text of its file, as `load_model` does."""
     transform = TextTransform.of(content.decode(errors="replace"), 6, where="the model")
     assert transform("a red car of 1970").shape == (6,)
 

@@ -1,4 +1,4 @@
-"""The readers of records that are fuzzed: of suites, of tests, of the accuracy suite, of runs to be taken up again."""
+"""Readers of records for the fuzz tests: suites, retrained tests, the accuracy suite, and runs that are resumed."""
 
 import contextlib
 import io
@@ -45,7 +45,7 @@ Files = dict[str, bytes]
 def one_damaged(
     files: Files, objects: dict[str, dict[str, Any]], *more: st.SearchStrategy[Any]
 ) -> st.SearchStrategy[Any]:
-    """The name of a file, and what stands in it instead; `objects` are what the JSON files hold."""
+    """Draw the name of a file and a damaged content for it. `objects` holds the contents of the JSON files."""
 
     def damage(name: str) -> st.SearchStrategy[Any]:
         contents = damaged([files[name]])
@@ -80,7 +80,7 @@ SUITE_FILES = {**as_json({RECORD: SUITE}), TABLE: parquet(TASK_ROWS)}
 
 
 def read_suite(folder: Path, damage: tuple[str, bytes, Format]) -> None:
-    """`sweep results` on the folder of a suite."""
+    """Run `sweep results` on the folder of a suite."""
     name, content, format = damage
     with contextlib.redirect_stdout(io.StringIO()):
         results(written(folder, {**SUITE_FILES, name: content}), format)
@@ -104,14 +104,14 @@ ROWS = [
 
 
 def wrong_rows(report: dict[str, Any]) -> st.SearchStrategy[bytes]:
-    """The report with one row in which a few entries are of another type or value, or gone."""
+    """Draw a report in which one row has wrong types, wrong values or missing entries."""
     return wrong_entries(report["rows"][0]).map(
         lambda row: json.dumps({**report, "rows": [json.loads(row), *report["rows"][1:]]}).encode()
     )
 
 
 def read_accuracy(folder: Path, content: bytes) -> None:
-    """What an interrupted accuracy suite left, which is gone on with and shown."""
+    """Continue and show an accuracy suite that was interrupted."""
     path = folder / "accuracy.json"
     path.write_bytes(content)
     benchmark = AccuracyBenchmark(measured_rows(path, ACCURACY_SIZES), {})
@@ -148,7 +148,7 @@ SPEC = SideNetworkSpec(8, 3, 2, 1, modules_per_block=1, pool="mean", max_rank=2)
 
 
 def trials() -> pd.DataFrame:
-    """As of a run whose trials have all their columns."""
+    """Return a table of trials that has all columns."""
     table = pd.read_parquet(io.BytesIO(TRIALS))
     return table.assign(lane_config=json.dumps(asdict(LaneConfig(lr=0.01, rank=1))))
 
@@ -161,7 +161,7 @@ RUN_FILES = {
 
 
 def read_recorded(folder: Path, damage: tuple[str, bytes]) -> None:
-    """What `sweep verify` trains again, and `sweep export` writes down."""
+    """Read what `sweep verify` trains again and `sweep export` records."""
     name, content = damage
     run = RunFolder(written(folder, {**RUN_FILES, name: content}))
     results = load_results(folder)
@@ -173,11 +173,11 @@ def read_recorded(folder: Path, damage: tuple[str, bytes]) -> None:
 
 
 class ReadEnoughError(Exception):
-    """What is fuzzed has been read."""
+    """Raised when everything under test has been read."""
 
 
 def read_noted(folder: Path, damage: tuple[str, bytes]) -> None:
-    """What the dashboard says of a run that has ended."""
+    """Write the dashboard's note about a run that has ended."""
     name, content = damage
     run = RunFolder(written(folder, {**RUN_FILES, name: content}))
     results = load_results(folder)
@@ -187,7 +187,7 @@ def read_noted(folder: Path, damage: tuple[str, bytes]) -> None:
 
 
 def read_resumed(folder: Path, content: bytes) -> None:
-    """What `sweep resume` reads before it looks for images and backbone."""
+    """Read what `sweep resume` reads before it loads images and backbone."""
 
     def prepared(*_: object, **__: object) -> None:
         raise ReadEnoughError
@@ -200,7 +200,7 @@ def read_resumed(folder: Path, content: bytes) -> None:
 
 
 def read_watched(folder: Path, damage: tuple[str, bytes]) -> None:
-    """`sweep watch`, at one moment of a run."""
+    """Run `sweep watch` once, on a run in progress."""
     name, content = damage
     written(folder, {**WATCHED, name: content})
     console = Console(file=io.StringIO())

@@ -1,4 +1,4 @@
-"""The readers of what sweep wrote that are fuzzed: feature cache, JSON and tables of a run, weights, journal."""
+"""Readers of sweep's own files for the fuzz tests: feature cache, JSON and tables of a run, weights, journal."""
 
 import contextlib
 import io
@@ -29,7 +29,7 @@ from sweep.study.objectives import Objectives
 
 
 class MeanBackbone:
-    """Gives every image's mean as all its features."""
+    """A backbone whose features all equal the mean of the image."""
 
     name, fingerprint = "mean", "weights"
     width, widths, n_blocks, n_prefix_tokens, tokens, image_size = 3, (3, 3, 3), 2, 1, 5, 4
@@ -48,13 +48,13 @@ def features(folder: Path) -> Any:
 
 
 def cache_entry(folder: Path) -> tuple[Path, dict[str, bytes]]:
-    """A complete entry of the feature cache, and the contents of its files."""
+    """Return a complete entry of the feature cache, and the contents of its files."""
     entry = folder / "features" / features(folder).key
     return entry, {path.name: path.read_bytes() for path in sorted(entry.iterdir())}
 
 
 def read_cache(folder: Path, damage: tuple[float, bool, bytes]) -> None:
-    """A damaged entry, complete or half finished, gives the very features, or is computed again."""
+    """Whether it is complete or partial, a damaged entry either gives the right features or is computed again."""
     choice, partial, content = damage
     remembered = folder / "entry.json"
     if not remembered.exists():
@@ -124,7 +124,7 @@ def run_files(names: list[str], contents: st.SearchStrategy[bytes]) -> st.Search
 
 
 def read_run(folder: Path, damage: tuple[str, bytes, Format]) -> None:
-    """`sweep results` on a run folder of which one file is damaged."""
+    """Run `sweep results` on a run folder with one damaged file."""
     name, content, format = damage
     run = RunFolder(folder)
     run.config_path.write_text(json.dumps(CONFIG))
@@ -149,7 +149,7 @@ def read_safetensors(folder: Path, content: bytes) -> None:
 
 
 def journal() -> bytes:
-    """Of three trials that ended; Optuna writes it into a folder of its own."""
+    """Return the journal of three trials that ended. Optuna writes it into a temporary folder."""
     with TemporaryDirectory() as name:
         folder = RunFolder(Path(name))
         study = optuna.create_study(study_name="run", storage=open_storage(None, folder), direction="maximize")

@@ -1,4 +1,4 @@
-"""The readers of what a search takes up that are fuzzed: requests made from another terminal, and snapshots."""
+"""Readers that a search uses, for the fuzz tests: requests from another terminal, and snapshots."""
 
 import hashlib
 import json
@@ -43,11 +43,11 @@ DATA = StageData(np.arange(6 * 2 * 3 * 3).reshape(6, 2, 3, 3).astype(np.float16)
 
 
 SETTING = StackSetting.of(STUDY, SPEC, 3, DATA, DATA)
-"""What all lanes train on."""
+"""The setting of all stacks."""
 
 
 class AfterAnEpoch(Reporter):
-    """Does something once, when the first epoch has ended."""
+    """Calls `do` once, after the first epoch."""
 
     def __init__(self, do: Callable[[], object]):
         self.do = do
@@ -60,7 +60,7 @@ class AfterAnEpoch(Reporter):
 def new_search(
     folder: Path, storage: InMemoryStorage, reporter: Reporter, on_save: Callable[[Search], object]
 ) -> Search:
-    """A search of three trials on two lanes over six made-up images, which takes a few hundredths of a second."""
+    """Create a search of three trials on two lanes and six artificial images. It takes a few hundredths of a second."""
     sampler = make_sampler("random", seed=0, grid=None, n_objectives=1)
     study = optuna.create_study(
         study_name="run", storage=storage, sampler=sampler, direction="maximize", load_if_exists=True
@@ -83,7 +83,7 @@ def new_search(
 
 
 def read_request(folder: Path, content: bytes) -> None:
-    """A search in whose course somebody leaves a request; it goes on to its end, and its tables are written."""
+    """Run a search and leave a request in its course. The search ends normally and writes its tables."""
     path = RunFolder(folder).requests_path / "request.json"
     path.unlink(missing_ok=True)
 
@@ -93,12 +93,12 @@ def read_request(folder: Path, content: bytes) -> None:
 
     search = new_search(folder, InMemoryStorage(), AfterAnEpoch(ask), lambda search: json.dumps(capture(search).state))
     while not search.ended:
-        search._advance()  # of `run`, all but the collection of garbage, which takes most of the time here
+        search._advance()  # all that `run` does, except for garbage collection, which would take most of the time
     search.save_tables(search)
 
 
 def a_snapshot(folder: Path) -> tuple[bytes, Snapshot]:
-    """What a storage holds when two trials have ended and one is in training, pickled, and the search then."""
+    """Return a pickled storage and a snapshot of the search, when two trials have ended and one is training."""
     storage = InMemoryStorage()
     search = new_search(folder, storage, Reporter(), lambda search: None)
     for _ in range(STUDY.epochs + 1):
@@ -111,7 +111,7 @@ def file_content(state: Any, tensors: dict[str, torch.Tensor]) -> bytes:
 
 
 def read_snapshot(stored: bytes, folder: Path, content: bytes) -> None:
-    """A snapshot under the name that its content asks for, and a search that is to go on from it."""
+    """Continue a search from a damaged snapshot whose file name matches its content."""
     shutil.rmtree(folder / "snapshots", ignore_errors=True)
     (folder / "snapshots").mkdir()
     digest = hashlib.sha256(content).hexdigest()[:16]

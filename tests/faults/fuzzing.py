@@ -1,4 +1,4 @@
-"""What the fuzzing of readers is made of: damage to files, and readers that may answer with an error of ours only."""
+"""Tools of the fuzz tests: damage to files, and readers that may fail with a `SweepError` only."""
 
 import contextlib
 import io
@@ -49,7 +49,10 @@ TOKENS = (
 
 @dataclass(frozen=True)
 class Reader:
-    """What is fuzzed, and with how many inputs; `intact` are inputs that have to be read."""
+    """A function to fuzz and its inputs.
+
+    It must read all of `intact`. The two numbers count the inputs of each test.
+    """
 
     inputs: st.SearchStrategy[Any]
     read: Callable[[Path, Any], object]
@@ -60,7 +63,7 @@ class Reader:
 
 @st.composite
 def damaged(draw: st.DrawFn, originals: list[bytes]) -> bytes:
-    """One of `originals` with one to five edits: bytes changed, cut out, put in, doubled, or the end cut off."""
+    """Draw one of `originals` with one to five edits: bytes changed, removed, inserted, doubled, or the end cut off."""
     content = bytearray(draw(st.sampled_from(originals)))
     edits = st.tuples(
         st.sampled_from(["set", "insert", "token", "token over", "cut", "double", "truncate"]),
@@ -94,7 +97,7 @@ def parquet(table: pd.DataFrame) -> bytes:
 
 
 def fuzz(reader: Reader, folder: Path, n_inputs: int) -> int:
-    """Read that many inputs; whatever is no error of ours escapes. Returns how many were read."""
+    """Read `n_inputs` inputs and return how many were read. Any error other than a `SweepError` is raised."""
     n_read = 0
 
     @settings(
@@ -120,7 +123,7 @@ JSON_VALUES = st.recursive(
 
 @st.composite
 def wrong_entries(draw: st.DrawFn, original: dict[str, Any]) -> bytes:
-    """A JSON object, well-formed, in which a few entries are of another type or value, or gone."""
+    """Draw a well-formed JSON object in which a few entries are missing or have another type or value."""
     changed = json.loads(json.dumps(original))
     for _ in range(draw(st.integers(1, 3))):
         place = changed

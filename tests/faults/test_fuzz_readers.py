@@ -1,8 +1,7 @@
-"""Every reader against damaged and hostile files: an answer or an error of ours, never anything else.
+"""Every reader of damaged or hostile files returns a result or raises a `SweepError`, and nothing else.
 
-A fast subset runs by default. All of the more than 100,000 inputs:
-
-    pytest -m slow tests/faults/test_fuzz_readers.py
+By default a fast part of the inputs is tested. `pytest -m slow tests/faults/test_fuzz_readers.py` tests all of them,
+more than 100,000.
 """
 
 from pathlib import Path
@@ -17,7 +16,8 @@ from fuzzed_search import search_readers
 from fuzzing import Reader, fuzz
 
 pytestmark = [
-    pytest.mark.filterwarnings(r"ignore::UserWarning:PIL\."),  # as the command does: remarks on damaged metadata
+    # the command does the same; Pillow warns about damaged metadata
+    pytest.mark.filterwarnings(r"ignore::UserWarning:PIL\."),
 ]
 
 READERS = (
@@ -44,8 +44,8 @@ def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_the_undamaged_are_read(readers: dict[str, Reader], tmp_path: Path, name: str) -> None:
-    """Without this, a reader that always fails would pass."""
+def test_undamaged_files_are_read(readers: dict[str, Reader], tmp_path: Path, name: str) -> None:
+    """Undamaged files must be read. Otherwise a reader that always fails would pass."""
     assert readers[name].intact
     for content in readers[name].intact:
         readers[name].read(tmp_path, content)

@@ -1,4 +1,4 @@
-"""A run that is killed, again and again, ends with the same tables as one that nobody touched."""
+"""A run that is killed again and again ends with the same tables as one that is not."""
 
 import random
 import shutil
@@ -25,14 +25,14 @@ N_WRITES = {
     "many shapes": 700,
     "grid": 390,
 }
-"""Flushes and renames of a run whose trials are in a journal, about; a data base's own are not seen."""
+"""Approximate number of flushes and renames of a run with a journal. Those of a data base itself are not counted."""
 
 WALL_SECONDS, WALL_SECONDS_SQLITE, N_WRITES_SQLITE = 1.0, 2.0, 40
 
 
 @pytest.fixture(scope="module")
 def untouched(drawn_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
-    """The result of a study that nobody kills."""
+    """Return a function that gives the result of a study without any kill."""
     results: dict[str, dict[str, Any]] = {}
 
     def result(name: str) -> dict[str, Any]:
@@ -46,13 +46,16 @@ def untouched(drawn_images: Path, tmp_path_factory: pytest.TempPathFactory) -> C
 
 
 def kill_often(run: Victim, rng: random.Random, n_kills: int, early: float = 1.0) -> int:
-    """Kill a run up to so many times, or until it has ended; how often it was hit.
+    """Kill a run up to `n_kills` times, or until it has ended.
 
     Args:
         run: The run.
-        rng: Decides when.
-        n_kills: At most; one that comes when the run has ended counts for nothing.
-        early: Share of a run's length in which its processes are killed.
+        rng: Chooses the instants.
+        n_kills: Upper limit on the number of kills.
+        early: Kills come within this share of the run's length.
+
+    Returns:
+        How often the run was killed before it had ended.
     """
     hits = 0
     wall_seconds = early * (WALL_SECONDS_SQLITE if run.storage else WALL_SECONDS)
@@ -67,7 +70,7 @@ def kill_often(run: Victim, rng: random.Random, n_kills: int, early: float = 1.0
 
 
 @pytest.mark.parametrize(("name", "sqlite"), [*((name, False) for name in STUDIES), ("rungs and refill", True)])
-def test_killed_runs_end_as_if_nobody_had(
+def test_killed_runs_end_as_if_not_killed(
     tmp_path: Path, drawn_images: Path, untouched: Callable[[str], dict[str, Any]], name: str, sqlite: bool
 ) -> None:
     n_kills, n_runs, rng = 0, 0, random.Random(f"{name} {sqlite}")
@@ -96,7 +99,7 @@ def test_hundreds_of_kills(
 
 
 def full_disk(run: Victim, number: int) -> bool:
-    """Fill the disk at a write of a run; whether it got that far."""
+    """Let the disk be full at write `number` of a run. Return whether the run got that far."""
     code = run.go_on(Fault(full_at_write=number))
     assert code in (0, FAILED_HONESTLY), run.messages
     if code == FAILED_HONESTLY:
@@ -105,7 +108,7 @@ def full_disk(run: Victim, number: int) -> bool:
 
 
 @pytest.mark.parametrize("number", [1, 8, 40, 222])
-def test_full_disk_is_an_honest_error(
+def test_full_disk_is_reported_as_such(
     tmp_path: Path, drawn_images: Path, untouched: Callable[[str], dict[str, Any]], number: int
 ) -> None:
     run = Victim(tmp_path / "victim", drawn_images, "grid")
@@ -123,7 +126,10 @@ def test_disk_full_at_every_write(
     first: int,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Every third write from the first, the second and the third on: three tests that may run side by side."""
+    """Test every third write, starting at the first, second or third.
+
+    These are three tests that can run in parallel.
+    """
     number = first
     while full_disk(run := Victim(tmp_path / f"victim{number}", drawn_images, "grid"), number):
         run.finish()
@@ -135,7 +141,7 @@ def test_disk_full_at_every_write(
 
 
 @pytest.mark.parametrize("damage", ["cut the newest", "flip a bit of the newest", "flip a bit of both", "remove both"])
-def test_damaged_snapshots_cost_time_and_nothing_else(
+def test_damaged_snapshots_do_not_change_the_result(
     tmp_path: Path, drawn_images: Path, untouched: Callable[[str], dict[str, Any]], damage: str
 ) -> None:
     name = "rungs and refill"
@@ -152,7 +158,7 @@ def test_damaged_snapshots_cost_time_and_nothing_else(
         if "remove" in damage:
             path.unlink()
     with (run.out / "optuna.journal").open("a") as journal:
-        journal.write('{"op_code": 8, "wor')  # what a power cut leaves of a line
+        journal.write('{"op_code": 8, "wor')  # an unfinished line, as after a power cut
     run.finish()
     told = [message for message in run.messages if "is damaged; continuing from the one before" in message]
     assert len(told) == {"cut the newest": 1, "flip a bit of the newest": 1, "flip a bit of both": 2}.get(damage, 0)
@@ -190,7 +196,7 @@ def test_storage_that_hangs_and_a_second_process(
     assert_same(run.result(), untouched(name))
 
 
-def test_wall_clock_decides_nothing(
+def test_wall_clock_does_not_affect_the_result(
     tmp_path: Path, drawn_images: Path, untouched: Callable[[str], dict[str, Any]]
 ) -> None:
     run = Victim(tmp_path / "victim", drawn_images, "rungs and refill")
@@ -200,7 +206,7 @@ def test_wall_clock_decides_nothing(
 
 
 @pytest.mark.parametrize("copied", [False, True])
-def test_a_killed_run_goes_on_in_a_folder_of_another_name(
+def test_a_killed_run_can_be_resumed_in_a_folder_of_another_name(
     tmp_path: Path, drawn_images: Path, untouched: Callable[[str], dict[str, Any]], copied: bool
 ) -> None:
     name = "rungs and refill"
@@ -215,6 +221,6 @@ def test_a_killed_run_goes_on_in_a_folder_of_another_name(
     run.finish()
     for out in (run.out, begun) if copied else (run.out,):
         run.out = out
-        run.finish()  # what was copied goes on by itself
+        run.finish()  # both copies can be continued independently
         assert_same(run.result(), untouched(name))
         assert get_all_study_names(open_storage(None, RunFolder(out))) == ["run"]

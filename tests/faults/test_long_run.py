@@ -1,4 +1,4 @@
-"""Two thousand short trials through 64 lanes: what a run of a night has to bear."""
+"""Two thousand short trials through 64 lanes, as in a run of a whole night."""
 
 import subprocess
 import sys
@@ -17,13 +17,13 @@ N_TRIALS, N_LANES = 2000, 64
 
 
 def resident_bytes() -> int:
-    """Memory of this process."""
+    """Return the resident memory of this process in bytes."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS:"))
     return 1024 * int(line.split()[1])
 
 
 class _Memory(Reporter):
-    """Notes the memory by trials that have ended."""
+    """Records memory against the number of trials that have ended."""
 
     def __init__(self) -> None:
         self.samples: list[tuple[int, int]] = []
@@ -60,5 +60,5 @@ def test_two_thousand_trials(tmp_path: Path, drawn_images: Path, capsys: pytest.
             f"{', '.join(f'{used / 2**20:.0f}' for used in quarters)} MiB; {n_files} files; "
             f"sweep results in {results_seconds:.1f} s"
         )
-    assert quarters[-1] - quarters[0] < 100 * 2**20, "a trial leaves its record and curve, here and in Optuna"
+    assert quarters[-1] - quarters[0] < 100 * 2**20, "each trial adds its record and its curve, in sweep and in Optuna"
     assert n_files < 20

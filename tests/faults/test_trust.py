@@ -1,4 +1,4 @@
-"""Nothing that a stranger's file holds is executed, and no list leads out of its folder (for lists: tests/data)."""
+"""Nothing in a file from somebody else is executed. (That lists do not lead out of their folder: see tests/data.)"""
 
 import ast
 import io
@@ -36,7 +36,10 @@ METHODS = {"read_pickle", "to_pickle", "exec_module", "run_path"}
 
 
 def dangers(source: str) -> Iterator[str]:
-    """What in a program could run code out of data: imports of such formats, loaders without a guard, eval and such."""
+    """Yield the parts of a program that could execute data.
+
+    These are imports such as pickle, loaders without a safe mode, `eval` and the like.
+    """
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
@@ -66,12 +69,12 @@ def dangers(source: str) -> Iterator[str]:
         "subprocess.run('x', shell=True)",
     ],
 )
-def test_a_danger_is_seen(source: str) -> None:
+def test_a_danger_is_found(source: str) -> None:
     assert list(dangers(source))
 
 
-def test_the_product_has_none() -> None:
-    """But two: a study or backbone file, which the user names, and what a run tells the workers that it started."""
+def test_the_product_has_no_dangers() -> None:
+    """Two exceptions: files of code that the user names, and what a run sends to the workers that it started."""
     assert len(MODULES) > 50
     found = {str(path.relative_to(ROOT)): list(dangers(path.read_text(encoding="utf-8"))) for path in MODULES}
     assert {name: calls for name, calls in found.items() if calls} == {
@@ -81,7 +84,7 @@ def test_the_product_has_none() -> None:
 
 
 class Bomb:
-    """Makes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, trace: Path):
         self.trace = trace
@@ -92,7 +95,7 @@ class Bomb:
 
 @pytest.fixture
 def trace(tmp_path: Path) -> Iterator[Path]:
-    """The file that a bomb makes; it must be able to, and must not have."""
+    """The file that a `Bomb` creates. Check first that it works, and at the end that it was not executed."""
     trace = tmp_path / "executed"
     pickle.loads(pickle.dumps(Bomb(trace)))
     trace.unlink()
@@ -130,7 +133,7 @@ def test_a_table_executes_nothing(trace: Path, tmp_path: Path, how: str) -> None
 
 
 def test_a_journal_is_not_unpickled(trace: Path, tmp_path: Path) -> None:
-    """Optuna unpickles snapshots, which its backend for files does not have."""
+    """Optuna unpickles snapshots of a journal. Its backend for files has none."""
     storage = open_storage(None, RunFolder(tmp_path))
     assert isinstance(storage, JournalStorage)
     assert not isinstance(storage._backend, BaseJournalSnapshot)
@@ -140,7 +143,7 @@ def test_a_journal_is_not_unpickled(trace: Path, tmp_path: Path) -> None:
 
 
 def test_weights_from_the_hub_execute_nothing(trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a repository has no safetensors, timm reads a pickle; PyTorch must refuse what is not weights."""
+    """If a repository has no safetensors file, timm reads a pickle. PyTorch must refuse everything but weights."""
     weights = tmp_path / "pytorch_model.bin"
     torch.save({"head.weight": Bomb(trace)}, weights)
     torch.load(io.BytesIO(weights.read_bytes()), weights_only=False)

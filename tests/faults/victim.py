@@ -1,7 +1,7 @@
-"""A run in a process of its own that can be killed at any instant, and what it left behind, for comparison.
+"""A run in its own process, which tests kill at any instant, and its results for comparison.
 
-Processes come from a fork server that has imported torch and Optuna once, so that hundreds of kills take minutes. The
-server never computes: a fork of a process that has run a parallel region would hang in its next one.
+The processes come from a fork server that has imported torch and Optuna once, so that hundreds of kills take only
+minutes. The server itself never computes. If it had run a parallel region, its forks would hang in their first one.
 """
 
 import contextlib
@@ -41,11 +41,11 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["backbones.packaged", "sweep.running.resume"])
 
 FAILED_HONESTLY, INTERRUPTED = 3, 130
-"""Exit codes of a process that ended with an error of ours, or by Ctrl-C."""
+"""Exit codes of a process that ended with one of sweep's errors, or by Ctrl-C."""
 
 
 def suggest(trial: optuna.Trial) -> LaneConfig:
-    """A conditional space with a constraint, a user attribute, and now and then a lane that diverges."""
+    """A conditional search space with a constraint and a user attribute. Some of its lanes diverge."""
     lr = trial.suggest_float("lr", 1e-3, 1.0, log=True)
     loss = trial.suggest_categorical("loss", ["cross_entropy", "focal"])
     gamma = trial.suggest_float("focal_gamma", 0.5, 3.0) if loss == "focal" else 2.0
@@ -64,14 +64,14 @@ def suggest(trial: optuna.Trial) -> LaneConfig:
 
 
 def repetitive(trial: optuna.Trial) -> LaneConfig:
-    """A space of six configurations, of which the sampler proposes many twice."""
+    """A search space of only six configurations, so that the sampler often repeats itself."""
     return LaneConfig(
         lr=trial.suggest_categorical("lr", [1e-3, 1e-2, 1e-1]), rank=trial.suggest_categorical("rank", [1, 2])
     )
 
 
 def of_many_shapes(trial: optuna.Trial) -> LaneConfig:
-    """Lanes of two image sizes, one or two stages, and ranks of several buckets."""
+    """A search space of two image sizes, one or two stages, and ranks of several buckets."""
     return LaneConfig(
         lr=trial.suggest_float("lr", 1e-3, 1e-1, log=True),
         rank=trial.suggest_int("rank", 1, 4),
@@ -118,18 +118,18 @@ STUDIES: dict[str, Callable[[str], Study]] = {
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to a process.
+    """A fault that happens to a process.
 
     Attributes:
-        after_seconds: It gets `signal` then.
-        signal: For Ctrl-C, `SIGINT`.
-        at_write: It is killed at its so many-th flush or rename of a file, which are the instants between two states
-            of the disk: a file is written, but not yet durable or in place.
-        full_at_write: From its so many-th flush or new file on, the disk is full.
-        at_tell: The storage breaks when it is told of the so many-th trial's end.
-        hangs: It does not raise then, and never answers.
-        snapshots_often: Write one after every epoch, whatever it costs.
-        clock_jumps: The wall clock goes to and fro.
+        after_seconds: The process gets `signal` after this time.
+        signal: The signal; `SIGINT` stands for Ctrl-C.
+        at_write: The process is killed at its flush or rename of a file with this number. At these instants a file is
+            written, but not yet durable or not yet in its place.
+        full_at_write: The disk is full from the flush or new file with this number on.
+        at_tell: The storage fails when the trial with this number (in order of ending) is reported.
+        hangs: Instead of raising an error, the storage never answers.
+        snapshots_often: Write a snapshot after every epoch, whatever it costs.
+        clock_jumps: The wall clock jumps back and forth.
     """
 
     after_seconds: float | None = None
@@ -186,7 +186,7 @@ def _before(function: Callable[..., Any], do: Callable[[], None]) -> Callable[..
 
 
 class _Tell(Reporter):
-    """Writes how far a run is where the parent can count it."""
+    """Sends the run's messages to the parent process."""
 
     def __init__(self, pipe: Any):
         self.pipe = pipe
@@ -196,7 +196,7 @@ class _Tell(Reporter):
 
 
 def work(out: Path, images: Path, name: str, storage: str | None, fault: Fault, pipe: Any) -> None:
-    """Begin a run, or go on with it where it has begun; exit code 0 when it has ended."""
+    """Start a run, or resume it if it has been started. The exit code is 0 when it has ended."""
     torch.set_num_threads(1)
     _arm(fault)
     study = LoadedStudy(name, Path("victim.py"), STUDIES[name](str(images)))
@@ -214,12 +214,12 @@ def work(out: Path, images: Path, name: str, storage: str | None, fault: Fault, 
 
 
 class Victim:
-    """A run, worked on by one process after the other.
+    """A run that one process after another works on.
 
     Args:
-        folder: For the run, its storage and its cache.
-        images: What it runs on.
-        name: Of `STUDIES`.
+        folder: Folder of the run, its storage and its cache.
+        images: Folder of the images.
+        name: A key of `STUDIES`.
         sqlite: Whether trials are in a data base beside the run instead of its journal.
     """
 
@@ -230,7 +230,7 @@ class Victim:
         self.messages: list[str] = []
 
     def start(self, fault: Fault) -> tuple[BaseProcess, Connection]:
-        """Work on the run in a new process, and hear from it."""
+        """Work on the run in a new process. Return the process and the pipe with its messages."""
         receiver, sender = PROCESSES.Pipe(duplex=False)
         arguments = (self.out, self.images, self.name, self.storage, fault, sender)
         process = PROCESSES.Process(target=work, args=arguments)
@@ -239,7 +239,7 @@ class Victim:
         return process, receiver
 
     def go_on(self, fault: Fault) -> int | None:
-        """Work on the run in a new process until it ends; its exit code, negative for a signal."""
+        """Work on the run in a new process until that ends. Return its exit code, which is negative for a signal."""
         process, receiver = self.start(fault)
         self.messages = []
         with contextlib.suppress(EOFError, ConnectionError):
@@ -254,7 +254,7 @@ class Victim:
         assert code == 0, self.messages
 
     def result(self) -> dict[str, Any]:
-        """All that two runs of one study have in common, however often one was killed."""
+        """Return all that two runs of one study must have in common, however often they were killed."""
         results = load_results(self.out)
         by = ["trial", "replicate", "epoch", "metric"]
         optuna_study = optuna.load_study(study_name="run", storage=open_storage(self.storage, RunFolder(self.out)))
@@ -272,7 +272,7 @@ class Victim:
 
 
 def assert_same(result: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Two results are equal bit for bit."""
+    """Assert that two results are equal bit for bit."""
     pd.testing.assert_frame_equal(result["trials"], expected["trials"], check_exact=True)
     pd.testing.assert_frame_equal(result["curves"], expected["curves"], check_exact=True)
     assert result["summary"] == expected["summary"]
@@ -283,7 +283,7 @@ def assert_same(result: dict[str, Any], expected: dict[str, Any]) -> None:
 
 
 def random_fault(rng: random.Random, wall_seconds: float, n_writes: int) -> Fault:
-    """A kill at a random instant of a run, or at a random write of it; now and then Ctrl-C."""
+    """Return a kill at a random instant of a run or at a random write, or in some cases Ctrl-C."""
     often = rng.random() < 0.5
     if rng.random() < 0.5:
         return Fault(at_write=rng.randint(1, n_writes), snapshots_often=often)

@@ -1,4 +1,4 @@
-"""docs/data.md, on augmentation: its study and its commands run."""
+"""Runs the study and the commands in the section on augmentation of docs/data.md."""
 
 import re
 import sys

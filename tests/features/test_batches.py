@@ -20,7 +20,7 @@ def some_data(dtype: type = np.float32) -> StageData:
     ("n_images", "batch_size", "sizes"),
     [(10, 4, [4, 4, 2]), (8, 4, [4, 4]), (3, 4, [3]), (5, 1, [1] * 5), (9, 8, [8, 1])],
 )
-def test_an_epoch_holds_every_image_once(n_images: int, batch_size: int, sizes: list[int]) -> None:
+def test_an_epoch_has_every_image_once(n_images: int, batch_size: int, sizes: list[int]) -> None:
     batches = list(training_batches(n_images, batch_size, seed=1, epoch=1))
     assert [len(batch) for batch in batches] == sizes
     assert n_batches(n_images, batch_size) == len(sizes)
@@ -62,7 +62,7 @@ def test_seeds_of_different_purposes_differ() -> None:
 
 
 def test_seeds_are_the_same_in_every_process_and_release() -> None:
-    """Recorded studies are repeated from these numbers: a change here changes every result."""
+    """Recorded studies depend on these numbers. A change here would change every result."""
     assert derive_seed(0, "data order", 1) == 6919231241724124631
 
 
@@ -105,7 +105,7 @@ def test_pooled_is_the_mean_over_tokens(tokens: slice) -> None:
     pooled = data.pooled(tokens)
     assert pooled.stages.shape == (7, 3, 1, 4)
     expected = data.stages[:, :, tokens].astype(np.float64).mean(2, keepdims=True)
-    # fp32 sums of at most five numbers; a sum in the fp16 of the file would be off by about 1e-3.
+    # Each is a sum of at most five numbers in fp32. A sum in the file's fp16 would be off by about 1e-3.
     np.testing.assert_allclose(pooled.stages, expected, rtol=1e-6, atol=1e-6)
     assert pooled.n_classes == 5
     assert torch.equal(pooled.labels, data.labels)

@@ -1,4 +1,4 @@
-"""The feature cache: what is computed, what is found again, and what kills, damage and full disks do."""
+"""The feature cache: what is computed, what is found again, and what happens after kills, damage and full disks."""
 
 import errno
 import logging
@@ -27,7 +27,7 @@ N_IMAGES = 10
 
 
 class CountingBackbone:
-    """Gives every image's mean as all its features, and counts the images it was run for."""
+    """A backbone whose features all equal the mean of the image. Counts the images that it was run for."""
 
     name = "counting"
     width = 3
@@ -51,7 +51,7 @@ class CountingBackbone:
 
 
 def grey_split(opener: Callable[[int], Image.Image] | None = None, fingerprint: str = "split") -> Split:
-    """Ten images; image i is grey of value i."""
+    """Ten images. Image i is grey of value i."""
     labels = np.arange(N_IMAGES, dtype=np.int64) % 3
     return Split("val", labels, opener or (lambda i: Image.new("L", (9, 7), i)), lambda: fingerprint)
 
@@ -148,7 +148,7 @@ def stop_after(n_done: int) -> Callable[[int, int], None]:
     return on_progress
 
 
-def test_interrupted_pass_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_interrupted_pass_continues_where_it_stopped(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, CountingBackbone(), on_progress=stop_after(4))
     backbone = CountingBackbone()
@@ -173,7 +173,7 @@ def test_damaged_batch_of_a_half_finished_pass_is_computed_again(tmp_path: Path)
     partial = entry(tmp_path, feature_key(CountingBackbone(), grey_split())).with_suffix(".partial")
     flip_bit(partial / module.DATA_FILE, 200)
     with (partial / module.BATCHES_FILE).open("a") as file:
-        file.write('{"start": 8, "st')  # what a kill in the middle of a write leaves
+        file.write('{"start": 8, "st')  # an unfinished line, as after a kill in the middle of a write
     backbone = CountingBackbone()
     found = run(tmp_path, backbone)
     assert backbone.batch_sizes == [4, 2]
@@ -213,7 +213,7 @@ def test_values_that_float16_cannot_hold_are_refused(tmp_path: Path, value: floa
     assert run(tmp_path, CountingBackbone()).n_computed == 6  # the first batch was kept, the bad one was not
 
 
-def test_a_file_with_such_features_is_named(tmp_path: Path) -> None:
+def test_an_image_file_with_nan_features_is_named(tmp_path: Path) -> None:
     backbone = CountingBackbone()
     backbone.change = lambda values: values + float("nan")
     split = replace(grey_split(), source=lambda index: f"photos/{index}.png")
@@ -234,7 +234,7 @@ def test_image_that_cannot_be_decoded_stops_the_pass(tmp_path: Path) -> None:
 
 
 def test_all_images_that_cannot_be_decoded_are_named_at_once(tmp_path: Path) -> None:
-    """Damage behind the header is found by the pass, which need not be started again for every such image."""
+    """Damage behind the header is found while features are computed. All such images are named in one error."""
 
     def opener(index: int) -> Image.Image:
         if index in (1, 5, 9):
@@ -245,7 +245,9 @@ def test_all_images_that_cannot_be_decoded_are_named_at_once(tmp_path: Path) -> 
         run(tmp_path, CountingBackbone(), grey_split(opener))
 
 
-def test_too_small_a_disk_is_told_before_anything_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_small_a_disk_is_reported_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: Usage(1000))
     backbone = CountingBackbone()
     with pytest.raises(SweepError, match=rf"{tmp_path}.*: 900 bytes are needed \(1,000 bytes are free\)"):
@@ -254,7 +256,7 @@ def test_too_small_a_disk_is_told_before_anything_is_computed(tmp_path: Path, mo
 
 
 class Usage:
-    """What `shutil.disk_usage` returns, as far as it is used."""
+    """The part of the result of `shutil.disk_usage` that is used."""
 
     def __init__(self, free: int) -> None:
         self.free = free

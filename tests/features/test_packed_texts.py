@@ -1,4 +1,4 @@
-"""Texts in the feature cache: stored without padding, read as if they had it; caches of sweep 0.3 still open."""
+"""Texts in the feature cache are stored without padding and read as if padded. Caches of sweep 0.3 still open."""
 
 import json
 import zlib
@@ -41,7 +41,7 @@ def entry(backbone: FrozenBackbone, split: Split, cache: Path) -> Path:
     return cache / "features" / feature_key(backbone, split)
 
 
-def test_a_token_takes_its_own_bytes_and_no_more(backbone: FrozenBackbone, split: Split, tmp_path: Path) -> None:
+def test_padding_takes_no_space(backbone: FrozenBackbone, split: Split, tmp_path: Path) -> None:
     features = compute(backbone, split, tmp_path)
     assert features.lengths is not None
     n_tokens = int(features.lengths.sum())
@@ -91,7 +91,7 @@ def test_a_damaged_text_is_computed_again(
     assert compute(backbone, split, tmp_path).from_cache
 
 
-def test_a_pass_that_was_killed_goes_on(
+def test_a_killed_pass_continues(
     backbone: FrozenBackbone, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class KilledError(Exception):
@@ -116,7 +116,7 @@ def test_a_pass_that_was_killed_goes_on(
 
 
 def test_an_entry_of_sweep_0_3_still_opens(backbone: FrozenBackbone, split: Split, tmp_path: Path) -> None:
-    """Written as it was then: every text padded to L."""
+    """Sweep 0.3 stored every text padded to L tokens."""
     folder = entry(backbone, split, tmp_path)
     folder.mkdir(parents=True)
     stages = expected(backbone, split, list(range(split.n_images)))

@@ -1,4 +1,4 @@
-"""Splits held on a device, or read ahead of it: the same batches, the budget kept."""
+"""Splits that are held on a device, or read in advance for it: same batches, and the memory budget is kept."""
 
 import threading
 from dataclasses import replace
@@ -11,7 +11,7 @@ from backbones.stages import Stages
 from sweep.features import resident
 from sweep.features.batches import StageData
 from sweep.features.prefetched import PrefetchedStageData
-from sweep.features.resident import ResidentStageData, resident_where_it_fits
+from sweep.features.resident import DeviceRoom, ResidentStageData, RoomedStageData, room_on
 
 CPU = torch.device("cpu")
 
@@ -37,7 +37,7 @@ def test_batches_are_those_of_the_split(at_a_time: int, monkeypatch: pytest.Monk
     assert np.array_equal(held.pooled(slice(1, None)).stages, data.pooled(slice(1, None)).stages)
 
 
-def test_the_copy_is_the_devices_own() -> None:
+def test_the_device_has_its_own_copy() -> None:
     data = some_data()
     held = ResidentStageData.of(data, CPU)
     data.stages[:] = 0
@@ -66,7 +66,7 @@ def test_a_batch_is_read_while_the_one_before_it_is_used() -> None:
         shape, dtype, nbytes = some_data().stages.shape, np.dtype(np.float16), 0
 
         def __getitem__(self, places: np.ndarray) -> np.ndarray:
-            assert places.tolist() == [0] or in_use.wait(30), "the first batch waits for the second"
+            assert places.tolist() == [0] or in_use.wait(30), "the first batch must not wait for the second"
             read.append(places.tolist())
             return np.zeros((len(places), 3, 5, 4), np.float16)
 
@@ -79,7 +79,7 @@ def test_a_batch_is_read_while_the_one_before_it_is_used() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
-def test_a_batch_that_cannot_be_read_is_an_error_of_its_reader() -> None:
+def test_a_batch_that_cannot_be_read_raises_at_the_reader() -> None:
     data = PrefetchedStageData.of(some_data(3))
     batches = data.batches(1, [torch.tensor([0]), torch.tensor([9])], torch.zeros(1))
     next(batches)
@@ -97,13 +97,47 @@ def test_batches_sent_ahead_to_a_gpu_are_those_of_the_split() -> None:
         assert torch.equal(labels, wanted_labels)
 
 
-@pytest.mark.parametrize(("budget_images", "placed"), [(14, [True, True]), (9, [True, False]), (5, [False, True])])
-def test_what_fits_is_placed(budget_images: int, placed: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
-    of_device = ResidentStageData.of
-    monkeypatch.setattr(ResidentStageData, "of", lambda data, device: of_device(data, CPU))
-    splits = [some_data(7), some_data(4)]
-    budget_bytes = budget_images * splits[0].stages[0].nbytes
-    found = resident_where_it_fits(splits, torch.device("cuda"), budget_bytes)
-    kinds = [ResidentStageData if fits else PrefetchedStageData for fits in placed]
-    assert [type(data) for data in found] == kinds
-    assert resident_where_it_fits(splits, CPU, budget_bytes) == splits
+def read(data: StageData, order: int = 1) -> type[StageData]:
+    """Read a split once and return what was read: its copy, or the split itself one batch ahead."""
+    assert isinstance(data, RoomedStageData)
+    source = data.room.to_read(data)
+    (stages, labels), (expected, expected_labels) = (
+        next(one.batches(order, [torch.tensor([2, 0])], torch.zeros(1))) for one in (source, some_data(len(data)))
+    )
+    assert all(torch.equal(stage, wanted) for stage, wanted in zip(stages, expected, strict=True))
+    assert torch.equal(labels, expected_labels)
+    return type(source)
+
+
+@pytest.mark.parametrize(("budget_images", "copied"), [(11, [True, True]), (9, [True, False]), (5, [False, True])])
+def test_splits_are_copied_while_there_is_room(budget_images: int, copied: list[bool]) -> None:
+    room = DeviceRoom(CPU, budget_images * some_data().stages[0].nbytes)
+    splits = [room.of(some_data(7)), room.of(some_data(4))]
+    for _ in range(3):
+        assert [read(data) is ResidentStageData for data in splits] == copied
+        assert room.used_bytes <= room.budget_bytes
+
+
+def test_features_of_a_shape_without_lanes_make_room() -> None:
+    room = DeviceRoom(CPU, 8 * some_data().stages[0].nbytes)
+    first, second = room.of(some_data(7)), room.of(some_data(5))
+    assert read(first) is ResidentStageData
+    for _ in range(3):  # both shapes are in use: neither displaces the other
+        assert read(second) is PrefetchedStageData
+        assert read(first) is ResidentStageData
+    read(second)
+    assert read(second) is ResidentStageData, "the first split was not read since"
+    assert room.used_bytes == second.stages.nbytes
+    assert read(first) is PrefetchedStageData
+
+
+def test_only_as_many_copies_are_dropped_as_needed() -> None:
+    room = DeviceRoom(CPU, 10 * some_data().stages[0].nbytes)
+    old, recent, new = (room.of(some_data(n_images)) for n_images in (4, 5, 3))
+    for data in (old, recent, new, new):
+        read(data)
+    assert [read(data) is ResidentStageData for data in (new, recent, old)] == [True, True, False]
+
+
+def test_a_cpu_reads_features_where_they_are_stored() -> None:
+    assert room_on(CPU, 2**30) is None

@@ -1,4 +1,4 @@
-"""What a stack learns from: cached views in turn, or the same features computed when they are needed, once for all."""
+"""What a stack trains on: cached views in turn, or the same features computed when needed, once for all lanes."""
 
 import threading
 from collections.abc import Callable
@@ -19,8 +19,8 @@ from sweep import LaneConfig, Study, SweepError
 from sweep.data import DataSet, Split, load_data
 from sweep.features.batches import StageData, training_batches
 from sweep.features.cache import compute_features
-from sweep.features.resident import ResidentStageData
-from sweep.features.training_data import POOLED_VIEWS, CachedViews, LiveViews, resident_where_they_fit, training_data
+from sweep.features.resident import DeviceRoom
+from sweep.features.training_data import POOLED_VIEWS, CachedViews, LiveViews, in_room, training_data
 from sweep.features.views import TrainingViews
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.training.engine import Lane, Training
@@ -54,7 +54,7 @@ Maker = Callable[..., object]
 
 @pytest.fixture
 def made(backbone: FrozenBackbone, data: DataSet, tmp_path: Path) -> Maker:
-    """Training data of the declarations it is given."""
+    """Return a function that makes training data for given declarations."""
     return lambda splits=(data.train,), **declared: data_of(backbone, data, tmp_path, list(splits), **declared)
 
 
@@ -131,7 +131,7 @@ def test_every_data_order_has_a_view_of_its_own(made: Maker) -> None:
     assert all(not torch.equal(a, b) for i, a in enumerate(stages) for b in stages[:i])
 
 
-def test_two_splits_are_one_after_the_other(made: Maker, data: DataSet) -> None:
+def test_two_splits_are_joined_in_order(made: Maker, data: DataSet) -> None:
     splits = [data.train, data.val]
     held, fresh = cached(made, 2, splits=splits), live(made, splits=splits)
     n_images = data.train.n_images + data.val.n_images
@@ -179,10 +179,10 @@ def test_the_next_batch_is_decoded_while_one_is_trained_on(backbone: FrozenBackb
     fresh = LiveViews(TrainingViews(None, 0), (split,), backbone, CPU, 2)
     with closing(fresh.batches(1, torch.arange(6).split(2), LIKE)) as batches:
         next(batches)
-        assert all(event.wait(60) for event in opened[:4]), "decoded before anybody asks for the second batch"
-        assert not opened[4].is_set(), "and no further ahead than that"
+        assert all(event.wait(60) for event in opened[:4]), "the second batch is decoded in advance"
+        assert not opened[4].is_set(), "nothing further ahead is decoded"
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
-    assert not opened[4].is_set(), "an epoch that is broken off decodes nothing more"
+    assert not opened[4].is_set(), "an interrupted epoch decodes nothing more"
 
 
 def test_features_that_float16_cannot_hold_are_refused(
@@ -209,17 +209,15 @@ def test_an_image_that_cannot_be_read_is_named(made: Maker, data: DataSet) -> No
         next(fresh.batches(1, [torch.tensor([4])], LIKE))
 
 
-def test_views_are_kept_on_a_device_one_by_one(made: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
-    of_device = ResidentStageData.of
-    monkeypatch.setattr(ResidentStageData, "of", lambda data, device: of_device(data, CPU))
+def test_views_are_copied_to_a_device_one_by_one(made: Maker) -> None:
     held, fresh = cached(made, 3), live(made)
     val = held.views[0].first(4)
-    budget = 2 * held.views[0].stages.nbytes + val.stages.nbytes
-    placed, placed_val = resident_where_they_fit(held, val, torch.device("cuda"), budget)
-    assert isinstance(placed, CachedViews)
-    assert [isinstance(view, ResidentStageData) for view in placed.views] == [True, True, False]
-    assert isinstance(placed_val, ResidentStageData)
+    room = DeviceRoom(CPU, 2 * held.views[0].stages.nbytes)
+    placed, placed_val = in_room(held, val, room)
     indices = [torch.tensor([5, 2])]
     for order in (1, 2, 3):
         assert same(next(placed.batches(order, indices, LIKE)), next(held.batches(order, indices, LIKE)))
-    assert resident_where_they_fit(fresh, val, torch.device("cuda"), 0)[0] is fresh
+    assert room.used_bytes == room.budget_bytes
+    assert same(next(placed_val.batches(1, [torch.tensor([3, 0])], LIKE)), val.batch(torch.tensor([3, 0]), LIKE))
+    assert in_room(fresh, val, room)[0] is fresh
+    assert in_room(held, val, None) == (held, val)

@@ -1,4 +1,4 @@
-"""Views of images: the same whenever they are asked for, and refused where they cannot be."""
+"""Views of images are the same whenever they are requested, and unusable ones are refused."""
 
 import os
 import random
@@ -27,7 +27,7 @@ TRANSFORM = Transform(SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def image_of(index: int) -> Image.Image:
-    """Noise that differs from image to image, 40 wide and 30 high."""
+    """An image of noise, 40 wide and 30 high, that differs for each index."""
     return Image.fromarray(np.random.default_rng(index).integers(0, 256, (30, 40, 3), dtype=np.uint8))
 
 
@@ -47,7 +47,7 @@ def test_a_view_depends_on_seed_image_and_number_alone() -> None:
     split, ours = split_of(), augmentation()
     wanted = list(product(range(12), range(3)))
     views = {(i, v): pixels(ours.view(split, i, v)) for i, v in wanted}
-    assert len(set(views.values())) == len(wanted), "every image and number has a view of its own"
+    assert len(set(views.values())) == len(wanted), "each image and number gives a different view"
     random.Random(0).shuffle(wanted)
     with ThreadPoolExecutor(8) as pool:
         again = dict(zip(wanted, pool.map(lambda place: pixels(ours.view(split, *place)), wanted), strict=True))
@@ -69,9 +69,9 @@ def test_affine_moves_an_image_a_little_and_brings_no_empty_corners_into_view() 
         rows, columns = np.nonzero(view[..., 2] > 140)
         centres.append((rows.mean(), columns.mean()))
     spread = np.ptp(centres, axis=0)
-    assert (spread > 1).all(), "nothing moves"
+    assert (spread > 1).all(), "the image must move"
     assert (np.abs(np.mean(centres, 0) - (14.5, 19.5)) < 1.5).all()
-    assert (spread < (7, 9)).all(), "7% to either side, and what turning and scaling add"
+    assert (spread < (7, 9)).all(), "at most 7% to either side, plus what rotation and scaling add"
 
 
 SCRIPT = f"""
@@ -112,7 +112,7 @@ def test_a_flip_is_a_flip_and_a_crop_has_the_size_of_the_input() -> None:
         mirror = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         assert pixels(view) in (pixels(image), pixels(mirror))
         mirrored.add(pixels(view) == pixels(mirror))
-        assert crop.view(split, index, 0).size == (SIDE, SIDE), "the backbone's transform resizes no more"
+        assert crop.view(split, index, 0).size == (SIDE, SIDE), "the backbone's transform has nothing left to resize"
     assert mirrored == {False, True}
 
 
@@ -123,7 +123,7 @@ def test_recipes_take_images_of_every_mode(mode: str, name: str) -> None:
     assert augmentation(name).view(split_of(lambda index: image), 0, 0).mode == "RGB"
 
 
-def test_a_study_s_own_function_may_draw_from_any_library() -> None:
+def test_a_studys_own_function_may_use_any_random_library() -> None:
     def turned(image: Image.Image) -> Image.Image:
         angle = random.random() + np.random.rand() + torch.rand(1).item()
         return image.rotate(90 * angle)
@@ -147,7 +147,7 @@ class Drawn:
         return Image.fromarray(np.concatenate(parts)), index % 2
 
 
-def test_a_data_set_that_draws_its_images_and_an_augmentation_leave_each_other_alone(tmp_path: Path) -> None:
+def test_random_numbers_of_data_set_and_augmentation_are_independent(tmp_path: Path) -> None:
     split, ours = load_data({"all": Drawn()}, seed=0, cache_dir=tmp_path).train, augmentation()
     places = list(product(range(split.n_images), range(4)))
     with ThreadPoolExecutor(8) as pool:
@@ -168,10 +168,10 @@ def darker(image: Image.Image) -> Image.Image:
     return image.point(lambda value: value * random.uniform(0.2, 0.8))
 
 
-def test_the_cache_knows_views_apart() -> None:
+def test_the_cache_distinguishes_views() -> None:
     split = split_of()
     plain = key(study(), split, 0)
-    assert plain == feature_key(load_backbone("tiny-untrained", cache_dir=Path()), split), "today's entry, as it was"
+    assert plain == feature_key(load_backbone("tiny-untrained", cache_dir=Path()), split), "the key of existing entries"
     flip = study(augment="flip")
     keys = [
         plain,
@@ -183,11 +183,11 @@ def test_the_cache_knows_views_apart() -> None:
         key(study(augment=lambda image: darker(image).rotate(90)), split, 0),
     ]
     assert len(set(keys)) == len(keys)
-    assert key(study(augment="flip", views=9), split, 1) == keys[2], "more views leave those that are there"
+    assert key(study(augment="flip", views=9), split, 1) == keys[2], "more views keep the existing ones"
     assert key(study(augment=darker), split, 0) == keys[5]
 
 
-def test_what_is_declared_is_what_is_cached() -> None:
+def test_the_declared_number_of_views_is_cached() -> None:
     split = split_of()
 
     def n_cached(**declared: object) -> int:
@@ -206,7 +206,7 @@ def test_what_is_declared_is_what_is_cached() -> None:
     assert view.labels is split.labels
 
 
-def test_declarations_in_words() -> None:
+def test_description_of_the_augmentation() -> None:
     for declared, words in (
         ({}, ""),
         ({"augment": "flip", "views": 3}, "flip, 3 cached views of every train image"),
@@ -243,7 +243,7 @@ def test_declarations_that_are_refused(declared: dict[str, object], message: str
         study(**declared)
 
 
-def test_an_option_ends_the_views_that_a_study_declares() -> None:
+def test_an_option_overrides_the_views_that_a_study_declares() -> None:
     ours = study(augment="flip", views=3)
     assert ours.override(augment="none").views is None
     assert ours.override(cache="off").views is None

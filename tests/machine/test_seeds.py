@@ -1,4 +1,4 @@
-"""Random numbers come from generators of our own: the same numbers as ever, whatever other threads draw meanwhile."""
+"""Random numbers come from sweep's own generators. They never change, whatever other threads draw."""
 
 import random
 import threading
@@ -24,7 +24,7 @@ SEED = 12345
 
 @contextmanager
 def global_seed(seed: int) -> Iterator[None]:
-    """How numbers were drawn in version 0.3.0: from PyTorch's global state."""
+    """Draw numbers as version 0.3.0 did, from PyTorch's global state."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
@@ -61,7 +61,7 @@ def another_thread_draws() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("changes", [{}, {"max_rank": 32, "width": 8}, {"widths": (8, 16, 32)}])
-def test_a_lane_starts_from_the_numbers_that_it_always_had(changes: dict[str, Any]) -> None:
+def test_a_lane_starts_from_the_numbers_of_version_0_3(changes: dict[str, Any]) -> None:
     shape = spec(**changes)
     with global_seed(SEED):
         lane = FAMILIES["last"].lane(shape, 2, shape.padded_rank)
@@ -78,7 +78,7 @@ def test_a_lane_starts_from_the_numbers_that_it_always_had(changes: dict[str, An
     ("name", "size"),
     [("vit_tiny_patch16_224", 32), ("resnet18", None), ("convnext_atto", None), ("swin_tiny_patch4_window7_224", 32)],
 )
-def test_untrained_weights_are_those_that_they_always_were(name: str, size: int | None, cache_dir: Path) -> None:
+def test_untrained_weights_are_those_of_version_0_3(name: str, size: int | None, cache_dir: Path) -> None:
     options = {} if size is None else {"img_size": size}
     with global_seed(0):
         expected = timm.create_model(name, pretrained=False, num_classes=0, **options).state_dict()
@@ -87,7 +87,7 @@ def test_untrained_weights_are_those_that_they_always_were(name: str, size: int 
     assert same(found.network.state_dict(), expected)  # type: ignore[attr-defined]
 
 
-def test_untrained_text_weights_are_those_that_they_always_were(text_decoder: Path) -> None:
+def test_untrained_text_weights_are_those_of_version_0_3(text_decoder: Path) -> None:
     from transformers import AutoConfig, AutoModel
 
     from backbones import Taps
@@ -117,7 +117,7 @@ def test_untrained_text_weights_are_those_that_they_always_were(text_decoder: Pa
         lambda: nn.init.kaiming_normal_(torch.empty(4, 4)),
     ],
 )
-def test_whatever_draws_gets_the_numbers_of_the_seed(draw: Callable[[], Tensor]) -> None:
+def test_every_way_to_draw_uses_the_seed(draw: Callable[[], Tensor]) -> None:
     with global_seed(SEED):
         expected = draw()
     before = torch.get_rng_state()
@@ -127,7 +127,7 @@ def test_whatever_draws_gets_the_numbers_of_the_seed(draw: Callable[[], Tensor])
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_generator_that_is_given_and_the_meta_device_stay_as_they_are() -> None:
+def test_a_given_generator_and_the_meta_device_are_unaffected() -> None:
     given = torch.Generator().manual_seed(1)
     with drawing_from(SEED):
         first = torch.rand(3, generator=given)
@@ -139,7 +139,7 @@ def test_a_generator_that_is_given_and_the_meta_device_stay_as_they_are() -> Non
     assert torch.equal(second, torch.rand(3, generator=torch.Generator().manual_seed(SEED)))
 
 
-def test_code_that_is_not_ours_finds_all_states_seeded_and_leaves_them_as_they_were() -> None:
+def test_other_code_runs_with_seeded_states_which_are_restored() -> None:
     def drawn() -> tuple[float, float, float]:
         return random.random(), float(np.random.rand()), float(torch.rand(1))
 
@@ -147,7 +147,7 @@ def test_code_that_is_not_ours_finds_all_states_seeded_and_leaves_them_as_they_w
     with another_thread_draws():
         draws = []
         for _ in range(50):
-            with seeded(SEED), seeded(SEED):  # a backbone's build may load another backbone
+            with seeded(SEED), seeded(SEED):  # a user's backbone may load another backbone
                 draws.append(drawn())
     assert len(set(draws)) == 1
     assert random.getstate() == before

@@ -1,4 +1,4 @@
-"""A user's file runs as a script would: beside its modules, with dataclasses, again after it was edited."""
+"""A user's file runs as a script would: it imports modules beside it, has dataclasses, and an edit takes effect."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ from sweep.errors import UsageError
 from sweep.machine.user_code import execute
 
 
-def test_modules_beside_it_are_imported_anew_every_time(tmp_path: Path) -> None:
+def test_modules_beside_a_file_are_imported_again_every_time(tmp_path: Path) -> None:
     for folder, value in (("one", 1), ("two", 2)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "helper_of_a_study.py").write_text(f"VALUE = {value}\n")

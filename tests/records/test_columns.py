@@ -1,4 +1,4 @@
-"""Values of any type become columns that parquet holds and gives back."""
+"""Values of any type become columns that parquet can store and read back."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The sentences above a run's tables: who is ahead, and whether that is more than noise and luck."""
+"""The sentences above a run's tables: which is more accurate, and whether the difference is more than chance."""
 
 import math
 from typing import Any
@@ -16,7 +16,7 @@ N_VAL, N_TEST = 200, 500
 
 
 def results_of(winner_top1: float, probe_top1: float, *, ended: bool = True, interval: float = 0.02) -> Results:
-    """A run of four complete trials, of which trial 2 is 0.05 above the baseline on val."""
+    """A run of four complete trials. Trial 2 is 0.05 above the baseline on val."""
     trials = pd.DataFrame(
         {
             "trial": [2, 0, 1, 3],
@@ -66,12 +66,12 @@ def test_run_that_did_not_end() -> None:
     assert "differs from the baseline" in others[0]
 
 
-def test_luck_of_the_best_of_equals() -> None:
+def test_expected_lead_of_the_best_of_equal_trials() -> None:
     draws = np.random.default_rng(0).normal(size=(200_000, 4))
     assert lead_of_the_best_of_equals(4, 1.0) == pytest.approx(draws.max(1).mean(), abs=0.01)
     assert lead_of_the_best_of_equals(1, 1.0) == pytest.approx(0, abs=1e-9)
     assert lead_of_the_best_of_equals(32, 0.5) == pytest.approx(0.5 * 2.0697, abs=1e-4)
-    own_error = 0.02 / 1.959964 / math.sqrt(2)  # of one trial, where that of a difference of two is known
+    own_error = 0.02 / 1.959964 / math.sqrt(2)  # the error of one trial; the interval is that of a difference of two
     text = " ".join(findings(results_of(0.8, 0.6), 2))
     lead = lead_of_the_best_of_equals(4, own_error)
     assert f"the best of them would still lead their average by about {lead:.3f} in top-1 on 200 images" in text

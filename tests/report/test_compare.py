@@ -1,4 +1,4 @@
-"""`sweep compare`: the paired test is that of the predictions, pooled over backbones image by image."""
+"""`sweep compare`: the paired test uses the predictions and pools backbones image by image."""
 
 import json
 import math
@@ -26,7 +26,7 @@ def cache(finished_run: Path) -> Path:
     return finished_run.parent / "cache"
 
 
-def test_paired_test_is_that_of_the_predictions(finished_run: Path, pareto_run: Path, cache: Path) -> None:
+def test_paired_test_uses_the_predictions(finished_run: Path, pareto_run: Path, cache: Path) -> None:
     comparison = compare_runs([finished_run, pareto_run], cache)
     right = []
     for run in (finished_run, pareto_run):
@@ -138,7 +138,7 @@ def test_runs_that_cannot_be_tested_say_why(finished_run: Path, tmp_path: Path, 
     assert "Left out, stopped: the run has not ended." in html
 
 
-def test_requests_that_make_no_comparison(finished_run: Path, cache: Path) -> None:
+def test_fewer_than_two_different_runs_are_refused(finished_run: Path, cache: Path) -> None:
     with pytest.raises(UsageError, match="at least two run folders"):
         compare_runs([finished_run], cache)
     with pytest.raises(UsageError, match="a run is given twice"):

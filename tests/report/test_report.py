@@ -1,4 +1,4 @@
-"""`sweep report`: one page that opens anywhere, says what the run found, and runs nothing of what it quotes."""
+"""`sweep report`: the page opens anywhere, says what the run found, and executes nothing that it quotes."""
 
 import re
 import shutil
@@ -42,7 +42,7 @@ Report = Callable[[Path], tuple[str, list[str]]]
 
 @pytest.fixture
 def report(finished_run: Path, tmp_path: Path) -> Report:
-    """Writes a run's report beside the run's cache; returns the page and what was said."""
+    """Return a function that writes a run's report and returns the page and all messages."""
 
     def write(run: Path) -> tuple[str, list[str]]:
         said: list[str] = []
@@ -60,7 +60,7 @@ def copy(finished_run: Path, tmp_path: Path) -> Path:
 
 
 def text_of(html: str) -> str:
-    """What a reader sees of the page's own text."""
+    """Return the text of the page that a reader sees."""
     body = re.sub(r"<(script|style)\b.*?</\1>", " ", html, flags=re.DOTALL)
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
 
@@ -92,14 +92,14 @@ def test_page_fetches_nothing_and_sends_nothing(finished_run: Path, report: Repo
     )  # curves, configurations, two parameters, confusion, calibration
 
 
-def test_names_out_of_the_run_are_text(finished_run: Path, report: Report) -> None:
+def test_names_from_the_run_are_escaped(finished_run: Path, report: Report) -> None:
     html, _ = report(finished_run)
     (harmful,) = (name for name in load_results(finished_run).config["classes"] if "<" in name)
     assert harmful not in html
     assert harmful in text_of(html)
 
 
-def test_evidence_is_what_the_table_says(finished_run: Path) -> None:
+def test_evidence_agrees_with_the_table(finished_run: Path) -> None:
     results = load_results(finished_run)
     winner = results.summary["winner"]
     evidence = winner_on_val(results, RunFolder(finished_run), winner["trial"], finished_run.parent / "cache")
@@ -127,7 +127,7 @@ def test_several_objectives(pareto_run: Path, report: Report) -> None:
     assert 'id="hypervolume" class="plotly-graph-div"' in html
     assert "trial NLL size val_spread lr rank" in section
     on_front = results.trials[results.trials["front"] == 0]
-    assert 1 < len(on_front) < len(results.trials), "the run was meant to have a front and others"
+    assert 1 < len(on_front) < len(results.trials), "the test needs trials on and off the front"
     for row in results.trials.to_dict("records"):
         shown = f" {row['val_spread']:.3f} " in section
         assert shown == (row["front"] == 0 or row["trial"] == 0)
@@ -181,7 +181,7 @@ def test_report_of_an_interrupted_run(copy: Path, report: Report) -> None:
     assert "The run did not end: test was not looked at." in text_of(html)
 
 
-def test_what_cannot_be_reported(copy: Path, report: Report, tmp_path: Path) -> None:
+def test_runs_that_cannot_be_reported_are_refused(copy: Path, report: Report, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not a run folder"):
         report(tmp_path)
     (copy / "optuna.journal").write_text("nonsense\n")
@@ -221,7 +221,7 @@ def test_page_in_a_browser(name: str, request: pytest.FixtureRequest, report: Re
         timeout=120,
     )
     said = [line for line in done.stderr.splitlines() if "CONSOLE" in line and "WebGL" not in line]
-    assert said == [], "but for what the graphics driver says of itself"
+    assert said == [], "the browser reports nothing, apart from its graphics driver"
     with Image.open(screenshot) as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     for third in np.array_split(pixels[:3600], 3):  # figures all the way down, not a blank page

@@ -1,4 +1,4 @@
-"""What the report draws of the search: which colours are good, which parameters are told, and where ticks stand."""
+"""The report's figures of the search: colours of good trials, which parameters are shown, and positions of ticks."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ DISTRIBUTIONS = {"lr": LR, "loss": LOSS}
 
 
 def results_of(direction: str, **columns: Any) -> Results:
-    """A run whose trials have these columns and are complete."""
+    """A run of complete trials that have these columns."""
     trials = pd.DataFrame({"trial": range(len(next(iter(columns.values())))), "state": "COMPLETE", **columns})
     return Results(trials, pd.DataFrame(), {}, {"objectives": {"val_score": direction}})
 
@@ -50,7 +50,7 @@ def test_trials_without_a_parameter_stand_apart() -> None:
 
 
 def study_of(n_trials: int, direction: str) -> tuple[optuna.Study, Results]:
-    """Trials whose score falls with the distance of `lr` from 1e-2, whatever `other` is; two have `rare`."""
+    """Trials whose score depends on `lr` only, whatever `other` is. Only two trials have the parameter `rare`."""
     study = optuna.create_study(directions=[direction, "minimize"])
     rows: list[dict[str, Any]] = []
     unit = FloatDistribution(0, 1)
@@ -78,7 +78,7 @@ def test_importances_of_parameters_that_enough_trials_have() -> None:
         shown[direction] = dict(zip(figure.data[0].y, figure.data[0].x, strict=True))
         assert set(shown[direction]) == {"lr (n = 40)", "other (n = 40)"}
         assert left_out(study, results) == ["rare (2)"]
-    assert shown["maximize"] == shown["minimize"], "the same trials matter, whichever way the objective points"
+    assert shown["maximize"] == shown["minimize"], "importances do not depend on the direction of the objective"
     assert shown["maximize"]["lr (n = 40)"] > 0.8
 
 
@@ -108,4 +108,4 @@ def test_one_parameter_at_a_time() -> None:
     assert [list(trace.y) for trace in winners] == [[0.9], [0.9]]
     assert list(winners[0].x) == [-2.0]
     assert list(figure.layout.xaxis2.ticktext) == ["focal", "cross_entropy"]
-    assert figure.layout.width is None, "a figure that is wider than the page hides panels"
+    assert figure.layout.width is None, "a fixed width could be wider than the page"

@@ -1,4 +1,4 @@
-"""What the report shows of the winner's errors where images have several labels."""
+"""The report's section on the winner's errors if images have several labels."""
 
 import re
 from html import unescape
@@ -21,7 +21,7 @@ def split_of(labels: np.ndarray) -> Split:
 
 def test_largest_errors_of_several_labels() -> None:
     labels = np.array([[1, 0], [1, 1], [0, 0], [0, 1]])
-    values = np.array([[0.9, 0.1], [0.4, 0.8], [0.95, 0.7], [0.2, 0.6]])  # the second and third are wrong somewhere
+    values = np.array([[0.9, 0.1], [0.4, 0.8], [0.95, 0.7], [0.2, 0.6]])  # the second and third have a wrong label
     html = _most_wrong(Evidence(values, labels, split_of(labels), "images"), ["cat", "<dog>"])
     assert "2 of 4 val images have a label that was answered wrongly" in html
     captions = [
@@ -34,7 +34,7 @@ def test_largest_errors_of_several_labels() -> None:
     ]
 
 
-def test_calibration_says_how_many_images_a_bin_has() -> None:
+def test_calibration_shows_how_many_images_a_bin_has() -> None:
     labels = np.array([0, 0, 1, 1, 0])
     values = np.array([[0.95, 0.05], [0.95, 0.05], [0.95, 0.05], [0.3, 0.7], [0.7, 0.3]])
     bars = reliability_diagram(Evidence(values, labels, split_of(labels), "images")).data[0]

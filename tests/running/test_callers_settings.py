@@ -1,4 +1,4 @@
-"""A run gives the same tables whatever the program that calls it has set, or does in other threads."""
+"""A run gives the same tables whatever the calling program has set, or does in other threads."""
 
 import threading
 from collections.abc import Callable
@@ -78,7 +78,7 @@ SETTINGS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_the_callers_settings_change_nothing_and_stay(run: Callable[..., sweep.Run], name: str) -> None:
+def test_the_callers_settings_change_no_result_and_are_kept(run: Callable[..., sweep.Run], name: str) -> None:
     expected = run("expected")
     with SETTINGS[name]():
         before = _seen()
@@ -101,7 +101,7 @@ def _seen() -> list[Any]:
     ]
 
 
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # filters are not kept for each thread
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # all threads share the warning filters
 def test_runs_in_several_threads_agree_with_one_alone(run: Callable[..., sweep.Run]) -> None:
     expected, found, errors = run("alone"), {}, []
 

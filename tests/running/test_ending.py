@@ -1,4 +1,4 @@
-"""How a run ends: without a look at test, or with its winner trained again; and with class weights all along."""
+"""The end of a run: without test data, with a retrained winner, and with class weights in all its parts."""
 
 import json
 import shutil
@@ -73,7 +73,9 @@ def measured(model: Path, data: Path) -> dict[str, float]:
     return evaluate(sweep.load_model(model), found, trials=[0], batch_size=8).metrics["model"]
 
 
-def test_without_test_nothing_of_it_is_computed(images: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_test_no_test_features_are_computed(
+    images: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from sweep.running import settings
 
     asked: list[str] = []
@@ -109,7 +111,7 @@ def test_a_run_without_test_says_so_everywhere(
     assert "told not to look at test" in shown
 
 
-def test_the_look_at_test_can_come_later(unseen: Path, images: Path, tmp_path: Path, cache: Path) -> None:
+def test_test_data_can_be_evaluated_later(unseen: Path, images: Path, tmp_path: Path, cache: Path) -> None:
     export_run(unseen, tmp_path / "model", cache_dir=cache)
     results = load_results(unseen)
     found = measured(tmp_path / "model", images)
@@ -181,7 +183,7 @@ def test_a_retrained_run_says_so(
     assert metrics["nll"] == pytest.approx(results.summary["winner"]["test"]["nll"], abs=1e-5)
 
 
-def test_a_run_that_was_killed_before_its_end_ends_alike(retrained: Path, images: Path) -> None:
+def test_a_run_killed_before_its_end_gives_the_same_results(retrained: Path, images: Path) -> None:
     expected = json.loads((retrained / "summary.json").read_text())
     (retrained / "summary.json").unlink()
     study = Study(
@@ -199,6 +201,6 @@ def test_a_run_that_was_killed_before_its_end_ends_alike(retrained: Path, images
         assert found[name] == expected[name]
 
 
-def test_what_cannot_be_declared_is_refused() -> None:
+def test_a_test_option_that_is_no_boolean_is_refused() -> None:
     with pytest.raises(sweep.UsageError, match=r"Study\.test must be True or False, not 'no'"):
         Study(suggest=suggest, baseline={}, test="no")  # type: ignore[arg-type]

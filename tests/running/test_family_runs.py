@@ -41,7 +41,7 @@ STRUCTURES: dict[str, dict[str, Any]] = {
 
 
 def suggest(trial: optuna.Trial) -> LaneConfig:
-    """Ranks from 3 on: LayerNorm over two channels leaves hardly more than a sign, whose gradient is rounding."""
+    """Ranks start at 3. LayerNorm over two channels leaves little more than a sign, whose gradient is only rounding."""
     return LaneConfig(
         lr=trial.suggest_float("lr", 1e-3, 1e-1, log=True), rank=trial.suggest_categorical("rank", [3, 4])
     )
@@ -53,7 +53,7 @@ def study_on(images: Path, **declared: Any) -> Study:
 
 
 def run_of(study: Study, images: Path, name: str) -> Path:
-    """A run in a folder of that name beside the images."""
+    """Run a study into a folder called `name` beside the images."""
     folder = run_study(
         LoadedStudy("drawn", Path("drawn.py"), study),
         n_parallel=2,
@@ -87,8 +87,8 @@ def test_a_run_is_verified_exported_and_loaded(family_run: tuple[Path, Mapping[s
     assert f"family {declared['side_network']}" in card
 
 
-def test_a_run_of_a_family_goes_on_where_it_was(drawn_images: Path) -> None:
-    """The structure is that of the run's options, not of the study file."""
+def test_a_run_of_a_family_can_be_resumed(drawn_images: Path) -> None:
+    """A resumed run takes its side-network from the run's options, not from the study file."""
     declared = {"epochs": 3, "trials": 2, "side_network": "ladder", "read_out": "both"}
     run = run_of(study_on(drawn_images, **declared), drawn_images, "whole")
     expected = sweep.load_results(run).trials
@@ -132,18 +132,18 @@ def test_a_plan_counts_what_a_lane_costs(drawn_images: Path, tmp_path: Path) -> 
         ({"read_out": "all"}, "read_out must be one of pooled, tokens, .* not 'all'"),
     ],
 )
-def test_a_structure_that_there_is_not_is_refused(declared: dict[str, Any], message: str) -> None:
+def test_an_unknown_structure_is_refused(declared: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         replace(study_on(Path("images")), **declared)
 
 
-def test_what_a_family_cannot_do_is_said_before_anything_is_computed(drawn_images: Path) -> None:
+def test_an_unsupported_read_out_is_refused_before_anything_is_computed(drawn_images: Path) -> None:
     study = study_on(drawn_images, side_network="mixer", read_out="tokens")
     with pytest.raises(UsageError, match="--read-out tokens is for ladder and convolution"):
         prepare(study, n_parallel=4, device=CPU, cache_dir=drawn_images.parent / "cache")
 
 
-def test_a_record_of_before_there_were_families_is_verified(finished_run: Path, tmp_path: Path) -> None:
+def test_a_record_from_before_families_is_verified(finished_run: Path, tmp_path: Path) -> None:
     old = tmp_path / "old"
     old.mkdir()
     for file in finished_run.iterdir():
@@ -157,7 +157,7 @@ def test_a_record_of_before_there_were_families_is_verified(finished_run: Path, 
 
 
 def test_lanes_of_several_families_train_in_one_search(drawn_images: Path, tmp_path: Path) -> None:
-    """Every family in a stack of its own; each trial is verified and exported as what it was."""
+    """Each family has its own stack. Each trial is verified with its own family."""
 
     def families(trial: optuna.Trial) -> LaneConfig:
         family = trial.suggest_categorical("side_network", ["probe", "ladder", "last"])

@@ -1,4 +1,4 @@
-"""A study file's own losses: searched by name, resumed, verified, exported, and refused where they cannot work."""
+"""A study file's own losses can be searched by name, resumed, verified and exported. Unusable ones are refused."""
 
 import json
 from pathlib import Path
@@ -58,7 +58,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def own_run(drawn_images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A run folder and its study file."""
+    """Return a run folder and its study file."""
     root = tmp_path_factory.mktemp("own")
     file = root / "mine.py"
     file.write_text(STUDY)
@@ -68,7 +68,7 @@ def own_run(drawn_images: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     return root / "run", file
 
 
-def test_it_is_searched_by_name_and_recorded(own_run: tuple[Path, Path]) -> None:
+def test_an_own_loss_is_searched_by_name_and_recorded(own_run: tuple[Path, Path]) -> None:
     results = sweep.load_results(own_run[0])
     assert results.config["losses"] == ["poly1"]
     baseline = results.trials.set_index("trial").loc[0]
@@ -85,12 +85,12 @@ def test_a_trial_is_verified_if_the_study_file_is_given(
     cache = drawn_images.parent / "cache"
     own_loss.cache_clear()
     monkeypatch.setattr(own_losses, "_given", {})  # as in another process
-    with pytest.raises(UsageError, match=r"the loss poly1 is of a study file .* only if you give them: --study FILE"):
+    with pytest.raises(UsageError, match=r"the loss poly1 is from a study file .* only if you give them: --study FILE"):
         verify_trial(run, 0, device=CPU, cache_dir=cache)
     assert verify_trial(run, 0, device=CPU, cache_dir=cache, own_study=file).kept
 
 
-def test_a_run_goes_on_and_its_model_needs_no_study_file(
+def test_a_run_can_be_resumed_and_its_model_needs_no_study_file(
     own_run: tuple[Path, Path], drawn_images: Path, tmp_path: Path
 ) -> None:
     run, file = own_run
@@ -109,7 +109,7 @@ def poly1(logits: Tensor, labels: Tensor, epsilon: float = 1.0) -> Tensor:
 
 
 def to_a_power(logits: Tensor, labels: Tensor) -> Tensor:
-    """PyTorch's `pow` and `sigmoid` round differently at different places of a tensor."""
+    """A loss whose bits depend on the position: PyTorch's `pow` and `sigmoid` round differently within a tensor."""
     return (torch.sigmoid(logits) ** 1.7).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
 
 
@@ -146,7 +146,7 @@ def test_lanes_have_their_own_parameters_and_the_same_bits_in_any_stack() -> Non
         ("return epsilon", "return 3.0; return epsilon", r"for each of 16 images.*returned 3.0"),
     ],
 )
-def test_what_cannot_work_is_one_clear_error(
+def test_an_unusable_loss_gives_one_clear_error(
     old: str, new: str, message: str, drawn_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SWEEP_CACHE_DIR", str(drawn_images.parent / "cache"))

@@ -1,4 +1,4 @@
-"""A study file's own side-network: run, resumed, planned, verified, exported and loaded."""
+"""A study file's own side-network can be run, resumed, planned, verified, exported and loaded."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,7 +59,7 @@ study = Study(
 
 @pytest.fixture(scope="module")
 def own_run(drawn_images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A run folder and its study file."""
+    """Return a run folder and its study file."""
     root = tmp_path_factory.mktemp("own")
     file = root / "mine.py"
     file.write_text(STUDY.replace("BIAS", "True"))
@@ -71,7 +71,7 @@ def own_run(drawn_images: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 @pytest.fixture
 def nothing_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in another process."""
+    """Forget the given study files, as in another process."""
     monkeypatch.setattr(own_networks, "_given", {})
 
 
@@ -83,7 +83,7 @@ def test_a_trial_is_verified_if_the_study_file_is_given(own_run: tuple[Path, Pat
         verify_trial(run, 0, **options)
     verification = verify_trial(run, 0, own_study=file, **options)
     assert verification.kept
-    assert "weights" in [comparison.what for comparison in verification.comparisons], "the kept ones were not compared"
+    assert "weights" in [comparison.what for comparison in verification.comparisons], "the kept weights are compared"
 
 
 @pytest.mark.usefixtures("nothing_given")
@@ -91,7 +91,7 @@ def test_a_model_is_exported_and_loaded_if_the_study_file_is_given(
     own_run: tuple[Path, Path], drawn_images: Path, tmp_path: Path
 ) -> None:
     run, file = own_run
-    with pytest.raises(UsageError, match="the side-network TwoLayers is of a study file whose SHA-256 begins with"):
+    with pytest.raises(UsageError, match="the side-network TwoLayers is from a study file whose SHA-256 begins with"):
         export_run(run, tmp_path / "shipped", cache_dir=drawn_images.parent / "cache")
     take_own_code(file)
     export_run(run, tmp_path / "shipped", cache_dir=drawn_images.parent / "cache")
@@ -107,7 +107,7 @@ def test_a_model_is_exported_and_loaded_if_the_study_file_is_given(
         sweep.load_model(tmp_path / "shipped", study=changed)
 
 
-def test_a_run_goes_on(own_run: tuple[Path, Path], drawn_images: Path) -> None:
+def test_a_run_can_be_resumed(own_run: tuple[Path, Path], drawn_images: Path) -> None:
     run, file = own_run
     before = sweep.load_results(run)
     (run / "summary.json").unlink()
@@ -123,17 +123,15 @@ def test_a_run_goes_on(own_run: tuple[Path, Path], drawn_images: Path) -> None:
     assert after.config["side_network"] == "a side-network of the study file"
 
 
-def test_lanes_of_other_shapes_are_one_clear_error(drawn_images: Path, tmp_path: Path) -> None:
+def test_lanes_of_other_shapes_give_one_clear_error(drawn_images: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(STUDY.replace("BIAS", "trial.number == 0"))
     with pytest.raises(UsageError, match=r"weights of the same shapes.*body.bias"):
         run_study(file, n_parallel=2, out=tmp_path / "run", data=str(drawn_images), device="cpu")
 
 
-def test_lanes_that_differ_in_something_else_than_tensors_are_one_clear_error(
-    drawn_images: Path, tmp_path: Path
-) -> None:
-    """The code of one lane runs for all: the others' value would be ignored."""
+def test_lanes_that_differ_in_more_than_tensors_give_one_clear_error(drawn_images: Path, tmp_path: Path) -> None:
+    """The code of one lane runs for all lanes. The values of the others would be ignored."""
     file = tmp_path / "mine.py"
     study = STUDY.replace("BIAS", "True").replace('"mine"', "str(trial.number)")
     file.write_text(study.replace("self.body =", 'self.note = config.extra["note"]\n        self.body ='))
@@ -148,7 +146,7 @@ def test_a_side_network_that_fails_is_named_with_its_line(drawn_images: Path, tm
         run_study(file, n_parallel=2, out=tmp_path / "run", data=str(drawn_images), device="cpu")
 
 
-def test_a_file_without_one_is_refused() -> None:
+def test_a_file_without_a_side_network_is_refused() -> None:
     with pytest.raises(UsageError, match="has no side-network and no loss of its own: its side_network is 'last'"):
         take_own_code("lr_rank")
 

@@ -1,4 +1,4 @@
-"""The plan's formulas against real tensors, and what follows from them."""
+"""The plan's formulas, compared with the sizes of real tensors, and what follows from them."""
 
 import os
 from pathlib import Path
@@ -79,7 +79,7 @@ def test_lanes_that_fit_grow_with_the_memory_and_leave_a_fifth_of_it() -> None:
     shared, per_lane = 1000, 70
     fitting = [lanes_that_fit(free, shared, per_lane) for free in range(0, 10_000, 100)]
     assert fitting == sorted(fitting)
-    assert fitting[0] == fitting[12] == 0, "nothing is left once the shared part is there"
+    assert fitting[0] == fitting[12] == 0, "no lane fits until there is memory for the shared part"
     for free, lanes in zip(range(0, 10_000, 100), fitting, strict=True):
         if lanes:
             assert shared + lanes * per_lane <= 0.8 * free < shared + (lanes + 1) * per_lane
@@ -89,7 +89,7 @@ def test_rank_space_wins_at_low_rank_and_the_direct_form_at_high() -> None:
     assert cheaper_form(work_per_token(384, 8, 12)) == "rank space"
     assert cheaper_form(work_per_token(384, 256, 12)) == "direct"
     forms = [cheaper_form(work_per_token(384, rank, 12)) for rank in range(1, 257)]
-    assert forms == sorted(forms, reverse=True), "one crossing"
+    assert forms == sorted(forms, reverse=True), "the forms cross at one rank only"
     assert cheaper_form(work_per_token(384, 16, 48)) == "rank space", "its products of width D grow with K, not K²"
 
 
@@ -124,7 +124,7 @@ def test_available_memory_is_positive_and_no_more_than_the_machine_has() -> None
 def test_a_control_group_limits_what_is_available(
     proc: str, files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Either version, and a limit on a group above the process's own."""
+    """Both versions of control groups are read. The limit may be on a group above that of the process."""
     (tmp_path / "proc").write_text(proc)
     for name, text in files.items():
         path = tmp_path / "groups" / name
@@ -138,7 +138,7 @@ def test_a_control_group_limits_what_is_available(
         assert available_bytes(torch.device("cpu")) > 10_000
 
 
-def test_out_of_memory_is_told_from_other_errors() -> None:
+def test_out_of_memory_is_distinguished_from_other_errors() -> None:
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))

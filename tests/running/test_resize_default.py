@@ -1,4 +1,4 @@
-"""What becomes of images that are no squares: their centre by default, and what an older run did where it goes on."""
+"""Images that are not square: by default their centre is used, and an older run keeps its own way."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ from tests.conftest import draw_images, run_on, suggest
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The drawn images between two stripes of noise, which only a squashed image shows."""
+    """The drawn images between two stripes of noise. Only a squashed image shows the stripes."""
     root = draw_images(tmp_path_factory.mktemp("wide") / "images", "everywhere")
     rng = np.random.default_rng(1)
     for file in sorted(root.glob("*/*.png")):
@@ -51,8 +51,8 @@ def test_own_images_keep_their_proportions(wide: Path, tmp_path: Path, cache: Pa
     assert verify_trial(run, 0, device=torch.device("cpu"), cache_dir=cache).kept
 
 
-def test_an_older_run_goes_on_squashing(wide: Path, cache: Path) -> None:
-    """Up to version 0.4 a record had no `resize`, and its transform no crop."""
+def test_an_older_run_keeps_squashing_after_it_is_resumed(wide: Path, cache: Path) -> None:
+    """Up to version 0.4, a record had no `resize`, and its transform had no crop."""
     run = run_on(wide, "squashed", trials=2, resize="squash")
     path = run / "config.json"
     config = json.loads(path.read_text())
@@ -70,7 +70,7 @@ def test_an_older_run_goes_on_squashing(wide: Path, cache: Path) -> None:
     assert verify_trial(run, 0, device=torch.device("cpu"), cache_dir=cache).kept
 
 
-def test_data_sets_with_a_name_stay_as_they_were(wide: Path, cache: Path, tmp_path: Path) -> None:
+def test_named_data_sets_keep_their_resizing(wide: Path, cache: Path, tmp_path: Path) -> None:
     def study(data: str, **own: str) -> Study:
         return Study(suggest=suggest, baseline={"lr": 1e-2, "rank": 2}, data=data, **own)  # type: ignore[arg-type]
 
@@ -82,4 +82,4 @@ def test_data_sets_with_a_name_stay_as_they_were(wide: Path, cache: Path, tmp_pa
     task = tmp_path / "clevr_count"
     task.mkdir()
     (task / "test.txt").write_text("")
-    assert resize_of(study(str(task)), own) == "squash", "as the protocol has it"
+    assert resize_of(study(str(task)), own) == "squash", "VTAB's protocol squashes"

@@ -1,4 +1,4 @@
-"""A study over several tasks, and what is trained again at its end."""
+"""A study over several tasks, and the winners that are retrained at its end."""
 
 import json
 import re
@@ -49,7 +49,7 @@ study = Study(
 
 
 def vtab(root: Path, tasks: dict[str, int]) -> Path:
-    """Tasks with so many classes that have images, the class being how bright these are."""
+    """Create VTAB tasks. `tasks` gives the number of their classes; the class of an image is its brightness."""
     rng = np.random.default_rng(0)
     for name, n_classes in tasks.items():
         for file, size in (("train800", 16), ("val200", 8), ("test", 12)):
@@ -65,7 +65,10 @@ def vtab(root: Path, tasks: dict[str, int]) -> Path:
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
-    """Calls the command in process; returns exit code, standard output and standard error, spaces run together."""
+    """Run the command in this process.
+
+    Return exit code, standard output and standard error, with runs of spaces made one.
+    """
     monkeypatch.setenv("SWEEP_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(STUDY)
@@ -89,7 +92,7 @@ def test_every_task_found_is_searched_retrained_and_averaged(cli: Cli, tmp_path:
     vtab(tmp_path / "vtab-1k", {**TASKS, "own": 2})
     code, printed, said = cli(*RUN)
     assert code == 0, said
-    assert "left aside: vtab-1k/own has lists of images, but VTAB-1K has no task own" in said
+    assert "ignored: vtab-1k/own has lists of images, but VTAB-1K has no task own" in said
     assert "task 1 of 3: svhn (natural)" in said
     results = load_suite(Path("out"))
     assert list(results.tasks["task"]) == ["svhn", "patch_camelyon", "kitti"]
@@ -102,7 +105,7 @@ def test_every_task_found_is_searched_retrained_and_averaged(cli: Cli, tmp_path:
         assert run.summary["winner"]["val"]["top1"] == row["winner_val_top1"]
         assert f"{row['task']} │ {row['winner_trial']} │" in printed
     means = results.means("winner_test_top1")
-    assert means[0] == pytest.approx(results.tasks["winner_test_top1"].mean()), "one task a group"
+    assert means[0] == pytest.approx(results.tasks["winner_test_top1"].mean()), "each group has one task"
     assert f"winner │ {' │ '.join(f'{100 * v:.1f}' for v in [*results.tasks['winner_test_top1'], *means])}" in printed
     assert "3 of its 19 tasks" in printed
     assert "caltech101 (not in vtab-1k)" in printed
@@ -115,7 +118,7 @@ def test_every_task_found_is_searched_retrained_and_averaged(cli: Cli, tmp_path:
 
 
 def check_retrained_is_a_plain_training_on_train_and_val(tmp_path: Path) -> None:
-    """By hand: the features of both splits in one array, the winner's configuration, the documented seeds."""
+    """Repeat the retraining by hand, with the winner's configuration and the documented seeds."""
     folder = RunFolder(Path("out/kitti"))
     study = load_study("mine.py").study
     data = load_data("vtab-1k/kitti", seed=0, cache_dir=tmp_path)
@@ -150,7 +153,7 @@ def check_retrained_is_a_plain_training_on_train_and_val(tmp_path: Path) -> None
     assert read_weights(folder.winner_path).keys() == plain[0].state_dict().keys()
 
 
-def test_a_suite_that_was_stopped_goes_on(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_suite_can_be_resumed(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vtab(tmp_path / "vtab-1k", {"svhn": 3, "kitti": 4})
     assert cli(*RUN[:-1], "whole")[0] == 0
 
@@ -172,7 +175,7 @@ def test_a_suite_that_was_stopped_goes_on(cli: Cli, tmp_path: Path, monkeypatch:
     pd.testing.assert_frame_equal(whole, pieces, check_exact=True)
 
 
-def test_what_a_suite_cannot_be_given(cli: Cli, tmp_path: Path) -> None:
+def test_options_that_a_suite_refuses(cli: Cli, tmp_path: Path) -> None:
     vtab(tmp_path / "vtab-1k", {"kitti": 4})
     code, _, said = cli(*RUN, "--storage", "sqlite:///trials.db")
     assert (code, "--storage is for a single task; VTAB-1K keeps a journal" in said) == (2, True)
@@ -193,7 +196,7 @@ def test_vtab_folders_by_any_of_their_names(tmp_path: Path) -> None:
         ("oxford_iiit_pet", "natural", "pets"),
     ]
     assert len(suite.missing) == 17
-    assert find_suite(str(root / "pets"), tmp_path) is None, "one task"
+    assert find_suite(str(root / "pets"), tmp_path) is None, "the folder of one task is no suite"
     assert find_suite(str(tmp_path / "nowhere"), tmp_path) is None
     shutil.copytree(root / "cifar_100", root / "cifar")
     with pytest.raises(UsageError, match=r"cifar and .*cifar_100 are both VTAB-1K's cifar"):
@@ -211,7 +214,7 @@ def test_groups_and_published_rows_are_complete_and_consistent() -> None:
     assert np.mean(list(PUBLISHED_LAST.values())) == pytest.approx(last.flat_mean, abs=0.05)
 
 
-def test_mini_vtab_leaves_out_what_is_not_here_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mini_vtab_leaves_out_missing_data_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sweep.data.scanned.FASHION_FOLDER", tmp_path / "nowhere")
     suite = find_suite("mini-vtab", tmp_path)
     assert suite is not None
@@ -222,7 +225,7 @@ def test_mini_vtab_leaves_out_what_is_not_here_and_says_so(tmp_path: Path, monke
     assert find_suite({"train": []}, tmp_path) is None
 
 
-def test_joined_rows_are_those_of_both() -> None:
+def test_joined_rows_are_the_rows_of_both_arrays() -> None:
     first, second = np.arange(12).reshape(4, 3), np.arange(100, 109).reshape(3, 3)
     joined, whole = JoinedRows(first, second), np.concatenate([first, second])
     assert (joined.shape, joined.dtype, joined.nbytes) == (whole.shape, whole.dtype, whole.nbytes)
@@ -231,7 +234,7 @@ def test_joined_rows_are_those_of_both() -> None:
         np.testing.assert_array_equal(joined[index], whole[index])
 
 
-def test_the_packaged_studies_declare_what_they_say() -> None:
+def test_the_packaged_studies_are_valid_and_name_their_command() -> None:
     for name in ("mini_vtab", "vtab1k"):
         loaded = load_study(name)
         loaded.study.check_baseline()

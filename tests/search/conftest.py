@@ -1,4 +1,4 @@
-"""A search small enough to run in a second: untrained backbone, three kinds of drawn images."""
+"""Fixtures for a search that takes a second: an untrained backbone and three classes of drawn images."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,16 +20,16 @@ Search = Callable[..., Results]
 
 
 def optuna_study(run: Path) -> optuna.Study:
-    """What a run's own storage holds."""
+    """Load the Optuna study of a run from the run's own storage."""
     return optuna.load_study(study_name=run.name, storage=open_storage(None, RunFolder(run)))
 
 
 class RecordingReporter(Reporter):
-    """Remembers what it was told."""
+    """Remembers everything that it is told."""
 
     def __init__(self) -> None:
         self.messages: list[str] = []
-        self.epochs: list[int] = []  # lanes of every epoch
+        self.epochs: list[int] = []  # number of lanes in each epoch
         self.progress: list[SearchProgress] = []
         self.n_steps = 0
         self.on_epoch: Callable[[int], None] = lambda epoch: None
@@ -56,7 +56,7 @@ class RecordingReporter(Reporter):
 
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of 20 noisy images: bright above, bright below, bright everywhere."""
+    """Three classes of 20 noisy images: bright in the upper half, in the lower half, and everywhere."""
     root = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for name, rows in (("above", slice(0, 16)), ("below", slice(16, 32)), ("everywhere", slice(0, 32))):
@@ -97,7 +97,7 @@ def small_study(image_folder: Path) -> Study:
 
 @pytest.fixture
 def search(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Search:
-    """Runs a study in process and reads its folder: `search(study, n_parallel=…, out=…)`."""
+    """Return a function that runs a study and reads its folder: `search(study, n_parallel=…, out=…)`."""
 
     def run(study: Study, **options: Any) -> Results:
         arguments: dict[str, Any] = {

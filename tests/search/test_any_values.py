@@ -1,4 +1,4 @@
-"""Whatever a study's `suggest` sets or chooses, the run ends with its tables, and can be gone on with."""
+"""A `suggest` may set or choose values of any type. The run still writes its tables and can be resumed."""
 
 import math
 from dataclasses import replace
@@ -45,7 +45,7 @@ def odd_study(small_study: Study) -> Study:
 def test_attributes_and_choices_of_any_kind(odd_study: Study, search: Search, tmp_path: Path) -> None:
     reporter = RecordingReporter()
     trials = search(odd_study, reporter=reporter).trials.set_index("trial")
-    assert len(trials) == 10, "an attribute clone_of of the user's makes no trial a clone"
+    assert len(trials) == 10, "the user's own attribute clone_of makes no trial a clone"
     assert trials.loc[0, "params_shape"] == "[2, 0.1]"
     assert set(trials["params_shape"]) <= {"[1, 0.0]", "[2, 0.1]"}
     assert (trials["user_attrs_huge"] == str(2**80)).all()
@@ -85,7 +85,7 @@ def resumed(study: Study, folder: Path, cache_dir: Path) -> Any:
     return resume_run(folder, loaded, storage_url=None, cache_dir=cache_dir, reporter=Reporter())
 
 
-def test_a_run_with_odd_values_goes_on_after_it_was_stopped(odd_study: Study, search: Search, tmp_path: Path) -> None:
+def test_a_stopped_run_with_odd_values_can_be_resumed(odd_study: Study, search: Search, tmp_path: Path) -> None:
     whole = search(odd_study, out=tmp_path / "whole").trials.drop(columns="seconds")
     with pytest.raises(KeyboardInterrupt):
         search(odd_study, out=tmp_path / "stopped", reporter=stopped_after(2))
@@ -125,7 +125,7 @@ def test_a_run_of_version_0_3_0_keeps_its_names(
     assert len(load_results(tmp_path / "run").trials) == small_study.trials
 
 
-def test_numpys_values_in_a_search(small_study: Study, search: Search) -> None:
+def test_numpy_values_in_a_search(small_study: Study, search: Search) -> None:
     def suggest(trial: optuna.Trial) -> LaneConfig:
         trial.set_user_attr("count", np.int64(trial.number))
         return LaneConfig(

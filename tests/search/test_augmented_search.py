@@ -1,4 +1,4 @@
-"""Searches on augmented images: cached and live views train to the same bits, and all that follows a run knows them."""
+"""Searches on augmented images: cached and live views train to the same bits, and all later commands use them."""
 
 import sys
 from collections.abc import Callable
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A backbone whose numbers cannot depend on what else is in a batch, as those of a matrix library may."""
+    """Run the backbone one image at a time. Otherwise the rounding of a matrix library may depend on the batch."""
     run = FrozenBackbone.stages
 
     def stages(self: FrozenBackbone, images: Tensor) -> list[Tensor]:
@@ -40,7 +40,7 @@ def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def assert_same_answer(found: Results, expected: Results) -> None:
-    """All numbers of two runs are equal, bit for bit."""
+    """Assert that all numbers of two runs are equal bit for bit."""
     pd.testing.assert_frame_equal(
         found.trials.drop(columns="seconds"), expected.trials.drop(columns="seconds"), check_exact=True
     )
@@ -59,7 +59,7 @@ def test_without_the_cache_the_same_images_train_to_the_same_bits(
     assert all(torch.equal(tensor, expected[name]) for name, tensor in kept.items())
 
 
-def test_live_views_are_the_cached_ones_where_every_epoch_has_its_own(
+def test_live_views_equal_cached_ones_if_every_epoch_has_its_own_view(
     small_study: Study, search: Search, tmp_path: Path, one_by_one: None
 ) -> None:
     study = replace(small_study, augment="flip-crop", epochs=4)
@@ -67,7 +67,7 @@ def test_live_views_are_the_cached_ones_where_every_epoch_has_its_own(
     live = search(replace(study, cache="off"), out=tmp_path / "live")
     assert_same_answer(live, cached)
     fewer = search(replace(study, views=2), out=tmp_path / "fewer")
-    assert not fewer.curves["value"].equals(cached.curves["value"]), "two views come again, and teach something else"
+    assert not fewer.curves["value"].equals(cached.curves["value"]), "two views repeat, which changes the training"
     assert len(list((tmp_path / "cache" / "features").glob("*.lock"))) == 4 + 2, "four views of train; val and test"
 
 
@@ -89,7 +89,7 @@ def test_the_winner_is_retrained_on_views_of_train_and_val(
 
 
 def interrupting(epoch_to_stop_at: int) -> RecordingReporter:
-    """A reporter with which the user stops the run at the end of an epoch."""
+    """Return a reporter that stops the run at the end of an epoch, as a user would."""
     reporter = RecordingReporter()
 
     def stop(epoch: int) -> None:
@@ -104,20 +104,20 @@ AUGMENTED = pytest.mark.parametrize("declared", [{"views": 2}, {"cache": "off"}]
 
 
 @AUGMENTED
-def test_an_interrupted_run_ends_as_if_nobody_had(
+def test_an_interrupted_run_ends_as_if_not_interrupted(
     declared: dict[str, object], small_study: Study, search: Search, tmp_path: Path
 ) -> None:
     study = replace(small_study, augment="flip-crop", **declared)  # type: ignore[arg-type]
     untouched = search(study, out=tmp_path / "untouched")
     with pytest.raises(KeyboardInterrupt):
         search(study, out=tmp_path / "run", reporter=interrupting(5))
-    as_file = LoadedStudy("small", Path("small.py"), small_study)  # what was an option then comes out of the record
+    as_file = LoadedStudy("small", Path("small.py"), small_study)  # the options come from the record then
     resume_run(tmp_path / "run", as_file, storage_url=None, cache_dir=tmp_path / "cache", reporter=RecordingReporter())
     assert_same_answer(load_results(tmp_path / "run"), untouched)
 
 
 @AUGMENTED
-def test_every_trial_is_what_it_is_alone(
+def test_every_augmented_trial_has_the_same_result_alone(
     declared: dict[str, object], small_study: Study, search: Search, tmp_path: Path
 ) -> None:
     study = replace(small_study, augment="flip-crop", trials=4, **declared)  # type: ignore[arg-type]
@@ -162,7 +162,7 @@ def test_a_function_of_the_study_file(small_study: Study, search: Search, tmp_pa
         verify_trial(tmp_path / "run", 0, device=CPU, cache_dir=tmp_path / "cache")
 
 
-def test_the_model_card_says_what_was_learned_from(small_study: Study, search: Search, tmp_path: Path) -> None:
+def test_the_model_card_names_the_augmentation(small_study: Study, search: Search, tmp_path: Path) -> None:
     search(replace(small_study, augment="flip", trials=2, epochs=1))
     export_run(tmp_path / "run", tmp_path / "model", cache_dir=tmp_path / "cache")
     card = (tmp_path / "model" / "README.md").read_text()
@@ -174,7 +174,7 @@ Cli = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], image_folder: Path, tmp_path: Path) -> Cli:
-    """Calls a subcommand on a small study; returns exit code, standard output and error, spaces run together."""
+    """Run a subcommand on a small study. Return exit code, output and error, with runs of spaces made one."""
     monkeypatch.setenv("SWEEP_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     small = "--study lr_rank --backbone tiny-untrained --group-size 2 --trials 2 --epochs 2 --device cpu --n-parallel 2"
@@ -206,7 +206,7 @@ def test_the_plan_counts_every_view(cli: Cli) -> None:
         assert ("in every epoch of a stack; they are not kept" in printed) == ("off" in options)
 
 
-def test_a_run_says_what_it_learns_from(cli: Cli) -> None:
+def test_a_run_names_its_augmentation(cli: Cli) -> None:
     code, _, said = cli("run", "--augment", "flip-crop", "--views", "2", "--out", "cached")
     assert code == 0
     assert "training images: flip-crop, 2 cached views of every train image" in said

@@ -1,4 +1,4 @@
-"""When a search ends, replicates, and what a study may measure by itself."""
+"""When a search ends, replicates, and metrics of a study's own."""
 
 import math
 from dataclasses import replace
@@ -26,13 +26,13 @@ def test_durations_are_read(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0", "10", "-5m", "ten", "5d", "m", "0s", "9" * 400 + "h"])
-def test_what_is_no_duration_is_named(text: str) -> None:
+def test_malformed_durations_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--time must be a duration with its unit, such as 90s, 10m or 1h30m"):
         parse_duration(text)
 
 
 @pytest.mark.parametrize("target", [float("nan"), float("inf"), True, "much"])
-def test_a_target_that_is_no_number_is_named(target: Any) -> None:
+def test_targets_that_are_no_number_are_refused(target: Any) -> None:
     with pytest.raises(UsageError, match=f"--target must be a finite number, not {target!r}"):
         Budget(target=target)
 
@@ -41,7 +41,10 @@ def test_a_target_that_is_no_number_is_named(target: Any) -> None:
 def test_time_ends_the_search_between_epochs(
     small_study: Study, search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, target: float | None
 ) -> None:
-    """The clock is ours: it stands still but for 10 s an epoch. A target that nobody reaches changes nothing."""
+    """A fake clock advances 10 s per epoch and otherwise stands still.
+
+    A target that is never reached changes nothing.
+    """
     now = [0.0]
     monkeypatch.setattr("sweep.search.search.time.perf_counter", lambda: now[0])
     reporter = RecordingReporter()
@@ -71,7 +74,7 @@ def test_a_time_too_short_for_one_trial_says_so(small_study: Study, search: Sear
 
 def test_target_ends_the_search_at_a_trials_last_epoch(small_study: Study, search: Search) -> None:
     results = search(replace(small_study, trials=100), n_parallel=3, budget=Budget(target=0.1))
-    assert len(results.trials) == 3, "the first stack reaches it"
+    assert len(results.trials) == 3, "a trial of the first stack reaches the target"
     first = results.trials.loc[0]
     assert results.summary["ended"] == (
         f"trial {first['trial']} reached the target of 0.1 with val_top1 {first['val_top1']:.4g}"
@@ -81,7 +84,7 @@ def test_target_ends_the_search_at_a_trials_last_epoch(small_study: Study, searc
 def test_replicates_are_lanes_and_rank_by_their_mean(small_study: Study, search: Search, tmp_path: Path) -> None:
     reporter = RecordingReporter()
     results = search(replace(small_study, seeds=3, trials=3), n_parallel=7, reporter=reporter)
-    assert reporter.epochs == [6, 6, 6, 3, 3, 3], "seven lanes hold two trials of three"
+    assert reporter.epochs == [6, 6, 6, 3, 3, 3], "seven lanes hold two trials of three replicates"
     curves = results.curves[results.curves["epoch"] == 3]
     for _, row in results.trials.iterrows():
         own = curves[(curves["trial"] == row["trial"]) & (curves["metric"] == "val_top1")]
@@ -89,7 +92,7 @@ def test_replicates_are_lanes_and_rank_by_their_mean(small_study: Study, search:
         assert row["val_top1"] == pytest.approx(own["value"].mean())
         assert row["val_top1_std"] == pytest.approx(own["value"].std())
     losses = curves[curves["metric"] == "train_loss"].groupby("trial")["value"].nunique()
-    assert (losses == 3).all(), "replicates differ"
+    assert (losses == 3).all(), "the replicates of a trial differ"
     told = optuna_study(tmp_path / "run").get_trials()
     values = results.trials.set_index("trial")["val_top1"]
     assert [t.value for t in told] == [values[t.number] for t in told]
@@ -97,7 +100,7 @@ def test_replicates_are_lanes_and_rank_by_their_mean(small_study: Study, search:
     single = search(replace(small_study, trials=3), n_parallel=2, out=tmp_path / "single")
     one = single.curves[single.curves["trial"] == 0].reset_index(drop=True)
     first = results.curves[(results.curves["trial"] == 0) & (results.curves["replicate"] == 0)].reset_index(drop=True)
-    assert one.equals(first), "the first replicate is the trial without replicates"
+    assert one.equals(first), "the first replicate equals the trial without replicates"
 
 
 def test_too_few_lanes_for_the_replicates_are_refused(small_study: Study, search: Search) -> None:
@@ -105,7 +108,7 @@ def test_too_few_lanes_for_the_replicates_are_refused(small_study: Study, search
         search(replace(small_study, seeds=3), n_parallel=2)
 
 
-def test_paired_difference_is_that_of_a_table_of_answers() -> None:
+def test_paired_difference_equals_that_of_a_table_of_predictions() -> None:
     rng = np.random.default_rng(0)
     trial, baseline = rng.random((2, 50)) < 0.8, rng.random((2, 50)) < 0.6
     difference = paired_difference(torch.from_numpy(trial), torch.from_numpy(baseline))
@@ -133,7 +136,7 @@ def test_a_metric_of_the_studys_own_can_be_an_objective(small_study: Study, sear
     trials = results.trials
     assert trials["val_margin"].notna().all()
     assert (trials["inference_seconds"] > 0).all()
-    assert trials.groupby("params_rank")["inference_seconds"].nunique().eq(1).all(), "measured once a rank"
+    assert trials.groupby("params_rank")["inference_seconds"].nunique().eq(1).all(), "measured once per rank"
     assert trials.loc[0, "val_margin"] == trials.loc[trials["front"] == 0, "val_margin"].max()
     assert results.config["metrics"] == ["margin"]
 
@@ -143,7 +146,7 @@ def test_a_metric_that_breaks_fails_its_own_trial(small_study: Study, search: Se
 
     def fragile(logits: Tensor, labels: Tensor) -> float:
         calls.append(1)
-        return 1 / (len(calls) - 2)  # breaks for the second lane of the first epoch
+        return 1 / (len(calls) - 2)  # raises for the second lane of the first epoch
 
     trials = search(replace(small_study, metrics={"fragile": fragile}), n_parallel=5).trials.set_index("trial")
     assert trials["state"].to_dict() == {**dict.fromkeys([0, 2, 3, 4], "COMPLETE"), 1: "FAIL"}

@@ -1,4 +1,4 @@
-"""A run that is resumed with an edited `suggest`: trials and clones that have begun must stay what they were."""
+"""Resuming with an edited `suggest`: trials and clones that have begun must stay the same."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +17,11 @@ from sweep.study.finding import LoadedStudy
 from sweep.study.stored_values import RESERVED
 
 CLONE_PARAMS = {"lr": 0.09, "rank": 4, "loss": "bce"}
-"""Of the clone that the user asks for; no other trial has so large a learning rate."""
+"""Parameters of the clone that the user requests. No other trial has such a large learning rate."""
 
 
 def stopping_after(owner: type, name: str) -> pytest.MonkeyPatch:
-    """Raise what Ctrl-C raises after the next call of a method, when a clone has been asked for."""
+    """Raise KeyboardInterrupt after the next call of a method. This is patched in once a clone has been requested."""
     patch, method = pytest.MonkeyPatch(), getattr(owner, name)
 
     def stopping(*arguments: object, **options: object) -> object:
@@ -33,7 +33,7 @@ def stopping_after(owner: type, name: str) -> pytest.MonkeyPatch:
 
 
 def stopped_run(study: Study, search: Search, folder: RunFolder, owner: type, name: str) -> None:
-    """A run that was stopped while it carried out a request for a clone, after its last snapshot."""
+    """Run a search that is stopped while it handles a request for a clone, after its last snapshot."""
     patches = []
 
     def ask(epoch: int) -> None:
@@ -52,7 +52,7 @@ def stopped_run(study: Study, search: Search, folder: RunFolder, owner: type, na
 
 
 def resumed(study: Study, folder: RunFolder, cache_dir: Path) -> list[str]:
-    """Resume a run with a study, and return what was said."""
+    """Resume a run with a study. Return its messages."""
     reporter = RecordingReporter()
     loaded = LoadedStudy("small", Path("small.py"), study)
     resume_run(folder.path, loaded, storage_url=None, cache_dir=cache_dir, reporter=reporter)
@@ -60,13 +60,13 @@ def resumed(study: Study, folder: RunFolder, cache_dir: Path) -> list[str]:
 
 
 def large_rates_decay(trial: optuna.Trial) -> LaneConfig:
-    """`suggest` edited so that it gives the clone another lane, and all other trials the same."""
+    """An edited `suggest` that changes the lane of the clone and of no other trial."""
     config = suggest(trial)
     return replace(config, weight_decay=0.1) if config.lr > 0.08 else config
 
 
 def no_large_rates(trial: optuna.Trial) -> LaneConfig:
-    """`suggest` edited so that it no longer takes the clone, and all other trials as before."""
+    """An edited `suggest` that refuses the clone and changes no other trial."""
     config = suggest(trial)
     if config.lr > 0.08:
         raise UsageError("no learning rate above 0.08")
@@ -115,7 +115,7 @@ def test_a_clone_that_was_enqueued_after_the_last_snapshot(
     assert trials.loc[trials["clone_of"] == 1, "params_lr"].to_list() == [0.09]
 
 
-def test_a_clone_that_nobody_has_read_is_judged_by_the_suggest_of_now(
+def test_a_request_that_was_not_read_yet_follows_the_edited_suggest(
     study: Study, search: Search, folder: RunFolder, tmp_path: Path
 ) -> None:
     def stop(epoch: int) -> None:

@@ -1,4 +1,4 @@
-"""Optuna's journal on a file system that has no symbolic links, and in a folder that was renamed or copied."""
+"""Optuna's journal on a file system without symbolic links, and in a folder that was renamed or copied."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ def test_a_journal_without_symbolic_links(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("move", [shutil.move, shutil.copytree])
-def test_a_run_folder_of_another_name_goes_on_with_its_study(tmp_path: Path, move: Any) -> None:
+def test_a_run_folder_of_another_name_can_be_resumed(tmp_path: Path, move: Any) -> None:
     (tmp_path / "first").mkdir()
     study = made(tmp_path / "first")
     study.tell(study.ask(), 0.5)

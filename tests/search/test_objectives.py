@@ -1,4 +1,4 @@
-"""Pareto ranking against a brute-force check, and what the order of rows may not change."""
+"""Pareto ranking, compared with brute force. The order of rows must not matter."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 
 
 def fronts_by_hand(costs: list[tuple[float, ...]]) -> list[int]:
-    """Peel off, one front after the other, what nothing left dominates."""
+    """Compute the fronts one by one: each front holds the points that no remaining point dominates."""
     front_of: dict[int, int] = {}
     front = 0
     while len(front_of) < len(costs):
@@ -31,7 +31,7 @@ def fronts_by_hand(costs: list[tuple[float, ...]]) -> list[int]:
 
 
 @given(points)
-def test_fronts_are_those_of_brute_force(costs: list[tuple[float, ...]]) -> None:
+def test_fronts_equal_those_of_brute_force(costs: list[tuple[float, ...]]) -> None:
     assert non_dominated_fronts(np.array(costs)).tolist() == fronts_by_hand(costs)
 
 
@@ -52,7 +52,7 @@ def test_a_better_front_comes_first(costs: list[tuple[float, ...]]) -> None:
     assert [fronts[i] for i in order] == sorted(fronts)
 
 
-def test_ends_of_a_front_are_lonelier_than_its_middle() -> None:
+def test_ends_of_a_front_have_the_largest_crowding_distance() -> None:
     front = np.array([[0.0, 4.0], [1.0, 2.0], [1.5, 1.5], [4.0, 0.0]])
     distances = crowding_distances(front)
     assert np.isinf(distances[[0, 3]]).all()
@@ -60,7 +60,7 @@ def test_ends_of_a_front_are_lonelier_than_its_middle() -> None:
     np.testing.assert_allclose(distances[1:3], [1.0, 1.25])
 
 
-def test_one_objective_is_its_own_order() -> None:
+def test_one_objective_orders_trials_by_itself() -> None:
     objectives = Objectives({"val_top1": "maximize"})
     costs = [objectives.costs({"val_top1": value}) for value in (0.5, 0.9, 0.7, 0.9)]
     assert best_first(costs, [(3.0,), (2.0,), (1.0,), (1.0,)]) == [3, 1, 2, 0]

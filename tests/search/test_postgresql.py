@@ -1,11 +1,6 @@
-"""Trials in PostgreSQL: a real server, which these tests start as an unprivileged user."""
+"""Trials in PostgreSQL, on a real server that the tests start as an unprivileged user."""
 
 import json
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,8 +11,7 @@ import optuna
 import pandas as pd
 import pytest
 from conftest import RecordingReporter, Search
-from sqlalchemy import event
-from sqlalchemy.pool import Pool
+from postgresql_server import PASSWORD, Server, connections_closed, needs_server, running_server
 
 import sweep.search.data_base
 from sweep import Halving, Results, Study, SweepError, UsageError, load_results
@@ -25,87 +19,19 @@ from sweep.running.resume import resume_run
 from sweep.search.data_base import open_data_base, shown_url
 from sweep.study.finding import LoadedStudy
 
-FOLDERS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-INITDB = shutil.which("initdb", path=os.pathsep.join([os.environ["PATH"], *map(str, FOLDERS)]))
-pytestmark = pytest.mark.skipif(INITDB is None, reason="PostgreSQL is not installed (Debian's package postgresql)")
-
-PASSWORD = "correct-horse"
+pytestmark = needs_server
 
 
 @pytest.fixture(autouse=True)
-def connections_are_closed() -> Iterator[None]:
-    """Close what is still open after a test: an engine keeps its connections until the process ends."""
-    connections: list[Any] = []
-
-    def remember(connection: Any, record: object) -> None:
-        connections.append(connection)
-
-    event.listen(Pool, "connect", remember)
-    yield
-    event.remove(Pool, "connect", remember)
-    for connection in connections:
-        connection.close()
-
-
-class Server:
-    """A server on a Unix socket.
-
-    Attributes:
-        folder: With its data and its socket.
-    """
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        names = {user.pw_name for user in pwd.getpwall()}
-        self._user: dict[str, Any] = {}
-        if os.getuid() == 0:  # it refuses to run as root
-            user = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
-            os.chown(folder, user.pw_uid, user.pw_gid)
-            self._user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-        self._run("initdb", "--auth=trust", "--username=owner", "--no-sync")
-        rules = (folder / "data" / "pg_hba.conf").read_text()
-        (folder / "data" / "pg_hba.conf").write_text(f"local all locked scram-sha-256\n{rules}")
-        self.start()
-        self.sql(f"CREATE ROLE locked LOGIN PASSWORD '{PASSWORD}'")
-
-    def _run(self, program: str, *arguments: str) -> None:
-        path = Path(INITDB or "").with_name(program)
-        subprocess.run(
-            [path, "-D", str(self.folder / "data"), *arguments],
-            check=True,
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
-            **self._user,
-        )
-
-    def start(self) -> None:
-        options = f"-c listen_addresses='' -c unix_socket_directories='{self.folder}' -c fsync=off"
-        self._run("pg_ctl", "-w", "-l", str(self.folder / "log"), "-o", options, "start")
-
-    def stop(self) -> None:
-        self._run("pg_ctl", "-w", "-m", "fast", "stop")
-
-    def url(self, data_base: str, user: str = "owner") -> str:
-        return f"postgresql://{user}@/{data_base}?host={self.folder}"
-
-    def sql(self, command: str) -> None:
-        import psycopg
-
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(command)
+def connections() -> Iterator[None]:
+    with connections_closed():
+        yield
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))  # a socket's path must be short, and others must be let in
-    server = Server(folder)
-    try:
+    with running_server() as server:
         yield server
-    finally:
-        server.stop()
-        shutil.rmtree(folder)
 
 
 @pytest.fixture
@@ -133,7 +59,7 @@ def assert_same_tables(results: Results, expected: Results) -> None:
 def test_a_run_ends_with_the_tables_of_a_run_with_a_journal(
     study: Study, search: Search, server: Server, data_base: str, tmp_path: Path
 ) -> None:
-    """While the server is restarted twice, once between two epochs, once for longer; beside another run."""
+    """Another run uses the same data base, and the server restarts twice: once between two epochs, once more slowly."""
     expected = search(study, out=tmp_path / "journal")
     reporter = RecordingReporter()
 
@@ -152,7 +78,7 @@ def test_a_run_ends_with_the_tables_of_a_run_with_a_journal(
     assert sorted(optuna.study.get_all_study_names(open_data_base(data_base))) == ["first", "second"]
 
 
-def test_a_server_that_stays_away_ends_the_run_and_it_can_be_resumed(
+def test_a_server_that_stays_down_ends_the_run_which_can_be_resumed(
     study: Study, search: Search, server: Server, data_base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = search(study, out=tmp_path / "journal")
@@ -169,7 +95,7 @@ def test_a_server_that_stays_away_ends_the_run_and_it_can_be_resumed(
     assert_same_tables(load_results(tmp_path / "run"), expected)
 
 
-def test_what_goes_wrong_is_one_line_that_says_what_to_type(server: Server, data_base: str) -> None:
+def test_each_failure_gives_one_line_with_the_remedy(server: Server, data_base: str) -> None:
     cases = {
         data_base.replace("/trials", "/nowhere"): rf"createdb -h {server.folder} -U owner nowhere",
         data_base.replace(str(server.folder), "/tmp/no-such-folder"): r"pg_isready -h /tmp/no-such-folder",

@@ -1,4 +1,4 @@
-"""What is asked: samplers, repeats, grids, fixed trials, conditional spaces, constraints."""
+"""What trials are proposed: samplers, repeats, grids, enqueued trials, conditional spaces and constraints."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ GRID = {"lr": [1e-3, 1e-2, 1e-1], "rank": [1, 2], "loss": ["cross_entropy"]}
 
 
 def tiny_suggest(trial: optuna.Trial) -> LaneConfig:
-    """Four configurations in all."""
+    """A search space of four configurations."""
     return LaneConfig(lr=trial.suggest_categorical("lr", [1e-3, 1e-2]), rank=trial.suggest_categorical("rank", [1, 2]))
 
 
@@ -37,7 +37,7 @@ def test_every_sampler_runs_and_repeats_itself(
         assert parameters["params_lr"].isin(GRID["lr"]).all()
 
 
-def test_a_sampler_of_ones_own_is_asked(small_study: Study, search: Search) -> None:
+def test_a_users_own_sampler_is_used(small_study: Study, search: Search) -> None:
     class Lowest(optuna.samplers.RandomSampler):
         def sample_independent(self, study: object, trial: object, name: str, distribution: object) -> object:
             if name == "lr":
@@ -56,7 +56,7 @@ def test_unusable_samplers_are_named(small_study: Study, search: Search) -> None
     with pytest.raises(UsageError, match=r"--sampler grid needs values: declare grid="):
         search(replace(small_study, sampler="grid"))
     several = {"val_top1": "maximize", "val_nll": "minimize"}
-    with pytest.raises(UsageError, match="--sampler cmaes serves one objective, and the study has 2"):
+    with pytest.raises(UsageError, match="--sampler cmaes is for one objective, but the study has 2"):
         search(replace(small_study, sampler="cmaes", objectives=several))
 
 

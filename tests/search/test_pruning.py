@@ -1,4 +1,4 @@
-"""Rungs: who goes on, and that the order of reporting cannot change it."""
+"""Rungs: which trials continue. The order in which trials report must not matter."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -37,18 +37,18 @@ def test_decisions_do_not_depend_on_the_order_of_arrivals(batches: list[list[obj
 
 
 @pytest.mark.parametrize(("n_lanes", "n_passing"), [(1, 1), (2, 1), (3, 1), (4, 2), (9, 3), (32, 11)])
-def test_lanes_that_arrive_together_are_cut_to_a_third(n_lanes: int, n_passing: int) -> None:
+def test_trials_that_arrive_together_are_cut_to_a_third(n_lanes: int, n_passing: int) -> None:
     together = [Arrival(i, [-i / n_lanes], 0.0) for i in range(n_lanes)]
     stopped = RungTable(HALVING).stopped({1: together})
     assert stopped == set(range(n_lanes - n_passing))
 
 
-def test_one_that_arrives_alone_is_measured_against_those_before_it() -> None:
+def test_a_single_arrival_is_compared_with_earlier_ones() -> None:
     table = RungTable(HALVING)
     table.stopped({1: [Arrival(i, [float(i)], 0.0) for i in range(6)]})
-    assert table.stopped({1: [Arrival(6, [1.5], 0.0)]}) == set(), "third of seven, and three may pass"
+    assert table.stopped({1: [Arrival(6, [1.5], 0.0)]}) == set(), "it is third of seven, and three may pass"
     assert table.stopped({1: [Arrival(7, [2.5], 0.0)]}) == {7}
-    assert table.stopped({3: [Arrival(8, [9.0], 0.0)]}) == set(), "the first at its rung"
+    assert table.stopped({3: [Arrival(8, [9.0], 0.0)]}) == set(), "it is the first at its rung"
 
 
 def test_a_trial_that_trains_again_counts_once() -> None:
@@ -60,7 +60,7 @@ def test_a_trial_that_trains_again_counts_once() -> None:
     assert again.stopped({1: later}) == table.stopped({1: later}) == {4}
 
 
-def test_equal_trials_are_told_apart_by_their_tie_then_their_number() -> None:
+def test_equal_trials_are_ordered_by_tie_and_then_by_number() -> None:
     together = [Arrival(0, [0.5], 2.0), Arrival(1, [0.5], 1.0), Arrival(2, [0.5], 1.0)]
     assert RungTable(HALVING).stopped({1: together}) == {0, 2}
 
@@ -70,12 +70,18 @@ def test_rungs_lie_below_the_last_epoch() -> None:
     assert Halving(eta=3, first_rung=1).rungs(9) == [1, 3]
     assert Halving(eta=2, first_rung=2, top_rung=5).rungs(100) == [2, 4]
     assert Halving(eta=2, first_rung=5).rungs(5) == []
+    assert Halving(eta=2, first_rung=5).beyond(6) == ""
+    assert "first rung is at epoch 5, and a trial has 5" in Halving(eta=2, first_rung=5).beyond(5)
+    assert Halving(eta=2, first_rung=2, top_rung=5).beyond(6) == ""
+    assert "top_rung is 6, and a trial has 6 epochs, so the last rung is at epoch 4" in Halving(
+        eta=2, first_rung=2, top_rung=6
+    ).beyond(6)
     # one epoch for all, two for a third, six for a ninth, three for a 27th
     assert Halving(eta=3, first_rung=1).expected_epochs(12) == pytest.approx(1 + 2 / 3 + 6 / 9 + 3 / 27)
 
 
 @pytest.mark.parametrize("wrong", [{"eta": 1}, {"first_rung": 0}, {"eta": 2.5}, {"first_rung": 4, "top_rung": 3}])
-def test_rungs_that_cannot_be_are_refused(wrong: dict[str, int]) -> None:
+def test_impossible_rungs_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(UsageError, match=r"Halving\."):
         Halving(**wrong)
 
@@ -92,14 +98,14 @@ def test_rungs_stop_the_weaker_trials_and_their_lanes_are_refilled(
     trials = results.trials.set_index("trial").sort_index()
     assert set(trials["state"]) == {"COMPLETE", "PRUNED"}
     pruned = trials[trials["state"] == "PRUNED"]
-    assert set(pruned["epochs"]) <= {1, 2}, "rungs are at 1 and 2"
+    assert set(pruned["epochs"]) <= {1, 2}, "the rungs are at epochs 1 and 2"
     assert (pruned["stopped"] == "at the rung of epoch " + pruned["epochs"].astype(str)).all()
     assert (trials.loc[trials["state"] == "COMPLETE", "epochs"] == 4).all()
     assert reporter.epochs[:3] == [4, 4, 4], "freed lanes are filled before the next epoch"
     assert (trials["first_order"] > 1).any()
     assert sum(reporter.epochs) == trials["epochs"].sum()
 
-    # The first four are compared at once: the better half by val top-1, then NLL, goes on, and the baseline with it.
+    # The first four are compared together. The better half by val top-1, then NLL, continues, and so does the baseline.
     after_one = results.curves[results.curves["epoch"] == 1].pivot(index="trial", columns="metric", values="value")
     order = after_one.loc[:3].sort_values(["val_top1", "val_nll"], ascending=[False, True]).index
     assert set(trials.index[trials["epochs"] == 1]) & {0, 1, 2, 3} == set(order[2:]) - {0}
@@ -114,10 +120,10 @@ def test_rungs_stop_the_weaker_trials_and_their_lanes_are_refilled(
     assert 0 < results.summary["occupied_share"] <= 1
 
 
-def test_a_refilled_lane_is_its_trial_alone_on_the_data_order_it_saw(
+def test_a_trial_in_a_refilled_lane_equals_the_trial_alone(
     small_study: Study, search: Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Replayed from the table alone: configuration, seed and first data order."""
+    """The trial is repeated from the table alone: its configuration, seed and first data order."""
     data: list[Training] = []
     init = Training.__init__
 

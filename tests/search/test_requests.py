@@ -1,4 +1,4 @@
-"""`sweep stop` and `sweep clone`: what is asked of a run from elsewhere, and that it is neither lost nor done twice."""
+"""`sweep stop` and `sweep clone`: requests from another process are carried out exactly once."""
 
 import math
 import sys
@@ -33,7 +33,7 @@ TIMES = ["seconds"]
 
 
 class Asking(RecordingReporter):
-    """Asks for something when an epoch has ended, as another process would."""
+    """Makes requests at the end of given epochs, as another process would."""
 
     def __init__(self, at: dict[int, Callable[[], object]]) -> None:
         super().__init__()
@@ -74,15 +74,15 @@ def test_a_clone_trains_beside_the_studys_own_trials(small_study: Study, search:
     assert (trials["state"] == "COMPLETE").all()
     assert results.summary["ended"] == "all 6 trials have ended"
     (number,) = trials.index[trials["clone_of"] == 1]
-    assert number == 3, "the first to be asked for after the stack of three"
+    assert number == 3, "its turn comes right after the first stack of three"
     parameters = [name for name in trials if name.startswith("params_")]
     expected = {**trials.loc[1, parameters], "params_lr": 0.025}
     assert trials.loc[number, parameters].to_dict() == expected
     assert optuna_study(folder.path).get_trials()[number].user_attrs[f"{RESERVED}{CLONE}"] == 1
 
 
-def test_a_clone_of_the_last_hour(small_study: Study, search: Search, folder: RunFolder) -> None:
-    """All of the study's own trials have been asked for; a repeat among the clones does not make room for another."""
+def test_a_clone_requested_after_the_last_proposal(small_study: Study, search: Search, folder: RunFolder) -> None:
+    """All of the study's own trials have been proposed. A repeated clone does not add a further trial."""
     reporter = Asking({4: clone(folder, 0, lr="0.05"), 5: clone(folder, 0, lr="0.05")})
     results = search(small_study, reporter=reporter)
     assert len(results.trials) == small_study.trials + 1
@@ -90,7 +90,7 @@ def test_a_clone_of_the_last_hour(small_study: Study, search: Search, folder: Ru
     assert reporter.progress[-1].n_trials == 6
 
 
-def test_a_clone_where_a_grid_is_exhausted(small_study: Study, search: Search, folder: RunFolder) -> None:
+def test_a_clone_when_the_grid_is_exhausted(small_study: Study, search: Search, folder: RunFolder) -> None:
     grid = {"lr": [1e-2, 3e-2], "rank": [2], "loss": ["cross_entropy"]}
     study = replace(small_study, sampler="grid", grid=grid, baseline={"lr": 1e-2, "rank": 2, "loss": "cross_entropy"})
     results = search(study, reporter=Asking({2: clone(folder, 0, lr="0.05")}))
@@ -115,7 +115,7 @@ KILLS: dict[str, tuple[type, str, int]] = {
     "enqueued": (Proposals, "add_clone", 1),
     "later": (SnapshotFiles, "write", 4),
 }
-"""The method after whose so many-th call a run is killed."""
+"""For each case, the class, the method, and the number of the call after which the run is killed."""
 
 
 @pytest.mark.parametrize("killed_at", KILLS)
@@ -126,7 +126,7 @@ def test_requests_survive_a_kill(
     tmp_path: Path,
     killed_at: str,
 ) -> None:
-    """However far a request had come: it is carried out once, and the tables are those of a run that nobody killed."""
+    """Wherever the run is killed, a request is carried out once, and the tables equal those of a run without a kill."""
 
     def ask() -> None:
         stop(folder, 2)()
@@ -155,7 +155,7 @@ def test_requests_survive_a_kill(
 
 
 def kill_after(patch: pytest.MonkeyPatch, owner: type, name: str, n_calls: int) -> None:
-    """Raise what Ctrl-C raises right after a method's `n`-th call."""
+    """Raise KeyboardInterrupt right after the `n_calls`-th call of a method."""
     method, calls = getattr(owner, name), []
 
     def killing(*arguments: Any, **options: Any) -> Any:
@@ -168,7 +168,7 @@ def kill_after(patch: pytest.MonkeyPatch, owner: type, name: str, n_calls: int) 
     patch.setattr(owner, name, killing)
 
 
-def test_what_cannot_be_asked_for(
+def test_wrong_requests_are_refused(
     small_study: Study,
     search: Search,
     folder: RunFolder,
@@ -216,7 +216,7 @@ def test_what_cannot_be_asked_for(
 
 
 @pytest.mark.parametrize("trial", [99, 10**400])
-def test_a_clone_of_a_trial_that_there_is_not(
+def test_a_clone_of_a_missing_trial_is_refused(
     small_study: Study, search: Search, folder: RunFolder, trial: int
 ) -> None:
     reporter = Asking({1: lambda: send(folder, Request("clone", trial, {"lr": 0.025, "rank": 1}))})
@@ -236,7 +236,7 @@ def test_trials_that_have_ended_are_not_stopped(small_study: Study, search: Sear
 def call(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run: Path, command: str, *options: str
 ) -> str:
-    """Call the command in process where it is refused; returns its message."""
+    """Run a command that is refused in this process. Return its message."""
     monkeypatch.setattr(sys, "argv", ["sweep", command, str(run), *options])
     with pytest.raises(SystemExit) as ended:
         sweep.cli.main()

@@ -1,4 +1,4 @@
-"""The search in process: what is asked, trained, told and written."""
+"""The search in one process: what is proposed, trained, reported to Optuna and written."""
 
 import json
 import weakref
@@ -36,7 +36,7 @@ def test_every_trial_is_trained_told_and_ranked(small_study: Study, search: Sear
     assert reporter.epochs == [3, 3, 3, 2, 2, 2]
     assert reporter.n_steps == 6 * 3, "38 images in batches of 16"
     assert trials.set_index("trial")["lane"].sort_index().to_list() == [0, 1, 2, 0, 1]
-    assert (trials["first_order"] == 1).all(), "a stack that begins anew sees the data as the first did"
+    assert (trials["first_order"] == 1).all(), "a new stack sees the data in the same order as the first"
     assert results.summary["ended"] == "all 5 trials have ended"
     assert results.summary["n_trials"] == {"complete": 5, "pruned": 0, "fail": 0}
     assert trials["seed"].nunique() == 5
@@ -66,13 +66,13 @@ def test_every_trial_is_trained_told_and_ranked(small_study: Study, search: Sear
     )
 
 
-def test_later_stacks_know_earlier_results(small_study: Study, search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the sampler is asked for the second stack, the first stack's trials have values."""
+def test_later_stacks_use_earlier_results(small_study: Study, search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When trials of the second stack are proposed, those of the first stack have values."""
     seen: list[int] = []
     ask = optuna.Study.ask
 
     def counting_ask(self: optuna.Study) -> optuna.Trial:
-        if self.study_name == "run":  # and not the rehearsal of the baseline
+        if self.study_name == "run":  # not in the trial run of the baseline
             seen.append(sum(t.state == TrialState.COMPLETE for t in self.get_trials(deepcopy=False)))
         return ask(self)
 
@@ -101,7 +101,7 @@ def test_same_seed_gives_the_same_tables_and_no_backbone_forward(
 
 
 def test_stack_width_changes_no_result(small_study: Study, search: Search, tmp_path: Path) -> None:
-    """Proposals that do not depend on results (the sampler's random start) train to the same bits at any width."""
+    """At random start, proposals do not depend on results. They train to the same bits in a stack of any width."""
     wide = search(small_study, n_parallel=5, out=tmp_path / "wide").trials.set_index("trial").sort_index()
     narrow = search(small_study, n_parallel=3, out=tmp_path / "narrow").trials.set_index("trial").sort_index()
     columns = [name for name in wide if name not in ("seconds", "lane")]
@@ -136,12 +136,12 @@ def test_config_records_what_was_run(small_study: Study, search: Search) -> None
 
 
 def wild_suggest(trial: optuna.Trial) -> LaneConfig:
-    """Trial 1 diverges."""
+    """The search space, except that trial 1 diverges."""
     config = suggest(trial)
     return LaneConfig(lr=1e30, optimizer="sgd", rank=2) if trial.number == 1 else config
 
 
-def test_diverging_trial_fails_with_its_reason_and_disturbs_nobody(
+def test_a_diverging_trial_fails_with_its_reason_and_affects_no_other(
     small_study: Study, search: Search, tmp_path: Path
 ) -> None:
     healthy = search(small_study, n_parallel=5, out=tmp_path / "healthy").trials.set_index("trial")
@@ -189,20 +189,20 @@ OUT_OF_MEMORY = [
 
 
 def fitting(monkeypatch: pytest.MonkeyPatch, n_lanes: int, error: Exception, n_epochs: int = 0) -> list[int]:
-    """Let stacks of up to `n_lanes` train, and larger ones fail after `n_epochs`; returns the sizes as they come."""
+    """Make stacks above `n_lanes` lanes fail after `n_epochs`. Return a list that collects the sizes of stacks."""
     tried: list[int] = []
     alive: list[weakref.ref[Stack]] = []
 
     class Limited(Training):
         def __init__(self, lanes: Sequence[Lane], *args: Any, **options: Any):
-            assert all(former() is None for former in alive), "a former stack still holds its memory"
+            assert all(former() is None for former in alive), "an earlier stack still holds its memory"
             super().__init__(lanes, *args, **options)
             alive.append(weakref.ref(self.stack))
             tried.append(len(lanes))
 
         def epoch(self, order: int, on_step: Callable[[], None] = lambda: None) -> EpochResult:
             if self.n_lanes > n_lanes and self.lanes[0].epochs == n_epochs:
-                raise type(error)(*error.args)  # a fresh one: a kept error would keep the stack that raised it
+                raise type(error)(*error.args)  # a new one, because a stored error would keep the stack that raised it
             return super().epoch(order, on_step)
 
     monkeypatch.setattr(sweep.training.lane_stack, "Training", Limited)
@@ -230,7 +230,7 @@ def test_out_of_memory_halves_the_stack_and_keeps_its_trials(
     error: Exception,
     n_epochs: int,
 ) -> None:
-    """As a run that was started with the smaller stack, but that its first proposals knew no results."""
+    """The result equals that of a run with the smaller stack. (Its first proposals do not depend on results.)"""
     study = replace(small_study, trials=9)  # random proposals do not depend on results
     small = search(study, n_parallel=2, out=tmp_path / "small")
     tried = fitting(monkeypatch, 2, error, n_epochs)
@@ -280,7 +280,7 @@ def test_interrupt_after_halving_loses_no_trial_that_waits(
     assert epochs == {0: 1, 1: 1, 2: 0, 3: 0}
 
 
-def test_the_plan_stands_beside_what_the_run_took(small_study: Study, search: Search, tmp_path: Path) -> None:
+def test_the_plan_is_recorded_beside_the_measured_times(small_study: Study, search: Search, tmp_path: Path) -> None:
     first = search(small_study, out=tmp_path / "first").summary
     assert first["plan"]["n_parallel"] == 3
     assert first["plan"]["lane_epochs"] == 15
@@ -290,7 +290,7 @@ def test_the_plan_stands_beside_what_the_run_took(small_study: Study, search: Se
     stored = sum(path.stat().st_size for path in (tmp_path / "cache").glob("features/*/stages.f16"))
     assert first["plan"]["cache_bytes"] == stored
     second = search(small_study, out=tmp_path / "second").summary
-    assert second["plan"]["feature_wall_seconds"] == 0, "the backbone is not run for a plan of nothing"
+    assert second["plan"]["feature_wall_seconds"] == 0, "nothing has to be computed, so the backbone is not timed"
 
 
 @pytest.mark.parametrize(("n_fitting", "epochs"), [(100, [5] * 3), (2, [2] * 6 + [1] * 3), (0, [1] * 15)])
@@ -337,7 +337,7 @@ def test_unusable_requests_name_value_and_remedy(small_study: Study, search: Sea
     ):
         with pytest.raises(UsageError, match=message):
             search(replace(small_study, baseline=wrong), out=tmp_path / "c")
-        assert not (tmp_path / "c").exists(), "refused before anything was made"
+        assert not (tmp_path / "c").exists(), "refused before anything was created"
     with pytest.raises(UsageError, match="rank 4, above its max_rank 2"):
         search(replace(small_study, max_rank=2, trials=9), out=tmp_path / "d", n_parallel=9)
     (tmp_path / "full").mkdir()

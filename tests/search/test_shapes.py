@@ -1,4 +1,4 @@
-"""Stacks of many shapes: a lane is the same in whichever stack, the rule that fills stacks, and what goes wrong."""
+"""Stacks of several shapes: a lane is the same in any stack, how stacks are filled, and what happens after failures."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -21,6 +21,7 @@ from sweep.records.folder import RunFolder
 from sweep.records.reporter import Reporter
 from sweep.report.evidence import winner_on_val
 from sweep.running.resume import resume_run
+from sweep.search.admission import Admission
 from sweep.search.filling import Filling
 from sweep.search.occupancy import Occupancy
 from sweep.search.samplers import make_sampler
@@ -36,7 +37,7 @@ BASELINE = {"lr": 1e-2, "rank": 2, "size": 32}
 
 
 def suggest_size(trial: optuna.Trial, forced: int | None = None) -> LaneConfig:
-    """Two image sizes; `forced` trains all at one of them, with the same parameters."""
+    """A search space of two image sizes. With `forced`, all trials have that size and are otherwise the same."""
     lr, rank = trial.suggest_float("lr", 1e-3, 1e-1, log=True), trial.suggest_categorical("rank", [1, 2, 4])
     size = trial.suggest_categorical("size", [32, 16])
     return LaneConfig(lr=lr, rank=rank, image_size=forced or size)
@@ -52,8 +53,9 @@ def without_times(table: pd.DataFrame, *others: str) -> pd.DataFrame:
 
 
 def test_a_lane_is_the_same_in_a_search_of_two_shapes_as_in_a_search_of_one(
-    sizes: Study, search: Search, tmp_path: Path
+    sizes: Study, search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(Filling, "wants_follower", lambda *args: False)  # all searches train the enqueued trials alone
     enqueued = [
         {"lr": 1e-2 * i, "rank": rank, "size": size}
         for i, (rank, size) in enumerate([(1, 16), (4, 32), (2, 16), (4, 16), (1, 32)], 1)
@@ -112,7 +114,7 @@ def test_a_winner_of_another_shape_is_verified_exported_and_shown(sizes: Study, 
     assert torch.equal(logits, model(torch.zeros(1, 3, 16, 16)))
 
 
-def test_an_ensemble_of_several_shapes_is_one_clear_error(sizes: Study, search: Search, tmp_path: Path) -> None:
+def test_an_ensemble_of_several_shapes_gives_one_clear_error(sizes: Study, search: Search, tmp_path: Path) -> None:
     search(sizes, n_parallel=6)
     with pytest.raises(UsageError, match="differ in backbone, stages or side-network"):
         export_run(tmp_path / "run", tmp_path / "shipped", ensemble="top6", cache_dir=tmp_path / "cache")
@@ -158,7 +160,7 @@ def test_a_shape_that_runs_out_of_memory_is_halved_alone(
     assert (halved.trials["state"] == "COMPLETE").all()
 
 
-def test_a_search_of_two_shapes_goes_on_after_an_interrupt(sizes: Study, search: Search, tmp_path: Path) -> None:
+def test_a_search_of_two_shapes_can_be_resumed_after_an_interrupt(sizes: Study, search: Search, tmp_path: Path) -> None:
     study = replace(sizes, trials=10, sampler="tpe")
     whole = search(study, n_parallel=4, out=tmp_path / "whole")
     reporter = RecordingReporter()
@@ -215,7 +217,7 @@ def _shape(study: Study, size: int) -> Shape:
     preferences=st.lists(st.integers(0, 3), min_size=1, max_size=200), enough=st.integers(1, 12), n=st.integers(1, 64)
 )
 def test_filling_rule(preferences: list[int], enough: int, n: int) -> None:
-    """No lane stays idle, no shape that the sampler wants is starved, and none gets far more than its share."""
+    """No lane stays idle, every shape that the sampler chose gets lanes, and none gets far more than its share."""
     study = Study(suggest=lambda trial: LaneConfig(lr=1.0), baseline={})
     shapes = [_shape(study, size) for size in (1, 2, 3, 4)]
     filling = Filling(n, lambda shape: enough)
@@ -233,13 +235,13 @@ def test_filling_rule(preferences: list[int], enough: int, n: int) -> None:
         while free and filling.wants_follower(shape, running[shape]):
             running[shape] += 1
             free -= 1
-        assert running[shape] - leads[shape] <= min(enough, n), "followers end where the stack has enough"
-    assert all(running[shape] >= leads[shape] > 0 for shape in leads), "every shape that was wanted has its lanes"
+        assert running[shape] - leads[shape] <= min(enough, n), "no more lanes follow once the stack has enough"
+    assert all(running[shape] >= leads[shape] > 0 for shape in leads), "every chosen shape has its lanes"
     assert free == n - running.total()
 
 
-def test_the_first_leads_get_a_few_trials_each_however_many_would_be_cheaper() -> None:
-    """The sampler soon sees results of several shapes; the first lead is the baseline, which nobody preferred."""
+def test_the_first_shapes_get_a_few_trials_each() -> None:
+    """The sampler soon sees results of several shapes. The first trial, the baseline, counts as no choice."""
     study = Study(suggest=lambda trial: LaneConfig(lr=1.0), baseline={})
     filling = Filling(32, lambda shape: 1000)
     for number in range(8):
@@ -248,8 +250,39 @@ def test_the_first_leads_get_a_few_trials_each_however_many_would_be_cheaper() -
         assert filling.wants_follower(shape, 3)
         assert not filling.wants_follower(shape, 4)
     filling.lead(8, _shape(study, 1))
-    assert filling.wants_follower(_shape(study, 1), 7), "wanted twice of nine times"
+    assert filling.wants_follower(_shape(study, 1), 7), "chosen twice out of nine times"
     assert not filling.wants_follower(_shape(study, 1), 8)
+
+
+def test_every_configuration_to_begin_with_is_followed_by_trials_of_its_shape(
+    sizes: Study, search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Admission, "_enough", lambda *args: 2)
+    study = replace(sizes, enqueue=[{"lr": 2e-2, "rank": 4, "size": 16}], trials=8)
+    trials = search(study, enqueued=[{"lr": 3e-2, "rank": 1, "size": 32}], n_parallel=8).trials.sort_values("trial")
+    assert trials["params_size"].tolist()[:5] == [32, 32, 16, 16, 32]
+    assert trials["params_lr"].iloc[[0, 2, 4]].tolist() == [1e-2, 2e-2, 3e-2]
+    assert not set(trials["params_lr"].iloc[[1, 3]]) & {1e-2, 2e-2, 3e-2}, "followers are the sampler's own"
+
+
+def test_configurations_to_begin_with_are_not_tried_twice_after_an_interrupt(
+    sizes: Study, search: Search, tmp_path: Path
+) -> None:
+    study = replace(sizes, enqueue=[{"lr": lr, "rank": 4, "size": 16} for lr in (2e-2, 3e-2, 4e-2)])
+    whole = search(study, n_parallel=2, out=tmp_path / "whole").trials
+    reporter = RecordingReporter()
+
+    def interrupt(epoch: int) -> None:
+        raise KeyboardInterrupt
+
+    reporter.on_epoch = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        search(study, n_parallel=2, out=tmp_path / "run", reporter=reporter)
+    loaded = LoadedStudy("small", Path("small.py"), study)
+    resume_run(tmp_path / "run", loaded, storage_url=None, cache_dir=tmp_path / "cache", reporter=RecordingReporter())
+    resumed = sweep.load_results(tmp_path / "run").trials
+    pd.testing.assert_frame_equal(without_times(resumed), without_times(whole))
+    assert whole["params_lr"].isin([2e-2, 3e-2, 4e-2]).sum() == 3
 
 
 def test_share_follows_the_last_leads() -> None:
@@ -269,7 +302,7 @@ def test_rank_buckets_split_where_padding_costs_more() -> None:
 
     assert rank_buckets({2: 1, 32: 1}, 10.0, work) == (2, 32)
     assert rank_buckets({7: 1, 8: 1}, 10.0, work) == (8,)
-    assert rank_buckets({2: 1, 32: 1}, 1e9, work) == (32,), "another stack would cost more than all padding"
+    assert rank_buckets({2: 1, 32: 1}, 1e9, work) == (32,), "another stack would cost more than all the padding"
     assert rank_buckets({4: 3}, 1.0, work) == (4,)
     assert [padded_rank(rank, (2, 8)) for rank in (1, 2, 3, 8, 9, 17)] == [2, 2, 8, 8, 16, 32]
 
@@ -279,7 +312,7 @@ def test_enough_lanes_is_where_the_shared_part_no_longer_matters() -> None:
     assert enough_lanes(stack_work=1.0, lane_work=100.0) == 2
 
 
-def test_a_configuration_that_repeats_the_study_is_no_shape_of_its_own(small_study: Study) -> None:
+def test_a_configuration_that_repeats_the_study_has_the_studys_shape(small_study: Study) -> None:
     study = replace(small_study, suggest=lambda trial: LaneConfig(lr=1.0, rank=1, batch_size=16, stages=1), baseline={})
     config = study.lane_config(optuna.trial.FixedTrial({}))
     assert config.batch_size is None
@@ -310,4 +343,4 @@ def test_shapes_that_differ_in_stages_share_one_pass_of_the_backbone(
     assert results.summary["n_images_computed"] == 60, "one pass for all shapes"
     for trial in results.trials["trial"].head(2):
         verified = verify_trial(tmp_path / "run", int(trial), device=torch.device("cpu"), cache_dir=tmp_path / "cache")
-        assert verified.kept, "features of its own stages alone make the same lane"
+        assert verified.kept, "the lane is the same with the features of its own stages alone"

@@ -1,4 +1,4 @@
-"""The attention kernel against PyTorch's own, in parts, in stacks and in its gradients."""
+"""The attention kernel equals PyTorch's own, in parts, in stacks and in its gradients."""
 
 import pytest
 import torch
@@ -64,7 +64,7 @@ def test_transposed_inputs() -> None:
     [(0, 0, 0), (None, 0, 0), (0, None, 0), (0, 0, None), (None, None, 0), (0, None, None), (1, 0, 2), (-1, 0, None)],
 )
 def test_lanes(in_dims: tuple[int | None, ...]) -> None:
-    lanes, batch, tokens, rank = 3, 30, 5, 2  # 90 matrices: parts cross the border between lanes
+    lanes, batch, tokens, rank = 3, 30, 5, 2  # 90 matrices, so that some parts hold matrices of two lanes
     bases = tensors([(lanes, batch, tokens, rank)] * 3)
     inputs = [
         base[0] if dim is None else base.movedim(0, dim).contiguous() for base, dim in zip(bases, in_dims, strict=True)
@@ -77,7 +77,7 @@ def test_lanes(in_dims: tuple[int | None, ...]) -> None:
     assert_same_with_gradients(stacked, torch.stack([reference(*lane) for lane in of_lanes]), inputs)
 
 
-def test_a_lane_has_the_same_bits_wherever_it_lies() -> None:
+def test_a_lane_has_the_same_bits_at_any_position() -> None:
     lanes = 7
     q, k, v = tensors([(lanes, 13, 6, 3)] * 3, torch.float32)
     grad = torch.randn(q.shape, generator=torch.Generator().manual_seed(2))

@@ -1,4 +1,4 @@
-"""What every family of side-networks promises, whatever it computes."""
+"""What every family of side-networks must fulfil."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -50,7 +50,7 @@ EPOCHS, BATCH_SIZE, SEED = 5, 6, 3  # ten steps an epoch
 
 
 def some_stages(spec: SideNetworkSpec, n: int, *, seed: int = 0, lengths: Tensor | None = None) -> list[Tensor]:
-    """Stages in fp64; those of texts are zero beyond the texts' ends."""
+    """Return random stages in fp64. With `lengths`, tokens beyond the end of a text are zero."""
     generator = torch.Generator().manual_seed(seed)
     stages = [
         0.5 * i + torch.randn(n, TOKENS, width, generator=generator, dtype=torch.float64)
@@ -63,7 +63,7 @@ def some_stages(spec: SideNetworkSpec, n: int, *, seed: int = 0, lengths: Tensor
 
 
 def randomised(module: nn.Module, rank: int, padded_rank: int, spec: SideNetworkSpec) -> nn.Module:
-    """Weights as after training: nothing is zero but the padding."""
+    """Give a module random weights, as after training. Only the padding stays zero."""
     generator = torch.Generator().manual_seed(rank)
     own = spec.plain(rank).state_dict()
     with torch.no_grad():
@@ -74,7 +74,7 @@ def randomised(module: nn.Module, rank: int, padded_rank: int, spec: SideNetwork
 
 
 def lane_and_plain(spec: SideNetworkSpec, rank: int) -> tuple[nn.Module, nn.Module]:
-    """A padded lane, in the form that is stacked, and the definition at its own rank with the same weights."""
+    """Return a padded lane in its stacked form, and the plain module of its own rank with the same weights."""
     lane, plain = randomised(spec.lane(rank, seed=1), rank, spec.max_rank, spec), spec.plain(rank).double()
     plain.load_state_dict(spec.trimmed(rank, lane.state_dict()))
     return lane, plain
@@ -92,9 +92,7 @@ def assert_alike(a: Tensor, b: Tensor, what: str = "") -> None:
 
 @ALL
 @pytest.mark.parametrize("rank", [2, 8])
-def test_a_padded_lane_in_the_form_that_is_stacked_is_the_plain_module_of_its_own_rank(
-    spec: SideNetworkSpec, rank: int
-) -> None:
+def test_a_padded_lane_equals_the_plain_module_of_its_own_rank(spec: SideNetworkSpec, rank: int) -> None:
     lane, plain = lane_and_plain(spec, rank)
     stages = some_stages(spec, BATCH)
     logits = lane(stages)
@@ -109,7 +107,7 @@ def test_a_padded_lane_in_the_form_that_is_stacked_is_the_plain_module_of_its_ow
 
 
 @ALL
-def test_padding_draws_no_other_random_numbers(spec: SideNetworkSpec) -> None:
+def test_padding_does_not_change_the_random_numbers(spec: SideNetworkSpec) -> None:
     of_one, of_another = spec.lane(3, seed=7), replace(spec, max_rank=17).lane(3, seed=7)
     trimmed = spec.trimmed(3, of_one.state_dict())
     for name, value in spec.trimmed(3, of_another.state_dict()).items():
@@ -117,7 +115,7 @@ def test_padding_draws_no_other_random_numbers(spec: SideNetworkSpec) -> None:
 
 
 @ALL
-def test_an_untrained_side_network_is_the_linear_probe_unless_it_reads_tokens_alone(spec: SideNetworkSpec) -> None:
+def test_an_untrained_side_network_equals_the_linear_probe_unless_it_reads_tokens_only(spec: SideNetworkSpec) -> None:
     if spec.read_out in ("tokens", "compact"):
         pytest.skip("there is no path from the last stage to the logits")
     module = spec.lane(3, seed=1).double()
@@ -139,7 +137,7 @@ def test_lanes_of_one_seed_start_from_one_head(spec: SideNetworkSpec) -> None:
 
 @ALL
 def test_masks_and_lengths_of_texts(spec: SideNetworkSpec) -> None:
-    """A text in a batch is the text alone, and what stands beyond its end changes nothing."""
+    """A text has the same result alone and in a batch. Tokens beyond its end change nothing."""
     if not FAMILIES[spec.family].texts:
         pytest.skip("reads images alone")
     for causal in (False, True) if FAMILIES[spec.family].causal else (False,):
@@ -153,7 +151,7 @@ def test_masks_and_lengths_of_texts(spec: SideNetworkSpec) -> None:
 
 
 def test_a_causal_ladder_sees_nothing_that_comes_after() -> None:
-    spec = replace(SPECS["ladder, attention"], pool="class", causal=True)  # the first token sees itself alone
+    spec = replace(SPECS["ladder, attention"], pool="class", causal=True)  # the first token sees only itself
     lane, _ = lane_and_plain(spec, 4)
     stages = some_stages(spec, BATCH)
     changed = [torch.cat([stage[:, :1], stage[:, 1:].flip(-1)], 1) for stage in stages]
@@ -181,7 +179,8 @@ def data_of(spec: SideNetworkSpec, n_images: int, seed: int) -> StageData:
     return StageData(stages, labels, N_CLASSES)
 
 
-TRAIN, VAL = data_of(SPEC, 59, 1), data_of(SPEC, 19, 2)  # the last batches are of 5 and 1: odd numbers of tokens
+# the last batches have 5 and 1 images, as unusual numbers of tokens
+TRAIN, VAL = data_of(SPEC, 59, 1), data_of(SPEC, 19, 2)
 
 
 @ALL
@@ -225,17 +224,17 @@ def test_lane_is_bitwise_the_same_in_any_stack(spec: SideNetworkSpec) -> None:
 
 @ALL
 def test_only_matrices_decay(spec: SideNetworkSpec) -> None:
-    """Weight decay on nothing but matrices: a table of positions, biases and norms stay where a zero gradient is."""
+    """Parameters with several dimensions have weight decay. No bias, norm or table of positions is among them."""
     lane = spec.lane(4, seed=0)
     names = [name for name, parameter in lane.named_parameters() if parameter.dim() > 1]
     assert all(not name.endswith(("bias", "norm.weight", "places")) for name in names)
 
 
-# On their way through files
+# Saving and loading
 
 
 @ALL
-def test_spec_and_weights_travel_through_files(spec: SideNetworkSpec) -> None:
+def test_spec_and_weights_can_be_saved_and_loaded(spec: SideNetworkSpec) -> None:
     assert SideNetworkSpec.of_metadata(spec.metadata(3)) == spec
     _, plain = lane_and_plain(spec, 3)
     loaded = spec.trained(3, plain.float().state_dict())
@@ -249,7 +248,7 @@ def test_spec_and_weights_travel_through_files(spec: SideNetworkSpec) -> None:
         spec.trained(3, dict(list(plain.state_dict().items())[1:]))
 
 
-def test_metadata_of_before_there_were_families_are_those_of_last() -> None:
+def test_metadata_from_before_families_means_last() -> None:
     new = ("family", "attention", "mlp", "read_out", "n_tokens")
     metadata = {name: value for name, value in SPECS["last"].metadata(3).items() if name not in new}
     assert SideNetworkSpec.of_metadata(metadata) == replace(SPECS["last"], n_tokens=0)
@@ -279,17 +278,17 @@ def test_damaged_entries_are_refused(name: str, value: object) -> None:
         ),
     ],
 )
-def test_what_a_family_cannot_be_is_one_clear_error(change: dict[str, Any], texts: bool, message: str) -> None:
+def test_unsupported_combinations_give_one_clear_error(change: dict[str, Any], texts: bool, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         check_family(replace(SPEC, **change), "b", texts=texts)
 
 
-def test_the_names_that_a_study_takes_are_those_of_the_families() -> None:
+def test_a_study_accepts_the_names_of_all_families() -> None:
     assert tuple(FAMILIES) == SIDE_NETWORKS
 
 
 @ALL
-def test_what_a_family_can_be_is_accepted(spec: SideNetworkSpec) -> None:
+def test_supported_combinations_are_accepted(spec: SideNetworkSpec) -> None:
     check_family(spec, "b", texts=False)
 
 

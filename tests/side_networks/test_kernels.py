@@ -1,4 +1,4 @@
-"""The compiled kernels of the CPU against plain PyTorch."""
+"""The compiled CPU kernels, compared with plain PyTorch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,12 +25,12 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def in_vectors(rows: Tensor) -> np.ndarray:
-    """Rows of tokens, with zeros up to whole vectors."""
+    """Pad rows of tokens with zeros to a multiple of the vector length."""
     return torch.nn.functional.pad(rows, (0, -rows.shape[-1] % VECTOR)).contiguous().numpy()
 
 
 def attention_and_gradient(qkv: Tensor, grad: Tensor, causal: bool = False) -> tuple[Tensor, Tensor]:
-    """Output `(r, L)` and the gradient of `qkv`, `(3r, L)`, by the kernels."""
+    """Compute with the kernels. Return the output (r, L) and the gradient of `qkv` (3r, L)."""
     (rank, tokens), rows = grad.shape, in_vectors(qkv)
     ranks, stride = (0,) * rank, rows.shape[1]
     others = np.ones((2, stride), np.float32)  # rows in front that belong to another module
@@ -67,9 +67,9 @@ def test_attention_and_its_gradient(rank: int, tokens: int, causal: bool) -> Non
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=3e-5)
 
 
-def test_hidden_keys_are_hidden_whatever_their_score() -> None:
+def test_masked_keys_are_ignored_whatever_their_score() -> None:
     qkv = drawn(9, 2 * VECTOR + 3)
-    qkv[3:6, 1:] *= 1e4  # of the first token, every key but its own would win
+    qkv[3:6, 1:] *= 1e4  # without the mask, the first token would attend only to other keys
     out, _ = attention_and_gradient(qkv, qkv[:3], causal=True)
     torch.testing.assert_close(out[:, 0], qkv[6:, 0], rtol=0, atol=0)
     torch.testing.assert_close(out, expected_attention(qkv, out, causal=True)[0], rtol=1e-4, atol=1e-4)
@@ -84,7 +84,7 @@ def test_large_scores_neither_overflow_nor_vanish() -> None:
 
 def test_saturated_attention_gives_no_subnormal_gradients() -> None:
     qkv = drawn(9, 17)
-    qkv[:3] *= 60  # scores from -100 to 100: some probabilities near the smallest normal number, and below
+    qkv[:3] *= 60  # scores from -100 to 100, so that some probabilities are near the smallest normal number or below it
     _, grads = attention_and_gradient(qkv, 1e-6 * drawn(3, 17, seed=1))
     assert (grads == 0).any(), "nothing saturated"
     subnormal = (grads != 0) & (grads.abs() < torch.finfo(torch.float32).tiny)
@@ -127,7 +127,7 @@ MODULES, IMAGES = 4, 5
 
 
 def trunk_inputs(rank: int, tokens: int, width: int, modules_per_block: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Stages, and of three lanes `W_γ`, `W β` and `Ũ` of every module."""
+    """Return stages, and for three lanes the tensors `W_γ`, `W β` and `Ũ` of every module."""
     stages = [1 + drawn(IMAGES, tokens, width, seed=i) for i in range(MODULES // modules_per_block + 1)]
     shapes = [(3 * rank, width)] * MODULES + [(3 * rank,)] * MODULES + [(rank, width)] * MODULES
     lanes = [drawn(3, *shape, seed=i) / width**0.5 for i, shape in enumerate(shapes)]
@@ -145,7 +145,10 @@ def pooled_by(
     lengths: Sequence[int] = (),
     causal: bool = False,
 ) -> Tensor:
-    """Pooled attention of every lane, by either trunk; of texts where there are lengths."""
+    """Return the pooled attention of every lane, computed by one of the trunks.
+
+    With `lengths`, the inputs are texts.
+    """
     if lengths:
         stages = Stages(stages, torch.tensor(lengths))
     frozen = FrozenStreams.of(stages, modules_per_block=modules_per_block, eps=1e-5, causal=causal)
@@ -174,7 +177,7 @@ def pooled_by(
         (MAX_UNROLLED_RANK, 9, 48, 1),
     ],
 )
-def test_compiled_trunk_is_the_plain_one(rank: int, tokens: int, width: int, modules_per_block: int) -> None:
+def test_compiled_trunk_equals_the_plain_one(rank: int, tokens: int, width: int, modules_per_block: int) -> None:
     stages, lanes = trunk_inputs(rank, tokens, width, modules_per_block)
     pool = slice(1 if tokens > 1 else 0, None)
     results = []
@@ -184,7 +187,7 @@ def test_compiled_trunk_is_the_plain_one(rank: int, tokens: int, width: int, mod
         grads = torch.autograd.grad((pooled * drawn(*pooled.shape, seed=99)).sum(), leaves)
         results.append([pooled.detach(), *grads])
     for i, (ours, expected) in enumerate(zip(*results, strict=True)):
-        # A lone token attends to itself whatever its query and key: their gradient is zero, up to rounding.
+        # A single token attends to itself, whatever its query and key. Their gradients are zero, up to rounding.
         assert (ours - expected).norm() <= 1e-5 * expected.norm() + 1e-6, f"result {i}"
     with torch.no_grad():
         alone = pooled_by("compiled", stages, lanes, modules_per_block, pool)
@@ -201,10 +204,10 @@ def test_compiled_trunk_is_the_plain_one(rank: int, tokens: int, width: int, mod
         (9, (9,) * IMAGES),
     ],
 )
-def test_compiled_trunk_of_texts_is_the_plain_one(
+def test_compiled_trunk_of_texts_equals_the_plain_one(
     tokens: int, lengths: tuple[int, ...], pool: slice, causal: bool
 ) -> None:
-    """Lengths go up and down, so that nothing of a longer text may be left over."""
+    """Lengths go up and down, which shows whether anything of a longer text is left over."""
     stages, lanes = trunk_inputs(3, tokens, 20, 2)
     beyond = torch.arange(tokens) >= torch.tensor(lengths).unsqueeze(1)
     stages = [z.masked_fill(beyond.unsqueeze(-1), 0) for z in stages]
@@ -241,7 +244,7 @@ def test_every_task_is_done_once(n_tasks: int, shares: int, n_threads: int, monk
     assert sorted(done) == list(range(n_tasks))
 
 
-def test_compiling_is_announced_once_and_only_where_nothing_is_kept(
+def test_compiling_is_announced_once_and_only_if_nothing_is_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(cpu_compile, "_FOLDER", str(tmp_path))
@@ -256,7 +259,7 @@ def test_compiling_is_announced_once_and_only_where_nothing_is_kept(
     assert len(caplog.records) == 1
 
 
-def test_machine_code_is_kept_by_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machine_code_is_saved_by_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_compile, "_FOLDER", str(tmp_path))
     kept = []
 
@@ -269,10 +272,10 @@ def test_machine_code_is_kept_by_one_process_at_a_time(tmp_path: Path, monkeypat
     assert kept == ["of a rank"]
     with FileLock(tmp_path / "save.lock", timeout=0):
         pass
-    assert attend._cache.save_overload.__wrapped__, "numba still keeps kernels by the method that is locked"
+    assert attend._cache.save_overload.__wrapped__, "numba still saves kernels with the method that we lock"
 
 
-def test_what_is_compiled() -> None:
+def test_which_lanes_are_compiled() -> None:
     cpu = torch.device("cpu")
     assert is_compiled(MAX_UNROLLED_RANK, cpu, torch.float32)
     assert not is_compiled(MAX_UNROLLED_RANK + 1, cpu, torch.float32)

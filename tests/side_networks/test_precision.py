@@ -1,4 +1,4 @@
-"""bf16 rounds factors of products and nothing else: gradients stay near fp32's, and statistics are fp32's own."""
+"""bf16 rounds only the factors of products. Gradients stay near those of fp32, and statistics are computed in fp32."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def some_stages(n_stages: int, tokens: int, width: int, offset: float = 0.0) -> 
 
 
 def lanes(n_stages: int, width: int, rank: int, dtype: torch.dtype | None) -> list[RankSpaceLAST]:
-    """Some side-networks as after training: no up-projection is zero."""
+    """Return side-networks with random weights, as after training. No up-projection is zero."""
     modules = []
     for seed in range(LANES):
         torch.manual_seed(seed)
@@ -51,7 +51,9 @@ def whole_gradient(stack: Stack, stages: list[Tensor]) -> Tensor:
 
 
 @pytest.mark.parametrize(("n_stages", "tokens", "width", "rank"), [(2, 5, 16, 1), (4, 17, 48, 3), (7, 9, 32, 8)])
-def test_gradients_are_fp64s_to_the_rounding_of_bf16(n_stages: int, tokens: int, width: int, rank: int) -> None:
+def test_gradients_equal_those_of_fp64_up_to_the_rounding_of_bf16(
+    n_stages: int, tokens: int, width: int, rank: int
+) -> None:
     stages = some_stages(n_stages, tokens, width)
     exact = Stack([module.double() for module in lanes(n_stages, width, rank, None)])
     expected = whole_gradient(exact, [stage.double() for stage in stages])
@@ -61,8 +63,8 @@ def test_gradients_are_fp64s_to_the_rounding_of_bf16(n_stages: int, tokens: int,
     assert (error > ROUNDING / 100).all(), "nothing was rounded"
 
 
-def test_statistics_are_fp32_whatever_all_tokens_have_in_common() -> None:
-    """At 200 bf16 has steps of 1: a stream of unit variance, rounded before it is centred, would be lost."""
+def test_statistics_are_fp32_even_if_tokens_share_a_large_offset() -> None:
+    """At 200, bf16 has steps of 1. A stream of unit variance would be lost if it were rounded before it is centred."""
     plain = FrozenStreams.of(some_stages(3, 7, 32), modules_per_block=1, eps=1e-6)
     shifted = some_stages(3, 7, 32, offset=200.0)
     frozen = FrozenStreams.of(shifted, modules_per_block=1, eps=1e-6, dtype=torch.bfloat16)
@@ -75,7 +77,7 @@ def test_statistics_are_fp32_whatever_all_tokens_have_in_common() -> None:
 
 
 def _distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    """Squared, between two lanes' weights."""
+    """Return the squared distance between the weights of two lanes."""
     return sum(float((p - b[name]).square().sum()) for name, p in a.items())
 
 
@@ -92,7 +94,7 @@ def test_training_ends_near_fp32() -> None:
         start = [{name: p.detach().clone() for name, p in module.named_parameters()} for module in modules]
         states[precision], results = train(modules, configs, data, data, n_epochs=8, batch_size=16, seed=0)
         losses[precision] = results[-1].train_loss
-    assert (losses["fp32"] < 0.5).all(), "the lanes were meant to learn"
+    assert (losses["fp32"] < 0.5).all(), "the lanes have to learn in this test"
     torch.testing.assert_close(losses["bf16"], losses["fp32"], rtol=4 * ROUNDING, atol=ROUNDING)
     moved = sum(_distance(lane, begun) for lane, begun in zip(states["fp32"], start, strict=True))
     apart = sum(_distance(lane, other) for lane, other in zip(states["fp32"], states["bf16"], strict=True))
@@ -100,7 +102,7 @@ def test_training_ends_near_fp32() -> None:
 
 
 @pytest.mark.parametrize("rank", [1, 3, 8, 9])
-def test_lanes_as_heads_are_lanes_in_the_batch(rank: int) -> None:
+def test_lanes_as_heads_equal_lanes_in_the_batch(rank: int) -> None:
     inputs = [torch.randn(4, 3, 11, rank, dtype=torch.float64).requires_grad_() for _ in range(3)]
     heads = attention_of_heads(*inputs)
     matrices = attention_of_matrices(*(x.transpose(0, 1).flatten(0, 1) for x in inputs))
@@ -113,7 +115,7 @@ def test_lanes_as_heads_are_lanes_in_the_batch(rank: int) -> None:
 
 
 def test_kernels_with_lanes_as_heads() -> None:
-    """The same dtype given explicitly takes the GPU's way through attention."""
+    """With an explicit dtype, attention takes the path of a GPU, even if the dtype is the same."""
     qkv, grad = torch.randn(2, 9, 4, 7, dtype=torch.float64), torch.randn(2, 5, 4, 7, dtype=torch.float64)
     results = []
     for dtype in (None, torch.float64):

@@ -1,4 +1,4 @@
-"""LAST beside a backbone of several widths: both forms are its formulas, and its lanes keep the promises of lanes."""
+"""LAST beside a backbone of several widths: both of its forms equal the formulas, and its lanes are exact."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -36,7 +36,10 @@ def some_stages(widths: Sequence[int], n_images: int = BATCH, seed: int = 0) -> 
 
 
 def randomise(module: PyramidLAST, seed: int) -> None:
-    """Weights as after long training: no zero up-projection and no identity norm. Padding stays zero."""
+    """Give a module random weights, as after long training.
+
+    No up-projection is zero and no norm is the identity, and the padding stays zero.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -61,7 +64,7 @@ def build(
 def by_the_formulas(
     weights: dict[str, Tensor], z: Sequence[Tensor], rank: int, t: int, pool: Pool, prefix: int
 ) -> Tensor:
-    """The docstring of `pyramid.py`, from the weights alone; the sums are written out anew for every module."""
+    """Compute the formulas in the docstring of `pyramid.py` from the weights alone, with new sums for every module."""
 
     def layer_norm(x: Tensor, name: str) -> Tensor:
         centred = x - x.mean(-1, keepdim=True)
@@ -93,7 +96,7 @@ def by_the_formulas(
 @pytest.mark.parametrize("widths", WIDTHS.values(), ids=WIDTHS)
 @pytest.mark.parametrize(("pool", "prefix"), [("mean", 0), ("mean", 2), ("class", 1)])
 @pytest.mark.parametrize("t", [1, 2])
-def test_it_is_the_formulas(kind: Kind, widths: Sequence[int], t: int, pool: Pool, prefix: int) -> None:
+def test_pyramid_equals_its_formulas(kind: Kind, widths: Sequence[int], t: int, pool: Pool, prefix: int) -> None:
     module = build(kind, widths, 3, t=t, pool=pool, prefix=prefix, padded=3)
     stages = some_stages(widths)
     expected = by_the_formulas(module.state_dict(), stages, 3, t, pool, prefix)
@@ -121,7 +124,7 @@ def test_rank_space_has_the_logits_and_gradients_of_the_direct_form(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_with_one_width_it_is_last(kind: Kind) -> None:
+def test_with_one_width_it_equals_last(kind: Kind) -> None:
     widths = (12, 12, 12)
     module = build(kind, widths, 3, t=2, prefix=1, padded=4)
     last = LAST(12, 3, N_CLASSES, 3, modules_per_block=2, n_prefix_tokens=1, padded_rank=4).double()
@@ -175,7 +178,7 @@ def lane(kind: Kind, config: LaneConfig, padded: int, dtype: torch.dtype) -> Pyr
 
 
 def plain_loop(config: LaneConfig) -> dict[str, Tensor]:
-    """One trial alone, in the direct form at its own rank, with stages from a list and not from a store."""
+    """Train one trial alone, in the direct form at its own rank, with stages from a list."""
     module = lane(PyramidLAST, config, config.rank, torch.float64)
     named = dict(module.named_parameters())
     optimizer = torch.optim.AdamW(
@@ -226,7 +229,7 @@ def test_lane_is_bitwise_the_same_in_any_stack(kind: Kind) -> None:
                 assert torch.equal(value, reference[number % 3][name]), f"trial {number} in {numbers}: {name}"
 
 
-def test_spec_builds_it_where_widths_differ_and_travels_as_text() -> None:
+def test_spec_builds_it_for_several_widths_and_can_be_saved() -> None:
     spec = SideNetworkSpec(
         width=16,
         n_stages=4,

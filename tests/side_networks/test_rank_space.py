@@ -1,4 +1,4 @@
-"""Rank space computes LAST: same parameters, same logits, same gradients, at every shape."""
+"""The rank-space form computes LAST. It has the same parameters, logits and gradients at every shape."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ LABELS = torch.arange(BATCH) % N_CLASSES
 
 def some_stages(n_stages: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
     generator = torch.Generator().manual_seed(n_stages)
-    # An offset and a drift, so that neither the mean nor the scale of the stream is what LayerNorm would make it.
+    # An offset and a drift, so that the stream does not already have the mean and scale that LayerNorm gives it.
     return [
         (0.5 * i + torch.randn(BATCH, TOKENS, WIDTH, generator=generator, dtype=torch.float64)).to(dtype)
         for i in range(n_stages)
@@ -27,7 +27,10 @@ def some_stages(n_stages: int, dtype: torch.dtype = torch.float64) -> list[Tenso
 
 
 def randomise(module: LAST, seed: int) -> None:
-    """Weights as after long training: no zero up-projection and no identity norm. Padding stays zero."""
+    """Give a module random weights, as after long training.
+
+    No up-projection is zero and no norm is the identity, and the padding stays zero.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for part in module.modules():
@@ -39,7 +42,7 @@ def randomise(module: LAST, seed: int) -> None:
 
 
 def padded_state(state: dict[str, Tensor], padded_rank: int) -> dict[str, Tensor]:
-    """The inverse of `cut_to`, written independently of it."""
+    """The inverse of `cut_to`, written independently."""
     padded = {}
     for name, value in state.items():
         if name.startswith("blocks.") and ".norm." not in name:
@@ -66,7 +69,7 @@ def relative_difference(value: Tensor, reference: Tensor) -> float:
 @pytest.mark.parametrize("n_stages", [2, 5])
 @pytest.mark.parametrize("modules_per_block", [1, 2])
 @pytest.mark.parametrize("rank", [1, 3, 8])
-def test_logits_and_gradients_are_those_of_last(
+def test_logits_and_gradients_equal_those_of_last(
     rank: int, modules_per_block: int, n_stages: int, pool: Pool, n_prefix_tokens: int
 ) -> None:
     for padded_rank in sorted({rank, 8}):
@@ -86,8 +89,8 @@ def test_logits_and_gradients_are_those_of_last(
         )
         randomise(direct, seed=rank)
         in_rank_space.load_state_dict(direct.state_dict(), strict=True)
-        # In fp32 either form is within 6e-7 of the fp64 gradient as a whole. A single bias, whose small gradient is
-        # what is left of a sum over all tokens, loses a digit more in both (measured between them: 9.5e-6).
+        # In fp32, the whole gradient of either form is within 6e-7 of that in fp64. The small gradient of a single bias
+        # is the rest of a sum over all tokens. It loses one more digit in both forms, which differ by up to 9.5e-6.
         for dtype, limit, limit_of_one in ((torch.float64, 1e-12, 1e-12), (torch.float32, 2e-6, 2e-5)):
             stages = some_stages(n_stages, dtype)
             logits, grads = logits_and_grads(direct.to(dtype), stages)
@@ -147,7 +150,7 @@ def test_mixed_ranks_in_one_stack_equal_plain_unpadded_modules(kind: type[LAST])
             assert torch.equal(grad, in_padding[name]), f"lane {i}, {name}: a gradient in the padding"
 
 
-def test_padding_draws_no_other_random_numbers() -> None:
+def test_padding_does_not_change_the_random_numbers() -> None:
     modules = []
     for padded_rank in (3, 8):
         torch.manual_seed(7)
@@ -177,7 +180,7 @@ def test_cut_to_round_trip() -> None:
 def by_the_formulas(
     weights: dict[str, Tensor], z: Sequence[Tensor], rank: int, modules_per_block: int, pool: Pool, n_prefix: int
 ) -> Tensor:
-    """Section 2 of the design notes, line by line, from the weights alone."""
+    """Compute the formulas in section 2 of the design notes line by line, from the weights alone."""
 
     def layer_norm(x: Tensor, prefix: str) -> Tensor:
         centred = x - x.mean(-1, keepdim=True)
@@ -206,7 +209,7 @@ def by_the_formulas(
 @pytest.mark.parametrize("modules_per_block", [1, 2])
 @pytest.mark.parametrize("n_stages", [2, 5])
 @pytest.mark.parametrize("rank", [1, 3, 4, 8])
-def test_last_is_the_papers_formulas(
+def test_last_equals_the_papers_formulas(
     rank: int, n_stages: int, modules_per_block: int, pool: Pool, n_prefix_tokens: int
 ) -> None:
     torch.manual_seed(rank)

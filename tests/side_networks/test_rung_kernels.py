@@ -1,4 +1,4 @@
-"""The compiled kernels of a ladder's rung against plain PyTorch in double precision."""
+"""The compiled kernels of a ladder's rung, compared with plain PyTorch in double precision."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,7 +14,8 @@ from sweep.side_networks.ladder import HEADS, RungAttention, RungMLP
 from sweep.side_networks.ladder_rows import COLUMNS, Grid, attention_of_rows, normalised_rows, with_mlp_of_rows
 
 RANKS, PADDED = (16, 9, 3), 16
-COLUMN_NUMBERS = [COLUMNS, 64, 5 * COLUMNS + 64 * rung.GROUPS]  # fewer than a block, one, and more than one a group
+# fewer columns than a block, one block, and more than one block per group
+COLUMN_NUMBERS = [COLUMNS, 64, 5 * COLUMNS + 64 * rung.GROUPS]
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -22,7 +23,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def of_lanes(build: Callable[[int], torch.nn.Module]) -> list[torch.nn.Module]:
-    """Modules of several ranks in fp64, weights as after training."""
+    """Return modules of several ranks in fp64, with random weights as after training."""
     modules = []
     for rank in RANKS:
         module = build(rank).double()
@@ -36,7 +37,7 @@ def of_lanes(build: Callable[[int], torch.nn.Module]) -> list[torch.nn.Module]:
 
 
 def rows_of_lanes(n_columns: int) -> Tensor:
-    """`h` of every lane, zero in its padding."""
+    """Return `h` of every lane. Its padding is zero."""
     h = 1 + 2 * drawn(len(RANKS), PADDED, n_columns)
     for lane, rank in zip(h, RANKS, strict=True):
         lane[rank:] = 0
@@ -46,7 +47,10 @@ def rows_of_lanes(n_columns: int) -> Tensor:
 def computed(
     compute: Callable[[torch.nn.Module, Tensor], Tensor], modules: Sequence[torch.nn.Module], h: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """Results of all lanes by one `vmap`, and the gradients of a weighted sum by `h` and by the weights."""
+    """Compute all lanes in one `vmap`.
+
+    Return the results, and the gradients of a weighted sum by `h` and by the weights.
+    """
     params, buffers = torch.func.stack_module_state(list(modules))
     h = h.clone().requires_grad_()
 
@@ -77,7 +81,7 @@ class Called(torch.nn.Module):
 def check(
     compute: Callable[[torch.nn.Module, Tensor], Tensor], modules: list[torch.nn.Module], h: Tensor, fits: bool
 ) -> None:
-    """The kernels, which take single precision alone, against the same function in double precision."""
+    """Compare the kernels, which take single precision only, with the same function in double precision."""
     assert fits
     expected, of_expected = computed(compute, modules, h)
     single = [module.float() for module in modules]
@@ -105,7 +109,7 @@ def test_norm_and_its_gradients(n_columns: int) -> None:
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("lengths", [None, (11, 1, 5)])
 def test_attention_and_its_gradients(lengths: tuple[int, ...] | None, causal: bool) -> None:
-    """Tokens of images and of texts; what lies behind a text's end is nobody's concern."""
+    """Attention over tokens of images and of texts. The result beyond the end of a text does not matter."""
     n_images, n_tokens = 3, 11
     lengths_there = None if lengths is None else torch.tensor(lengths)
 
@@ -126,7 +130,7 @@ def test_attention_and_its_gradients(lengths: tuple[int, ...] | None, causal: bo
 
 
 def test_gelu_of_large_and_small_numbers() -> None:
-    """One channel that is passed on as it is: what remains is GELU."""
+    """The MLP passes one channel on unchanged, so that only GELU remains."""
     module = RungMLP(8, 8)
     with torch.no_grad():
         module.norm.weight.zero_()

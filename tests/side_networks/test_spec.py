@@ -1,4 +1,4 @@
-"""Which form a study's lanes take."""
+"""The form that the lanes of a study take."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""LAST beside a text backbone: masked, causal, pooled over what there is; in both forms, and in stacks."""
+"""LAST beside a text backbone, masked or causal, pooled over existing tokens only, in both forms and in stacks."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ FORMS = [(False, "mean"), (False, "last"), (True, "mean"), (True, "last")]
 
 
 def some_stages(lengths: Tensor, dtype: torch.dtype = torch.float64, seed: int = 0) -> Stages:
-    """Stages that are zero beyond the texts' ends."""
+    """Return random stages that are zero beyond the ends of the texts."""
     generator = torch.Generator().manual_seed(seed)
     there = torch.arange(TOKENS) < lengths.unsqueeze(-1)
     drawn = [
@@ -35,7 +35,7 @@ def some_stages(lengths: Tensor, dtype: torch.dtype = torch.float64, seed: int =
 
 
 def build(kind: type[LAST], rank: int, padded_rank: int, *, causal: bool, pool: Pool, seed: int = 0) -> LAST:
-    """Weights as after training: no up-projection is zero."""
+    """Build a module with random weights, as after training. No up-projection is zero."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         module = kind(
@@ -48,7 +48,7 @@ def build(kind: type[LAST], rank: int, padded_rank: int, *, causal: bool, pool: 
 
 
 def by_the_formulas(weights: dict[str, Tensor], z: Sequence[Tensor], rank: int, causal: bool, pool: Pool) -> Tensor:
-    """The logits of one text, (L, D) a stage, from the weights alone: the text has no padding to be masked."""
+    """Compute the logits of one text without padding, whose stages are (L, D), from the weights alone."""
 
     def layer_norm(x: Tensor, prefix: str) -> Tensor:
         return F.layer_norm(x, (WIDTH,), weights[f"{prefix}.weight"], weights[f"{prefix}.bias"])
@@ -72,7 +72,7 @@ def by_the_formulas(weights: dict[str, Tensor], z: Sequence[Tensor], rank: int, 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("causal", "pool"), FORMS)
-def test_a_text_in_a_batch_is_the_formulas_of_that_text(kind: type[LAST], causal: bool, pool: Pool) -> None:
+def test_a_text_in_a_batch_equals_its_own_formulas(kind: type[LAST], causal: bool, pool: Pool) -> None:
     module = build(kind, 3, 3, causal=causal, pool=pool).double()
     stages = some_stages(LENGTHS)
     logits = module(stages)
@@ -83,8 +83,8 @@ def test_a_text_in_a_batch_is_the_formulas_of_that_text(kind: type[LAST], causal
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("causal", "pool"), FORMS)
-def test_what_lies_beyond_a_text_changes_nothing(kind: type[LAST], causal: bool, pool: Pool) -> None:
-    """One more token of padding, and in the direct form whatever numbers stand there."""
+def test_padding_of_a_text_changes_nothing(kind: type[LAST], causal: bool, pool: Pool) -> None:
+    """One more token of padding changes nothing. In the direct form, the padding may hold any numbers."""
     module = build(kind, 3, 3, causal=causal, pool=pool).double()
     stages = some_stages(LENGTHS)
     longer = Stages((F.pad(z, (0, 0, 0, 1), value=9.0 * (kind is LAST)) for z in stages), LENGTHS)
@@ -107,7 +107,7 @@ def test_both_forms_have_the_same_logits_and_gradients(rank: int, padded_rank: i
             assert (ours - theirs).norm() <= limit * theirs.norm() + limit / 1000, f"{name} in {dtype}"
 
 
-def test_images_are_texts_that_all_end_at_the_end() -> None:
+def test_images_equal_texts_of_full_length() -> None:
     full = torch.full((len(LENGTHS),), TOKENS)
     stages = some_stages(full)
     for kind in KINDS:
@@ -143,7 +143,7 @@ CONFIGS = [
 EPOCHS, BATCH_SIZE, SEED = 5, 6, 3  # ten steps an epoch
 
 
-def test_a_batch_ends_with_its_longest_text_and_pooling_reads_what_there_is() -> None:
+def test_a_batch_is_as_long_as_its_longest_text_and_pooling_skips_padding() -> None:
     assert TRAIN.lengths is not None
     indices = TRAIN.lengths.argsort()[:4]
     stages, _ = TRAIN.batch(indices, torch.empty(0))
@@ -216,7 +216,7 @@ def test_diverging_lane_changes_no_other_lane() -> None:
             assert torch.equal(value, healthy[i][name]), name
 
 
-def test_spec_is_causal_and_travels_as_text() -> None:
+def test_a_causal_spec_can_be_saved_and_loaded() -> None:
     for causal in (False, True):
         spec = SideNetworkSpec(WIDTH, N_STAGES, N_CLASSES, 0, 1, "last", 4, causal=causal)
         assert spec.lane(2, seed=0).causal == spec.plain(2).causal == causal

@@ -1,4 +1,4 @@
-"""A lane's configuration refuses what cannot be trained, and says which value it was."""
+"""A lane's configuration refuses values that cannot be trained, and names them."""
 
 import re
 from dataclasses import FrozenInstanceError, fields
@@ -58,7 +58,7 @@ def test_numbers_below_one(name: str) -> None:
 
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("value", [True, False, float("nan"), float("inf"), float("-inf"), "0.1", None, 1j, [0.1]])
-def test_what_is_no_finite_number_is_refused(name: str, value: object) -> None:
+def test_values_that_are_no_finite_number_are_refused(name: str, value: object) -> None:
     assert_refused(name, value)
 
 
@@ -84,7 +84,7 @@ def test_choices(name: str) -> None:
             config(**{name: value})
     for value in (0, True, CHOICES[name]):
         assert_refused(name, value)
-    if name == "loss":  # the task's first, once the data are known
+    if name == "loss":  # None stands for the task's first loss, which is chosen once the data is known
         assert config(loss=None).loss is None
     else:
         assert_refused(name, None)

@@ -1,4 +1,4 @@
-"""Values that a study may hand over, as storages, JSON and CSV cells hold them, and read back."""
+"""How storages, JSON and CSV cells hold the values of a study, and that these are read back."""
 
 import json
 import math
@@ -65,7 +65,7 @@ def test_numbers_are_read_by_their_range() -> None:
             value_of("x", text, distribution)
 
 
-def test_numpy_values_become_pythons() -> None:
+def test_numpy_values_become_python_values() -> None:
     value = plain({"a": np.int64(3), "b": [np.float32(0.5), (np.bool_(True),)], "c": np.arange(2), np.str_("d"): None})
     assert json.loads(json.dumps(value)) == {"a": 3, "b": [0.5, [True]], "c": [0, 1], "d": None}
 
@@ -107,7 +107,7 @@ def test_lists_and_mappings_are_stored_as_text_and_given_as_they_are() -> None:
         asked(x="a").suggest_categorical("x", [stored_parameter])
 
 
-def test_what_a_suggest_may_not_do() -> None:
+def test_forbidden_calls_in_suggest_are_refused() -> None:
     trial = asked()
     with pytest.raises(UsageError, match=r"trial\.report has no meaning in suggest"):
         trial.report(0.5, 1)
@@ -123,7 +123,7 @@ def suggest(trial: optuna.Trial) -> LaneConfig:
     )
 
 
-def test_a_study_may_be_declared_in_numpys_numbers() -> None:
+def test_a_study_may_be_declared_with_numpy_numbers() -> None:
     study = Study(
         suggest=suggest,
         baseline={"lr": np.float64(0.25), "rank": np.int64(2)},
@@ -147,13 +147,13 @@ def test_a_study_may_be_declared_in_numpys_numbers() -> None:
 
 
 @pytest.mark.parametrize(("grid", "message"), [({"lr": 0.1}, "'lr': 0.1"), ({"lr": []}, "'lr'"), ([1], "not be")])
-def test_a_grid_that_is_none(grid: Any, message: str) -> None:
+def test_malformed_grids_are_refused(grid: Any, message: str) -> None:
     with pytest.raises(UsageError, match=f"Study.grid .*{message}"):
         Study(suggest=suggest, baseline={}, max_rank=2, grid=grid)
 
 
 @pytest.mark.parametrize("seed", [2**63, 2**64, 2**70, -1, 1.5, True])
-def test_a_seed_that_pytorch_does_not_take(seed: Any) -> None:
+def test_seeds_that_pytorch_does_not_accept_are_refused(seed: Any) -> None:
     with pytest.raises(UsageError, match=r"seed must be a whole number of at least 0.*--seed"):
         Study(suggest=suggest, baseline={}, max_rank=2, seed=seed)
     assert Study(suggest=suggest, baseline={}, max_rank=2, seed=2**63 - 1).seed == 2**63 - 1

@@ -1,4 +1,4 @@
-"""Studies: what they declare, how they are found, and what is said of a broken one."""
+"""Studies: what they may declare, how they are found, and the errors of broken ones."""
 
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def test_study_is_found_by_path(tmp_path: Path) -> None:
     assert (loaded.name, loaded.study.trials) == ("mine", 7)
 
 
-def test_override_leaves_the_rest() -> None:
+def test_override_keeps_other_declarations() -> None:
     study = Study(suggest=fine, baseline={}, max_rank=4, trials=9, epochs=2)
     changed = study.override(epochs=5, trials=None)
     assert (changed.epochs, changed.trials, changed.max_rank) == (5, 9, 4)
@@ -86,7 +86,7 @@ def test_broken_study_file_shows_the_line(tmp_path: Path, content: str, message:
         load_study(str(path))
 
 
-def test_unknown_study_names_what_there_is() -> None:
+def test_unknown_study_is_refused_with_a_list_of_studies() -> None:
     with pytest.raises(UsageError, match=r"no study 'lr_rang' \(did you mean lr_rank\?\)"):
         load_study("lr_rang")
 
@@ -137,7 +137,7 @@ def test_a_mistake_is_one_message_with_file_and_line(tmp_path: Path, content: st
         load_study(str(path)).study.check_baseline()
 
 
-def test_a_baseline_of_the_wrong_type_is_blamed() -> None:
+def test_a_baseline_of_the_wrong_type_is_named() -> None:
     study = Study(suggest=fine, baseline={"lr": "fast"}, max_rank=8)
     with pytest.raises(UsageError, match=r"with the values of the study's baseline, .*'fast' is not a valid type"):
         study.check_baseline()

@@ -1,4 +1,4 @@
-"""Class weights: what they are, and that a lane with them is the same in any stack and in a plain loop."""
+"""Class weights: how they are computed, and that a lane with them is the same in any stack and in a plain loop."""
 
 import copy
 from itertools import product
@@ -28,7 +28,7 @@ NUMBERS = (0.5, 2.0, 1.0, 3.0)
 
 
 def lanes_of(kind: TaskKind) -> list[LaneConfig]:
-    """Every loss of the kind under balanced weights, numbers, and none."""
+    """Return lanes with every loss of this kind of task, each with balanced weights, given weights and none."""
     return [
         LaneConfig(lr=5e-3, rank=2, loss=loss, class_weights=weights, label_smoothing=0.1)
         for loss, weights in product(kind.losses, ("balanced", NUMBERS, None))
@@ -70,14 +70,15 @@ def test_balanced_weights_let_all_classes_count_alike() -> None:
     torch.testing.assert_close(has_not, torch.tensor([2 / 3, 1.0, 1.0]))
 
 
-def test_weighted_cross_entropy_is_pytorchs() -> None:
+def test_weighted_cross_entropy_equals_pytorchs() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(1, 20, N_CLASSES, generator=generator, dtype=torch.float64)
     labels = torch.randint(N_CLASSES, (20,), generator=generator)
     counts = torch.bincount(labels, minlength=N_CLASSES)
     losses = LaneLosses([LaneConfig(lr=1, loss="cross_entropy", class_weights="balanced")], counts, torch.float64)
     weight = counts.sum() / (N_CLASSES * counts.double())
-    expected = F.cross_entropy(logits[0], labels, weight=weight)  # on all images their weights sum to their number
+    # over all images, the weights sum to the number of images
+    expected = F.cross_entropy(logits[0], labels, weight=weight)
     torch.testing.assert_close(losses(logits, labels)[0], expected)
     has = (torch.rand(20, N_CLASSES, generator=generator) < 0.4).double()
     config = LaneConfig(lr=1, loss="bce", class_weights=NUMBERS)
@@ -108,12 +109,12 @@ def test_lane_equals_plain_loop_in_fp64(kind: TaskKind) -> None:
         ends.append(
             alone.state_dict()["head.linear.bias"] if "head.linear.bias" in start else next(iter(lane.values()))
         )
-    assert not torch.allclose(ends[0], ends[2]), "weights change nothing"
+    assert not torch.allclose(ends[0], ends[2]), "the weights have no effect"
 
 
 @pytest.mark.parametrize("kind", [CLASSES, MULTI_LABEL], ids=lambda kind: kind.name)
 def test_lane_is_bitwise_the_same_in_any_stack(kind: TaskKind) -> None:
-    """With weights and without, beside lanes with them and without."""
+    """Lanes with and without weights are tested beside lanes with and without weights."""
     data, lanes = data_of(kind), lanes_of(kind)
     reference = trained(data, lanes, list(range(len(lanes))), torch.float32)
     for numbers in ([2], [0], [2, 5], [4, 1, 2], list(reversed(range(len(lanes))))):
@@ -122,7 +123,7 @@ def test_lane_is_bitwise_the_same_in_any_stack(kind: TaskKind) -> None:
                 assert torch.equal(value, reference[i][name]), f"lane {i} in stack {numbers}: {name}"
 
 
-def test_a_lane_takes_over_what_its_study_declares() -> None:
+def test_a_lane_inherits_the_weights_of_its_study() -> None:
     def study(weights: object, **own: object) -> Study:
         return Study(suggest=lambda trial: LaneConfig(lr=1e-3, **own), baseline={}, class_weights=weights)  # type: ignore[arg-type]
 
@@ -141,13 +142,13 @@ def test_a_lane_takes_over_what_its_study_declares() -> None:
 
 
 @pytest.mark.parametrize("weights", ["even", {}, {"a": -1}, {"a": "2"}, {"a": float("nan")}, 3, {"a": True}])
-def test_what_are_no_weights_is_refused(weights: object) -> None:
+def test_malformed_weights_are_refused(weights: object) -> None:
     with pytest.raises(UsageError, match="class_weights must be 'balanced', 'none', or map names"):
         checked(weights)
 
 
-def test_other_mistakes_are_named() -> None:
-    with pytest.raises(UsageError, match="class_weights names 'hat', and the classes of the data are cat, dog"):
+def test_weights_that_do_not_fit_classes_or_task_are_refused() -> None:
+    with pytest.raises(UsageError, match="class_weights names 'hat', but the classes of the data are cat, dog"):
         completed({"hat": 2.0}, ("cat", "dog"))
     with pytest.raises(UsageError, match=r"LaneConfig\.class_weights must be 'balanced'"):
         LaneConfig(lr=1, class_weights="even")

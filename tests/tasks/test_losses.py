@@ -1,4 +1,4 @@
-"""Lane-wise losses against PyTorch's and against formulas written by hand."""
+"""The losses of lanes, compared with PyTorch's and with formulas written by hand."""
 
 from collections.abc import Callable
 from itertools import cycle, islice
@@ -28,7 +28,7 @@ def some_labels(b: int = B, c: int = C) -> Tensor:
 def assert_same_with_gradients(
     loss: Callable[[Tensor], Tensor], expected: Callable[[Tensor, int], Tensor], logits: Tensor
 ) -> None:
-    """`loss` over all lanes against `expected`, which is given one lane's logits and the lane's number."""
+    """Compare `loss` over all lanes with `expected`, which gets one lane's logits and the lane's number."""
     value = loss(logits)
     by_lane = torch.stack([expected(logits[lane], lane) for lane in range(len(logits))])
     torch.testing.assert_close(value, by_lane, rtol=1e-11, atol=1e-12)
@@ -67,7 +67,7 @@ def test_focal_without_focus_is_cross_entropy() -> None:
 @pytest.mark.parametrize("gamma", [0.0, 0.01, 0.5, 1.0, 2.0, 5.0])
 @pytest.mark.parametrize("margin", [1e-3, 1.0, 10.0, 17.0, 40.0, 100.0, 1000.0])
 def test_focal_of_certain_answers_is_finite(dtype: torch.dtype, gamma: float, margin: float) -> None:
-    """Right and wrong by any margin: a certain right answer costs nothing, a certain wrong one its margin."""
+    """Two answers have the same margin. If it is large, the right one costs nothing and the wrong one its margin."""
     logits = torch.tensor([[[margin, 0.0], [0.0, margin]]], dtype=dtype, requires_grad=True)
     loss = focal(logits, torch.tensor([0, 0]), torch.tensor([gamma], dtype=dtype))
     (grad,) = torch.autograd.grad(loss.sum(), logits)
@@ -85,7 +85,7 @@ def test_logit_adjusted_is_cross_entropy_of_shifted_logits() -> None:
     weight, labels = torch.tensor([0, 0.5, 1, 3], dtype=torch.float64), some_labels()
     log_prior = torch.tensor([0.4, 0.3, 0.15, 0.1, 0.04, 0.01], dtype=torch.float64).log()
     assert_same_with_gradients(
-        lambda logits: logit_adjusted(logits, labels, weight, log_prior),
+        lambda logits: logit_adjusted(logits, labels, weight, log_prior.expand(len(weight), -1)),
         lambda logits, lane: F.cross_entropy(logits + weight[lane] * log_prior, labels, reduction="none"),
         some_logits(),
     )
@@ -171,7 +171,7 @@ def test_unused_kinds_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
         LaneLosses([LaneConfig(lr=1, loss="focal")], torch.ones(C), torch.float64)(some_logits(1), some_labels())
 
 
-def test_a_diverged_lane_spoils_no_other() -> None:
+def test_a_diverged_lane_affects_no_other() -> None:
     labels, counts = some_labels(), torch.ones(C)
     logits = some_logits(len(MIXED), dtype=torch.float32)
     wild = logits.detach().clone()
@@ -186,12 +186,12 @@ def test_a_diverged_lane_spoils_no_other() -> None:
         assert torch.equal(wild_grad[lane], grad[lane])
 
 
-N_LANES = 80  # a kind of 20 lanes is longer than a vector register, one of two is shorter
+N_LANES = 80  # a kind with 20 lanes is longer than a vector register, a kind with two is shorter
 
 
 @pytest.mark.parametrize(("batch", "classes"), [(1, 2), (7, 3), (32, 10), (13, 47), (32, 100)])
 def test_bits_do_not_depend_on_the_place_in_the_stack(batch: int, classes: int) -> None:
-    """Every trial of a wide stack has the same bits in narrower, shuffled and regrouped ones."""
+    """Every trial of a wide stack has the same bits in narrower, reordered and regrouped stacks."""
     configs = list(islice(cycle(MIXED), N_LANES))
     labels, counts = some_labels(batch, classes), torch.ones(classes)
     logits = some_logits(len(configs), batch, classes, torch.float32)
@@ -217,7 +217,7 @@ def test_bits_do_not_depend_on_the_place_in_the_stack(batch: int, classes: int) 
 
 @pytest.mark.parametrize("kind", CLASSES.losses)
 def test_bits_of_one_image_do_not_depend_on_the_place_in_a_wide_stack(kind: str) -> None:
-    """In a last batch of one image the lanes are what a kernel runs over: `pow` would differ in 1 lane of 60."""
+    """In a last batch of one image, a kernel runs over the lanes. With `pow`, 1 lane in 60 would differ."""
     n_lanes, classes = 400, 3
     config = LaneConfig(lr=1, loss=kind, focal_gamma=1.5, logit_adjustment=0.7)
     logits, label, counts = some_logits(n_lanes, 1, classes, torch.float32), torch.tensor([1]), torch.ones(classes)

@@ -1,4 +1,4 @@
-"""Lane-wise metrics against loops over images."""
+"""The metrics of lanes, compared with loops over images."""
 
 import math
 
@@ -12,7 +12,7 @@ from sweep.tasks.metrics import N_CALIBRATION_BINS, classification_metrics
 
 
 def by_hand(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """One lane, one image after the other."""
+    """Compute the metrics of one lane, image by image."""
     hits: dict[int, list[float]] = {}
     nll = 0.0
     bins: list[list[tuple[float, float]]] = [[] for _ in range(N_CALIBRATION_BINS)]
@@ -43,7 +43,7 @@ def by_hand(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def case(n_lanes: int, n_images: int, n_classes: int) -> tuple[Tensor, Tensor]:
-    """Lanes from unsure to sure, better than chance, and an uneven split of classes."""
+    """Return logits of lanes from unsure to sure, all better than chance, and labels of classes of unequal size."""
     rng = np.random.default_rng(n_images)
     labels = rng.integers(0, n_classes, n_images) * rng.integers(0, 2, n_images)
     logits = rng.normal(size=(n_lanes, n_images, n_classes)) * np.geomspace(0.3, 8, n_lanes)[:, None, None]
@@ -53,7 +53,7 @@ def case(n_lanes: int, n_images: int, n_classes: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize(("n_lanes", "n_images", "n_classes"), [(5, 200, 7), (3, 60, 2), (2, 1, 4), (4, 90, 40)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_metrics_are_those_of_a_loop(n_lanes: int, n_images: int, n_classes: int, dtype: torch.dtype) -> None:
+def test_metrics_equal_those_of_a_loop(n_lanes: int, n_images: int, n_classes: int, dtype: torch.dtype) -> None:
     logits, labels = case(n_lanes, n_images, n_classes)
     logits = logits.to(dtype)
     metrics = classification_metrics(logits, labels)
@@ -65,7 +65,7 @@ def test_metrics_are_those_of_a_loop(n_lanes: int, n_images: int, n_classes: int
             assert metrics[name][lane].item() == pytest.approx(expected, rel=1e-11, abs=1e-13), (name, lane)
 
 
-def test_a_class_without_images_has_no_say() -> None:
+def test_a_class_without_images_does_not_count() -> None:
     logits = torch.tensor(
         [[[5.0, 0, 0], [5, 0, 0], [5, 0, 0], [0, 0, 5]], [[0, 5, 0], [0, 5, 0], [0, 5, 0], [0, 5, 0]]]
     )
@@ -78,7 +78,7 @@ def test_a_class_without_images_has_no_say() -> None:
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_a_broken_lane_is_nan_and_alone_in_it(bad: float) -> None:
+def test_a_broken_lane_is_nan_and_affects_no_other(bad: float) -> None:
     logits, labels = case(5, 50, 4)
     healthy = classification_metrics(logits, labels)
     logits[1, 3, 2] = bad
@@ -90,10 +90,13 @@ def test_a_broken_lane_is_nan_and_alone_in_it(bad: float) -> None:
 
 
 def test_perfect_calibration() -> None:
-    """Right as often as it is sure: 3 of 4 at 75 %, 9 of 10 at 90 %; the other lane is as sure and always right."""
+    """One lane is right as often as it is sure: 3 of 4 at 75%, 9 of 10 at 90%.
+
+    The other is as sure and always right.
+    """
     confidence = torch.tensor([0.75] * 4 + [0.9] * 10, dtype=torch.float64)
     logits = torch.stack([confidence.log(), (1 - confidence).log()], -1)
-    sure_of = torch.tensor([0, 0, 0, 1] + [0] * 9 + [1])  # the truth where the answer is 0
+    sure_of = torch.tensor([0, 0, 0, 1] + [0] * 9 + [1])  # the true labels; the first lane predicts 0 for all images
     flipped = logits.clone()
     flipped[sure_of == 1] = flipped[sure_of == 1].flip(-1)
     metrics = classification_metrics(torch.stack([logits, flipped]), sure_of)
@@ -103,7 +106,7 @@ def test_perfect_calibration() -> None:
 
 
 def test_certain_answers() -> None:
-    """Confidence exactly one falls into the last bin; a certain mistake costs its margin."""
+    """A confidence of exactly one falls into the last bin. A certain mistake costs its margin."""
     logits = torch.tensor([[[1000.0, 0], [0, 1000]], [[1000, 0], [1000, 0]]])
     metrics = classification_metrics(logits, torch.tensor([0, 1]))
     assert metrics["nll"].tolist() == [0, 500]
@@ -111,14 +114,14 @@ def test_certain_answers() -> None:
 
 
 def test_the_lowest_bin_takes_many_classes() -> None:
-    """With 100 classes an unsure lane is below 1/15 everywhere."""
+    """With 100 classes, an unsure lane has a confidence below 1/15 on every image."""
     logits = torch.zeros(1, 8, 100)
     labels = torch.full((8,), 50)
     assert classification_metrics(logits, labels)["ece"].item() == pytest.approx(0.01, rel=1e-9)
 
 
 def test_bins_at_both_ends_are_kept_apart() -> None:
-    """Gaps of opposite sign cancel within a bin, never between bins; the right edge belongs to its bin."""
+    """Gaps of opposite sign cancel within a bin but not between bins. The right edge belongs to its bin."""
     n_classes = 100
 
     def of_confidence(confidence: float) -> Tensor:
@@ -126,7 +129,7 @@ def test_bins_at_both_ends_are_kept_apart() -> None:
         p[0] = confidence
         return p.log()
 
-    # Wrong at 2 %, right at 10 %: the first two bins. Wrong at 100 %, right at 97 %: the last bin alone.
+    # Wrong at 2%, right at 10%: in the first two bins. Wrong at 100%, right at 97%: both in the last bin.
     low = torch.stack([of_confidence(0.02), of_confidence(0.10)])
     certain = torch.full((n_classes,), -1000.0, dtype=torch.float64)
     certain[0] = 1000

@@ -1,4 +1,4 @@
-"""The promises of exactness on labels and on numbers: a lane is the trial it stands for, whatever runs beside it."""
+"""Exactness for several labels and for numbers: a lane equals its trial alone, whatever trains beside it."""
 
 import copy
 
@@ -55,7 +55,7 @@ def build(form: type[LAST], n_outputs: int, rank: int, seed: int, dtype: torch.d
 def run_stack(
     data: StageData, lanes: list[LaneConfig], numbers: list[int], dtype: torch.dtype
 ) -> tuple[dict[int, dict[str, Tensor]], dict[int, Tensor]]:
-    """Train some of the lanes together; return every lane's weights and its outputs after the last epoch."""
+    """Train some of the lanes together. Return every lane's weights, and its outputs after the last epoch."""
     modules = [build(RankSpaceLAST, data.n_classes, lanes[i].rank, 100 + i, dtype, MAX_RANK) for i in numbers]
     configs = [lanes[i] for i in numbers]
     states, results = train(modules, configs, data, data, n_epochs=EPOCHS, batch_size=BATCH_SIZE, seed=SEED)

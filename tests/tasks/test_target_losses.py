@@ -1,4 +1,4 @@
-"""Losses of labels and of numbers against PyTorch's and against formulas written by hand."""
+"""Losses for several labels and for numbers, compared with PyTorch's and with formulas written by hand."""
 
 from collections.abc import Callable
 from itertools import cycle, islice
@@ -108,7 +108,7 @@ def test_losses_of_numbers_are_pytorchs() -> None:
 
 
 @KINDS
-def test_a_mixed_stack_is_every_lane_as_a_user_writes_it(kind: TaskKind, lanes: list[LaneConfig]) -> None:
+def test_a_mixed_stack_equals_the_plain_loss_of_every_lane(kind: TaskKind, lanes: list[LaneConfig]) -> None:
     assert {lane.loss for lane in lanes} == set(kind.losses)
     targets, counts = targets_of(kind, B, C), torch.ones(C, dtype=torch.float64)
     losses = LaneLosses(lanes, counts, torch.float64)
@@ -162,6 +162,6 @@ def test_a_lane_takes_the_losses_of_its_task(kind: TaskKind) -> None:
         ({"loss": 3}, "loss must be of type str"),
     ],
 )
-def test_what_a_lane_cannot_have(values: dict[str, object], message: str) -> None:
+def test_values_that_do_not_fit_the_task_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         LaneConfig(lr=1, **values)

@@ -1,4 +1,4 @@
-"""Metrics of labels and of numbers against their definitions, written as loops."""
+"""Metrics for several labels and for numbers, compared with their definitions, which are written as loops."""
 
 import math
 
@@ -15,12 +15,12 @@ RNG = np.random.default_rng(3)
 LANES, IMAGES, OUTPUTS = 3, 40, 4
 LOGITS = torch.from_numpy(RNG.normal(size=(LANES, IMAGES, OUTPUTS)))
 LABELS = torch.from_numpy((RNG.random((IMAGES, OUTPUTS)) < [0.5, 0.2, 0.05, 0]).astype(np.int64))
-LABELS[7, 2] = 1  # rare, and the last label is nobody's
+LABELS[7, 2] = 1  # a rare label; no image has the last one
 NUMBERS = torch.from_numpy(RNG.normal(loc=[0, 100, -5, 3], scale=[1, 20, 0.1, 4], size=(IMAGES, OUTPUTS)))
 
 
 def precision_by_hand(scores: list[float], has: list[int]) -> float:
-    """Over every image that has the label: of all that score at least as high, the share that have it."""
+    """Average over images with the label: of all images that score at least as high, the share that has the label."""
     shares = []
     for score, own in zip(scores, has, strict=True):
         if own:
@@ -39,7 +39,7 @@ def test_average_precision_is_its_definition_with_and_without_ties(decimals: int
             assert found[lane, label].item() == pytest.approx(by_hand, nan_ok=True)
     assert average_precision(torch.zeros(1, IMAGES, 1), LABELS[:, :1].bool()).item() == pytest.approx(
         LABELS[:, 0].double().mean().item()
-    ), "scores that say nothing have the label's share of the images"
+    ), "equal scores give the share of images with the label"
 
 
 def test_multi_label_metrics_are_their_definitions() -> None:
@@ -48,7 +48,7 @@ def test_multi_label_metrics_are_their_definitions() -> None:
     for lane in range(LANES):
         said, has = (LOGITS[lane].sigmoid() >= 0.5).numpy(), LABELS.numpy() == 1
         precisions = [precision_by_hand(LOGITS[lane, :, c].tolist(), LABELS[:, c].tolist()) for c in range(3)]
-        assert metrics["map"][lane].item() == pytest.approx(np.mean(precisions)), "the label nobody has is left out"
+        assert metrics["map"][lane].item() == pytest.approx(np.mean(precisions)), "a label without images is left out"
         f1 = [2 * (said & has)[:, c].sum() / (said[:, c].sum() + has[:, c].sum()) for c in range(OUTPUTS)]
         assert metrics["macro_f1"][lane].item() == pytest.approx(np.mean(f1[:3]))
         assert metrics["micro_f1"][lane].item() == pytest.approx(2 * (said & has).sum() / (said.sum() + has.sum()))
@@ -80,7 +80,7 @@ def test_regression_metrics_are_their_definitions() -> None:
 
 
 @pytest.mark.parametrize("kind", [MULTI_LABEL, REGRESSION], ids=lambda kind: kind.name)
-def test_a_broken_lane_has_no_metrics_and_spoils_no_other(kind: object) -> None:
+def test_a_broken_lane_has_no_metrics_and_affects_no_other(kind: object) -> None:
     target = target_of_numbers() if kind is REGRESSION else Target(MULTI_LABEL)
     labels = NUMBERS if kind is REGRESSION else LABELS
     outputs = LOGITS.clone()
@@ -106,7 +106,7 @@ def test_numbers_are_standardised_for_losses_and_come_back_in_their_units() -> N
     assert exact["r2"].item() == pytest.approx(1)
 
 
-def test_what_an_answer_is_worth() -> None:
+def test_scores_of_single_images() -> None:
     classes = torch.arange(IMAGES) % OUTPUTS
     right = Target().of_images(LOGITS, classes)
     assert torch.equal(right, LOGITS.argmax(-1) == classes)
@@ -119,7 +119,7 @@ def test_what_an_answer_is_worth() -> None:
     )
 
 
-def test_several_members_speak_as_one() -> None:
+def test_outputs_of_several_members_are_averaged() -> None:
     def sure(p: Tensor) -> Tensor:
         return (p / (1 - p)).log()
 
@@ -129,11 +129,15 @@ def test_several_members_speak_as_one() -> None:
     torch.testing.assert_close(target_of_numbers().together(LOGITS), LOGITS.mean(0))
 
 
-def test_bootstrapped_error_is_near_the_one_that_can_be_computed() -> None:
-    """Of the mean of a target's squares there is a formula; R² is one less that, where the variance is nearly known."""
+def test_bootstrapped_error_is_near_its_formula() -> None:
+    """The standard error of a mean of squares has a formula.
+
+    R² is one minus such a mean here, as all targets have one square.
+    """
     rng = np.random.default_rng(0)
     n_images = 4000
-    targets = torch.from_numpy(rng.choice([-1.0, 1.0], (n_images, 1)))  # squares all alike
+    # all targets have the same square, so that the variance is nearly exact
+    targets = torch.from_numpy(rng.choice([-1.0, 1.0], (n_images, 1)))
     target = Target(REGRESSION, (0.0,), (1.0,))
     outputs = targets + torch.from_numpy(0.5 * rng.normal(size=(n_images, 1)))
     error = target.standard_error(outputs, targets)["r2_error"]
@@ -162,7 +166,7 @@ SHIFTS = {"Julian dates": 2.46e6, "map coordinates": 5.4e6, "UNIX seconds": 1.7e
 
 @pytest.mark.parametrize("shift", SHIFTS.values(), ids=SHIFTS)
 def test_metrics_of_lanes_do_not_change_with_the_zero_of_the_targets(shift: float) -> None:
-    """Single precision has 7 digits: metrics taken after the shift would be of rounding."""
+    """Single precision has 7 digits. Metrics that are computed after the shift would consist of rounding errors."""
     spread = 1e6 if shift > 1e12 else 10.0
     numbers = spread * (NUMBERS - NUMBERS.mean(0)) / NUMBERS.std(0)
     outputs = LOGITS.float()

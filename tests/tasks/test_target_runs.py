@@ -1,4 +1,4 @@
-"""Whole runs on labels and on numbers: search, tables, report, export, prediction, verification, going on."""
+"""Whole runs with several labels and with numbers: search, tables, report, export, prediction, verification, resume."""
 
 import csv
 import json
@@ -35,7 +35,7 @@ TASKS = pytest.mark.parametrize("task", ["multi-label", "regression"])
 
 
 def draw(root: Path) -> None:
-    """Noise, brighter on the left, the right and above as labels say, and on the whole as a number says."""
+    """Draw images of noise. Labels brighten the left, right and upper part; a number sets the overall brightness."""
     root.mkdir()
     rng = np.random.default_rng(0)
     has = rng.integers(0, 2, (N_IMAGES, 3))
@@ -126,14 +126,14 @@ def test_a_run_is_ranked_by_the_score_of_its_task(task: str, runs: dict[str, Pat
     for mean, low, high in of_others[list(kind.paired_columns)].to_numpy():
         assert low <= mean <= high
     winner, probe = results.summary["winner"], results.summary["linear_probe"]
-    assert winner["test"][kind.score] > 0.3, "there is something to be found"
+    assert winner["test"][kind.score] > 0.3, "the task can be learned"
     for numbers in (winner["val"], winner["test"], probe["val"], probe["test"]):
         assert set(kind.metrics) <= set(numbers)
         assert 0 < numbers[f"{kind.score}_error"] < 0.5
 
 
 @TASKS
-def test_commands_show_it(
+def test_commands_show_the_metrics_of_the_task(
     task: str, runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache, kind = runs[task].parent / "cache", TASK_KINDS[task]
@@ -209,7 +209,7 @@ def test_an_ensemble_is_exported(task: str, runs: dict[str, Path], tmp_path: Pat
 
 @pytest.mark.slow
 @TASKS
-def test_an_ensemble_is_a_graph_too(task: str, runs: dict[str, Path], tmp_path: Path) -> None:
+def test_an_ensemble_can_be_exported_as_a_graph(task: str, runs: dict[str, Path], tmp_path: Path) -> None:
     exported = export_run(
         runs[task], tmp_path / "all", ensemble="top2", onnx=True, torch_export=True, cache_dir=tmp_path
     )
@@ -228,7 +228,7 @@ def test_a_notebook_plots_numbers_against_the_true_ones(runs: dict[str, Path], m
 
 
 class Stopped(LineReporter):
-    """Stops a run, as Ctrl-C does, after some epochs."""
+    """Stops a run after some epochs, as Ctrl-C does."""
 
     n_left = 3
 
@@ -239,7 +239,7 @@ class Stopped(LineReporter):
 
 
 @TASKS
-def test_a_run_that_was_stopped_goes_on_to_the_same_tables(
+def test_a_stopped_run_is_resumed_to_the_same_tables(
     task: str, runs: dict[str, Path], study_of: Callable[..., Study], tmp_path: Path
 ) -> None:
     cache = runs[task].parent / "cache"
@@ -253,7 +253,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_tables(
     assert found.summary["winner"] == expected.summary["winner"]
 
 
-def test_what_does_not_fit_the_task_is_said_before_anything_runs(
+def test_settings_that_do_not_fit_the_task_are_refused_before_anything_runs(
     study_of: Callable[..., Study], images: Path, tmp_path: Path
 ) -> None:
     def attempt(table: str, **declared: Any) -> None:
@@ -274,9 +274,7 @@ def test_what_does_not_fit_the_task_is_said_before_anything_runs(
     assert not (tmp_path / "run").exists()
 
 
-def test_metrics_of_ones_own_get_numbers_in_their_units(
-    study_of: Callable[..., Study], images: Path, tmp_path: Path
-) -> None:
+def test_own_metrics_get_numbers_in_their_units(study_of: Callable[..., Study], images: Path, tmp_path: Path) -> None:
     def worst(values: torch.Tensor, targets: torch.Tensor) -> float:
         assert 450 < values.mean() < 560
         assert 500 <= targets.min() <= targets.max() <= 510

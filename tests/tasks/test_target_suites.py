@@ -1,4 +1,4 @@
-"""Several tasks with labels and numbers: what is trained again on train and val, and which means are taken."""
+"""Suites of tasks with several labels and with numbers: retraining on train and val, and the means over tasks."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +45,7 @@ STUDY = Study(
 
 
 def draw(folder: Path, **labels: list[object]) -> None:
-    """A task of images as bright as numbers say, with columns of labels."""
+    """Create a task of images whose brightness follows `brightnesses()`, with columns of labels."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     paths = [f"{number}.png" for number in range(len(SPLITS))]
@@ -80,7 +80,7 @@ def found(tasks: Path) -> SuiteResults:
         )
 
 
-def test_a_column_has_one_metric_and_a_mean_is_of_one(found: SuiteResults, tasks: Path) -> None:
+def test_each_column_and_each_mean_has_one_metric(found: SuiteResults, tasks: Path) -> None:
     table = found.tasks.set_index("task")
     assert table["kind"].to_dict() == {
         "ages": "regression",
@@ -117,7 +117,7 @@ def test_a_table_for_each_metric_is_printed(found: SuiteResults) -> None:
 
 @pytest.mark.parametrize("name", ["ages", "tags"])
 def test_retrained_is_a_plain_training_on_train_and_val(found: SuiteResults, tasks: Path, name: str) -> None:
-    """By hand: the features of both splits in one array, targets on the scale of train, the documented seeds."""
+    """Repeat the retraining by hand: joined features of both splits, targets scaled as in train, documented seeds."""
     cache, folder = tasks.parent / "cache", RunFolder(tasks.parent / "out" / name)
     data = load_data(str(tasks / name / "task.csv"), seed=0, cache_dir=cache)
     target = Target.of(data.task, data.train.labels)
@@ -149,7 +149,7 @@ def test_retrained_is_a_plain_training_on_train_and_val(found: SuiteResults, tas
         assert target.std[0] == pytest.approx(data.train.labels.std())
 
 
-def test_records_of_another_task_are_damage(found: SuiteResults, tasks: Path, tmp_path: Path) -> None:
+def test_records_of_another_task_count_as_damaged(found: SuiteResults, tasks: Path, tmp_path: Path) -> None:
     out = tasks.parent / "out"
     for name in ("suite.json", TABLE):
         (tmp_path / name).write_bytes((out / name).read_bytes())
@@ -166,7 +166,7 @@ def test_records_of_another_task_are_damage(found: SuiteResults, tasks: Path, tm
         read_retrained(folder)
 
 
-def test_tables_and_records_from_before_there_were_kinds(found: SuiteResults, tasks: Path, tmp_path: Path) -> None:
+def test_tables_and_records_from_before_kinds(found: SuiteResults, tasks: Path, tmp_path: Path) -> None:
     before = found.tasks[found.tasks["kind"] == "classes"].drop(columns="kind").dropna(axis=1)
     before.to_parquet(tmp_path / TABLE)
     (tmp_path / "suite.json").write_text('{"suite": "VTAB-1K", "missing": {}}')
@@ -179,9 +179,9 @@ def test_which_folders_are_tasks(
     suite = find_suite(str(tasks), tmp_path)
     assert suite is not None
     assert (suite.name, [task.name for task in suite.tasks]) == ("mine", ["ages", "bright", "tags", "years"])
-    assert "left aside" in caplog.text
+    assert "ignored: " in caplog.text
     assert "mine/notes has no task.csv, task.parquet, task.npz and is not a saved data set" in caplog.text
-    assert find_suite(str(tasks / "ages"), tmp_path) is None, "one task"
+    assert find_suite(str(tasks / "ages"), tmp_path) is None, "the folder of one task is no suite"
     texts = tmp_path / "several" / "mood"
     texts.mkdir(parents=True)
     (texts / "task.csv").write_bytes(text_table.read_bytes())
@@ -195,7 +195,7 @@ def test_which_folders_are_tasks(
         find_suite(str(tmp_path / "several"), tmp_path)
 
 
-def test_texts_are_trained_on_again_too(
+def test_texts_can_be_retrained(
     text_encoder: Path, text_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SWEEP_CACHE_DIR", str(tmp_path / "cache"))
@@ -206,7 +206,7 @@ def test_texts_are_trained_on_again_too(
     results = sweep.run_tasks(few, out=tmp_path / "out", device="cpu", reporter=Reporter())
     (row,) = results.tasks.to_dict("records")
     assert (row["task"], row["n_train"] + row["n_test"]) == ("colours", 90)
-    assert row["linear_probe_test_top1"] > 0.5, "texts are told by one word"
+    assert row["linear_probe_test_top1"] > 0.5, "the colour word decides the label"
     photos = tmp_path / "several" / "photos"
     draw(photos, label=["a", "b"] * 18)
     with pytest.raises(UsageError, match="reads texts, and the data photos are images"):

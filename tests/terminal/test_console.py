@@ -1,4 +1,4 @@
-"""Output in any encoding: nothing that sweep prints ends a run."""
+"""Output in any encoding. Nothing that sweep prints can end a run."""
 
 import io
 import sys
@@ -18,14 +18,14 @@ from sweep.terminal.console import REPLACING, SafeConsole
         ("ascii", "0.8 +/- 0.1 \\xe9 \\u0436"),
     ],
 )
-def test_what_an_encoding_lacks_is_written_in_another_way(encoding: str, shown: str) -> None:
+def test_characters_that_an_encoding_lacks_are_replaced(encoding: str, shown: str) -> None:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding=encoding, write_through=True)
     SafeConsole(file=stream, width=80).print("0.8 ± 0.1 é ж", highlight=False)
     assert raw.getvalue().decode(encoding).strip() == shown
 
 
-def test_names_in_no_encoding() -> None:
+def test_undecodable_names_are_escaped() -> None:
     assert "a\udcff".encode("utf-8", REPLACING) == b"a\\udcff"
 
 

@@ -1,4 +1,4 @@
-"""What a run shows: bars where somebody watches, lines where the output is piped."""
+"""What a run prints: progress bars in a terminal, lines if the output is piped."""
 
 import io
 
@@ -9,7 +9,7 @@ from sweep.terminal.progress import LineReporter, TerminalReporter, reporter_for
 
 
 def drive(reporter: Reporter) -> None:
-    """A search of 8 trials and 20 epochs of two steps; one trial fails at once."""
+    """Report a search of 8 trials and 20 epochs of two steps. One trial fails at once."""
     reporter.message("data: [photos]")
     for done in (32, 40):
         reporter.features("images of train", done, 40)

@@ -1,4 +1,4 @@
-"""`--track`: every trial is a run of the tracker, with its parameters, curves and ending; read back from real files."""
+"""`--track`: each trial is a run of the tracker, with its parameters, curves and end. The tests read its files."""
 
 import math
 import shutil
@@ -18,11 +18,11 @@ from sweep.records.trial_log import TrialRecord
 from sweep.tracking.tracked import Tracked, trackers_named
 from sweep.tracking.tracker import Tracker
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # what trackers say of themselves is theirs
+pytestmark = pytest.mark.filterwarnings("ignore")  # trackers may give warnings of their own
 
 
 def replay(run: Path, reporter: Reporter) -> Results:
-    """Tell a reporter what it would have been told of a run that has ended."""
+    """Report a finished run to a reporter, as if the run were in progress."""
     folder, results = RunFolder(run), load_results(run)
     reporter.run_opened(folder, None)
     for row in results.trials.sort_values("trial").to_dict("records"):
@@ -73,7 +73,7 @@ def test_mlflow(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow.tracking import MlflowClient
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    for _ in range(2):  # the second time is that of a run that was resumed
+    for _ in range(2):  # the second time as in a resumed run
         (tracker,) = trackers_named(["mlflow"])
         results = replay(copy, tracker)
     client = MlflowClient((copy / "mlruns").resolve().as_uri())
@@ -88,14 +88,14 @@ def test_mlflow(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert float(run.data.params["lr"]) == results.trials.set_index("trial").loc[trial, "params_lr"]
         history = client.get_metric_history(run.info.run_id, "val_top1")
         assert {point.step: point.value for point in history} == curve_of(results, trial)
-        assert len(history) == len(curve_of(results, trial)), "a run that is resumed logs no point twice"
+        assert len(history) == len(curve_of(results, trial)), "a resumed run logs no point twice"
     assert parent.data.metrics["winner_test_top1"] == results.summary["winner"]["test"]["top1"]
     kept = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert kept == {"config.json", "summary.json", "trials.parquet", "curves.parquet", "winner.safetensors"}
 
 
 def wandb_records(content: bytes) -> Iterator[bytes]:
-    """The records of an offline file, which is a log of LevelDB behind seven bytes."""
+    """Yield the records of an offline file, which is a LevelDB log after seven bytes."""
     place, record, block = 7, b"", 32768
     while place + 7 <= len(content):
         if block - place % block < 7:
@@ -110,7 +110,7 @@ def wandb_records(content: bytes) -> Iterator[bytes]:
 
 
 def wandb_curve(file: Path) -> tuple[dict[int, float], dict[str, str]]:
-    """The curve of top-1 and the configuration that an offline file has."""
+    """Return the top-1 curve and the configuration in an offline file."""
     from wandb.proto import wandb_internal_pb2
 
     curve, config = {}, {}
@@ -127,7 +127,7 @@ def wandb_curve(file: Path) -> tuple[dict[int, float], dict[str, str]]:
 
 @pytest.mark.parametrize("most_open", [32, 0])
 def test_wandb_offline(most_open: int, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While trials train, or, where too many do, when they end."""
+    """Trials are logged while they train. If too many train at a time, they are logged when they end."""
     wandb = pytest.importorskip("wandb")
     monkeypatch.setattr("sweep.tracking.wandb_tracker.MOST_OPEN", most_open)
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -143,7 +143,7 @@ def test_wandb_offline(most_open: int, copy: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_wandb_has_what_a_stopped_run_measured(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two trials train at a time, and neither ends."""
+    """Two trials train at a time, and neither of them ends."""
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     (tracker,) = trackers_named(["wandb"])
@@ -154,7 +154,7 @@ def test_wandb_has_what_a_stopped_run_measured(copy: Path, monkeypatch: pytest.M
             trial.epochs, trial.metrics = epoch, {"val_top1": 0.25 * epoch + 0.01 * number}
             tracker.trial_measured(trial)
     tracker.close()
-    wandb.teardown()  # which happens when a process ends: files are written by another one
+    wandb.teardown()  # normally at the end of a process; another process writes the files
     for number in (0, 1):
         (file,) = copy.glob(f"wandb/offline-run-*/run-copy-{number}.wandb")
         assert wandb_curve(file)[0] == pytest.approx({1: 0.25 + 0.01 * number, 2: 0.5 + 0.01 * number})
@@ -187,7 +187,7 @@ class Listener(Reporter):
         self.calls.append(("run ended", -1, ""))
 
 
-def test_a_search_tells_its_reporter_of_every_trial_and_survives_a_tracker(
+def test_a_search_reports_every_trial_and_survives_a_broken_tracker(
     finished_run: Path, tmp_path: Path, drawn_study: Any
 ) -> None:
     listener = Listener()
@@ -219,7 +219,7 @@ def drawn_study(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> sweep.St
     )
 
 
-def test_trackers_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_trackers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="--track must be one of tensorboard, mlflow, wandb, not 'aim'"):
         trackers_named(["aim"])
     monkeypatch.setitem(sys.modules, "mlflow", None)

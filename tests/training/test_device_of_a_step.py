@@ -1,8 +1,8 @@
-"""A training step on a device: every tensor lies there, and the host waits for none of its results.
+"""In a training step, every tensor is on the device, and the host waits for no result.
 
-PyTorch's `meta` device holds no values, so a value that the host wants is an error, and what is not told to go where
-the lanes are stays on the CPU. It stands in for a GPU from a batch that is there to the optimizer's update. Batches and
-dropout's masks, which are copied to a GPU, are not part of it.
+PyTorch's `meta` device stands in for a GPU. It holds no values, so the step fails if the host reads one. A tensor that
+nobody moves to the device stays on the CPU and is found. The tests cover a step from a batch on the device to the
+optimizer's update. They do not cover copying batches and dropout masks to a GPU.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -106,7 +106,7 @@ def test_all_of_a_step_is_on_the_device(options: Mapping[str, Any], form: str) -
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_texts_too(causal: bool) -> None:
+def test_all_of_a_step_on_texts_is_on_the_device(causal: bool) -> None:
     spec = SideNetworkSpec(**SHAPE, modules_per_block=1, max_rank=4, causal=causal)
     assert min(launches_of_a_step(spec, len(CONFIGS), lengths=True)) > 0
 

@@ -1,4 +1,4 @@
-"""Dropout: every lane at its own rate, from its own random numbers, and only while it trains."""
+"""Dropout: every lane has its own rate and random numbers, and drops only while it trains."""
 
 import pytest
 import torch
@@ -23,7 +23,8 @@ def test_a_mask_drops_its_share_and_keeps_the_mean(rate: float) -> None:
     assert mask.shape == (400, 500)
     assert mask.dtype == torch.float64
     assert ((mask == 0) | (mask == kept)).all()
-    # The share dropped of 200,000 has a deviation of at most 0.0011, by rows of 500 of 0.022, by columns of 0.025.
+    # The share dropped has a standard deviation of at most 0.0011 over all 200,000 numbers, 0.022 over a row of 500,
+    # and 0.025 over a column.
     dropped = (mask == 0).double()
     assert abs(dropped.mean().item() - rate) < 0.006
     assert (dropped.mean(1) - rate).abs().max() < 0.12
@@ -42,7 +43,7 @@ def test_a_mask_follows_from_seed_and_step_alone() -> None:
     assert not torch.equal(first, mask(2, 2))
 
 
-def test_no_lane_drops_anything_and_nothing_is_computed() -> None:
+def test_without_dropout_nothing_is_computed() -> None:
     assert dropout_buffers([LaneStep(0.0, 1, 2)] * 3, N_IMAGES, {}) == {}
 
 
@@ -51,7 +52,7 @@ def summed(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def normalised(module: nn.Module) -> Tensor:
-    """What the head of a side-network classifies by, `(B, D)`."""
+    """Return what the head of a side-network classifies, (B, D)."""
     features: list[Tensor] = []
     hook = module.head.norm.register_forward_hook(lambda norm, inputs, output: features.append(output))
     module(STAGES)
@@ -61,7 +62,10 @@ def normalised(module: nn.Module) -> Tensor:
 
 @pytest.mark.parametrize("kind", [LAST, RankSpaceLAST, LinearProbe, PyramidLAST, RankSpacePyramidLAST])
 def test_lanes_with_and_without_dropout_share_a_stack(kind: type) -> None:
-    """The one's loss is that of a module whose head's input is masked; the other's has the bits of a stack without."""
+    """With dropout, the loss is that of a module with a masked head input.
+
+    Without, a lane has the bits of other stacks.
+    """
     torch.manual_seed(0)
     pyramid = ([WIDTH] * 3, 4, 2)
     arguments = {LinearProbe: (WIDTH, 4), PyramidLAST: pyramid, RankSpacePyramidLAST: pyramid}
@@ -81,7 +85,7 @@ def test_lanes_with_and_without_dropout_share_a_stack(kind: type) -> None:
         torch.testing.assert_close(losses[lane], expected.detach())
 
 
-def test_the_mask_stays_out_of_weights_and_of_answers() -> None:
+def test_the_mask_affects_neither_weights_nor_predictions() -> None:
     module = LAST(WIDTH, 3, 4, 2)
     assert KEEP not in module.state_dict()
     stack = Stack([module, module])

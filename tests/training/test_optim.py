@@ -1,4 +1,4 @@
-"""Lane-wise optimizers and schedules against `torch.optim`, one plain run for every lane."""
+"""The optimizers and schedules of lanes, compared with `torch.optim` for each lane alone."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,9 +31,9 @@ SGD = [
     LaneConfig(lr=lr, weight_decay=decay, momentum=momentum, optimizer="sgd")
     for lr, decay, momentum in product((1e-3, 0.1), (0, 0.05, 1.5), (0, 0.5, 0.99))
 ]
-# fp32: a step rounds a parameter of size one by half of 1.2e-7, and two orders of operations differ by about that;
-# after 20 steps that is a random walk of 20^0.5 * 1.2e-7. The rounding of beta itself is common to a moment and its
-# bias correction and cancels. A wrong hyperparameter in any lane is off by more than 1e-5.
+# In fp32, a step rounds a parameter of size one by half of 1.2e-7. Two orders of operations differ by about as much.
+# After 20 steps, this is a random walk of 20^0.5 * 1.2e-7. The rounding of beta is the same in a moment and in its bias
+# correction, so it cancels. A wrong hyperparameter in any lane is off by more than 1e-5.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6}
 
 
@@ -46,7 +46,7 @@ def starting_params(n_lanes: int, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def gradients(n_lanes: int, dtype: torch.dtype) -> list[dict[str, Tensor]]:
-    """A gradient sequence whose size spans from `eps` counts to it does not."""
+    """Return a sequence of gradients. `eps` matters for its small ones and does not matter for its large ones."""
     generator = torch.Generator().manual_seed(1)
 
     def draw(shape: tuple[int, ...], size: float) -> Tensor:
@@ -58,7 +58,7 @@ def gradients(n_lanes: int, dtype: torch.dtype) -> list[dict[str, Tensor]]:
 def by_torch(
     config: LaneConfig, lane: int, params: dict[str, Tensor], grads: Sequence[dict[str, Tensor]], factors: Tensor
 ) -> dict[str, Tensor]:
-    """The same lane alone, under `torch.optim`."""
+    """Train the same lane alone with `torch.optim`."""
     own = {name: p[lane].clone().requires_grad_() for name, p in params.items()}
     groups = [
         {
@@ -107,7 +107,7 @@ def assert_lanes_are_torchs(configs: Sequence[LaneConfig], dtype: torch.dtype, f
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("grid", [ADAMW, SGD], ids=["adamw", "sgd"])
 @pytest.mark.parametrize("constant", [True, False], ids=["constant", "varying"])
-def test_every_lane_of_a_grid_is_torchs_run(grid: list[LaneConfig], dtype: torch.dtype, constant: bool) -> None:
+def test_every_lane_of_a_grid_equals_torchs_run(grid: list[LaneConfig], dtype: torch.dtype, constant: bool) -> None:
     factors = torch.ones(N_STEPS, len(grid), dtype=torch.float64)
     if not constant:
         factors = torch.rand(factors.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -127,7 +127,7 @@ def test_mixed_optimizers_and_head_ratios_share_a_stack(dtype: torch.dtype) -> N
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_every_lane_clips_to_its_own_norm_and_the_others_do_not(dtype: torch.dtype) -> None:
-    """Gradients are from 0.06 to 60 long, so norms between cut some steps, all, or none."""
+    """Gradients have lengths from 0.06 to 60. The norms clip all steps of a lane, some of them, or none."""
     norms = [0.02, 1.0, 10, 1e3, None, 0.5, None, 1e-4]
     configs = [replace(SGD[i], clip_norm=norm) for i, norm in enumerate(norms)]
     configs += [replace(ADAMW[2 * i], clip_norm=norm) for i, norm in enumerate(norms)]
@@ -135,8 +135,8 @@ def test_every_lane_clips_to_its_own_norm_and_the_others_do_not(dtype: torch.dty
 
 
 @pytest.mark.parametrize("few", [0, 2**40], ids=["on threads", "inline"])
-def test_compiled_steps_take_gradients_as_they_lie(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Transposed or expanded, on threads or not: the same bits."""
+def test_compiled_steps_accept_gradients_of_any_layout(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bits do not depend on whether gradients are transposed or expanded, nor on threads."""
     ends = []
     for as_they_lie in (False, True):
         monkeypatch.setattr("sweep.training.optim.FEW_NUMBERS", few if as_they_lie else 1)
@@ -155,7 +155,7 @@ def test_compiled_steps_take_gradients_as_they_lie(few: int, monkeypatch: pytest
 
 
 def test_a_lane_that_does_not_clip_keeps_its_bits_whatever_its_gradients() -> None:
-    """Even where their length is beyond single precision."""
+    """This holds even if the length of the gradient exceeds the range of single precision."""
     configs = [replace(SGD[1], clip_norm=norm) for norm in (None, 1.0)]
     ends = []
     for of_stack in (configs, configs[:1] * 2):
@@ -170,7 +170,7 @@ def test_a_lane_that_does_not_clip_keeps_its_bits_whatever_its_gradients() -> No
 
 @pytest.mark.parametrize("kind", [LaneAdamW, LaneSGD])
 def test_head_and_body_rates_are_given_by_name(kind: type[LaneAdamW] | type[LaneSGD]) -> None:
-    """A rate of zero moves nothing, decay included, and only there."""
+    """A rate of zero changes no parameter, not even by decay, and other parameters are not affected."""
     start, grads = starting_params(2, torch.float64), gradients(2, torch.float64)
     params = {name: p.clone() for name, p in start.items()}
     optimizer = kind(params, [LaneConfig(lr=1, weight_decay=0.5)] * 2, decayed=params)
@@ -323,4 +323,5 @@ def test_lanes_keep_their_own_schedules() -> None:
     together = schedule_factors(configs, 12, 4)
     for lane, config in enumerate(configs):
         assert torch.equal(together[:, lane], schedule_factors([config], 12, 4)[:, 0])
-    assert len({tuple(column.tolist()) for column in together.T}) == 5  # a warm-up past the end: both kinds are one
+    # if the warm-up is longer than the training, both schedules are the same
+    assert len({tuple(column.tolist()) for column in together.T}) == 5

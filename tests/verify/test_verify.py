@@ -1,4 +1,4 @@
-"""`sweep verify`: a trial of a real run, trained again, is what the run recorded, and a record that is not is found."""
+"""`sweep verify` repeats a trial of a real run. It confirms a true record and finds a false one."""
 
 import json
 import shutil
@@ -38,7 +38,10 @@ def suggest(trial: optuna.Trial) -> LaneConfig:
 
 @pytest.fixture(scope="module")
 def searched(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with all that can befall a trial: rungs, lanes that enter late, replicates, divergence, an own metric."""
+    """A run with all kinds of trials: stopped at rungs, started late, replicated, diverged.
+
+    The study has its own metric.
+    """
     study = Study(
         suggest=suggest,
         baseline={"wild": False, "lr": 1e-2, "rank": 2, "loss": "focal"},
@@ -80,7 +83,7 @@ def verified(finished_run: Path) -> Callable[..., Verification]:
     return verify
 
 
-def test_every_trial_is_what_it_is_alone(searched: Path, verified: Callable[..., Verification]) -> None:
+def test_every_trial_has_the_same_result_alone(searched: Path, verified: Callable[..., Verification]) -> None:
     trials = load_results(searched).trials.set_index("trial")
     assert set(trials["state"]) == {"COMPLETE", "PRUNED", "FAIL"}
     assert (trials["first_order"] > 1).any()
@@ -108,7 +111,7 @@ def change(path: Path, number: int, column: str, value: Any) -> None:
     table.to_parquet(path, index=False)
 
 
-def test_records_that_are_not_true(copy: RunFolder, verified: Callable[..., Verification]) -> None:
+def test_false_records_are_found(copy: RunFolder, verified: Callable[..., Verification]) -> None:
     best = int(load_results(copy.path).trials.iloc[0]["trial"])
 
     def broken() -> list[str]:
@@ -167,7 +170,7 @@ def test_images_that_moved_or_changed(
         verified(copy.path, 0, data=str(moved))
 
 
-def test_what_cannot_be_verified(copy: RunFolder, tmp_path: Path, verified: Callable[..., Verification]) -> None:
+def test_trials_that_cannot_be_verified(copy: RunFolder, tmp_path: Path, verified: Callable[..., Verification]) -> None:
     with pytest.raises(UsageError, match="is not a run folder"):
         verified(tmp_path, 0)
     with pytest.raises(UsageError, match=r"has no trial 99; sweep results .*run lists"):
@@ -195,7 +198,7 @@ def test_what_cannot_be_verified(copy: RunFolder, tmp_path: Path, verified: Call
         verified(copy.path, 0)
 
 
-def test_the_command_says_it_and_its_exit_code_too(
+def test_the_command_prints_the_result_and_sets_the_exit_code(
     copy: RunFolder, finished_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SWEEP_CACHE_DIR", str(finished_run.parent / "cache"))

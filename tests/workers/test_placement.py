@@ -35,3 +35,25 @@ def test_trials_move_to_a_new_worker_until_it_is_not_worth_it() -> None:
     assert set(placement.where.values()) == {0}
     placement.where |= moves
     assert placement.moves([0, 1]) == {}
+
+
+def test_a_slow_worker_gets_fewer_trials() -> None:
+    placement = placed({trial: TrialCost(WIDE, 1.0, 0.0) for trial in range(10)}, [0, 1])
+    placement.trained(0, 1.0)
+    placement.trained(1, 4.3)
+    moves = placement.moves([0, 1])
+    assert set(moves.values()) == {0}
+    placement.where |= moves
+    assert [len(placement.on(worker)) for worker in (0, 1)] == [8, 2]
+    assert placement.moves([0, 1]) == {}
+
+
+def test_noise_and_epochs_too_short_to_measure_move_no_trials() -> None:
+    placement = placed({trial: TrialCost(WIDE, 1.0, 0.0) for trial in range(10)}, [0, 1])
+    placement.trained(0, 0.001)
+    placement.trained(1, 0.2)
+    assert placement.moves([0, 1]) == {}
+    placement.trained(0, 1.0)
+    placement.trained(1, 1.3)
+    placement.trained(1, 30.0)  # once it had to wait for another program
+    assert placement.moves([0, 1]) == {}

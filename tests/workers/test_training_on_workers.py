@@ -13,13 +13,16 @@ import sweep.training.lane_stack
 from sweep import SweepError
 from sweep.search.snapshot import capture, restore
 from sweep.training.engine import EpochResult, Lane, Training
+from sweep.workers.patience import Patience
 from sweep.workers.pool import InProcessPool
 from sweep.workers.training import TrainingOnWorkers
 
 
 def on_workers(name: str, n_workers: int, deaths: dict[int, tuple[int, str]], messages: list[str]) -> TrainingOnWorkers:
     pool = InProcessPool(n_workers, deaths)
-    return TrainingOnWorkers(settings_of(STUDIES[name]), pool, resident_bytes=0, on_message=messages.append)
+    return TrainingOnWorkers(
+        settings_of(STUDIES[name]), pool, resident_bytes=0, patience=Patience(60.0), on_message=messages.append
+    )
 
 
 @cache
@@ -74,9 +77,77 @@ def test_all_workers_that_die_again_and_again_change_nothing(often: bool) -> Non
 def test_workers_that_die_with_the_same_trial_end_the_run() -> None:
     messages: list[str] = []
     trainer = on_workers("lr and rank", 1, {worker: (2, "before") for worker in range(9)}, messages)
-    with pytest.raises(SweepError, match="5 workers have died one after the other while they trained trial 0"):
+    with pytest.raises(SweepError, match="5 workers were lost one after the other while they trained trial 0"):
         search_of(STUDIES["lr and rank"], trainer).run()
     assert sum("has died" in message for message in messages) == 5
+
+
+class Growing(InProcessPool):
+    """One more worker is ready when the second epoch begins."""
+
+    n_welcomes = 0
+
+    def welcome(self, wait_seconds: float = 0.0) -> list[int]:
+        self.n_welcomes += 1
+        if self.n_welcomes == 3:
+            self._starting.append(self.n_workers)
+        return super().welcome(wait_seconds)
+
+
+class Shrinking(InProcessPool):
+    """Nobody comes in the place of workers that have died."""
+
+    def welcome(self, wait_seconds: float = 0.0) -> list[int]:
+        return [] if self._workers else super().welcome(wait_seconds)
+
+
+def trained_by(pool: InProcessPool, name: str, messages: list[str]) -> TrainingOnWorkers:
+    return TrainingOnWorkers(
+        settings_of(STUDIES[name]), pool, resident_bytes=0, patience=Patience(60.0), on_message=messages.append
+    )
+
+
+def test_a_worker_that_joins_gets_lanes_at_the_next_epoch() -> None:
+    pool, messages = Growing(2, {}), list[str]()
+    search = search_of(STUDIES["lr and rank"], trained_by(pool, "lr and rank", messages))
+    search.run()
+    assert messages == ["worker 2 takes part"]
+    assert pool.n_calls[2] >= 2  # the setting, and an epoch
+    assert_same(result_of(search), without_workers("lr and rank"))
+
+
+def test_a_run_whose_workers_are_all_gone_waits_and_ends() -> None:
+    messages: list[str] = []
+    trainer = trained_by(Shrinking(2, {0: (3, "after"), 1: (2, "before")}), "lr and rank", messages)
+    with pytest.raises(SweepError, match=r"no worker was ready within 60 s, .* --worker-timeout .* with sweep resume"):
+        search_of(STUDIES["lr and rank"], trainer).run()
+    assert messages[-1] == "no worker is left; waiting for one for up to 60 s"
+
+
+def test_a_limit_on_the_lanes_of_a_worker_makes_several_stacks_and_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    without_workers("replicates")
+    sizes: list[int] = []
+
+    class Counted(Training):
+        def __init__(self, lanes: Sequence[Lane], *args: Any, **options: Any):
+            super().__init__(lanes, *args, **options)
+            sizes.append(len(lanes))
+
+    monkeypatch.setattr(sweep.training.lane_stack, "Training", Counted)
+    search = search_of(STUDIES["replicates"], trained_by(InProcessPool(1, {}, most_lanes=4), "replicates", []))
+    search.run()
+    assert max(sizes) == 4
+    assert_same(result_of(search), without_workers("replicates"))
+
+
+def test_patience_grows_with_the_longest_epoch() -> None:
+    patience = Patience(10.0, epoch_seconds=100.0)
+    assert patience.of_answer(1) == 510.0
+    patience.learn(6.0, 3)
+    patience.learn(1.0, 1)
+    assert patience.of_answer(2) == 30.0
 
 
 @pytest.mark.parametrize(("name", "first", "then"), [("replicates", None, 2), ("two shapes", 2, None)])

@@ -1,5 +1,7 @@
 """Runs on worker processes: the same tables as without, whoever is killed, and no process is left behind."""
 
+import contextlib
+import io
 import os
 import random
 import re
@@ -7,68 +9,40 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
+from rich.console import Console
+from worker_runs import (
+    STUDY,
+    Watching,
+    assert_same_tables,
+    command,
+    goes_on,
+    linux_only,
+    loaded,
+    resumed,
+    run,
+    until_gone,
+    until_it_trains,
+)
 
-from sweep import Results, SweepError, load_results
-from sweep.records.reporter import Reporter, SearchProgress
+from sweep import SweepError, load_results
+from sweep.records.reporter import Reporter
+from sweep.records.worker_log import read_worker_log
+from sweep.report import tables
+from sweep.report.watch import Watcher
 from sweep.running.resume import resume_run
 from sweep.running.runner import run_study
-from sweep.study.finding import LoadedStudy, load_study
+from sweep.study.finding import load_study
+from sweep.terminal.lanes_view import heading, view
 from sweep.workers import local_pool
 from sweep.workers.local_pool import LocalPool
-
-STUDY = """
-import torch
-from helper_of_mine import scale
-from sweep import Halving, LaneConfig, Study
-
-
-def suggest(trial):
-    return LaneConfig(
-        lr=trial.suggest_float("lr", 1e-3, 1e-1, log=True),
-        rank=trial.suggest_int("rank", 1, 4),
-        loss=trial.suggest_categorical("loss", ["cross_entropy", "scaled"]),
-    )
-
-
-def scaled(outputs, labels):
-    return scale * torch.nn.functional.cross_entropy(outputs, labels, reduction="none")
-
-
-class Pooled(torch.nn.Module):
-    def __init__(self, shapes, n_classes, config):
-        super().__init__()
-        self.linear = torch.nn.Linear(shapes.widths[-1], n_classes)
-
-    def forward(self, stages):
-        return self.linear(stages[-1].mean(1))
-
-
-def spread(logits, labels):
-    return scale * float(logits.std())
-
-
-study = Study(
-    suggest=suggest,
-    baseline={"lr": 1e-2, "rank": 2, "loss": "scaled"},
-    losses={"scaled": scaled},
-    backbone="tiny-untrained",
-    group_size=2,
-    batch_size=16,
-    trials=10,
-    epochs=6,
-    rank_buckets=(2, 4),
-    halving=Halving(eta=2),
-    metrics={"spread": spread},
-    side_network=SIDE_NETWORK,
-)
-"""
+from sweep.workers.messages import WorkerLost
+from sweep.workers.request import WorkersAsked
 
 
 @pytest.fixture(scope="module")
@@ -79,53 +53,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "mine.py").write_text(STUDY.replace("SIDE_NETWORK", '"last"'))
     (folder / "own.py").write_text(STUDY.replace("SIDE_NETWORK", "Pooled"))
     return folder
-
-
-class Watching(Reporter):
-    """Remembers messages, and does something at an epoch."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-        self.n_epochs = 0
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
-
-    def epoch_started(self, n_lanes: int, trials_a_step: float) -> None:
-        self.n_epochs += 1
-
-    def epoch_ended(self, progress: SearchProgress) -> None:
-        self.on_epoch(self.n_epochs)
-
-    def on_epoch(self, number: int) -> None:
-        """To be replaced."""
-
-
-def loaded(folder: Path, name: str, images: Path) -> LoadedStudy:
-    study = load_study(str(folder / name))
-    return LoadedStudy(study.name, study.path, study.study.override(data=str(images)))
-
-
-def run(folder: Path, name: str, images: Path, n_workers: int, reporter: Reporter) -> Results:
-    out = folder / f"{name}-{n_workers}-{random.random()}"
-    run_study(
-        loaded(folder, name, images),
-        n_parallel=5,
-        out=out,
-        storage_url=None,
-        device_name="cpu",
-        cache_dir=folder / "cache",
-        reporter=reporter,
-        n_workers=n_workers,
-    )
-    return load_results(out)
-
-
-def assert_same_tables(results: Results, expected: Results) -> None:
-    pd.testing.assert_frame_equal(
-        results.trials.drop(columns="seconds"), expected.trials.drop(columns="seconds"), check_exact=True
-    )
-    pd.testing.assert_frame_equal(results.curves, expected.curves, check_exact=True)
 
 
 @pytest.fixture
@@ -142,44 +69,45 @@ def pools(monkeypatch: pytest.MonkeyPatch) -> list[LocalPool]:
     return made
 
 
-def goes_on(process_id: int) -> bool:
-    """Whether a process is there and no zombie."""
-    try:
-        return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-linux_only = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to look at processes")
-
-
 @linux_only
 def test_worker_processes_give_the_same_tables_also_when_one_is_killed(
     folder: Path, drawn_images: Path, pools: list[LocalPool]
 ) -> None:
-    expected = run(folder, "mine.py", drawn_images, 0, Reporter())
+    expected = run(folder, "mine.py", drawn_images, WorkersAsked(), Reporter())
     watching, seen = Watching(), []
 
     def kill(number: int) -> None:
         seen.extend(pools[0].process_ids)
+        watching.views.append(Watcher(watching.folder, None).look())
         if number == 2:
             victim = pools[0].process_ids[-1]
             threading.Timer(0.02, os.kill, (victim, signal.SIGKILL)).start()  # in the middle of the next epoch
 
     watching.on_epoch = kill  # type: ignore[method-assign]
-    results = run(folder, "mine.py", drawn_images, 2, watching)
+    results = run(folder, "mine.py", drawn_images, WorkersAsked(2), watching)
     assert_same_tables(results, expected)
     assert any(re.fullmatch(r"worker 1 has died; \d trials in training continue .*", m) for m in watching.messages)
     assert len(set(seen)) >= 2
     assert not any(goes_on(process_id) for process_id in seen)
     assert results.config["workers"] == 2
+    log = read_worker_log(watching.folder)
+    assert log is not None
+    assert {0, 1} <= set(log.busy_seconds)
+    assert 0 < max(log.busy_seconds.values()) <= log.training_seconds
+    assert "worker 0 was occupied" in tables.cost(results, log)
+    assert watching.views[0].trials[0].worker == 0
+    assert {trial.worker for trial in watching.views[0].trials if trial.in_training} == {0, 1}
+    assert "lanes occupied on 2 workers" in heading(watching.views[0])
+    shown = Console(width=120, file=io.StringIO())
+    shown.print(view(watching.views[0], shown))
+    assert re.search(r"worker +trial", shown.file.getvalue())  # type: ignore[attr-defined]
     assert (expected.trials["val_spread"] > 0).all()
 
 
 @pytest.mark.slow
 def test_a_side_network_of_the_studys_own_on_workers(folder: Path, drawn_images: Path) -> None:
-    expected = run(folder, "own.py", drawn_images, 0, Reporter())
-    assert_same_tables(run(folder, "own.py", drawn_images, 2, Reporter()), expected)
+    expected = run(folder, "own.py", drawn_images, WorkersAsked(), Reporter())
+    assert_same_tables(run(folder, "own.py", drawn_images, WorkersAsked(2), Reporter()), expected)
 
 
 def children(process_id: int) -> list[int]:
@@ -195,23 +123,6 @@ def children(process_id: int) -> list[int]:
     return found
 
 
-def command(folder: Path, images: Path, out: Path, *options: str) -> "subprocess.Popen[bytes]":
-    environment = {**os.environ, "SWEEP_CACHE_DIR": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    arguments = ["run", "--study", str(folder / "mine.py"), "--data", str(images), "--out", str(out)]
-    arguments += ["--n-parallel", "5", "--device", "cpu", *options]
-    return subprocess.Popen([sys.executable, "-m", "sweep", *arguments], env=environment, stderr=subprocess.PIPE)
-
-
-def until_it_trains(process: "subprocess.Popen[bytes]", out: Path) -> None:
-    """Wait until there are results of an epoch."""
-    deadline = time.monotonic() + 600
-    while not any((out / "snapshots").glob("*.safetensors")):
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @linux_only
 @pytest.mark.parametrize(("number", "n_workers"), [(signal.SIGKILL, 0), (signal.SIGINT, 1)])
 def test_a_run_that_is_killed_leaves_no_worker_and_goes_on_with_another_number_of_them(
@@ -224,15 +135,11 @@ def test_a_run_that_is_killed_leaves_no_worker_and_goes_on_with_another_number_o
     process.send_signal(number)
     process.communicate(timeout=300)
     assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
-    deadline = time.monotonic() + 60
-    while any(goes_on(worker) for worker in workers):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until_gone(workers, 60)
     study = load_study(str(folder / "mine.py"))
     where: dict[str, Any] = {"storage_url": None, "cache_dir": folder / "cache", "reporter": Reporter()}
     resume_run(tmp_path / "run", study, **where, n_workers=n_workers)
-    quiet = loaded(folder, "mine.py", drawn_images)
-    quiet = LoadedStudy(quiet.name, quiet.path, quiet.study.override(epochs=40))
+    quiet = loaded(folder, "mine.py", drawn_images, epochs=40)
     run_study(quiet, n_parallel=5, out=tmp_path / "quiet", device_name="cpu", **where)
     assert_same_tables(load_results(tmp_path / "run"), load_results(tmp_path / "quiet"))
 
@@ -241,14 +148,46 @@ def test_workers_that_cannot_start_are_one_clear_error(monkeypatch: pytest.Monke
     monkeypatch.setattr(local_pool.sys, "executable", "/bin/false")
     pool = LocalPool(["cpu"], 1)
     with pytest.raises(SweepError, match=r"3 workers in a row ended before they were ready, .* exit code"):
-        pool.welcome(wait=True)
+        pool.welcome(60.0)
     pool.close()
+
+
+HANGS = """#!PYTHON
+import sys, time
+from multiprocessing.connection import Connection
+
+connection = Connection(int(sys.argv[4]))
+connection.send_bytes(b"ready")
+time.sleep(600)
+"""
+
+
+@linux_only
+def test_a_worker_that_hangs_is_ended_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "hangs"
+    program.write_text(HANGS.replace("PYTHON", sys.executable))
+    program.chmod(0o700)
+    monkeypatch.setattr(local_pool.sys, "executable", str(program))
+    pool = LocalPool(["cpu"], 1)
+    try:
+        assert pool.welcome(60.0) == [0]
+        (process_id,) = pool.process_ids
+        assert dict(pool.call({0: b"a call"}, 0.2)) == {0: WorkerLost("did not answer for 0.2 s and was ended")}
+        assert not goes_on(process_id)
+        assert (pool.ready, pool.n_starting) == ([], 1)
+    finally:
+        pool.close()
+
+
+def test_ray_is_imported_by_those_who_ask_for_a_cluster_alone() -> None:
+    program = "import sys, sweep.running.runner, sweep.workers.ray_pool; sys.exit('ray' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
 
 
 @pytest.mark.slow
 def test_fifty_kills(folder: Path, drawn_images: Path, pools: list[LocalPool]) -> None:
     """Workers are killed at random moments of several runs, some while they start."""
-    expected = run(folder, "mine.py", drawn_images, 0, Reporter())
+    expected = run(folder, "mine.py", drawn_images, WorkersAsked(), Reporter())
     rng, n_kills = random.Random(0), 0
     while n_kills < 50:
         stop = threading.Event()
@@ -264,8 +203,36 @@ def test_fifty_kills(folder: Path, drawn_images: Path, pools: list[LocalPool]) -
         killer = threading.Thread(target=lambda: list(kill_now_and_then()))
         killer.start()
         try:
-            results = run(folder, "mine.py", drawn_images, rng.randint(1, 3), Reporter())
+            results = run(folder, "mine.py", drawn_images, WorkersAsked(rng.randint(1, 3)), Reporter())
         finally:
             stop.set()
             killer.join()
         assert_same_tables(results, expected)
+
+
+@pytest.mark.slow
+@linux_only
+def test_twenty_kills_of_the_run(folder: Path, drawn_images: Path, tmp_path: Path) -> None:
+    """The run's process is killed at random moments, and goes on with another number of workers each time."""
+    study = loaded(folder, "mine.py", drawn_images, epochs=40)
+    where: dict[str, Any] = {"storage_url": None, "cache_dir": folder / "cache", "reporter": Reporter()}
+    run_study(study, n_parallel=5, out=tmp_path / "quiet", device_name="cpu", **where)
+    rng, kills = random.Random(0), 0
+    for number in count():
+        out = tmp_path / f"run-{number}"
+        process = command(folder, drawn_images, out, "--epochs", "40", "--workers", "2")
+        while until_it_trains(process, out) and kills < 20:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(rng.uniform(0.0, 2.0))
+                break
+            workers = children(process.pid)
+            process.kill()
+            process.communicate()
+            kills += 1
+            until_gone(workers, 60)
+            process = resumed(folder, out, rng.randint(0, 3))
+        process.communicate()
+        assert process.returncode == 0
+        assert_same_tables(load_results(out), load_results(tmp_path / "quiet"))
+        if kills == 20:
+            return

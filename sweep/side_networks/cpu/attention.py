@@ -26,16 +26,16 @@ from sweep.side_networks.cpu.vectors import (
 )
 
 MAX_UNROLLED_RANK = 64
-"""Above this the products in attention are large enough for matrix kernels, and unrolled loops too long to compile."""
+"""Above this rank, products in attention are large enough for matrix kernels, and unrolled loops compile too slowly."""
 
 KEYS = 256
-"""Keys of a tile; a multiple of `KEYS_AT_ONCE`."""
+"""Number of keys in a tile; a multiple of `KEYS_AT_ONCE`."""
 
 KEYS_AT_ONCE = 4
-"""Whose gradients are in registers together."""
+"""Number of keys whose gradients are in registers together."""
 
 BLOCK = 2
-"""Vectors of queries in a tile of the backward pass."""
+"""Number of vectors of queries in a tile of the backward pass."""
 
 _ZERO, _ONE, _LOWEST = np.float32(0), np.float32(1), np.float32(-3e38)
 

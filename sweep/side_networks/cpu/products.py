@@ -23,7 +23,7 @@ from sweep.side_networks.cpu.vectors import (
 )
 
 ALIGNMENT = 2 * VECTOR
-"""Widths are padded to a multiple of it."""
+"""Widths are padded to a multiple of this number."""
 
 GROUP = VECTOR // 2
 """The most rows of a product that are in registers together. A processor with wider vectors has more of them."""
@@ -32,7 +32,7 @@ OUTER_GROUP = VECTOR // 4
 """The most rows of an outer product that are in registers together, with four columns each."""
 
 TOKENS = 8
-"""Whose rows of a stream are added to the gradient of `Ũ` at once."""
+"""Number of tokens whose rows of a stream are added to the gradient of `Ũ` at once."""
 
 _ZERO = np.float32(0)
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 SHARES_OF_A_THREAD = 8
-"""Into which a thread's part of the tasks is cut, so that threads that are held up leave some to the others."""
+"""Number of shares into which a thread's tasks are divided, so that other threads can take over those of a slow one."""
 
 
 def on_threads(run: Callable[[int, int], None], n_tasks: int, shares: int = SHARES_OF_A_THREAD) -> None:

@@ -24,8 +24,8 @@ from numba.extending import overload
 from sweep.side_networks.cpu.vectors import FLAGS, INT, VECTOR, Vector, address_of, constant, emitted, parts_of
 
 SMALLEST_EXPONENT = -60.0
-"""A probability below e^-60 changes no sum in single precision; kept, its products with small gradients would be
-subnormal numbers, on which a processor is a hundred times slower."""
+"""A probability below e^-60 changes no sum in single precision. If it were kept, its products with small gradients
+would be subnormal numbers, on which a processor is a hundred times slower."""
 
 
 def _multiply_add(b: ir.IRBuilder, u: ir.Value, v: ir.Value, w: ir.Value) -> ir.Value:

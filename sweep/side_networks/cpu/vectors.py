@@ -28,7 +28,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
 VECTOR = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f", False) else 8
-"""Floats in a vector."""
+"""Number of floats in a vector."""
 
 FLOAT, INT = ir.FloatType(), ir.IntType(32)
 FLAGS = ("contract", "nsz")  # a product and a sum may become one instruction
@@ -206,8 +206,12 @@ def _rows(name: str, row: Callable[[ir.IRBuilder, ir.Value, ir.VectorType], ir.V
     return emitted(typed)
 
 
-splats = _rows("splats", lambda b, address, vector: _splat(b, b.load(address), vector), "Numbers, each in a vector.")
-loads = _rows("loads", _load, "Vectors of an array.")
+splats = _rows(
+    "splats",
+    lambda b, address, vector: _splat(b, b.load(address), vector),
+    "Load numbers, and fill one vector with each.",
+)
+loads = _rows("loads", _load, "Load vectors from an array.")
 
 
 @emitted

@@ -1,0 +1,71 @@
+"""A worker as an actor of a Ray cluster.
+
+This module imports little: the number of threads has to be set before PyTorch is imported.
+"""
+
+import os
+from contextlib import ExitStack
+from typing import Any
+
+VERSIONS = ("sweep", "torch", "numpy", "numba")
+"""Packages that must have the same version on all workers, as results may differ in their last bits otherwise."""
+
+
+class RayWorker:
+    """Answers the calls of a run; see `LaneWorker`.
+
+    Args:
+        n_threads: Threads to compute with.
+        most_lanes: See `LaneWorker`.
+        on_gpu: Whether to train on the GPU that Ray has given to this actor.
+        marker: A file that lies in the cache folder of the run, if that has features.
+    """
+
+    def __init__(self, n_threads: int, most_lanes: int | None, on_gpu: bool, marker: str | None):
+        self._marker = marker
+        os.environ["OMP_NUM_THREADS"] = str(n_threads)
+
+        import torch
+
+        from sweep.machine.settings import own_settings
+        from sweep.workers.worker import LaneWorker
+
+        torch.set_num_threads(n_threads)
+        self._settings = ExitStack()
+        self._settings.enter_context(own_settings())
+        self._worker = LaneWorker(torch.device("cuda:0" if on_gpu else "cpu"), most_lanes)
+
+    def about(self) -> dict[str, Any]:
+        """What this worker computes with; see `about_process`. The first answer, when it is ready.
+
+        `sees_cache` is whether it reads features from the same folder as the run.
+        """
+        sees_cache = self._marker is None or os.path.isfile(self._marker)
+        return {**about_process(self._worker.device.type), "sees_cache": sees_cache}
+
+    def answer(self, call: bytes) -> bytes:
+        """See `sweep.workers.serving.answer`."""
+        from sweep.workers.serving import answer
+
+        return answer(self._worker, call)
+
+
+def about_process(device_type: str) -> dict[str, Any]:
+    """What results of this process may depend on: versions by package, and the kind of processor.
+
+    Args:
+        device_type: `cpu` or `cuda`.
+    """
+    import socket
+    from importlib.metadata import version
+
+    import llvmlite.binding
+    import torch
+
+    cpu = f"{llvmlite.binding.get_host_cpu_name()} ({torch.backends.cpu.get_cpu_capability()})"
+    return {
+        "host": socket.gethostname(),
+        "process_id": os.getpid(),
+        "versions": {package: version(package).partition("+")[0] for package in VERSIONS},
+        "processor": torch.cuda.get_device_name() if device_type == "cuda" else cpu,
+    }
