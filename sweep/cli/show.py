@@ -93,19 +93,17 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def beside_plan(planned_seconds: float, seconds: float, *, of_one_shape: bool = False) -> str:
+def beside_plan(planned_seconds: float, seconds: float, *, several_shapes: bool = False) -> str:
     """Say how long a search took, beside its plan. A much longer one is explained, unless it is short.
 
     Args:
         planned_seconds: The plan.
         seconds: The time that it took.
-        of_one_shape: Whether the trials have several shapes, and the plan is for the baseline's.
+        several_shapes: Whether trials have several shapes; the plan is for the baseline's.
     """
-    if of_one_shape:
-        return (
-            f"the search was planned to take {planned_seconds:.0f} s, if every trial had the baseline's shape, and took "
-            f"{seconds:.0f} s"
-        )
+    if several_shapes:
+        planned = f"{planned_seconds:.0f} s, if every trial had the baseline's shape,"
+        return f"the search was planned to take {planned} and took {seconds:.0f} s"
     said = f"the search was planned to take {planned_seconds:.0f} s and took {seconds:.0f} s"
     if seconds < 2 * planned_seconds or seconds - planned_seconds < UNTOLD_SECONDS:
         return said
@@ -158,9 +156,8 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
             soft_wrap=True,
         )
         planned = summary["plan"]["search_wall_seconds"]
-        line = beside_plan(planned, seconds["search"], of_one_shape="shape" in results.trials)
+        line = beside_plan(planned, seconds["search"], several_shapes="shape" in results.trials)
         console.print(line, highlight=False, soft_wrap=True)
-        )
     console.print(f"results:   {run}", highlight=False, soft_wrap=True)
     console.print(f"           sweep results {run}", highlight=False, soft_wrap=True)
     console.print(f"dashboard: sweep dashboard {run}", highlight=False, soft_wrap=True)
