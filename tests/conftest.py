@@ -18,6 +18,7 @@ from sweep.running.runner import run_study
 from sweep.study.finding import LoadedStudy
 from sweep.terminal.console import stderr
 from sweep.terminal.progress import LineReporter
+from sweep.workers.request import WorkersAsked
 
 
 def pytest_configure() -> None:
@@ -68,7 +69,7 @@ def suggest(trial: optuna.Trial) -> LaneConfig:
 
 
 def study_on(images: Path, **declared: Any) -> LoadedStudy:
-    """A study of drawn images."""
+    """Return a study of drawn images."""
     study = Study(
         suggest=suggest,
         baseline={"lr": 1e-2, "rank": 2},
@@ -91,7 +92,7 @@ def run_on(
     n_workers: int = 0,
     **declared: Any,
 ) -> Path:
-    """A run on drawn images, in a folder of that name beside them."""
+    """Run a small study on drawn images. Its run folder, called `name`, lies beside them."""
     folder = run_study(
         study_on(images, **declared),
         n_parallel=n_parallel,
@@ -100,7 +101,7 @@ def run_on(
         device_name="cpu",
         cache_dir=images.parent / "cache",
         reporter=reporter or LineReporter(stderr),
-        n_workers=n_workers,
+        workers=WorkersAsked(n_workers),
     )
     return folder.path
 

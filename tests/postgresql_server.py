@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for tests, which they start as an unprivileged user."""
+"""A real PostgreSQL server, which tests start as an unprivileged user."""
 
 import os
 import pwd
@@ -23,7 +23,7 @@ PASSWORD = "correct-horse"
 
 @contextmanager
 def connections_closed() -> Iterator[None]:
-    """Close what is still open afterwards: an engine keeps its connections until the process ends."""
+    """Close connections that are still open at the end. An engine would keep them until the process ends."""
     connections: list[Any] = []
 
     def remember(connection: Any, record: object) -> None:
@@ -42,14 +42,14 @@ class Server:
     """A server on a Unix socket.
 
     Attributes:
-        folder: With its data and its socket.
+        folder: Folder of its data and its socket.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
         names = {user.pw_name for user in pwd.getpwall()}
         self._user: dict[str, Any] = {}
-        if os.getuid() == 0:  # it refuses to run as root
+        if os.getuid() == 0:  # PostgreSQL refuses to run as root
             user = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
             os.chown(folder, user.pw_uid, user.pw_gid)
             self._user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
@@ -90,8 +90,9 @@ class Server:
 
 @contextmanager
 def running_server() -> Iterator[Server]:
-    """A server that is stopped afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))  # a socket's path must be short, and others must be let in
+    """Start a server, and stop it afterwards."""
+    # a socket's path must be short, and other users must be able to enter the folder
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))
     server = Server(folder)
     try:
         yield server

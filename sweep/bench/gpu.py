@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from sweep.bench.gpu_checks import Check, run_checks
+from sweep.bench.graphed import GRAPHS, GraphedRow
 from sweep.bench.measure import Spread, fastest_direct_lanes, time_rows
 from sweep.bench.rows import ROWS, STACKED, Row, SweepRow, has_peft
 from sweep.bench.workload import LADDER_SIZES, Sizes, Workload, synchronise
 from sweep.machine.memory import is_out_of_memory
+from sweep.training.graphs import WARM_UP_STEPS
 
 TIMED = ("sequential", "sequential_cached", "vmap_direct", "sweep", "lora")
 
@@ -123,13 +125,27 @@ def _speeds(name: str, sizes: Sizes, say: Callable[[str], None]) -> list[Speed]:
     n_lanes = {row: sizes.n_parallel if row in STACKED else 1 for row in names}
     n_lanes["vmap_direct"] = fastest_direct_lanes(workload, sizes.n_parallel)
     rows: dict[str, Row] = {row: ROWS[row][1](workload, n_lanes[row]) for row in names}
+    if (graphed := _graphed(workload, say)) is not None:
+        rows[GRAPHS], n_lanes[GRAPHS] = graphed, graphed.n_lanes
     seconds = time_rows(rows, workload.device)
     found = []
-    for row in names:
+    for row in rows:
         ratios = [a / b for a, b in zip(seconds["sequential"], seconds[row], strict=True)]
         found.append(Speed(name, row, n_lanes[row], Spread.of(seconds[row]), Spread.of(ratios)))
         say(f"{name}, {row}: {1e3 * found[-1].step_seconds.median:.2f} ms, {Spread.of(ratios).median:.1f} x sequential")
     return found
+
+
+def _graphed(workload: Workload, say: Callable[[str], None]) -> GraphedRow | None:
+    """The row with CUDA graphs after its recording; None if CUDA cannot record it."""
+    row = GraphedRow(workload, workload.sizes.n_parallel)
+    try:
+        for _ in range(WARM_UP_STEPS + 1):
+            row.step()
+    except RuntimeError as error:
+        say(f"CUDA graphs cannot be measured: {error}")
+        return None
+    return row
 
 
 def _scale(sizes: GpuSizes, benchmark: GpuBenchmark, say: Callable[[str], None]) -> None:

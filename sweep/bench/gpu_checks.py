@@ -1,13 +1,16 @@
 """Does a device train what a CPU trains? The checks that come before any timing on a GPU."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from sweep.bench.graphed import GraphedRow
 from sweep.bench.measure import CHECK_STEPS, LARGEST_DIFFERENCE, distance
 from sweep.bench.rows import SweepRow
 from sweep.bench.workload import LADDER_SIZES, Shape, Sizes, Workload
+from sweep.training.graphs import WARM_UP_STEPS
 
 SHAPE = Shape(n_stages=5, tokens=65, width=384)
 """The sizes of a ViT-S/14 at 112 px with a stage after every third block."""
@@ -69,19 +72,33 @@ def run_checks(device: str, say: Callable[[str], None]) -> list[Check]:
         if device != "cpu":
             rounded = _trained(replace(sizes, precision="bf16"), FEW_LANES)[1]
             compared["bf16 against fp32"] = (rounded, LARGEST_BF16_DIFFERENCE)
-        for what, (theirs, bound) in compared.items():
-            check = Check(family, what, _difference(start, ours, theirs), bound)
-            checks.append(check)
-            say(f"{family}, {what}: {check.value:.2g}, {'within' if check.kept else 'ABOVE'} its bound of {bound:g}")
+        found = [Check(family, what, _difference(start, ours, w), bound) for what, (w, bound) in compared.items()]
+        found.append(_check_of_graphs(family, sizes))
+        for check in found:
+            kept = "within" if check.kept else "ABOVE"
+            say(f"{family}, {check.what}: {check.value:.2g}, {kept} its bound of {check.bound:g}")
+        checks += found
     return checks
 
 
-def _trained(sizes: Sizes, n_lanes: int) -> tuple[Weights, Weights]:
+def _check_of_graphs(family: str, sizes: Sizes) -> Check:
+    """A step that CUDA replays against the same step without; NaN, which is not kept, if it cannot be recorded."""
+    steps = WARM_UP_STEPS + CHECK_STEPS
+    start, ours = _trained(sizes, FEW_LANES, steps)
+    try:
+        value = _difference(start, ours, _trained(sizes, FEW_LANES, steps, GraphedRow)[1])
+    except RuntimeError:
+        value = math.nan
+    return Check(family, "with CUDA graphs against without", value, 0.0)
+
+
+def _trained(
+    sizes: Sizes, n_lanes: int, n_steps: int = CHECK_STEPS, kind: type[SweepRow] | None = None
+) -> tuple[Weights, Weights]:
     """Weights of all lanes before and after a few steps; the first lanes are the same for any number of lanes."""
-    workload = Workload.of_random_features(sizes, SHAPE)
-    row = SweepRow(workload, n_lanes)
+    row = (kind or SweepRow)(Workload.of_random_features(sizes, SHAPE), n_lanes)
     start = row.state()
-    for _ in range(CHECK_STEPS):
+    for _ in range(n_steps):
         row.step()
     return start, row.state()
 

@@ -22,6 +22,9 @@ from sweep.terminal.console import printable
 
 TOP = 10
 
+UNTOLD_SECONDS = 10
+"""A search that took at most this much longer than planned is not explained: starting up is not planned for."""
+
 
 def show_trials(console: Console, results: Results, limit: int = TOP) -> None:
     """Print trials, best first.
@@ -90,6 +93,26 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
+def beside_plan(planned_seconds: float, seconds: float, *, several_shapes: bool = False) -> str:
+    """Say how long a search took, beside its plan. A much longer one is explained, unless it is short.
+
+    Args:
+        planned_seconds: The plan.
+        seconds: The time that it took.
+        several_shapes: Whether trials have several shapes; the plan is for the baseline's.
+    """
+    if several_shapes:
+        planned = f"{planned_seconds:.0f} s, if every trial had the baseline's shape,"
+        return f"the search was planned to take {planned} and took {seconds:.0f} s"
+    said = f"the search was planned to take {planned_seconds:.0f} s and took {seconds:.0f} s"
+    if seconds < 2 * planned_seconds or seconds - planned_seconds < UNTOLD_SECONDS:
+        return said
+    return (
+        f"{said}, {seconds / planned_seconds:.1f} times as long. Steps were slower than the plan measured, as "
+        f"happens if other programs use the machine, or more trials went on to the last epoch than planned"
+    )
+
+
 def show_summary(console: Console, results: Results, run: Path) -> None:
     """Print the winner and the linear probe, where the time went, and where the results are."""
     summary = results.summary
@@ -133,9 +156,8 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
             soft_wrap=True,
         )
         planned = summary["plan"]["search_wall_seconds"]
-        console.print(
-            f"the search was planned to take {planned:.0f} s and took {seconds['search']:.0f} s", highlight=False
-        )
+        line = beside_plan(planned, seconds["search"], several_shapes="shape" in results.trials)
+        console.print(line, highlight=False, soft_wrap=True)
     console.print(f"results:   {run}", highlight=False, soft_wrap=True)
     console.print(f"           sweep results {run}", highlight=False, soft_wrap=True)
     console.print(f"dashboard: sweep dashboard {run}", highlight=False, soft_wrap=True)

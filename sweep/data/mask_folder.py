@@ -137,7 +137,7 @@ def _usable(pairs: list[Pair], checker: ImageChecker) -> tuple[list[int], Labels
         if mask.size != size:
             (width, height), (own_width, own_height) = size, mask.size
             raise UnreadableImageError(
-                str(path), f"it has {own_width} x {own_height} pixels, and its image {image} {width} x {height}"
+                str(path), f"it has {own_width} x {own_height} pixels, but its image {image} has {width} x {height}"
             )
         counts[index] = np.bincount(np.asarray(mask).ravel(), minlength=IGNORED + 1)
 
@@ -168,7 +168,7 @@ def _class_names(root: Path, counts: Labels) -> tuple[str, ...]:
 def _warn_of_unseen(root: Path, names: tuple[str, ...], labels: Labels) -> None:
     unseen = [names[number] for number in np.flatnonzero(labels.sum(0) == 0).tolist()]
     if unseen:
-        logger.warning("no train mask of %s has a pixel of %s, which cannot be learned", root, ", ".join(unseen[:12]))
+        logger.warning("no train mask of %s has a pixel of %s, so it cannot be learned", root, ", ".join(unseen[:12]))
 
 
 def _split(name: str, root: Path, pairs: list[Pair], labels: Labels) -> Split:

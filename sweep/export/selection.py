@@ -43,7 +43,16 @@ def winner_of(results: Results, folder: RunFolder) -> int:
         return int(results.summary["winner"]["trial"])
     complete = results.trials[results.trials["state"] == "COMPLETE"]
     if complete.empty:
-        raise SweepError(f"no trial of {folder.path} is complete yet, so there is no winner; let the run go on")
+        failures = results.trials.loc[results.trials["state"] == "FAIL", "failure"]
+        if len(failures) and len(failures) == len(results.trials):
+            raise SweepError(
+                f"no trial of {folder.path} is complete, so there is no winner: all {len(failures)} failed, the first "
+                f"with: {failures.iloc[0]}. Mend that, and run the study again"
+            )
+        raise SweepError(
+            f"no trial of {folder.path} is complete yet, so there is no winner; let the run go on, or continue it with "
+            f"sweep resume {folder.path}"
+        )
     return int(complete.iloc[0]["trial"])
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from backbones import backbone_to_load, load_backbone, recorded_stages
@@ -35,6 +34,7 @@ from sweep.export.graph import require_onnx, write_onnx, write_torch_export
 from sweep.export.model import AdaptedModel, assemble
 from sweep.export.selection import Chosen, choose
 from sweep.machine.checked_files import RESTORE
+from sweep.machine.paths import save_weights
 from sweep.machine.settings import own_settings
 from sweep.records.entries import require_config
 from sweep.records.folder import RunFolder
@@ -124,10 +124,10 @@ def export_run(
 
     def fill(partial: Path) -> None:
         (partial / CONFIG_FILE).write_text(json.dumps(config.as_json(), indent=2) + "\n", encoding="utf-8")
-        save_file(weights, partial / WEIGHTS_FILE)
+        save_weights(weights, partial / WEIGHTS_FILE)
         if backbone is not None:
             if with_backbone:
-                save_file(_own(backbone.network.state_dict()), partial / BACKBONE_FILE)
+                save_weights(_own(backbone.network.state_dict()), partial / BACKBONE_FILE)
                 if isinstance(backbone, TextBackbone):
                     (partial / BACKBONE_CONFIG_FILE).write_text(backbone.config_json, encoding="utf-8")
             if isinstance(backbone, TextBackbone):  # a graph needs it too
@@ -138,7 +138,7 @@ def export_run(
             if onnx:
                 differences[ONNX_FILE] = write_onnx(model, partial / ONNX_FILE)
         card = model_card(config, results, chosen, with_backbone=with_backbone, differences=differences)
-        (partial / CARD_FILE).write_text(card, encoding="utf-8")
+        (partial / CARD_FILE).write_text(card, encoding="utf-8", errors="backslashreplace")
 
     _make_folder(to, fill)
     trials = tuple(member.trial for member in config.members)

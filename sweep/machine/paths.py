@@ -3,12 +3,17 @@
 import errno
 import logging
 import os
+import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sweep.errors import SweepError
+
+if TYPE_CHECKING:  # PyTorch takes a second to import
+    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +73,28 @@ def naming(path: Path) -> Iterator[None]:
 def is_out_of_space(error: BaseException) -> bool:
     """Whether a disk is full, or a user's share of it."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def save_weights(tensors: Mapping[str, "Tensor"], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as a safetensors file.
+
+    Args:
+        tensors: the tensors by name; no two share memory.
+        path: the file to create or replace.
+        metadata: texts to write beside them.
+
+    Raises:
+        OSError: the file cannot be written; safetensors itself raises another error, which names no file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(tensors), path, None if metadata is None else dict(metadata))
+    except SafetensorError as error:
+        reason = re.search(r"os error (\d+)", str(error))
+        number = int(reason[1]) if reason else errno.EIO
+        raise OSError(number, os.strerror(number) if reason else str(error), str(path)) from error
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from sweep.errors import SweepError, UsageError
-from sweep.machine.paths import write_atomically
+from sweep.machine.paths import save_weights, write_atomically
 
 if TYPE_CHECKING:  # PyTorch takes a second to import, and tables are read without it
     from torch import Tensor
@@ -147,9 +147,7 @@ class RunFolder:
 
     def write_weights(self, path: Path, weights: dict[str, "Tensor"], metadata: dict[str, str]) -> None:
         """Write weights as safetensors."""
-        from safetensors.torch import save_file
-
-        self._write(path, lambda partial: save_file(weights, partial, metadata))
+        self._write(path, lambda partial: save_weights(weights, partial, metadata))
 
     @staticmethod
     def _write(path: Path, write: Callable[[Path], object]) -> None:

@@ -53,7 +53,7 @@ def write_comparison(
     document.add(page.glossary(glossary.entries(comparison.kind.metrics.values())))
     html = document.html()
     try:
-        write_atomically(target, lambda partial: partial.write_text(html, encoding="utf-8"))
+        write_atomically(target, lambda partial: partial.write_text(html, encoding="utf-8", errors="backslashreplace"))
     except OSError as error:
         raise SweepError(f"cannot write {target}: {error.strerror}; give another file with --out") from error
     return comparison

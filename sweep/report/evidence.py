@@ -125,7 +125,9 @@ def answers_of(
     """
     config, (n_folds, n_repeats) = results.config, recorded_folds(results.config)
     if config["data"] == DATA_OBJECTS:
-        raise SweepError(f"the images came as {DATA_OBJECTS} {config['study_file']}, and a report runs no study file")
+        raise SweepError(
+            f"the images were {DATA_OBJECTS} {config['study_file']}, and a report does not execute study files"
+        )
     folded = n_folds > 0 and split == "val"
     splits = ["train", "val"] if folded else [split]
     items = recorded_data(config, cache_dir, splits=splits, moved_to=data)

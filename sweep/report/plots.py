@@ -144,6 +144,6 @@ def write_figure(path: Path, figure: go.Figure) -> None:
         raise UsageError(f"--plot {path}: plots are HTML files; give {path.with_suffix('.html')}")
     try:
         html = figure.to_html(include_plotlyjs=True, config={"showSendToCloud": False})  # no upload button
-        write_atomically(path, lambda partial: partial.write_text(html, encoding="utf-8"))
+        write_atomically(path, lambda partial: partial.write_text(html, encoding="utf-8", errors="backslashreplace"))
     except OSError as error:
         raise SweepError(f"cannot write {path}: {error.strerror}; choose another file") from error

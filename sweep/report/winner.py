@@ -111,9 +111,9 @@ def _most_wrong(evidence: Evidence, names: Sequence[str]) -> str:
             lines.append(f"and {len(shown) - MOST_NAMED_LABELS} more")
         pictures.append(_shown(evidence, index, lines))
     note = (
-        f"{len(at_fault)} of {len(has)} {evidence.adjective} {evidence.kind} have a label that was answered wrongly "
-        f"at probability {THRESHOLD}; those come first of which the winner is surest. The probability is that of the "
-        f"label."
+        f"{len(at_fault)} of {len(has)} {evidence.adjective} {evidence.kind} have a label that was predicted wrongly "
+        f"at probability {THRESHOLD}; those about which the winner is most certain come first. The probability is that "
+        f"of the label."
     )
     return page.heading("Largest errors") + page.paragraph(note, quiet=True) + page.images(pictures)
 

@@ -100,7 +100,7 @@ def write_report(
     document.add(tables.words(results))
     html = document.html()
     try:
-        write_atomically(target, lambda partial: partial.write_text(html, encoding="utf-8"))
+        write_atomically(target, lambda partial: partial.write_text(html, encoding="utf-8", errors="backslashreplace"))
     except OSError as error:
         raise SweepError(f"cannot write {target}: {error.strerror}; choose another file with --out") from error
     return figures

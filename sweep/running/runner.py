@@ -31,6 +31,7 @@ from sweep.search.proposals import Proposals
 from sweep.search.requests import Inbox
 from sweep.search.samplers import sampler_of
 from sweep.search.search import Search, Winner
+from sweep.search.shape_space import ShapeSpace
 from sweep.search.snapshot import capture, restore
 from sweep.study.attainable import require_attainable
 from sweep.study.budget import Budget
@@ -38,6 +39,8 @@ from sweep.study.enqueued import settled
 from sweep.study.finding import LoadedStudy
 from sweep.workers.cluster import connected
 from sweep.workers.request import NO_WORKERS, WorkersAsked
+
+OF_ONE_SHAPE = " if every trial had the baseline's shape (`sweep plan` estimates each shape)"
 
 
 @own_settings()
@@ -165,8 +168,9 @@ def carry_out(
     announce_features(settings, prepared, reporter)
 
     plan = plan_study(feature_plan, prepared)
+    of_one_shape = OF_ONE_SHAPE if ShapeSpace(study).varies else ""
     reporter.message(
-        f"plan: {plan.search_wall_seconds:.0f} s of search; stacks of up to {plan.n_parallel} lanes, "
+        f"plan: {plan.search_wall_seconds:.0f} s of search{of_one_shape}; stacks of up to {plan.n_parallel} lanes, "
         f"{plan.lanes_that_fit} fit in memory"
     )
     n_parallel = _lanes_of(folder, lanes_of(prepared, plan, where))

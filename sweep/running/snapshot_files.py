@@ -8,10 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from sweep.errors import SweepError
-from sweep.machine.paths import write_atomically
+from sweep.machine.paths import save_weights, write_atomically
 from sweep.search.snapshot import Snapshot
 
 KEPT_SNAPSHOTS = 2
@@ -41,14 +40,14 @@ class SnapshotFiles:
             there = self._there()
             number = there[-1][0] + 1 if there else 1
             unnamed = self.folder / "snapshot"  # its name depends on its content
-            write_atomically(unnamed, lambda partial: save_file(snapshot.tensors, partial, _metadata(snapshot)))
+            write_atomically(unnamed, lambda partial: save_weights(snapshot.tensors, partial, _metadata(snapshot)))
             path = self.folder / f"snapshot-{number:06}-{_checksum(unnamed)}.safetensors"
             os.replace(unnamed, path)
             _sync_folder(self.folder)
             for _, old in there[: 1 - KEPT_SNAPSHOTS]:
                 old.unlink()
-        except (OSError, SafetensorError) as error:
-            reason = getattr(error, "strerror", None) or error
+        except OSError as error:
+            reason = error.strerror or error
             raise SweepError(
                 f"cannot write a snapshot to {self.folder}: {reason}; free some space, then continue with sweep resume"
             ) from error

@@ -28,6 +28,7 @@ from sweep.side_networks.head import KEEP
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks.losses import LaneLosses
 from sweep.training.dropout import LaneStep, dropout_buffers
+from sweep.training.graphs import graphed
 from sweep.training.optim import LaneOptimizers, schedule_factors
 
 EVALUATION_BATCH_SIZE = 64
@@ -242,6 +243,7 @@ class Training:
         self.losses_of = LaneLosses(configs, counts.to(like.device), like.dtype, self.n_learned)
         self.optimizers = LaneOptimizers(self.stack.params, configs)
         self.optimizers.load([lane.optimizer_state for lane in self.lanes])
+        self.step = graphed(partial(take_step, self.stack, self.losses_of, self.optimizers), like.device)
         factors = schedule_factors(configs, n_epochs * self.steps_per_epoch, self.steps_per_epoch)
         self.factors = factors.unflatten(0, (n_epochs, self.steps_per_epoch)).to(like)
 
@@ -261,9 +263,12 @@ class Training:
             for step, (stages, labels) in enumerate(batches):
                 replaced = dropout_buffers(self._lane_steps(step), len(labels), self.stack.buffers)
                 learning = self._learning(indices[step])
-                losses_of = partial(self.losses_of, learns=learning.learns)
-                losses, grads = self.stack.gradients(stages, labels, losses_of, replaced)
-                self.optimizers.step(grads, factors[step], learning.resting)
+                if learning.learns is None:
+                    losses = self.step(stages, labels, factors[step], replaced)
+                else:
+                    losses_of = partial(self.losses_of, learns=learning.learns)
+                    of_step = (stages, labels, factors[step], replaced, learning.resting)
+                    losses = take_step(self.stack, losses_of, self.optimizers, *of_step)
                 loss_sum += losses * learning.n_images
                 on_step()
         for lane in self.lanes:
@@ -310,6 +315,26 @@ class Training:
             lane.module.load_state_dict(self.stack.lane_state(i))
             lane.optimizer_state = states[i]
         return lanes
+
+
+def take_step(
+    stack: Stack,
+    losses_of: Callable[[Tensor, Tensor], Tensor],
+    optimizers: LaneOptimizers,
+    stages: list[Tensor],
+    labels: Tensor,
+    factor: Tensor,
+    replaced: Mapping[str, Tensor],
+    resting: Sequence[int] = (),
+) -> Tensor:
+    """Train every lane of a stack on a batch; arguments as `Stack.gradients` and `LaneOptimizers.step`.
+
+    Returns:
+        Losses before the update, `(N,)`, detached.
+    """
+    losses, grads = stack.gradients(stages, labels, losses_of, replaced)
+    optimizers.step(grads, factor, resting)
+    return losses
 
 
 def train(

@@ -5,7 +5,7 @@ is tested against its `torch.optim` counterpart over a grid of hyperparameters.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from sweep.side_networks.cpu.compile import announce, has_kernels
 from sweep.side_networks.cpu.tasks import on_threads
 from sweep.study.lane_config import LaneConfig
 from sweep.training.cpu_adamw import adamw_step
+from sweep.training.flat import FlatParameters
 
 Params = dict[str, Tensor]
 
@@ -86,9 +87,11 @@ class LaneAdamW:
     Args:
         params: Stacked parameters, each `(N, ...)`; updated in place.
         configs: `N` lanes.
+        decayed: Names of the parameters that weight decay applies to.
     """
 
-    def __init__(self, params: Params, configs: Sequence[LaneConfig]):
+    def __init__(self, params: Params, configs: Sequence[LaneConfig], decayed: Collection[str]):
+        self.decayed = decayed
         of = _LaneHyperparameters(configs, next(iter(params.values())))
         self.beta1, self.beta2, self.eps = of("beta1"), of("beta2"), of("eps")
         self.weight_decay = of("weight_decay")
@@ -122,7 +125,7 @@ class LaneAdamW:
             return
         for name, p in params.items():
             grad, mean, square = grads[name], self.mean[name], self.square[name]
-            if is_decayed(name, p):
+            if name in self.decayed:
                 p.mul_(_over(1 - lr[name] * self.weight_decay, p))
             mean.lerp_(grad, _over(1 - self.beta1, p))
             square.mul_(_over(self.beta2, p)).add_(grad.square().mul_(_over(1 - self.beta2, p)))
@@ -137,7 +140,7 @@ class LaneAdamW:
         of_lanes = [x.numpy() for x in (self.beta1, self.beta2, debias2, self.eps)]
         arguments = []
         for name, p in params.items():
-            decay = 1 - lr[name] * self.weight_decay if is_decayed(name, p) else torch.ones_like(debias1)
+            decay = 1 - lr[name] * self.weight_decay if name in self.decayed else torch.ones_like(debias1)
             n_lanes, rates = len(decay), (decay, lr[name] / debias1)
             tensors = (p, grads[name].contiguous(), self.mean[name], self.square[name])
             rows = (x.view(n_lanes, -1).numpy() for x in tensors)
@@ -157,7 +160,8 @@ class LaneAdamW:
 class LaneSGD:
     """SGD with momentum, with one value of every hyperparameter per lane; arguments as `LaneAdamW`."""
 
-    def __init__(self, params: Params, configs: Sequence[LaneConfig]):
+    def __init__(self, params: Params, configs: Sequence[LaneConfig], decayed: Collection[str]):
+        self.decayed = decayed
         of = _LaneHyperparameters(configs, next(iter(params.values())))
         self.momentum, self.weight_decay = of("momentum"), of("weight_decay")
         self.velocity = {name: torch.zeros_like(p) for name, p in params.items()}
@@ -171,7 +175,7 @@ class LaneSGD:
         """One update; arguments as `LaneAdamW.step`."""
         for name, p in params.items():
             grad, velocity = grads[name], self.velocity[name]
-            if is_decayed(name, p):
+            if name in self.decayed:
                 grad = grad + _over(self.weight_decay, p) * p
             velocity.mul_(_over(self.momentum, p)).add_(grad)
             p.sub_(_over(lr[name], p) * velocity)
@@ -201,19 +205,40 @@ class LaneClipping:
 _OPTIMIZERS: dict[str, type[LaneAdamW] | type[LaneSGD]] = {"adamw": LaneAdamW, "sgd": LaneSGD}
 
 
+_DECAYED = ".decayed"
+"""How the name of a group ends that weight decay applies to."""
+
+
+def _group_of(name: str, parameter: Tensor) -> str:
+    """The group of parameters that have one dtype and one learning rate, and decay or do not."""
+    part = "head" if name.startswith("head.") else "body"
+    return f"{part}.{parameter.dtype}" + (_DECAYED if is_decayed(name, parameter) else "")
+
+
 class LaneOptimizers:
     """The optimizers of a stack. Each lane has its own kind.
+
+    On a GPU the parameters become parts of a few matrices, see `FlatParameters`. Every number is the same as without
+    them, except for the last bits of the gradients' norms by which lanes are clipped: they are sums in another order.
 
     Args:
         params: Stacked parameters by name, each `(N, ...)`; updated in place. Those whose names begin with `head.` have
             the learning rate `lr * head_lr_ratio`.
         configs: `N` lanes.
+        flat: Whether to use a few matrices. If not given, they are used on every device but the CPU, which has a
+            compiled update of its own.
     """
 
-    def __init__(self, params: Params, configs: Sequence[LaneConfig]):
-        self.params = params
+    def __init__(self, params: Params, configs: Sequence[LaneConfig], flat: bool | None = None):
         of = _LaneHyperparameters(configs, next(iter(params.values())))
         lr, head_lr = of("lr"), of("lr") * of("head_lr_ratio")
+        decayed = {name for name, p in params.items() if is_decayed(name, p)}
+        self.flat: FlatParameters | None = None
+        if lr.device.type != "cpu" if flat is None else flat:
+            self.flat = FlatParameters(params, _group_of)
+            params = self.flat.matrices
+            decayed = {group for group in params if group.endswith(_DECAYED)}
+        self.params = params
         clips = any(config.clip_norm is not None for config in configs)
         self.clipping = LaneClipping(configs, lr) if clips else None
         self.peak_lr = {name: head_lr if name.startswith("head.") else lr for name in params}
@@ -222,14 +247,14 @@ class LaneOptimizers:
             members = [lane for lane, config in enumerate(configs) if config.optimizer == kind]
             lanes = torch.tensor(members, device=lr.device)
             subset = {name: p[lanes] for name, p in params.items()}
-            optimizer = _OPTIMIZERS[kind](subset, [configs[lane] for lane in members])
+            optimizer = _OPTIMIZERS[kind](subset, [configs[lane] for lane in members], decayed)
             self.groups.append((lanes, optimizer))
 
     def lane_states(self) -> list[dict[str, Tensor]]:
         """A copy of every lane's state by name, for `load`. Lanes with the same optimizer have the same names."""
         states: dict[int, dict[str, Tensor]] = {}
         for lanes, optimizer in self.groups:
-            live = optimizer.state()
+            live = self._state(optimizer)
             for i, lane in enumerate(lanes.tolist()):
                 states[lane] = {name: tensor[i].clone() for name, tensor in live.items()}
         return [states[lane] for lane in sorted(states)]
@@ -237,10 +262,22 @@ class LaneOptimizers:
     def load(self, states: Sequence[Mapping[str, Tensor]]) -> None:
         """Restore the states of lanes: one state per lane, which is empty for a new lane."""
         for lanes, optimizer in self.groups:
-            for name, tensor in optimizer.state().items():
+            for name, tensor in self._state(optimizer).items():
                 for i, lane in enumerate(lanes.tolist()):
                     if states[lane]:
                         tensor[i] = states[lane][name]
+
+    def _state(self, optimizer: LaneAdamW | LaneSGD) -> dict[str, Tensor]:
+        """An optimizer's state by the names of parameters, also if it works on matrices. The tensors are not copies."""
+        live = optimizer.state()
+        if self.flat is None:
+            return live
+        named: dict[str, Tensor] = {}
+        for name, tensor in live.items():
+            moment, _, group = name.partition(".")
+            parts = self.flat.views(group, tensor) if group else {}
+            named |= {f"{moment}.{parameter}": part for parameter, part in parts.items()} or {name: tensor}
+        return named
 
     @torch.no_grad()
     def step(self, grads: Mapping[str, Tensor], factor: Tensor, resting: Sequence[int] = ()) -> None:
@@ -252,6 +289,8 @@ class LaneOptimizers:
             resting: Lanes that stay as they are, with their optimizers: a zero gradient would still decay weights and
                 move them on by their momentum.
         """
+        if self.flat is not None:
+            grads = self.flat.flat(grads)
         if not resting:
             self._update(grads, factor)
             return

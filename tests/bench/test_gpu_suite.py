@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from sweep.bench import gpu, gpu_checks
 from sweep.bench.gpu_checks import Check, run_checks
+from sweep.bench.graphed import GRAPHS, GraphedRow
 from sweep.bench.rows import SweepRow
 from sweep.bench.workload import LADDER_SIZES, Shape, Sizes
 from sweep.cli import app
@@ -39,6 +40,7 @@ def test_checks_compare_the_same_lanes() -> None:
     assert {check.side_network for check in checks} == {"last", "ladder"}
     assert {check.what for check in checks} == {
         *("fp32 against a CPU", "the same run again", "2 lanes against the same ones among 5"),
+        "with CUDA graphs against without",
     }
     assert all(check.value == 0 for check in checks), "on a CPU, all of these give the same bits"
     assert len(said) == len(checks)
@@ -49,12 +51,24 @@ def test_a_check_finds_lanes_that_depend_on_others(monkeypatch: pytest.MonkeyPat
         def step(self) -> None:
             super().step()
             with torch.no_grad():
-                torch._foreach_add_(list(self.stack.params.values()), 1e-4 * self.n_lanes)
+                torch._foreach_add_(list(self.stack.params.values()), 1e-4 * (self.n_lanes - gpu_checks.FEW_LANES))
 
     monkeypatch.setattr(gpu_checks, "SweepRow", Leaking)
     broken = [check for check in run_checks("cpu", lambda line: None) if not check.kept]
     assert {check.what for check in broken} == {"2 lanes against the same ones among 5"}
     assert not Check("last", "", float("nan"), 1.0).kept
+
+
+def test_graphs_that_cannot_be_recorded_are_a_broken_check_and_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(row: GraphedRow) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(GraphedRow, "step", fail)
+    said: list[str] = []
+    broken = [check for check in run_checks("cpu", said.append) if not check.kept]
+    assert {check.what for check in broken} == {"with CUDA graphs against without"}
+    assert GRAPHS not in {speed.row for speed in gpu._speeds("last", TINY, said.append)}
+    assert "CUDA graphs cannot be measured: operation not permitted when stream is capturing" in said
 
 
 def test_command_writes_one_file(tmp_path: Path) -> None:
@@ -65,7 +79,7 @@ def test_command_writes_one_file(tmp_path: Path) -> None:
     assert set(content) == {"checks", "speeds", "scaling", "scaling_ended", "machine", "versions"}
     assert all(check["kept"] for check in content["checks"])
     assert {(speed["workload"], speed["row"]) for speed in content["speeds"]} == {
-        (workload, row) for workload in ("last", "ladder") for row in gpu.TIMED
+        (workload, row) for workload in ("last", "ladder") for row in (*gpu.TIMED, GRAPHS)
     }
     assert [scale["n_lanes"] for scale in content["scaling"]] == [2, 4]
     assert content["scaling_ended"] == "4 lanes are the most that are tried"

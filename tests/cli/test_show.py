@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from sweep import load_results
-from sweep.cli.show import show_summary
+from sweep.cli.show import beside_plan, show_summary
 from sweep.records.folder import RunFolder
 
 
@@ -46,3 +46,16 @@ def test_who_is_ahead_by_how_much_and_whether_it_is_noise(
     assert f"on the 400 test images, {said}" in capture.get()
     tried = "The probe trained for 12 epochs and the trials for 3: try --epochs 12"
     assert (tried in capture.get()) == (probe > winner)
+
+
+@pytest.mark.parametrize(
+    ("planned", "took", "slower"),
+    [(100, 199, None), (100, 310, "3.1 times as long"), (0.5, 9, None), (10, 20, "2.0 times as long")],
+)
+def test_a_search_that_took_much_longer_than_planned_is_explained(
+    planned: float, took: float, slower: str | None
+) -> None:
+    said = beside_plan(planned, took)
+    assert said.startswith(f"the search was planned to take {planned:.0f} s and took {took:.0f} s")
+    assert ("other programs" in said) == (slower is not None)
+    assert slower is None or slower in said

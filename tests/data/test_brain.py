@@ -1,4 +1,4 @@
-"""The packaged brain slices: which slices lie in which split, and how the labels follow from the template."""
+"""The packaged brain slices: which split each slice is in, and how the labels follow from the template."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from sweep.data import load_data
 from sweep.data.brain import BACKGROUND, CLASS_NAMES, GREY, OTHER, WHITE, tissues
 
 
-def test_tissue_is_the_likeliest() -> None:
+def test_labels_are_the_most_probable_tissue() -> None:
     t1, grey, white = (
         np.array(values, dtype=np.uint8).reshape(1, 1, -1)
         for values in ([0, 9, 9, 9, 9], [200, 200, 40, 60, 0], [0, 30, 180, 70, 0])
@@ -16,7 +16,7 @@ def test_tissue_is_the_likeliest() -> None:
     assert tissues(t1, grey, white).ravel().tolist() == [BACKGROUND, GREY, WHITE, OTHER, OTHER]
 
 
-def test_no_slice_of_a_split_is_next_to_one_of_another(cache_dir: Path) -> None:
+def test_no_two_splits_have_neighbouring_slices(cache_dir: Path) -> None:
     data = load_data("brain-slices", seed=0, cache_dir=cache_dir)
     splits = {"train": data.train, "val": data.val, "test": data.test}
     places = {

@@ -1,4 +1,4 @@
-"""Folders of images and masks: what is read, and what a mistake in them is answered with."""
+"""Folders of images and masks: how they are read, and the error for each mistake in them."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ SIZE = (12, 10)
 
 
 def save(root: Path, name: str, values: np.ndarray | None = None, mode: str = "L") -> None:
-    """An image and its mask."""
+    """Save an image and its mask."""
     rng = np.random.default_rng(len(name))
     for folder in ("images", "masks"):
         (root / folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def read(root: Path, cache_dir: Path, **options: object):  # type: ignore[no-unt
     return load_data(str(root), **{"seed": 0, "cache_dir": cache_dir, **options})  # type: ignore[arg-type]
 
 
-def test_masks_belong_to_the_images_of_their_names(scenes: Path, tmp_path: Path) -> None:
+def test_masks_belong_to_the_images_of_the_same_name(scenes: Path, tmp_path: Path) -> None:
     data = read(scenes, tmp_path)
     assert data.task == "segmentation"
     assert data.class_names == ("0", "1", "2")
@@ -68,7 +68,7 @@ def test_splits_as_given(tmp_path: Path, above: bool) -> None:
 def test_names_of_classes(scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (scenes / "classes.txt").write_text("sky\nstreet\n\ncar\nbicycle\n", encoding="utf-8")
     assert read(scenes, tmp_path).class_names == ("sky", "street", "car", "bicycle")
-    assert "bicycle, which cannot be learned" in caplog.text
+    assert "bicycle, so it cannot be learned" in caplog.text
 
 
 def test_a_changed_mask_changes_the_fingerprint(scenes: Path, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def too_few_names(root: Path) -> None:
     ("spoil", "said"),
     [
         (lost, r"1 of 10 images .* have no mask, such as .*scene0.jpg; put it at .*scene0.png"),
-        (of_another_size, r"scene0.png: it has 5 x 6 pixels, and its image .* 12 x 10"),
+        (of_another_size, r"scene0.png: it has 5 x 6 pixels, but its image .* has 12 x 10"),
         (in_colours, r"scene0.png: it has colours \(mode RGB\)"),
         (without_labels, r"no pixel of the mask .*scene0.png has a label"),
         (of_two_values, r"If 255 stands for a class, save it as 1"),
@@ -146,6 +146,6 @@ def test_label_maps_show_what_the_backbone_sees(crop_pct: float | None, size: tu
     seen = np.rint(transform(mask)[0].numpy() * 255)
     labels = label_map(mask, transform, 48)
     assert labels.shape == (48, 48)
-    assert (labels == seen).mean() > 0.9, "but for pixels at the edges, where the image was rounded to whole pixels"
+    assert (labels == seen).mean() > 0.9, "apart from edges, where sizes are rounded to whole pixels"
     same_place = label_map(Image.fromarray(columns.astype(np.uint8)), transform, 48)[24, 24]
     assert abs(int(same_place) - (size[0] - 1) / 2) <= 2 + size[0] / 48, "the centre stays the centre"

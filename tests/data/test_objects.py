@@ -207,7 +207,7 @@ def test_a_study_of_objects_runs_resumes_and_is_reported(
     assert sweep.load_results("out").config["data"] == "objects of the study file"
     code, said = call("report", "out")
     assert code == 0, said
-    assert "the images came as objects of the study file" in said
+    assert "the images were objects of the study file" in said
 
 
 class Named(Numbered):

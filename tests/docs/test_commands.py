@@ -34,7 +34,7 @@ PAGES = (
 DOCS = ("README.md", "CONTRIBUTING.md", *(f"docs/{page}.md" for page in PAGES))
 TINY = (
     *("--backbone", "tiny-untrained", "--group-size", "2"),
-    *("--trials", "3", "--epochs", "2", "--n-parallel", "3", "--batch-size", "64"),
+    *("--trials", "3", "--epochs", "2", "--n-parallel", "10", "--batch-size", "64"),
 )
 FEWER_PHOTOS = ("PER_CLASS, NAMES = 112, 100, ", "PER_CLASS, NAMES = 112, 12, ")
 SUBCOMMANDS: dict[str, Any] = typer.main.get_command(sweep.cli.app).commands  # type: ignore[attr-defined]

@@ -24,7 +24,7 @@ IN_ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHO
 
 
 def test_whole_commands_in_ascii(tmp_path: Path) -> None:
-    """The name of a class is a folder's, and here it is in no encoding, because files have names in ASCII."""
+    """The class is named after its folder, `überall`. With an ASCII file system, this name cannot be decoded."""
     images = draw_images(tmp_path / "images", "überall")
     (tmp_path / "mine.py").write_text(STUDY, encoding="utf-8")
     environment = {**os.environ, "SWEEP_CACHE_DIR": str(tmp_path / "cache"), "COLUMNS": "200"}

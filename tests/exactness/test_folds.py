@@ -1,4 +1,4 @@
-"""Cross-validation: a fold's lane is the training on its own images alone, and is measured on the others alone."""
+"""Cross-validation: the lane of a fold is trained on the other folds' images only, and measured on its own only."""
 
 import copy
 
@@ -20,7 +20,7 @@ from sweep.training.plain_loop import train_plainly
 
 N_IMAGES, N_CLASSES, TOKENS, WIDTH, EPOCHS, SEED = 61, 3, 6, 16, 3, 5
 N_FOLDS, N_REPEATS = 4, 2
-BATCH_SIZE = 10  # the last batch of an epoch has a single image, which each lane of one fold does not learn from
+BATCH_SIZE = 10  # the last batch of an epoch has one image; one of the folds does not learn from it
 
 LANES = {
     CLASSES: [
@@ -59,7 +59,7 @@ def build(form: type[LAST], config: LaneConfig, seed: int, dtype: torch.dtype, p
 def trained(
     data: StageData, folds: Folds, lanes: list[tuple[LaneConfig, int]], dtype: torch.dtype, batch_size: int = BATCH_SIZE
 ) -> tuple[list[dict[str, Tensor]], list[EpochResult]]:
-    """Train lanes of given configurations and folds; a lane's seed follows from both."""
+    """Train lanes with these configurations and folds. The seed of a lane depends on its fold."""
     modules = [build(RankSpaceLAST, config, 100 + fold, dtype, 3) for config, fold in lanes]
     return train(
         modules,
@@ -82,7 +82,10 @@ def in_order(epoch: int, batch_size: int) -> list[Tensor]:
 def trained_alone(
     data: StageData, folds: Folds, config: LaneConfig, fold: int, batch_size: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """A plain loop that never sees an image of the fold: the initial weights and the trained ones, in fp64."""
+    """Train in a plain loop that never sees an image of the fold.
+
+    Return the initial and the trained weights, in fp64.
+    """
     own = folds.held_out(fold).logical_not().nonzero().flatten()
     left = StageData(data.stages[own.numpy()], data.labels[own], N_CLASSES, target=data.target)
     place = {int(image): number for number, image in enumerate(own)}
@@ -93,7 +96,7 @@ def trained_alone(
     held_out = [folds.held_out(fold)[wanted] for wanted in orders]
 
     def batches():  # type: ignore[no-untyped-def]
-        """Only images of `left`; those of the fold are made of nothing that could be learned from."""
+        """Yield batches with images of `left` only. Those of the fold are replaced by NaN."""
         for wanted in orders:
             rows = [place.get(int(image)) for image in wanted]
             stages = [torch.full((len(rows), TOKENS, WIDTH), torch.nan, dtype=torch.float64) for _ in range(3)]
@@ -130,8 +133,8 @@ def test_lane_of_a_fold_equals_a_plain_loop_on_its_images_alone(kind: TaskKind) 
             assert (lane[name] - value).abs().max().item() < 1e-10, f"{config}, fold {fold}: {name}"
 
 
-def test_lane_rests_where_a_batch_has_nothing_to_learn_from() -> None:
-    """With one image a batch, a lane makes no step at all for the images of its fold: no decay, no momentum."""
+def test_a_lane_skips_batches_of_its_own_fold() -> None:
+    """With one image per batch, a lane makes no step for images of its fold: there is neither decay nor momentum."""
     data = data_of(CLASSES)
     folds = folds_of(data, 2)
     lanes = [(config, fold) for config in LANES[CLASSES] for fold in (0, 1)]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import onnxruntime
@@ -18,6 +19,7 @@ from sweep.data import load_data
 from sweep.errors import SweepError, UsageError
 from sweep.export import graph
 from sweep.export.config import FORMAT_VERSION
+from sweep.export.selection import winner_of
 from sweep.export.write import export_run
 from sweep.records.folder import RunFolder
 from sweep.records.results import load_results
@@ -292,3 +294,13 @@ def test_onnx_without_its_packages(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SweepError, match="pip install"):
         export_run(finished_run, tmp_path / "graph", onnx=True, cache_dir=cache)
+
+
+def test_a_run_without_a_winner_says_why(finished_run: Path) -> None:
+    results, folder = load_results(finished_run), RunFolder(finished_run)
+    failed = results.trials.assign(state="FAIL", failure="the study's metric margin failed")
+    with pytest.raises(SweepError, match=r"all \d failed, the first with: the study's metric margin failed\. Mend"):
+        winner_of(replace(results, trials=failed, summary={}), folder)
+    running = results.trials.assign(state=["RUNNING", *["FAIL"] * (len(failed) - 1)])
+    with pytest.raises(SweepError, match="let the run go on, or continue it with sweep resume"):
+        winner_of(replace(results, trials=running, summary={}), folder)

@@ -23,7 +23,7 @@ def test_largest_errors_of_several_labels() -> None:
     labels = np.array([[1, 0], [1, 1], [0, 0], [0, 1]])
     values = np.array([[0.9, 0.1], [0.4, 0.8], [0.95, 0.7], [0.2, 0.6]])  # the second and third have a wrong label
     html = _most_wrong(Evidence(values, labels, split_of(labels), "images"), ["cat", "<dog>"])
-    assert "2 of 4 val images have a label that was answered wrongly" in html
+    assert "2 of 4 val images have a label that was predicted wrongly" in html
     captions = [
         [unescape(re.sub("<[^>]+>", "", line)) for line in caption.split("<br>")]
         for caption in re.findall(r"<figcaption>(.*?)</figcaption>", html)

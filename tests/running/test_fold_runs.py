@@ -1,4 +1,4 @@
-"""Runs with cross-validation: ranked by the mean over folds, resumed, verified, reported, and exported."""
+"""Runs with cross-validation: ranked by the mean over folds, resumed, verified, reported and exported."""
 
 import json
 import sys
@@ -135,7 +135,7 @@ class KilledError(Exception):
 
 
 class Killer(LineReporter):
-    """Kills the run when a trial has ended."""
+    """Stops the run when a trial has ended, as a kill would."""
 
     def trial_ended(self, record: TrialRecord) -> None:
         raise KilledError
@@ -151,7 +151,7 @@ def same_tables(ours: Path, theirs: Path) -> bool:
 
 
 def test_killed_run_and_workers_give_the_same_tables(images: Path) -> None:
-    """Also with rungs, with trials of two ranks in stacks of their own, and with a lane that no trial fits into."""
+    """The run also has rungs, trials of two ranks in separate stacks, and a lane that is too few for another trial."""
     declared: dict[str, Any] = {
         **{"trials": 5, "epochs": 4, "folds": N_FOLDS, "halving": Halving(eta=2, first_rung=2)},
         **{"rank_buckets": (1, 2)},
@@ -204,7 +204,7 @@ def test_features_are_computed_once_for_all_folds(images: Path, capsys: pytest.C
 
 
 def test_a_fold_on_which_nothing_can_be_measured_is_an_error(images: Path) -> None:
-    """Two of the images have the one label: more folds than that have nothing to measure."""
+    """Only two of these images have the label. With more folds, some folds have nothing to measure."""
     rows = [f"above/{i}.png,{int(i in (0, 8, 12))},{split}" for split, numbers in SPLITS.items() for i in numbers]
     table = images / "rare.csv"
     table.write_text("\n".join(["path,bright,split", *rows]), encoding="utf-8")

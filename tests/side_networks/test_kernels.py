@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from sweep.side_networks.cpu import compile as cpu_compile
 from sweep.side_networks.cpu.attention import KEYS, MAX_UNROLLED_RANK, attend, attend_backward
 from sweep.side_networks.cpu.tasks import on_threads
 from sweep.side_networks.cpu.trunk import is_compiled, pooled_trunk
-from sweep.side_networks.cpu.vector_math import exp
-from sweep.side_networks.cpu.vectors import VECTOR, load, store
+from sweep.side_networks.cpu.vector_math import exp, log, root
+from sweep.side_networks.cpu.vectors import VECTOR, load, load_part, store, store_part
 from sweep.side_networks.rank_space_trunk import FrozenStreams, trunk
 
 
@@ -99,13 +100,14 @@ def test_nan_is_not_hidden() -> None:
     assert grads.isnan().any()
 
 
-def exponentials(x: np.ndarray) -> np.ndarray:
+def in_kernel(function: Any, x: np.ndarray) -> np.ndarray:
+    """A function of vectors, of every number."""
     import numba
 
     @numba.njit
     def kernel(x: np.ndarray, out: np.ndarray) -> None:
         for i in range(0, x.size, VECTOR):
-            store(out, i, exp(load(x, i)))
+            store(out, i, function(load(x, i)))
 
     out = np.empty_like(x)
     kernel(x, out)
@@ -115,12 +117,38 @@ def exponentials(x: np.ndarray) -> np.ndarray:
 def test_exponential() -> None:
     x = np.linspace(-70, 1, 1000 * VECTOR, dtype=np.float32)
     x[:3] = np.nan, -np.inf, -1e30
-    got, expected = exponentials(x), np.exp(x.astype(np.float64))
+    got, expected = in_kernel(exp, x), np.exp(x.astype(np.float64))
     assert np.isnan(got[0])
     assert not got[1:][x[1:] < -60].any()
     kept = x > -60
     assert np.abs(got[kept] / expected[kept] - 1).max() < 5e-6
     assert np.abs(got[kept] - expected[kept]).max() < 5e-7
+
+
+def test_logarithm_and_root() -> None:
+    x = np.concatenate([np.geomspace(1e-30, 1e30, 900 * VECTOR), np.linspace(0.9, 1.1, 100 * VECTOR)])
+    x = x.astype(np.float32)
+    expected = np.log(x.astype(np.float64))
+    assert (np.abs(in_kernel(log, x) - expected) <= 5e-7 * np.abs(expected)).all()
+    assert np.array_equal(in_kernel(root, x), np.sqrt(x))
+
+
+@pytest.mark.parametrize("n", [-3, 0, 1, VECTOR - 1, VECTOR, VECTOR + 5])
+def test_parts_of_vectors_touch_no_other_memory(n: int) -> None:
+    import numba
+
+    @numba.njit
+    def kernel(x: np.ndarray, n: int, whole: np.ndarray, part: np.ndarray) -> None:
+        store(whole, 0, load_part(x, 1, n))
+        store_part(part, 1, n, load(x, 1))
+
+    x = np.arange(1, VECTOR + 2, dtype=np.float32)
+    x[1 + max(n, 0) :] = np.nan
+    whole, part = np.full(VECTOR, -1, np.float32), np.full(VECTOR + 2, -1, np.float32)
+    kernel(x, n, whole, part)
+    written = min(max(n, 0), VECTOR)
+    assert np.array_equal(whole, [*x[1 : 1 + written], *[0] * (VECTOR - written)])
+    assert np.array_equal(part, [-1, *x[1 : 1 + written], *[-1] * (VECTOR + 1 - written)])
 
 
 MODULES, IMAGES = 4, 5

@@ -9,7 +9,7 @@ N_IMAGES, WIDTH, HEIGHT = 30, 40, 32
 
 
 def draw_scenes(root: Path) -> Path:
-    """Images of a bright square and a dark one, with their masks; a border of the squares has no label."""
+    """Draw images of a bright and a dark square, and their masks. The borders of the squares have no label."""
     rng = np.random.default_rng(0)
     for folder in ("images", "masks"):
         (root / folder / "deep").mkdir(parents=True)

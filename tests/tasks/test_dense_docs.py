@@ -1,4 +1,4 @@
-"""docs/dense.md: its commands are run in order, on a small folder of scenes."""
+"""Runs the commands of docs/dense.md in order, on a small folder of drawn images with masks."""
 
 import re
 import shlex

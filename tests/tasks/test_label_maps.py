@@ -1,4 +1,4 @@
-"""Label maps: interpolation, losses and metrics, held to PyTorch's own functions and to counts by hand."""
+"""Label maps: interpolation, losses and metrics, compared with PyTorch's own functions and with counting by hand."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ SIDE = GRID * FACTOR
 
 
 def drawn(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Outputs `(N, n, P, C)` in fp64, and label maps of which a part has no label."""
+    """Return outputs (N, n, P, C) in fp64, and label maps with some unlabelled pixels."""
     generator = torch.Generator().manual_seed(seed)
     outputs = torch.randn(N_LANES, N_IMAGES, GRID**2, N_CLASSES, generator=generator, dtype=torch.float64)
     labels = torch.randint(N_CLASSES, (N_IMAGES, SIDE, SIDE), generator=generator)
@@ -26,7 +26,7 @@ def drawn(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3, 4, 7])
-def test_interpolation_is_pytorchs(factor: int) -> None:
+def test_interpolation_equals_pytorchs(factor: int) -> None:
     outputs, _ = drawn()
     grid = outputs.flatten(0, 1).mT.unflatten(-1, (GRID, GRID))
     expected = F.interpolate(grid, (GRID * factor,) * 2, mode="bilinear").unflatten(0, (N_LANES, -1))
@@ -35,7 +35,7 @@ def test_interpolation_is_pytorchs(factor: int) -> None:
 
 @pytest.mark.parametrize("weights", [None, "balanced", (0.5, 2.0, 1.0)])
 @pytest.mark.parametrize("chosen", [{}, {"label_smoothing": 0.1}, {"loss": "dice"}])
-def test_losses_and_their_gradients_are_those_of_plain_pytorch(weights: object, chosen: dict[str, object]) -> None:
+def test_losses_and_their_gradients_equal_those_of_plain_pytorch(weights: object, chosen: dict[str, object]) -> None:
     outputs, labels = drawn()
     config = LaneConfig(lr=1.0, class_weights=weights, **chosen).on(SEGMENTATION)  # type: ignore[arg-type]
     counts = Target(SEGMENTATION).counts(labels, N_CLASSES)
@@ -58,7 +58,7 @@ def test_pixels_without_a_label_change_nothing() -> None:
     for config in (LaneConfig(lr=1.0), LaneConfig(lr=1.0, loss="dice")):
         losses = LaneLosses([config.on(SEGMENTATION)] * N_LANES, torch.ones(N_CLASSES), torch.float64)
         of_grid = interpolated(moved, SIDE).movedim(2, -1).requires_grad_()
-        # as many tokens as pixels: the outputs of pixels without a label get no gradient
+        # with as many tokens as pixels, the outputs of unlabelled pixels get no gradient
         loss = losses(of_grid.flatten(2, 3), labels)
         (gradient,) = torch.autograd.grad(loss.sum(), of_grid)
         assert not gradient[:, without].any()

@@ -1,4 +1,4 @@
-"""The promises of exactness for segmentation: a lane is the trial it stands for, whatever runs beside it."""
+"""Exactness for segmentation: a lane equals its trial alone, whatever trains beside it."""
 
 import copy
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sweep.features.batches import StageData, training_batches
+from sweep.features.folds import Folds
 from sweep.side_networks import (
     LAST,
     Convolution,
@@ -25,6 +26,7 @@ from sweep.tasks.kinds import SEGMENTATION
 from sweep.tasks.label_maps import IGNORED, LABELS_A_TOKEN
 from sweep.tasks.targets import Target
 from sweep.training.engine import train
+from sweep.training.measurement import measure_lanes
 from sweep.training.plain_loop import train_plainly
 
 WIDTH, N_STAGES, GRID, PREFIX, N_CLASSES, MAX_RANK = 24, 3, 3, 1, 3, 8
@@ -102,7 +104,7 @@ def made(build: Build, rank: int, seed: int, dtype: torch.dtype, padded_rank: in
 def run_stack(
     build: Build, data: StageData, lanes: list[LaneConfig], numbers: list[int], dtype: torch.dtype
 ) -> tuple[dict[int, dict[str, Tensor]], dict[int, Tensor]]:
-    """Train some of the lanes together; return every lane's weights and its outputs after the last epoch."""
+    """Train some of the lanes together. Return every lane's weights, and its outputs after the last epoch."""
     modules = [made(build, lanes[i].rank, 100 + i, dtype, MAX_RANK) for i in numbers]
     configs = [lanes[i] for i in numbers]
     states, results = train(modules, configs, data, data, n_epochs=EPOCHS, batch_size=BATCH_SIZE, seed=SEED)
@@ -142,3 +144,27 @@ def test_lane_is_bitwise_the_same_in_any_stack(family: str, data: StageData) -> 
             assert torch.equal(outputs[i], reference_outputs[i]), f"lane {i} in stack {numbers}"
             for name, value in states[i].items():
                 assert torch.equal(value, reference[i][name]), f"lane {i} in stack {numbers}: {name}"
+
+
+def test_lane_of_a_fold_equals_plain_loop_without_its_images(data: StageData) -> None:
+    plain, lane_form = FAMILIES["ladder"]
+    folds, of_lanes = Folds.of(data, 3, 1, SEED), [i % 3 for i in range(len(LANES))]
+    modules = [made(lane_form, config.rank, 100 + i, torch.float64, MAX_RANK) for i, config in enumerate(LANES)]
+    length = {"n_epochs": EPOCHS, "batch_size": BATCH_SIZE, "seed": SEED}
+    states, results = train(modules, LANES, data, data, **length, folds=folds, lane_folds=of_lanes)
+    orders = [x for epoch in range(1, EPOCHS + 1) for x in training_batches(N_IMAGES, BATCH_SIZE, SEED, epoch)]
+    measured = measure_lanes(results[-1], data, {})
+    for i, (config, fold) in enumerate(zip(LANES, of_lanes, strict=True)):
+        alone = made(plain, config.rank, 100 + i, torch.float64, config.rank)
+        start = copy.deepcopy(alone.state_dict())
+        batches = data.batches(1, orders, torch.empty(0, dtype=torch.float64))
+        length = {"n_steps": len(orders), "steps_per_epoch": len(orders) // EPOCHS}
+        held_out = [folds.held_out(fold)[wanted] for wanted in orders]
+        train_plainly(alone, config, folds.learned_from(fold), batches, **length, held_out=held_out)
+        lane = cut_to(start, states[i])
+        for name, value in alone.state_dict().items():
+            assert not torch.equal(value, start[name]), f"{name} was not trained"
+            assert (lane[name] - value).abs().max().item() < 1e-10, f"lane {i}, {name}"
+        own = folds.held_out(fold)
+        expected = data.target.measure(results[-1].val_logits[i, own][None], data.labels[own])
+        assert measured[i].metrics["val_miou"] == expected["miou"][0]

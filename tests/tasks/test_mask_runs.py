@@ -1,4 +1,4 @@
-"""Segmentation from start to end: a folder of images and masks, a run, and everything that reads the run."""
+"""Segmentation from start to end: a folder of images and masks, a run, and all commands that read the run."""
 
 import json
 import sys
@@ -24,6 +24,7 @@ from sweep.study.finding import LoadedStudy
 from sweep.terminal.console import stderr
 from sweep.terminal.progress import LineReporter
 from sweep.verify.verify import verify_trial
+from sweep.workers.request import WorkersAsked
 
 
 def suggest(trial: optuna.Trial) -> LaneConfig:
@@ -101,7 +102,7 @@ def test_trial_trained_alone_equals_the_record(finished: Path, scenes: Path, tri
 
 
 def test_same_command_gives_the_same_table_on_workers(finished: Path, scenes: Path, tmp_path: Path) -> None:
-    again = run(study_on(scenes), tmp_path / "again", scenes.parent / "cache", n_workers=2)
+    again = run(study_on(scenes), tmp_path / "again", scenes.parent / "cache", workers=WorkersAsked(2))
     timings = ["seconds", "wall_seconds"]
     tables = [sweep.load_run(path).trials for path in (finished, again)]
     columns = [name for name in tables[0].columns if not any(word in name for word in timings)]
@@ -128,7 +129,7 @@ def test_resumed_run_has_ended(finished: Path, scenes: Path) -> None:
     assert before is None or (finished / "trials.csv").read_bytes() == before
 
 
-def test_model_answers_for_every_pixel_as_in_the_run(shipped: Path, scenes: Path) -> None:
+def test_model_predicts_every_pixel_as_in_the_run(shipped: Path, scenes: Path) -> None:
     model = sweep.load_model(shipped)
     image = Image.open(scenes / "images" / "0.png")
     with torch.no_grad():
@@ -192,7 +193,7 @@ def test_report_shows_true_and_predicted_masks(finished: Path, scenes: Path, tmp
         ({"task": "classes"}, "--task"),
     ],
 )
-def test_what_masks_do_not_allow_is_one_clear_error(
+def test_options_that_masks_do_not_allow_give_one_clear_error(
     scenes: Path, tmp_path: Path, declared: dict[str, object], named: str
 ) -> None:
     with pytest.raises(UsageError, match=named.replace("-", ".")):
@@ -200,7 +201,7 @@ def test_what_masks_do_not_allow_is_one_clear_error(
 
 
 @pytest.mark.parametrize("family", ["mixer", "multi_stage"])
-def test_family_that_cannot_answer_for_tokens_is_refused(scenes: Path, tmp_path: Path, family: str) -> None:
+def test_a_family_without_outputs_for_tokens_is_refused(scenes: Path, tmp_path: Path, family: str) -> None:
     loaded = study_on(scenes)
     study = Study(
         suggest=lambda trial: LaneConfig(lr=1e-3, rank=2),

@@ -173,7 +173,7 @@ def test_head_and_body_rates_are_given_by_name(kind: type[LaneAdamW] | type[Lane
     """A rate of zero changes no parameter, not even by decay, and other parameters are not affected."""
     start, grads = starting_params(2, torch.float64), gradients(2, torch.float64)
     params = {name: p.clone() for name, p in start.items()}
-    optimizer = kind(params, [LaneConfig(lr=1, weight_decay=0.5)] * 2)
+    optimizer = kind(params, [LaneConfig(lr=1, weight_decay=0.5)] * 2, decayed=params)
     rates = {name: torch.tensor([0.0, 0.1 * name.startswith("head.")], dtype=torch.float64) for name in params}
     for of_step in grads:
         optimizer.step(params, of_step, rates)
@@ -215,6 +215,51 @@ def test_lanes_of_a_mixed_stack_do_not_touch_each_other() -> None:
         assert poisoned[name][1:3].isnan().all()
         for lane in (0, 3, 4):
             assert torch.equal(poisoned[name][lane], clean[name][lane])
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_flat_parameters_train_to_the_same_bits(dtype: torch.dtype, clip_norm: float | None) -> None:
+    """Also with two kinds of optimizers, and from a state in the middle. Norms are sums in another order."""
+    pairs = zip(ADAMW[4:24:2], SGD, strict=False)
+    configs = [replace(config, clip_norm=clip_norm, head_lr_ratio=3) for pair in pairs for config in pair]
+    factors = torch.rand(N_STEPS, len(configs), generator=torch.Generator().manual_seed(4)).to(dtype)
+    grads = gradients(len(configs), dtype)
+    params = {flat: starting_params(len(configs), dtype) for flat in (False, True)}
+    states: dict[bool, list[dict[str, Tensor]]] = {}
+    for flat, of_form in params.items():
+        optimizers = LaneOptimizers(of_form, configs, flat)
+        for step, (of_step, factor) in enumerate(zip(grads, factors, strict=True)):
+            if step == N_STEPS // 2:  # the other form goes on from here
+                states[flat] = optimizers.lane_states()
+                optimizers = LaneOptimizers(of_form, configs, not flat)
+                optimizers.load(states[flat])
+            optimizers.step(of_step, factor)
+    tolerance = 0.0 if clip_norm is None else TOLERANCE[dtype]
+    for name, p in params[False].items():
+        torch.testing.assert_close(params[True][name], p, rtol=tolerance, atol=tolerance)
+    for ours, theirs in zip(states[True], states[False], strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, tensor in theirs.items():
+            torch.testing.assert_close(ours[name], tensor, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("optimizer", "dtype"), [("adamw", torch.float64), ("sgd", torch.float32)])
+def test_flat_parameters_may_be_single_numbers_and_have_several_dtypes(optimizer: str, dtype: torch.dtype) -> None:
+    config = LaneConfig(lr=0.1, optimizer=optimizer)
+    ends = []
+    for flat in (False, True):
+        params = {
+            "temperature": torch.ones(2, dtype=torch.float64),
+            "head.bias": torch.ones(2, 3, dtype=dtype),
+            "head.linear.weight": torch.ones(2, 3, 4, dtype=torch.float64),
+        }
+        before = dict(params)
+        grads = {name: torch.full_like(p, 0.5) for name, p in params.items()}
+        LaneOptimizers(params, [config] * 2, flat).step(grads, torch.ones(2, dtype=torch.float64))
+        assert all(params[name] is p and (p < 1).all() for name, p in before.items()), "updated in place"
+        ends.append(params)
+    assert all(torch.equal(p, ends[1][name]) for name, p in ends[0].items())
 
 
 def factors_of(scheduler_of: type[lr_scheduler.LRScheduler], n_steps: int, **arguments: object) -> list[float]:

@@ -1,4 +1,4 @@
-"""Searches over made-up features that take a fraction of a second, with all that a table could depend on."""
+"""Searches over artificial features. They take a fraction of a second and have all that tables could depend on."""
 
 from collections.abc import Callable
 from typing import Any
@@ -38,7 +38,7 @@ TRAIN, VAL = stage_data(18, 0), stage_data(12, 1)
 
 
 def suggest(trial: optuna.Trial) -> LaneConfig:
-    """Dropout, two losses, and now and then a lane that diverges."""
+    """A search space with dropout and two losses. Some of its lanes diverge."""
     lr = trial.suggest_float("lr", 1e-3, 1.0, log=True)
     loss = trial.suggest_categorical("loss", ["cross_entropy", "focal"])
     return LaneConfig(
@@ -51,7 +51,7 @@ def suggest(trial: optuna.Trial) -> LaneConfig:
 
 
 def spread(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """A metric of the study's own."""
+    """A metric that the study declares."""
     return float(logits.std())
 
 
@@ -97,7 +97,7 @@ def settings_of(study: Study) -> Callable[[Shape], StackSetting]:
 def search_of(
     study: Study, trainer: Trainer | None = None, storage: InMemoryStorage | None = None, **options: Any
 ) -> Search:
-    """A search of six lanes that was not begun; in this process if no trainer is given."""
+    """Return a search of six lanes that has not begun. Without a trainer, it trains in this process."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler, setting_of = sampler_of(study), settings_of(study)
     optuna_study = optuna.create_study(
@@ -120,7 +120,7 @@ def search_of(
 
 
 def result_of(search: Search) -> dict[str, Any]:
-    """All of a search that may not depend on where its lanes train."""
+    """Return all parts of a search that must not depend on where its lanes train."""
     trials = search.proposals.optuna_study.get_trials()
     return {
         "trials": search.ledger.log.trials_table().drop(columns="seconds"),
@@ -131,7 +131,7 @@ def result_of(search: Search) -> dict[str, Any]:
 
 
 def assert_same(result: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Two results are equal bit for bit."""
+    """Assert that two results are equal bit for bit."""
     for table in ("trials", "curves"):
         pd.testing.assert_frame_equal(result[table], expected[table], check_exact=True)
     assert result["optuna"] == expected["optuna"]

@@ -1,4 +1,4 @@
-"""All studies on all numbers of workers with all kinds of storage: the tables are those of a run without workers."""
+"""All studies, on all numbers of workers and with all kinds of storage, give the tables of a run without workers."""
 
 from collections.abc import Iterator
 from pathlib import Path

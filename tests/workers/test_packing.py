@@ -1,4 +1,4 @@
-"""What workers are told: small where it can be, and the same when it arrives."""
+"""What is sent to workers is as small as possible, and arrives unchanged."""
 
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ def mapped(tmp_path: Path) -> np.memmap:
     return np.memmap(path, dtype=np.float16, mode="c", shape=(100, 2, 10, 20))
 
 
-def test_mapped_features_travel_as_a_path(mapped: np.memmap) -> None:
+def test_mapped_features_are_sent_as_a_path(mapped: np.memmap) -> None:
     labels = torch.zeros(100, 3, dtype=torch.int64)
     data = StageData(JoinedRows(mapped, mapped), torch.cat([labels, labels]), 3, target=Target(MULTI_LABEL))
     content = packed(data)
@@ -33,13 +33,13 @@ def test_mapped_features_travel_as_a_path(mapped: np.memmap) -> None:
     assert again.target.kind is MULTI_LABEL
 
 
-def test_a_part_of_mapped_features_travels_as_it_is(mapped: np.memmap) -> None:
+def test_a_part_of_mapped_features_is_sent_with_its_contents(mapped: np.memmap) -> None:
     part = unpacked(packed(mapped[10:12, 1:]))
     assert np.array_equal(part, mapped[10:12, 1:])
     assert not np.array_equal(part, mapped[:2, 1:])
 
 
-def test_tensors_arrive_as_they_were() -> None:
+def test_tensors_arrive_unchanged() -> None:
     tensors = [
         torch.tensor(2.5, dtype=torch.float64),
         torch.arange(12.0).reshape(3, 4).T,
@@ -54,11 +54,11 @@ def test_tensors_arrive_as_they_were() -> None:
         again.zero_()  # what arrives can be written to
 
 
-def test_a_part_of_a_tensor_does_not_take_the_whole_along() -> None:
+def test_a_part_of_a_tensor_is_sent_without_the_rest() -> None:
     assert len(packed(torch.zeros(100_000)[:10])) < 1000
 
 
-def test_functions_of_a_users_file_travel_with_their_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_functions_of_a_users_file_are_sent_with_their_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "beside_the_file.py").write_text("def twice(x):\n    return 2 * x\n")
     path = tmp_path / "mine.py"
     path.write_text("from beside_the_file import twice\n\n\ndef four_times(x):\n    return twice(twice(x))\n")

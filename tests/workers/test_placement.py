@@ -27,7 +27,7 @@ def test_stacks_that_cost_much_by_themselves_are_kept_whole() -> None:
     assert [len({trial % 2 for trial in placement.on(worker)}) for worker in (0, 1)] == [1, 1]
 
 
-def test_trials_move_to_a_new_worker_until_it_is_not_worth_it() -> None:
+def test_trials_move_to_a_new_worker_while_it_is_worth_it() -> None:
     placement = placed({trial: TrialCost(WIDE, 1.0, 0.0) for trial in range(8)}, [0])
     moves = placement.moves([0, 1])
     assert len(moves) == 4
@@ -48,12 +48,12 @@ def test_a_slow_worker_gets_fewer_trials() -> None:
     assert placement.moves([0, 1]) == {}
 
 
-def test_noise_and_epochs_too_short_to_measure_move_no_trials() -> None:
+def test_no_trial_moves_because_of_noise_or_very_short_epochs() -> None:
     placement = placed({trial: TrialCost(WIDE, 1.0, 0.0) for trial in range(10)}, [0, 1])
     placement.trained(0, 0.001)
     placement.trained(1, 0.2)
     assert placement.moves([0, 1]) == {}
     placement.trained(0, 1.0)
     placement.trained(1, 1.3)
-    placement.trained(1, 30.0)  # once it had to wait for another program
+    placement.trained(1, 30.0)  # this worker once had to wait for another program
     assert placement.moves([0, 1]) == {}

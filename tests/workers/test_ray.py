@@ -1,4 +1,4 @@
-"""Runs on a real Ray cluster of this machine: the same tables as without, also when an actor or the run is killed."""
+"""Runs on a real Ray cluster give the same tables as runs without it, even if an actor or the run is killed."""
 
 import os
 import secrets
@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -58,9 +59,9 @@ def answers(port: int) -> bool:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[dict[str, str]]:
-    """The addresses of a cluster of two CPUs: from within, and from elsewhere.
+    """The addresses of a cluster of two CPUs, for use from within and from elsewhere.
 
-    Only who knows its token can use it. Ray reads the token when it is imported, so no module may import it earlier.
+    Its token is needed to use it. Ray reads the token when it is imported, so no module may import Ray earlier.
     """
     root, port, client_port = Path(__file__).parents[2], free_port(), free_port()
     own = {
@@ -68,10 +69,10 @@ def cluster() -> Iterator[dict[str, str]]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_niceness": "0",  # else actors wait for all other processes of a busy machine
+        "RAY_worker_niceness": "0",  # otherwise actors would wait for all other processes of a busy machine
         "OMP_NUM_THREADS": "1",
     }
-    # Sockets need short paths, so the folder of pytest will not do.
+    # Sockets need short paths, so pytest's folder cannot be used.
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray") as short:
         for name, value in own.items():
             patch.setenv(name, value)
@@ -108,7 +109,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pools(monkeypatch: pytest.MonkeyPatch) -> list[RayPool]:
-    """The pools that runs make."""
+    """The pools that runs create."""
     made: list[RayPool] = []
     init = RayPool.__init__
 
@@ -124,7 +125,7 @@ def process_ids(pool: RayPool) -> list[int]:
     return [about["process_id"] for about in pool.about.values()]
 
 
-def test_actors_give_the_same_tables_also_when_one_is_killed(
+def test_actors_give_the_same_tables_even_if_one_is_killed(
     cluster: dict[str, str], folder: Path, drawn_images: Path, pools: list[RayPool], capfd: pytest.CaptureFixture[str]
 ) -> None:
     expected = run(folder, "mine.py", drawn_images, WorkersAsked(), Reporter())
@@ -149,7 +150,7 @@ def test_actors_give_the_same_tables_also_when_one_is_killed(
 
 
 @pytest.mark.parametrize("address", ["within", pytest.param("elsewhere", marks=pytest.mark.slow)])
-def test_a_search_on_an_actor_that_hangs_at_last(cluster: dict[str, str], address: str) -> None:
+def test_a_search_on_an_actor_which_is_ended_when_it_hangs(cluster: dict[str, str], address: str) -> None:
     study, messages = STUDIES["two shapes"], list[str]()
     with connected(WorkersAsked(1, cluster[address]), on_gpus=False) as found:
         assert found is not None
@@ -176,7 +177,7 @@ def test_a_search_on_an_actor_that_hangs_at_last(cluster: dict[str, str], addres
     assert messages == []
 
 
-def test_actors_that_find_no_room_end_the_run_in_time(cluster: dict[str, str]) -> None:
+def test_a_run_ends_in_time_if_its_actors_find_no_room(cluster: dict[str, str]) -> None:
     study, messages = STUDIES["lr and rank"], list[str]()
     with connected(WorkersAsked(1, cluster["within"]), on_gpus=False) as found:
         assert found is not None
@@ -193,7 +194,7 @@ def test_actors_that_find_no_room_end_the_run_in_time(cluster: dict[str, str]) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_run_that_is_killed_leaves_no_actor_and_goes_on_without_the_cluster(
+def test_a_killed_run_leaves_no_actor_and_can_be_resumed_without_the_cluster(
     cluster: dict[str, str], folder: Path, drawn_images: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     where = ["--epochs", "40", "--workers", "2", "--cluster", cluster["within"]]
@@ -222,7 +223,7 @@ def _content(path: Path) -> bytes:
         return b""
 
 
-def test_an_address_where_nobody_answers_is_one_clear_error() -> None:
+def test_an_address_that_does_not_answer_gives_one_clear_error() -> None:
     nowhere = f"127.0.0.1:{free_port()}"
     with (
         pytest.raises(UsageError, match=f"nobody answers at --cluster {nowhere} .*ray start --head"),
@@ -241,11 +242,11 @@ def test_a_default_install_gets_one_line_that_says_what_to_install(monkeypatch: 
 
 
 class FakeRay:
-    """A cluster of machines that are not there.
+    """A stand-in for a cluster of several machines.
 
     Args:
-        nodes: What each of them has.
-        about: What its workers say of themselves, as far as it is not what this process says.
+        nodes: The resources of each machine.
+        about: What its workers report about themselves, if it differs from this process.
     """
 
     class exceptions:  # noqa: N801
@@ -262,7 +263,7 @@ class FakeRay:
         def answer() -> dict[str, Any]:
             return {**about_process("cpu"), "host": "elsewhere", "sees_cache": True, **self.about}
 
-        actor = SimpleNamespace(about=SimpleNamespace(remote=lambda: answer))
+        actor = SimpleNamespace(about=SimpleNamespace(remote=lambda: partial(answer)))
         return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: actor))
 
     def wait(self, answers: list[Any], **_: object) -> tuple[list[Any], list[Any]]:

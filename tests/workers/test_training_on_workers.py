@@ -1,4 +1,4 @@
-"""Tables do not depend on how many workers train the lanes, nor on which of them die."""
+"""Tables do not depend on how many workers train the lanes, nor on which workers die."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -33,7 +33,7 @@ def without_workers(name: str) -> dict[str, Any]:
 
 
 def run_on(name: str, n_workers: int, deaths: dict[int, tuple[int, str]] | None = None, **options: Any) -> list[str]:
-    """Run a study on workers, compare it with the run without, and return what it told."""
+    """Run a study on workers, and compare it with a run without workers. Return its messages."""
     messages: list[str] = []
     search = search_of(STUDIES[name], on_workers(name, n_workers, deaths or {}, messages), **options)
     search.run()
@@ -47,7 +47,7 @@ def test_tables_do_not_depend_on_the_number_of_workers(name: str, n_workers: int
     assert run_on(name, n_workers) == []
 
 
-def test_the_searches_have_what_a_table_could_depend_on() -> None:
+def test_the_searches_have_all_that_a_table_could_depend_on() -> None:
     pruned = without_workers("rungs and refill")["trials"]
     assert {"COMPLETE", "PRUNED"} <= set(pruned["state"])
     assert pruned["first_order"].nunique() > 2
@@ -60,14 +60,14 @@ def test_the_searches_have_what_a_table_could_depend_on() -> None:
 @pytest.mark.parametrize("number", [1, 3, 6])
 @pytest.mark.parametrize("name", ["replicates", "two shapes"])
 def test_a_worker_that_dies_changes_nothing(name: str, number: int, when: str) -> None:
-    """In its first calls it gets the setting of a shape; then come epochs, and weights of complete trials."""
+    """A worker's first calls bring the setting of a shape. Then come epochs, and weights of complete trials."""
     messages = run_on(name, 2, {1: (number, when)})
     assert messages[0].startswith("worker 1 has died")
 
 
 @pytest.mark.parametrize("often", [False, True])
 def test_all_workers_that_die_again_and_again_change_nothing(often: bool) -> None:
-    """With snapshots, which fetch the states to go on from, and without."""
+    """The search is tested without snapshots, and with snapshots, for which workers send their states."""
     deaths = {worker: (3 + worker % 2, "after") for worker in range(40)}
     options: dict[str, Any] = {"save_snapshot": capture} if often else {}
     messages = run_on("rungs and refill", 3, deaths, **options)
@@ -83,7 +83,7 @@ def test_workers_that_die_with_the_same_trial_end_the_run() -> None:
 
 
 class Growing(InProcessPool):
-    """One more worker is ready when the second epoch begins."""
+    """A pool in which one more worker is ready when the second epoch begins."""
 
     n_welcomes = 0
 
@@ -95,7 +95,7 @@ class Growing(InProcessPool):
 
 
 class Shrinking(InProcessPool):
-    """Nobody comes in the place of workers that have died."""
+    """A pool that does not replace workers that have died."""
 
     def welcome(self, wait_seconds: float = 0.0) -> list[int]:
         return [] if self._workers else super().welcome(wait_seconds)
@@ -116,7 +116,7 @@ def test_a_worker_that_joins_gets_lanes_at_the_next_epoch() -> None:
     assert_same(result_of(search), without_workers("lr and rank"))
 
 
-def test_a_run_whose_workers_are_all_gone_waits_and_ends() -> None:
+def test_a_run_without_any_worker_left_waits_for_new_ones_and_ends() -> None:
     messages: list[str] = []
     trainer = trained_by(Shrinking(2, {0: (3, "after"), 1: (2, "before")}), "lr and rank", messages)
     with pytest.raises(SweepError, match=r"no worker was ready within 60 s, .* --worker-timeout .* with sweep resume"):
@@ -151,7 +151,7 @@ def test_patience_grows_with_the_longest_epoch() -> None:
 
 
 @pytest.mark.parametrize(("name", "first", "then"), [("replicates", None, 2), ("two shapes", 2, None)])
-def test_a_search_goes_on_from_a_snapshot_on_other_workers(name: str, first: int | None, then: int | None) -> None:
+def test_a_search_can_be_resumed_on_other_workers(name: str, first: int | None, then: int | None) -> None:
     def trainer(n_workers: int | None) -> TrainingOnWorkers | None:
         return None if n_workers is None else on_workers(name, n_workers, {}, [])
 
@@ -167,7 +167,7 @@ def test_a_search_goes_on_from_a_snapshot_on_other_workers(name: str, first: int
 
 
 def test_out_of_memory_halves_the_stack_of_one_worker_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the third epoch of its lanes, when what the worker was given is no longer what it has."""
+    """Memory runs out in the third epoch of the lanes, when a worker no longer has the states that it was given."""
     sizes: list[int] = []
 
     class Limited(Training):
@@ -192,7 +192,7 @@ def test_out_of_memory_halves_the_stack_of_one_worker_and_changes_nothing(monkey
     assert all("ran out of memory; it trains half as many lanes at a time" in message for message in messages)
 
 
-def test_a_trial_that_does_not_fit_at_all_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_that_does_not_fit_at_all_gives_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     class TooLarge(Training):
         def epoch(self, order: int, on_step: Callable[[], None] = lambda: None) -> EpochResult:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -202,7 +202,7 @@ def test_a_trial_that_does_not_fit_at_all_is_one_clear_error(monkeypatch: pytest
         search_of(STUDIES["lr and rank"], on_workers("lr and rank", 2, {}, [])).run()
 
 
-def test_an_error_on_a_worker_that_nobody_expected_is_raised_with_its_traceback(
+def test_an_unexpected_error_on_a_worker_is_raised_with_its_traceback(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def epoch(self: Training, order: int, on_step: Callable[[], None]) -> EpochResult:

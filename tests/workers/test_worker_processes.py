@@ -1,4 +1,4 @@
-"""Runs on worker processes: the same tables as without, whoever is killed, and no process is left behind."""
+"""Runs on worker processes give the same tables as runs without, whatever is killed, and leave no process behind."""
 
 import contextlib
 import io
@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ from sweep.workers.request import WorkersAsked
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study file, another one with a side-network of its own, and a module beside them that both import."""
+    """A study file, one with its own side-network, and a module beside them that both import."""
     folder = tmp_path_factory.mktemp("mine")
     (folder / "helper_of_mine.py").write_text("scale = 3.0\n")
     (folder / "mine.py").write_text(STUDY.replace("SIDE_NETWORK", '"last"'))
@@ -57,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pools(monkeypatch: pytest.MonkeyPatch) -> list[LocalPool]:
-    """The pools that runs make."""
+    """The pools that runs create."""
     made: list[LocalPool] = []
     init = LocalPool.__init__
 
@@ -70,7 +69,7 @@ def pools(monkeypatch: pytest.MonkeyPatch) -> list[LocalPool]:
 
 
 @linux_only
-def test_worker_processes_give_the_same_tables_also_when_one_is_killed(
+def test_worker_processes_give_the_same_tables_even_if_one_is_killed(
     folder: Path, drawn_images: Path, pools: list[LocalPool]
 ) -> None:
     expected = run(folder, "mine.py", drawn_images, WorkersAsked(), Reporter())
@@ -111,7 +110,7 @@ def test_a_side_network_of_the_studys_own_on_workers(folder: Path, drawn_images:
 
 
 def children(process_id: int) -> list[int]:
-    """Processes that a process has started."""
+    """Return the ids of the processes that a process has started."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -125,7 +124,7 @@ def children(process_id: int) -> list[int]:
 
 @linux_only
 @pytest.mark.parametrize(("number", "n_workers"), [(signal.SIGKILL, 0), (signal.SIGINT, 1)])
-def test_a_run_that_is_killed_leaves_no_worker_and_goes_on_with_another_number_of_them(
+def test_a_killed_run_leaves_no_worker_and_can_be_resumed_with_another_number(
     folder: Path, drawn_images: Path, tmp_path: Path, number: signal.Signals, n_workers: int
 ) -> None:
     process = command(folder, drawn_images, tmp_path / "run", "--epochs", "40", "--workers", "2")
@@ -144,7 +143,7 @@ def test_a_run_that_is_killed_leaves_no_worker_and_goes_on_with_another_number_o
     assert_same_tables(load_results(tmp_path / "run"), load_results(tmp_path / "quiet"))
 
 
-def test_workers_that_cannot_start_are_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_cannot_start_give_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_pool.sys, "executable", "/bin/false")
     pool = LocalPool(["cpu"], 1)
     with pytest.raises(SweepError, match=r"3 workers in a row ended before they were ready, .* exit code"):
@@ -179,41 +178,46 @@ def test_a_worker_that_hangs_is_ended_and_replaced(tmp_path: Path, monkeypatch: 
         pool.close()
 
 
-def test_ray_is_imported_by_those_who_ask_for_a_cluster_alone() -> None:
+def test_ray_is_imported_only_for_a_cluster() -> None:
     program = "import sys, sweep.running.runner, sweep.workers.ray_pool; sys.exit('ray' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
 
 
+def ready_ids(pool: LocalPool) -> list[int]:
+    """Processes of workers that can be called."""
+    return [pool._processes[worker].popen.pid for worker in list(pool.ready) if worker in pool._processes]
+
+
 @pytest.mark.slow
 def test_fifty_kills(folder: Path, drawn_images: Path, pools: list[LocalPool]) -> None:
-    """Workers are killed at random moments of several runs, some while they start."""
+    """Workers are killed at random moments of several runs, each fifth time one that may be starting."""
     expected = run(folder, "mine.py", drawn_images, WorkersAsked(), Reporter())
     rng, n_kills = random.Random(0), 0
+
+    def kill_now_and_then(stop: threading.Event) -> None:
+        nonlocal n_kills
+        while not stop.wait(rng.uniform(0.5, 4.0)):
+            if pools and (ids := pools[-1].process_ids if n_kills % 5 == 4 else ready_ids(pools[-1])):
+                os.kill(rng.choice(ids), signal.SIGKILL)
+                n_kills += 1
+
     while n_kills < 50:
         stop = threading.Event()
-
-        def kill_now_and_then(stop: threading.Event = stop) -> Iterator[None]:
-            nonlocal n_kills
-            while not stop.wait(rng.uniform(0.5, 8.0)):
-                if pools and (ids := pools[-1].process_ids):
-                    os.kill(rng.choice(ids), signal.SIGKILL)
-                    n_kills += 1
-                yield
-
-        killer = threading.Thread(target=lambda: list(kill_now_and_then()))
+        killer = threading.Thread(target=kill_now_and_then, args=(stop,))
         killer.start()
         try:
             results = run(folder, "mine.py", drawn_images, WorkersAsked(rng.randint(1, 3)), Reporter())
         finally:
             stop.set()
             killer.join()
+        pools.clear()
         assert_same_tables(results, expected)
 
 
 @pytest.mark.slow
 @linux_only
 def test_twenty_kills_of_the_run(folder: Path, drawn_images: Path, tmp_path: Path) -> None:
-    """The run's process is killed at random moments, and goes on with another number of workers each time."""
+    """The run is killed at random moments, and each time resumed with another number of workers."""
     study = loaded(folder, "mine.py", drawn_images, epochs=40)
     where: dict[str, Any] = {"storage_url": None, "cache_dir": folder / "cache", "reporter": Reporter()}
     run_study(study, n_parallel=5, out=tmp_path / "quiet", device_name="cpu", **where)

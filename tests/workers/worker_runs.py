@@ -1,4 +1,4 @@
-"""Small runs of a study file of one's own, for tests with workers."""
+"""Small runs of a user's study file, for tests with workers."""
 
 import os
 import random
@@ -68,7 +68,7 @@ study = Study(
 
 
 class Watching(Reporter):
-    """Remembers messages, and does something at an epoch."""
+    """Remembers all messages, and calls `on_epoch` after each epoch."""
 
     def __init__(self) -> None:
         self.messages: list[str] = []
@@ -88,7 +88,7 @@ class Watching(Reporter):
         self.on_epoch(self.n_epochs)
 
     def on_epoch(self, number: int) -> None:
-        """To be replaced."""
+        """Do nothing; tests replace this method."""
 
 
 def loaded(folder: Path, name: str, images: Path, **declared: Any) -> LoadedStudy:
@@ -119,7 +119,7 @@ def assert_same_tables(results: Results, expected: Results) -> None:
 
 
 def goes_on(process_id: int) -> bool:
-    """Whether a process is there and no zombie."""
+    """Return whether a process still runs. A process in state Z (zombie) has ended."""
     try:
         return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -130,13 +130,13 @@ linux_only = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="ne
 
 
 def command(folder: Path, images: Path, out: Path, *options: str) -> "subprocess.Popen[bytes]":
-    """Start a run in a process of its own."""
+    """Start a run in its own process."""
     arguments = ["run", "--study", str(folder / "mine.py"), "--data", str(images), "--out", str(out)]
     return _started(folder, *arguments, "--n-parallel", "5", "--device", "cpu", *options)
 
 
 def resumed(folder: Path, out: Path, n_workers: int) -> "subprocess.Popen[bytes]":
-    """Continue a run in a process of its own."""
+    """Resume a run in its own process."""
     return _started(folder, "resume", str(out), "--study", str(folder / "mine.py"), "--workers", str(n_workers))
 
 
@@ -147,7 +147,7 @@ def _started(folder: Path, *arguments: str) -> "subprocess.Popen[bytes]":
 
 
 def until_it_trains(process: "subprocess.Popen[bytes]", out: Path) -> bool:
-    """Wait until a process has written the results of an epoch; whether it goes on."""
+    """Wait until a process has written the results of an epoch. Return False if it has ended first."""
     started, deadline = time.time(), time.monotonic() + 600
     while not any(path.stat().st_mtime > started for path in (out / "snapshots").glob("*.safetensors")):
         if process.poll() == 0:

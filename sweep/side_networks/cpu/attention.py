@@ -6,13 +6,12 @@ compute. Here a vector holds the scores of `VECTOR` queries with one key, and th
 Rows of queries, keys and values are `stride` floats apart. A row has `L` tokens, followed by zeros up to whole vectors.
 """
 
-import math
 from typing import Any
 
 import numpy as np
 
 from sweep.side_networks.cpu.compile import compiled
-from sweep.side_networks.cpu.vector_math import add_dot, add_scaled, exp, maximum, scale_rows
+from sweep.side_networks.cpu.vector_math import add_dot, add_scaled, exp, log, maximum, scale_rows
 from sweep.side_networks.cpu.vectors import (
     VECTOR,
     load,
@@ -67,7 +66,6 @@ def attend(rank: Any, qkv: Any, stride: int, L: int, causal: bool, out: Any, fir
         for j in range(L):
             keys[j * 2 * R + c] = qkv[(R + c) * stride + j]
     tile = np.empty(KEYS * VECTOR, np.float32)
-    sums = np.empty(stride, np.float32)
     hidden = _hidden() if causal else np.empty(0, np.float32)
     for start in range(0, stride, VECTOR):
         n_seen, n_open = (min(L, start + VECTOR), start) if causal else (L, L)
@@ -96,10 +94,7 @@ def attend(rank: Any, qkv: Any, stride: int, L: int, causal: bool, out: Any, fir
                 attended = add_scaled(attended, splats(keys, (j0 + j) * 2 * R + R, 1, rank, VECTOR), p)
                 p_sum = p_sum + p
         store_rows(out, first + start, stride, scale_rows(attended, splat(_ONE) / p_sum))
-        store(log_sum, start, largest)
-        store(sums, start, p_sum)
-    for i in range(stride):
-        log_sum[i] += math.log(sums[i])
+        store(log_sum, start, largest + log(p_sum))
 
 
 @compiled
@@ -126,8 +121,8 @@ def attend_backward(
             queries[j * 2 * W + W + c] = g
             inner[j] += g * out[first + c * stride + j]
     d_keys = np.zeros(n_padded * 2 * W, np.float32)
-    rows = BLOCK * VECTOR
-    ps, d_scores = np.zeros(KEYS * rows, np.float32), np.zeros(KEYS * rows, np.float32)
+    rows, of_tile = BLOCK * VECTOR, min(KEYS, n_padded) * BLOCK * VECTOR
+    ps, d_scores = np.empty(of_tile, np.float32), np.empty(of_tile, np.float32)
     hidden = _hidden() if causal else np.empty(0, np.float32)
     for c in range(R):
         for i in range(stride):
@@ -150,19 +145,21 @@ def attend_backward(
                     store(ps, j * rows + i, exp(score))
                 g = loads(d_out, first + start + i, stride, rank, VECTOR)
                 shift = splat(_ZERO) - load(inner, start + i)
-                for j in range(n_keys):
-                    d_p = add_dot(shift, g, splats(keys, (j0 + j) * 2 * R + R, 1, rank, VECTOR))
-                    store(d_scores, j * rows + i, load(ps, j * rows + i) * d_p)
                 d_q = loads(d_qkv, start + i, stride, rank, VECTOR)
                 for j in range(n_keys):
-                    d_score = load(d_scores, j * rows + i)
+                    d_p = add_dot(shift, g, splats(keys, (j0 + j) * 2 * R + R, 1, rank, VECTOR))
+                    d_score = load(ps, j * rows + i) * d_p
+                    store(d_scores, j * rows + i, d_score)
                     d_q = add_scaled(d_q, splats(keys, (j0 + j) * 2 * R, 1, rank, VECTOR), d_score)
                 store_rows(d_qkv, start + i, stride, d_q)
+            for at in range(n_keys * rows, (n_keys + -n_keys % KEYS_AT_ONCE) * rows, VECTOR):
+                store(ps, at, splat(_ZERO))
+                store(d_scores, at, splat(_ZERO))
             for j in range(0, n_keys, KEYS_AT_ONCE):
                 at = (j0 + j) * 2 * W
                 d_k = loads(d_keys, at, 2 * W, KEYS_AT_ONCE, width)
                 d_v = loads(d_keys, at + W, 2 * W, KEYS_AT_ONCE, width)
-                for i in range(n_queries):
+                for i in range(min(n_queries, L - start)):
                     of_query = (start + i) * 2 * W
                     d_score = splats(d_scores, j * rows + i, rows, KEYS_AT_ONCE, width)
                     p = splats(ps, j * rows + i, rows, KEYS_AT_ONCE, width)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sweep.side_networks.cpu.compile import compiled
-from sweep.side_networks.cpu.vector_math import add_dot, add_scaled, add_totals, fma
+from sweep.side_networks.cpu.vector_math import add_dot, add_scaled, add_totals, add_totals_of_four, fma
 from sweep.side_networks.cpu.vectors import (
     VECTOR,
     divisor,
@@ -24,6 +24,12 @@ from sweep.side_networks.cpu.vectors import (
 
 ALIGNMENT = 2 * VECTOR
 """Widths are padded to a multiple of this number."""
+
+GROUP = VECTOR // 2
+"""The most rows of a product that are in registers together. A processor with wider vectors has more of them."""
+
+OUTER_GROUP = VECTOR // 4
+"""The most rows of an outer product that are in registers together, with four columns each."""
 
 TOKENS = 8
 """Number of tokens whose rows of a stream are added to the gradient of `Ũ` at once."""
@@ -48,17 +54,23 @@ def add_product(
     """`out[c] += Σ_i a[c, i] x[i]` over rows of tokens, for rows `c` in groups of a compile-time number."""
     H = len(group)
     for c in range(0, rows, H):
-        for t in range(0, stride, 2 * VECTOR):
-            t2 = min(t + VECTOR, stride - VECTOR)  # an odd vector at the end is worked on twice, and written once
-            to = first + c * stride
-            tile, tile2 = loads(out, to + t, stride, group, VECTOR), loads(out, to + t2, stride, group, VECTOR)
+        pairs = stride // (2 * VECTOR) * 2 * VECTOR
+        for t in range(0, pairs, 2 * VECTOR):
+            to, to2 = first + c * stride + t, first + c * stride + t + VECTOR
+            tile, tile2 = loads(out, to, stride, group, VECTOR), loads(out, to2, stride, group, VECTOR)
             for i in range(inner):
                 factors = splats(a, at + c * row_step + i * step, row_step, group, VECTOR)
                 tile = add_scaled(tile, factors, load(x, i * stride + t))
-                tile2 = add_scaled(tile2, factors, load(x, i * stride + t2))
-            store_rows(out, to + t, stride, tile)
-            if t2 > t:
-                store_rows(out, to + t2, stride, tile2)
+                tile2 = add_scaled(tile2, factors, load(x, i * stride + t + VECTOR))
+            store_rows(out, to, stride, tile)
+            store_rows(out, to2, stride, tile2)
+        for t in range(pairs, stride, VECTOR):
+            to = first + c * stride + t
+            tile = loads(out, to, stride, group, VECTOR)
+            for i in range(inner):
+                factors = splats(a, at + c * row_step + i * step, row_step, group, VECTOR)
+                tile = add_scaled(tile, factors, load(x, i * stride + t))
+            store_rows(out, to, stride, tile)
 
 
 @compiled
@@ -68,16 +80,27 @@ def add_outer(
     """`out[c, i] += Σ_l x[c, l] y[i, l]`, for rows `c` in groups of a compile-time number."""
     H = len(group)
     for c in range(0, rows, H):
-        for i in range(0, columns, 2):
-            i2 = min(i + 1, columns - 1)
-            tile, tile2 = zeros(group, VECTOR), zeros(group, VECTOR)
+        whole = columns // 4 * 4
+        for i in range(0, whole, 4):
+            tile, tile2, tile3, tile4 = (
+                zeros(group, VECTOR),
+                zeros(group, VECTOR),
+                zeros(group, VECTOR),
+                zeros(group, VECTOR),
+            )
             for t in range(0, stride, VECTOR):
                 xs = loads(x, x_first + c * stride + t, stride, group, VECTOR)
                 tile = add_scaled(tile, xs, load(y, i * stride + t))
-                tile2 = add_scaled(tile2, xs, load(y, i2 * stride + t))
+                tile2 = add_scaled(tile2, xs, load(y, (i + 1) * stride + t))
+                tile3 = add_scaled(tile3, xs, load(y, (i + 2) * stride + t))
+                tile4 = add_scaled(tile4, xs, load(y, (i + 3) * stride + t))
+            add_totals_of_four(out, first + c * row_step + i, row_step, tile, tile2, tile3, tile4)
+        for i in range(whole, columns):
+            tile = zeros(group, VECTOR)
+            for t in range(0, stride, VECTOR):
+                xs = loads(x, x_first + c * stride + t, stride, group, VECTOR)
+                tile = add_scaled(tile, xs, load(y, i * stride + t))
             add_totals(out, first + c * row_step + i, row_step, tile)
-            if i2 > i:
-                add_totals(out, first + c * row_step + i2, row_step, tile2)
 
 
 @compiled
@@ -85,7 +108,7 @@ def add_to_stream(
     rank: Any, P: Any, width: int, ups: Any, up: int, A: Any, first: int, stride: int, L: int, S: Any, s: int, sums: Any
 ) -> None:
     """Over all tokens: `P += Uᵀ A`, then `<P, S>` and `<P, P>`, which become the two rows of `sums`."""
-    R, group = len(rank), divisor(rank, 1, 4)
+    R, group = len(rank), divisor(rank, 1, GROUP)
     G = len(group)
     sums[:] = _ZERO
     for i in range(0, L, 2):
@@ -131,7 +154,7 @@ def add_stream_gradients(
     d_up: int,
 ) -> None:
     """Over all tokens: `H += w S`, then `dA += U H` and `dU += A Hᵀ`."""
-    R, group = len(rank), divisor(rank, 1, 4)
+    R, group = len(rank), divisor(rank, 1, GROUP)
     G = len(group)
     for i0 in range(0, L, TOKENS):
         i1 = min(i0 + TOKENS, L)

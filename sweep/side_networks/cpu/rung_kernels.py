@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from sweep.side_networks.cpu.compile import compiled
-from sweep.side_networks.cpu.products import add_outer, add_product
+from sweep.side_networks.cpu.products import OUTER_GROUP, add_outer, add_product
 from sweep.side_networks.cpu.vector_math import add_scaled, add_totals, exp, fma, maximum, where_negative
-from sweep.side_networks.cpu.vectors import VECTOR, load, loads, splat, store, zeros
+from sweep.side_networks.cpu.vectors import VECTOR, divisor, load, loads, splat, store, zeros
 
 BLOCK = 64
 """Number of columns in a block; a multiple of `ladder_rows.COLUMNS`."""
@@ -297,7 +297,7 @@ def mlp_backward(
         d_norm_weight, d_norm_bias, d_up, d_up_bias, d_down, d_down_bias: Added to: `(N, G, …)`, flat behind `G`.
     """
     _, R, T = h.shape
-    inner, G = up.shape[1], d_up.shape[1]
+    inner, G, outer_group = up.shape[1], d_up.shape[1], divisor(group, 1, OUTER_GROUP)
     normal, x = np.empty(R * BLOCK, np.float32), np.empty(R * BLOCK, np.float32)
     grad, d_x = np.empty(R * BLOCK, np.float32), np.empty(R * BLOCK, np.float32)
     u, d_u = np.empty(inner * BLOCK, np.float32), np.empty(inner * BLOCK, np.float32)
@@ -313,13 +313,13 @@ def mlp_backward(
             add_product(group, u, 0, inner, up, n * inner * R, R, 1, x, R, width)
             _gelu_and_slope(u, slopes, inner * width)
 
-            add_outer(group, d_down, task * R * inner, inner, grad, 0, R, u, inner, width)
+            add_outer(outer_group, d_down, task * R * inner, inner, grad, 0, R, u, inner, width)
             _add_row_sums(group, d_down_bias, task * R, grad, R, width)
             d_u[: inner * width] = _ZERO
             add_product(group, d_u, 0, inner, down, n * R * inner, 1, inner, grad, R, width)
             for i in range(0, inner * width, VECTOR):
                 store(d_u, i, load(d_u, i) * load(slopes, i))
-            add_outer(group, d_up, task * inner * R, R, d_u, 0, inner, x, R, width)
+            add_outer(outer_group, d_up, task * inner * R, R, d_u, 0, inner, x, R, width)
             _add_row_sums(group, d_up_bias, task * inner, d_u, inner, width)
             d_x[: R * width] = _ZERO
             add_product(group, d_x, 0, R, up, n * inner * R, 1, R, d_u, inner, width)

@@ -5,8 +5,10 @@ fma(u, v, w)                         u · v + w
 add_dot(v, xs, ys)                   v + Σ_c xs[c] · ys[c]
 add_scaled(tiles, xs, v)             tiles[c] + xs[c] · v for every c
 add_totals(a, i, step, tiles)        a[i] += the first vector's sum, a[i + step] += the second's, …
+add_totals_of_four(a, i, step, t, u, v, w)
+                                     the same for a[i], a[i + 1], a[i + 2] and a[i + 3]
 scale_rows(tiles, v)                 tiles[c] · v for every c
-maximum(u, v), exp(v)
+maximum(u, v), exp(v), log(v), root(v)
 where_negative(u, v, w)              v where u is below zero, w elsewhere
 """
 
@@ -19,7 +21,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import overload
 
-from sweep.side_networks.cpu.vectors import FLAGS, INT, Vector, address_of, constant, emitted, parts_of
+from sweep.side_networks.cpu.vectors import FLAGS, INT, VECTOR, Vector, address_of, constant, emitted, parts_of
 
 SMALLEST_EXPONENT = -60.0
 """A probability below e^-60 changes no sum in single precision. If it were kept, its products with small gradients
@@ -95,7 +97,7 @@ def _folded(b: ir.IRBuilder, u: ir.Value, v: ir.Value, groups: int) -> ir.Value:
 
 
 def _sums(b: ir.IRBuilder, values: list[ir.Value]) -> list[ir.Value]:
-    """The sum of each vector. Pairs of vectors are folded into one until each place holds a sum."""
+    """The sums of vectors, as the places of as few vectors. Pairs are folded into one until each place holds a sum."""
     vector, n_sums, groups = values[0].type, len(values), 1
     width = vector.count
     values = values + [constant(vector, 0.0)] * ((1 << (n_sums - 1).bit_length()) - n_sums)
@@ -104,7 +106,7 @@ def _sums(b: ir.IRBuilder, values: list[ir.Value]) -> list[ir.Value]:
             values = [values[0], ir.Constant(vector, ir.Undefined)]
         values = [_folded(b, u, v, groups) for u, v in zip(values[::2], values[1::2], strict=True)]
         groups *= 2
-    return [b.extract_element(values[c // width], ir.Constant(INT, c % width)) for c in range(n_sums)]
+    return values
 
 
 @emitted
@@ -112,14 +114,36 @@ def add_totals(typing: Any, a: Any, i: Any, step: Any, tiles: Any) -> Any:
     """Add each vector's sum to an array: to `a[i]`, `a[i + step]` and so on."""
 
     def emit(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-        index = args[1]
-        for total in _sums(b, parts_of(b, args[3], tiles.count)):
+        index, sums = args[1], _sums(b, parts_of(b, args[3], tiles.count))
+        for c in range(tiles.count):
+            total = b.extract_element(sums[c // VECTOR], ir.Constant(INT, c % VECTOR))
             address = address_of(context, b, signature.args[0], args[0], index)
             b.store(b.fadd(b.load(address), total, flags=FLAGS), address)
             index = b.add(index, args[2])
         return context.get_dummy_value()
 
     return types.void(a, types.intp, types.intp, tiles), emit
+
+
+@emitted
+def add_totals_of_four(typing: Any, a: Any, i: Any, step: Any, first: Any, second: Any, third: Any, fourth: Any) -> Any:
+    """As `add_totals` for each of four tuples, where the results of the others stand beside those of the first."""
+
+    def emit(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        rows = zip(*(parts_of(b, tiles, first.count) for tiles in args[3:]), strict=True)
+        index, sums = args[1], _sums(b, [value for row in rows for value in row])
+        for c in range(0, 4 * first.count, 4):
+            of_row = ir.Constant(ir.VectorType(INT, 4), [c % VECTOR + i for i in range(4)])
+            total = b.shuffle_vector(sums[c // VECTOR], ir.Constant(sums[0].type, ir.Undefined), of_row)
+            address = address_of(context, b, signature.args[0], args[0], index)
+            address = b.bitcast(address, total.type.as_pointer())
+            before = b.load(address)
+            before.align = 4
+            b.store(b.fadd(before, total, flags=FLAGS), address).align = 4
+            index = b.add(index, args[2])
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp, types.intp, first, first, first, first), emit
 
 
 def _operator(function: Any, instruction: str) -> None:
@@ -185,5 +209,42 @@ def exp(typing: Any, v: Any) -> Any:
         bits = b.shl(b.bitcast(shifted, whole), constant(whole, 23))
         value = b.bitcast(b.add(b.bitcast(value, whole), bits), vector)
         return b.select(vanishes, constant(vector, 0.0), value)
+
+    return v(v), emit
+
+
+_ROOT_HALF_BITS = 0x3F3504F3  # of 1/√2
+_LOG_2 = math.log(2)
+
+
+@emitted
+def log(typing: Any, v: Any) -> Any:
+    """Log x for normal x > 0 to 2e-7 relative: `n log 2 + 2 atanh((m - 1) / (m + 1))`, where `1/√2 ≤ m < √2`."""
+
+    def emit(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        vector = args[0].type
+        whole = ir.VectorType(INT, vector.count)
+        bits = b.bitcast(args[0], whole)
+        n = b.ashr(b.sub(bits, constant(whole, _ROOT_HALF_BITS)), constant(whole, 23))
+        m = b.bitcast(b.sub(bits, b.shl(n, constant(whole, 23))), vector)
+        one = constant(vector, 1.0)
+        s = b.fdiv(b.fsub(m, one), b.fadd(m, one), flags=FLAGS)
+        square = b.fmul(s, s, flags=FLAGS)
+        value = constant(vector, 2 / 9)
+        for power in (7, 5, 3, 1):
+            value = _multiply_add(b, value, square, constant(vector, 2 / power))
+        return _multiply_add(b, b.sitofp(n, vector), constant(vector, _LOG_2), b.fmul(value, s, flags=FLAGS))
+
+    return v(v), emit
+
+
+@emitted
+def root(typing: Any, v: Any) -> Any:
+    """The square root, correctly rounded."""
+
+    def emit(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        vector = args[0].type
+        kind = ir.FunctionType(vector, [vector])
+        return b.call(cgutils.get_or_insert_function(b.module, kind, f"llvm.sqrt.v{vector.count}f32"), args)
 
     return v(v), emit

@@ -9,6 +9,8 @@ a tuple of `r` numbers, of which only the length is used, so kernels are compile
 
     v = load(a, i)                       a[i : i + VECTOR]
     store(a, i, v)
+    load_part(a, i, n)                   the first n floats of such a vector, zeros behind them
+    store_part(a, i, n, v)               write the first n floats of v
     splat(x)                             x in every place
     zeros(n, width)                      a tuple of n vectors
     store_rows(a, i, step, tiles)        write a tuple of vectors, as loads reads it
@@ -130,6 +132,47 @@ def store(typing: Any, a: Any, i: Any, v: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(a, types.intp, v), emit
+
+
+def _first(b: ir.IRBuilder, n: ir.Value, vector: ir.VectorType) -> ir.Value:
+    """Which places of a vector are among the first `n`."""
+    places = ir.VectorType(n.type, vector.count)
+    return b.icmp_signed("<", ir.Constant(places, list(range(vector.count))), _splat(b, n, places))
+
+
+def _masked(b: ir.IRBuilder, name: str, result: ir.Type, vector: ir.VectorType, *args: ir.Value) -> ir.Value:
+    """Call LLVM's instruction that only touches the memory of some places of a vector."""
+    function = cgutils.get_or_insert_function(
+        b.module, ir.FunctionType(result, [x.type for x in args]), f"llvm.masked.{name}.v{vector.count}f32.p0"
+    )
+    return b.call(function, args)
+
+
+@emitted
+def load_part(typing: Any, a: Any, i: Any, n: Any) -> Any:
+    """The first `n` floats of a vector of an array from `i` on, and zeros behind them; no other memory is read."""
+    kind = Vector(VECTOR)
+
+    def emit(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        vector = context.get_value_type(kind)
+        address = b.bitcast(address_of(context, b, signature.args[0], args[0], args[1]), vector.as_pointer())
+        mask = _first(b, args[2], vector)
+        return _masked(b, "load", vector, vector, address, INT(4), mask, constant(vector, 0.0))
+
+    return kind(a, types.intp, types.intp), emit
+
+
+@emitted
+def store_part(typing: Any, a: Any, i: Any, n: Any, v: Any) -> Any:
+    """Write the first `n` floats of a vector to an array from `i` on."""
+
+    def emit(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        vector = args[3].type
+        address = b.bitcast(address_of(context, b, signature.args[0], args[0], args[1]), vector.as_pointer())
+        _masked(b, "store", ir.VoidType(), vector, args[3], address, INT(4), _first(b, args[2], vector))
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp, types.intp, v), emit
 
 
 @emitted
