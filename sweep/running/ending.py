@@ -116,7 +116,7 @@ def end_run(
     retrained = None
     if study.trains_again:
         reporter.message("training the winner and the probe again, on train and val")
-        retrained = retrain(folder, of_winner, cache_dir, Choice(winner.config, probe.stage, probe.lr))
+        retrained = retrain(folder, of_winner, cache_dir, Choice(winner.config, probe.stage, probe.lr, probe.loss))
         seconds.retraining = retrained.wall_seconds
     return Ending(probe, val_error, test, retrained)
 

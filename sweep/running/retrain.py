@@ -61,11 +61,13 @@ class Choice:
         config: Configuration of the winner.
         stage: Stage that the linear probe reads.
         lr: Its learning rate.
+        loss: Its loss; None for the first of the task, which records of version 0.5 do not name.
     """
 
     config: LaneConfig
     stage: int
     lr: float
+    loss: str | None = None
 
     @classmethod
     def recorded(cls, folder: RunFolder, study: Study) -> "Choice":
@@ -77,7 +79,8 @@ class Choice:
         summary = read_json(folder.summary_path)
         require_entries(folder.summary_path, summary, CHOSEN)
         config = study.lane_config(optuna.trial.FixedTrial(summary["winner"]["params"]))
-        return cls(config, summary["linear_probe"]["stage"], float(summary["linear_probe"]["lr"]))
+        probe = summary["linear_probe"]
+        return cls(config, probe["stage"], float(probe["lr"]), probe.get("loss"))
 
 
 def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path, choice: Choice | None = None) -> Retrained:
@@ -124,7 +127,7 @@ def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path, choice: Choi
     probe = probe_of_stage(spec, stage, derive_seed(study.seed, "retraining", "linear probe")).to(device)
     (state,), _ = train(
         [probe],
-        [probe_config(choice.lr, target.kind, of_lane(study.class_weights))],
+        [probe_config(choice.lr, target.kind, of_lane(study.class_weights), choice.loss)],
         probe_data(spec, together)(stage),
         probe_data(spec, val.first(1))(stage),
         n_epochs=EPOCHS_FACTOR * study.epochs,

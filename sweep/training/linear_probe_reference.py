@@ -20,7 +20,7 @@ from sweep.study.class_weights import LaneWeights
 from sweep.study.folds import standard_error
 from sweep.study.lane_config import LaneConfig
 from sweep.study.probe import EPOCHS_FACTOR
-from sweep.tasks.kinds import CLASSES, TaskKind
+from sweep.tasks.kinds import CLASSES, SEGMENTATION, TaskKind
 from sweep.training.engine import Stack, split_logits, train
 from sweep.training.measurement import lane_metrics
 
@@ -34,6 +34,7 @@ class ProbeResult:
     Attributes:
         stage: Index of the stage that it reads.
         lr: Its learning rate.
+        loss: Its loss.
         n_configurations: Number of probes that were tried.
         val: Its metrics on the validation set, or as means over folds.
         test: Its metrics on the test set; no other probe was tested.
@@ -41,6 +42,7 @@ class ProbeResult:
 
     stage: int
     lr: float
+    loss: str | None
     n_configurations: int
     val: dict[str, float]
     test: dict[str, float]
@@ -61,7 +63,8 @@ def tuned_linear_probe(
 ) -> ProbeResult:
     """Tune a linear probe over learning rate and stage, choose it on the validation set, and test it once.
 
-    Every stage except `z_0` is tried, because the middle of a backbone is often better than its last stage.
+    Every stage except `z_0` is tried, because the middle of a backbone is often better than its last stage. For
+    segmentation every loss is tried, because the loss decides much of the mean intersection over union.
 
     Args:
         spec: Structure of the study's side-networks.
@@ -78,7 +81,8 @@ def tuned_linear_probe(
     """
     train_of, val_of = probe_data(spec, train_data), probe_data(spec, val_data)
     target = val_data.target
-    configs = [probe_config(float(lr), target.kind, class_weights) for lr in LEARNING_RATES]
+    losses = target.kind.losses if target.kind is SEGMENTATION else target.kind.losses[:1]
+    configs = [probe_config(float(lr), target.kind, class_weights, loss) for loss in losses for lr in LEARNING_RATES]
     stages = range(1, spec.n_stages)
     lane_folds = None if folds is None else [fold for _ in configs for fold in range(len(folds.class_counts))]
     n_folds = 1 if folds is None else len(folds.class_counts)
@@ -114,7 +118,8 @@ def tuned_linear_probe(
     if test_data is not None:
         outputs = split_logits(Stack([probe.to(device)]), probe_data(spec, test_data)(best.stage))[0]
         test = target.measure_one(outputs, test_data.labels)
-    return ProbeResult(best.stage, configs[best.lane].lr, len(candidates), best.val | error, test)
+    config = configs[best.lane]
+    return ProbeResult(best.stage, config.lr, config.loss, len(candidates), best.val | error, test)
 
 
 def probe_of_stage(spec: SideNetworkSpec, stage: int, seed: int) -> LinearProbe:
@@ -135,9 +140,11 @@ def probe_data(spec: SideNetworkSpec, data: TrainingData) -> Callable[[int], Tra
     return lambda stage: pooled
 
 
-def probe_config(lr: float, kind: TaskKind = CLASSES, class_weights: LaneWeights = None) -> LaneConfig:
-    """Configuration of a probe with that learning rate, with the default loss of the kind of task."""
-    return LaneConfig(lr=lr, rank=1, warmup_epochs=2, class_weights=class_weights).on(kind)
+def probe_config(
+    lr: float, kind: TaskKind = CLASSES, class_weights: LaneWeights = None, loss: str | None = None
+) -> LaneConfig:
+    """Configuration of a probe with that learning rate and loss; the default loss of the kind of task if not given."""
+    return LaneConfig(lr=lr, rank=1, warmup_epochs=2, class_weights=class_weights, loss=loss).on(kind)
 
 
 @dataclass(frozen=True)
