@@ -166,7 +166,7 @@ def _class_names(root: Path, counts: Labels) -> tuple[str, ...]:
 
 
 def _warn_of_unseen(root: Path, names: tuple[str, ...], labels: Labels) -> None:
-    unseen = [name for name, there in zip(names, (labels > 0).any(axis=0), strict=True) if not there]
+    unseen = [names[number] for number in np.flatnonzero(labels.sum(0) == 0).tolist()]
     if unseen:
         logger.warning("no train mask of %s has a pixel of %s, so it cannot be learned", root, ", ".join(unseen[:12]))
 

@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import overload
 
 import numpy as np
 import torch
@@ -21,12 +21,11 @@ from sweep.study.folds import standard_error
 from sweep.study.lane_config import LaneConfig
 from sweep.study.probe import EPOCHS_FACTOR
 from sweep.tasks.kinds import CLASSES, TaskKind
-from sweep.training.engine import Stack, split_logits, train
+from sweep.training.engine import train
 from sweep.training.measurement import lane_metrics
+from sweep.training.stack import Stack, split_logits
 
 LEARNING_RATES = np.geomspace(1e-3, 1.0, 10)
-
-Data = TypeVar("Data", bound=TrainingData | StageData)
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,11 @@ def probe_of_stage(spec: SideNetworkSpec, stage: int, seed: int) -> LinearProbe:
     return spec.token_probe(stage, seed) if spec.dense else spec.pooled_probe(stage, seed)
 
 
-def probe_data(spec: SideNetworkSpec, data: Data) -> Callable[[int], Data]:
+@overload
+def probe_data(spec: SideNetworkSpec, data: StageData) -> Callable[[int], StageData]: ...
+@overload
+def probe_data(spec: SideNetworkSpec, data: TrainingData) -> Callable[[int], TrainingData]: ...
+def probe_data(spec: SideNetworkSpec, data: TrainingData) -> Callable[[int], TrainingData]:
     """What the linear probe of a stage reads, by the stage's index: pooled tokens, or for segmentation all tokens."""
     if spec.dense:
         assert isinstance(data, StageData | CachedViews)  # views that are not cached are not for segmentation
