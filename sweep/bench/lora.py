@@ -20,8 +20,8 @@ from sweep.running.preparation import Prepared
 from sweep.side_networks.head import Head
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks.metrics import classification_metrics
-from sweep.training.engine import EVALUATION_BATCH_SIZE
 from sweep.training.plain_loop import train_plainly
+from sweep.training.stack import EVALUATION_BATCH_SIZE
 
 HEAD_LR = 5e-3
 CONFIGS = tuple(

@@ -21,7 +21,7 @@ from sweep.running.preparation import prepare
 from sweep.running.settings import ShapeSettings
 from sweep.study.declaration import Study
 from sweep.study.finding import load_study
-from sweep.training.engine import Stack, split_logits
+from sweep.training.stack import Stack, split_logits
 
 LEARNING, RANDOM = "rungs, refill and a sampler that learns", "random search, every trial to its end"
 

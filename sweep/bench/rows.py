@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from sweep.bench.workload import LAST, N_CLASSES, Workload
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks.losses import LaneLosses
-from sweep.training.engine import Stack
 from sweep.training.optim import LaneOptimizers
+from sweep.training.stack import Stack
 
 BATCH, GRADIENTS, OPTIMIZER = "sweep bench: batch", "sweep bench: gradients", "sweep bench: optimizer"
 """The parts of a stack's step, with their names in PyTorch's profiler."""

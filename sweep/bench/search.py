@@ -30,9 +30,9 @@ from sweep.study.halving import Halving
 from sweep.study.lane_config import LaneConfig
 from sweep.study.shape import Shape
 from sweep.tasks.losses import LaneLosses
-from sweep.training.engine import EVALUATION_BATCH_SIZE
 from sweep.training.lane_stack import StackSetting
 from sweep.training.optim import schedule_factors
+from sweep.training.stack import EVALUATION_BATCH_SIZE
 
 MANY_TRIALS = 10_000
 """More trials than any arm can train in its time."""

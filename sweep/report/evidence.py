@@ -28,7 +28,7 @@ from sweep.study.folds import recorded_folds
 from sweep.tasks.inputs import Kind
 from sweep.tasks.kinds import SEGMENTATION
 from sweep.tasks.targets import Target
-from sweep.training.engine import EVALUATION_BATCH_SIZE
+from sweep.training.stack import EVALUATION_BATCH_SIZE
 
 FIRST_FOLD = "the first fold"
 

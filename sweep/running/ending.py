@@ -16,8 +16,8 @@ from sweep.search.search import Winner
 from sweep.study.class_weights import of_lane
 from sweep.study.folds import standard_error
 from sweep.tasks.kinds import CLASSES
-from sweep.training.engine import Stack, split_logits
 from sweep.training.linear_probe_reference import ProbeResult, tuned_linear_probe
+from sweep.training.stack import Stack, split_logits
 
 
 @dataclass

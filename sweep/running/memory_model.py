@@ -18,8 +18,8 @@ from sweep.study.lane_config import LaneConfig
 from sweep.tasks.kinds import SEGMENTATION
 from sweep.tasks.label_maps import CHUNK_NUMBERS, LABELS_A_TOKEN
 from sweep.tasks.targets import OF_CLASSES, Target
-from sweep.training.engine import EVALUATION_BATCH_SIZE
 from sweep.training.lane_cost import measured_cost
+from sweep.training.stack import EVALUATION_BATCH_SIZE
 
 FP32_BYTES = 4
 MEMORY_SHARE = 0.8

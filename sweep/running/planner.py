@@ -26,8 +26,8 @@ from sweep.running.memory_model import (
 from sweep.running.preparation import Prepared
 from sweep.side_networks.cost import Form
 from sweep.tasks.losses import LaneLosses
-from sweep.training.engine import Stack
 from sweep.training.optim import LaneOptimizers
+from sweep.training.stack import Stack
 
 CALIBRATION_IMAGES = 8
 CALIBRATION_LANES = 16

@@ -25,8 +25,9 @@ from sweep.study.probe import EPOCHS_FACTOR
 from sweep.study.shape import shape_of
 from sweep.tasks.kinds import recorded_kind
 from sweep.tasks.targets import Target
-from sweep.training.engine import Stack, split_logits, train
+from sweep.training.engine import train
 from sweep.training.linear_probe_reference import probe_config, probe_data, probe_of_stage
+from sweep.training.stack import Stack, split_logits
 
 RECORD = "retrained.json"
 CHOSEN = {"winner.trial": int, "winner.params": dict, "linear_probe.stage": int, "linear_probe.lr": int | float}

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from sweep.study.declaration import Study
 
 UNDECLARED: Mapping[str, Any] = {"folds": 0, "repeats": 1}
-"""What runs had before version 0.6."""
+"""What runs of versions without cross-validation had, whose records do not say it."""
 
 MOST_FOLDS = 10_000
 """More lanes of one trial would not fit anywhere, and records may come from anybody."""
@@ -40,7 +40,7 @@ def fold_of(replicate: int, folds: int, repeats: int) -> int | None:
 
 
 def recorded_folds(config: Mapping[str, Any]) -> tuple[int, int]:
-    """Folds and repeats of a run by its record; none before version 0.6.
+    """Folds and repeats of a run by its record; none if the record does not say it.
 
     Raises:
         SweepError: The record is damaged.

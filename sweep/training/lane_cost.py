@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sweep.tasks.label_maps import cross_entropy_of_maps
-from sweep.training.engine import Stack
+from sweep.training.stack import Stack
 
 
 def _operations(out: Sequence[int], a: Sequence[int], b: Sequence[int], **_: object) -> int:

@@ -21,8 +21,9 @@ from sweep.study.folds import standard_error
 from sweep.study.lane_config import LaneConfig
 from sweep.study.probe import EPOCHS_FACTOR
 from sweep.tasks.kinds import CLASSES, SEGMENTATION, TaskKind
-from sweep.training.engine import Stack, split_logits, train
+from sweep.training.engine import train
 from sweep.training.measurement import lane_metrics
+from sweep.training.stack import Stack, split_logits
 
 LEARNING_RATES = np.geomspace(1e-3, 1.0, 10)
 

@@ -15,10 +15,11 @@ from sweep.features.folds import Folds
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.tasks.losses import LaneLosses
 from sweep.training.dropout import LaneStep, dropout_buffers
-from sweep.training.engine import Lane, Stack, Training
+from sweep.training.engine import Lane, Training
 from sweep.training.measurement import measure_lanes
 from sweep.training.optim import LaneOptimizers, schedule_factors
 from sweep.training.plain_loop import plain_steps
+from sweep.training.stack import Stack
 from sweep.verify.record import RecordedTrial
 
 CurveKey = tuple[int, int, str]

@@ -14,7 +14,7 @@ from sweep.features.batches import StageData
 from sweep.machine.precision import write_product
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.lane_config import LaneConfig
-from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION, TASK_KINDS, TaskKind
+from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION, SEGMENTATION, TASK_KINDS, TaskKind
 from sweep.tasks.targets import Target
 from sweep.training.engine import EpochResult, train
 from sweep.training.measurement import measure_lanes
@@ -104,13 +104,15 @@ def test_a_product_with_any_number_of_columns_has_the_same_bits_on_any_number_of
 
 @pytest.mark.parametrize("kind", TASK_KINDS.values(), ids=TASK_KINDS)
 def test_a_lane_measured_alone_has_the_metrics_it_has_beside_others(kind: TaskKind) -> None:
-    n_images, n_outputs = 10_000, 10
+    n_images, n_outputs, n_tokens = 300 if kind is SEGMENTATION else 10_000, 10, 9
     generator = torch.Generator().manual_seed(0)
-    outputs = torch.randn(3, n_images, n_outputs, generator=generator)
+    shape = (n_images, n_tokens, n_outputs) if kind is SEGMENTATION else (n_images, n_outputs)
+    outputs = torch.randn(3, *shape, generator=generator)
     labels = {
         CLASSES: torch.randint(n_outputs, (n_images,), generator=generator),
         MULTI_LABEL: torch.randint(2, (n_images, n_outputs), generator=generator),
         REGRESSION: torch.randn(n_images, n_outputs, generator=generator),
+        SEGMENTATION: torch.randint(n_outputs, (n_images, 12, 12), generator=generator),
     }[kind]
     scale: dict[str, Any] = {"mean": (0.0,) * n_outputs, "std": (1.0,) * n_outputs} if kind is REGRESSION else {}
     val_data = StageData(np.zeros((n_images, 1, 1, 1), np.float16), labels, n_outputs, target=Target(kind, **scale))

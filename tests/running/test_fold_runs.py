@@ -205,8 +205,8 @@ def test_features_are_computed_once_for_all_folds(images: Path, capsys: pytest.C
 
 def test_a_fold_on_which_nothing_can_be_measured_is_an_error(images: Path) -> None:
     """Only two of these images have the label. With more folds, some folds have nothing to measure."""
-    rows = [f"above/{i}.png,{int(i in (0, 8, 12))},{split}" for split, numbers in SPLITS.items() for i in numbers]
+    rows = [f"above/{i}.png,{int(i in (0, 8, 12))},0,{split}" for split, numbers in SPLITS.items() for i in numbers]
     table = images / "rare.csv"
-    table.write_text("\n".join(["path,bright,split", *rows]), encoding="utf-8")
-    with pytest.raises(UsageError, match=r"no fold \d image of .*rare\.csv has a label"):
+    table.write_text("\n".join(["path,bright,dark,split", *rows]), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"no fold \d image of .*rare.* has a label"):
         run_on(table, "no-label", n_parallel=4, trials=1, folds=4, task="multi-label")

@@ -29,7 +29,8 @@ from sweep.records.suite_results import load_suite
 from sweep.running.retrain import read_retrained
 from sweep.side_networks import LAST
 from sweep.study.finding import load_study
-from sweep.training.engine import Stack, split_logits, train
+from sweep.training.engine import train
+from sweep.training.stack import Stack, split_logits
 
 Cli = Callable[..., tuple[int, str, str]]
 

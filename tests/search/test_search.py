@@ -20,7 +20,8 @@ import sweep.training.lane_stack
 from sweep import LaneConfig, Study, SweepError, UsageError
 from sweep.search.ledger import MAX_REPORTS
 from sweep.side_networks import LAST
-from sweep.training.engine import EpochResult, Lane, Stack, Training
+from sweep.training.engine import EpochResult, Lane, Training
+from sweep.training.stack import Stack
 
 TIMES = ["seconds"]
 

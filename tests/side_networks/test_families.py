@@ -18,8 +18,9 @@ from sweep.side_networks.families import FAMILIES, check_family
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.lane_config import LaneConfig
 from sweep.study.structure import READ_OUTS, SIDE_NETWORKS
-from sweep.training.engine import Stack, train
+from sweep.training.engine import train
 from sweep.training.plain_loop import train_plainly
+from sweep.training.stack import Stack
 
 WIDTH, N_STAGES, TOKENS, N_CLASSES, BATCH = 24, 3, 10, 5, 6  # a class token and a grid of 3 x 3
 WIDTHS = (12, 12, 20)

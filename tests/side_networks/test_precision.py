@@ -11,7 +11,8 @@ from sweep.side_networks.attention import attention_of_heads, attention_of_matri
 from sweep.side_networks.rank_space_trunk import FrozenStreams
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.lane_config import LaneConfig
-from sweep.training.engine import Stack, train
+from sweep.training.engine import train
+from sweep.training.stack import Stack
 
 ROUNDING = 2.0**-8
 """The largest relative error of a number rounded to bf16 is half of this."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sweep.side_networks import LAST, LinearProbe, RankSpaceLAST, cut_to
 from sweep.side_networks.last import LowRankAttention
 from sweep.study.lane_config import Pool
-from sweep.training.engine import Stack
+from sweep.training.stack import Stack
 
 WIDTH, N_CLASSES, BATCH, TOKENS = 16, 5, 6, 9
 HEADS: list[tuple[Pool, int]] = [("mean", 0), ("mean", 1), ("mean", 5), ("class", 1), ("class", 5)]

@@ -27,7 +27,8 @@ from sweep.running.retrain import RECORD, read_retrained
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION
 from sweep.tasks.targets import Target
-from sweep.training.engine import Stack, split_logits, train
+from sweep.training.engine import train
+from sweep.training.stack import Stack, split_logits
 
 SPLITS = ["train"] * 16 + ["val"] * 8 + ["test"] * 12
 SEEDS = 2

@@ -19,8 +19,8 @@ from backbones.stages import Stages
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks.losses import LaneLosses
-from sweep.training.engine import Stack
 from sweep.training.optim import LaneOptimizers
+from sweep.training.stack import Stack
 
 DEVICE = "meta"
 N_IMAGES, N_TOKENS = 6, 17

@@ -10,7 +10,8 @@ from sweep.side_networks import LAST, LinearProbe, PyramidLAST, RankSpaceLAST, R
 from sweep.side_networks.head import KEEP
 from sweep.study.lane_config import LaneConfig
 from sweep.training.dropout import LaneStep, dropout_buffers, dropout_mask
-from sweep.training.engine import Stack, train
+from sweep.training.engine import train
+from sweep.training.stack import Stack
 
 WIDTH, N_IMAGES = 16, 6
 STAGES = [torch.randn(N_IMAGES, 5, WIDTH, generator=torch.Generator().manual_seed(i)) for i in range(3)]

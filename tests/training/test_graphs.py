@@ -12,9 +12,10 @@ from sweep.side_networks.head import KEEP
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks.losses import LaneLosses
-from sweep.training.engine import Stack, take_step
+from sweep.training.engine import take_step
 from sweep.training.graphs import SWITCH, WARM_UP_STEPS, GraphedStep, Step, graphed
 from sweep.training.optim import LaneOptimizers
+from sweep.training.stack import Stack
 
 N_LANES, N_IMAGES, N_TOKENS = 3, 6, 5
 SPEC = SideNetworkSpec(16, 3, 4, 1, modules_per_block=1, pool="mean", max_rank=2)
