@@ -62,12 +62,20 @@ def suggest_numbers(trial: optuna.Trial) -> LaneConfig:
     )
 
 
+def suggest_masks(trial: optuna.Trial) -> LaneConfig:
+    """Search the same with losses for segmentation."""
+    loss = trial.suggest_categorical("loss", ["cross_entropy", "dice"])
+    smoothing = trial.suggest_float("label_smoothing", 0, 0.2) if loss == "cross_entropy" else 0.0
+    return LaneConfig(**shared(trial), loss=loss, label_smoothing=smoothing)
+
+
 study = Study(
     suggest=suggest,
     baseline={"loss": "cross_entropy", **SHARED, "label_smoothing": 0.0},
     other_tasks={
         "multi-label": Space(suggest_labels, {"loss": "bce", **SHARED}),
         "regression": Space(suggest_numbers, {"loss": "mse", **SHARED}),
+        "segmentation": Space(suggest_masks, {"loss": "cross_entropy", **SHARED, "label_smoothing": 0.0}),
     },
     group_size=3,
     trials=72,

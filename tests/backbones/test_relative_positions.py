@@ -83,7 +83,7 @@ def test_blocks_that_work_on_another_shape_are_refused(
 def test_a_tokenizer_larger_than_the_table_of_embeddings(xlnet: Path) -> None:
     config = (xlnet / "config.json").read_text().replace('"vocab_size": 64', '"vocab_size": 8')
     tokenizer = (xlnet / "tokenizer.json").read_text()
-    with pytest.raises(UsageError, match=r"the network has embeddings of 8 tokens"):
+    with pytest.raises(UsageError, match=r"the network has embeddings of only 8 tokens"):
         text_models.built("net", config, tokenizer, taps=Taps(), max_tokens=8)
 
 

@@ -178,6 +178,7 @@ Measure = Callable[[Task, AccuracySizes, str], list[AccuracyRow]]
 COMMAND = ("bench", "--suite", "accuracy", "--image-size", "28", "--epochs", "1", "--seeds", "2", "--json")
 
 
+@pytest.mark.slow
 def test_command_saves_each_result_and_continues_after_a_stop(
     named: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,6 +307,7 @@ def say_who(task: Task, sizes: AccuracySizes, method: str) -> list[AccuracyRow]:
     return []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes as Linux shows them")
 def test_the_process_ends_when_the_command_is_killed() -> None:
     here = Path(__file__)

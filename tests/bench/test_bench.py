@@ -101,6 +101,7 @@ def test_steps_that_are_not_compiled_have_no_profile(rank: int, shape: Shape, fo
     assert profile_step(row) == []
 
 
+@pytest.mark.slow
 def test_memory_of_a_row_grows_with_lanes() -> None:
     sizes = replace(SIZES, batch_size=32)
     shape = Shape(n_stages=5, tokens=65, width=64)
@@ -133,6 +134,7 @@ def test_command_writes_the_stable_keys(tmp_path: Path, monkeypatch: pytest.Monk
         assert row["configs_per_hour"] == pytest.approx(3600 / row["seconds_per_config"])
 
 
+@pytest.mark.slow
 def test_memory_that_cannot_be_measured_costs_no_other_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def only_of_some(row: str, *_: object) -> int:
         if row == "full_finetune":

@@ -35,6 +35,7 @@ def few_trials(monkeypatch: pytest.MonkeyPatch, cache_dir: Path) -> None:
     monkeypatch.setattr(shapes, "load_study", shorter)
 
 
+@pytest.mark.slow
 def test_both_arms_of_proposals_train_as_many_lane_epochs(
     few_trials: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

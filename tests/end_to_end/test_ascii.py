@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from sweep.export.write import export_run
 from tests.conftest import draw_images
 
@@ -23,6 +25,7 @@ study = Study(
 IN_ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
 
 
+@pytest.mark.slow
 def test_whole_commands_in_ascii(tmp_path: Path) -> None:
     """The class is named after its folder, `überall`. With an ASCII file system, this name cannot be decoded."""
     images = draw_images(tmp_path / "images", "überall")

@@ -145,7 +145,9 @@ def test_dashboard_shows_the_same_trials(run: tuple[Path, str, str], environment
     assert {t["state"] for t in shown} == {"Complete"}
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_stopped_run_ends_with_the_table_so_far(
     run: tuple[Path, str, str], environment: dict[str, str], tmp_path: Path, number: int, code: int
 ) -> None:

@@ -102,7 +102,12 @@ def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 METRICS = {"top1": 0.5, "nll": 1.0}
-CONFIG = {"epochs": 3, "storage": None, "objectives": {"val_top1": "maximize"}}
+CONFIG = {
+    "epochs": 3,
+    "storage": None,
+    "objectives": {"val_top1": "maximize"},
+    "splits": {"train": {"images": 40}, "val": {"images": 20}},
+}
 SUMMARY: dict[str, Any] = {
     "winner": {"trial": 1, "params": {"lr": 0.1}, "trainable_parameters": 1234, "val": METRICS, "test": METRICS},
     "linear_probe": {"stage": 1, "lr": 0.1, "n_configurations": 20, "val": METRICS, "test": METRICS},

@@ -51,7 +51,9 @@ def test_undamaged_files_are_read(readers: dict[str, Reader], tmp_path: Path, na
         readers[name].read(tmp_path, content)
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "requests" else name for name in READERS]
+)
 def test_a_few_thousand_inputs(readers: dict[str, Reader], tmp_path: Path, name: str) -> None:
     assert fuzz(readers[name], tmp_path, readers[name].n_fast) >= readers[name].n_fast
 

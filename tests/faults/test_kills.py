@@ -18,6 +18,9 @@ from sweep.running.resume import resume_run
 from sweep.search.optuna_storage import open_storage
 from sweep.study.finding import LoadedStudy
 
+KILLED_ALWAYS = ("rungs and refill", "many shapes")
+"""The studies that are killed in every run of the tests; the others only with `-m slow`."""
+
 N_WRITES = {
     "rungs and refill": 550,
     "several objectives and replicates": 360,
@@ -69,7 +72,14 @@ def kill_often(run: Victim, rng: random.Random, n_kills: int, early: float = 1.0
     return hits
 
 
-@pytest.mark.parametrize(("name", "sqlite"), [*((name, False) for name in STUDIES), ("rungs and refill", True)])
+@pytest.mark.parametrize(
+    ("name", "sqlite"),
+    [
+        *((name, False) for name in KILLED_ALWAYS),
+        *(pytest.param(name, False, marks=pytest.mark.slow) for name in STUDIES if name not in KILLED_ALWAYS),
+        pytest.param("rungs and refill", True, marks=pytest.mark.slow),
+    ],
+)
 def test_killed_runs_end_as_if_not_killed(
     tmp_path: Path, drawn_images: Path, untouched: Callable[[str], dict[str, Any]], name: str, sqlite: bool
 ) -> None:

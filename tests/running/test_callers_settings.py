@@ -101,6 +101,7 @@ def _seen() -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # all threads share the warning filters
 def test_runs_in_several_threads_agree_with_one_alone(run: Callable[..., sweep.Run]) -> None:
     expected, found, errors = run("alone"), {}, []

@@ -1,6 +1,7 @@
 """A study file's own losses can be searched by name, resumed, verified and exported. Unusable ones are refused."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,14 @@ study = Study(
 )
 """
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def losses_are_forgotten() -> Iterator[None]:
+    """Forget the losses of this file at the end. A run on workers sends all losses that its process knows."""
+    yield
+    own_losses._given.clear()
+    own_loss.cache_clear()
 
 
 @pytest.fixture(scope="module")

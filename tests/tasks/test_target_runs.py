@@ -265,7 +265,9 @@ def test_settings_that_do_not_fit_the_task_are_refused_before_anything_runs(
         attempt("regression", suggest=lambda trial: LaneConfig(lr=0.1, rank=1, loss="focal"), baseline={})
     with pytest.raises(UsageError, match=r"'val_top1', .* kind multi-label; give one of val_map, "):
         attempt("multi-label", objectives={"val_top1": "maximize"})
-    with pytest.raises(UsageError, match="task must be one of classes, multi-label, regression, not 'ranking'"):
+    with pytest.raises(
+        UsageError, match="task must be one of classes, multi-label, regression, segmentation, not 'ranking'"
+    ):
         attempt("multi-label", task="ranking")
     with pytest.raises(
         UsageError, match=r"Study\.other_tasks has 'ranking': .*; give a sweep\.Space for each of classes"

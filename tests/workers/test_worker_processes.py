@@ -123,7 +123,9 @@ def children(process_id: int) -> list[int]:
 
 
 @linux_only
-@pytest.mark.parametrize(("number", "n_workers"), [(signal.SIGKILL, 0), (signal.SIGINT, 1)])
+@pytest.mark.parametrize(
+    ("number", "n_workers"), [(signal.SIGKILL, 0), pytest.param(signal.SIGINT, 1, marks=pytest.mark.slow)]
+)
 def test_a_killed_run_leaves_no_worker_and_can_be_resumed_with_another_number(
     folder: Path, drawn_images: Path, tmp_path: Path, number: signal.Signals, n_workers: int
 ) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -143,7 +144,11 @@ def resumed(folder: Path, out: Path, n_workers: int) -> "subprocess.Popen[bytes]
 def _started(folder: Path, *arguments: str) -> "subprocess.Popen[bytes]":
     environment = {**os.environ, "SWEEP_CACHE_DIR": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    return subprocess.Popen([sys.executable, "-m", "sweep", *arguments], env=environment, stderr=subprocess.PIPE)
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C works also in the background
+    try:
+        return subprocess.Popen([sys.executable, "-m", "sweep", *arguments], env=environment, stderr=subprocess.PIPE)
+    finally:
+        signal.signal(signal.SIGINT, inherited)
 
 
 def until_it_trains(process: "subprocess.Popen[bytes]", out: Path) -> bool:
