@@ -84,7 +84,8 @@ FIRST = (
     started("multi_stage"),
 )
 """Shapes of every family that the search begins with. 32 lanes are too few for a sampler that knows nothing to meet
-all combinations, and these did best when each family was searched alone (docs/benchmarks.md)."""
+all combinations. The read-out and the attention of ladders are those that did best when ladders were searched alone
+(docs/benchmarks.md). The other families have not been searched alone; their shapes are a guess."""
 
 study = Study(
     suggest=suggest,
