@@ -54,8 +54,8 @@ class DeviceRoom:
 
     A split is copied when it is read and there is room. If there is none, copies of splits that nobody has read since
     this split was read the last time are dropped first. So features of a shape that no lane has any more make way for
-    those in use, and splits that are read in every epoch never displace one another. A split without a copy is read from the host,
-    one batch ahead; its batches have the same bits.
+    those in use, and splits that are read in every epoch never displace one another. A split without a copy is read
+    from the host, one batch ahead; its batches have the same bits.
 
     Args:
         device: The GPU.
