@@ -4,12 +4,15 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sweep.tasks.inputs import Kind, one_of
+
+if TYPE_CHECKING:
+    from sweep.data.boxes import Boxes
 
 Labels = npt.NDArray[np.int64]
 AnyLabels = npt.NDArray[np.int64 | np.float64]
@@ -23,7 +26,8 @@ class Split:
     Attributes:
         name: name of the split, for messages.
         labels: class indices from 0, (n,) int64; or 0 and 1, (n, C) int64; or numbers, (n, C) float64; or for
-            segmentation the number of each image's pixels of every class, (n, C) int64.
+            segmentation the number of each image's pixels of every class, (n, C) int64; or for detection the number of
+            each image's boxes of every class that are not ignored, (n, C) int64.
         opener: maps an index to the decoded Pillow image, or to the text; safe to call from several threads.
         fingerprinter: returns the fingerprint; called once, when it is first needed.
         source: maps an index to the image's file, or to the position of the text; None if there is no name for it.
@@ -31,6 +35,8 @@ class Split:
         digester: returns the SHA-256 of every item's content, `(n,)`; None if items are not compared.
         masks: for segmentation, maps an index to the image's mask, a Pillow image of its size in mode L or P, whose
             values are classes, or 255 where there is no label; safe to call from several threads.
+        boxes: for detection, maps an index to the image's boxes; safe to call from several threads.
+        most_boxes: for detection, the largest number of boxes of an image in any split of the data set.
     """
 
     name: str
@@ -41,6 +47,8 @@ class Split:
     kind: Kind = "images"
     digester: Callable[[], Sequence[str]] | None = field(default=None, repr=False)
     masks: Callable[[int], Any] | None = field(default=None, repr=False)
+    boxes: "Callable[[int], Boxes] | None" = field(default=None, repr=False)
+    most_boxes: int = 0
 
     @property
     def n_images(self) -> int:
@@ -78,6 +86,9 @@ class Split:
             lambda: digest_of(["only", self.fingerprint, *map(str, where)]),
             lambda index: self.source(where[index]) if self.source else self.describe(where[index]),
             self.kind,
+            masks=None if (masks := self.masks) is None else lambda index: masks(where[index]),
+            boxes=None if (boxes := self.boxes) is None else lambda index: boxes(where[index]),
+            most_boxes=self.most_boxes,
         )
 
     def joined(self, other: "Split") -> "Split":
@@ -100,6 +111,11 @@ class Split:
             assert part.masks is not None
             return part.masks(place)
 
+        def boxes(index: int) -> "Boxes":
+            part, place = where(index)
+            assert part.boxes is not None
+            return part.boxes(place)
+
         return Split(
             f"{self.name} and {other.name}",
             np.concatenate([self.labels, other.labels]),
@@ -108,6 +124,8 @@ class Split:
             source,
             self.kind,
             masks=None if self.masks is None else masks,
+            boxes=None if self.boxes is None else boxes,
+            most_boxes=max(self.most_boxes, other.most_boxes),
         )
 
 
@@ -138,7 +156,7 @@ class DataSet:
         notice: origin and licence, which are shown with results; empty for a user's own files.
         skipped: unreadable images that were left out because the user asked for it.
         left_aside: number of files, by extension, that are not images by their extension.
-        task: `"classes"`, `"multi-label"`, `"regression"` or `"segmentation"`, see `sweep.tasks.kinds`.
+        task: `"classes"`, `"multi-label"`, `"regression"`, `"segmentation"` or `"detection"`, see `sweep.tasks.kinds`.
     """
 
     name: str
