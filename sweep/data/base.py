@@ -144,6 +144,16 @@ class SkippedImage:
 
 
 @dataclass(frozen=True)
+class SkippedBox(SkippedImage):
+    """A box that was left out, of an image that is used.
+
+    Attributes:
+        path: the annotation file.
+        reason: which box it is, and why it cannot be used.
+    """
+
+
+@dataclass(frozen=True)
 class DataSet:
     """The three splits of a task: trials train on train, are chosen on val, and are evaluated on test once.
 
@@ -155,7 +165,7 @@ class DataSet:
         val: the validation set.
         test: the test set.
         notice: origin and licence, which are shown with results; empty for a user's own files.
-        skipped: unreadable images that were left out because the user asked for it.
+        skipped: unreadable images, and boxes, that were left out because the user asked for it.
         left_aside: number of files, by extension, that are not images by their extension.
         task: `"classes"`, `"multi-label"`, `"regression"`, `"segmentation"` or `"detection"`, see `sweep.tasks.kinds`.
     """
