@@ -4,12 +4,13 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from typing import Any, Literal
 
 from sweep.errors import UsageError
 from sweep.study.class_weights import UNWEIGHTED, LaneWeights, checked_lane
 from sweep.study.stored_values import plain
-from sweep.tasks.kinds import MULTI_LABEL, REGRESSION, SEGMENTATION, TASK_KINDS, TaskKind
+from sweep.tasks.kinds import DETECTION, MULTI_LABEL, REGRESSION, SEGMENTATION, TASK_KINDS, TaskKind
 from sweep.tasks.own_losses import given_names, is_own
 
 Pool = Literal["mean", "class", "last"]
@@ -63,9 +64,10 @@ class LaneConfig:
         dropout: Dropout probability of the head's normalised inputs.
         loss: For classes `"cross_entropy"`, `"focal"`, `"logit_adjusted"` or `"bce"` (one-vs-all); for several labels
             per image `"bce"` or `"asymmetric"`; for regression `"mse"` or `"huber"`; for segmentation `"cross_entropy"`
-            or `"dice"`. Or the name of a loss that the study declares in `losses`. None for the first loss of the task.
+            or `"dice"`; for detection `"focal_giou"`. Or the name of a loss that the study declares in `losses`. None
+            for the first loss of the task.
         label_smoothing: Probability moved from the label to all classes; for `cross_entropy` only.
-        focal_gamma: Focusing exponent; for `focal` only.
+        focal_gamma: Focusing exponent; for `focal` and `focal_giou` only.
         logit_adjustment: Weight of the log class priors; for `logit_adjusted` only.
         asymmetric_gamma_positive: Focusing exponent for labels that an image has; for `asymmetric` only.
         asymmetric_gamma_negative: Focusing exponent for labels that an image does not have; for `asymmetric` only.
@@ -138,12 +140,12 @@ class LaneConfig:
         object.__setattr__(self, "extra", Extra(self.extra))
         if isinstance(self.stages, Sequence):
             object.__setattr__(self, "stages", tuple(self.stages))
-        for declared in fields(self):
-            if declared.name == "extra":
-                continue
-            object.__setattr__(self, declared.name, plain(getattr(self, declared.name)))
-            if declared.name not in (*SHAPE_FIELDS, "class_weights"):  # the study checks the shape's
-                self._check_type(declared.name, declared.type)
+        for name, expected in _declared():
+            value = getattr(self, name)
+            if (as_plain := plain(value)) is not value:
+                object.__setattr__(self, name, as_plain)
+            if name not in (*SHAPE_FIELDS, "class_weights"):  # the study checks the shape's
+                self._check_type(name, expected)
         object.__setattr__(self, "class_weights", checked_lane(self.class_weights))
         self._check_choice("optimizer", OPTIMIZERS)
         self._check_choice("schedule", SCHEDULES)
@@ -182,18 +184,23 @@ class LaneConfig:
                 f"LaneConfig.loss is {loss!r}, but the data make a task of the kind {kind.name}, whose losses are "
                 f"{', '.join(kind.losses)}; give one of them, or none"
             )
+        if is_own(loss) and kind is DETECTION:
+            raise UsageError(
+                f"LaneConfig.loss is a loss of the study file, and detection has none but its own, {kind.losses[0]}; "
+                f"leave the loss out"
+            )
         of_many = kind in (MULTI_LABEL, SEGMENTATION)
         if is_own(loss) and of_many and self.class_weights not in (None, UNWEIGHTED):
             raise UsageError(
                 f"class_weights is {self.class_weights!r}, but a loss of the study file gives one number for all "
                 f"labels of an image; weigh the labels in the loss, or leave class_weights out"
             )
-        if kind is SEGMENTATION and self.dropout:
+        if kind in (SEGMENTATION, DETECTION) and self.dropout:
             raise UsageError(
-                f"LaneConfig.dropout is {self.dropout}, but the data make a segmentation, whose heads have no dropout; "
+                f"LaneConfig.dropout is {self.dropout}, but the data make a {kind.name}, whose heads have no dropout; "
                 f"leave it out"
             )
-        return replace(self, loss=loss)
+        return self if loss == self.loss else replace(self, loss=loss)
 
     def as_recorded(self) -> dict[str, Any]:
         """All fields by name, without those shape fields that are None."""
@@ -215,3 +222,9 @@ class LaneConfig:
     def _check(self, name: str, valid: bool, rule: str) -> None:
         if not valid:
             raise UsageError(f"LaneConfig.{name} {rule}; the study's suggest gave {getattr(self, name)!r}")
+
+
+@cache
+def _declared() -> tuple[tuple[str, Any], ...]:
+    """Names and types of all fields but `extra`. A survey of a study makes hundreds of configurations."""
+    return tuple((declared.name, declared.type) for declared in fields(LaneConfig) if declared.name != "extra")

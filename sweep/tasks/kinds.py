@@ -142,7 +142,7 @@ DETECTION = TaskKind(
     tie="missed",
     tie_heading="share of boxes that no detection finds",
     paired="image_ap50",
-    paired_heading="the AP50 of an image",
+    paired_heading="the mean AP50 of single images",
 )
 LARGEST_TARGET = 1e30
 """Largest absolute value of a regression's target. Models compute in single precision, which ends at 3e38."""
