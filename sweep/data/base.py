@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Labels = npt.NDArray[np.int64]
 AnyLabels = npt.NDArray[np.int64 | np.float64]
 Indices = npt.NDArray[np.int64]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,8 @@ class Split:
             lambda: digest_of(["only", self.fingerprint, *map(str, where)]),
             lambda index: self.source(where[index]) if self.source else self.describe(where[index]),
             self.kind,
-            masks=None if (masks := self.masks) is None else lambda index: masks(where[index]),
-            boxes=None if (boxes := self.boxes) is None else lambda index: boxes(where[index]),
+            masks=_reordered(self.masks, where),
+            boxes=_reordered(self.boxes, where),
             most_boxes=self.most_boxes,
         )
 
@@ -143,6 +144,16 @@ class SkippedImage:
 
 
 @dataclass(frozen=True)
+class SkippedBox(SkippedImage):
+    """A box that was left out, of an image that is used.
+
+    Attributes:
+        path: the annotation file.
+        reason: which box it is, and why it cannot be used.
+    """
+
+
+@dataclass(frozen=True)
 class DataSet:
     """The three splits of a task: trials train on train, are chosen on val, and are evaluated on test once.
 
@@ -154,7 +165,7 @@ class DataSet:
         val: the validation set.
         test: the test set.
         notice: origin and licence, which are shown with results; empty for a user's own files.
-        skipped: unreadable images that were left out because the user asked for it.
+        skipped: unreadable images, and boxes, that were left out because the user asked for it.
         left_aside: number of files, by extension, that are not images by their extension.
         task: `"classes"`, `"multi-label"`, `"regression"`, `"segmentation"` or `"detection"`, see `sweep.tasks.kinds`.
     """
@@ -179,6 +190,11 @@ class DataSet:
     def n_classes(self) -> int:
         """Number of classes, labels or targets, C."""
         return len(self.class_names)
+
+
+def _reordered(of_index: Callable[[int], Item] | None, where: Sequence[int]) -> Callable[[int], Item] | None:
+    """The same function of the place in `where`; None stays None."""
+    return None if of_index is None else lambda index: of_index(where[index])
 
 
 def digest_of(parts: Iterable[str | bytes]) -> str:

@@ -139,7 +139,8 @@ def found_boxes(outputs: Tensor, *, score_threshold: float = SCORE_THRESHOLD, mo
     for start in range(0, len(images), IMAGES_AT_A_TIME):
         part = slice(start, start + IMAGES_AT_A_TIME)
         _find(images[part], found[part], score_threshold)
-    return found.unflatten(0, outputs.shape[:-2])
+    of_images: Tensor = found.unflatten(0, outputs.shape[:-2])
+    return of_images
 
 
 def _find(outputs: Tensor, found: Tensor, score_threshold: float) -> None:

@@ -140,7 +140,7 @@ class Target:
         if self.kind is DETECTION:
             logits, edges = by_cell(outputs)
             cells = torch.cat([_mean_logit(logits), edges.mean(0)], -1)
-            return cells.unflatten(-2, (outputs.shape[-2], -1)).flatten(-2)
+            return cells.reshape(outputs.shape[1:])
         return outputs.mean(0)
 
     def probabilities(self, outputs: Tensor) -> Tensor:

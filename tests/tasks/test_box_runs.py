@@ -35,7 +35,7 @@ def suggest(trial: optuna.Trial) -> LaneConfig:
 
 
 def study_on(data: Path, **declared: object) -> LoadedStudy:
-    options = {"backbone": "tiny-untrained", "group_size": 2, "epochs": 10, "batch_size": 8, "trials": 4, **declared}
+    options = {"backbone": "tiny-untrained", "group_size": 2, "epochs": 6, "batch_size": 5, "trials": 4, **declared}
     study = Study(suggest=suggest, baseline=BASELINE, data=str(data), **options)  # type: ignore[arg-type]
     return LoadedStudy("squares", Path("squares.py"), study)
 
@@ -66,9 +66,8 @@ def test_run_learns_the_boxes_and_tests_winner_and_probe(finished: Path) -> None
         assert test["ap_error"] > 0
 
 
-@pytest.mark.parametrize("trial", [0, 2])
-def test_trial_trained_alone_equals_the_record(finished: Path, squares: Path, trial: int) -> None:
-    verification = verify_trial(finished, trial, device=torch.device("cpu"), cache_dir=squares.parent / "cache")
+def test_trial_trained_alone_equals_the_record(finished: Path, squares: Path) -> None:
+    verification = verify_trial(finished, 0, device=torch.device("cpu"), cache_dir=squares.parent / "cache")
     assert verification.kept, verification.comparisons
     assert verification.comparisons[0].difference == 0
 
@@ -82,7 +81,7 @@ def test_same_command_gives_the_same_table_on_workers(finished: Path, squares: P
 
 def test_folds_measure_every_image_and_a_lane_alone_equals_its_record(squares: Path, tmp_path: Path) -> None:
     cache = squares.parent / "cache"
-    path = run(study_on(squares, folds=3, trials=2, epochs=3), tmp_path / "folds", cache)
+    path = run(study_on(squares, folds=3, trials=2, epochs=2), tmp_path / "folds", cache)
     assert sweep.load_run(path).trials["val_ap"].between(0, 1).all()
     verification = verify_trial(path, 0, device=torch.device("cpu"), cache_dir=cache)
     assert verification.kept, verification.comparisons
