@@ -56,6 +56,27 @@ def detection_metrics(found: Tensor, labels: Tensor) -> dict[str, Tensor]:
     return {name: torch.tensor([lane[name] for lane in lanes], dtype=torch.float64) for name in lanes[0]}
 
 
+def precision_of_classes(found: Tensor, labels: Tensor) -> dict[int, dict[str, float]]:
+    """`ap`, `ap50` and `recall` at an intersection over union of 0.50, of each class that has a box.
+
+    Args:
+        found: Detections of one lane, `(n, D, 6)`.
+        labels: Boxes of the images, `(n, M, 6)`.
+    """
+    evaluated = _evaluated(found, labels)
+    if evaluated is None:
+        return {}
+    precision, recall = evaluated.eval["precision"], evaluated.eval["recall"]  # (thresholds, recalls, classes, 1, 1)
+    return {
+        int(label): {
+            "ap": float(precision[:, :, place].mean()),
+            "ap50": float(precision[0, :, place].mean()),
+            "recall": float(recall[0, place].item()),
+        }
+        for place, label in enumerate(evaluated.params.catIds)
+    }
+
+
 def resampled_ap(found: Tensor, labels: Tensor, resamples: list[Tensor]) -> list[float]:
     """The AP of one lane on resamples of the images. Detections are only compared with boxes once.
 
