@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import timm
@@ -113,6 +114,7 @@ def adapt(name: str, model: Any, *, taps: Taps, image_size: int | None) -> Froze
     return backbone
 
 
+@cache
 def takes_image_size(name: str) -> bool:
     """Whether timm's model `name` takes a single image size. This is found out without creating weights.
 

@@ -1,6 +1,7 @@
 """Prepares a study: checks the request, and loads the data and the backbone."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from sweep.side_networks.own_networks import own_family
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.class_weights import completed
 from sweep.study.declaration import Resize, Study
-from sweep.study.rehearsal import rehearse, surveyed_configs
+from sweep.study.lane_config import LaneConfig
+from sweep.study.rehearsal import keep_survey, rehearse, surveyed_configs
 from sweep.study.shape import Shape, shape_of, study_of_lane, study_of_shape
 from sweep.study.structure import CLASS, DENSE
 from sweep.tasks.kinds import SEGMENTATION, TASK_KINDS
@@ -135,7 +137,9 @@ def prepare(
     own = study_of_lane(study, baseline)
     backbone = backbone_of(own, data, device, cache_dir)
     if not study.rank_buckets:
-        study = replace(study, rank_buckets=_cheapest_buckets(study, own, data, backbone))
+        configs = surveyed_configs(study)
+        study = replace(study, rank_buckets=_cheapest_buckets(configs, own, data, backbone))
+        keep_survey(study, configs)
     shape = shape_of(study, baseline)
     spec = side_network_spec(own, data, backbone, shape.padded_rank)
     check_spec(own.precision, spec, backbone)
@@ -192,13 +196,13 @@ def backbone_of(study: Study, data: DataSet, device: torch.device, cache_dir: Pa
     return backbone
 
 
-def _cheapest_buckets(study: Study, own: Study, data: DataSet, backbone: Backbone) -> tuple[int, ...]:
-    """The cheapest rank buckets by the cost model, for the ranks in the study's space and the baseline's shape."""
+def _cheapest_buckets(configs: Sequence[LaneConfig], own: Study, data: DataSet, backbone: Backbone) -> tuple[int, ...]:
+    """The cheapest rank buckets by the cost model, for the ranks of these configurations and the baseline's shape."""
 
     def spec_of(rank: int) -> SideNetworkSpec:
         return side_network_spec(own, data, backbone, rank)
 
-    ranks = Counter(config.rank for config in surveyed_configs(study))
+    ranks = Counter(config.rank for config in configs)
     stack_work = spec_of(max(ranks)).stack_work(backbone.tokens)
     return rank_buckets(ranks, stack_work, lambda rank: spec_of(rank).lane_work(backbone.tokens))
 

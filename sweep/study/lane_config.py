@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from typing import Any, Literal
 
 from sweep.errors import UsageError
@@ -140,12 +141,12 @@ class LaneConfig:
         object.__setattr__(self, "extra", Extra(self.extra))
         if isinstance(self.stages, Sequence):
             object.__setattr__(self, "stages", tuple(self.stages))
-        for declared in fields(self):
-            if declared.name == "extra":
-                continue
-            object.__setattr__(self, declared.name, plain(getattr(self, declared.name)))
-            if declared.name not in (*SHAPE_FIELDS, "class_weights"):  # the study checks the shape's
-                self._check_type(declared.name, declared.type)
+        for name, expected in _declared():
+            value = getattr(self, name)
+            if (as_plain := plain(value)) is not value:
+                object.__setattr__(self, name, as_plain)
+            if name not in (*SHAPE_FIELDS, "class_weights"):  # the study checks the shape's
+                self._check_type(name, expected)
         object.__setattr__(self, "class_weights", checked_lane(self.class_weights))
         self._check_choice("optimizer", OPTIMIZERS)
         self._check_choice("schedule", SCHEDULES)
@@ -195,7 +196,7 @@ class LaneConfig:
                 f"LaneConfig.dropout is {self.dropout}, but the data make a segmentation, whose heads have no dropout; "
                 f"leave it out"
             )
-        return replace(self, loss=loss)
+        return self if loss == self.loss else replace(self, loss=loss)
 
     def as_recorded(self) -> dict[str, Any]:
         """All fields by name, without those shape fields that are None."""
@@ -217,3 +218,9 @@ class LaneConfig:
     def _check(self, name: str, valid: bool, rule: str) -> None:
         if not valid:
             raise UsageError(f"LaneConfig.{name} {rule}; the study's suggest gave {getattr(self, name)!r}")
+
+
+@cache
+def _declared() -> tuple[tuple[str, Any], ...]:
+    """Names and types of all fields but `extra`. A survey of a study makes hundreds of configurations."""
+    return tuple((declared.name, declared.type) for declared in fields(LaneConfig) if declared.name != "extra")

@@ -16,6 +16,9 @@ from sweep.study.lane_config import LaneConfig
 SURVEYED = 256
 """Number of random configurations that are drawn to see which shapes and ranks a study has."""
 
+KEPT = "_surveyed_configs"
+"""Attribute of a study with the configurations that were drawn."""
+
 
 @dataclass(frozen=True)
 class Rehearsed:
@@ -80,12 +83,24 @@ def rehearse(study: Study, params: Mapping[str, Any], *, seed: int = 0) -> Rehea
 def surveyed_configs(study: Study) -> list[LaneConfig]:
     """Configurations drawn at random from the study's space, the baseline first. Every call gives the same ones.
 
-    Draws that `suggest` refuses are left out.
+    Draws that `suggest` refuses are left out. The configurations are kept with the study, because several parts of a
+    run ask for them and the draws take time.
     """
-    configs = []
-    for number in range(SURVEYED):
-        try:
-            configs.append(rehearse(study, {} if number else study.baseline, seed=number).config)
-        except UsageError:
-            continue
+    if KEPT not in vars(study):
+        drawn = (_drawn(study, number) for number in range(SURVEYED))
+        keep_survey(study, [config for config in drawn if config is not None])
+    configs: list[LaneConfig] = vars(study)[KEPT]
     return configs
+
+
+def _drawn(study: Study, number: int) -> LaneConfig | None:
+    """Draw one configuration; number 0 is the baseline. Return None if `suggest` refuses it."""
+    try:
+        return rehearse(study, {} if number else study.baseline, seed=number).config
+    except UsageError:
+        return None
+
+
+def keep_survey(study: Study, configs: list[LaneConfig]) -> None:
+    """Keep configurations with a study that has the same space as the one they were drawn for."""
+    vars(study)[KEPT] = configs

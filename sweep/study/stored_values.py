@@ -12,10 +12,13 @@ RESERVED = "sweep:"
 """Prefix of the names of sweep's own user attributes. A study cannot set attributes with this prefix."""
 
 SCALARS = (bool, int, float, str)
+PLAIN = frozenset({*SCALARS, type(None)})
 
 
 def plain(value: Any) -> Any:
     """The value with NumPy's scalars and arrays converted to Python's, also inside lists, tuples and mappings."""
+    if type(value) in PLAIN:  # nearly all values are, and the questions below take longer
+        return value
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):
