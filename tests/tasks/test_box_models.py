@@ -70,7 +70,7 @@ def shipped(finished: Path, squares: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def ensemble(finished: Path, squares: Path) -> Path:
-    export_run(finished, squares.parent / "ensemble", ensemble="2", cache_dir=squares.parent / "cache")
+    export_run(finished, squares.parent / "ensemble", ensemble="top2", cache_dir=squares.parent / "cache")
     return squares.parent / "ensemble"
 
 
