@@ -79,7 +79,7 @@ def _what_it_is(config: ModelConfig, with_backbone: bool, differences: Mapping[s
     structure = [f"family {side.described}"]
     if family.has_rank:
         structure.append(f"rank {', '.join(str(member.rank) for member in config.members)}")
-    if side.family == "last":
+    if side.has_rank_space:
         structure.append(f"{side.n_modules} modules")
     of_texts = _kind(config) == "texts"
     item = '"a text"' if of_texts else 'Image.open("photo.jpg")'

@@ -21,7 +21,7 @@ METRICS: Mapping[str, str] = {
     "R²": "Share of the targets' variance that the predictions explain. 1 is perfect, 0 is as good as the mean.",
     "RMSE": "Root mean squared error, in the units of the targets. Lower is better.",
     "MAE": "Mean absolute error, in the units of the targets. Lower is better.",
-    "mIoU": "Intersection over union of true and predicted pixels, summed over images, then averaged over classes. "
+    "mIoU": "Mean over classes of the intersection over union of true and predicted pixels, summed over images. "
     "Higher is better.",
     "worst IoU": "Intersection over union of the worst class. Higher is better.",
     "pixel acc.": "Share of the labelled pixels that are predicted correctly. Higher is better.",

@@ -61,8 +61,8 @@ RUNTIME_BYTES = 96 * 2**20
 def lane_cost(prepared: Prepared) -> tuple[int, int]:
     """Bytes that one more lane takes, and multiply-adds of its training step per image."""
     study, spec, tokens = prepared.study_of_shape, prepared.spec, prepared.backbone.tokens
-    if spec.family == "last" and not spec.dense:
-        compiled = is_compiled(spec.max_rank, prepared.device, torch.float32)
+    if spec.has_rank_space and not spec.dense:
+        compiled = is_compiled(spec.row_rank, prepared.device, torch.float32)
         n_bytes = bytes_per_lane(spec, tokens, study.batch_size, compiled=compiled)
         return n_bytes, spec.work[spec.form] * tokens
     data, indices = random_data(prepared)
@@ -81,7 +81,7 @@ def calibrated_config(prepared: Prepared) -> LaneConfig:
     spec, study = prepared.spec, prepared.study
     if spec.is_own:
         return study.lane_config(FixedTrial(dict(study.baseline)))
-    return LaneConfig(lr=1e-3, rank=spec.max_rank, loss=DETECTION.losses[0] if spec.read_out == BOXES else None)
+    return LaneConfig(lr=1e-3, rank=spec.padded_rank, loss=DETECTION.losses[0] if spec.read_out == BOXES else None)
 
 
 def random_data(prepared: Prepared) -> tuple[StageData, Tensor]:
@@ -113,7 +113,7 @@ def _random_boxes(n_images: int, n_classes: int) -> Tensor:
 def parameter_bytes(spec: SideNetworkSpec) -> int:
     """Bytes of one copy of a lane's parameters, padded to the stack's rank."""
     with torch.device("meta"):
-        return FP32_BYTES * sum(p.numel() for p in spec.plain(spec.max_rank).parameters())
+        return FP32_BYTES * sum(p.numel() for p in spec.plain(spec.padded_rank).parameters())
 
 
 def kept_bytes(spec: SideNetworkSpec, n_tokens: int, *, compiled: bool) -> int:
@@ -127,7 +127,7 @@ def kept_bytes(spec: SideNetworkSpec, n_tokens: int, *, compiled: bool) -> int:
         n_tokens: Number of tokens in the batch, `B·L`.
         compiled: Whether `cpu/trunk.py` computes the lane; otherwise `rank_space_trunk.py` does.
     """
-    k, r = spec.n_modules, spec.max_rank
+    k, r = spec.n_modules, spec.row_rank
     return FP32_BYTES * n_tokens * (4 * k * r + 2 * k + (0 if compiled else k * r + r * k * (k - 1) // 2))
 
 
@@ -161,8 +161,11 @@ def bytes_per_lane(spec: SideNetworkSpec, tokens: int, batch_size: int, *, compi
         batch_size: Batch size `B` in training.
         compiled: Whether `cpu/trunk.py` computes the lane; otherwise `rank_space_trunk.py` does.
     """
-    k, r = spec.n_modules, spec.max_rank
+    k, r = spec.n_modules, spec.row_rank
     n_tokens, n_evaluated = batch_size * tokens, EVALUATION_BATCH_SIZE * tokens
+    copies = (
+        PARAMETER_COPIES + (RANK_SPACE_COPIES - PARAMETER_COPIES) * spec.parts
+    )  # the blocks of all parts written out
     if spec.form == "direct":
         trained = n_tokens * spec.modules_per_block * sum(spec.stage_widths[1:])
         streams = DIRECT_STREAMS * max(trained, n_evaluated * max(spec.stage_widths))
@@ -170,7 +173,7 @@ def bytes_per_lane(spec: SideNetworkSpec, tokens: int, batch_size: int, *, compi
     if spec.widths:
         kept, transient = pyramid_floats(k, r)
         streams = max(n_tokens * (kept + transient), n_evaluated * transient)
-        return RANK_SPACE_COPIES * parameter_bytes(spec) + FP32_BYTES * streams
+        return copies * parameter_bytes(spec) + FP32_BYTES * streams
     training = kept_bytes(spec, n_tokens, compiled=compiled)
     if compiled:
         training += FP32_BYTES * k * r * ((GROUPS + 1) * (4 * k * r + spec.width) + 6 * k * r)
@@ -178,7 +181,7 @@ def bytes_per_lane(spec: SideNetworkSpec, tokens: int, batch_size: int, *, compi
     else:
         training += FP32_BYTES * n_tokens * (3 * k * r + 4 * r)
         evaluation = FP32_BYTES * n_evaluated * (2 * k * r + 4 * r + 2)
-    return RANK_SPACE_COPIES * parameter_bytes(spec) + max(training, evaluation)
+    return copies * parameter_bytes(spec) + max(training, evaluation)
 
 
 def shared_bytes(spec: SideNetworkSpec, tokens: int, batch_size: int) -> int:

@@ -222,12 +222,12 @@ def check_spec(precision: str, spec: SideNetworkSpec, backbone: Backbone) -> Non
     Raises:
         UsageError: They compute in fp32 only.
     """
-    if precision == "bf16" and spec.family == "last" and spec.widths:
+    if precision == "bf16" and spec.has_rank_space and spec.widths:
         raise UsageError(
             f"--precision bf16 needs a backbone with one width, and the stages of {backbone.name} have several; "
             f"leave it out"
         )
-    if precision == "bf16" and spec.family == "last" and spec.form == "direct":
+    if precision == "bf16" and spec.has_rank_space and spec.form == "direct":
         raise UsageError(
             f"--precision bf16 needs side-networks in rank space, but at rank {spec.max_rank} the direct form is "
             f"cheaper, and it computes in fp32; leave --precision out, or lower the ranks"
@@ -291,6 +291,7 @@ def side_network_spec(study: Study, data: DataSet, backbone: Backbone, padded_ra
         mlp=study.mlp,
         read_out=dense or ("pooled" if of_class else study.read_out),
         n_tokens=backbone.tokens,
+        parts=study.parts or 1,
     )
     check_family(spec, backbone.name, texts=backbone.kind == "texts")
     return spec

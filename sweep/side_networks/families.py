@@ -6,6 +6,7 @@ A new family needs a file with its definition, a builder here, and an entry in `
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -14,16 +15,17 @@ from backbones.grid import grid_side
 from sweep.errors import UsageError
 from sweep.machine.precision import product_dtype
 from sweep.side_networks.convolution import Convolution
+from sweep.side_networks.granular import GranularAttention
 from sweep.side_networks.ladder import Ladder
 from sweep.side_networks.ladder_rows import RowsConvolution, RowsLadder
-from sweep.side_networks.last import LAST
+from sweep.side_networks.last import LAST, LowRankAttention
 from sweep.side_networks.linear_probe import LinearProbe
 from sweep.side_networks.mixer import Mixer
 from sweep.side_networks.multi_stage import MultiStage
 from sweep.side_networks.pyramid import PyramidLAST
 from sweep.side_networks.pyramid_rank_space import RankSpacePyramidLAST
 from sweep.side_networks.rank_space import RankSpaceLAST
-from sweep.study.structure import BOXES, DENSE, READ_OUTS
+from sweep.study.structure import BOXES, DENSE, GRANULAR, READ_OUTS
 from sweep.tasks.kinds import DETECTION, SEGMENTATION
 
 if TYPE_CHECKING:
@@ -47,11 +49,12 @@ class Family:
         lane: Builds the module that the engine stacks: the definition, or a faster form with the same parameters.
         has_rank: Whether its size depends on a lane's rank.
         read_outs: The read-outs that it has.
-        options: Those of `attention`, `mlp` and `modules_per_block` that it has.
+        options: Those of `attention`, `mlp`, `modules_per_block` and `parts` that it has.
         several_widths: Whether the stages of a backbone may differ in width.
         causal: Whether it works beside a decoder: it can mask later tokens, or does not mix tokens.
         texts: Whether its inputs may be texts.
         bf16: Whether its products with frozen features can be computed in bf16.
+        rank_space: Whether it is LAST or a variant of it, which can be computed in rank space.
     """
 
     described: str
@@ -64,13 +67,14 @@ class Family:
     causal: bool = True
     texts: bool = True
     bf16: bool = False
+    rank_space: bool = False
 
 
 def _last(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Module:
     options = {**_shared(spec), "modules_per_block": spec.modules_per_block, "padded_rank": padded_rank}
     if spec.widths:
         return PyramidLAST(spec.widths, spec.n_outputs, rank, **options)
-    return LAST(spec.width, spec.n_stages, spec.n_outputs, rank, causal=spec.causal, dense=spec.dense, **options)
+    return LAST(spec.width, spec.n_stages, spec.n_outputs, rank, **_of_width(spec), **options)
 
 
 def _last_lane(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Module:
@@ -79,10 +83,15 @@ def _last_lane(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Modul
     options = {**_shared(spec), "modules_per_block": spec.modules_per_block, "padded_rank": padded_rank}
     if spec.widths:
         return RankSpacePyramidLAST(spec.widths, spec.n_outputs, rank, **options)
-    sizes = spec.width, spec.n_stages, spec.n_outputs, rank
-    module = RankSpaceLAST(*sizes, causal=spec.causal, dense=spec.dense, **options)
+    module = RankSpaceLAST(spec.width, spec.n_stages, spec.n_outputs, rank, **_of_width(spec), **options)
     module.product_dtype = product_dtype(spec.precision)
     return module
+
+
+def _of_width(spec: "SideNetworkSpec") -> dict[str, Any]:
+    """What only a LAST beside stages of one width can have."""
+    kinds: dict[str, Any] = {GRANULAR: partial(GranularAttention, parts=spec.parts)}
+    return {"causal": spec.causal, "dense": spec.dense, "attention": kinds.get(spec.family, LowRankAttention)}
 
 
 def _ladder(kind: type[Ladder]) -> Build:
@@ -131,6 +140,17 @@ FAMILIES: dict[str, Family] = {
         read_outs=("pooled", DENSE, BOXES),
         options=("modules_per_block",),
         bf16=True,
+        rank_space=True,
+    ),
+    GRANULAR: Family(
+        "LAST with the granular blocks of GraLoRA",
+        _last,
+        _last_lane,
+        read_outs=("pooled", DENSE, BOXES),
+        options=("modules_per_block", "parts"),
+        several_widths=False,
+        bf16=True,
+        rank_space=True,
     ),
     "ladder": Family(
         "a ladder side-network",
@@ -167,7 +187,7 @@ def family_of(name: str) -> Family:
     return FAMILIES.get(name, OWN_FAMILY)
 
 
-DEFAULTS: dict[str, Any] = {"attention": False, "mlp": True, "modules_per_block": 1}
+DEFAULTS: dict[str, Any] = {"attention": False, "mlp": True, "modules_per_block": 1, "parts": 1}
 """Default values of the options."""
 
 
@@ -227,6 +247,10 @@ def check_family(spec: "SideNetworkSpec", backbone: str, *, texts: bool) -> None
         raise UsageError(
             f"--side-network {name} needs stages of one width, but those of {backbone} are "
             f"{spec.described_widths} wide; give another one: {others}"
+        )
+    if spec.width % spec.parts:
+        raise UsageError(
+            f"--parts {spec.parts} does not divide the width of {backbone}, which is {spec.width}; give another number"
         )
     if spec.causal and not family.causal:
         raise UsageError(

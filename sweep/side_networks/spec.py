@@ -50,6 +50,7 @@ class SideNetworkSpec:
         mlp: Whether a ladder has MLPs.
         read_out: See `read_out.py`; `DENSE` or `BOXES` for outputs of every patch token.
         n_tokens: Largest number of tokens of an input, `L`; 0 if it is unknown, which LAST and the probe allow.
+        parts: Number of parts `k` of `granular_last`; 1 for other families.
     """
 
     width: int
@@ -67,14 +68,17 @@ class SideNetworkSpec:
     mlp: bool = True
     read_out: str = "pooled"
     n_tokens: int = 0
+    parts: int = 1
 
     def __post_init__(self) -> None:
         for name in (
             *("width", "n_stages", "n_classes", "n_prefix_tokens", "modules_per_block", "max_rank"),
-            "n_tokens",
+            *("n_tokens", "parts"),
         ):
             if not isinstance(getattr(self, name), int):
                 raise TypeError(f"{name} must be a whole number, not {getattr(self, name)!r}")
+        if self.parts < 1:
+            raise ValueError(f"parts must be at least 1, not {self.parts}")
         if not all(isinstance(width, int) and width > 0 for width in self.widths):
             raise TypeError(f"widths must be positive whole numbers, not {self.widths!r}")
         for name in ("causal", "attention", "mlp"):
@@ -150,12 +154,23 @@ class SideNetworkSpec:
     @property
     def padded_rank(self) -> int:
         """The rank that lanes are padded to."""
-        return self.max_rank if self.family == "last" else -(-self.max_rank // RANKS) * RANKS
+        multiple = self.parts if self.has_rank_space else RANKS
+        return -(-self.max_rank // multiple) * multiple
+
+    @property
+    def has_rank_space(self) -> bool:
+        """Whether it is LAST or a variant of it, which can be computed in rank space."""
+        return family_of(self.family).rank_space
+
+    @property
+    def row_rank(self) -> int:
+        """The rank with which a stack of LAST computes in rank space: that of all blocks of a module together."""
+        return self.parts * self.padded_rank
 
     @property
     def form(self) -> Form:
         """The form in which a stack computes, with all lanes padded to `max_rank`. LAST uses the cheaper form."""
-        if self.family != "last":
+        if not self.has_rank_space:
             family = family_of(self.family)
             return "direct" if family.lane is family.plain else "shared products"
         return cheaper_form(self.work)
@@ -164,7 +179,8 @@ class SideNetworkSpec:
     def work(self) -> dict[Form, int]:
         """Multiply-adds of a training step of LAST per token and lane, by form; see `cost.py`."""
         if not self.widths:
-            return work_per_token(self.width, self.max_rank, self.n_modules)
+            direct = work_per_token(self.width, self.padded_rank, self.n_modules)
+            return {**direct, "rank space": work_per_token(self.width, self.row_rank, self.n_modules)["rank space"]}
         module_widths = [width for width in self.widths[1:] for _ in range(self.modules_per_block)]
         return pyramid_work_per_token(module_widths, self.max_rank)
 
@@ -175,7 +191,7 @@ class SideNetworkSpec:
         """
         if self.is_own:
             return float(3 * tokens * sum(self.stage_widths))
-        if self.family == "last":
+        if self.has_rank_space:
             return tokens * (min(self.work.values()) + SCORE_WORK * self.n_modules * tokens)
         with torch.device("meta"):
             named = self.plain(self.padded_rank).named_parameters()
@@ -240,7 +256,7 @@ class SideNetworkSpec:
         what = f"{self.family} of rank {rank!r}" if FAMILIES[self.family].has_rank else self.family
         try:
             with torch.device("meta"):  # a file may name any size, so memory is only allocated once the sizes agree
-                expected = self.plain(rank).state_dict() if self._parts <= len(state) else {}
+                expected = self.plain(rank).state_dict() if self._n_built <= len(state) else {}
             if {name: x.shape for name, x in state.items()} != {name: x.shape for name, x in expected.items()}:
                 raise ValueError(f"the weights are not those of a {what} and {self.n_stages} stages")
             module = self.plain(rank)
@@ -250,9 +266,9 @@ class SideNetworkSpec:
         return module
 
     @property
-    def _parts(self) -> int:
-        """Number of parts that the family builds in a loop; the module has more weights than that."""
-        return {"last": self.n_modules, "probe": 0}.get(self.family, self.n_stages - 1)
+    def _n_built(self) -> int:
+        """Number of modules that the family builds in a loop; there are more weights than that."""
+        return self.n_modules if self.has_rank_space else 0 if self.family == "probe" else self.n_stages - 1
 
     def pooled_probe(self, stage: int, seed: int) -> LinearProbe:
         """A newly initialised linear probe on one stage, for tokens that are already pooled."""

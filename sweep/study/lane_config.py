@@ -18,7 +18,7 @@ Pool = Literal["mean", "class", "last"]
 
 SHAPE_FIELDS = (
     *("backbone", "image_size", "stages", "modules_per_block", "pool", "batch_size", "precision"),
-    *("augment", "views", "side_network", "attention", "mlp", "read_out"),
+    *("augment", "views", "side_network", "attention", "mlp", "read_out", "parts"),
 )
 """Fields that decide which stack a lane trains in. None means that the study's declaration holds."""
 
@@ -92,6 +92,7 @@ class LaneConfig:
         attention: Replaces the study's.
         mlp: Replaces the study's.
         read_out: Replaces the study's.
+        parts: Replaces the study's.
 
     Raises:
         UsageError: A value has the wrong type or is out of its range.
@@ -133,6 +134,7 @@ class LaneConfig:
     attention: bool | None = None
     mlp: bool | None = None
     read_out: str | None = None
+    parts: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "extra", plain(self.extra))
