@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 from sweep.errors import UsageError
 
@@ -85,15 +85,20 @@ def _lies_in(module: ModuleType, folder: Path) -> bool:
 
 def source_digest(function: Callable[..., object], name: str) -> str:
     """The first digits of the SHA-256 of the file that defines a function or a class; without a file, of `name`."""
-    code = getattr(function, "__code__", None) or getattr(function.__init__, "__code__", None)
+    code = _code_of(function)
     path = Path(code.co_filename) if code else None
     source = path.read_bytes() if path and path.is_file() else name.encode()
     return hashlib.sha256(source).hexdigest()[:12]
 
 
+def _code_of(function: Callable[..., object]) -> CodeType | None:
+    """The code of a function, or of a class's `__init__`; None for other callable objects."""
+    return getattr(function, "__code__", None) or getattr(function.__init__, "__code__", None)
+
+
 def line_of(function: Callable[..., object], error: BaseException) -> str:
     """The line of the user's file in which their function failed; the caller has caught `error`."""
-    code = getattr(function, "__code__", None)
+    code = _code_of(function)
     frames = traceback.extract_tb(error.__traceback__)
     if code is None:  # a callable object: the first line of code that it reached
         return _line(error, frames[1].filename) if len(frames) > 1 else repr(function)

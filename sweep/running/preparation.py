@@ -28,6 +28,7 @@ from sweep.study.shape import Shape, shape_of, study_of_lane, study_of_shape
 from sweep.study.structure import CLASS, DENSE
 from sweep.tasks.kinds import SEGMENTATION, TASK_KINDS
 from sweep.tasks.targets import Target
+from sweep.training.own_check import check_own_network
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,8 @@ def prepare(
     shape = shape_of(study, baseline)
     spec = side_network_spec(own, data, backbone, shape.padded_rank)
     check_spec(own.precision, spec, backbone)
+    if spec.is_own:
+        check_own_network(spec, baseline, backbone.tokens, texts=data.kind == "texts")
     views = TrainingViews.of(own, data.train, backbone.transform)
     return Prepared(study, n_parallel, device, data, shape, backbone, spec, views, on_bad_image)
 

@@ -8,6 +8,7 @@ process was given.
 
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from sweep.errors import UsageError
@@ -17,6 +18,8 @@ from sweep.study.structure import Shapes
 
 OWN = "own:"
 OwnNetwork = Callable[[Shapes, int, LaneConfig], nn.Module]
+
+AS_A_BUFFER = "what is not trained belongs into a buffer with persistent=False"
 
 _given: dict[str, OwnNetwork] = {}
 
@@ -53,7 +56,8 @@ def own_module(family: str, shapes: Shapes, n_classes: int, config: LaneConfig |
     """Build a lane's side-network.
 
     Raises:
-        UsageError: This process was not given its file, it raises an error, or it does not return a module.
+        UsageError: This process was not given its file, it raises an error, it does not return a module, or the module
+            has parameters or buffers that a stack cannot hold.
     """
     network = given_network(family)
     if config is None:
@@ -66,4 +70,29 @@ def own_module(family: str, shapes: Shapes, n_classes: int, config: LaneConfig |
         ) from error
     if not isinstance(module, nn.Module):
         raise UsageError(f"the study's side_network must make a torch.nn.Module, not {module!r}")
+    _check_tensors(module)
     return module
+
+
+def _check_tensors(module: nn.Module) -> None:
+    """Raise an error if a lane's state would not be its parameters, each in fp32 and trained."""
+    whose, named = "the study's side_network", dict(module.named_parameters())
+    if not named:
+        raise UsageError(f"{whose} has no parameters, so there is nothing to train")
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if name not in named:
+            first = next(other for other, same in named.items() if same is parameter)
+            raise UsageError(
+                f"{whose} has the same weights under two names, {first} and {name}; keep a module or a parameter in "
+                f"one attribute only"
+            )
+        if not parameter.requires_grad:
+            raise UsageError(f"{whose} does not train {name}; {AS_A_BUFFER}")
+        if parameter.dtype != torch.float32:
+            raise UsageError(f"{whose} has {name} in {parameter.dtype}; parameters must be in torch.float32")
+    for name in module.state_dict():
+        if name not in named:
+            raise UsageError(
+                f"{whose} has the buffer {name}, whose values would not be kept; {AS_A_BUFFER}. Batch norms need "
+                f"track_running_stats=False"
+            )

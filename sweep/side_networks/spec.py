@@ -20,12 +20,13 @@ from sweep.side_networks.cost import (
     work_per_token,
 )
 from sweep.side_networks.families import FAMILIES, RANKS, family_of
+from sweep.side_networks.gated import resize_modules, without_closed_ranks
 from sweep.side_networks.head import pooled_tokens
 from sweep.side_networks.linear_probe import LinearProbe
 from sweep.side_networks.own_networks import OWN, own_module
 from sweep.side_networks.padding import cut_to
 from sweep.study.lane_config import LaneConfig, Pool
-from sweep.study.structure import DENSE, READ_OUTS, Shapes
+from sweep.study.structure import DENSE, GATED, READ_OUTS, Shapes
 
 
 @dataclass(frozen=True)
@@ -222,6 +223,17 @@ class SideNetworkSpec:
         with torch.device("meta"):
             return cut_to(self.plain(rank).state_dict(), state)
 
+    def pruned(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A lane's unpadded weights without the ranks whose gates are closed; unchanged if there are no gates."""
+        return without_closed_ranks(state) if self.family == GATED else dict(state)
+
+    def _of_size(self, rank: int, state: Mapping[str, Tensor]) -> nn.Module:
+        """`plain`, without the ranks that were pruned in `state`."""
+        module = self.plain(rank)
+        if self.family == GATED:
+            resize_modules(module, state)
+        return module
+
     def _own(self, config: LaneConfig | None) -> nn.Module:
         shapes = Shapes(self.stage_widths, self.n_tokens, self.n_prefix_tokens)
         return own_module(self.family, shapes, self.n_classes, config)
@@ -243,10 +255,10 @@ class SideNetworkSpec:
         what = f"{self.family} of rank {rank!r}" if FAMILIES[self.family].has_rank else self.family
         try:
             with torch.device("meta"):  # a file may name any size, so memory is only allocated once the sizes agree
-                expected = self.plain(rank).state_dict() if self._n_built <= len(state) else {}
+                expected = self._of_size(rank, state).state_dict() if self._n_built <= len(state) else {}
             if {name: x.shape for name, x in state.items()} != {name: x.shape for name, x in expected.items()}:
                 raise ValueError(f"the weights are not those of a {what} and {self.n_stages} stages")
-            module = self.plain(rank)
+            module = self._of_size(rank, state)
             module.load_state_dict(state)
         except (RuntimeError, TypeError, OverflowError) as error:
             raise ValueError(f"there is no {what} with these weights: {error}") from error

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from sweep.errors import UsageError
 from sweep.features.batches import StageData, TrainingData, n_batches, training_batches
 from sweep.features.folds import Folds
+from sweep.side_networks.gated import effective_ranks
 from sweep.side_networks.head import KEEP
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks.losses import LaneLosses
@@ -61,12 +62,14 @@ class EpochResult:
         wall_seconds: Time of training and evaluation.
         held_out: The images that each lane is measured on, boolean `(N, n)`; the others have no logits. None if all
             lanes are measured on all images.
+        effective_rank: Ranks that each lane has left, the mean over its modules, `(N,)`; None unless ranks are learned.
     """
 
     train_loss: Tensor
     val_logits: Tensor
     wall_seconds: float
     held_out: Tensor | None = None
+    effective_rank: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,9 @@ class Training:
         n_learned = torch.tensor(self.n_learned).to(like)
         train_loss = (loss_sum / n_learned).cpu()[: self.n_lanes]
         held_out = None if self.held_out is None else self.held_out[: self.n_lanes]
-        return EpochResult(train_loss, self._val_logits(), time.perf_counter() - started, held_out)
+        ranks = effective_ranks(self.stack.params)
+        left = None if ranks is None else ranks.cpu()[: self.n_lanes]
+        return EpochResult(train_loss, self._val_logits(), time.perf_counter() - started, held_out, left)
 
     def _learning(self, wanted: Tensor) -> "_Learning":
         """Which lanes learn from which images of a batch, whose indices are `wanted`, `(B,)`."""

@@ -16,6 +16,7 @@ from sweep.side_networks import own_networks
 from sweep.side_networks.given import take_own_code
 from sweep.study.finding import load_study
 from sweep.study.lane_config import LaneConfig
+from sweep.study.structure import Shapes
 from sweep.terminal.console import stderr
 from sweep.terminal.progress import LineReporter
 from sweep.verify.verify import verify_trial
@@ -139,11 +140,38 @@ def test_lanes_that_differ_in_more_than_tensors_give_one_clear_error(drawn_image
         run_study(file, n_parallel=2, out=tmp_path / "run", data=str(drawn_images), device="cpu")
 
 
-def test_a_side_network_that_fails_is_named_with_its_line(drawn_images: Path, tmp_path: Path) -> None:
+MAKES_HEAD, RETURNS = "self.head = Head(", "return self.head("
+
+
+@pytest.mark.parametrize(
+    ("replaced", "by", "message"),
+    [
+        ('config.extra["bias"]', 'config.extra["bais"]', r"failed: KeyError: 'bais' \(.*mine.py, line"),
+        (MAKES_HEAD, f"self.again = self.body; {MAKES_HEAD}", "under two names, body.weight and again.weight"),
+        (MAKES_HEAD, f"self.register_buffer('b', torch.ones(2)); {MAKES_HEAD}", "has the buffer b, whose values"),
+        (MAKES_HEAD, f"self.norm = nn.BatchNorm1d(3); {MAKES_HEAD}", "norm.running_mean.*track_running_stats=False"),
+        (MAKES_HEAD, f"self.body.weight.requires_grad_(False); {MAKES_HEAD}", "does not train body.weight"),
+        (MAKES_HEAD, f"self.spare = nn.Linear(2, 2); {MAKES_HEAD}", "do not depend on spare.weight, spare.bias"),
+        (MAKES_HEAD, f"self.double(); {MAKES_HEAD}", "has body.weight in torch.float64"),
+        (RETURNS, "return stages[-1] + 0 * self.head(", "failed: RuntimeError: The size of tensor"),
+        (RETURNS, f"return stages[-1]\n        {RETURNS}", r"3 outputs for each of 4 images.*\(4, 17, 32\)"),
+        (RETURNS, f"self.body.weight.sum().item()\n        {RETURNS}", r"item\(\).*vmap runs the code"),
+    ],
+)
+def test_a_wrong_side_network_is_refused_before_features_are_computed(
+    replaced: str, by: str, message: str, drawn_images: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "mine.py"
-    file.write_text(STUDY.replace("BIAS", "True").replace('config.extra["bias"]', 'config.extra["bais"]'))
-    with pytest.raises(UsageError, match=r"side_network failed: KeyError: 'bais' \(.*mine.py, line"):
+    file.write_text(STUDY.replace("BIAS", "True").replace(replaced, by))
+    with pytest.raises(UsageError, match=message):
         run_study(file, n_parallel=2, out=tmp_path / "run", data=str(drawn_images), device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_module_without_weights_is_refused() -> None:
+    family = own_networks.own_family(lambda shapes, n_classes, config: torch.nn.ReLU())
+    with pytest.raises(UsageError, match="there is nothing to train"):
+        own_networks.own_module(family, Shapes((4,), 2, 0), 2, LaneConfig(lr=1e-3))
 
 
 def test_a_file_without_a_side_network_is_refused() -> None:
