@@ -25,6 +25,7 @@ class Suite(StrEnum):
     proposals = "proposals"
     shapes = "shapes"
     gpu = "gpu"
+    workers = "workers"
 
 
 class SideNetwork(StrEnum):
@@ -43,6 +44,7 @@ SUITES: dict[Suite, dict[str, Any]] = {
     Suite.proposals: {},
     Suite.shapes: {},
     Suite.gpu: {},
+    Suite.workers: {},
 }
 
 
@@ -54,7 +56,8 @@ def bench(
             "`scaling`: how it grows with lanes, modules, rank, tokens and width. `search`: accuracy against time. "
             "`accuracy`: side-networks, probe and LoRA, each tuned, on several tasks. `proposals`: a search that "
             "learns from its trials against random search. `shapes`: stacks of many shapes against padding. `gpu`: "
-            "whether a GPU trains the same weights, and how fast."
+            "whether a GPU trains the same weights, and how fast. `workers`: what the run's own process does in an "
+            "epoch of many lanes, on simulated workers."
         ),
     ] = Suite.quick,
     backbone: Annotated[
@@ -65,12 +68,23 @@ def bench(
         SideNetwork | None,
         typer.Option(help="With the suites `quick` and `paper`: what trains; `last` if not given."),
     ] = None,
-    n_parallel: Annotated[int | None, typer.Option(help="Lanes in a stack (N); 32 if not given.", min=2)] = None,
+    n_parallel: Annotated[
+        int | None,
+        typer.Option(
+            help="Lanes in a stack (N); 32 if not given. With `--suite workers`: the most lanes of all workers; 16384.",
+            min=2,
+        ),
+    ] = None,
     rank: Annotated[
         int | None, typer.Option(help="Rank of the side-networks (r); 8, or 16 of a ladder, if not given.", min=1)
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Epochs of one configuration, over 800 images; 20 if not given.", min=1)
+        int | None,
+        typer.Option(
+            help="Epochs of one configuration, over 800 images; 20 if not given. With `--suite workers`: epochs that "
+            "are measured; 6.",
+            min=1,
+        ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="`cpu` or `cuda`; `cpu` if not given.")] = None,
     precision: Annotated[
@@ -102,6 +116,8 @@ def bench(
         sweep bench --suite quick --side-network ladder
 
         sweep bench --suite search --plot search.html
+
+        sweep bench --suite workers --n-parallel 4096
     """
     from sweep.bench import report
     from sweep.bench.workload import LADDER_SIZES, Sizes
@@ -127,10 +143,11 @@ def bench(
             raise UsageError(f"--suite {suite} runs a study of sweep's; leave --backbone, --rank and --precision out")
         content = SHIPPED_STUDIES[suite]({**asked, "n_seeds": seeds}, str(where), say)
     elif suite in IN_PARTS:
-        refused = [backbone, rank, precision, n_parallel] + ([image_size, epochs, seeds] if suite is Suite.gpu else [])
-        if any(refused):
+        given = {**asked, "n_seeds": seeds}
+        refused = [backbone, rank, precision, *(given[name] for name in given.keys() - TAKEN_BY[suite])]
+        if any(refused) or (suite is Suite.workers and device):
             raise UsageError(NOT_FOR[suite])
-        IN_PARTS[suite]({"image_size": image_size, "epochs": epochs, "n_seeds": seeds}, device, json_file, say)
+        IN_PARTS[suite]({name: given[name] for name in TAKEN_BY[suite]}, device, json_file, say)
         return
     else:
         asked |= {"backbone": backbone, "rank": rank}
@@ -161,7 +178,7 @@ def _require_fitting(suite: Suite, *, plot: Path | None, time: str | None, seeds
         )
     if suite is not Suite.search and time:
         raise UsageError("--time belongs to --suite search; leave it out")
-    if suite in (Suite.quick, Suite.paper, Suite.scaling) and seeds:
+    if suite in (Suite.quick, Suite.paper, Suite.scaling, Suite.workers) and seeds:
         raise UsageError("--seeds belongs to the suites search, accuracy, proposals and shapes; leave it out")
 
 
@@ -271,12 +288,34 @@ def _accuracy(asked: dict[str, Any], device: str | None, json_file: Path | None,
     show_accuracy(stdout, run_accuracy_benchmark(sizes, measured, save, say), sizes)
 
 
-IN_PARTS = {Suite.accuracy: _accuracy, Suite.gpu: _gpu}
+def _workers(asked: dict[str, Any], device: str | None, json_file: Path | None, say: Callable[[str], None]) -> None:
+    from sweep.bench.report import write_json
+    from sweep.bench.workers import WorkerSizes, run_worker_benchmark
+    from sweep.bench.workers_report import show_workers, workers_json
+
+    sizes = WorkerSizes(**{name: value for name, value in asked.items() if value is not None})
+    points = []
+    for point in run_worker_benchmark(sizes, say):
+        points.append(point)
+        if json_file is not None:
+            write_json(json_file, workers_json(points, sizes))
+    show_workers(stdout, points, sizes)
+
+
+IN_PARTS = {Suite.accuracy: _accuracy, Suite.gpu: _gpu, Suite.workers: _workers}
 """Suites that write their file after every part."""
+
+TAKEN_BY = {
+    Suite.accuracy: {"image_size", "epochs", "n_seeds"},
+    Suite.gpu: set[str](),
+    Suite.workers: {"n_parallel", "epochs"},
+}
+"""The sizes that can be given to a suite in parts."""
 
 NOT_FOR = {
     Suite.accuracy: "--suite accuracy runs studies of sweep's; leave --backbone, --rank, --precision and --n-parallel "
     "out",
     Suite.gpu: "--suite gpu has its own sizes; give --device and --json only",
+    Suite.workers: "--suite workers simulates all training; give --n-parallel, --epochs and --json only",
 }
 """What to say if a suite in parts is given options that it does not take."""

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sweep.records.columns import text_of, uniform_columns
+from sweep.records.curves import Curves
 from sweep.records.paired import Difference
 from sweep.records.results import ATTRIBUTE_PREFIX, PARAMETER_PREFIX, rank_trials
 from sweep.study.objectives import Objectives
@@ -83,14 +84,14 @@ class TrialLog:
 
     Attributes:
         records: One a trial, in the order in which they entered.
-        curves: Trial, replicate, epoch, metric and value.
+        curves: The learning curves.
         attributes_as_text: Columns of user attributes whose values are of several types, and are text in the table.
     """
 
     def __init__(self, objectives: Objectives, kind: TaskKind = CLASSES) -> None:
         self.objectives, self.kind = objectives, kind
         self.records: list[TrialRecord] = []
-        self.curves: list[tuple[int, int, int, str, float]] = []
+        self.curves = Curves()
         self.attributes_as_text: set[str] = set()
 
     def measured(
@@ -98,19 +99,19 @@ class TrialLog:
     ) -> None:
         """Add an epoch to a trial: its metrics, one mapping for each replicate, and its share of the wall time."""
         record.epochs = epoch
-        record.metrics = {name: statistics.fmean(m[name] for m in replicates) for name in replicates[0]}
+        record.metrics = {name: statistics.fmean([m[name] for m in replicates]) for name in replicates[0]}
         if len(replicates) > 1:
             scores = [m[f"val_{self.kind.score}"] for m in replicates]
             record.score_std = float(np.std(scores, ddof=1))  # NaN if a score is NaN
         record.seconds += seconds
         for replicate, metrics in enumerate(replicates):
-            self.curves.extend((record.trial, replicate, epoch, name, value) for name, value in metrics.items())
+            self.curves.add(record.trial, replicate, epoch, metrics)
 
     def restart(self, record: TrialRecord) -> None:
         """Forget the measurements of a trial that trains again from its first step."""
         record.epochs, record.metrics, record.seconds = 0, {}, 0.0
         record.score_std, record.vs_baseline = math.nan, None
-        self.curves = [row for row in self.curves if row[0] != record.trial]
+        self.curves.forget(record.trial)
 
     def trials_table(self) -> pd.DataFrame:
         """Return one row per trial, best first, with the columns of `sweep.Results`."""
@@ -132,14 +133,7 @@ class TrialLog:
 
     def curves_table(self) -> pd.DataFrame:
         """Return one row per trial, replicate, epoch and metric."""
-        types = {
-            "trial": int,
-            "replicate": int,
-            "epoch": int,
-            "metric": str,
-            "value": float,
-        }  # also if there are no rows
-        return pd.DataFrame(self.curves, columns=list(types)).astype(types)
+        return self.curves.table()
 
 
 def _row(record: TrialRecord, metrics: Sequence[str], kind: TaskKind) -> dict[str, Any]:

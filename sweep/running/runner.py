@@ -184,7 +184,7 @@ def carry_out(
             budget=budget,
             reporter=reporter,
             inbox=Inbox(folder),
-            save_tables=partial(_save_tables, folder),
+            save_tables=partial(save_tables, folder),
             save_snapshot=lambda search: snapshots.write(capture(search)),
         )
         if (snapshot := snapshots.newest()) is not None:
@@ -269,7 +269,7 @@ def _lanes_of(folder: RunFolder, planned: int) -> int:
     return lanes
 
 
-def _save_tables(folder: RunFolder, search: Search) -> None:
+def save_tables(folder: RunFolder, search: Search) -> None:
     """Write the tables and weights so far to the run folder."""
     known = set(search.ledger.log.attributes_as_text)
     folder.write_table(folder.trials_path, search.ledger.log.trials_table())

@@ -8,6 +8,8 @@ from sweep.search.proposals import Proposal, Proposals
 from sweep.search.shape_space import Follow, ShapeSpace
 from sweep.search.trainer import UnusableShapeError
 from sweep.side_networks.cost import enough_lanes
+from sweep.side_networks.spec import SideNetworkSpec
+from sweep.study.lane_config import LaneConfig
 from sweep.study.objectives import INFERENCE_SECONDS
 from sweep.study.shape import Shape
 
@@ -33,9 +35,12 @@ class Admission:
         self.shapes = ShapeSpace(study)
         self.filling = Filling(lanes.n_parallel // study.lanes_per_trial, self._enough)
         self._lead: tuple[Shape, Follow] | None = None
+        self._n_counted = self._n_of_study = 0
+        self._trainable: dict[tuple[SideNetworkSpec, int], int] = {}
 
     def fill(self) -> None:
         """Give free lanes to trials that wait for memory. If none waits, give them to new trials."""
+        self.proposals.look_for_waiting()
         if not self.lanes.running:
             self.lanes.order = 0  # new stacks: their trials see the data in the order that the first ones saw
         self._admit_waiting()
@@ -56,8 +61,7 @@ class Admission:
 
     def _propose(self) -> Proposal | None:
         """The next configuration: a follower of the last lead, or the sampler's free choice; see `filling.py`."""
-        of_study = [record for record in self.ledger.log.records if not self.proposals.is_clone(record.user_attrs)]
-        through = len(of_study) == self.study.trials or self.proposals.exhausted
+        through = self._count_of_study() == self.study.trials or self.proposals.exhausted
         if not self.shapes.varies:
             return self.proposals.next(clones_only=through)
         if self._lead is not None and not through:
@@ -87,10 +91,26 @@ class Admission:
             return None
         return self.ledger.enter(
             proposal,
-            spec.trainable_parameters(proposal.config.rank, proposal.config),
+            self._trainable_parameters(spec, proposal.config),
             self.latency.of(proposal) if self.latency else None,
             shape,
         )
+
+    def _count_of_study(self) -> int:
+        """Number of the trials so far that are no clones."""
+        records = self.ledger.log.records
+        new = records[self._n_counted :]
+        self._n_of_study += sum(not self.proposals.is_clone(record.user_attrs) for record in new)
+        self._n_counted = len(records)
+        return self._n_of_study
+
+    def _trainable_parameters(self, spec: SideNetworkSpec, config: LaneConfig) -> int:
+        """Number of trainable parameters of a lane, counted once for all lanes that have equally many."""
+        if spec.is_own:
+            return spec.trainable_parameters(config.rank, config)
+        if (spec, config.rank) not in self._trainable:
+            self._trainable[spec, config.rank] = spec.trainable_parameters(config.rank, config)
+        return self._trainable[spec, config.rank]
 
     def _enough(self, shape: Shape) -> int:
         """Number of trials beyond which a larger stack is hardly cheaper per trial."""

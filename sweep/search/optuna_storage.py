@@ -3,12 +3,12 @@
 import optuna
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
 
 from sweep.errors import SweepError, UsageError
 from sweep.machine.checked_files import RESTORE, read_json
 from sweep.records.folder import RunFolder
 from sweep.search.data_base import cannot_open, first_reason, open_data_base, shown_url
+from sweep.search.journal import BatchingJournal
 from sweep.search.journal_lock import JournalLock
 from sweep.search.own_attributes import OwnAttributes
 from sweep.search.samplers import experiments_allowed
@@ -28,7 +28,7 @@ def open_storage(url: str | None, folder: RunFolder) -> BaseStorage:
     if url is not None:
         return open_data_base(url)
     try:
-        return JournalStorage(JournalFileBackend(str(folder.journal_path), JournalLock(folder.journal_path)))
+        return JournalStorage(BatchingJournal(str(folder.journal_path), JournalLock(folder.journal_path)))
     except OSError as error:
         raise SweepError(f"cannot open Optuna's journal {folder.journal_path}: {error.strerror}") from error
     except Exception as error:  # a line that is not JSON, or not an entry of a journal

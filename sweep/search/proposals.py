@@ -5,29 +5,25 @@ first, one after the other, before Optuna is asked for new ones.
 """
 
 import contextlib
-import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from sweep.errors import SweepError, UsageError
 from sweep.machine.seeds import derive_seed
 from sweep.search.own_attributes import OwnAttributes
+from sweep.search.repeats import Known
 from sweep.search.samplers import AskTellSampler
 from sweep.search.shape_space import Follow, FollowingSampler
 from sweep.search.unchanged import require_same_lane
 from sweep.study.declaration import Study
 from sweep.study.lane_config import LaneConfig
-
-NEAR = 0.002
-"""Two trials count as the same if no parameter differs by more than this share of its range. A space of one continuous
-parameter then has room for some 500 trials."""
 
 SAMPLER_ASKS = 10
 """Number of repeats in a row after which proposals are random. In a small space, a sampler repeats its favourites."""
@@ -115,6 +111,8 @@ class Proposals:
         self.exhausted = False
         self.accepted: list[Proposal] = []
         self._of_config: dict[LaneConfig, int] = {}
+        self._known = Known()
+        self._may_wait = True
         self._random = AskTellSampler(lambda seed: RandomSampler(seed=seed), derive_seed(study.seed, "repeats"))
         recorded = optuna_study.get_trials(deepcopy=False)
         self._recorded = deque(trial for trial in recorded if trial.state != TrialState.WAITING)
@@ -148,6 +146,11 @@ class Proposals:
         self.n_clones += 1
         if not enqueued:
             self.optuna_study.enqueue_trial(dict(params), user_attrs={self.own.name(CLONE): of_trial})
+            self._may_wait = True
+
+    def look_for_waiting(self) -> None:
+        """Have the next trial looked for among those that wait in the storage, since others may have put some there."""
+        self._may_wait = True
 
     def recall(self, n_asked: int) -> dict[int, Proposal]:
         """The proposals that `next` gave an earlier process among its first `n_asked` trials, by number.
@@ -207,10 +210,21 @@ class Proposals:
         """A new trial: the next of those to begin with, if there is one and the trial need not follow another."""
         if self._first and follow is None and not self.clone_is_next:
             self.optuna_study.enqueue_trial(dict(self._first.popleft()))
+            self._may_wait = True
         with self._sampling_with(self._sampler(at_random, follow)):
-            trial = self.optuna_study.ask()
+            trial = self._new_trial()
             self.n_asked = trial.number + 1
             return self._proposal(trial, trial)
+
+    def _new_trial(self) -> optuna.Trial:
+        """What `Study.ask` gives. That looks through all trials for waiting ones, and here it is known if there are."""
+        if self._may_wait:
+            trial = self.optuna_study.ask()
+            waiting = self.optuna_study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+            self._may_wait = bool(waiting)
+            return trial
+        self.optuna_study._thread_local.cached_all_trials = None
+        return optuna.Trial(self.optuna_study, self.optuna_study._storage.create_new_trial(self.optuna_study._study_id))
 
     def _take_up(self, at_random: bool, follow: Follow | None = None) -> Proposal | None:
         """The next trial that an earlier process asked for; None if `suggest` failed on it.
@@ -271,6 +285,7 @@ class Proposals:
         if twin is None:
             self.accepted.append(replace(proposal, trial=None, known=None))  # Optuna's objects are large
             self._of_config[proposal.config] = proposal.number
+            self._known.add(proposal.number, proposal.params, proposal.distributions)
             return True
         if proposal.trial is not None:
             proposal.trial.set_user_attr(self.own.name(DUPLICATE), twin)
@@ -282,20 +297,4 @@ class Proposals:
         """Number of a trial that this one repeats."""
         if proposal.config in self._of_config:
             return self._of_config[proposal.config]
-        return next((other.number for other in self.accepted if _nearly_alike(proposal, other)), None)
-
-
-def _nearly_alike(a: Proposal, b: Proposal) -> bool:
-    if a.params.keys() != b.params.keys() or not a.params:
-        return False
-    return all(_distance(a.distributions[name], value, b.params[name]) <= NEAR for name, value in a.params.items())
-
-
-def _distance(distribution: BaseDistribution, a: Any, b: Any) -> float:
-    """Distance of two values as a share of the distribution's range: 0 or infinity for categories."""
-    if not isinstance(distribution, FloatDistribution | IntDistribution):
-        return 0.0 if a == b else math.inf
-    if distribution.single():
-        return 0.0
-    scale = math.log if distribution.log else float
-    return abs(scale(a) - scale(b)) / (scale(distribution.high) - scale(distribution.low))
+        return self._known.nearly_alike(proposal.params, proposal.distributions)

@@ -17,18 +17,18 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweep.errors import UsageError
 from sweep.machine.seeds import derive_seed
-from sweep.search.rung_view import RungView
+from sweep.search.seen_trials import SeenStudy, SeenTrials
+from sweep.search.tpe import RememberingTpe
 from sweep.study.declaration import Study
 
 _BY_NAME: dict[str, Callable[[int], BaseSampler]] = {
-    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
     "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
     "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
     "qmc": lambda seed: optuna.samplers.QMCSampler(seed=seed, warn_independent_sampling=False),
     "cmaes": lambda seed: optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
 }
-SAMPLERS = (*_BY_NAME, "grid")
+SAMPLERS = ("tpe", *_BY_NAME, "grid")
 ONE_OBJECTIVE = ("cmaes",)
 
 
@@ -49,17 +49,18 @@ class AskTellSampler(BaseSampler):
     Args:
         sampler_of: Gives a sampler for a seed; always the same object if the sampler has random state of its own.
         seed: Seed from which the seeds of all draws are derived.
-        rungs: Epochs at which trials are compared, if the sampler is to learn from running trials too; see `RungView`.
+        seen: What the sampler is to see of the trials, if not all of them as they are.
 
     Attributes:
         enumerates: Whether the sampler enumerates a finite space.
         exhausted: Whether the sampler has asked to end the study.
     """
 
-    def __init__(self, sampler_of: Callable[[int], BaseSampler], seed: int, rungs: Sequence[int] = ()):
+    def __init__(self, sampler_of: Callable[[int], BaseSampler], seed: int, seen: SeenTrials | None = None):
         self._sampler_of = sampler_of
         self._seed = seed
-        self._rungs = rungs
+        self._seen_trials = seen
+        self._seen_study: SeenStudy | None = None
         with experiments_allowed():
             self._any = sampler_of(seed % 2**32)
         self.enumerates = isinstance(self._any, GridSampler | BruteForceSampler)
@@ -75,7 +76,11 @@ class AskTellSampler(BaseSampler):
 
     def _seen(self, study: optuna.Study) -> optuna.Study:
         """The study as the sampler should see it."""
-        return cast("optuna.Study", RungView(study, self._rungs)) if self._rungs else study
+        if self._seen_trials is None:
+            return study
+        if self._seen_study is None:
+            self._seen_study = self._seen_trials.of(study)
+        return cast("optuna.Study", self._seen_study)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """See `BaseSampler`."""
@@ -102,7 +107,8 @@ class AskTellSampler(BaseSampler):
         return sampler.sample_independent(self._seen(study), trial, param_name, distribution)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """See `BaseSampler`."""
+        """See `BaseSampler`. While this trial is drawn, no other one changes."""
+        self._seen_study = None
         self._for(trial, "before").before_trial(study, trial)
 
     def after_trial(
@@ -154,10 +160,11 @@ def make_sampler(
         values = {name: list(grid[name]) for name in grid}
         # one seed for all draws: it decides the order of the grid's points
         return AskTellSampler(lambda _: optuna.samplers.GridSampler(values, seed=seed % 2**32), seed)
-    if sampler not in _BY_NAME:
+    if sampler not in SAMPLERS:
         raise UsageError(f"--sampler must be one of {', '.join(SAMPLERS)}, not {sampler!r}")
-    learns_from_rungs = sampler == "tpe" and n_objectives == 1
-    return AskTellSampler(_BY_NAME[sampler], seed, rungs if learns_from_rungs else ())
+    if sampler == "tpe":
+        return AskTellSampler(RememberingTpe().seeded, seed, SeenTrials(rungs) if n_objectives == 1 else None)
+    return AskTellSampler(_BY_NAME[sampler], seed)
 
 
 def sampler_of(study: Study) -> AskTellSampler:

@@ -11,6 +11,7 @@ import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -20,6 +21,7 @@ from sweep.records.paired import paired_difference
 from sweep.records.reporter import Reporter
 from sweep.records.trial_log import TrialRecord
 from sweep.search.admission import Admission
+from sweep.search.journal import written_together
 from sweep.search.lane_weights import KEPT_TRIALS, KeptWeights, LaneWeights
 from sweep.search.ledger import Entrant, Ledger
 from sweep.search.occupancy import Occupancy
@@ -104,6 +106,7 @@ class Search:
         self.search_seconds = 0.0
         self._started = self._saved = time.perf_counter()
         self._saving_seconds = 0.0
+        self._written_together = partial(written_together, proposals.optuna_study)
 
     @property
     def winner(self) -> Winner | None:
@@ -156,7 +159,8 @@ class Search:
             self._save()  # before the trials end: a process that resumes later must not end other ones by its own clock
             return
         self._attend_to_requests()
-        self.admission.fill()
+        with self._written_together():
+            self.admission.fill()
         if self.lanes.running:
             self._train_epoch()
             self._save_sometimes()
@@ -236,16 +240,17 @@ class Search:
             By trial, its score on each image of the validation set; see `Target.of_images`.
         """
         answers = {}
-        for entrant in entrants:
-            record = entrant.record
-            of_trial, epoch = result.trials[record.trial], record.epochs + 1
-            self.ledger.log.measured(record, epoch, of_trial.metrics, of_trial.wall_seconds)
-            if of_trial.failure:
-                self.ledger.fail(entrant, f"epoch {epoch}: {of_trial.failure}")
-                continue
-            answers[record.trial] = of_trial.answers
-            self.ledger.report(entrant)
-            self.reporter.trial_measured(record)
+        with self._written_together():
+            for entrant in entrants:
+                record = entrant.record
+                of_trial, epoch = result.trials[record.trial], record.epochs + 1
+                self.ledger.log.measured(record, epoch, of_trial.metrics, of_trial.wall_seconds)
+                if of_trial.failure:
+                    self.ledger.fail(entrant, f"epoch {epoch}: {of_trial.failure}")
+                    continue
+                answers[record.trial] = of_trial.answers
+                self.ledger.report(entrant)
+                self.reporter.trial_measured(record)
         return answers
 
     def _compare_with_baseline(self, answers: Mapping[int, Tensor]) -> None:
@@ -271,11 +276,13 @@ class Search:
         broken = [e for e in running if not e.alive]
         if not (complete or pruned or broken):
             return
-        for entrant in complete:
-            self.ledger.complete(entrant)
-            self._keep_weights(entrant)
-        for entrant in pruned:
-            self.ledger.prune(entrant, f"at the rung of epoch {entrant.record.epochs}")
+        with self._written_together():
+            for entrant in complete:
+                self.ledger.complete(entrant)
+            for entrant in pruned:
+                self.ledger.prune(entrant, f"at the rung of epoch {entrant.record.epochs}")
+        if complete:
+            self._keep_weights(complete)
         self.lanes.leave()
 
     def _stopped_at_rungs(self) -> set[int]:
@@ -291,14 +298,15 @@ class Search:
                 arrivals.setdefault(record.epochs, []).append(arrival)
         return self.rungs.stopped(arrivals) - {0}
 
-    def _keep_weights(self, entrant: Entrant) -> None:
-        """Keep a trial's weights if it is among the best complete trials so far."""
-        record, config = entrant.record, entrant.proposal.config
-        best = [r.trial for r in self.ledger.best_complete(KEPT_TRIALS)]
-        if record.trial in best:
-            spec, state = self.lanes.setting(config).spec, self.lanes.trainer.weights(entrant)
-            self.kept.add(LaneWeights(record.trial, config.rank, spec, spec.trimmed(config.rank, state), config))
-            self.kept.retain(best)
+    def _keep_weights(self, complete: Sequence[Entrant]) -> None:
+        """Keep the weights of those trials that are among the best complete trials so far."""
+        best = {record.trial for record in self.ledger.best_complete(KEPT_TRIALS)}
+        for entrant in complete:
+            trial, config = entrant.record.trial, entrant.proposal.config
+            if trial in best:
+                spec, state = self.lanes.setting(config).spec, self.lanes.trainer.weights(entrant)
+                self.kept.add(LaneWeights(trial, config.rank, spec, spec.trimmed(config.rank, state), config))
+        self.kept.retain(best)
 
     def _halve(self, shape: Shape, error: BaseException) -> None:
         """After memory ran out, start a stack's trials again, half as many at a time.

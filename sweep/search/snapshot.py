@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sweep.errors import SweepError
 from sweep.machine.checked_files import LARGEST_WHOLE
+from sweep.records.curves import Curves
 from sweep.records.paired import Difference
 from sweep.records.trial_log import TrialRecord
 from sweep.search.lane_weights import LaneWeights
@@ -54,13 +55,8 @@ class Snapshot:
 def capture(search: Search) -> Snapshot:
     """Capture a search while no epoch is running."""
     log, tensors = search.ledger.log, {}
-    metrics = list(dict.fromkeys(metric for *_, metric, _ in log.curves))
-    number_of = {metric: number for number, metric in enumerate(metrics)}
-    tensors["curves/where"] = torch.tensor(
-        [(trial, replicate, epoch, number_of[metric]) for trial, replicate, epoch, metric, _ in log.curves],
-        dtype=torch.int32,
-    ).view(-1, 4)
-    tensors["curves/value"] = torch.tensor([row[-1] for row in log.curves], dtype=torch.float64)
+    tensors["curves/where"] = torch.from_numpy(log.curves.where)
+    tensors["curves/value"] = torch.from_numpy(log.curves.values)
     states = search.lanes.trainer.states(search.lanes.running)
     for trial, of_trial in states.items():
         for replicate, lane in enumerate(of_trial):
@@ -86,7 +82,7 @@ def capture(search: Search) -> Snapshot:
         "most_trials": _most_trials(search),
         "requests": search.inbox.state(),
         "records": [asdict(record) for record in log.records],
-        "metrics": metrics,
+        "metrics": log.curves.metrics,
         "running": [_entrant_state(entrant, states[entrant.record.trial]) for entrant in search.lanes.running],
         "waiting": [_entrant_state(entrant, []) for entrant in search.lanes.waiting],
         "kept": {str(weights.trial): weights.rank for weights in search.kept},
@@ -121,11 +117,7 @@ def _restore(search: Search, state: Mapping[str, Any], tensors: Mapping[str, Ten
     log, groups = search.ledger.log, _grouped(tensors)
     log.records = [_record(values) for values in state["records"]]
     records = {record.trial: record for record in log.records}
-    where, value = groups["curves"]["where"].tolist(), groups["curves"]["value"].tolist()
-    log.curves = [
-        (trial, replicate, epoch, state["metrics"][metric], value)
-        for (trial, replicate, epoch, metric), value in zip(where, value, strict=True)
-    ]
+    log.curves = Curves.of(state["metrics"], groups["curves"]["where"].numpy(), groups["curves"]["value"].numpy())
     proposals = search.proposals.recall(state["n_asked"])
     require_same_lanes(proposals, log.records)
     search.proposals.exhausted, search.proposals.n_clones = state["exhausted"], state["n_clones"]

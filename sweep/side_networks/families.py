@@ -26,7 +26,8 @@ from sweep.side_networks.multi_stage import MultiStage
 from sweep.side_networks.pyramid import PyramidLAST
 from sweep.side_networks.pyramid_rank_space import RankSpacePyramidLAST
 from sweep.side_networks.rank_space import RankSpaceLAST
-from sweep.study.structure import DENSE, GATED, GRANULAR, READ_OUTS
+from sweep.study.structure import BOXES, DENSE, GATED, GRANULAR, READ_OUTS
+from sweep.tasks.kinds import DETECTION, SEGMENTATION
 
 if TYPE_CHECKING:
     from sweep.side_networks.spec import SideNetworkSpec
@@ -73,8 +74,8 @@ class Family:
 def _last(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Module:
     options = {**_shared(spec), "modules_per_block": spec.modules_per_block, "padded_rank": padded_rank}
     if spec.widths:
-        return PyramidLAST(spec.widths, spec.n_classes, rank, **options)
-    return LAST(spec.width, spec.n_stages, spec.n_classes, rank, **_of_width(spec), **options)
+        return PyramidLAST(spec.widths, spec.n_outputs, rank, **options)
+    return LAST(spec.width, spec.n_stages, spec.n_outputs, rank, **_of_width(spec), **options)
 
 
 def _last_lane(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Module:
@@ -82,8 +83,8 @@ def _last_lane(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Modul
         return _last(spec, rank, padded_rank)
     options = {**_shared(spec), "modules_per_block": spec.modules_per_block, "padded_rank": padded_rank}
     if spec.widths:
-        return RankSpacePyramidLAST(spec.widths, spec.n_classes, rank, **options)
-    module = RankSpaceLAST(spec.width, spec.n_stages, spec.n_classes, rank, **_of_width(spec), **options)
+        return RankSpacePyramidLAST(spec.widths, spec.n_outputs, rank, **options)
+    module = RankSpaceLAST(spec.width, spec.n_stages, spec.n_outputs, rank, **_of_width(spec), **options)
     module.product_dtype = product_dtype(spec.precision)
     return module
 
@@ -99,11 +100,11 @@ def _ladder(kind: type[Ladder]) -> Build:
         module = kind(
             spec.stage_widths,
             spec.n_tokens,
-            spec.n_classes,
+            spec.n_outputs,
             rank,
             attention=spec.attention,
             mlp=spec.mlp,
-            read_out=spec.read_out,
+            read_out=DENSE if spec.dense else spec.read_out,
             causal=spec.causal,
             padded_rank=padded_rank,
             **_shared(spec),
@@ -116,16 +117,16 @@ def _ladder(kind: type[Ladder]) -> Build:
 
 
 def _mixer(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Module:
-    sizes = spec.width, spec.n_stages, spec.n_tokens, spec.n_classes, rank
+    sizes = spec.width, spec.n_stages, spec.n_tokens, spec.n_outputs, rank
     return Mixer(*sizes, padded_rank=padded_rank, **_shared(spec))
 
 
 def _multi_stage(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Module:
-    return MultiStage(spec.stage_widths, spec.n_tokens, spec.n_classes, **_shared(spec))
+    return MultiStage(spec.stage_widths, spec.n_tokens, spec.n_outputs, **_shared(spec))
 
 
 def _probe(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Module:
-    return LinearProbe(spec.width, spec.n_classes, dense=spec.dense, **_shared(spec))
+    return LinearProbe(spec.width, spec.n_outputs, dense=spec.dense, **_shared(spec))
 
 
 def _shared(spec: "SideNetworkSpec") -> dict[str, Any]:
@@ -137,7 +138,7 @@ FAMILIES: dict[str, Family] = {
         "LAST, low-rank attention side-tuning, arXiv 2402.04009",
         _last,
         _last_lane,
-        read_outs=("pooled", DENSE),
+        read_outs=("pooled", DENSE, BOXES),
         options=("modules_per_block",),
         bf16=True,
         rank_space=True,
@@ -146,7 +147,7 @@ FAMILIES: dict[str, Family] = {
         "LAST with the granular blocks of GraLoRA",
         _last,
         _last_lane,
-        read_outs=("pooled", DENSE),
+        read_outs=("pooled", DENSE, BOXES),
         options=("modules_per_block", "parts"),
         several_widths=False,
         bf16=True,
@@ -156,7 +157,7 @@ FAMILIES: dict[str, Family] = {
         "LAST with a learned rank: a gate for each rank, closed by a penalty",
         _last,
         _last_lane,
-        read_outs=("pooled", DENSE),
+        read_outs=("pooled", DENSE, BOXES),
         options=("modules_per_block",),
         several_widths=False,
         bf16=True,
@@ -166,7 +167,7 @@ FAMILIES: dict[str, Family] = {
         "a ladder side-network",
         _ladder(Ladder),
         _ladder(RowsLadder),
-        read_outs=(*READ_OUTS, DENSE),
+        read_outs=(*READ_OUTS, DENSE, BOXES),
         options=("attention", "mlp"),
         bf16=True,
     ),
@@ -174,14 +175,14 @@ FAMILIES: dict[str, Family] = {
         "a ladder side-network with depthwise convolutions",
         _ladder(Convolution),
         _ladder(RowsConvolution),
-        read_outs=(*READ_OUTS, DENSE),
+        read_outs=(*READ_OUTS, DENSE, BOXES),
         options=("mlp",),
         texts=False,
         bf16=True,
     ),
     "mixer": Family("a low-rank mixer", _mixer, _mixer, several_widths=False, causal=False),
     "multi_stage": Family("a linear probe of all stages", _multi_stage, _multi_stage, has_rank=False),
-    "probe": Family("a linear probe", _probe, _probe, has_rank=False, read_outs=("pooled", DENSE)),
+    "probe": Family("a linear probe", _probe, _probe, has_rank=False, read_outs=("pooled", DENSE, BOXES)),
 }
 
 
@@ -203,23 +204,24 @@ DEFAULTS: dict[str, Any] = {"attention": False, "mlp": True, "modules_per_block"
 
 def _check_dense(spec: "SideNetworkSpec", backbone: str) -> None:
     """Check that a family can answer for every token of a backbone; errors as `check_family`."""
-    if DENSE not in family_of(spec.family).read_outs:
-        fitting = [name for name, family in FAMILIES.items() if DENSE in family.read_outs]
+    task = DETECTION.name if spec.read_out == BOXES else SEGMENTATION.name
+    if spec.read_out not in family_of(spec.family).read_outs:
+        fitting = [name for name, family in FAMILIES.items() if spec.read_out in family.read_outs]
         name = "the study's own" if spec.is_own else spec.family
         raise UsageError(
-            f"segmentation needs a side-network that answers for every token: {', '.join(fitting)}. The side-network "
+            f"{task} needs a side-network that answers for every token: {', '.join(fitting)}. The side-network "
             f"is {name}; give another --side-network"
         )
     if spec.family == "last" and spec.widths:
         raise UsageError(
-            f"for segmentation, --side-network last needs stages of one width, but those of {backbone} are "
+            f"for {task}, --side-network last needs stages of one width, but those of {backbone} are "
             f"{spec.described_widths} wide; give another one: ladder is one that works"
         )
     try:
         grid_side(spec.n_tokens, spec.n_prefix_tokens)
     except ValueError as error:
         raise UsageError(
-            f"segmentation needs a square grid of tokens, but the {error} in {backbone}; give another --backbone"
+            f"{task} needs a square grid of tokens, but the {error} in {backbone}; give another --backbone"
         ) from error
 
 

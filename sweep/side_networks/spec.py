@@ -26,7 +26,8 @@ from sweep.side_networks.linear_probe import LinearProbe
 from sweep.side_networks.own_networks import OWN, own_module
 from sweep.side_networks.padding import cut_to
 from sweep.study.lane_config import LaneConfig, Pool
-from sweep.study.structure import DENSE, GATED, READ_OUTS, Shapes
+from sweep.study.structure import BOXES, DENSE, GATED, READ_OUTS, Shapes
+from sweep.tasks import boxes
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class SideNetworkSpec:
     Attributes:
         width: Width `D` of the last stage.
         n_stages: Number of stages, `m + 1`.
-        n_classes: Number of outputs `C`.
+        n_classes: Number of classes, labels or targets `C`.
         n_prefix_tokens: Class and register tokens before the patch tokens.
         modules_per_block: Modules per block of LAST, `T`.
         pool: What the head reads: the `"mean"` of the patch tokens (or of a text's tokens), the `"class"` token, or the
@@ -48,7 +49,7 @@ class SideNetworkSpec:
         family: A name in `FAMILIES`, or the result of `own_family` for a side-network of the study's own.
         attention: Whether a ladder has attention.
         mlp: Whether a ladder has MLPs.
-        read_out: See `read_out.py`; `DENSE` for outputs of every patch token.
+        read_out: See `read_out.py`; `DENSE` or `BOXES` for outputs of every patch token.
         n_tokens: Largest number of tokens of an input, `L`; 0 if it is unknown, which LAST and the probe allow.
         parts: Number of parts `k` of `granular_last`; 1 for other families.
     """
@@ -84,7 +85,7 @@ class SideNetworkSpec:
         for name in ("causal", "attention", "mlp"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be true or false, not {getattr(self, name)!r}")
-        for name, known in (("family", tuple(FAMILIES)), ("read_out", (*READ_OUTS, DENSE))):
+        for name, known in (("family", tuple(FAMILIES)), ("read_out", (*READ_OUTS, DENSE, BOXES))):
             if getattr(self, name) not in known and not (name == "family" and self.is_own):
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
         object.__setattr__(self, "widths", tuple(self.widths))  # a list, as JSON has it
@@ -115,7 +116,12 @@ class SideNetworkSpec:
     @property
     def dense(self) -> bool:
         """Whether there are outputs for every patch token."""
-        return self.read_out == DENSE
+        return self.read_out in (DENSE, BOXES)
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of outputs of the head: `C`, or for detection `K` of every patch token."""
+        return boxes.n_outputs(self.n_classes) if self.read_out == BOXES else self.n_classes
 
     @property
     def stage_widths(self) -> tuple[int, ...]:
@@ -208,13 +214,20 @@ class SideNetworkSpec:
         with drawing_from(seed):
             if self.is_own:
                 return self._own(config)
-            return FAMILIES[self.family].lane(self, rank, self.padded_rank)
+            return self._with_first_bias(FAMILIES[self.family].lane(self, rank, self.padded_rank))
 
     def plain(self, rank: int, config: LaneConfig | None = None) -> nn.Module:
         """An unpadded module in the form of the definition, to load a lane's weights into; arguments as `lane`."""
         if self.is_own:
             return self._own(config)
         return FAMILIES[self.family].plain(self, rank, rank)
+
+    def _with_first_bias(self, module: nn.Module) -> nn.Module:
+        """A newly drawn module; for detection, its head starts with the prior probability of a class."""
+        if self.read_out == BOXES:
+            with torch.no_grad():
+                module.get_parameter("head.bias").copy_(boxes.first_bias(self.n_classes))
+        return module
 
     def trimmed(self, rank: int, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Cut a padded lane's weights, or their gradients, to its own rank, for `plain`."""
@@ -278,7 +291,9 @@ class SideNetworkSpec:
         """A newly initialised linear probe of every token of one stage, which is the only one that it is given."""
         with drawing_from(seed):
             width, n_prefix_tokens = self.stage_widths[stage], self.n_prefix_tokens
-            return LinearProbe(width, self.n_classes, stage=0, n_prefix_tokens=n_prefix_tokens, dense=True)
+            probe = LinearProbe(width, self.n_outputs, stage=0, n_prefix_tokens=n_prefix_tokens, dense=True)
+            self._with_first_bias(probe)
+            return probe
 
     def trainable_parameters(self, rank: int, config: LaneConfig | None = None) -> int:
         """Number of trainable parameters of a lane, without padding; arguments as `lane`."""

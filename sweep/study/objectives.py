@@ -1,5 +1,6 @@
 """The objectives of a study: metrics with directions, and the order in which they rank trials."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -70,13 +71,35 @@ def non_dominated_fronts(costs: Costs) -> npt.NDArray[np.int64]:
     Returns:
         Fronts `(n,)`.
     """
-    dominates = np.asarray((costs[:, None] <= costs[None]).all(-1) & (costs[:, None] < costs[None]).any(-1))
-    fronts = np.full(len(costs), -1)
-    front = 0
-    while (fronts < 0).any():
-        left = fronts < 0
-        fronts[left & ~dominates[left].any(0)] = front
-        front += 1
+    points, of_point = np.unique(costs, axis=0, return_inverse=True)  # sorted: no point dominates an earlier one
+    compared = ~np.isnan(points).any(1)  # others neither dominate nor are dominated
+    fronts = np.zeros(len(points), dtype=np.int64)
+    if points.shape[1] == 1:
+        fronts[compared] = np.arange(compared.sum())
+    elif points.shape[1] == 2:
+        fronts[compared] = _fronts_of_pairs(points[compared, 1])
+    else:
+        members: list[list[int]] = []
+        for point in np.flatnonzero(compared).tolist():
+
+            def is_free_of(front: int, point: int = point) -> bool:
+                return not (points[members[front]] <= points[point]).all(1).any()
+
+            fronts[point] = front = bisect_left(range(len(members)), True, key=is_free_of)
+            if front == len(members):
+                members.append([])
+            members[front].append(point)
+    return fronts[of_point.reshape(-1)]
+
+
+def _fronts_of_pairs(second: npt.NDArray[np.float64]) -> list[int]:
+    """The fronts of different points with two costs, sorted by both, from their second costs."""
+    lowest: list[float] = []  # the lowest second cost of each front so far; it rises from front to front
+    fronts = []
+    for cost in second.tolist():
+        front = bisect_right(lowest, cost)
+        lowest[front : front + 1] = [cost]
+        fronts.append(front)
     return fronts
 
 
@@ -116,6 +139,8 @@ def best_first(costs: Sequence[Sequence[float]], ties: Sequence[tuple[float, ...
     """
     table = np.array(costs, dtype=np.float64).reshape(len(ties), -1)
     fronts = non_dominated_fronts(table)
+    if table.shape[1] == 1:  # the points of a front are equal
+        return sorted(range(len(table)), key=lambda i: (fronts[i], *ties[i]))
     crowding = np.zeros(len(table))
     for front in range(fronts.max(initial=-1) + 1):
         crowding[fronts == front] = crowding_distances(table[fronts == front])

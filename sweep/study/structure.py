@@ -25,6 +25,9 @@ CLASS = "class"
 DENSE = "dense"
 """The read-out of segmentation: outputs of every patch token. The data choose it, and it cannot be declared."""
 
+BOXES = "boxes"
+"""The read-out of detection: outputs of every patch token for its cells, see `sweep.tasks.boxes`. Likewise."""
+
 UNDECLARED: Mapping[str, Any] = {
     **{"side_network": "last", "attention": False, "mlp": True, "read_out": "pooled"},
     "parts": None,

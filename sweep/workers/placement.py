@@ -1,8 +1,11 @@
 """Which worker trains which trial: chosen by the cost model and their speed. No result depends on it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from sweep.study.shape import Shape
 
@@ -43,7 +46,15 @@ class Placement:
 
     def on(self, worker: int) -> list[int]:
         """The trials of a worker."""
-        return [trial for trial, its_worker in self.where.items() if its_worker == worker]
+        return self.by_worker([worker])[worker]
+
+    def by_worker(self, workers: Iterable[int]) -> dict[int, list[int]]:
+        """The trials of some workers."""
+        trials: dict[int, list[int]] = {worker: [] for worker in workers}
+        for trial, worker in self.where.items():
+            if worker in trials:
+                trials[worker].append(trial)
+        return trials
 
     def trained(self, worker: int, wall_seconds: float) -> None:
         """A worker has trained all its trials for one epoch."""
@@ -69,8 +80,21 @@ class Placement:
             The trials that were placed.
         """
         new = [trial for trial in self.costs if trial not in self.where]
+        if not new:
+            return []
+        shapes = {worker: {self.costs[t].shape for t in trials} for worker, trials in self.by_worker(workers).items()}
+        loads = np.array([self._load(trials) for trials in self.by_worker(workers).values()])
+        speeds = np.array([self._speed(worker) for worker in workers])
+        lacking: dict[Shape, npt.NDArray[np.bool_]] = {}
         for trial in new:
-            self.where[trial] = min(workers, key=lambda worker: self._seconds(worker, [*self.on(worker), trial]))
+            cost = self.costs[trial]
+            if cost.shape not in lacking:
+                lacking[cost.shape] = np.array([cost.shape not in shapes[worker] for worker in workers])
+            lacks = lacking[cost.shape]
+            after = loads + cost.own + lacks * cost.shared
+            first = int((after / speeds).argmin())
+            loads[first], lacks[first] = after[first], False
+            self.where[trial] = workers[first]
         return new
 
     def moves(self, workers: Sequence[int]) -> dict[int, int]:
@@ -80,20 +104,22 @@ class Placement:
             By trial the worker that it should go to; `where` stays as it is.
         """
         moved: dict[int, int] = {}
-        trials = {worker: self.on(worker) for worker in workers}
+        trials = self.by_worker(workers)
+        seconds = {worker: self._seconds(worker, trials[worker]) for worker in workers}
         while len(workers) > 1:
-            most = max(workers, key=lambda worker: self._seconds(worker, trials[worker]))
-            least = min(workers, key=lambda worker: self._seconds(worker, trials[worker]))
+            most, least = max(workers, key=seconds.__getitem__), min(workers, key=seconds.__getitem__)
+            of_cost = {self.costs[trial]: trial for trial in reversed(trials[most])}  # equal ones are as good
 
-            def load_after(trial: int, giver: int = most, taker: int = least) -> float:
+            def seconds_after(trial: int, giver: int = most, taker: int = least) -> tuple[float, float]:
                 left = [other for other in trials[giver] if other != trial]
-                return max(self._seconds(giver, left), self._seconds(taker, [*trials[taker], trial]))
+                return self._seconds(giver, left), self._seconds(taker, [*trials[taker], trial])
 
-            best = min(trials[most], key=load_after, default=None)
-            if best is None or load_after(best) > WORTH_MOVING * self._seconds(most, trials[most]):
+            best = min(of_cost.values(), key=lambda trial: max(seconds_after(trial)), default=None)
+            if best is None or max(after := seconds_after(best)) > WORTH_MOVING * seconds[most]:
                 break
             trials[most].remove(best)
             trials[least].append(best)
+            seconds[most], seconds[least] = after
             moved[best] = least
         return {trial: worker for trial, worker in moved.items() if self.where[trial] != worker}
 

@@ -87,6 +87,7 @@ class TrainingOnWorkers:
         self._welcome()
         if self._generation == 0:
             self._await_others()
+        self._unsent |= set(self._placement.place(self.pool.ready))
         self._move()
         self._generation, self._order = self._generation + 1, order
         trials = [entrant.record.trial for running in stacks.values() for entrant in running]
@@ -96,7 +97,7 @@ class TrainingOnWorkers:
         results = self._trained(trials, reporter.step)
         wall_seconds = time.perf_counter() - started
         self._training_seconds += wall_seconds
-        doing = {worker: self._placement.on(worker) for worker in self.pool.ready}
+        doing = self._placement.by_worker(self.pool.ready)
         self.on_epoch(WorkerLog(self._training_seconds, dict(self._busy_seconds), doing))
         for shape, running in stacks.items():
             of_shape = {entrant.record.trial: results[entrant.record.trial] for entrant in running}
@@ -141,7 +142,8 @@ class TrainingOnWorkers:
             self._unsent |= set(self._placement.place(self.pool.ready))
             if not self._give_settings():
                 continue
-            steps = {worker: self._step(worker) for worker in {self._placement.where[trial] for trial in missing}}
+            on_worker = self._placement.by_worker({self._placement.where[trial] for trial in missing})
+            steps = {worker: self._step(worker, placed) for worker, placed in on_worker.items()}
             n_epochs = max(step.n_epochs for step in steps.values())
             calls = {worker: packed(("step", (step,))) for worker, step in steps.items()}
             for worker, result in self._call(calls, n_epochs):
@@ -181,8 +183,8 @@ class TrainingOnWorkers:
             self._settings[shape] = packed(("take_setting", (shape, setting, self.resident_bytes, code)))
         return self._settings[shape]
 
-    def _step(self, worker: int) -> Step:
-        admitted = [self._held[trial] for trial in self._placement.on(worker) if trial in self._unsent]
+    def _step(self, worker: int, placed: Sequence[int]) -> Step:
+        admitted = [self._held[trial] for trial in placed if trial in self._unsent]
         return Step(self._generation, self._order, tuple(self._drops.pop(worker, ())), tuple(admitted))
 
     def _call(self, calls: Mapping[int, bytes], n_epochs: int = 1) -> Iterator[tuple[int, Any]]:
@@ -241,7 +243,7 @@ class TrainingOnWorkers:
         moves = self._placement.moves(self.pool.ready)
         self._fetch(list(moves))
         for trial, worker in moves.items():
-            if (source := self._placement.where.get(trial)) is not None:
+            if (source := self._placement.where.get(trial)) is not None and trial not in self._unsent:
                 self._drops[source].append(trial)
             if worker in self.pool.ready:
                 self._placement.where[trial] = worker

@@ -23,7 +23,7 @@ from sweep.features.batches import StageData
 from sweep.records.folder import RunFolder
 from sweep.records.reporter import Reporter, SearchProgress
 from sweep.running.announcing import taken_up
-from sweep.running.runner import _save_tables
+from sweep.running.runner import save_tables
 from sweep.running.snapshot_files import SnapshotFiles
 from sweep.search.occupancy import Occupancy
 from sweep.search.proposals import Proposals
@@ -77,7 +77,7 @@ def new_search(
         budget=Budget(),
         reporter=reporter,
         inbox=Inbox(RunFolder(folder)),
-        save_tables=partial(_save_tables, RunFolder(folder)),
+        save_tables=partial(save_tables, RunFolder(folder)),
         save_snapshot=on_save,
     )
 

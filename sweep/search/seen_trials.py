@@ -1,0 +1,127 @@
+"""Optuna's study as TPE should see it: running trials at a rung count, and of very many trials only some.
+
+TPE learns from complete and pruned trials. It only avoids running trials, as if they were bad. But a trial that passes
+a rung is among the better third, so TPE would take the best configurations for bad ones. Here a running trial that has
+reached a rung is shown as if it had been pruned there. Its value at that rung is then ranked among those of the trials
+that were stopped at it, as BOHB (Falkner et al. 2018) does with its models of a budget.
+
+TPE's time grows with the number of trials that it sees. It models the best few (at most 25) and all others. Beyond
+`MOST_ENDED` trials it sees the best ones, so the first model is the same, and the latest of the others.
+"""
+
+import copy
+import heapq
+import math
+from collections.abc import Container, Sequence
+from typing import Any
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+MOST_ENDED = 500
+"""Most ended trials that TPE sees, besides the best ones."""
+
+MOST_RUNNING = 500
+"""Most running trials that TPE sees."""
+
+N_BEST = 25
+"""Trials that TPE counts as good, if there are many."""
+
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+class SeenStudy:
+    """A study with some of its trials. All else is unchanged.
+
+    Args:
+        study: An Optuna study.
+        trials: The trials to show, in the order of their numbers.
+    """
+
+    def __init__(self, study: optuna.Study, trials: Sequence[FrozenTrial]):
+        self._seen_study, self._trials = study, trials
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._seen_study, name)
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        """Replaces the method that Optuna's samplers call; the arguments are the same."""
+        wanted = [trial for trial in self._trials if states is None or trial.state in states]
+        return copy.deepcopy(wanted) if deepcopy else wanted
+
+
+class SeenTrials:
+    """The trials of a study with one objective as TPE should see them.
+
+    What is known of a trial is kept until the storage holds another object for it: storages replace a trial when it
+    changes.
+
+    Args:
+        rungs: Epochs at which trials are compared, in ascending order; none if they are not.
+    """
+
+    def __init__(self, rungs: Sequence[int]):
+        self._rungs = rungs
+        self._stored: list[FrozenTrial] = []
+        self._shown: list[FrozenTrial] = []
+        self._running: dict[int, FrozenTrial] = {}
+        self._ended: list[FrozenTrial] | None = None
+
+    def of(self, study: optuna.Study) -> SeenStudy:
+        """The study as TPE should see it now."""
+        stored = study.get_trials(deepcopy=False)
+        n_known = len(self._stored)
+        changed = [i for i, (a, b) in enumerate(zip(self._stored, stored, strict=False)) if a is not b]
+        self._shown += stored[n_known:]
+        for place in (*changed, *range(n_known, len(stored))):
+            before, now = self._shown[place], self._as_shown(stored[place])
+            self._shown[place] = now
+            if now.state in ENDED or (place < n_known and before.state in ENDED):
+                self._ended = None
+            self._running.pop(place, None)
+            if now.state == TrialState.RUNNING:
+                self._running[place] = now
+        self._stored = stored
+        if self._ended is None:
+            self._ended = self._selected([trial for trial in self._shown if trial.state in ENDED], study.direction)
+        running = sorted(self._running.items())[-MOST_RUNNING:]
+        trials = sorted([*self._ended, *(trial for _, trial in running)], key=lambda trial: trial.number)
+        return SeenStudy(study, trials)
+
+    def _as_shown(self, trial: FrozenTrial) -> FrozenTrial:
+        """A running trial as if it had been pruned at the last rung that it reached; other trials unchanged."""
+        if trial.state != TrialState.RUNNING:
+            return trial
+        reached = [rung for rung in self._rungs if rung in trial.intermediate_values]
+        if not reached:
+            return trial
+        shown = copy.copy(trial)
+        shown.state = TrialState.PRUNED
+        shown.intermediate_values = {rung: trial.intermediate_values[rung] for rung in reached}
+        return shown
+
+    @staticmethod
+    def _selected(ended: list[FrozenTrial], direction: StudyDirection) -> list[FrozenTrial]:
+        """The best of the ended trials and the latest ones."""
+        if len(ended) <= MOST_ENDED:
+            return ended
+        sign = -1 if direction == StudyDirection.MAXIMIZE else 1
+        best = heapq.nsmallest(N_BEST, ended, key=lambda trial: _merit(trial, sign))
+        latest = ended[-MOST_ENDED:]
+        numbers = {trial.number for trial in latest}
+        return [*(trial for trial in best if trial.number not in numbers), *latest]
+
+
+def _merit(trial: FrozenTrial, sign: int) -> tuple[float, ...]:
+    """What TPE sorts trials by, the best first: complete ones, then pruned ones by epoch, then infeasible ones."""
+    if violation := sum(value for value in trial.constraints.values() if value > 0):
+        return 2, violation
+    if trial.state == TrialState.COMPLETE:
+        return 0, sign * (trial.value or 0.0)
+    if not trial.intermediate_values:
+        return 1, 1, 0.0
+    epoch, value = max(trial.intermediate_values.items())
+    return 1, -epoch, math.inf if math.isnan(value) else sign * value

@@ -1,0 +1,102 @@
+"""Optuna's TPE for searches with many trials: the same proposals in less time.
+
+Optuna's sampler is made anew for every draw, as its draws must depend on their seeds alone, and it looks at every trial
+again for every proposal. This one is seeded again instead, and remembers the parameters of trials that have not
+changed.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+Space = dict[str, BaseDistribution]
+
+
+class RememberingTpe(TPESampler):
+    """TPE that can be seeded again, and sees every trial's parameters once.
+
+    It relies on methods of Optuna's class that are not public; the proposals of both are compared in
+    `tests/search/test_many_trials.py`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(seed=0)
+        self._spaces: dict[int, tuple[FrozenTrial, int]] = {}
+        self._distinct: list[Space] = []
+        self._numbers_of: dict[frozenset[tuple[str, BaseDistribution]], int] = {}
+        self._observed: dict[tuple[str, ...], _Observed] = {}
+
+    def seeded(self, seed: int) -> "RememberingTpe":
+        """This sampler, as if it was just made with a seed."""
+        self._rng.rng.seed(seed)
+        self._random_sampler._rng.rng.seed(seed)
+        return self
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> Space:
+        """See `BaseSampler`: the parameters that all ended trials have, with the same distributions."""
+        if not self._is_multivariate(study):
+            return {}
+        ended = study._get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        first, *others = [self._distinct[number] for number in {self._space_of(one) for one in ended}] or [{}]
+        return {
+            name: distribution
+            for name, distribution in sorted(first.items(), key=lambda item: item[0])
+            if not distribution.single() and all(other.get(name) == distribution for other in others)
+        }
+
+    def _space_of(self, trial: FrozenTrial) -> int:
+        """Number of an ended trial's space: trials with the same distributions have the same number."""
+        known = self._spaces.get(trial.number)
+        if known is None or known[0] is not trial:
+            number = self._numbers_of.setdefault(frozenset(trial.distributions.items()), len(self._distinct))
+            if number == len(self._distinct):
+                self._distinct.append(dict(trial.distributions))
+            known = self._spaces[trial.number] = trial, number
+        return known[1]
+
+    def _get_internal_repr(
+        self, trials: list[FrozenTrial], search_space: Space, study: optuna.Study
+    ) -> dict[str, npt.NDArray[np.float64]]:
+        """Replaces Optuna's method: the values of those trials that have all parameters of a space."""
+        names = tuple(search_space)
+        observed = self._observed.get(names)
+        if observed is None or observed.space != search_space:
+            observed = self._observed[names] = _Observed(dict(search_space))
+        for trial in trials:
+            if observed.trials.get(trial.number) is not trial:
+                observed.take(trial, self._get_params(trial, study))
+        values = observed.values[np.array([trial.number for trial in trials], dtype=np.int64)]
+        return dict(zip(names, values[~np.isnan(values).any(axis=1)].T, strict=True))
+
+
+class _Observed:
+    """The values that trials have of the parameters of a space.
+
+    Attributes:
+        space: The space.
+        trials: By number, the trials as they were when their values were taken.
+        values: Values in Optuna's internal representation by number of the trial, `(trials, parameters)`; NaN for a
+            trial that lacks a parameter.
+    """
+
+    def __init__(self, space: Space):
+        self.space = space
+        self.trials: dict[int, FrozenTrial] = {}
+        self.values = np.full((16, len(space)), np.nan)
+
+    def take(self, trial: FrozenTrial, params: dict[str, Any]) -> None:
+        """Take the values of a trial."""
+        if trial.number >= len(self.values):
+            larger = np.full((2 * trial.number, len(self.space)), np.nan)
+            larger[: len(self.values)] = self.values
+            self.values = larger
+        row: Sequence[float] | float = np.nan
+        if self.space.keys() <= params.keys():
+            row = [distribution.to_internal_repr(params[name]) for name, distribution in self.space.items()]
+        self.values[trial.number], self.trials[trial.number] = row, trial
