@@ -266,6 +266,15 @@ ClassWeights = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
+LabelWords = Annotated[
+    bool | None,
+    typer.Option(
+        "--label-words/--no-label-words",
+        help="Start heads from the names of the classes, in the vocabulary of a causal language model. A study file "
+        "can give other words for each class.",
+        rich_help_panel=TRAINING,
+    ),
+]
 PrecisionName = Annotated[
     str | None,
     typer.Option(

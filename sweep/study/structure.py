@@ -31,6 +31,7 @@ BOXES = "boxes"
 UNDECLARED: Mapping[str, Any] = {
     **{"side_network": "last", "attention": False, "mlp": True, "read_out": "pooled"},
     "parts": None,
+    "label_words": False,
 }
 """Defaults of these declarations; also for the records of versions that did not have them."""
 
