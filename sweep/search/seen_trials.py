@@ -36,11 +36,13 @@ class SeenStudy:
 
     Args:
         study: An Optuna study.
-        trials: The trials to show, in the order of their numbers.
+        ended: The complete and pruned trials to show, in the order of their numbers.
+        running: The running trials to show, likewise.
     """
 
-    def __init__(self, study: optuna.Study, trials: Sequence[FrozenTrial]):
-        self._seen_study, self._trials = study, trials
+    def __init__(self, study: optuna.Study, ended: Sequence[FrozenTrial], running: Sequence[FrozenTrial]):
+        self._seen_study = study
+        self.ended, self.running = ended, running
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._seen_study, name)
@@ -49,7 +51,8 @@ class SeenStudy:
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
         """Replaces the method that Optuna's samplers call; the arguments are the same."""
-        wanted = [trial for trial in self._trials if states is None or trial.state in states]
+        of_state = [*self.ended, *self.running] if states is None or TrialState.RUNNING in states else self.ended
+        wanted = [trial for trial in of_state if states is None or trial.state in states]
         return copy.deepcopy(wanted) if deepcopy else wanted
 
 
@@ -87,9 +90,8 @@ class SeenTrials:
         self._stored = stored
         if self._ended is None:
             self._ended = self._selected([trial for trial in self._shown if trial.state in ENDED], study.direction)
-        running = sorted(self._running.items())[-MOST_RUNNING:]
-        trials = sorted([*self._ended, *(trial for _, trial in running)], key=lambda trial: trial.number)
-        return SeenStudy(study, trials)
+        running = sorted(self._running)[-MOST_RUNNING:]
+        return SeenStudy(study, self._ended, [self._running[place] for place in running])
 
     def _as_shown(self, trial: FrozenTrial) -> FrozenTrial:
         """A running trial as if it had been pruned at the last rung that it reached; other trials unchanged."""
@@ -112,7 +114,8 @@ class SeenTrials:
         best = heapq.nsmallest(N_BEST, ended, key=lambda trial: _merit(trial, sign))
         latest = ended[-MOST_ENDED:]
         numbers = {trial.number for trial in latest}
-        return [*(trial for trial in best if trial.number not in numbers), *latest]
+        earlier = (trial for trial in best if trial.number not in numbers)
+        return [*sorted(earlier, key=lambda trial: trial.number), *latest]
 
 
 def _merit(trial: FrozenTrial, sign: int) -> tuple[float, ...]:

@@ -6,6 +6,7 @@ changed.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ import numpy.typing as npt
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import TPESampler
+from optuna.samplers._tpe.sampler import _split_trials, default_gamma
 from optuna.trial import FrozenTrial, TrialState
+
+from sweep.search.seen_trials import SeenStudy
 
 Space = dict[str, BaseDistribution]
 
@@ -31,6 +35,7 @@ class RememberingTpe(TPESampler):
         self._distinct: list[Space] = []
         self._numbers_of: dict[frozenset[tuple[str, BaseDistribution]], int] = {}
         self._observed: dict[tuple[str, ...], _Observed] = {}
+        self._good: dict[tuple[str, ...], _Good] = {}
 
     def seeded(self, seed: int) -> "RememberingTpe":
         """This sampler, as if it was just made with a seed."""
@@ -60,6 +65,23 @@ class RememberingTpe(TPESampler):
             known = self._spaces[trial.number] = trial, number
         return known[1]
 
+    def _sample(self, study: optuna.Study, trial: FrozenTrial, search_space: Space) -> dict[str, Any]:
+        """Replaces Optuna's method. While no trial ends, the model of the good trials stays the same."""
+        if not isinstance(study, SeenStudy):
+            return super()._sample(study, trial, search_space)
+        names = tuple(search_space)
+        good = self._good.get(names)
+        if good is None or good.ended is not study.ended or good.space != search_space:
+            below, above = _split_trials(study, list(study.ended), default_gamma(len(study.ended)))
+            model = self._build_parzen_estimator(study, search_space, below, handle_below=True)
+            good = self._good[names] = _Good(study.ended, dict(search_space), model, above)
+        others = [*good.others, *(other for other in study.running if other.number != trial.number)]
+        others.sort(key=lambda other: other.number)
+        bad = self._build_parzen_estimator(study, search_space, others, handle_below=False)
+        samples = good.model.sample(self._rng.rng, self._n_ei_candidates)
+        best = self._compare(samples, self._compute_acquisition_func(samples, good.model, bad))
+        return {name: of.to_external_repr(best[name]) for name, of in search_space.items()}
+
     def _get_internal_repr(
         self, trials: list[FrozenTrial], search_space: Space, study: optuna.Study
     ) -> dict[str, npt.NDArray[np.float64]]:
@@ -73,6 +95,23 @@ class RememberingTpe(TPESampler):
                 observed.take(trial, self._get_params(trial, study))
         values = observed.values[np.array([trial.number for trial in trials], dtype=np.int64)]
         return dict(zip(names, values[~np.isnan(values).any(axis=1)].T, strict=True))
+
+
+@dataclass(frozen=True)
+class _Good:
+    """TPE's model of the good trials.
+
+    Attributes:
+        ended: The ended trials that it was made from.
+        space: The space that it is for.
+        model: The model.
+        others: The ended trials that are not good.
+    """
+
+    ended: Sequence[FrozenTrial]
+    space: Space
+    model: Any
+    others: Sequence[FrozenTrial]
 
 
 class _Observed:
