@@ -210,8 +210,8 @@ Stages = Annotated[
 SideNetwork = Annotated[
     str | None,
     typer.Option(
-        help="The family of side-networks: `last`, `ladder`, `convolution`, `mixer`, `multi_stage` or `probe`; see "
-        "docs/side-networks.md.",
+        help="The family of side-networks: `last`, `granular_last`, `ladder`, `convolution`, `mixer`, `multi_stage` "
+        "or `probe`; see docs/side-networks.md.",
         rich_help_panel=SIDE_NETWORKS,
     ),
 ]
@@ -230,6 +230,13 @@ ReadOut = Annotated[
 ]
 ModulesPerBlock = Annotated[
     int | None, typer.Option(help="Attention modules in each block of a side-network.", rich_help_panel=SIDE_NETWORKS)
+]
+Parts = Annotated[
+    int | None,
+    typer.Option(
+        help="Parts into which `granular_last` divides channels and rank. If not given, 2 up to rank 32, and 4 above.",
+        rich_help_panel=SIDE_NETWORKS,
+    ),
 ]
 PoolName = Annotated[
     str | None,

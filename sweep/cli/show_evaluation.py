@@ -35,6 +35,8 @@ def show_evaluation(console: Console, evaluation: "Evaluation", *, of_the_run: b
         _show_labels(console, evaluation)
     if evaluation.by_class:
         _show_overlaps(console, evaluation)
+    if evaluation.by_boxes:
+        _show_boxes(console, evaluation)
     if evaluation.calibration:
         _show_calibration(console, evaluation)
     if len(evaluation.by_target) > 1:
@@ -107,6 +109,16 @@ def _show_overlaps(console: Console, evaluation: "Evaluation") -> None:
     for one in evaluation.by_class:
         shares = map(_share, (one.iou, one.precision, one.recall))
         table.add_row(_name(one.name), str(one.n_pixels), str(one.n_predicted), *shares)
+    console.print(table)
+
+
+def _show_boxes(console: Console, evaluation: "Evaluation") -> None:
+    table = Table(title="each class, over the boxes of all images", title_justify="left")
+    table.add_column("class")
+    for heading in ("boxes", "AP", "AP50", "recall"):
+        table.add_column(heading, justify="right")
+    for one in evaluation.by_boxes:
+        table.add_row(_name(one.name), str(one.n_boxes), *map(_share, (one.ap, one.ap50, one.recall)))
     console.print(table)
 
 

@@ -2,13 +2,14 @@
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sweep.data.arrays import array_file
 from sweep.data.base import DataSet, SkippedImage, Split
+from sweep.data.coco import coco_folder, is_coco_folder
 from sweep.data.files import ImageChecker, OnBadImage
 from sweep.data.folder import image_folder
 from sweep.data.label_doubts import warn_of_doubts
@@ -19,9 +20,10 @@ from sweep.data.saved import is_saved, saved_data_set
 from sweep.data.suites import PACKAGED_SUITES, TASK_FILES, find_suite, warn_of_path_of_same_name
 from sweep.data.table import AS_IT_IS, load_table
 from sweep.data.table_columns import TableOptions
+from sweep.data.voc import is_voc_folder, voc_folder
 from sweep.data.vtab import is_vtab_task, vtab_task
 from sweep.errors import UsageError
-from sweep.tasks.kinds import CLASSES, SEGMENTATION
+from sweep.tasks.kinds import CLASSES, DETECTION, SEGMENTATION
 
 __all__ = ["DATA_SETS", "DataSet", "OnBadImage", "SkippedImage", "Split", "TableOptions", "load_data"]
 
@@ -43,8 +45,9 @@ def load_data(
     Args:
         spec: a name in `DATA_SETS`; a folder with a VTAB-1K task (``train800.txt``, ``val200.txt``, ``test.txt``), a
             saved Hugging Face data set, images in one folder per class, with or without ``train``, ``val`` and ``test``
-            above the classes, or images and masks in the folders ``images`` and ``masks``; a table of images or texts
-            (``.csv``, ``.tsv``, ``.parquet``); an archive of arrays (``.npz``); or data set objects by split.
+            above the classes, images and masks in the folders ``images`` and ``masks``, or images with boxes as
+            `voc_folder` and `coco_folder` read them; a table of images or texts (``.csv``, ``.tsv``, ``.parquet``); an
+            archive of arrays (``.npz``); or data set objects by split.
         seed: seed of the split, for data that come without one; the demo sets always have the same split. None splits
             nothing: images without a given split are all in `test`, and any split may be empty.
         cache_dir: root of sweep's cache, for the demo sets that are fetched.
@@ -80,8 +83,8 @@ def _own_data(
     table: TableOptions,
 ) -> DataSet:
     """The user's own data; arguments and errors as `load_data`."""
-    if task == SEGMENTATION.name:
-        return _with_masks(spec, seed, checker, table)
+    if task in (SEGMENTATION.name, DETECTION.name):
+        return _of_places(spec, seed, checker, table, task)
     if not isinstance(spec, str):
         _refuse_table_options("Study.data", table)
         return object_data(spec, seed=seed, checker=checker, task=task)
@@ -99,16 +102,31 @@ def _own_data(
     raise _unknown(spec, path)
 
 
-def _with_masks(spec: str | Mapping[str, Any], seed: int | None, checker: ImageChecker, table: TableOptions) -> DataSet:
-    """The user's own images with masks."""
+def _of_places(
+    spec: str | Mapping[str, Any], seed: int | None, checker: ImageChecker, table: TableOptions, task: str
+) -> DataSet:
+    """The user's own images with masks or boxes."""
     folder = Path(os.path.expanduser(spec)) if isinstance(spec, str) else None
-    if folder is None or not os.path.isdir(folder) or not is_mask_folder(folder):
+    reader = _reader_of_places(folder, task) if folder is not None and os.path.isdir(folder) else None
+    if folder is None or reader is None:
+        wanted = "images/ and masks/" if task == SEGMENTATION.name else "boxes in the layout of Pascal VOC or COCO"
         raise UsageError(
-            f"segmentation needs a folder with images/ and masks/ (docs/dense.md), and "
+            f"{task} needs a folder with {wanted} (docs/dense.md), and "
             f"{'Study.data' if folder is None else folder} is not one; give another --data"
         )
     _refuse_table_options(str(spec), table)
-    return mask_folder(folder, seed=seed, checker=checker)
+    return reader(folder, seed=seed, checker=checker)
+
+
+def _reader_of_places(folder: Path, task: str | None) -> Callable[..., DataSet] | None:
+    """The reader of a folder of images with masks or boxes; None if it is neither, or of another kind than `task`."""
+    if task in (None, SEGMENTATION.name) and is_mask_folder(folder):
+        return mask_folder
+    if task in (None, DETECTION.name) and is_voc_folder(folder):
+        return voc_folder
+    if task in (None, DETECTION.name) and is_coco_folder(folder):
+        return coco_folder
+    return None
 
 
 def _named(path: Path, data: DataSet) -> DataSet:
@@ -129,8 +147,9 @@ def _unknown(spec: str, path: Path) -> UsageError:
     return UsageError(
         f"no data set {spec!r}: it is not a demo set{f' (did you mean {close[0]}?)' if close else ''}, "
         f"and {path} {reason}.\n"
-        f"Give one of {', '.join(DATA_SETS)}; a folder of images, one subfolder per class, or with masks; a table of "
-        f"images or texts; an archive of arrays; a saved Hugging Face data set; or a VTAB-1K task folder (docs/data.md)"
+        f"Give one of {', '.join(DATA_SETS)}; a folder of images, one subfolder per class, or with masks or boxes; a "
+        f"table of images or texts; an archive of arrays; a saved Hugging Face data set; or a VTAB-1K task folder "
+        f"(docs/data.md)"
     )
 
 
@@ -147,8 +166,8 @@ def _from_folder(folder: Path, seed: int | None, checker: ImageChecker, task: st
     of_vtab = is_vtab_task(folder)
     if not of_vtab and is_saved(folder):
         return saved_data_set(folder, seed=seed, checker=checker, task=task)
-    if not of_vtab and task is None and is_mask_folder(folder):
-        return mask_folder(folder, seed=seed, checker=checker)
+    if not of_vtab and task is None and (reader := _reader_of_places(folder, task)) is not None:
+        return reader(folder, seed=seed, checker=checker)
     _require_task(f"the folder {folder}", CLASSES.name, task)
     if of_vtab:
         return vtab_task(folder, checker)

@@ -4,16 +4,20 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from sweep.tasks.inputs import Kind, one_of
 
+if TYPE_CHECKING:
+    from sweep.data.boxes import Boxes
+
 Labels = npt.NDArray[np.int64]
 AnyLabels = npt.NDArray[np.int64 | np.float64]
 Indices = npt.NDArray[np.int64]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,8 @@ class Split:
     Attributes:
         name: name of the split, for messages.
         labels: class indices from 0, (n,) int64; or 0 and 1, (n, C) int64; or numbers, (n, C) float64; or for
-            segmentation the number of each image's pixels of every class, (n, C) int64.
+            segmentation the number of each image's pixels of every class, (n, C) int64; or for detection the number of
+            each image's boxes of every class that are not ignored, (n, C) int64.
         opener: maps an index to the decoded Pillow image, or to the text; safe to call from several threads.
         fingerprinter: returns the fingerprint; called once, when it is first needed.
         source: maps an index to the image's file, or to the position of the text; None if there is no name for it.
@@ -31,6 +36,8 @@ class Split:
         digester: returns the SHA-256 of every item's content, `(n,)`; None if items are not compared.
         masks: for segmentation, maps an index to the image's mask, a Pillow image of its size in mode L or P, whose
             values are classes, or 255 where there is no label; safe to call from several threads.
+        boxes: for detection, maps an index to the image's boxes; safe to call from several threads.
+        most_boxes: for detection, the largest number of boxes of an image in any split of the data set.
     """
 
     name: str
@@ -41,6 +48,8 @@ class Split:
     kind: Kind = "images"
     digester: Callable[[], Sequence[str]] | None = field(default=None, repr=False)
     masks: Callable[[int], Any] | None = field(default=None, repr=False)
+    boxes: "Callable[[int], Boxes] | None" = field(default=None, repr=False)
+    most_boxes: int = 0
 
     @property
     def n_images(self) -> int:
@@ -78,6 +87,9 @@ class Split:
             lambda: digest_of(["only", self.fingerprint, *map(str, where)]),
             lambda index: self.source(where[index]) if self.source else self.describe(where[index]),
             self.kind,
+            masks=_reordered(self.masks, where),
+            boxes=_reordered(self.boxes, where),
+            most_boxes=self.most_boxes,
         )
 
     def joined(self, other: "Split") -> "Split":
@@ -100,6 +112,11 @@ class Split:
             assert part.masks is not None
             return part.masks(place)
 
+        def boxes(index: int) -> "Boxes":
+            part, place = where(index)
+            assert part.boxes is not None
+            return part.boxes(place)
+
         return Split(
             f"{self.name} and {other.name}",
             np.concatenate([self.labels, other.labels]),
@@ -108,6 +125,8 @@ class Split:
             source,
             self.kind,
             masks=None if self.masks is None else masks,
+            boxes=None if self.boxes is None else boxes,
+            most_boxes=max(self.most_boxes, other.most_boxes),
         )
 
 
@@ -125,6 +144,16 @@ class SkippedImage:
 
 
 @dataclass(frozen=True)
+class SkippedBox(SkippedImage):
+    """A box that was left out, of an image that is used.
+
+    Attributes:
+        path: the annotation file.
+        reason: which box it is, and why it cannot be used.
+    """
+
+
+@dataclass(frozen=True)
 class DataSet:
     """The three splits of a task: trials train on train, are chosen on val, and are evaluated on test once.
 
@@ -136,9 +165,9 @@ class DataSet:
         val: the validation set.
         test: the test set.
         notice: origin and licence, which are shown with results; empty for a user's own files.
-        skipped: unreadable images that were left out because the user asked for it.
+        skipped: unreadable images, and boxes, that were left out because the user asked for it.
         left_aside: number of files, by extension, that are not images by their extension.
-        task: `"classes"`, `"multi-label"`, `"regression"` or `"segmentation"`, see `sweep.tasks.kinds`.
+        task: `"classes"`, `"multi-label"`, `"regression"`, `"segmentation"` or `"detection"`, see `sweep.tasks.kinds`.
     """
 
     name: str
@@ -161,6 +190,11 @@ class DataSet:
     def n_classes(self) -> int:
         """Number of classes, labels or targets, C."""
         return len(self.class_names)
+
+
+def _reordered(of_index: Callable[[int], Item] | None, where: Sequence[int]) -> Callable[[int], Item] | None:
+    """The same function of the place in `where`; None stays None."""
+    return None if of_index is None else lambda index: of_index(where[index])
 
 
 def digest_of(parts: Iterable[str | bytes]) -> str:

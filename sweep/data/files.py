@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from sweep.data.base import AnyLabels, SkippedImage, Split, digest_of
+from sweep.data.base import AnyLabels, SkippedBox, SkippedImage, Split, digest_of
 from sweep.data.decoding import ImageFile, UnreadableImageError, check_header, decode, unreadable
 from sweep.data.formats import image_suffixes
 from sweep.errors import SweepError, UsageError
@@ -82,17 +82,51 @@ class ImageChecker:
 
         with ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="check") as pool:
             errors = list(pool.map(error_of, range(n_images)))
-        found = [error for error in errors if error is not None]
+        self.leave_out([error for error in errors if error is not None])
+        return np.array([error is None for error in errors], dtype=np.bool_)
+
+    def leave_out(self, found: Sequence[UnreadableImageError]) -> None:
+        """Log and record what cannot be used.
+
+        Args:
+            found: Why, for each; all of them are images, or all of them are boxes.
+
+        Raises:
+            SweepError: There are any, and bad images are errors; the message lists them.
+        """
         if found and not self._skip:
             raise listed(found)
         for error in found:
             logger.warning("skipped: %s: %s", error.name, error.reason)
-            self.skipped.append(SkippedImage(error.name, error.reason))
-        return np.array([error is None for error in errors], dtype=np.bool_)
+            skipped = SkippedBox if isinstance(error, UnusableBoxError) else SkippedImage
+            self.skipped.append(skipped(error.name, error.reason))
 
     def remark(self) -> str:
         """The text to add to a message about too few images."""
-        return f" ({len(self.skipped)} unreadable images were skipped)" if self.skipped else ""
+        return f" ({what_was_skipped(self.skipped)} were skipped)" if self.skipped else ""
+
+
+class UnusableBoxError(UnreadableImageError):
+    """A box that cannot be used, of an image that can.
+
+    Attributes:
+        name: The annotation file.
+        reason: Which box it is, and why it cannot be used.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        SweepError.__init__(
+            self, f"{name}: {reason}. Correct or remove the box, or leave it out with --on-bad-image skip"
+        )
+        self.name, self.reason = name, reason
+
+
+def what_was_skipped(skipped: Sequence[SkippedImage]) -> str:
+    """What was left out, such as `3 unreadable images and 2 boxes`."""
+    n_boxes = sum(isinstance(left_out, SkippedBox) for left_out in skipped)
+    n_images = len(skipped) - n_boxes
+    parts = [f"{n_images} unreadable images" if n_images else "", f"{n_boxes} boxes" if n_boxes else ""]
+    return " and ".join(part for part in parts if part)
 
 
 def file_split(name: str, root: Path, files: Sequence[Path], labels: AnyLabels) -> Split:
@@ -135,6 +169,11 @@ def listed(errors: Sequence[UnreadableImageError]) -> SweepError:
     if len(errors) > MOST_SHOWN:
         lines.append(f"  and {len(errors) - MOST_SHOWN} more")
     shown = "\n".join(lines)
+    if isinstance(errors[0], UnusableBoxError):
+        return SweepError(
+            f"cannot use {len(errors)} boxes:\n{shown}\nCorrect or remove them, or leave them out with "
+            f"--on-bad-image skip"
+        )
     return SweepError(
         f"cannot read {len(errors)} images:\n{shown}\nReplace or remove them, or leave them out with "
         f"--on-bad-image skip"

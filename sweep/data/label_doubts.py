@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sweep.data.base import AnyLabels, DataSet
-from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION, SEGMENTATION
+from sweep.tasks.kinds import CLASSES, DETECTION, MULTI_LABEL, REGRESSION, SEGMENTATION
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +27,11 @@ def warn_of_doubts(data: DataSet, *, task_is_given: bool) -> None:
         logger.warning(
             "%s has the %s %r and %r, which are learned as different ones; write them alike if they are the same",
             data.name,
-            "classes" if data.task in (CLASSES.name, SEGMENTATION.name) else "labels",
+            "labels" if data.task in (MULTI_LABEL.name, REGRESSION.name) else "classes",
             first,
             second,
         )
-    if not task_is_given and data.task != SEGMENTATION.name:
+    if not task_is_given and data.task not in (SEGMENTATION.name, DETECTION.name):
         labels = np.concatenate([split.labels for split in (data.train, data.val, data.test)])
         if doubt := _doubtful_kind(data.task, labels):
             logger.warning("%s: %s", data.name, doubt)

@@ -5,6 +5,7 @@ import math
 import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +13,14 @@ import numpy.typing as npt
 from sweep.data.base import AnyLabels, Labels
 from sweep.errors import UsageError
 from sweep.tasks.inputs import Kind, one_of
-from sweep.tasks.kinds import CLASSES, LARGEST_TARGET, MULTI_LABEL, REGRESSION
+from sweep.tasks.kinds import CLASSES, DETECTION, LARGEST_TARGET, MULTI_LABEL, REGRESSION
 
 logger = logging.getLogger(__name__)
 
 SEPARATOR = "|"
+NAMES_FILE = "classes.txt"
+"""A file that may name the classes of masks or boxes."""
+
 TARGET, TARGET_PREFIX = "target", "target_"
 """Names of columns with numbers to predict."""
 
@@ -46,6 +50,29 @@ class Labelled:
 def clean_name(text: str) -> str:
     """A name without spaces around it, in Unicode's composed form: `é` may be one character, or `e` and an accent."""
     return unicodedata.normalize("NFC", text).strip()
+
+
+def named_in(path: Path, *, at_least: int) -> tuple[str, ...] | None:
+    """The names of classes in a text file, one per line; None if there is no such file.
+
+    Args:
+        path: The file.
+        at_least: Number of names that it must have.
+
+    Raises:
+        UsageError: The file cannot be read, has too few names, or has one twice.
+    """
+    if not path.is_file():
+        return None
+    try:
+        lines = [clean_name(line) for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {error}; save it as UTF-8, one name per line") from error
+    names = tuple(line for line in lines if line)
+    if len(set(names)) < max(at_least, len(names)):
+        number = {1: "one name", 2: "two names"}[at_least]
+        raise UsageError(f"{path} must have at least {number}, all different, one per line; it has {len(names)}")
+    return names
 
 
 def ordered_names(values: Sequence[str]) -> tuple[str, ...]:
@@ -219,20 +246,23 @@ def require_measurable(
         kind: Images or texts, for messages.
 
     Raises:
-        UsageError: No image of a split has a label, or a target has only one value in a split, up to rounding.
+        UsageError: No image of a split has a label or a box, or a target has only one value in a split, up to rounding.
     """
     for split, of_split in labels.items():
         if task == MULTI_LABEL.name and not of_split.any():
             raise UsageError(f"no {split} {one_of(kind)} of {where} has a label; mean average precision needs some")
+        if task == DETECTION.name and not of_split.any():
+            raise UsageError(f"no {split} {one_of(kind)} of {where} has a box; average precision needs some")
         if task == REGRESSION.name and (constant := _constant(of_split)).size:
             raise UsageError(
                 f"{names[constant[0]]} has one value in all {len(of_split)} {split} {kind} of {where}; R² needs "
                 f"targets that differ. Add {kind}, or leave the target out"
             )
-    if task == MULTI_LABEL.name:
+    if task in (MULTI_LABEL.name, DETECTION.name):
+        what = "the label" if task == MULTI_LABEL.name else "a box of the class"
         for index in np.flatnonzero(~labels["train"].any(axis=0)).tolist():
             logger.warning(
-                "no train %s of %s has the label %r, so it cannot be learned", one_of(kind), where, names[index]
+                "no train %s of %s has %s %r, so it cannot be learned", one_of(kind), where, what, names[index]
             )
 
 

@@ -13,7 +13,7 @@ from sweep.data.base import DataSet, Indices, Labels, Split, digest_of
 from sweep.data.decoding import UnreadableImageError, unreadable, upright_size
 from sweep.data.files import ImageChecker, file_split
 from sweep.data.formats import is_image
-from sweep.data.labels import clean_name
+from sweep.data.labels import NAMES_FILE, named_in
 from sweep.data.masks import NO_LABEL, decode_mask, require_classes
 from sweep.data.split_names import SPLIT_NAMES, split_named
 from sweep.data.splitting import divided
@@ -24,7 +24,7 @@ from sweep.tasks.label_maps import IGNORED
 
 logger = logging.getLogger(__name__)
 
-IMAGES, MASKS, NAMES_FILE = "images", "masks", "classes.txt"
+IMAGES, MASKS = "images", "masks"
 MASK_SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff")
 """Formats that keep every value as it was saved."""
 
@@ -147,15 +147,7 @@ def _usable(pairs: list[Pair], checker: ImageChecker) -> tuple[list[int], Labels
 
 def _class_names(root: Path, counts: Labels) -> tuple[str, ...]:
     """The names in `classes.txt`, or the numbers of the classes."""
-    path = root / NAMES_FILE
-    if path.is_file():
-        try:
-            lines = [clean_name(line) for line in path.read_text(encoding="utf-8-sig").splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"cannot read {path}: {error}; save it as UTF-8, one name per line") from error
-        names = tuple(line for line in lines if line)
-        if len(set(names)) < max(2, len(names)):
-            raise UsageError(f"{path} must have at least two names, all different, one per line; it has {len(names)}")
+    if (names := named_in(root / NAMES_FILE, at_least=2)) is not None:
         return names
     there = np.flatnonzero(counts[:, :IGNORED].any(0))
     n_classes = int(there.max(initial=-1)) + 1

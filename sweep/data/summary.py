@@ -17,8 +17,8 @@ MOST_SHOWN = 12
 def summary(data: DataSet) -> str:
     """One line such as `classes: 2 (dress 63, hat 32); train 95, val 24, test 50`.
 
-    A class or label has the number of its training images, or of a segmentation its share of the training pixels, and a
-    target has its range in the training set.
+    A class or label has the number of its training images, or of its training boxes, or its share of the training
+    pixels. A target has its range in the training set.
     """
     labels = data.train.labels
     if data.task == REGRESSION.name:

@@ -17,7 +17,7 @@ from sweep.records.results import Results
 from sweep.records.tested import was_retrained, was_tested
 from sweep.side_networks.families import family_of
 from sweep.tasks.inputs import Kind
-from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION, SEGMENTATION, TaskKind
+from sweep.tasks.kinds import CLASSES, DETECTION, MULTI_LABEL, REGRESSION, SEGMENTATION, TaskKind
 
 HEADINGS = {"mean_class_accuracy": "mean class accuracy", "nll": "NLL (nats)", "bce": "BCE (nats)"}
 GRAPHS = {
@@ -29,6 +29,7 @@ ANSWERS = {
     MULTI_LABEL: "[name for name, p in zip(model.class_names, logits[0].sigmoid()) if p >= 0.5]",
     REGRESSION: "dict(zip(model.class_names, values[0].tolist()))",
     SEGMENTATION: "logits[0].argmax(0)  # the class of every pixel of the model's input, (H, W)",
+    DETECTION: "[(model.class_names[c], box.tolist()) for c, box in zip(found.classes, found.corners)]",
 }
 """How a user turns the model's output for one image into an answer, by kind of task."""
 
@@ -78,7 +79,7 @@ def _what_it_is(config: ModelConfig, with_backbone: bool, differences: Mapping[s
     structure = [f"family {side.described}"]
     if family.has_rank:
         structure.append(f"rank {', '.join(str(member.rank) for member in config.members)}")
-    if side.family == "last":
+    if side.has_rank_space:
         structure.append(f"{side.n_modules} modules")
     of_texts = _kind(config) == "texts"
     item = '"a text"' if of_texts else 'Image.open("photo.jpg")'
@@ -92,7 +93,9 @@ def _what_it_is(config: ModelConfig, with_backbone: bool, differences: Mapping[s
         *([] if of_texts else ["from PIL import Image"]),
         "",
         'model = sweep.load_model(".")  # this folder',
-        f"{given} = model(model.transform({item}).unsqueeze(0))",
+        'found = model.detect(Image.open("photo.jpg"))  # corners are left, top, right, bottom in its pixels'
+        if kind is DETECTION
+        else f"{given} = model(model.transform({item}).unsqueeze(0))",
         ANSWERS[kind],
         "```",
         "",
@@ -109,6 +112,7 @@ def _what_it_is(config: ModelConfig, with_backbone: bool, differences: Mapping[s
             MULTI_LABEL: "The logits are those of the mean of the members' probabilities.",
             REGRESSION: "The values are the means over the members.",
             SEGMENTATION: "The logits are log-probabilities: the logarithm of the mean of the members' probabilities.",
+            DETECTION: "Scores are the means over the members, and so are the outputs from which boxes are computed.",
         }
         lines += ["", together[kind]]
     lines += [
@@ -117,7 +121,7 @@ def _what_it_is(config: ModelConfig, with_backbone: bool, differences: Mapping[s
         if with_backbone
         else "The folder does not include the backbone's weights: loading the model fetches and checks them.",
     ]
-    shape = "(N, C, H, W)" if kind is SEGMENTATION else "(N, C)"
+    shape = {SEGMENTATION: "(N, C, H, W)", DETECTION: "(N, S, C + 4)"}.get(kind, "(N, C)")
     for name, difference in differences.items():
         lines += [
             "",

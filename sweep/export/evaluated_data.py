@@ -12,6 +12,7 @@ from PIL import Image
 from backbones.text_transform import TextInput
 from sweep.data import DATA_SETS, DataSet, OnBadImage, Split, TableOptions, load_data
 from sweep.data.base import AnyLabels
+from sweep.data.boxes import Boxes
 from sweep.data.table import AS_IT_IS
 from sweep.errors import UsageError
 from sweep.export.config import ModelConfig
@@ -120,6 +121,8 @@ def evaluated_data(
     labels = _renumbered(config, data, chosen.labels, spec)
     if chosen.masks is not None and data.class_names != config.class_names:
         chosen = replace(chosen, masks=_renumbered_masks(chosen.masks, data.class_names, config.class_names))
+    if chosen.boxes is not None and data.class_names != config.class_names:
+        chosen = replace(chosen, boxes=_renumbered_boxes(chosen.boxes, data.class_names, config.class_names))
     return EvaluatedData(data.name, "all" if whole else split, chosen, labels, of_the_run)
 
 
@@ -187,6 +190,21 @@ def _renumbered_masks(
         if name in names:
             numbers[place] = names.index(name)
     return lambda index: Image.fromarray(numbers[np.asarray(masks(index))])
+
+
+def _renumbered_boxes(
+    boxes: Callable[[int], Boxes], own: tuple[str, ...], names: tuple[str, ...]
+) -> Callable[[int], Boxes]:
+    """Boxes with classes in the order of the model's. Those of other classes, which are all ignored, are left out."""
+    numbers = np.array([names.index(name) if name in names else -1 for name in own], dtype=np.int64)
+
+    def of_image(index: int) -> Boxes:
+        found = boxes(index)
+        classes = numbers[found.classes]
+        kept = classes >= 0
+        return Boxes(found.size, classes[kept], found.corners[kept], found.ignored[kept])
+
+    return of_image
 
 
 def _shown(names: tuple[str, ...] | list[str], most: int = 12) -> str:

@@ -19,16 +19,18 @@ from sweep.export.model import AdaptedModel
 from sweep.features.labels import labels_for
 from sweep.tasks.breakdown import (
     CalibrationBin,
+    ClassBoxes,
     ClassOverlap,
     LabelScore,
     calibration_bins,
+    class_boxes,
     class_overlaps,
     class_scores,
     confusion_counts,
     label_scores,
 )
 from sweep.tasks.inputs import Kind
-from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION, SEGMENTATION
+from sweep.tasks.kinds import CLASSES, DETECTION, MULTI_LABEL, REGRESSION, SEGMENTATION
 from sweep.tasks.metrics import regression_metrics
 from sweep.tasks.targets import Target
 
@@ -46,8 +48,9 @@ class Evaluation:
         kind: Images or texts.
         class_names: Names of the classes, labels or targets.
         target: The target, which says what outputs mean.
-        outputs: Outputs of the model, `(n, C)` or `(n, P, C)`, as `AdaptedModel.outputs` returns them.
-        labels: True labels, `(n,)`, `(n, C)` or `(n, M, M)`.
+        outputs: Outputs of the model, `(n, C)` or `(n, P, C)`, as `AdaptedModel.outputs` returns them; for detection
+            the boxes that are found, `(n, D, 6)`.
+        labels: True labels, `(n,)`, `(n, C)`, `(n, M, M)` or `(n, M, 6)`.
         members: Outputs of each member of an ensemble, by `trial N`; empty for a model of one trial.
     """
 
@@ -117,6 +120,13 @@ class Evaluation:
             return []
         return class_overlaps(self.outputs, self.labels, self.class_names)
 
+    @property
+    def by_boxes(self) -> list[ClassBoxes]:
+        """Scores of every class of a detection; empty for other tasks."""
+        if self.target.kind is not DETECTION:
+            return []
+        return class_boxes(self.outputs, self.labels, self.class_names)
+
     def as_json(self) -> dict[str, Any]:
         """Everything but the single answers, as JSON can hold it: null stands for what is not defined."""
         found = {
@@ -128,7 +138,7 @@ class Evaluation:
             "metrics": self.metrics,
             "confusion": None if self.confusion is None else self.confusion.tolist(),
             "calibration": [asdict(one) for one in self.calibration],
-            "by_class": [asdict(one) for one in self.by_class],
+            "by_class": [asdict(one) for one in (self.by_class or self.by_boxes)],
             "by_label": [asdict(one) for one in self.by_label],
             "by_target": self.by_target,
         }
@@ -174,24 +184,26 @@ def evaluate(
         SweepError: Images cannot be read (the message lists them), or an output is not a number.
     """
     device = next(model.parameters()).device
-    parts = []
+    several, parts = len(model.side_networks) > 1, []
     for inputs in _batches(model, data.split, batch_size):
         stages = model.backbone.stages(inputs.to(device))
-        parts.append(torch.stack([model.target.decode(network(stages)).cpu() for network in model.side_networks]))
+        decoded = torch.stack([model.target.decode(network(stages)).cpu() for network in model.side_networks])
+        whole = model.target.together(decoded)[None] if several else decoded[:0]
+        parts.append(model.target.condensed(torch.cat([whole, decoded])))
         on_progress(len(inputs))
-    of_members = torch.cat(parts, 1)
-    if not of_members.isfinite().all():
+    outputs = torch.cat(parts, 1)
+    if not outputs.isfinite().all():
         raise SweepError("the model gives outputs that are not numbers, so nothing can be measured")
-    several = len(of_members) > 1
+    with_places = data.split.masks is not None or data.split.boxes is not None
     return Evaluation(
         data=data.name,
         part=data.part,
         kind=data.split.kind,
         class_names=model.class_names,
         target=model.target,
-        outputs=model.target.together(of_members) if several else of_members[0],
-        labels=torch.from_numpy(data.labels) if data.split.masks is None else labels_for(model.backbone, data.split),
-        members={f"trial {t}": own for t, own in zip(trials, of_members, strict=True)} if several else {},
+        outputs=outputs[0],
+        labels=labels_for(model.backbone, data.split) if with_places else torch.from_numpy(data.labels),
+        members={f"trial {t}": own for t, own in zip(trials, outputs[1:], strict=True)} if several else {},
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from sweep.errors import SweepError
 from sweep.export.model import AdaptedModel
 from sweep.tasks.inputs import Kind
-from sweep.tasks.kinds import REGRESSION, TaskKind
+from sweep.tasks.kinds import DETECTION, REGRESSION, TaskKind
 
 TOLERANCE = 1e-4
 """The largest difference of a logit that is accepted (for numbers, in standard deviations of the training data).
@@ -57,7 +57,7 @@ def require_onnx() -> None:
 
 
 def write_onnx(model: AdaptedModel, path: Path) -> float:
-    """Write the model as ONNX, from `images` or `tokens` to `logits` or `values`, for any batch size.
+    """Write the model as ONNX, from `images` or `tokens` to `logits`, `values` or `cells`, for any batch size.
 
     Args:
         model: The model, on the CPU.
@@ -99,7 +99,7 @@ def input_name(kind: Kind) -> str:
 
 def output_name(kind: TaskKind) -> str:
     """Return the name of a model's outputs."""
-    return "values" if kind is REGRESSION else "logits"
+    return {REGRESSION: "values", DETECTION: "cells"}.get(kind, "logits")
 
 
 def _dynamic_shapes() -> dict[str, dict[int, torch.export.Dim]]:

@@ -4,21 +4,26 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from backbones.frozen import FrozenBackbone
 from backbones.protocol import Transform
 from backbones.text_transform import TextTransform
+from sweep.errors import UsageError
 from sweep.export.config import ModelConfig
+from sweep.export.detections import MIN_SCORE, cells_of, found_in_image
 from sweep.export.masks import grid_of
-from sweep.tasks.kinds import SEGMENTATION
+from sweep.tasks.boxes import Detections
+from sweep.tasks.kinds import DETECTION, SEGMENTATION
 from sweep.tasks.targets import OF_CLASSES, Target
 
 
 class AdaptedModel(nn.Module):
     """Maps images or texts to logits; for a regression, to numbers in the units of the targets.
 
-    For segmentation, the logits are those of every pixel of the backbone's input, interpolated between its tokens.
+    For segmentation, the logits are those of every pixel of the backbone's input, interpolated between its tokens. For
+    detection, every cell has logits and a box, see `forward`; `detect` finds the boxes of an image.
 
     With one side-network, the output is its logits. Several side-networks share one forward pass of the backbone, and
     the output is the logarithm of the mean of their probabilities. In both cases `softmax` gives the probability of
@@ -60,18 +65,46 @@ class AdaptedModel(nn.Module):
 
         Returns:
             Logits `(B, C)`, or for segmentation `(B, C, H, W)`; with several side-networks that predict classes,
-            log-probabilities; for a regression, numbers.
+            log-probabilities; for a regression, numbers. For detection `(B, S, C + 4)`: each of the `S` cells has a
+            logit for every class, whose sigmoid is the score, and the left, upper, right and lower edge of a box as
+            fractions of the backbone's input.
         """
         outputs = self.outputs(images)
+        if self.target.kind is DETECTION:
+            return cells_of(outputs)
         if self.target.kind is SEGMENTATION:
             return F.interpolate(grid_of(outputs), images.shape[-2:], mode="bilinear")
         return outputs
 
     def outputs(self, images: Tensor) -> Tensor:
-        """Like `forward`; for segmentation, the logits of the patch tokens, `(B, P, C)`."""
+        """Like `forward`; for segmentation and detection, the outputs of the patch tokens, `(B, P, C)`."""
         stages = self.backbone.stages(images)
         outputs = [self.target.decode(side_network(stages)) for side_network in self.side_networks]
         return outputs[0] if len(outputs) == 1 else self.target.together(torch.stack(outputs))
+
+    @torch.no_grad()
+    def detect(self, image: Image.Image, *, min_score: float = MIN_SCORE) -> Detections:
+        """Find boxes in an image, for a model of detection.
+
+        Args:
+            image: The image, of any size.
+            min_score: Score that a box must exceed.
+
+        Returns:
+            Boxes, best first: `corners` `(k, 4)` in pixels of the image, `scores` `(k,)`, and `classes` `(k,)`, which
+            are indices of `class_names`. Of boxes of a class that overlap much, the best is kept.
+
+        Raises:
+            UsageError: The model is not of detection.
+        """
+        if self.target.kind is not DETECTION:
+            raise UsageError(
+                f"the model was trained for {self.target.kind.name}, so it finds no boxes; call it instead"
+            )
+        assert isinstance(self.transform, Transform)
+        batch = self.transform(image).unsqueeze(0).to(next(self.parameters()).device)
+        outputs = self.outputs(batch)[0].cpu()
+        return found_in_image(outputs, len(self.class_names), self.transform, image.size, min_score=min_score)
 
 
 def assemble(backbone: FrozenBackbone, config: ModelConfig, states: Sequence[Mapping[str, Tensor]]) -> AdaptedModel:

@@ -19,9 +19,11 @@ from sweep.data.formats import is_image
 from sweep.data.table_files import texts_of
 from sweep.data.walk import files_below
 from sweep.errors import SweepError, UsageError
+from sweep.export.detections import MIN_SCORE, found_in_image
 from sweep.export.masks import mask_of
 from sweep.export.model import AdaptedModel
-from sweep.tasks.kinds import SEGMENTATION
+from sweep.tasks.boxes import Detections
+from sweep.tasks.kinds import DETECTION, SEGMENTATION
 
 DECODING_THREADS = 4
 TABLES, LINES = (".csv", ".tsv", ".parquet"), ".txt"
@@ -36,13 +38,17 @@ class Prediction:
     Attributes:
         item: The image's path, or the text.
         values: Probabilities of the classes or labels, or the predicted numbers, `(C,)`, on the CPU. For segmentation,
-            the share of the image's pixels that each class has.
+            the share of the image's pixels that each class has, and for detection the number of boxes of each class.
         mask: For segmentation, the class of every pixel; see `mask_of`.
+        boxes: For detection, what was found, in pixels of the image.
+        size: For detection, width and height of the image in pixels.
     """
 
     item: str
     values: Tensor
     mask: Image.Image | None = None
+    boxes: Detections | None = None
+    size: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,12 @@ def find_texts(paths: Sequence[Path]) -> list[str]:
 
 @torch.no_grad()
 def predict(
-    model: AdaptedModel, items: Sequence[str], *, batch_size: int, on_progress: Callable[[int], None]
+    model: AdaptedModel,
+    items: Sequence[str],
+    *,
+    batch_size: int,
+    on_progress: Callable[[int], None],
+    min_score: float = MIN_SCORE,
 ) -> Iterator[Prediction | Unreadable]:
     """Label images or texts, in the order given.
 
@@ -118,6 +129,7 @@ def predict(
         items: Paths of image files, or texts, depending on what the model reads.
         batch_size: `B`, the number of items in one forward pass.
         on_progress: Called after every batch with the number of its items.
+        min_score: For detection, the score that a box must exceed.
 
     Yields:
         A result for every item. An item that cannot be read does not stop the others.
@@ -125,6 +137,7 @@ def predict(
     device = next(model.parameters()).device
     opened: Callable[[str], Any] = _image if model.backbone.kind == "images" else str
     sizes: dict[str, tuple[int, int]] = {}
+    kind, of_tokens = model.target.kind, model.target.kind in (SEGMENTATION, DETECTION)
 
     def read(item: str) -> Tensor | Unreadable:
         try:
@@ -145,12 +158,14 @@ def predict(
             rows: Iterator[Tensor] = iter(())
             if readable:
                 outputs = model.outputs(torch.stack(readable).to(device)).cpu()
-                rows = iter(outputs if model.target.kind is SEGMENTATION else model.target.probabilities(outputs))
+                rows = iter(outputs if of_tokens else model.target.probabilities(outputs))
             for item, found in zip(batch, inputs, strict=True):
                 if isinstance(found, Unreadable):
                     yield found
-                elif model.target.kind is SEGMENTATION:
+                elif kind is SEGMENTATION:
                     yield _with_mask(model, item, next(rows), sizes[item])
+                elif kind is DETECTION:
+                    yield _with_boxes(model, item, next(rows), sizes[item], min_score)
                 else:
                     yield Prediction(item, next(rows))
             on_progress(len(batch))
@@ -165,6 +180,24 @@ def _with_mask(model: AdaptedModel, item: str, outputs: Tensor, size: tuple[int,
     return Prediction(item, n_pixels / n_pixels.sum(), mask)
 
 
+def _with_boxes(model: AdaptedModel, item: str, outputs: Tensor, size: tuple[int, int], min_score: float) -> Prediction:
+    """The prediction for an image from the outputs for its tokens, `(P, K)`."""
+    assert isinstance(model.transform, Transform)
+    n_classes = len(model.class_names)
+    found = found_in_image(outputs, n_classes, model.transform, size, min_score=min_score)
+    return Prediction(item, torch.bincount(found.classes, minlength=n_classes), boxes=found, size=size)
+
+
+def names_below(images: Sequence[str]) -> dict[str, str]:
+    """The path of each image below the folder that all of them share, with `/` between folders.
+
+    Args:
+        images: Paths of image files.
+    """
+    shared = os.path.commonpath([os.path.dirname(os.path.abspath(image)) for image in images])
+    return {image: Path(os.path.relpath(os.path.abspath(image), shared)).as_posix() for image in images}
+
+
 def mask_paths(images: Sequence[str], folder: Path) -> dict[str, Path]:
     """Where the masks of images go: under their paths below the folder that all images share, as PNG.
 
@@ -175,10 +208,9 @@ def mask_paths(images: Sequence[str], folder: Path) -> dict[str, Path]:
     Raises:
         UsageError: Two masks would have the same path.
     """
-    shared = os.path.commonpath([os.path.dirname(os.path.abspath(image)) for image in images])
     taken: dict[Path, str] = {}
-    for image in images:
-        path = folder / Path(os.path.relpath(os.path.abspath(image), shared)).with_suffix(".png")
+    for image, name in names_below(images).items():
+        path = folder / Path(name).with_suffix(".png")
         if path in taken:
             raise UsageError(f"the masks of {taken[path]} and {image} would both be {path}; rename one of the images")
         taken[path] = image

@@ -1,4 +1,4 @@
-"""The labels of a split as training and metrics need them. For segmentation they depend on the backbone's tokens."""
+"""The labels of a split as training and metrics need them. Masks and boxes are shown as the backbone sees them."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,6 +8,7 @@ import torch
 from backbones.grid import LabelMap, grid_side, label_map
 from backbones.protocol import Backbone, Transform
 from sweep.data.base import Split
+from sweep.data.boxes import box_rows
 from sweep.tasks.label_maps import LABELS_A_TOKEN
 
 DECODING_THREADS = 4
@@ -22,12 +23,20 @@ def labels_for(backbone: Backbone, split: Split) -> torch.Tensor:
 
     Returns:
         The split's labels; or label maps, (n, M, M) uint8, of images that have masks. They show what the backbone sees
-        of an image, with `LABELS_A_TOKEN` rows and columns of labels for each token.
+        of an image, with `LABELS_A_TOKEN` rows and columns of labels for each token. Or boxes, (n, M, 6) float32, of
+        images that have boxes, see `sweep.data.boxes.box_rows`; M is the largest number of boxes of an image in any
+        split of the data set, and at least 1.
 
     Raises:
         SweepError: a mask cannot be read.
     """
-    masks, transform = split.masks, backbone.transform
+    masks, boxes, transform = split.masks, split.boxes, backbone.transform
+    if boxes is not None:
+        assert isinstance(transform, Transform)
+        of_images = map(boxes, range(split.n_images))
+        n_rows = max(1, split.most_boxes)
+        rows = [box_rows(own, transform.seen_box(*own.size), n_rows) for own in of_images]
+        return torch.from_numpy(np.stack(rows))
     if masks is None:
         return torch.from_numpy(np.array(split.labels))
     assert isinstance(transform, Transform)

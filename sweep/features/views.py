@@ -114,9 +114,11 @@ class TrainingViews:
                 augmentation or `cache="off"`.
         """
         declared, live = study.augment, study.cache == "off"
-        if split.masks is not None and (live or declared != NONE):
+        places = "masks" if split.masks is not None else "boxes" if split.boxes is not None else ""
+        if places and (live or declared != NONE):
             option = "--cache off" if live else "--augment"
-            raise UsageError(f"{option} changes images and not their masks; leave it out for segmentation")
+            task = "segmentation" if places == "masks" else "detection"
+            raise UsageError(f"{option} changes images and not their {places}; leave it out for {task}")
         if not isinstance(transform, Transform):
             if live or declared != NONE:
                 option = "--cache off" if live else "--augment"

@@ -26,7 +26,7 @@ from sweep.search.lane_weights import retrained_weights, weights_of
 from sweep.study.declaration import DATA_OBJECTS
 from sweep.study.folds import recorded_folds
 from sweep.tasks.inputs import Kind
-from sweep.tasks.kinds import SEGMENTATION
+from sweep.tasks.kinds import DETECTION, SEGMENTATION
 from sweep.tasks.targets import Target
 from sweep.training.stack import EVALUATION_BATCH_SIZE
 
@@ -39,8 +39,9 @@ class Evidence:
 
     Attributes:
         values: Probabilities of classes or labels, or predicted numbers, `(n, C)`; for segmentation the logits of every
-            patch token, `(n, P, C)`.
-        labels: The true labels of the split; for segmentation label maps, `(n, M, M)`.
+            patch token, `(n, P, C)`; for detection the boxes that are found, `(n, D, 6)`.
+        labels: The true labels of the split; for segmentation label maps, `(n, M, M)`, for detection boxes,
+            `(n, M, 6)`.
         val: The validation images or texts.
         kind: Whether these are images or texts.
         split: What the split is called in headings.
@@ -82,7 +83,7 @@ class Answers:
     """The outputs of a trial's side-network for every image of a split.
 
     Attributes:
-        outputs: Outputs `(n, C)`, before `Target.decode`.
+        outputs: Outputs `(n, C)`, before `Target.decode`; see `Target.condensed`.
         labels: Labels of the split.
         target: The target, which decodes outputs.
         split: The images or texts.
@@ -150,7 +151,7 @@ def answers_of(
     like = next(module.parameters())
     with torch.no_grad():
         batches = which.split(EVALUATION_BATCH_SIZE)
-        outputs = torch.cat([module(stages.batch(indices, like)[0]) for indices in batches])
+        outputs = torch.cat([target.condensed(module(stages.batch(indices, like)[0])[None])[0] for indices in batches])
     return Answers(outputs, stages.labels[which], target, images, items.kind, backbone.transform)
 
 
@@ -166,7 +167,7 @@ def winner_on_val(
     """The winner's outputs on the validation set; arguments and errors as `answers_of`."""
     answers = answers_of(results, folder, winner, "val", cache_dir, data=data, backbone_file=backbone_file)
     decoded = answers.target.decode(answers.outputs.double())
-    of_tokens = answers.target.kind is SEGMENTATION
-    values = (decoded if of_tokens else answers.target.probabilities(decoded)).numpy()
+    of_places = answers.target.kind in (SEGMENTATION, DETECTION)
+    values = (decoded if of_places else answers.target.probabilities(decoded)).numpy()
     split = FIRST_FOLD if recorded_folds(results.config)[0] else "val"
     return Evidence(values, answers.labels.numpy(), answers.split, answers.kind, split, answers.transform)

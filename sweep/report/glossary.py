@@ -21,6 +21,16 @@ METRICS: Mapping[str, str] = {
     "R²": "Share of the targets' variance that the predictions explain. 1 is perfect, 0 is as good as the mean.",
     "RMSE": "Root mean squared error, in the units of the targets. Lower is better.",
     "MAE": "Mean absolute error, in the units of the targets. Lower is better.",
+    "mIoU": "Mean over classes of the intersection over union of true and predicted pixels, summed over images. "
+    "Higher is better.",
+    "worst IoU": "Intersection over union of the worst class. Higher is better.",
+    "pixel acc.": "Share of the labelled pixels that are predicted correctly. Higher is better.",
+    "AP": "Average precision of COCO: the area under the precision-recall curve, averaged over classes and over ten "
+    "thresholds of the intersection over union of boxes, 0.50 to 0.95. Higher is better.",
+    "AP50": "Average precision where a box is found if the intersection over union is 0.50 or more. Higher is better.",
+    "AR": "Average recall: the share of boxes that one of 100 detections in an image finds, averaged over classes and "
+    "the same thresholds. Higher is better.",
+    "missed": "Share of boxes that no detection overlaps by 0.50, averaged over classes. Lower is better.",
 }
 COLUMNS: Mapping[str, str] = {
     "place": "Position in the ranking; 1 is the winner.",

@@ -41,7 +41,7 @@ def mask_pictures(evidence: Evidence, names: Sequence[str]) -> str:
     accuracy = ((predicted == labels) & labelled).sum((1, 2)) / np.maximum(labelled.sum((1, 2)), 1)
     pictures = []
     for index in np.argsort(accuracy, kind="stable")[:N_PICTURES].tolist():
-        shown = _side_by_side(_seen(evidence, index), labels[index], predicted[index])
+        shown = _side_by_side(seen(evidence, index, SIDE), labels[index], predicted[index])
         lines = [f"{accuracy[index]:.1%} of the pixels correct", f"val image {index}"]
         path = evidence.val.source(index) if evidence.val.source else None
         pictures.append(page.image(page.picture(shown, shown.width), lines, path, wide=True))
@@ -57,16 +57,22 @@ def mask_pictures(evidence: Evidence, names: Sequence[str]) -> str:
     )
 
 
-def _seen(evidence: Evidence, index: int) -> Image.Image:
-    """What the backbone sees of an image, as a square."""
+def seen(evidence: Evidence, index: int, side: int) -> Image.Image:
+    """What the backbone sees of an image, as a square of `side` pixels."""
     image, transform = to_rgb(evidence.val.open(index)), evidence.transform
     assert isinstance(transform, Transform)
-    return image.resize((SIDE, SIDE), box=transform.seen_box(*image.size))
+    return image.resize((side, side), box=transform.seen_box(*image.size))
 
 
 def _side_by_side(image: Image.Image, *masks: LabelMap) -> Image.Image:
-    shown = [image, *(coloured(mask).convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST) for mask in masks)]
-    whole = Image.new("RGB", (len(shown) * SIDE + (len(shown) - 1) * GAP, SIDE), "white")
-    for place, part in enumerate(shown):
-        whole.paste(part, (place * (SIDE + GAP), 0))
+    shown = (coloured(mask).convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST) for mask in masks)
+    return side_by_side([image, *shown])
+
+
+def side_by_side(squares: Sequence[Image.Image]) -> Image.Image:
+    """Squares of one size in a row."""
+    side = squares[0].width
+    whole = Image.new("RGB", (len(squares) * (side + GAP) - GAP, side), "white")
+    for place, square in enumerate(squares):
+        whole.paste(square, (place * (side + GAP), 0))
     return whole

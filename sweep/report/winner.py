@@ -7,13 +7,14 @@ import torch
 
 from sweep.records.results import Results
 from sweep.report import page
+from sweep.report.box_pictures import box_pictures, boxes_table
 from sweep.report.evidence import Evidence
 from sweep.report.figures import confusion_matrix, predicted_against_true, reliability_diagram
 from sweep.report.mask_pictures import mask_pictures, overlaps_table
 from sweep.report.page import Cell, Plotted
 from sweep.tasks.breakdown import label_scores
 from sweep.tasks.inputs import one_of
-from sweep.tasks.kinds import CLASSES, MULTI_LABEL, SEGMENTATION
+from sweep.tasks.kinds import CLASSES, DETECTION, MULTI_LABEL, SEGMENTATION
 from sweep.tasks.metrics import THRESHOLD
 
 N_CONFUSED = 24
@@ -51,6 +52,9 @@ def winner_sections(evidence: Evidence, results: Results, winner: int, plotted: 
     elif results.kind is SEGMENTATION:
         yield (page.heading(f"Classes of trial {winner} on val") + overlaps_table(evidence, names),)
         yield (mask_pictures(evidence, names),)
+    elif results.kind is DETECTION:
+        yield (page.heading(f"Classes of trial {winner} on val") + boxes_table(evidence, names),)
+        yield (box_pictures(evidence, names),)
     else:
         heading = page.heading(f"Predicted and true values of trial {winner} on {evidence.split}")
         yield (heading + plotted("predicted", predicted_against_true(evidence, names)),)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from sweep.data.files import what_was_skipped
 from sweep.data.summary import MOST_SHOWN, summary, warn_of_shared_items
 from sweep.records.folder import RunFolder
 from sweep.records.reporter import Reporter
@@ -28,7 +29,7 @@ def announce(prepared: Prepared, folder: RunFolder, reporter: Reporter) -> None:
     reporter.message(f"      {summary(data)}")
     warn_of_shared_items(data)
     if data.skipped:
-        reporter.message(f"      {len(data.skipped)} unreadable images left out; {folder.config_path} lists them")
+        reporter.message(f"      {what_was_skipped(data.skipped)} left out; {folder.config_path} lists them")
     if data.notice:
         reporter.message(f"      {data.notice}")
     reporter.message(

@@ -15,7 +15,9 @@ from sweep.running.preparation import Prepared
 from sweep.side_networks.cpu.trunk import GROUPS, is_compiled
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.lane_config import LaneConfig
-from sweep.tasks.kinds import SEGMENTATION
+from sweep.study.structure import BOXES
+from sweep.tasks.boxes import IMAGES_AT_A_TIME, LABEL_COLUMNS
+from sweep.tasks.kinds import DETECTION, SEGMENTATION
 from sweep.tasks.label_maps import CHUNK_NUMBERS, LABELS_A_TOKEN
 from sweep.tasks.targets import OF_CLASSES, Target
 from sweep.training.lane_cost import measured_cost
@@ -46,8 +48,11 @@ EVALUATED_SHARE = 0.5
 STREAM_COPIES = 2.5
 """Memory of a batch's stages, in fp32 copies: as read, in half precision, as stages, and centred."""
 
+BOXES_AN_IMAGE = 20
+"""Number of boxes in the images of the random batch for detection."""
+
 METRIC_COPIES = 6
-"""Copies of interpolated outputs that the metrics of segmentation hold."""
+"""Copies of interpolated outputs that the metrics of segmentation hold, and of outputs that boxes are read from."""
 
 RUNTIME_BYTES = 96 * 2**20
 """Memory of threads, compiled code and the matrix library's own buffers. Measured: 60 to 90 MiB."""
@@ -56,8 +61,8 @@ RUNTIME_BYTES = 96 * 2**20
 def lane_cost(prepared: Prepared) -> tuple[int, int]:
     """Bytes that one more lane takes, and multiply-adds of its training step per image."""
     study, spec, tokens = prepared.study_of_shape, prepared.spec, prepared.backbone.tokens
-    if spec.family == "last" and not spec.dense:
-        compiled = is_compiled(spec.max_rank, prepared.device, torch.float32)
+    if spec.has_rank_space and not spec.dense:
+        compiled = is_compiled(spec.row_rank, prepared.device, torch.float32)
         n_bytes = bytes_per_lane(spec, tokens, study.batch_size, compiled=compiled)
         return n_bytes, spec.work[spec.form] * tokens
     data, indices = random_data(prepared)
@@ -76,7 +81,7 @@ def calibrated_config(prepared: Prepared) -> LaneConfig:
     spec, study = prepared.spec, prepared.study
     if spec.is_own:
         return study.lane_config(FixedTrial(dict(study.baseline)))
-    return LaneConfig(lr=1e-3, rank=spec.max_rank)
+    return LaneConfig(lr=1e-3, rank=spec.padded_rank, loss=DETECTION.losses[0] if spec.read_out == BOXES else None)
 
 
 def random_data(prepared: Prepared) -> tuple[StageData, Tensor]:
@@ -87,17 +92,28 @@ def random_data(prepared: Prepared) -> tuple[StageData, Tensor]:
     stages = np.random.default_rng(0).standard_normal(shape, dtype=np.float32).astype(DTYPE)
     lengths = torch.full((n_images,), tokens) if prepared.data.kind == "texts" else None
     labels, target = torch.arange(n_images) % spec.n_classes, OF_CLASSES
-    if spec.dense:
+    if spec.read_out == BOXES:
+        labels, target = _random_boxes(n_images, spec.n_classes), Target(DETECTION)
+    elif spec.dense:
         side, target = LABELS_A_TOKEN * grid_side(spec.n_tokens, spec.n_prefix_tokens), Target(SEGMENTATION)
         labels = labels.to(torch.uint8)[:, None, None].expand(-1, side, side)
     data = StageData(stages, labels, spec.n_classes, widths=spec.widths, target=target, lengths=lengths)
     return data, torch.arange(n_images)
 
 
+def _random_boxes(n_images: int, n_classes: int) -> Tensor:
+    """Boxes of all classes in turn, `(n, M, 6)`."""
+    rows = torch.zeros(n_images, BOXES_AN_IMAGE, LABEL_COLUMNS)
+    low, sides = torch.rand(2, n_images, BOXES_AN_IMAGE, 2, generator=torch.Generator().manual_seed(0)) * 0.5
+    rows[..., 0] = torch.arange(n_images * BOXES_AN_IMAGE).view(n_images, -1) % n_classes
+    rows[..., 1:3], rows[..., 3:5] = low, low + sides
+    return rows
+
+
 def parameter_bytes(spec: SideNetworkSpec) -> int:
     """Bytes of one copy of a lane's parameters, padded to the stack's rank."""
     with torch.device("meta"):
-        return FP32_BYTES * sum(p.numel() for p in spec.plain(spec.max_rank).parameters())
+        return FP32_BYTES * sum(p.numel() for p in spec.plain(spec.padded_rank).parameters())
 
 
 def kept_bytes(spec: SideNetworkSpec, n_tokens: int, *, compiled: bool) -> int:
@@ -111,7 +127,7 @@ def kept_bytes(spec: SideNetworkSpec, n_tokens: int, *, compiled: bool) -> int:
         n_tokens: Number of tokens in the batch, `B·L`.
         compiled: Whether `cpu/trunk.py` computes the lane; otherwise `rank_space_trunk.py` does.
     """
-    k, r = spec.n_modules, spec.max_rank
+    k, r = spec.n_modules, spec.row_rank
     return FP32_BYTES * n_tokens * (4 * k * r + 2 * k + (0 if compiled else k * r + r * k * (k - 1) // 2))
 
 
@@ -145,8 +161,11 @@ def bytes_per_lane(spec: SideNetworkSpec, tokens: int, batch_size: int, *, compi
         batch_size: Batch size `B` in training.
         compiled: Whether `cpu/trunk.py` computes the lane; otherwise `rank_space_trunk.py` does.
     """
-    k, r = spec.n_modules, spec.max_rank
+    k, r = spec.n_modules, spec.row_rank
     n_tokens, n_evaluated = batch_size * tokens, EVALUATION_BATCH_SIZE * tokens
+    copies = (
+        PARAMETER_COPIES + (RANK_SPACE_COPIES - PARAMETER_COPIES) * spec.parts
+    )  # the blocks of all parts written out
     if spec.form == "direct":
         trained = n_tokens * spec.modules_per_block * sum(spec.stage_widths[1:])
         streams = DIRECT_STREAMS * max(trained, n_evaluated * max(spec.stage_widths))
@@ -154,7 +173,7 @@ def bytes_per_lane(spec: SideNetworkSpec, tokens: int, batch_size: int, *, compi
     if spec.widths:
         kept, transient = pyramid_floats(k, r)
         streams = max(n_tokens * (kept + transient), n_evaluated * transient)
-        return RANK_SPACE_COPIES * parameter_bytes(spec) + FP32_BYTES * streams
+        return copies * parameter_bytes(spec) + FP32_BYTES * streams
     training = kept_bytes(spec, n_tokens, compiled=compiled)
     if compiled:
         training += FP32_BYTES * k * r * ((GROUPS + 1) * (4 * k * r + spec.width) + 6 * k * r)
@@ -162,16 +181,17 @@ def bytes_per_lane(spec: SideNetworkSpec, tokens: int, batch_size: int, *, compi
     else:
         training += FP32_BYTES * n_tokens * (3 * k * r + 4 * r)
         evaluation = FP32_BYTES * n_evaluated * (2 * k * r + 4 * r + 2)
-    return RANK_SPACE_COPIES * parameter_bytes(spec) + max(training, evaluation)
+    return copies * parameter_bytes(spec) + max(training, evaluation)
 
 
 def shared_bytes(spec: SideNetworkSpec, tokens: int, batch_size: int) -> int:
     """Bytes that all lanes share: the frozen streams of the larger of the two batches, and `RUNTIME_BYTES`.
 
-    For segmentation, metrics hold the interpolated outputs of a few images at a time.
+    For segmentation and detection, metrics hold the outputs of a few images at a time.
     """
     n_images = max(batch_size, EVALUATION_BATCH_SIZE)
-    of_metrics = METRIC_COPIES * CHUNK_NUMBERS * FP32_BYTES if spec.dense else 0
+    held = IMAGES_AT_A_TIME * tokens * spec.n_outputs if spec.read_out == BOXES else CHUNK_NUMBERS
+    of_metrics = METRIC_COPIES * held * FP32_BYTES if spec.dense else 0
     return RUNTIME_BYTES + of_metrics + int(STREAM_COPIES * n_images * tokens * sum(spec.stage_widths) * FP32_BYTES)
 
 

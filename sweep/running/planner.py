@@ -169,7 +169,7 @@ def plan_study(features: FeaturePlan, prepared: Prepared) -> Plan:
         search_wall_seconds=n_epochs * (costly_steps * stack_seconds + n_stacks * features.live_wall_seconds),
         form=spec.form,
         multiply_adds=multiply_adds,
-        direct_work_ratio=spec.work["direct"] / spec.work["rank space"] if spec.family == "last" else None,
+        direct_work_ratio=spec.work["direct"] / spec.work["rank space"] if spec.has_rank_space else None,
     )
 
 

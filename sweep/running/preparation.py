@@ -25,10 +25,14 @@ from sweep.study.declaration import Resize, Study
 from sweep.study.lane_config import LaneConfig
 from sweep.study.rehearsal import keep_survey, rehearse, surveyed_configs
 from sweep.study.shape import Shape, shape_of, study_of_lane, study_of_shape
-from sweep.study.structure import CLASS, DENSE
-from sweep.tasks.kinds import SEGMENTATION, TASK_KINDS
+from sweep.study.structure import BOXES, CLASS, DENSE
+from sweep.tasks.box_metrics import require_coco_eval
+from sweep.tasks.kinds import DETECTION, SEGMENTATION, TASK_KINDS
 from sweep.tasks.targets import Target
 from sweep.training.own_check import check_own_network
+
+OF_TOKENS = {SEGMENTATION.name: DENSE, DETECTION.name: BOXES}
+"""By the kind of task, the read-out of side-networks that answer for every token."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,8 @@ def prepare(
         accept_licence=study.accept_licence,
         table=TableOptions(study.image_root, study.path_column, study.label_column),
     )
+    if data.task == DETECTION.name:
+        require_coco_eval()
     study = study.on(TASK_KINDS[data.task])
     if study.folds:
         _check_folds(study, data)
@@ -164,13 +170,13 @@ def resize_of(study: Study, data: DataSet) -> Resize | None:
 
     Nearly all images of data sets with a name are square. These sets keep the features that earlier versions cached.
     The protocol of VTAB-1K resizes whole images, and in some of its tasks the edge of an image matters. For
-    segmentation, every pixel should have an answer.
+    segmentation and detection, the whole image should be seen.
     """
     if data.kind != "images" or study.resize is not None:
         return study.resize
     if isinstance(study.data, str) and (study.data in DATA_SETS or is_vtab_task(Path(study.data).expanduser())):
         return "squash"
-    return "squash" if data.task == SEGMENTATION.name else "centre"
+    return "squash" if data.task in OF_TOKENS else "centre"
 
 
 def backbone_of(study: Study, data: DataSet, device: torch.device, cache_dir: Path) -> Backbone:
@@ -216,12 +222,12 @@ def check_spec(precision: str, spec: SideNetworkSpec, backbone: Backbone) -> Non
     Raises:
         UsageError: They compute in fp32 only.
     """
-    if precision == "bf16" and spec.family == "last" and spec.widths:
+    if precision == "bf16" and spec.has_rank_space and spec.widths:
         raise UsageError(
             f"--precision bf16 needs a backbone with one width, and the stages of {backbone.name} have several; "
             f"leave it out"
         )
-    if precision == "bf16" and spec.family == "last" and spec.form == "direct":
+    if precision == "bf16" and spec.has_rank_space and spec.form == "direct":
         raise UsageError(
             f"--precision bf16 needs side-networks in rank space, but at rank {spec.max_rank} the direct form is "
             f"cheaper, and it computes in fp32; leave --precision out, or lower the ranks"
@@ -257,11 +263,12 @@ def side_network_spec(study: Study, data: DataSet, backbone: Backbone, padded_ra
     Raises:
         UsageError: The study asks for something that the backbone or the family of side-networks does not have.
     """
-    of_class, dense = study.read_out == CLASS, data.task == SEGMENTATION.name
+    of_class, dense = study.read_out == CLASS, OF_TOKENS.get(data.task)
     for option, value, default in (("read-out", study.read_out, "pooled"), ("pool", study.pool, None)):
         if dense and value != default:
             raise UsageError(
-                f"--{option} {value} is for tasks with one answer for an image, and {data.name} has masks; leave it out"
+                f"--{option} {value} is for tasks with one answer for an image, and {data.name} is for {data.task}; "
+                f"leave it out"
             )
     if (of_class or study.pool == "class") and backbone.n_prefix_tokens == 0:
         option, remedy = ("read-out", "pooled") if of_class else ("pool", "mean")
@@ -282,8 +289,9 @@ def side_network_spec(study: Study, data: DataSet, backbone: Backbone, padded_ra
         family=study.side_network if isinstance(study.side_network, str) else own_family(study.side_network),
         attention=study.attention,
         mlp=study.mlp,
-        read_out=DENSE if dense else "pooled" if of_class else study.read_out,
+        read_out=dense or ("pooled" if of_class else study.read_out),
         n_tokens=backbone.tokens,
+        parts=study.parts or 1,
     )
     check_family(spec, backbone.name, texts=backbone.kind == "texts")
     return spec

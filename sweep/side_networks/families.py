@@ -6,6 +6,7 @@ A new family needs a file with its definition, a builder here, and an entry in `
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -14,16 +15,18 @@ from backbones.grid import grid_side
 from sweep.errors import UsageError
 from sweep.machine.precision import product_dtype
 from sweep.side_networks.convolution import Convolution
+from sweep.side_networks.granular import GranularAttention
 from sweep.side_networks.ladder import Ladder
 from sweep.side_networks.ladder_rows import RowsConvolution, RowsLadder
-from sweep.side_networks.last import LAST
+from sweep.side_networks.last import LAST, LowRankAttention
 from sweep.side_networks.linear_probe import LinearProbe
 from sweep.side_networks.mixer import Mixer
 from sweep.side_networks.multi_stage import MultiStage
 from sweep.side_networks.pyramid import PyramidLAST
 from sweep.side_networks.pyramid_rank_space import RankSpacePyramidLAST
 from sweep.side_networks.rank_space import RankSpaceLAST
-from sweep.study.structure import DENSE, READ_OUTS
+from sweep.study.structure import BOXES, DENSE, GRANULAR, READ_OUTS
+from sweep.tasks.kinds import DETECTION, SEGMENTATION
 
 if TYPE_CHECKING:
     from sweep.side_networks.spec import SideNetworkSpec
@@ -46,11 +49,12 @@ class Family:
         lane: Builds the module that the engine stacks: the definition, or a faster form with the same parameters.
         has_rank: Whether its size depends on a lane's rank.
         read_outs: The read-outs that it has.
-        options: Those of `attention`, `mlp` and `modules_per_block` that it has.
+        options: Those of `attention`, `mlp`, `modules_per_block` and `parts` that it has.
         several_widths: Whether the stages of a backbone may differ in width.
         causal: Whether it works beside a decoder: it can mask later tokens, or does not mix tokens.
         texts: Whether its inputs may be texts.
         bf16: Whether its products with frozen features can be computed in bf16.
+        rank_space: Whether it is LAST or a variant of it, which can be computed in rank space.
     """
 
     described: str
@@ -63,13 +67,14 @@ class Family:
     causal: bool = True
     texts: bool = True
     bf16: bool = False
+    rank_space: bool = False
 
 
 def _last(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Module:
     options = {**_shared(spec), "modules_per_block": spec.modules_per_block, "padded_rank": padded_rank}
     if spec.widths:
-        return PyramidLAST(spec.widths, spec.n_classes, rank, **options)
-    return LAST(spec.width, spec.n_stages, spec.n_classes, rank, causal=spec.causal, dense=spec.dense, **options)
+        return PyramidLAST(spec.widths, spec.n_outputs, rank, **options)
+    return LAST(spec.width, spec.n_stages, spec.n_outputs, rank, **_of_width(spec), **options)
 
 
 def _last_lane(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Module:
@@ -77,11 +82,16 @@ def _last_lane(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Modul
         return _last(spec, rank, padded_rank)
     options = {**_shared(spec), "modules_per_block": spec.modules_per_block, "padded_rank": padded_rank}
     if spec.widths:
-        return RankSpacePyramidLAST(spec.widths, spec.n_classes, rank, **options)
-    sizes = spec.width, spec.n_stages, spec.n_classes, rank
-    module = RankSpaceLAST(*sizes, causal=spec.causal, dense=spec.dense, **options)
+        return RankSpacePyramidLAST(spec.widths, spec.n_outputs, rank, **options)
+    module = RankSpaceLAST(spec.width, spec.n_stages, spec.n_outputs, rank, **_of_width(spec), **options)
     module.product_dtype = product_dtype(spec.precision)
     return module
+
+
+def _of_width(spec: "SideNetworkSpec") -> dict[str, Any]:
+    """What only a LAST beside stages of one width can have."""
+    kinds: dict[str, Any] = {GRANULAR: partial(GranularAttention, parts=spec.parts)}
+    return {"causal": spec.causal, "dense": spec.dense, "attention": kinds.get(spec.family, LowRankAttention)}
 
 
 def _ladder(kind: type[Ladder]) -> Build:
@@ -89,11 +99,11 @@ def _ladder(kind: type[Ladder]) -> Build:
         module = kind(
             spec.stage_widths,
             spec.n_tokens,
-            spec.n_classes,
+            spec.n_outputs,
             rank,
             attention=spec.attention,
             mlp=spec.mlp,
-            read_out=spec.read_out,
+            read_out=DENSE if spec.dense else spec.read_out,
             causal=spec.causal,
             padded_rank=padded_rank,
             **_shared(spec),
@@ -106,16 +116,16 @@ def _ladder(kind: type[Ladder]) -> Build:
 
 
 def _mixer(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Module:
-    sizes = spec.width, spec.n_stages, spec.n_tokens, spec.n_classes, rank
+    sizes = spec.width, spec.n_stages, spec.n_tokens, spec.n_outputs, rank
     return Mixer(*sizes, padded_rank=padded_rank, **_shared(spec))
 
 
 def _multi_stage(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Module:
-    return MultiStage(spec.stage_widths, spec.n_tokens, spec.n_classes, **_shared(spec))
+    return MultiStage(spec.stage_widths, spec.n_tokens, spec.n_outputs, **_shared(spec))
 
 
 def _probe(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Module:
-    return LinearProbe(spec.width, spec.n_classes, dense=spec.dense, **_shared(spec))
+    return LinearProbe(spec.width, spec.n_outputs, dense=spec.dense, **_shared(spec))
 
 
 def _shared(spec: "SideNetworkSpec") -> dict[str, Any]:
@@ -127,15 +137,26 @@ FAMILIES: dict[str, Family] = {
         "LAST, low-rank attention side-tuning, arXiv 2402.04009",
         _last,
         _last_lane,
-        read_outs=("pooled", DENSE),
+        read_outs=("pooled", DENSE, BOXES),
         options=("modules_per_block",),
         bf16=True,
+        rank_space=True,
+    ),
+    GRANULAR: Family(
+        "LAST with the granular blocks of GraLoRA",
+        _last,
+        _last_lane,
+        read_outs=("pooled", DENSE, BOXES),
+        options=("modules_per_block", "parts"),
+        several_widths=False,
+        bf16=True,
+        rank_space=True,
     ),
     "ladder": Family(
         "a ladder side-network",
         _ladder(Ladder),
         _ladder(RowsLadder),
-        read_outs=(*READ_OUTS, DENSE),
+        read_outs=(*READ_OUTS, DENSE, BOXES),
         options=("attention", "mlp"),
         bf16=True,
     ),
@@ -143,14 +164,14 @@ FAMILIES: dict[str, Family] = {
         "a ladder side-network with depthwise convolutions",
         _ladder(Convolution),
         _ladder(RowsConvolution),
-        read_outs=(*READ_OUTS, DENSE),
+        read_outs=(*READ_OUTS, DENSE, BOXES),
         options=("mlp",),
         texts=False,
         bf16=True,
     ),
     "mixer": Family("a low-rank mixer", _mixer, _mixer, several_widths=False, causal=False),
     "multi_stage": Family("a linear probe of all stages", _multi_stage, _multi_stage, has_rank=False),
-    "probe": Family("a linear probe", _probe, _probe, has_rank=False, read_outs=("pooled", DENSE)),
+    "probe": Family("a linear probe", _probe, _probe, has_rank=False, read_outs=("pooled", DENSE, BOXES)),
 }
 
 
@@ -166,29 +187,30 @@ def family_of(name: str) -> Family:
     return FAMILIES.get(name, OWN_FAMILY)
 
 
-DEFAULTS: dict[str, Any] = {"attention": False, "mlp": True, "modules_per_block": 1}
+DEFAULTS: dict[str, Any] = {"attention": False, "mlp": True, "modules_per_block": 1, "parts": 1}
 """Default values of the options."""
 
 
 def _check_dense(spec: "SideNetworkSpec", backbone: str) -> None:
     """Check that a family can answer for every token of a backbone; errors as `check_family`."""
-    if DENSE not in family_of(spec.family).read_outs:
-        fitting = [name for name, family in FAMILIES.items() if DENSE in family.read_outs]
+    task = DETECTION.name if spec.read_out == BOXES else SEGMENTATION.name
+    if spec.read_out not in family_of(spec.family).read_outs:
+        fitting = [name for name, family in FAMILIES.items() if spec.read_out in family.read_outs]
         name = "the study's own" if spec.is_own else spec.family
         raise UsageError(
-            f"segmentation needs a side-network that answers for every token: {', '.join(fitting)}. The side-network "
+            f"{task} needs a side-network that answers for every token: {', '.join(fitting)}. The side-network "
             f"is {name}; give another --side-network"
         )
     if spec.family == "last" and spec.widths:
         raise UsageError(
-            f"for segmentation, --side-network last needs stages of one width, but those of {backbone} are "
+            f"for {task}, --side-network last needs stages of one width, but those of {backbone} are "
             f"{spec.described_widths} wide; give another one: ladder is one that works"
         )
     try:
         grid_side(spec.n_tokens, spec.n_prefix_tokens)
     except ValueError as error:
         raise UsageError(
-            f"segmentation needs a square grid of tokens, but the {error} in {backbone}; give another --backbone"
+            f"{task} needs a square grid of tokens, but the {error} in {backbone}; give another --backbone"
         ) from error
 
 
@@ -225,6 +247,10 @@ def check_family(spec: "SideNetworkSpec", backbone: str, *, texts: bool) -> None
         raise UsageError(
             f"--side-network {name} needs stages of one width, but those of {backbone} are "
             f"{spec.described_widths} wide; give another one: {others}"
+        )
+    if spec.width % spec.parts:
+        raise UsageError(
+            f"--parts {spec.parts} does not divide the width of {backbone}, which is {spec.width}; give another number"
         )
     if spec.causal and not family.causal:
         raise UsageError(

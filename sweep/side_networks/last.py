@@ -4,7 +4,7 @@ This module is the definition and the export format. The engine runs `rank_space
 from the same parameters without a residual stream per lane.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -61,6 +61,13 @@ class LowRankAttention(nn.Module):
         out: Tensor = x + self.up(attention(self.scale * self.q(h), self.k(h), self.v(h), bias))
         return out
 
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """The weights for `rank_space.py`: of queries, keys and values, `(3r, D)`, and of `W_up`, `(r, D)`.
+
+        Those of the queries include the scale.
+        """
+        return torch.cat([self.scale * self.q.weight, self.k.weight, self.v.weight]), self.up.weight.T
+
 
 def padded_linear(inputs: int, outputs: int, padded_shape: tuple[int, int]) -> nn.Linear:
     """A layer without bias. It is drawn at its own size, so that padding changes no random number, and then padded."""
@@ -106,6 +113,8 @@ class LAST(nn.Module):
         causal: Whether a token only attends to itself and earlier tokens, as beside a text decoder.
         dense: Whether there are logits for every patch token, for segmentation, as `token_head.py` says.
         padded_rank: The stack's rank, see `LowRankAttention`; if not given, `rank`.
+        attention: Makes a module from width, rank and padded rank; another kind of module has its parts `norm` and
+            `rows`, too.
 
     Raises:
         ValueError: `rank` is below 1 or above `padded_rank`, a block has no module, there are fewer than two stages, or
@@ -125,6 +134,7 @@ class LAST(nn.Module):
         causal: bool = False,
         dense: bool = False,
         padded_rank: int | None = None,
+        attention: Callable[[int, int, int], nn.Module] = LowRankAttention,
     ):
         super().__init__()
         padded_rank = rank if padded_rank is None else padded_rank
@@ -137,7 +147,7 @@ class LAST(nn.Module):
         else:
             self.head = Head(width, n_classes, pool=pool, n_prefix_tokens=n_prefix_tokens)
         self.blocks = nn.ModuleList(
-            nn.Sequential(*(LowRankAttention(width, rank, padded_rank) for _ in range(modules_per_block)))
+            nn.Sequential(*(attention(width, rank, padded_rank) for _ in range(modules_per_block)))
             for _ in range(n_stages - 1)
         )
 

@@ -48,10 +48,9 @@ class RankSpaceLAST(LAST):
         if len(stages) != len(self.blocks) + 1:
             raise ValueError(f"{len(self.blocks)} blocks need {len(self.blocks) + 1} stages, not {len(stages)}")
         modules = list(chain.from_iterable(cast("list[list[LowRankAttention]]", self.blocks)))
-        weights = [torch.cat([m.scale * m.q.weight, m.k.weight, m.v.weight]) for m in modules]
+        weights, ups = zip(*(m.rows() for m in modules), strict=True)  # (3r, D) and U, (r, D)
         projections = [m.norm.weight * w for m, w in zip(modules, weights, strict=True)]  # W_γ, (3r, D)
         biases = [w @ m.norm.bias for m, w in zip(modules, weights, strict=True)]  # (3r,)
-        ups = [m.up.weight.T for m in modules]  # U, (r, D)
         centred_ups = [up - up.mean(-1, keepdim=True) for up in ups]
 
         frozen = FrozenStreams.of(

@@ -25,7 +25,8 @@ from sweep.side_networks.linear_probe import LinearProbe
 from sweep.side_networks.own_networks import OWN, own_module
 from sweep.side_networks.padding import cut_to
 from sweep.study.lane_config import LaneConfig, Pool
-from sweep.study.structure import DENSE, READ_OUTS, Shapes
+from sweep.study.structure import BOXES, DENSE, READ_OUTS, Shapes
+from sweep.tasks import boxes
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class SideNetworkSpec:
     Attributes:
         width: Width `D` of the last stage.
         n_stages: Number of stages, `m + 1`.
-        n_classes: Number of outputs `C`.
+        n_classes: Number of classes, labels or targets `C`.
         n_prefix_tokens: Class and register tokens before the patch tokens.
         modules_per_block: Modules per block of LAST, `T`.
         pool: What the head reads: the `"mean"` of the patch tokens (or of a text's tokens), the `"class"` token, or the
@@ -47,8 +48,9 @@ class SideNetworkSpec:
         family: A name in `FAMILIES`, or the result of `own_family` for a side-network of the study's own.
         attention: Whether a ladder has attention.
         mlp: Whether a ladder has MLPs.
-        read_out: See `read_out.py`; `DENSE` for outputs of every patch token.
+        read_out: See `read_out.py`; `DENSE` or `BOXES` for outputs of every patch token.
         n_tokens: Largest number of tokens of an input, `L`; 0 if it is unknown, which LAST and the probe allow.
+        parts: Number of parts `k` of `granular_last`; 1 for other families.
     """
 
     width: int
@@ -66,20 +68,23 @@ class SideNetworkSpec:
     mlp: bool = True
     read_out: str = "pooled"
     n_tokens: int = 0
+    parts: int = 1
 
     def __post_init__(self) -> None:
         for name in (
             *("width", "n_stages", "n_classes", "n_prefix_tokens", "modules_per_block", "max_rank"),
-            "n_tokens",
+            *("n_tokens", "parts"),
         ):
             if not isinstance(getattr(self, name), int):
                 raise TypeError(f"{name} must be a whole number, not {getattr(self, name)!r}")
+        if self.parts < 1:
+            raise ValueError(f"parts must be at least 1, not {self.parts}")
         if not all(isinstance(width, int) and width > 0 for width in self.widths):
             raise TypeError(f"widths must be positive whole numbers, not {self.widths!r}")
         for name in ("causal", "attention", "mlp"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be true or false, not {getattr(self, name)!r}")
-        for name, known in (("family", tuple(FAMILIES)), ("read_out", (*READ_OUTS, DENSE))):
+        for name, known in (("family", tuple(FAMILIES)), ("read_out", (*READ_OUTS, DENSE, BOXES))):
             if getattr(self, name) not in known and not (name == "family" and self.is_own):
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
         object.__setattr__(self, "widths", tuple(self.widths))  # a list, as JSON has it
@@ -110,7 +115,12 @@ class SideNetworkSpec:
     @property
     def dense(self) -> bool:
         """Whether there are outputs for every patch token."""
-        return self.read_out == DENSE
+        return self.read_out in (DENSE, BOXES)
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of outputs of the head: `C`, or for detection `K` of every patch token."""
+        return boxes.n_outputs(self.n_classes) if self.read_out == BOXES else self.n_classes
 
     @property
     def stage_widths(self) -> tuple[int, ...]:
@@ -144,12 +154,23 @@ class SideNetworkSpec:
     @property
     def padded_rank(self) -> int:
         """The rank that lanes are padded to."""
-        return self.max_rank if self.family == "last" else -(-self.max_rank // RANKS) * RANKS
+        multiple = self.parts if self.has_rank_space else RANKS
+        return -(-self.max_rank // multiple) * multiple
+
+    @property
+    def has_rank_space(self) -> bool:
+        """Whether it is LAST or a variant of it, which can be computed in rank space."""
+        return family_of(self.family).rank_space
+
+    @property
+    def row_rank(self) -> int:
+        """The rank with which a stack of LAST computes in rank space: that of all blocks of a module together."""
+        return self.parts * self.padded_rank
 
     @property
     def form(self) -> Form:
         """The form in which a stack computes, with all lanes padded to `max_rank`. LAST uses the cheaper form."""
-        if self.family != "last":
+        if not self.has_rank_space:
             family = family_of(self.family)
             return "direct" if family.lane is family.plain else "shared products"
         return cheaper_form(self.work)
@@ -158,7 +179,8 @@ class SideNetworkSpec:
     def work(self) -> dict[Form, int]:
         """Multiply-adds of a training step of LAST per token and lane, by form; see `cost.py`."""
         if not self.widths:
-            return work_per_token(self.width, self.max_rank, self.n_modules)
+            direct = work_per_token(self.width, self.padded_rank, self.n_modules)
+            return {**direct, "rank space": work_per_token(self.width, self.row_rank, self.n_modules)["rank space"]}
         module_widths = [width for width in self.widths[1:] for _ in range(self.modules_per_block)]
         return pyramid_work_per_token(module_widths, self.max_rank)
 
@@ -169,7 +191,7 @@ class SideNetworkSpec:
         """
         if self.is_own:
             return float(3 * tokens * sum(self.stage_widths))
-        if self.family == "last":
+        if self.has_rank_space:
             return tokens * (min(self.work.values()) + SCORE_WORK * self.n_modules * tokens)
         with torch.device("meta"):
             named = self.plain(self.padded_rank).named_parameters()
@@ -191,13 +213,20 @@ class SideNetworkSpec:
         with drawing_from(seed):
             if self.is_own:
                 return self._own(config)
-            return FAMILIES[self.family].lane(self, rank, self.padded_rank)
+            return self._with_first_bias(FAMILIES[self.family].lane(self, rank, self.padded_rank))
 
     def plain(self, rank: int, config: LaneConfig | None = None) -> nn.Module:
         """An unpadded module in the form of the definition, to load a lane's weights into; arguments as `lane`."""
         if self.is_own:
             return self._own(config)
         return FAMILIES[self.family].plain(self, rank, rank)
+
+    def _with_first_bias(self, module: nn.Module) -> nn.Module:
+        """A newly drawn module; for detection, its head starts with the prior probability of a class."""
+        if self.read_out == BOXES:
+            with torch.no_grad():
+                module.get_parameter("head.bias").copy_(boxes.first_bias(self.n_classes))
+        return module
 
     def trimmed(self, rank: int, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Cut a padded lane's weights, or their gradients, to its own rank, for `plain`."""
@@ -227,7 +256,7 @@ class SideNetworkSpec:
         what = f"{self.family} of rank {rank!r}" if FAMILIES[self.family].has_rank else self.family
         try:
             with torch.device("meta"):  # a file may name any size, so memory is only allocated once the sizes agree
-                expected = self.plain(rank).state_dict() if self._parts <= len(state) else {}
+                expected = self.plain(rank).state_dict() if self._n_built <= len(state) else {}
             if {name: x.shape for name, x in state.items()} != {name: x.shape for name, x in expected.items()}:
                 raise ValueError(f"the weights are not those of a {what} and {self.n_stages} stages")
             module = self.plain(rank)
@@ -237,9 +266,9 @@ class SideNetworkSpec:
         return module
 
     @property
-    def _parts(self) -> int:
-        """Number of parts that the family builds in a loop; the module has more weights than that."""
-        return {"last": self.n_modules, "probe": 0}.get(self.family, self.n_stages - 1)
+    def _n_built(self) -> int:
+        """Number of modules that the family builds in a loop; there are more weights than that."""
+        return self.n_modules if self.has_rank_space else 0 if self.family == "probe" else self.n_stages - 1
 
     def pooled_probe(self, stage: int, seed: int) -> LinearProbe:
         """A newly initialised linear probe on one stage, for tokens that are already pooled."""
@@ -250,7 +279,9 @@ class SideNetworkSpec:
         """A newly initialised linear probe of every token of one stage, which is the only one that it is given."""
         with drawing_from(seed):
             width, n_prefix_tokens = self.stage_widths[stage], self.n_prefix_tokens
-            return LinearProbe(width, self.n_classes, stage=0, n_prefix_tokens=n_prefix_tokens, dense=True)
+            probe = LinearProbe(width, self.n_outputs, stage=0, n_prefix_tokens=n_prefix_tokens, dense=True)
+            self._with_first_bias(probe)
+            return probe
 
     def trainable_parameters(self, rank: int, config: LaneConfig | None = None) -> int:
         """Number of trainable parameters of a lane, without padding; arguments as `lane`."""

@@ -1,4 +1,7 @@
-"""Heads that answer for every patch token, for segmentation. Their outputs are interpolated between tokens later.
+"""Heads that answer for every patch token, for segmentation and detection.
+
+For segmentation, `C` is the number of classes, and outputs are interpolated between tokens later. For detection, `C` is
+the number `K` of `sweep.tasks.boxes`.
 
 The outputs of token `l`:
 

@@ -19,7 +19,7 @@ from sweep.study.parameter_cells import range_text
 from sweep.study.shape import shape_values, study_of_lane
 from sweep.study.space import Space, stored_baseline
 from sweep.study.stored_values import plain, same_value
-from sweep.study.structure import OWN_NETWORK
+from sweep.study.structure import GRANULAR, OWN_NETWORK, check_parts, default_parts
 from sweep.tasks.kinds import CLASSES, TASK_KINDS, TaskKind
 from sweep.tasks.own_losses import OwnLoss, own_loss
 
@@ -35,7 +35,7 @@ DATA_OBJECTS = "objects of the study file"
 
 PLAIN = (
     *("max_rank", "image_size", "max_tokens", "group_size", "stages", "modules_per_block", "views", "trials", "epochs"),
-    *("batch_size", "seed", "seeds", "folds", "repeats"),
+    *("parts", "batch_size", "seed", "seeds", "folds", "repeats"),
 )
 """Declarations that may be given as NumPy numbers."""
 
@@ -54,14 +54,16 @@ class Study:
         rank_buckets: Ranks that lanes are padded to. A lane is padded to the smallest bucket that it fits into, and the
             lanes of one bucket train in one stack. If not given, buckets are chosen so that padding costs less than
             another stack would.
-        side_network: The family: `"last"`, `"ladder"`, `"convolution"`, `"mixer"`, `"multi_stage"` or `"probe"`; see
-            docs/side-networks.md. Or your own `MyNet(shapes, n_classes, config)`: it takes a `sweep.Shapes` and a
-            lane's configuration, and returns a PyTorch module that maps stages to logits.
+        side_network: The family: `"last"`, `"granular_last"`, `"ladder"`, `"convolution"`, `"mixer"`, `"multi_stage"`
+            or `"probe"`; see docs/side-networks.md. Or your own `MyNet(shapes, n_classes, config)`: it takes a
+            `sweep.Shapes` and a lane's configuration, and returns a PyTorch module that maps stages to logits.
         attention: Whether a ladder has attention.
         mlp: Whether a ladder with attention or with convolutions has MLPs.
         read_out: What the head of a ladder reads: `"pooled"` features; `"tokens"`, with weights for each position;
             `"compact"`, the same through a bottleneck of width 32; `"both"` pooled and tokens; or `"class"`, the class
             token.
+        parts: Number of parts into which `granular_last` divides the channels and the rank. If not given, 2 up to rank
+            32, and 4 above.
         backbone: A name that `sweep backbones` lists, or your own, as `./mine.py:build`.
         data: The name of a data set, or a folder or file that `--data` accepts. Or data set objects by split, with the
             keys `"train"`, `"test"` and optionally `"val"`; their items are (Pillow image, label), as in torchvision's
@@ -136,6 +138,7 @@ class Study:
     attention: bool = False
     mlp: bool = True
     read_out: str = "pooled"
+    parts: int | None = None
     backbone: str = "dinov2_small_focus"
     data: str | Mapping[str, Any] = "count"
     task: str | None = None
@@ -330,7 +333,10 @@ class Study:
                 f"the study's suggest asked for rank {config.rank}, above its max_rank {self.max_rank}; "
                 f"raise max_rank or lower the rank"
             )
-        study_of_lane(self, config)  # raises if the lane's shape fields are wrong
+        lane = study_of_lane(self, config)  # raises if the lane's shape fields are wrong
+        if lane.side_network == GRANULAR:
+            config = replace(config, parts=lane.parts or default_parts(config.rank))
+            check_parts(cast("int", config.parts), config.rank)
         own: dict[str, Any] = {
             name: None for name, value in shape_values(config).items() if value == getattr(self, name)
         }

@@ -53,7 +53,7 @@ def check_declarations(study: "Study") -> None:
         raise UsageError(f"Study.halving must be a sweep.Halving or None, not {study.halving!r}")
     if isinstance(study.enqueue, Mapping) or not all(isinstance(params, Mapping) for params in study.enqueue):
         raise UsageError(f"Study.enqueue must be a list of mappings of parameters, not {study.enqueue!r}")
-    check_structure(study.side_network, study.attention, study.mlp, study.read_out)
+    check_structure(study.side_network, study.attention, study.mlp, study.read_out, study.parts)
     check_declared(study.augment, study.views, study.cache)
     _check_tasks(study)
     _check_ending(study)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sweep.errors import UsageError
 from sweep.study.class_weights import UNWEIGHTED, LaneWeights, checked_lane
 from sweep.study.stored_values import plain
-from sweep.tasks.kinds import MULTI_LABEL, REGRESSION, SEGMENTATION, TASK_KINDS, TaskKind
+from sweep.tasks.kinds import DETECTION, MULTI_LABEL, REGRESSION, SEGMENTATION, TASK_KINDS, TaskKind
 from sweep.tasks.own_losses import given_names, is_own
 
 Pool = Literal["mean", "class", "last"]
@@ -18,7 +18,7 @@ Pool = Literal["mean", "class", "last"]
 
 SHAPE_FIELDS = (
     *("backbone", "image_size", "stages", "modules_per_block", "pool", "batch_size", "precision"),
-    *("augment", "views", "side_network", "attention", "mlp", "read_out"),
+    *("augment", "views", "side_network", "attention", "mlp", "read_out", "parts"),
 )
 """Fields that decide which stack a lane trains in. None means that the study's declaration holds."""
 
@@ -64,9 +64,10 @@ class LaneConfig:
         dropout: Dropout probability of the head's normalised inputs.
         loss: For classes `"cross_entropy"`, `"focal"`, `"logit_adjusted"` or `"bce"` (one-vs-all); for several labels
             per image `"bce"` or `"asymmetric"`; for regression `"mse"` or `"huber"`; for segmentation `"cross_entropy"`
-            or `"dice"`. Or the name of a loss that the study declares in `losses`. None for the first loss of the task.
+            or `"dice"`; for detection `"focal_giou"`. Or the name of a loss that the study declares in `losses`. None
+            for the first loss of the task.
         label_smoothing: Probability moved from the label to all classes; for `cross_entropy` only.
-        focal_gamma: Focusing exponent; for `focal` only.
+        focal_gamma: Focusing exponent; for `focal` and `focal_giou` only.
         logit_adjustment: Weight of the log class priors; for `logit_adjusted` only.
         asymmetric_gamma_positive: Focusing exponent for labels that an image has; for `asymmetric` only.
         asymmetric_gamma_negative: Focusing exponent for labels that an image does not have; for `asymmetric` only.
@@ -91,6 +92,7 @@ class LaneConfig:
         attention: Replaces the study's.
         mlp: Replaces the study's.
         read_out: Replaces the study's.
+        parts: Replaces the study's.
 
     Raises:
         UsageError: A value has the wrong type or is out of its range.
@@ -132,6 +134,7 @@ class LaneConfig:
     attention: bool | None = None
     mlp: bool | None = None
     read_out: str | None = None
+    parts: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "extra", plain(self.extra))
@@ -183,15 +186,20 @@ class LaneConfig:
                 f"LaneConfig.loss is {loss!r}, but the data make a task of the kind {kind.name}, whose losses are "
                 f"{', '.join(kind.losses)}; give one of them, or none"
             )
+        if is_own(loss) and kind is DETECTION:
+            raise UsageError(
+                f"LaneConfig.loss is a loss of the study file, and detection has none but its own, {kind.losses[0]}; "
+                f"leave the loss out"
+            )
         of_many = kind in (MULTI_LABEL, SEGMENTATION)
         if is_own(loss) and of_many and self.class_weights not in (None, UNWEIGHTED):
             raise UsageError(
                 f"class_weights is {self.class_weights!r}, but a loss of the study file gives one number for all "
                 f"labels of an image; weigh the labels in the loss, or leave class_weights out"
             )
-        if kind is SEGMENTATION and self.dropout:
+        if kind in (SEGMENTATION, DETECTION) and self.dropout:
             raise UsageError(
-                f"LaneConfig.dropout is {self.dropout}, but the data make a segmentation, whose heads have no dropout; "
+                f"LaneConfig.dropout is {self.dropout}, but the data make a {kind.name}, whose heads have no dropout; "
                 f"leave it out"
             )
         return self if loss == self.loss else replace(self, loss=loss)

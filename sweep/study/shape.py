@@ -69,7 +69,7 @@ WORDS = {
     "backbone": "{}",
     "side_network": "{}",
 }
-STRUCTURE = ("modules_per_block", "pool", "side_network", "attention", "mlp", "read_out")
+STRUCTURE = ("modules_per_block", "pool", "side_network", "attention", "mlp", "read_out", "parts")
 """Declarations that decide the structure of the side-networks, in addition to rank and backbone."""
 
 

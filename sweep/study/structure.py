@@ -9,10 +9,14 @@ from typing import Any
 
 from sweep.errors import UsageError
 
-SIDE_NETWORKS = ("last", "ladder", "convolution", "mixer", "multi_stage", "probe")
+GRANULAR = "granular_last"
+SIDE_NETWORKS = ("last", GRANULAR, "ladder", "convolution", "mixer", "multi_stage", "probe")
 READ_OUTS = ("pooled", "tokens", "compact", "both")
 OWN_NETWORK = "a side-network of the study file"
 """The text that a run's record has in place of a side-network of the study's own."""
+
+MOST_IN_TWO = 32
+"""The largest rank that `granular_last` divides into two parts, if no number of parts is declared."""
 
 CLASS = "class"
 """A declared read-out: pooled from the class token, whatever `pool` says."""
@@ -20,7 +24,13 @@ CLASS = "class"
 DENSE = "dense"
 """The read-out of segmentation: outputs of every patch token. The data choose it, and it cannot be declared."""
 
-UNDECLARED: Mapping[str, Any] = {"side_network": "last", "attention": False, "mlp": True, "read_out": "pooled"}
+BOXES = "boxes"
+"""The read-out of detection: outputs of every patch token for its cells, see `sweep.tasks.boxes`. Likewise."""
+
+UNDECLARED: Mapping[str, Any] = {
+    **{"side_network": "last", "attention": False, "mlp": True, "read_out": "pooled"},
+    "parts": None,
+}
 """Defaults of these declarations; also for the records of versions that did not have them."""
 
 
@@ -39,11 +49,30 @@ class Shapes:
     n_prefix_tokens: int
 
 
-def check_structure(side_network: object, attention: object, mlp: object, read_out: object) -> None:
+def default_parts(rank: int) -> int:
+    """The number of parts of `granular_last` at a rank, if none is declared: as GraLoRA's authors advise."""
+    return 2 if rank <= MOST_IN_TWO else 4
+
+
+def check_parts(parts: int, rank: int) -> None:
+    """Check that a lane's rank can be divided into the parts of `granular_last`.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    if rank % parts:
+        raise UsageError(
+            f"the side-network {GRANULAR} divides the rank into {parts} parts, but the study's suggest asked for rank "
+            f"{rank}; give ranks that are multiples of {parts}, or another number of parts (--parts)"
+        )
+
+
+def check_structure(side_network: object, attention: object, mlp: object, read_out: object, parts: object) -> None:
     """Check the declarations that choose the side-network.
 
     Raises:
-        UsageError: There is no such family or read-out, or `attention` or `mlp` is not a boolean.
+        UsageError: There is no such family or read-out, `attention` or `mlp` is not a boolean, or `parts` is not a
+            whole number of at least 1.
     """
     if side_network not in SIDE_NETWORKS and not callable(side_network):
         raise UsageError(
@@ -58,3 +87,5 @@ def check_structure(side_network: object, attention: object, mlp: object, read_o
         raise UsageError(
             f"read_out must be one of {', '.join(known)}, not {read_out!r} (--read-out, or the study file)"
         )
+    if parts is not None and not (isinstance(parts, int) and not isinstance(parts, bool) and parts >= 1):
+        raise UsageError(f"parts must be a whole number of at least 1, not {parts!r} (--parts, or the study file)")

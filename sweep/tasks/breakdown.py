@@ -1,10 +1,12 @@
 """Details of a model's score: confusions between classes, calibration, and scores by label and target."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from sweep.tasks.box_metrics import precision_of_classes
 from sweep.tasks.label_maps import pixel_counts
 from sweep.tasks.metrics import N_CALIBRATION_BINS, THRESHOLD, average_precision
 
@@ -83,6 +85,43 @@ def class_overlaps(outputs: Tensor, labels: Tensor, names: tuple[str, ...]) -> l
     shares = (both.double() / whole for whole in (labelled + predicted - both, predicted, labelled))
     rows = zip(names, labelled.tolist(), predicted.tolist(), *(share.tolist() for share in shares), strict=True)
     return [ClassOverlap(*row) for row in rows]
+
+
+@dataclass(frozen=True)
+class ClassBoxes:
+    """How well the boxes of one class are found.
+
+    Attributes:
+        name: Name of the class.
+        n_boxes: Number of its boxes that are not ignored.
+        ap: COCO's average precision; this and the others are NaN if the class has no box.
+        ap50: The average precision at an intersection over union of 0.50.
+        recall: Share of its boxes that a detection overlaps by 0.50.
+    """
+
+    name: str
+    n_boxes: int
+    ap: float
+    ap50: float
+    recall: float
+
+
+def class_boxes(found: Tensor, labels: Tensor, names: tuple[str, ...]) -> list[ClassBoxes]:
+    """Score each class of a detection.
+
+    Args:
+        found: Detections, `(n, D, 6)`; see `found_boxes`.
+        labels: Boxes of the images, `(n, M, 6)`.
+        names: Names of the `C` classes.
+    """
+    counted = labels[..., 0][(labels[..., 0] >= 0) & (labels[..., 5] == 0)].long()
+    n_boxes = torch.bincount(counted, minlength=len(names)).tolist()
+    scores = precision_of_classes(found, labels)
+    nothing = {"ap": math.nan, "ap50": math.nan, "recall": math.nan}
+    return [
+        ClassBoxes(name, n, **scores.get(number, nothing))
+        for number, (name, n) in enumerate(zip(names, n_boxes, strict=True))
+    ]
 
 
 def confusion_counts(predicted: Tensor, labels: Tensor, n_classes: int) -> Tensor:

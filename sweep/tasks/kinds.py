@@ -1,4 +1,4 @@
-"""The kinds of task: classification, multi-label classification, regression, and segmentation.
+"""The kinds of task: classification, multi-label classification, regression, segmentation, and detection.
 
 Losses, metrics and the ranking of trials follow from the kind. This module only has names, so that it does not import
 PyTorch; `sweep.tasks.targets` has the computations.
@@ -133,10 +133,21 @@ SEGMENTATION = TaskKind(
     paired="pixel_accuracy",
     paired_heading="pixel accuracy",
 )
+DETECTION = TaskKind(
+    name="detection",
+    outputs="classes",
+    losses=("focal_giou",),
+    metrics={"ap": "AP", "ap50": "AP50", "ar": "AR", "missed": "missed"},
+    shown=("ap", "ap50", "ar", "missed"),
+    tie="missed",
+    tie_heading="share of boxes that no detection finds",
+    paired="image_ap50",
+    paired_heading="the mean AP50 of single images",
+)
 LARGEST_TARGET = 1e30
 """Largest absolute value of a regression's target. Models compute in single precision, which ends at 3e38."""
 
-TASK_KINDS = {kind.name: kind for kind in (CLASSES, MULTI_LABEL, REGRESSION, SEGMENTATION)}
+TASK_KINDS = {kind.name: kind for kind in (CLASSES, MULTI_LABEL, REGRESSION, SEGMENTATION, DETECTION)}
 
 
 def _kind_named(name: str) -> TaskKind:

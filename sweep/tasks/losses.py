@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sweep.tasks.box_loss import focal_giou
 from sweep.tasks.class_weights import UNWEIGHTED, LabelWeights, Weights, weights_of_classes, weights_of_labels
 from sweep.tasks.kinds import CLASSES
 from sweep.tasks.label_maps import cross_entropy_of_maps, dice, interpolated
@@ -135,6 +136,7 @@ PARAMETERS = {
     "logit_adjusted": ("logit_adjustment",),
     "asymmetric": ("asymmetric_gamma_positive", "asymmetric_gamma_negative", "asymmetric_margin"),
     "huber": ("huber_delta",),
+    "focal_giou": ("focal_gamma",),
 }
 """By loss, the fields of `LaneConfig` that it takes after outputs and labels, in order."""
 
@@ -142,14 +144,18 @@ PARAMETERS = {
 SUMS_OVER_LABELS = ("bce", "asymmetric")
 """Losses that are sums over labels, so that each label can have a weight."""
 
-OF_MAPS: Mapping[str, Callable[..., Tensor]] = {"cross_entropy": cross_entropy_of_maps, "dice": dice}
-"""The losses of segmentation, whose labels are maps."""
+OF_TOKENS: Mapping[str, Callable[..., Tensor]] = {
+    "cross_entropy": cross_entropy_of_maps,
+    "dice": dice,
+    "focal_giou": focal_giou,
+}
+"""The losses of segmentation and detection, whose outputs are those of tokens."""
 
-MAPS_ALONE = ("dice",)
-"""Losses that only segmentation has."""
+TOKENS_ALONE = ("dice", "focal_giou")
+"""Losses that only these two have."""
 
-MAP_DIMENSIONS = 3
-"""Dimensions of a batch of label maps, `(B, M, M)`."""
+DENSE_DIMENSIONS = 3
+"""Dimensions of a batch of label maps, `(B, M, M)`, or of boxes, `(B, M, 6)`."""
 
 
 def _own_on_maps(
@@ -166,14 +172,14 @@ class _Group:
     Attributes:
         lanes: Indices of the lanes.
         loss: Maps outputs `(n, B, C)` and labels to the loss of every image, `(n, B)`; None if it is a loss of
-            segmentation alone.
-        of_maps: The same for segmentation, from outputs `(n, B, P, C)`, label maps, and which images each lane learns
-            from; None if it is no loss of segmentation.
+            tokens alone.
+        of_tokens: The same for segmentation and detection, from outputs `(n, B, P, C)`, label maps or boxes, and which
+            images each lane learns from; None if it is not a loss of these.
     """
 
     lanes: Tensor
     loss: Callable[[Tensor, Tensor], Tensor] | None
-    of_maps: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None
+    of_tokens: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None
 
 
 class LossConfig(Protocol):
@@ -237,9 +243,9 @@ class LaneLosses:
             def values(name: str, lanes: list[int] = lanes) -> Tensor:
                 return torch.tensor([getattr(configs[i], name) for i in lanes], dtype=dtype, device=device)
 
-            of_maps = self._bind_to_maps(kind, values, lanes)
-            of_classes = None if kind in MAPS_ALONE else self._bind(kind, values, lanes)
-            self.groups.append(_Group(torch.tensor(lanes, device=device), of_classes, of_maps))
+            of_tokens = self._bind_to_tokens(kind, values, lanes)
+            of_classes = None if kind in TOKENS_ALONE else self._bind(kind, values, lanes)
+            self.groups.append(_Group(torch.tensor(lanes, device=device), of_classes, of_tokens))
 
     def _weigh(self, declared: Sequence[Weights], counts: Tensor, n_images: Sequence[int]) -> None:
         """Fill in the weights of every lane; those of lanes that declare none are 1."""
@@ -269,13 +275,13 @@ class LaneLosses:
         weights = self.label_weights.of(lanes)
         return lambda outputs, labels: loss(outputs, labels, *parameters, weights=weights if labels.dim() > 1 else None)
 
-    def _bind_to_maps(
+    def _bind_to_tokens(
         self, kind: str, values: Callable[[str], Tensor], lanes: Sequence[int]
     ) -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
-        """The loss function of one kind for label maps, with the parameters and class weights of its lanes."""
-        if kind not in OF_MAPS:
+        """The loss function of one kind for outputs of tokens, with the parameters and class weights of its lanes."""
+        if kind not in OF_TOKENS:
             return None
-        loss, parameters = OF_MAPS[kind], [values(name) for name in PARAMETERS.get(kind, ())]
+        loss, parameters = OF_TOKENS[kind], [values(name) for name in PARAMETERS.get(kind, ())]
         weights = None if self.class_weights is None else self.class_weights[list(lanes)]
         return lambda outputs, labels, learns: loss(outputs, labels, *parameters, class_weights=weights, learns=learns)
 
@@ -286,7 +292,7 @@ class LaneLosses:
         the order of a sum.
 
         Args:
-            logits: Outputs `(N, B, C)`, or for segmentation `(N, B, P, C)`.
+            logits: Outputs `(N, B, C)`, or for segmentation and detection `(N, B, P, C)`.
             labels: Labels as `Target.encode` returns them.
             learns: Which images each lane learns from, boolean `(N, B)`; if not given, all. The mean is over these, and
                 the outputs for the others cannot change it. A lane that learns from none of them has the loss 0.
@@ -299,9 +305,9 @@ class LaneLosses:
         of_images = logits.new_zeros(logits.shape[:2])
         for group in self.groups:
             outputs = logits[group.lanes]
-            if labels.dim() == MAP_DIMENSIONS:
-                assert group.of_maps is not None  # `LaneConfig.on` refuses other losses
-                losses = group.of_maps(outputs, labels, None if learns is None else learns[group.lanes])
+            if labels.dim() == DENSE_DIMENSIONS:
+                assert group.of_tokens is not None  # `LaneConfig.on` refuses other losses
+                losses = group.of_tokens(outputs, labels, None if learns is None else learns[group.lanes])
             else:
                 assert group.loss is not None  # likewise
                 losses = group.loss(outputs, labels)

@@ -10,8 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sweep.tasks.box_metrics import as_found, detection_metrics, precision_of_images, resampled_ap
+from sweep.tasks.boxes import by_cell
 from sweep.tasks.kinds import (
     CLASSES,
+    DETECTION,
     LARGEST_TARGET,
     MULTI_LABEL,
     REGRESSION,
@@ -64,12 +67,12 @@ class Target:
 
         Args:
             labels: Class indices `(B,)`; for multi-label tasks 0 or 1, `(B, C)`; for regression numbers in the units of
-                the data, `(B, C)`; for segmentation maps of classes, `(B, M, M)`.
+                the data, `(B, C)`; for segmentation maps of classes, `(B, M, M)`; for detection boxes, `(B, M, 6)`.
             like: A tensor with the dtype and device of outputs.
 
         Returns:
-            Class indices `(B,)` or `(B, M, M)`; or 0 and 1, or numbers standardised on the training set, `(B, C)`, with
-            `like`'s dtype.
+            Class indices `(B,)` or `(B, M, M)`; or, with `like`'s dtype, 0 and 1, numbers standardised on the training
+            set, `(B, C)`, or boxes.
         """
         if self.kind in (CLASSES, SEGMENTATION):
             return labels.to(like.device, torch.int64)
@@ -88,23 +91,40 @@ class Target:
         outputs = outputs.double()
         return outputs * outputs.new_tensor(self.std) + outputs.new_tensor(self.mean)
 
+    def condensed(self, outputs: Tensor) -> Tensor:
+        """What metrics need of outputs: for detection the boxes that are found, else the outputs as they are.
+
+        Args:
+            outputs: `(N, n, C)` or `(N, n, P, C)`.
+
+        Returns:
+            The same on the CPU, or for detection `(N, n, D, 6)`; see `found_boxes`. All methods that take outputs and
+            labels take either.
+        """
+        return as_found(outputs) if self.kind is DETECTION else outputs.cpu()
+
     def shown(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """One lane's predictions as a metric of a study file gets them: `decode`, and for segmentation interpolated.
+        """One lane's predictions as a metric of a study file gets them.
+
+        They are those of `decode`, for segmentation interpolated, and for detection the boxes that are found.
 
         Args:
             outputs: `(n, C)` or `(n, P, C)`.
-            labels: `(n,)`, `(n, C)` or `(n, M, M)`.
+            labels: `(n,)`, `(n, C)`, `(n, M, M)` or `(n, M, 6)`.
 
         Returns:
-            Predictions `(n, C)`, or `(n, C, M, M)`.
+            Predictions `(n, C)`, `(n, C, M, M)` or `(n, D, 6)`.
         """
+        if self.kind is DETECTION:
+            return as_found(outputs)
         return interpolated(outputs, labels.shape[-1]) if self.kind is SEGMENTATION else self.decode(outputs)
 
     def together(self, outputs: Tensor) -> Tensor:
         """The joint prediction of several ensemble members.
 
         It is the logarithm of their mean probabilities for classes (of every token, for segmentation), the logit of
-        their mean probabilities for multi-label tasks, and the mean of their numbers for regression.
+        their mean probabilities for multi-label tasks, and the mean of their numbers for regression. For detection,
+        every cell has the logit of the mean probability of a class, and the mean of the outputs for its box.
 
         Args:
             outputs: Predictions of the members as `decode` returns them, `(N, B, C)` or `(N, B, P, C)`.
@@ -116,7 +136,11 @@ class Target:
         if self.kind in (CLASSES, SEGMENTATION):
             return F.log_softmax(outputs, dim=-1).logsumexp(0) - math.log(n_members)
         if self.kind is MULTI_LABEL:
-            return F.logsigmoid(outputs).logsumexp(0) - F.logsigmoid(-outputs).logsumexp(0)
+            return _mean_logit(outputs)
+        if self.kind is DETECTION:
+            logits, edges = by_cell(outputs)
+            cells = torch.cat([_mean_logit(logits), edges.mean(0)], -1)
+            return cells.reshape(outputs.shape[1:])
         return outputs.mean(0)
 
     def probabilities(self, outputs: Tensor) -> Tensor:
@@ -126,15 +150,19 @@ class Target:
         return outputs.sigmoid() if self.kind is MULTI_LABEL else outputs
 
     def counts(self, labels: Tensor, n_outputs: int) -> Tensor:
-        """Number of images of each class or with each label, or of pixels, `(C,)`; zeros for regression.
+        """Number of images of each class or with each label, or of pixels or boxes, `(C,)`; zeros for regression.
 
-        For segmentation, labels are maps, `(n, M, M)`, or the numbers of pixels in every image, `(n, C)`.
+        For segmentation, labels are maps, `(n, M, M)`, or the numbers of pixels in every image, `(n, C)`. For
+        detection, they are boxes, `(n, M, 6)`, or the numbers of boxes in every image.
         """
         if self.kind is CLASSES:
             return torch.bincount(labels, minlength=n_outputs)
         if self.kind is SEGMENTATION and labels.dim() > 2:
             return torch.bincount(labels[labels != IGNORED], minlength=n_outputs)
-        return labels.sum(0) if self.kind in (MULTI_LABEL, SEGMENTATION) else torch.zeros(n_outputs, dtype=torch.int64)
+        if self.kind is DETECTION and labels.dim() > 2:
+            boxes = labels[(labels[..., 0] >= 0) & (labels[..., 5] == 0)]
+            return torch.bincount(boxes[:, 0].long(), minlength=n_outputs)
+        return torch.zeros(n_outputs, dtype=torch.int64) if self.kind is REGRESSION else labels.sum(0)
 
     def measure(self, outputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Metrics of every lane, each `(N,)`, from outputs `(N, n, C)` or `(N, n, P, C)`; see `sweep.tasks.metrics`.
@@ -148,6 +176,8 @@ class Target:
             return multi_label_metrics(outputs, labels)
         if self.kind is SEGMENTATION:
             return segmentation_metrics(outputs, labels)
+        if self.kind is DETECTION:
+            return detection_metrics(as_found(outputs), labels)
         outputs = outputs.double()
         return regression_metrics(outputs, self.encode(labels, outputs), unit=outputs.new_tensor(self.std))
 
@@ -155,8 +185,8 @@ class Target:
         """Score of each lane on each image, `(N, n)`; `TaskKind.paired` names it.
 
         For classes it says whether the prediction is correct (boolean). For multi-label tasks it is the share of
-        correct labels, and for segmentation that of correct pixels. For regression it is the squared error in units of
-        the training set's variance, as the mean over targets.
+        correct labels, and for segmentation that of correct pixels. For detection it is the average precision of the
+        image. For regression it is the squared error in units of the training set's variance, as the mean over targets.
         """
         if self.kind is CLASSES:
             return correct_answers(outputs, labels)
@@ -164,6 +194,8 @@ class Target:
             return right_labels(outputs, labels)
         if self.kind is SEGMENTATION:
             return accuracy_of_images(outputs, labels)
+        if self.kind is DETECTION:
+            return precision_of_images(as_found(outputs), labels)
         return (outputs.double() - self.encode(labels, outputs.double())).square().mean(-1)
 
     def measure_one(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
@@ -181,17 +213,23 @@ class Target:
             return {}
         generator = torch.Generator().manual_seed(0)
         n_images = len(labels)
-        counts = pixel_counts(outputs[None], labels) if self.kind is SEGMENTATION else None
-        scores = []
-        for _ in range(N_RESAMPLES):
-            drawn = torch.randint(n_images, (n_images,), generator=generator)
-            if counts is not None:
-                scores.append(counts.ious(drawn).mean().item())
-            else:
-                scores.append(self.measure(outputs[None, drawn], labels[drawn])[self.kind.score].item())
+        resamples = [torch.randint(n_images, (n_images,), generator=generator) for _ in range(N_RESAMPLES)]
+        if self.kind is SEGMENTATION:
+            counts = pixel_counts(outputs[None], labels)
+            scores = [counts.ious(drawn).mean().item() for drawn in resamples]
+        elif self.kind is DETECTION:
+            scores = resampled_ap(as_found(outputs), labels, resamples)
+        else:
+            of_resamples = (self.measure(outputs[None, drawn], labels[drawn]) for drawn in resamples)
+            scores = [metrics[self.kind.score].item() for metrics in of_resamples]
         defined = torch.tensor(scores, dtype=torch.float64)
         defined = defined[defined.isfinite()]  # a resample may lack every label, or all variance
         return {f"{self.kind.score}_error": defined.std().item() if len(defined) > 1 else math.nan}
+
+
+def _mean_logit(logits: Tensor) -> Tensor:
+    """The logit of the mean probability over the first dimension."""
+    return F.logsigmoid(logits).logsumexp(0) - F.logsigmoid(-logits).logsumexp(0)
 
 
 OF_CLASSES = Target()

@@ -57,7 +57,8 @@ class EpochResult:
 
     Attributes:
         train_loss: Mean of each lane's own loss over the images that it learned from in the epoch, `(N,)`.
-        val_logits: Logits of every lane on the validation set after the epoch, `(N, n, C)`, on the CPU.
+        val_logits: Logits of every lane on the validation set after the epoch, `(N, n, C)`, on the CPU; see
+            `Target.condensed`.
         wall_seconds: Time of training and evaluation.
         held_out: The images that each lane is measured on, boolean `(N, n)`; the others have no logits. None if all
             lanes are measured on all images.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from sweep.tasks.box_loss import focal_giou
 from sweep.tasks.label_maps import cross_entropy_of_maps
 from sweep.training.stack import Stack
 
@@ -34,19 +35,20 @@ class LaneCost:
     kept_bytes: int
 
 
-def measured_cost(lanes: Sequence[nn.Module], stages: list[Tensor], label_maps: Tensor | None = None) -> LaneCost:
+def measured_cost(lanes: Sequence[nn.Module], stages: list[Tensor], dense_labels: Tensor | None = None) -> LaneCost:
     """Measure a stack of two lanes and a stack of three, and return the difference.
 
     Args:
         lanes: Three lanes of one shape.
         stages: Stages of a batch, each `(B, L, D)`, in the dtype and on the device of the lanes.
-        label_maps: For segmentation, the labels of the batch, `(B, M, M)`; its losses need much memory themselves.
+        dense_labels: For segmentation label maps, `(B, M, M)`, and for detection boxes, `(B, M, 6)`, of the batch;
+            their losses need much memory themselves.
     """
-    two, three = (_measured(Stack(lanes[:n]), stages, label_maps) for n in (2, 3))
+    two, three = (_measured(Stack(lanes[:n]), stages, dense_labels) for n in (2, 3))
     return LaneCost(three.multiply_adds - two.multiply_adds, three.kept_bytes - two.kept_bytes)
 
 
-def _measured(stack: Stack, stages: list[Tensor], label_maps: Tensor | None) -> LaneCost:
+def _measured(stack: Stack, stages: list[Tensor], dense_labels: Tensor | None) -> LaneCost:
     weights = {parameter.untyped_storage().data_ptr() for parameter in stack.params.values()}
     kept: dict[int, int] = {}  # bytes by address, since several operations may keep the same tensor
 
@@ -57,12 +59,13 @@ def _measured(stack: Stack, stages: list[Tensor], label_maps: Tensor | None) -> 
         return tensor
 
     def losses_of(logits: Tensor, labels: Tensor) -> Tensor:
-        if label_maps is None:
+        if dense_labels is None:
             return logits.square().mean((1, 2))
-        return cross_entropy_of_maps(logits, labels, logits.new_zeros(len(logits))).mean(-1)
+        loss = focal_giou if labels.is_floating_point() else cross_entropy_of_maps
+        return loss(logits, labels, logits.new_zeros(len(logits))).mean(-1)
 
     no_labels = torch.zeros(len(stages[0]), dtype=torch.long, device=stages[0].device)
-    labels = no_labels if label_maps is None else label_maps
+    labels = no_labels if dense_labels is None else dense_labels
     with (
         FlopCounterMode(display=False, custom_mapping=UNCOUNTED) as counter,
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),

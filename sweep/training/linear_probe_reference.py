@@ -133,9 +133,9 @@ def probe_data(spec: SideNetworkSpec, data: StageData) -> Callable[[int], StageD
 @overload
 def probe_data(spec: SideNetworkSpec, data: TrainingData) -> Callable[[int], TrainingData]: ...
 def probe_data(spec: SideNetworkSpec, data: TrainingData) -> Callable[[int], TrainingData]:
-    """What the linear probe of a stage reads, by the stage's index: pooled tokens, or for segmentation all tokens."""
+    """What the linear probe of a stage reads, by the stage's index: pooled tokens, or all where every token answers."""
     if spec.dense:
-        assert isinstance(data, StageData | CachedViews)  # views that are not cached are not for segmentation
+        assert isinstance(data, StageData | CachedViews)  # views that are not cached are not for masks and boxes
         return data.of_stage
     pooled = data.pooled(spec.pooled_tokens)
     return lambda stage: pooled

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sweep.features.batches import StageData
 from sweep.machine.user_code import line_of
+from sweep.tasks.kinds import DETECTION
 from sweep.training.engine import EpochResult
 
 Metric = Callable[[Tensor, Tensor], float]
@@ -64,7 +65,9 @@ def lane_metrics(result: EpochResult, val_data: StageData) -> list[dict[str, flo
 
 def _metrics_of(outputs: Tensor, labels: Tensor, val_data: StageData) -> list[dict[str, float]]:
     n_lanes = len(outputs)
-    if n_lanes == 1:  # beside a copy of itself, as in training: PyTorch sums one row in other parts than two
+    # One beside a copy of itself, as in training: PyTorch sums one row in other parts than two. Boxes are measured
+    # lane by lane in any case.
+    if n_lanes == 1 and val_data.target.kind is not DETECTION:
         outputs = torch.cat([outputs, outputs])
     measured = val_data.target.measure(outputs, labels)
     return [{name: values[i].item() for name, values in measured.items()} for i in range(n_lanes)]

@@ -20,10 +20,10 @@ from sweep.features.folds import LearnedFrom
 from sweep.side_networks.head import KEEP
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks.kinds import CLASSES
-from sweep.tasks.losses import MAP_DIMENSIONS
+from sweep.tasks.losses import DENSE_DIMENSIONS
 from sweep.tasks.own_losses import is_own, loss_of_images
 from sweep.training.dropout import LaneStep, dropout_mask
-from sweep.training.plain_map_loss import plain_map_loss
+from sweep.training.plain_dense_loss import plain_dense_loss
 
 
 def train_plainly(
@@ -58,7 +58,7 @@ def plain_steps(
     """Train a module in place, and yield after every step, when its weights may be read or replaced.
 
     Args:
-        module: Maps stages, each `(B, L, D)`, to logits `(B, C)`, or for segmentation `(B, P, C)`.
+        module: Maps stages, each `(B, L, D)`, to outputs `(B, C)`, or for segmentation and detection `(B, P, C)`.
         config: Its hyperparameters.
         data: The training set.
         batches: Batches of `data`, one per step, in the dtype and on the device of the module.
@@ -97,8 +97,8 @@ def plain_steps(
             outputs = functional_call(module, {KEEP: mask.to(like.device)}, (stages,))
         else:
             outputs = module(stages)
-        of_maps = labels.dim() == MAP_DIMENSIONS
-        loss_of = plain_map_loss(config, class_counts) if of_maps else plain_loss(config, class_counts, len(data))
+        dense = labels.dim() == DENSE_DIMENSIONS
+        loss_of = plain_dense_loss(config, class_counts) if dense else plain_loss(config, class_counts, len(data))
         loss = loss_of(outputs, labels)
         optimizer.zero_grad()
         loss.backward()

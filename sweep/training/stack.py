@@ -125,7 +125,10 @@ def _check_attributes(modules: Sequence[nn.Module]) -> None:
 
 @torch.no_grad()
 def split_logits(stack: Stack, data: StageData, which: Tensor | None = None) -> Tensor:
-    """Logits of every lane on a whole split, or on the images with the indices `which`, `(N, n, C)`, on the CPU."""
+    """Logits of every lane on a whole split, or on the images with the indices `which`, `(N, n, C)`, on the CPU.
+
+    They are what `Target.condensed` keeps of the outputs.
+    """
     indices = (torch.arange(len(data)) if which is None else which).split(EVALUATION_BATCH_SIZE)
     with closing(data.batches(1, indices, stack.like)) as batches:
-        return torch.cat([stack.logits(stages) for stages, _ in batches], dim=1).cpu()
+        return torch.cat([data.target.condensed(stack.logits(stages)) for stages, _ in batches], dim=1)

@@ -29,6 +29,8 @@ SPEC = SideNetworkSpec(WIDTH, N_STAGES, N_CLASSES, 1, 1, "mean", 8, n_tokens=TOK
 
 STRUCTURES: dict[str, dict[str, Any]] = {
     "last": {"family": "last"},
+    "granular_last": {"family": "granular_last", "parts": 2},
+    "granular_last, direct form": {"family": "granular_last", "parts": 4, "max_rank": 64, "modules_per_block": 2},
     **{f"ladder, {read_out}": {"family": "ladder", "read_out": read_out} for read_out in READ_OUTS},
     "ladder, attention": {"family": "ladder", "attention": True, "mlp": False},
     "ladder, attention and mlp": {"family": "ladder", "attention": True, "read_out": "both"},
@@ -48,6 +50,15 @@ CONFIGS = [
     LaneConfig(lr=5e-3, rank=2, loss="bce", optimizer="sgd", weight_decay=0.01, clip_norm=0.5),
 ]
 EPOCHS, BATCH_SIZE, SEED = 5, 6, 3  # ten steps an epoch
+
+
+def fitting(rank: int, spec: SideNetworkSpec) -> int:
+    """Return the next rank that can be divided into the parts of the spec."""
+    return -(-rank // spec.parts) * spec.parts
+
+
+def configs_of(spec: SideNetworkSpec) -> list[LaneConfig]:
+    return [replace(config, rank=fitting(config.rank, spec)) for config in CONFIGS]
 
 
 def some_stages(spec: SideNetworkSpec, n: int, *, seed: int = 0, lengths: Tensor | None = None) -> list[Tensor]:
@@ -76,6 +87,7 @@ def randomised(module: nn.Module, rank: int, padded_rank: int, spec: SideNetwork
 
 def lane_and_plain(spec: SideNetworkSpec, rank: int) -> tuple[nn.Module, nn.Module]:
     """Return a padded lane in its stacked form, and the plain module of its own rank with the same weights."""
+    rank = fitting(rank, spec)
     lane, plain = randomised(spec.lane(rank, seed=1), rank, spec.max_rank, spec), spec.plain(rank).double()
     plain.load_state_dict(spec.trimmed(rank, lane.state_dict()))
     return lane, plain
@@ -100,7 +112,7 @@ def test_a_padded_lane_equals_the_plain_module_of_its_own_rank(spec: SideNetwork
     assert logits.shape == (BATCH, N_CLASSES)
     assert_alike(logits, plain(stages))
     of_lane, of_plain = gradients(lane, stages), gradients(plain, stages)
-    trimmed = spec.trimmed(rank, of_lane)
+    trimmed = spec.trimmed(fitting(rank, spec), of_lane)
     for name, gradient in of_plain.items():
         assert gradient.abs().max() > 0, name
         assert_alike(trimmed[name], gradient, name)
@@ -109,9 +121,10 @@ def test_a_padded_lane_equals_the_plain_module_of_its_own_rank(spec: SideNetwork
 
 @ALL
 def test_padding_does_not_change_the_random_numbers(spec: SideNetworkSpec) -> None:
-    of_one, of_another = spec.lane(3, seed=7), replace(spec, max_rank=17).lane(3, seed=7)
-    trimmed = spec.trimmed(3, of_one.state_dict())
-    for name, value in spec.trimmed(3, of_another.state_dict()).items():
+    rank = fitting(3, spec)
+    of_one, of_another = spec.lane(rank, seed=7), replace(spec, max_rank=17).lane(rank, seed=7)
+    trimmed = spec.trimmed(rank, of_one.state_dict())
+    for name, value in spec.trimmed(rank, of_another.state_dict()).items():
         assert torch.equal(trimmed[name], value), name
 
 
@@ -119,7 +132,7 @@ def test_padding_does_not_change_the_random_numbers(spec: SideNetworkSpec) -> No
 def test_an_untrained_side_network_equals_the_linear_probe_unless_it_reads_tokens_only(spec: SideNetworkSpec) -> None:
     if spec.read_out in ("tokens", "compact"):
         pytest.skip("there is no path from the last stage to the logits")
-    module = spec.lane(3, seed=1).double()
+    module = spec.lane(fitting(3, spec), seed=1).double()
     probe = LinearProbe(WIDTH, N_CLASSES, pool=spec.pool, n_prefix_tokens=1).double()
     probe.head.load_state_dict(getattr(module.head, "pooled", module.head).state_dict())
     stages = some_stages(spec, BATCH)
@@ -128,9 +141,9 @@ def test_an_untrained_side_network_equals_the_linear_probe_unless_it_reads_token
 
 @ALL
 def test_lanes_of_one_seed_start_from_one_head(spec: SideNetworkSpec) -> None:
-    a, b = (spec.plain(rank).state_dict() for rank in (2, 2))
+    a, b = (spec.plain(fitting(2, spec)).state_dict() for _ in range(2))
     assert a.keys() == b.keys()
-    low, high = (spec.lane(rank, seed=4).state_dict() for rank in (2, 8))
+    low, high = (spec.lane(fitting(rank, spec), seed=4).state_dict() for rank in (2, 8))
     for name in low:
         if name.startswith("head.") and "matrix" not in name:
             assert torch.equal(low[name], high[name]), name
@@ -186,14 +199,15 @@ TRAIN, VAL = data_of(SPEC, 59, 1), data_of(SPEC, 19, 2)
 
 @ALL
 def test_lane_equals_a_plain_loop_in_fp64_after_50_steps(spec: SideNetworkSpec) -> None:
-    lanes = [spec.lane(config.rank, seed).double() for seed, config in enumerate(CONFIGS)]
-    states, _ = train(lanes, CONFIGS, TRAIN, VAL, n_epochs=EPOCHS, batch_size=BATCH_SIZE, seed=SEED)
+    configs = configs_of(spec)
+    lanes = [spec.lane(config.rank, seed).double() for seed, config in enumerate(configs)]
+    states, _ = train(lanes, configs, TRAIN, VAL, n_epochs=EPOCHS, batch_size=BATCH_SIZE, seed=SEED)
     batches = [
         batch
         for epoch in range(1, EPOCHS + 1)
         for batch in TRAIN.batches(epoch, training_batches(len(TRAIN), BATCH_SIZE, SEED, epoch), lanes[0].head.keep)
     ]
-    for seed, (config, lane, state) in enumerate(zip(CONFIGS, lanes, states, strict=True)):
+    for seed, (config, lane, state) in enumerate(zip(configs, lanes, states, strict=True)):
         start = spec.trimmed(config.rank, lane.state_dict())
         alone = spec.plain(config.rank).double()
         alone.load_state_dict(start)
@@ -208,7 +222,7 @@ def test_lane_equals_a_plain_loop_in_fp64_after_50_steps(spec: SideNetworkSpec) 
 @ALL
 def test_lane_is_bitwise_the_same_in_any_stack(spec: SideNetworkSpec) -> None:
     def trained(numbers: Sequence[int]) -> list[tuple[dict[str, Tensor], Tensor]]:
-        configs = [CONFIGS[i % 3] for i in numbers]
+        configs = [configs_of(spec)[i % 3] for i in numbers]
         lanes = [spec.lane(config.rank, seed=i % 3) for i, config in zip(numbers, configs, strict=True)]
         lengths, seeds = {"n_epochs": 1, "batch_size": BATCH_SIZE}, [i % 3 for i in numbers]
         states, results = train(lanes, configs, TRAIN, VAL, **lengths, seed=SEED, lane_seeds=seeds)
@@ -236,26 +250,31 @@ def test_only_matrices_decay(spec: SideNetworkSpec) -> None:
 
 @ALL
 def test_spec_and_weights_can_be_saved_and_loaded(spec: SideNetworkSpec) -> None:
-    assert SideNetworkSpec.of_metadata(spec.metadata(3)) == spec
-    _, plain = lane_and_plain(spec, 3)
-    loaded = spec.trained(3, plain.float().state_dict())
+    rank = fitting(3, spec)
+    assert SideNetworkSpec.of_metadata(spec.metadata(rank)) == spec
+    _, plain = lane_and_plain(spec, rank)
+    loaded = spec.trained(rank, plain.float().state_dict())
     assert type(loaded) is type(plain)
     stages = [stage.float() for stage in some_stages(spec, BATCH)]
     assert torch.equal(loaded(stages), plain(stages))
     if FAMILIES[spec.family].has_rank:
-        with pytest.raises(ValueError, match=f"not those of a {spec.family} of rank 2"):
-            spec.trained(2, plain.state_dict())
+        other = 2 * rank
+        with pytest.raises(ValueError, match=f"not those of a {spec.family} of rank {other}"):
+            spec.trained(other, plain.state_dict())
     with pytest.raises(ValueError, match="not those of"):
-        spec.trained(3, dict(list(plain.state_dict().items())[1:]))
+        spec.trained(rank, dict(list(plain.state_dict().items())[1:]))
 
 
 def test_metadata_from_before_families_means_last() -> None:
-    new = ("family", "attention", "mlp", "read_out", "n_tokens")
+    new = ("family", "attention", "mlp", "read_out", "n_tokens", "parts")
     metadata = {name: value for name, value in SPECS["last"].metadata(3).items() if name not in new}
     assert SideNetworkSpec.of_metadata(metadata) == replace(SPECS["last"], n_tokens=0)
 
 
-@pytest.mark.parametrize(("name", "value"), [("family", "lasso"), ("read_out", "all"), ("mlp", 1), ("n_tokens", "x")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("family", "lasso"), ("read_out", "all"), ("mlp", 1), ("n_tokens", "x"), ("parts", 0), ("parts", "2")],
+)
 def test_damaged_entries_are_refused(name: str, value: object) -> None:
     with pytest.raises((TypeError, ValueError), match=name):
         replace(SPEC, **{name: value})
@@ -267,7 +286,10 @@ def test_damaged_entries_are_refused(name: str, value: object) -> None:
         ({"family": "probe", "read_out": "tokens"}, False, "--read-out tokens is for ladder and convolution"),
         ({"family": "last", "attention": True}, False, "attention = True is for ladder, but the side-network is last"),
         ({"family": "mixer", "mlp": False}, False, "mlp = False is for ladder and convolution"),
-        ({"family": "ladder", "modules_per_block": 2}, False, "modules_per_block = 2 is for last"),
+        ({"family": "ladder", "modules_per_block": 2}, False, "modules_per_block = 2 is for last and granular_last"),
+        ({"family": "last", "parts": 2}, False, "parts = 2 is for granular_last, but the side-network is last"),
+        ({"family": "granular_last", "parts": 5}, False, "--parts 5 does not divide the width of b, which is 24"),
+        ({"family": "granular_last", "widths": WIDTHS}, False, "granular_last needs stages of one width"),
         ({"family": "mixer", "widths": WIDTHS}, False, "mixer needs stages of one width, but those of b are 12-20"),
         ({"family": "mixer", "causal": True}, True, "mixer mixes every token with later ones, but b is a decoder"),
         ({"family": "convolution"}, True, "convolution needs the grid of an image's patches, but b reads texts"),
@@ -275,7 +297,7 @@ def test_damaged_entries_are_refused(name: str, value: object) -> None:
         (
             {"family": "mixer", "precision": "bf16"},
             False,
-            "bf16 is for last, ladder, convolution, but",
+            "bf16 is for last, granular_last, ladder, convolution, but",
         ),
     ],
 )
@@ -295,7 +317,8 @@ def test_supported_combinations_are_accepted(spec: SideNetworkSpec) -> None:
 
 def test_a_stack_of_every_family_has_the_logits_of_its_lanes() -> None:
     for name, spec in SPECS.items():
-        lanes = [randomised(spec.lane(rank, seed=rank), rank, 8, spec) for rank in (2, 5)]
+        ranks = [fitting(rank, spec) for rank in (2, 5)]
+        lanes = [randomised(spec.lane(rank, seed=rank), rank, 8, spec) for rank in ranks]
         stages = some_stages(spec, BATCH)
         for logits, lane in zip(Stack(lanes).logits(stages), lanes, strict=True):
             assert_alike(logits, lane(stages), name)

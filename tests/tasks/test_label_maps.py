@@ -10,7 +10,7 @@ from sweep.tasks.kinds import SEGMENTATION
 from sweep.tasks.label_maps import IGNORED, interpolated, segmentation_metrics
 from sweep.tasks.losses import LaneLosses
 from sweep.tasks.targets import Target
-from sweep.training.plain_map_loss import plain_map_loss
+from sweep.training.plain_dense_loss import plain_dense_loss
 
 N_LANES, N_IMAGES, GRID, FACTOR, N_CLASSES = 3, 4, 3, 4, 3
 SIDE = GRID * FACTOR
@@ -43,7 +43,7 @@ def test_losses_and_their_gradients_equal_those_of_plain_pytorch(weights: object
     of_lanes = LaneLosses([config, other, config], counts, torch.float64)
     of_engine, of_plain = outputs.clone().requires_grad_(), outputs.clone().requires_grad_()
     losses = of_lanes(of_engine, labels)
-    plain = plain_map_loss(config, counts.double())
+    plain = plain_dense_loss(config, counts.double())
     expected = torch.stack([plain(of_plain[0], labels), plain(of_plain[2], labels)])
     torch.testing.assert_close(losses[[0, 2]], expected)
     losses[[0, 2]].sum().backward()

@@ -1,4 +1,4 @@
-"""The losses of segmentation as a PyTorch user would write them, for the plain loop."""
+"""The losses of segmentation and detection as a PyTorch user would write them, for the plain loop."""
 
 from collections.abc import Callable
 from math import isqrt
@@ -11,16 +11,21 @@ from torch import Tensor
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks.label_maps import IGNORED
 from sweep.tasks.own_losses import is_own, loss_of_images
+from sweep.training.plain_box_loss import plain_box_loss
 
 
-def plain_map_loss(config: LaneConfig, class_counts: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss function of a configuration. It maps outputs `(B, P, C)` and labels `(B, M, M)` to a scalar.
+def plain_dense_loss(config: LaneConfig, class_counts: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss function of a configuration.
+
+    It maps outputs `(B, P, C)` and label maps `(B, M, M)` to a scalar; for detection, as `plain_box_loss`.
 
     Args:
         config: The configuration; without a loss it gets cross-entropy.
-        class_counts: Number of training pixels of each class, `(C,)`, in the dtype of the outputs.
+        class_counts: Number of training pixels, or boxes, of each class, `(C,)`, in the dtype of the outputs.
     """
     weights = _class_weights(config, class_counts)
+    if config.loss == "focal_giou":
+        return plain_box_loss(config, weights)
 
     def loss_of(outputs: Tensor, labels: Tensor) -> Tensor:
         rows = isqrt(outputs.shape[1])
