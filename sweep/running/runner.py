@@ -23,7 +23,7 @@ from sweep.running.preparation import Prepared, prepare
 from sweep.running.record import run_config, run_summary
 from sweep.running.settings import ShapeSettings, same_source
 from sweep.running.snapshot_files import SnapshotFiles
-from sweep.running.trainers import Where, check_workers, lanes_of, pool_of, threads_of, trainer_of
+from sweep.running.trainers import Where, check_workers, fill_of, lanes_of, pool_of, threads_of, trainer_of
 from sweep.search.data_base import first_reason, is_storage_error, shown_url
 from sweep.search.occupancy import Occupancy
 from sweep.search.optuna_storage import check_storage_free, create_optuna_study
@@ -38,8 +38,6 @@ from sweep.study.budget import Budget
 from sweep.study.enqueued import settled
 from sweep.study.finding import LoadedStudy
 from sweep.workers.cluster import connected
-from sweep.workers.feature_pass import FeaturesOnWorkers
-from sweep.workers.patience import Patience
 from sweep.workers.request import NO_WORKERS, WorkersAsked
 
 OF_ONE_SHAPE = " if every trial had the baseline's shape (`sweep plan` estimates each shape)"
@@ -166,11 +164,7 @@ def carry_out(
             f"computed; the cache will take {feature_plan.cache_bytes / 2**20:,.0f} MiB for all of them"
         )
     with pool_of(device, cache_dir, reporter, where) as pool:
-        fill = (
-            FeaturesOnWorkers(pool, Patience(where.asked.timeout_seconds), reporter.message)
-            if pool is not None
-            else None
-        )
+        fill = fill_of(pool, reporter, where)
         settings = ShapeSettings(prepared, cache_dir, reporter, partial(_record_source, folder), fill)
         settings.compute(prepared.shape)
         announce_features(settings, prepared, reporter)

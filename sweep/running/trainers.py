@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from sweep.errors import UsageError
+from sweep.features.cache import Fill
 from sweep.features.resident import room_on
 from sweep.machine.settings import computing_on
 from sweep.records.folder import RunFolder
@@ -20,6 +21,7 @@ from sweep.running.settings import RESIDENT_SHARE, ShapeSettings
 from sweep.search.trainer import Trainer
 from sweep.search.training_here import TrainingHere
 from sweep.workers.cluster import Cluster, marker_file
+from sweep.workers.feature_pass import FeaturesOnWorkers
 from sweep.workers.local_pool import LocalPool
 from sweep.workers.patience import Patience
 from sweep.workers.pool import WorkerPool
@@ -122,6 +124,13 @@ def pool_of(device: torch.device, cache_dir: Path, reporter: Reporter, where: Wh
             pool = RayPool(cluster, n_threads, reporter.message, marker)
         stack.callback(pool.close)
         yield pool
+
+
+def fill_of(pool: WorkerPool | None, reporter: Reporter, where: Where) -> Fill | None:
+    """What computes the features of a run; None for this process alone; arguments as `trainer_of`."""
+    if pool is None:
+        return None
+    return FeaturesOnWorkers(pool, where.n_threads, Patience(where.asked.timeout_seconds), reporter.message)
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 The run's process holds the lock of the cache's entry and gives ranges to workers. They write whole batches to their
 places in one file, and answer with checksums; the run's process alone records which batches are there, and completes
-the entry. So a worker that dies costs its range, which another one computes again.
+the entry. So a worker that dies costs its range, which another one computes again. Until the first worker is ready, the
+run's process computes by itself.
 """
 
 import logging
@@ -21,6 +22,7 @@ from sweep.errors import SweepError
 from sweep.features.cache import fill_here
 from sweep.features.computing import computed
 from sweep.features.entry import Entry, Part
+from sweep.machine.settings import computing_on
 from sweep.workers.messages import WorkerFailure, WorkerLost
 from sweep.workers.packing import packed
 from sweep.workers.patience import Patience
@@ -73,16 +75,17 @@ class FeaturesOnWorkers:
     """A `Fill` that has features computed by the workers of a pool, which read and write the same cache.
 
     Texts are computed in this process, since the place of a batch of texts depends on those before it; and so are
-    images that cannot be sent to another process, and those of a single batch.
+    images that cannot be sent to another process.
 
     Args:
         pool: The workers.
-        patience: How long to wait for them.
+        n_threads: Threads that each computes with, and this process too.
+        patience: How long to wait for an answer of theirs.
         on_message: Told when a worker is lost.
     """
 
-    def __init__(self, pool: WorkerPool, patience: Patience, on_message: Callable[[str], None]):
-        self.pool, self.patience, self.on_message = pool, patience, on_message
+    def __init__(self, pool: WorkerPool, n_threads: int, patience: Patience, on_message: Callable[[str], None]):
+        self.pool, self.n_threads, self.patience, self.on_message = pool, n_threads, patience, on_message
 
     def __call__(
         self, entry: Entry, backbone: Backbone, split: Split, missing: Sequence[range], device: torch.device
@@ -90,26 +93,38 @@ class FeaturesOnWorkers:
         """See `Fill`.
 
         Raises:
-            SweepError: Workers die again and again, or there is none.
+            SweepError: Workers die again and again.
         """
-        has_workers = self.pool.ready or self.pool.n_starting
-        if split.kind == "texts" or len(missing) < 2 or not has_workers:
-            yield from fill_here(entry, backbone, split, missing, device)
+        left = list(missing)
+        with computing_on(self.n_threads):
+            while left and not self._has_workers(split):
+                n_batches = 1 if self.pool.n_starting and split.kind == "images" else len(left)
+                yield from fill_here(entry, backbone, split, left[:n_batches], device)
+                left = left[n_batches:]
+        if not left:
             return
         try:
             taking = packed(("take_pass", (FeaturePass(backbone, split, entry.in_parts()),)))
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             logger.info("%s is computed in this process, as it cannot be sent to another one: %s", split.name, error)
-            yield from fill_here(entry, backbone, split, missing, device)
+            with computing_on(self.n_threads):
+                yield from fill_here(entry, backbone, split, left, device)
             return
-        yield from self._filled(entry, taking, missing)
+        yield from self._filled(entry, taking, left)
 
-    def _filled(self, entry: Entry, taking: bytes, missing: Sequence[range]) -> Iterator[range]:
-        """Have the missing batches computed, a range for every worker at a time."""
-        left, has_pass = list(missing), set[int]()
+    def _has_workers(self, split: Split) -> bool:
+        """Whether there are workers that can compute features of a split."""
+        if split.kind == "texts":
+            return False
+        self.pool.welcome()
+        return bool(self.pool.ready)
+
+    def _filled(self, entry: Entry, taking: bytes, left: list[range]) -> Iterator[range]:
+        """Have the batches that are left computed, a range for every worker at a time."""
+        has_pass = set[int]()
         n_batches, batch_seconds, n_losses = 1, 0.0, 0
         while left:
-            self._welcome()
+            self.pool.welcome(0.0 if self.pool.ready else self.patience.timeout_seconds)
             new = {worker: taking for worker in self.pool.ready if worker not in has_pass}
             has_pass |= {worker for worker, _ in self._called(new, 0.0)}
             workers, ranges = sorted(has_pass & set(self.pool.ready)), dict[int, list[range]]()
@@ -144,18 +159,3 @@ class FeaturesOnWorkers:
                 raise answer.error or RuntimeError(f"worker {worker} failed:\n{answer.text}")
             else:
                 yield worker, answer
-
-    def _welcome(self) -> None:
-        """Let workers take part that are ready; wait for one if there is no other.
-
-        Raises:
-            SweepError: There was none in time.
-        """
-        seconds = self.patience.timeout_seconds
-        self.pool.welcome(0.0 if self.pool.ready else seconds)
-        if not self.pool.ready:
-            raise SweepError(
-                f"no worker was ready within {seconds:g} s, which --worker-timeout sets; {self.pool.n_starting} have "
-                f"been started. Once there are workers again, continue with sweep resume; or without workers, with "
-                f"sweep resume RUN --workers 0"
-            )

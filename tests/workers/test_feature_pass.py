@@ -71,7 +71,7 @@ def assert_same_entry(entry: Path, expected: Path) -> None:
 def on_workers(
     pool: WorkerPool, backbone: Backbone, split: Split, cache: Path, messages: list[str], **options: Any
 ) -> Features:
-    fill = FeaturesOnWorkers(pool, Patience(600.0), messages.append)
+    fill = FeaturesOnWorkers(pool, torch.get_num_threads(), Patience(600.0), messages.append)
     return compute_features(backbone, split, cache_dir=cache, batch_size=BATCH_SIZE, fill=fill, **options)
 
 
@@ -118,6 +118,22 @@ def test_a_pass_that_is_killed_is_continued_by_one_process(
     assert_same_entry(entry_of(tmp_path, found), expected)
 
 
+def test_nobody_waits_for_workers_that_start(
+    backbone: Backbone, split: Split, expected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, left = InProcessPool(2, {}), [3]
+    welcome = pool.welcome
+
+    def late(wait_seconds: float = 0.0) -> list[int]:
+        left[0] -= 1
+        return welcome() if left[0] < 0 else []
+
+    monkeypatch.setattr(pool, "welcome", late)
+    found = on_workers(pool, backbone, split, tmp_path, [])
+    assert_same_entry(entry_of(tmp_path, found), expected)
+    assert any(pool.n_calls.values()), "the workers computed the rest"
+
+
 def test_images_that_cannot_be_sent_are_computed_here(
     backbone: Backbone, split: Split, expected: Path, tmp_path: Path
 ) -> None:
@@ -130,7 +146,7 @@ def test_images_that_cannot_be_sent_are_computed_here(
     pool = InProcessPool(2, {})
     found = on_workers(pool, backbone, replace(split, opener=locked), tmp_path, [])
     assert_same_entry(entry_of(tmp_path, found), expected)
-    assert not pool.n_calls
+    assert not any(pool.n_calls.values())
 
 
 def test_an_image_that_cannot_be_read_is_named(backbone: Backbone, split: Split, tmp_path: Path) -> None:
@@ -152,8 +168,9 @@ def test_workers_that_die_again_and_again_end_the_pass(backbone: Backbone, split
 def test_real_processes_share_the_pass_and_one_is_killed(
     backbone: Backbone, split: Split, expected: Path, tmp_path: Path
 ) -> None:
-    n_threads = torch.get_num_threads()
-    pool, messages = LocalPool(["cpu", "cpu"], n_threads), list[str]()
+    pool, messages = LocalPool(["cpu", "cpu"], torch.get_num_threads()), list[str]()
+    while pool.n_starting:
+        assert pool.welcome(600.0)
     killed: list[int] = []
 
     def kill(n_done: int, n_images: int) -> None:
