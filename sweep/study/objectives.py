@@ -71,6 +71,8 @@ def non_dominated_fronts(costs: Costs) -> npt.NDArray[np.int64]:
     Returns:
         Fronts `(n,)`.
     """
+    if not len(costs):
+        return np.zeros(0, dtype=np.int64)
     points, of_point = np.unique(costs, axis=0, return_inverse=True)  # sorted: no point dominates an earlier one
     compared = ~np.isnan(points).any(1)  # others neither dominate nor are dominated
     fronts = np.zeros(len(points), dtype=np.int64)

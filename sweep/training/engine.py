@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from sweep.errors import UsageError
 from sweep.features.batches import StageData, TrainingData, n_batches, training_batches
 from sweep.features.folds import Folds
+from sweep.side_networks.gated import effective_ranks
 from sweep.side_networks.head import KEEP
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks.losses import LaneLosses
@@ -62,12 +63,14 @@ class EpochResult:
         wall_seconds: Time of training and evaluation.
         held_out: The images that each lane is measured on, boolean `(N, n)`; the others have no logits. None if all
             lanes are measured on all images.
+        effective_rank: Ranks that each lane has left, the mean over its modules, `(N,)`; None unless ranks are learned.
     """
 
     train_loss: Tensor
     val_logits: Tensor
     wall_seconds: float
     held_out: Tensor | None = None
+    effective_rank: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,9 @@ class Training:
         started = time.perf_counter()
         train_loss = self.learn(order, on_step)
         held_out = None if self.held_out is None else self.held_out[: self.n_lanes]
-        return EpochResult(train_loss, self._val_logits(), time.perf_counter() - started, held_out)
+        ranks = effective_ranks(self.stack.params)
+        left = None if ranks is None else ranks.cpu()[: self.n_lanes]
+        return EpochResult(train_loss, self._val_logits(), time.perf_counter() - started, held_out, left)
 
     def learn(self, order: int, on_step: Callable[[], None] = lambda: None) -> Tensor:
         """Train every lane for one epoch without an evaluation; arguments as `epoch`.
