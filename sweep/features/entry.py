@@ -179,6 +179,43 @@ class Entry:
             raise
         self._found[batch] = Stored(offset, content.nbytes, lengths, lengths is not None)
 
+    def in_parts(self) -> "Part":
+        """Reserve the space of all features, and return where other processes can write batches of images.
+
+        Raises:
+            SweepError: the disk is full.
+        """
+        assert not self._packs, "where a batch of texts is stored depends on those before it"
+        path, n_bytes = self.partial / DATA_FILE, self._needed_bytes()
+        try:
+            with naming(path), path.open("r+b") as file:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, n_bytes)
+                else:
+                    os.truncate(path, n_bytes)
+        except OSError as error:
+            if is_out_of_space(error):
+                raise self._disk_full(n_bytes, str(error)) from error
+            raise
+        return Part(path.absolute(), self.image_bytes)
+
+    def note(self, checksums: Mapping[range, int]) -> None:
+        """Record batches that other processes have written to the file, with their checksums.
+
+        Raises:
+            SweepError: the disk is full.
+        """
+        records = [{"start": batch.start, "stop": batch.stop, "crc32": crc} for batch, crc in checksums.items()]
+        content = "".join(json.dumps(record) + "\n" for record in records).encode()
+        try:
+            _write_durably(self.partial / BATCHES_FILE, content, mode="ab")
+        except OSError as error:
+            if is_out_of_space(error):
+                raise self._disk_full(len(content), str(error)) from error
+            raise
+        for batch in checksums:
+            self._found[batch] = Stored(batch.start * self.image_bytes, len(batch) * self.image_bytes, None, False)
+
     def finish(self) -> None:
         """Give the completed entry its final name."""
         os.replace(self.partial, self.folder)
@@ -188,6 +225,33 @@ class Entry:
             f"no room for features in {self.folder.parent}: {needed_bytes:,} bytes are needed ({reason}).\n"
             f"Free some space, or set SWEEP_CACHE_DIR to a folder on another disk. Features that were computed are kept"
         )
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where a process that does not hold an entry's lock writes batches of images.
+
+    Attributes:
+        path: The file with the features of all images.
+        image_bytes: Size of an image's features.
+    """
+
+    path: Path
+    image_bytes: int
+
+    def write(self, batch: range, values: npt.NDArray[np.float16]) -> int:
+        """Write the features of a batch, and return their checksum. `sync` has to follow."""
+        content = np.ascontiguousarray(values, dtype=DTYPE).data.cast("B")
+        offset, end = batch.start * self.image_bytes, batch.stop * self.image_bytes
+        with naming(self.path), self.path.open("r+b", buffering=0) as file:
+            while offset < end:  # one call writes 2 GiB at most
+                offset += os.pwrite(file.fileno(), content[offset - end :], offset)
+        return _checksum(content, None)
+
+    def sync(self) -> None:
+        """Have everything that was written on the disk."""
+        with naming(self.path), self.path.open("r+b") as file:
+            os.fsync(file.fileno())
 
 
 def note_use(folder: Path, about: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from backbones import Backbone
 from sweep.data import Split
 from sweep.features.batches import Batch, StageData, TrainingData, apart, stages_first
-from sweep.features.cache import decoded, require_finite, rounded_stages
+from sweep.features.computing import decoded, require_finite, rounded_stages
 from sweep.features.resident import DeviceRoom
 from sweep.features.views import TrainingViews
 from sweep.tasks.targets import OF_CLASSES, Target

@@ -23,7 +23,7 @@ from sweep.running.preparation import Prepared, prepare
 from sweep.running.record import run_config, run_summary
 from sweep.running.settings import ShapeSettings, same_source
 from sweep.running.snapshot_files import SnapshotFiles
-from sweep.running.trainers import Where, check_workers, lanes_of, threads_of, trainer_of
+from sweep.running.trainers import Where, check_workers, fill_of, lanes_of, pool_of, threads_of, trainer_of
 from sweep.search.data_base import first_reason, is_storage_error, shown_url
 from sweep.search.occupancy import Occupancy
 from sweep.search.optuna_storage import check_storage_free, create_optuna_study
@@ -163,34 +163,36 @@ def carry_out(
             f"features: {feature_plan.n_images_missing} of {feature_plan.n_images} {prepared.data.kind} are to be "
             f"computed; the cache will take {feature_plan.cache_bytes / 2**20:,.0f} MiB for all of them"
         )
-    settings = ShapeSettings(prepared, cache_dir, reporter, partial(_record_source, folder))
-    settings.compute(prepared.shape)
-    announce_features(settings, prepared, reporter)
+    with pool_of(device, cache_dir, reporter, where) as pool:
+        fill = fill_of(pool, reporter, where)
+        settings = ShapeSettings(prepared, cache_dir, reporter, partial(_record_source, folder), fill)
+        settings.compute(prepared.shape)
+        announce_features(settings, prepared, reporter)
 
-    plan = plan_study(feature_plan, prepared)
-    of_one_shape = OF_ONE_SHAPE if ShapeSpace(study).varies else ""
-    reporter.message(
-        f"plan: {plan.search_wall_seconds:.0f} s of search{of_one_shape}; stacks of up to {plan.n_parallel} lanes, "
-        f"{plan.lanes_that_fit} fit in memory"
-    )
-    n_parallel = _lanes_of(folder, lanes_of(prepared, plan, where))
-    snapshots = SnapshotFiles(folder.snapshots_path, reporter.message)
-    training = trainer_of(settings, plan, folder, reporter, n_parallel=n_parallel, where=where)
-    with _failures_explained(folder, storage_url), training as trainer:
-        lanes = Occupancy(study, settings, trainer, n_parallel=n_parallel, device=device)
-        search = Search(
-            Proposals(optuna_study, study, sampler, enqueued),
-            lanes,
-            budget=budget,
-            reporter=reporter,
-            inbox=Inbox(folder),
-            save_tables=partial(save_tables, folder),
-            save_snapshot=lambda search: snapshots.write(capture(search)),
+        plan = plan_study(feature_plan, prepared)
+        of_one_shape = OF_ONE_SHAPE if ShapeSpace(study).varies else ""
+        reporter.message(
+            f"plan: {plan.search_wall_seconds:.0f} s of search{of_one_shape}; stacks of up to {plan.n_parallel} lanes, "
+            f"{plan.lanes_that_fit} fit in memory"
         )
-        if (snapshot := snapshots.newest()) is not None:
-            restore(search, snapshot)
-            reporter.message(taken_up(search))
-        search.run()
+        n_parallel = _lanes_of(folder, lanes_of(prepared, plan, where))
+        snapshots = SnapshotFiles(folder.snapshots_path, reporter.message)
+        training = trainer_of(settings, plan, folder, reporter, pool, n_parallel=n_parallel, where=where)
+        with _failures_explained(folder, storage_url), training as trainer:
+            lanes = Occupancy(study, settings, trainer, n_parallel=n_parallel, device=device)
+            search = Search(
+                Proposals(optuna_study, study, sampler, enqueued),
+                lanes,
+                budget=budget,
+                reporter=reporter,
+                inbox=Inbox(folder),
+                save_tables=partial(save_tables, folder),
+                save_snapshot=lambda search: snapshots.write(capture(search)),
+            )
+            if (snapshot := snapshots.newest()) is not None:
+                restore(search, snapshot)
+                reporter.message(taken_up(search))
+            search.run()
     seconds.search, seconds.training = search.wall_seconds, search.lanes.training_seconds
     reporter.message(f"the search ended because {search.ended}")
     winner = _winner_of(search, folder, loaded)

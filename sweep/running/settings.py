@@ -11,7 +11,7 @@ from backbones.sizes import transform_record
 from sweep.data import Split
 from sweep.errors import SweepError, UsageError
 from sweep.features.batches import StageData, TrainingData
-from sweep.features.cache import compute_features
+from sweep.features.cache import Fill, compute_features
 from sweep.features.resident import room_on
 from sweep.features.training_data import CachedViews, in_room, training_data
 from sweep.records.reporter import Reporter
@@ -65,6 +65,7 @@ class ShapeSettings:
         reporter: Receives progress events.
         record: Called with the record of every source of features when it is first loaded. It raises `SweepError` if
             an earlier process of the run had another source.
+        fill: Computes features that are not in the cache; if not given, this process.
 
     Attributes:
         counts: The cost of the feature pass so far.
@@ -72,9 +73,15 @@ class ShapeSettings:
     """
 
     def __init__(
-        self, prepared: Prepared, cache_dir: Path, reporter: Reporter, record: Callable[[dict[str, Any]], None]
+        self,
+        prepared: Prepared,
+        cache_dir: Path,
+        reporter: Reporter,
+        record: Callable[[dict[str, Any]], None],
+        fill: Fill | None = None,
     ):
         self.prepared, self.cache_dir, self.reporter, self.record = prepared, cache_dir, reporter, record
+        self.fill = fill
         self.counts = FeatureCounts()
         self.room = room_on(prepared.device, budget_bytes=0)
         self._by_shape: dict[Shape, Prepared] = {prepared.shape: prepared}
@@ -173,6 +180,7 @@ class ShapeSettings:
             cache_dir=self.cache_dir,
             device=prepared.device,
             on_progress=partial(self.reporter.features, f"{split.kind} of {split.name}"),
+            fill=self.fill,
         )
         self.counts.wall_seconds += features.wall_seconds
         self.counts.n_computed += features.n_computed

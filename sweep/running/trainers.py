@@ -4,10 +4,12 @@ import platform
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from sweep.errors import UsageError
+from sweep.features.cache import Fill
 from sweep.features.resident import room_on
 from sweep.machine.settings import computing_on
 from sweep.records.folder import RunFolder
@@ -19,6 +21,7 @@ from sweep.running.settings import RESIDENT_SHARE, ShapeSettings
 from sweep.search.trainer import Trainer
 from sweep.search.training_here import TrainingHere
 from sweep.workers.cluster import Cluster, marker_file
+from sweep.workers.feature_pass import FeaturesOnWorkers
 from sweep.workers.local_pool import LocalPool
 from sweep.workers.patience import Patience
 from sweep.workers.pool import WorkerPool
@@ -93,55 +96,85 @@ def lanes_of(prepared: Prepared, plan: Plan, where: Where) -> int:
 
 
 @contextmanager
+def pool_of(device: torch.device, cache_dir: Path, reporter: Reporter, where: Where) -> Iterator[WorkerPool | None]:
+    """Yield the workers of a run, and end them afterwards; None if it has none.
+
+    Args:
+        device: Device of the run.
+        cache_dir: Root of the feature cache.
+        reporter: Receives progress events.
+        where: In this process, or on which workers.
+    """
+    if not where.asked:
+        yield None
+        return
+    n_threads, cluster, n_workers = where.n_threads, where.cluster, where.n_workers
+    on_each = f"{n_threads} thread{'s' * (n_threads > 1)} each"
+    with ExitStack() as stack:
+        pool: WorkerPool
+        if cluster is None:
+            devices = worker_devices(device, n_workers)
+            kind = on_each if device.type == "cpu" else ", ".join(devices)
+            reporter.message(f"workers: {n_workers} process{'es' * (n_workers > 1)}, {kind}")
+            pool = LocalPool(devices, n_threads, where.asked.lanes_each)
+        else:
+            kind = "a GPU each" if cluster.on_gpus else on_each
+            reporter.message(f"workers: {n_workers} on the cluster {where.asked.cluster} ({cluster.room()}), {kind}")
+            marker = stack.enter_context(marker_file(cache_dir))
+            pool = RayPool(cluster, n_threads, reporter.message, marker)
+        stack.callback(pool.close)
+        yield pool
+
+
+def fill_of(pool: WorkerPool | None, reporter: Reporter, where: Where) -> Fill | None:
+    """What computes the features of a run; None for this process alone; arguments as `trainer_of`."""
+    if pool is None:
+        return None
+    return FeaturesOnWorkers(pool, where.n_threads, Patience(where.asked.timeout_seconds), reporter.message)
+
+
+@contextmanager
 def trainer_of(
-    settings: ShapeSettings, plan: Plan, folder: RunFolder, reporter: Reporter, *, n_parallel: int, where: Where
+    settings: ShapeSettings,
+    plan: Plan,
+    folder: RunFolder,
+    reporter: Reporter,
+    pool: WorkerPool | None,
+    *,
+    n_parallel: int,
+    where: Where,
 ) -> Iterator[Trainer]:
-    """Yield the trainer of a run, and end its workers afterwards.
+    """Yield the trainer of a run.
 
     Args:
         settings: What the lanes of every shape train with.
         plan: The plan, with the memory of the device.
         folder: The run folder, which is told what the workers do.
         reporter: Receives progress events.
+        pool: The workers, see `pool_of`.
         n_parallel: Lanes to train at a time.
         where: In this process, or on which workers.
     """
-    device, n_threads, cluster, n_workers = settings.prepared.device, where.n_threads, where.cluster, where.n_workers
-    if not where.asked:
+    device, n_workers = settings.prepared.device, where.n_workers
+    if pool is None:
         settings.room = room_on(device, _resident_bytes(plan, n_parallel, n_on_device=1))
-        with computing_on(n_threads):
+        with computing_on(where.n_threads):
             yield TrainingHere(settings, device)
         return
     settings.room = None
-    devices = [] if cluster else worker_devices(device, n_workers)
+    devices = [] if where.cluster else worker_devices(device, n_workers)
     on_device = max((devices.count(name) for name in devices), default=1)
     resident_bytes = _resident_bytes(plan, -(-n_parallel // n_workers) * on_device, n_on_device=on_device)
-    on_each = f"{n_threads} thread{'s' * (n_threads > 1)} each"
-    if cluster is not None:
-        kind = "a GPU each" if cluster.on_gpus else on_each
-        reporter.message(f"workers: {n_workers} on the cluster {where.asked.cluster} ({cluster.room()}), {kind}")
-    else:
-        kind = on_each if device.type == "cpu" else ", ".join(devices)
-        reporter.message(f"workers: {n_workers} process{'es' * (n_workers > 1)}, {kind}")
-    patience = Patience(where.asked.timeout_seconds, plan.search_wall_seconds)
-    with ExitStack() as stack:
-        pool: WorkerPool
-        if cluster is None:
-            pool = LocalPool(devices, n_threads, where.asked.lanes_each)
-        else:
-            marker = stack.enter_context(marker_file(settings.cache_dir))
-            pool = RayPool(cluster, n_threads, reporter.message, marker)
-        stack.callback(pool.close)
-        log = WorkerLogFile(folder)
-        yield TrainingOnWorkers(
-            settings,
-            pool,
-            resident_bytes=resident_bytes,
-            patience=patience,
-            on_message=reporter.message,
-            on_epoch=log.update,
-        )
-        log.write()
+    log = WorkerLogFile(folder)
+    yield TrainingOnWorkers(
+        settings,
+        pool,
+        resident_bytes=resident_bytes,
+        patience=Patience(where.asked.timeout_seconds, plan.search_wall_seconds),
+        on_message=reporter.message,
+        on_epoch=log.update,
+    )
+    log.write()
 
 
 def _resident_bytes(plan: Plan, n_lanes: int, *, n_on_device: int) -> int:

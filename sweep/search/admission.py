@@ -40,7 +40,7 @@ class Admission:
 
     def fill(self) -> None:
         """Give free lanes to trials that wait for memory. If none waits, give them to new trials."""
-        self.proposals.look_for_waiting()
+        self.proposals.look_again()
         if not self.lanes.running:
             self.lanes.order = 0  # new stacks: their trials see the data in the order that the first ones saw
         self._admit_waiting()

@@ -148,9 +148,13 @@ class Proposals:
             self.optuna_study.enqueue_trial(dict(params), user_attrs={self.own.name(CLONE): of_trial})
             self._may_wait = True
 
-    def look_for_waiting(self) -> None:
-        """Have the next trial looked for among those that wait in the storage, since others may have put some there."""
+    def look_again(self) -> None:
+        """Have the next proposal look at all trials in the storage: they have trained, and others may have added some.
+
+        As long as this is not called, nothing may change there but what proposals themselves do.
+        """
         self._may_wait = True
+        self.sampler.look_again()
 
     def recall(self, n_asked: int) -> dict[int, Proposal]:
         """The proposals that `next` gave an earlier process among its first `n_asked` trials, by number.

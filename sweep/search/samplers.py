@@ -61,6 +61,8 @@ class AskTellSampler(BaseSampler):
         self._seed = seed
         self._seen_trials = seen
         self._seen_study: SeenStudy | None = None
+        self._asked: list[int] = []
+        self._others_changed = True
         with experiments_allowed():
             self._any = sampler_of(seed % 2**32)
         self.enumerates = isinstance(self._any, GridSampler | BruteForceSampler)
@@ -78,8 +80,11 @@ class AskTellSampler(BaseSampler):
         """The study as the sampler should see it."""
         if self._seen_trials is None:
             return study
-        if self._seen_study is None:
-            self._seen_study = self._seen_trials.of(study)
+        if self._seen_study is None and self._others_changed:
+            self._seen_study, self._others_changed = self._seen_trials.of(study), False
+        elif self._seen_study is None:
+            self._seen_study = self._seen_trials.of_asked(study, self._asked[:-1])
+        self._asked = self._asked[-1:]
         return cast("optuna.Study", self._seen_study)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -109,12 +114,18 @@ class AskTellSampler(BaseSampler):
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """See `BaseSampler`. While this trial is drawn, no other one changes."""
         self._seen_study = None
+        self._asked.append(trial._trial_id)
         self._for(trial, "before").before_trial(study, trial)
+
+    def look_again(self) -> None:
+        """Have the next draw look at all trials, since others than those that were asked for have changed."""
+        self._others_changed = True
 
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
         """See `BaseSampler`. A call of `Study.stop` sets `exhausted`."""
+        self.look_again()
         if isinstance(self._any, GridSampler) and "grid_id" not in trial.system_attrs:
             return  # an enqueued trial has no place in the grid, and the grid sampler would look for one
         try:

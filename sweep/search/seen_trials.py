@@ -12,7 +12,8 @@ TPE's time grows with the number of trials that it sees. It models the best few 
 import copy
 import heapq
 import math
-from collections.abc import Container, Sequence
+from bisect import bisect_left, insort
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -36,11 +37,13 @@ class SeenStudy:
 
     Args:
         study: An Optuna study.
-        trials: The trials to show, in the order of their numbers.
+        ended: The complete and pruned trials to show, in the order of their numbers.
+        running: The running trials to show by number, likewise.
     """
 
-    def __init__(self, study: optuna.Study, trials: Sequence[FrozenTrial]):
-        self._seen_study, self._trials = study, trials
+    def __init__(self, study: optuna.Study, ended: Sequence[FrozenTrial], running: Mapping[int, FrozenTrial]):
+        self._seen_study = study
+        self.ended, self.running = ended, running
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._seen_study, name)
@@ -49,7 +52,10 @@ class SeenStudy:
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
         """Replaces the method that Optuna's samplers call; the arguments are the same."""
-        wanted = [trial for trial in self._trials if states is None or trial.state in states]
+        of_state = (
+            [*self.ended, *self.running.values()] if states is None or TrialState.RUNNING in states else self.ended
+        )
+        wanted = [trial for trial in of_state if states is None or trial.state in states]
         return copy.deepcopy(wanted) if deepcopy else wanted
 
 
@@ -67,29 +73,46 @@ class SeenTrials:
         self._rungs = rungs
         self._stored: list[FrozenTrial] = []
         self._shown: list[FrozenTrial] = []
-        self._running: dict[int, FrozenTrial] = {}
+        self._running: list[int] = []
         self._ended: list[FrozenTrial] | None = None
 
     def of(self, study: optuna.Study) -> SeenStudy:
         """The study as TPE should see it now."""
         stored = study.get_trials(deepcopy=False)
-        n_known = len(self._stored)
         changed = [i for i, (a, b) in enumerate(zip(self._stored, stored, strict=False)) if a is not b]
-        self._shown += stored[n_known:]
-        for place in (*changed, *range(n_known, len(stored))):
-            before, now = self._shown[place], self._as_shown(stored[place])
-            self._shown[place] = now
-            if now.state in ENDED or (place < n_known and before.state in ENDED):
-                self._ended = None
-            self._running.pop(place, None)
-            if now.state == TrialState.RUNNING:
-                self._running[place] = now
-        self._stored = stored
+        for number in (*changed, *range(len(self._stored), len(stored))):
+            self._take(number, stored[number])
+        return self._seen(study)
+
+    def of_asked(self, study: optuna.Study, trial_ids: Iterable[int]) -> SeenStudy:
+        """The same if nothing has changed since but these trials, which takes less time with many trials."""
+        for trial_id in trial_ids:
+            trial = study._storage.get_trial(trial_id)
+            if trial.number > len(self._stored):
+                return self.of(study)
+            self._take(trial.number, trial)
+        return self._seen(study)
+
+    def _take(self, number: int, trial: FrozenTrial) -> None:
+        """Note what the storage holds for a trial."""
+        shown = self._as_shown(trial)
+        if number == len(self._stored):
+            self._stored.append(trial)
+            self._shown.append(shown)
+        elif self._shown[number].state in ENDED:
+            self._ended = None
+        elif self._shown[number].state == TrialState.RUNNING:
+            del self._running[bisect_left(self._running, number)]
+        self._stored[number], self._shown[number] = trial, shown
+        if shown.state in ENDED:
+            self._ended = None
+        elif shown.state == TrialState.RUNNING:
+            insort(self._running, number)
+
+    def _seen(self, study: optuna.Study) -> SeenStudy:
         if self._ended is None:
             self._ended = self._selected([trial for trial in self._shown if trial.state in ENDED], study.direction)
-        running = sorted(self._running.items())[-MOST_RUNNING:]
-        trials = sorted([*self._ended, *(trial for _, trial in running)], key=lambda trial: trial.number)
-        return SeenStudy(study, trials)
+        return SeenStudy(study, self._ended, {number: self._shown[number] for number in self._running[-MOST_RUNNING:]})
 
     def _as_shown(self, trial: FrozenTrial) -> FrozenTrial:
         """A running trial as if it had been pruned at the last rung that it reached; other trials unchanged."""
@@ -112,7 +135,8 @@ class SeenTrials:
         best = heapq.nsmallest(N_BEST, ended, key=lambda trial: _merit(trial, sign))
         latest = ended[-MOST_ENDED:]
         numbers = {trial.number for trial in latest}
-        return [*(trial for trial in best if trial.number not in numbers), *latest]
+        earlier = (trial for trial in best if trial.number not in numbers)
+        return [*sorted(earlier, key=lambda trial: trial.number), *latest]
 
 
 def _merit(trial: FrozenTrial, sign: int) -> tuple[float, ...]:

@@ -5,7 +5,8 @@ again for every proposal. This one is seeded again instead, and remembers the pa
 changed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ import numpy.typing as npt
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import TPESampler
+from optuna.samplers._tpe.sampler import _split_trials, default_gamma
 from optuna.trial import FrozenTrial, TrialState
+
+from sweep.search.seen_trials import SeenStudy
 
 Space = dict[str, BaseDistribution]
 
@@ -31,6 +35,8 @@ class RememberingTpe(TPESampler):
         self._distinct: list[Space] = []
         self._numbers_of: dict[frozenset[tuple[str, BaseDistribution]], int] = {}
         self._observed: dict[tuple[str, ...], _Observed] = {}
+        self._good: dict[tuple[str, ...], _Good] = {}
+        self._inferred: tuple[Sequence[FrozenTrial], Space] = (), {}
 
     def seeded(self, seed: int) -> "RememberingTpe":
         """This sampler, as if it was just made with a seed."""
@@ -42,13 +48,18 @@ class RememberingTpe(TPESampler):
         """See `BaseSampler`: the parameters that all ended trials have, with the same distributions."""
         if not self._is_multivariate(study):
             return {}
+        if isinstance(study, SeenStudy) and study.ended is self._inferred[0]:
+            return dict(self._inferred[1])
         ended = study._get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         first, *others = [self._distinct[number] for number in {self._space_of(one) for one in ended}] or [{}]
-        return {
+        space = {
             name: distribution
             for name, distribution in sorted(first.items(), key=lambda item: item[0])
             if not distribution.single() and all(other.get(name) == distribution for other in others)
         }
+        if isinstance(study, SeenStudy):
+            self._inferred = study.ended, dict(space)
+        return space
 
     def _space_of(self, trial: FrozenTrial) -> int:
         """Number of an ended trial's space: trials with the same distributions have the same number."""
@@ -60,19 +71,58 @@ class RememberingTpe(TPESampler):
             known = self._spaces[trial.number] = trial, number
         return known[1]
 
+    def _sample(self, study: optuna.Study, trial: FrozenTrial, search_space: Space) -> dict[str, Any]:
+        """Replaces Optuna's method. While no trial ends, the model of the good trials stays the same."""
+        if not isinstance(study, SeenStudy):
+            return super()._sample(study, trial, search_space)
+        names = tuple(search_space)
+        good = self._good.get(names)
+        if good is None or good.ended is not study.ended or good.space != search_space:
+            below, above = _split_trials(study, list(study.ended), default_gamma(len(study.ended)))
+            model = self._build_parzen_estimator(study, search_space, below, handle_below=True)
+            good = self._good[names] = _Good(study.ended, dict(search_space), model, [other.number for other in above])
+            self._taken(above, search_space, study)
+        running = {number: other for number, other in study.running.items() if number != trial.number}
+        observed = self._taken(running.values(), search_space, study)
+        observations = observed.of(sorted([*good.others, *running]))
+        bad = self._parzen_estimator_cls(observations, search_space, self._parzen_estimator_parameters)
+        samples = good.model.sample(self._rng.rng, self._n_ei_candidates)
+        best = self._compare(samples, self._compute_acquisition_func(samples, good.model, bad))
+        return {name: of.to_external_repr(best[name]) for name, of in search_space.items()}
+
     def _get_internal_repr(
         self, trials: list[FrozenTrial], search_space: Space, study: optuna.Study
     ) -> dict[str, npt.NDArray[np.float64]]:
         """Replaces Optuna's method: the values of those trials that have all parameters of a space."""
-        names = tuple(search_space)
+        return self._taken(trials, search_space, study).of([trial.number for trial in trials])
+
+    def _taken(self, trials: Iterable[FrozenTrial], space: Space, study: optuna.Study) -> "_Observed":
+        """What is known of trials, after looking at those that have changed."""
+        names = tuple(space)
         observed = self._observed.get(names)
-        if observed is None or observed.space != search_space:
-            observed = self._observed[names] = _Observed(dict(search_space))
+        if observed is None or observed.space != space:
+            observed = self._observed[names] = _Observed(dict(space))
         for trial in trials:
             if observed.trials.get(trial.number) is not trial:
                 observed.take(trial, self._get_params(trial, study))
-        values = observed.values[np.array([trial.number for trial in trials], dtype=np.int64)]
-        return dict(zip(names, values[~np.isnan(values).any(axis=1)].T, strict=True))
+        return observed
+
+
+@dataclass(frozen=True)
+class _Good:
+    """TPE's model of the good trials.
+
+    Attributes:
+        ended: The ended trials that it was made from.
+        space: The space that it is for.
+        model: The model.
+        others: Numbers of the ended trials that are not good.
+    """
+
+    ended: Sequence[FrozenTrial]
+    space: Space
+    model: Any
+    others: Sequence[int]
 
 
 class _Observed:
@@ -89,6 +139,11 @@ class _Observed:
         self.space = space
         self.trials: dict[int, FrozenTrial] = {}
         self.values = np.full((16, len(space)), np.nan)
+
+    def of(self, numbers: Sequence[int]) -> dict[str, npt.NDArray[np.float64]]:
+        """The values of those trials that have all parameters, by parameter; the trials by number."""
+        values = self.values[np.array(numbers, dtype=np.int64)]
+        return dict(zip(self.space, values[~np.isnan(values).any(axis=1)].T, strict=True))
 
     def take(self, trial: FrozenTrial, params: dict[str, Any]) -> None:
         """Take the values of a trial."""

@@ -25,7 +25,11 @@ class Patience:
 
     def of_answer(self, n_epochs: int) -> float:
         """Seconds after which a worker that trains so many epochs is thought to hang."""
-        return self.timeout_seconds + FACTOR * n_epochs * self.epoch_seconds
+        return self.beyond(n_epochs * self.epoch_seconds)
+
+    def beyond(self, expected_seconds: float) -> float:
+        """Seconds after which a worker is thought to hang that should take so many."""
+        return self.timeout_seconds + FACTOR * expected_seconds
 
     def learn(self, seconds: float, n_epochs: int) -> None:
         """A worker has trained so many epochs in this time."""

@@ -255,6 +255,8 @@ class TrainingOnWorkers:
         Raises:
             SweepError: There was none in time.
         """
+        for worker in set(self._placement.where.values()) - set(self.pool.ready):
+            self._lose(worker, "has died")  # while it did something else
         none_left, seconds = not self.pool.ready, self.patience.timeout_seconds
         if none_left and self._generation:
             self.on_message(f"no worker is left; waiting for one for up to {seconds:g} s")

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,6 +21,9 @@ from sweep.tasks.own_losses import take_losses
 from sweep.training.lane_stack import LaneStack, StackSetting, TrialEpoch, does_not_fit
 from sweep.training.lane_state import LaneState
 from sweep.workers.messages import Assignment, Step, StepResult, UsersCode
+
+if TYPE_CHECKING:  # it knows of pools, which know this module
+    from sweep.workers.feature_pass import FeaturePass
 
 
 class LaneWorker:
@@ -38,6 +42,7 @@ class LaneWorker:
         self._most_trials: dict[Shape, int] = {}
         self._generation = 0
         self._room: DeviceRoom | None = None
+        self._pass: FeaturePass | None = None
 
     def take_setting(self, shape: Shape, setting: StackSetting, resident_bytes: int, code: UsersCode) -> None:
         """Take what lanes of a shape train with.
@@ -54,6 +59,27 @@ class LaneWorker:
         self._room = self._room or room_on(self.device, resident_bytes)
         train, val = in_room(setting.train_data, setting.val_data, self._room)
         self._settings[shape] = replace(setting, train_data=train, val_data=val)
+
+    def take_pass(self, feature_pass: "FeaturePass") -> None:
+        """Take what features are computed with."""
+        if isinstance(feature_pass.backbone, torch.nn.Module):
+            feature_pass.backbone.to(self.device)
+        self._pass = feature_pass
+
+    def compute_features(self, batches: Sequence[range]) -> dict[range, int]:
+        """Compute the features of batches and write them to the cache; returns their checksums.
+
+        Raises:
+            SweepError: An image cannot be decoded, or a feature is not a finite float16.
+        """
+        assert self._pass is not None
+        return self._pass.compute(batches, self.device)
+
+    def drop_pass(self) -> None:
+        """Forget what features are computed with."""
+        self._pass = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def step(self, step: Step) -> StepResult:
         """Train all trials for one epoch, unless they have trained it.

@@ -66,7 +66,7 @@ def test_of_many_trials_the_best_and_the_latest_are_seen(monkeypatch: pytest.Mon
     seen = SeenTrials([2])
 
     def shown() -> dict[int, TrialState]:
-        return {trial.number: trial.state for trial in seen.of(study)._get_trials()}
+        return {trial.number: trial.state for trial in sorted(seen.of(study)._get_trials(), key=lambda t: t.number)}
 
     values = [0.1, 0.9, 0.5, 0.8, 0.2, 0.7, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3]
     for number, value in enumerate(values):
