@@ -87,6 +87,11 @@ class TextBackbone(FrozenBackbone):
         """The size of the input, in words for the user."""
         return f"{self.tokens} tokens"
 
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The blocks of the network, in their order."""
+        return self._blocks[0]
+
     def empty_inputs(self, count: int) -> Tensor:
         """Return texts of the largest length, (count, L), which repeat one token."""
         device = next(self.network.parameters()).device
@@ -121,7 +126,7 @@ class TextBackbone(FrozenBackbone):
             valid: Whether a token belongs to the text, (B, L).
         """
         network: Any = self.network
-        (blocks,) = self._blocks
+        blocks = self.blocks
         taken: list[Tensor] = []
 
         def entering(_block: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:

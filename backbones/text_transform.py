@@ -84,15 +84,28 @@ class TextTransform(TextInput):
         Raises:
             SweepError: The text has no token, or the tokenizer fails on it.
         """
-        tokenizer: Tokenizer = self._tokenizer  # type: ignore[attr-defined]
-        try:
-            ids = tokenizer.encode(text).ids
-        except Exception as error:  # what the package raises is a plain Exception
-            raise SweepError(
-                f"the tokenizer fails on the text {text[:LONGEST_SHOWN]!r}: {error}; save the tokenizer again"
-            ) from error
+        ids = self.numbers(text)
         if not ids:
             raise SweepError(f"the text {text[:LONGEST_SHOWN]!r} has no token; leave it out")
         row = np.full(self.max_tokens, BEYOND, dtype=np.int64)
         row[: len(ids)] = ids
         return torch.from_numpy(row)
+
+    def numbers(self, text: str, *, special: bool = True) -> list[int]:
+        """The numbers of a text's first `max_tokens` tokens.
+
+        Args:
+            text: The text.
+            special: Whether the special tokens that the tokenizer adds to a text are among them.
+
+        Raises:
+            SweepError: The tokenizer fails on the text.
+        """
+        tokenizer: Tokenizer = self._tokenizer  # type: ignore[attr-defined]
+        try:
+            ids: list[int] = tokenizer.encode(text, add_special_tokens=special).ids
+        except Exception as error:  # what the package raises is a plain Exception
+            raise SweepError(
+                f"the tokenizer fails on the text {text[:LONGEST_SHOWN]!r}: {error}; save the tokenizer again"
+            ) from error
+        return ids

@@ -22,22 +22,27 @@ from dataclasses import replace
 import optuna
 
 from studies.lr_rank import study as lr_rank
-from sweep import LaneConfig
+from sweep import LaneConfig, Study
 
 
-def suggest(trial: optuna.Trial) -> LaneConfig:
-    """Search the learning rates of modules and head, the rank, the weight decay and the loss."""
+def suggest(trial: optuna.Trial, rank: int | None = None) -> LaneConfig:
+    """Search the learning rates of modules and head, the rank if none is given, the weight decay and the loss."""
     lr = trial.suggest_float("lr", 1e-4, 5e-3, log=True)
     head_lr = trial.suggest_float("head_lr", 3e-3, 6e-2, log=True)
     loss = trial.suggest_categorical("loss", ["cross_entropy", "focal"])
     return LaneConfig(
         lr=lr,
         head_lr_ratio=head_lr / lr,
-        rank=trial.suggest_categorical("rank", [2, 4, 8]),
+        rank=rank or trial.suggest_categorical("rank", [2, 4, 8]),
         weight_decay=trial.suggest_float("weight_decay", 1e-3, 0.6, log=True),
         loss=loss,
         focal_gamma=trial.suggest_float("focal_gamma", 0.5, 4) if loss == "focal" else 2.0,
     )
+
+
+def suggest_gated(trial: optuna.Trial) -> LaneConfig:
+    """Search the same for learned ranks: every module begins with 16, and the strength of the penalty is searched."""
+    return replace(suggest(trial, rank=16), rank_penalty=trial.suggest_float("rank_penalty", 1e-4, 1e-1, log=True))
 
 
 study = replace(
@@ -50,3 +55,11 @@ study = replace(
     trials=32,
     halving=None,
 )
+
+
+def of_variant(family: str) -> Study:
+    """The search of a variant of LAST; `sweep bench --suite accuracy` runs it."""
+    if family == "gated_last":
+        baseline = {name: value for name, value in study.baseline.items() if name != "rank"} | {"rank_penalty": 3e-3}
+        return replace(study, side_network=family, suggest=suggest_gated, baseline=baseline)
+    return replace(study, side_network=family)

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from studies import side_networks
+from studies import mini_vtab, side_networks
 from sweep.bench.accuracy_results import (
     FAMILIES,
     FAMILY_STUDY,
@@ -30,6 +30,7 @@ from sweep.bench.accuracy_results import (
     LORA,
     PROBE,
     STUDY,
+    VARIANTS,
     AccuracyBenchmark,
     AccuracyRow,
     AccuracySizes,
@@ -231,8 +232,10 @@ def _row(task: Task, method: str, *, test_top1: float, n_test_images: int, **res
 
 def _study_of(task: Task, sizes: AccuracySizes, family: str) -> LoadedStudy:
     """The study that tunes a family, on a task: LAST has one of its own, with a search space made for it."""
-    if family == LAST:
+    if family in (LAST, *VARIANTS):
         loaded, trials, epochs = load_study(STUDY), sizes.n_configs, sizes.epochs
+        if family != LAST:
+            loaded = replace(loaded, study=mini_vtab.of_variant(family))
     else:
         loaded = replace(load_study(FAMILY_STUDY), study=side_networks.of_family(family))
         trials, epochs = sizes.n_family_configs, sizes.family_epochs

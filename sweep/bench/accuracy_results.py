@@ -16,8 +16,12 @@ IN_JSON: Mapping[Any, Any] = {float: int | float, float | None: int | float | No
 """Types in JSON of those entries of a row that differ from the entry's own type."""
 
 LAST, PROBE, LORA = "last", "linear_probe", "lora"
-FAMILIES = ("ladder", "convolution", "multi_stage", "mixer")
-"""Families of side-networks that are searched by the study `side_networks`, each alone."""
+VARIANTS = ("granular_last", "gated_last")
+"""Variants of LAST, which are searched by LAST's own study."""
+
+FAMILIES = ("ladder", "convolution", "multi_stage", "mixer", *VARIANTS)
+"""Families of side-networks beside LAST, each searched alone: the variants of LAST by its study, the others by the
+study `side_networks`."""
 
 BEST = "best family"
 """Stands for the family, LAST included, that is best on val: task by task, chosen as a user would."""

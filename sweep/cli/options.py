@@ -210,8 +210,8 @@ Stages = Annotated[
 SideNetwork = Annotated[
     str | None,
     typer.Option(
-        help="The family of side-networks: `last`, `granular_last`, `ladder`, `convolution`, `mixer`, `multi_stage` "
-        "or `probe`; see docs/side-networks.md.",
+        help="The family of side-networks: `last`, `granular_last`, `gated_last`, `ladder`, `convolution`, `mixer`, "
+        "`multi_stage` or `probe`; see docs/side-networks.md.",
         rich_help_panel=SIDE_NETWORKS,
     ),
 ]
@@ -263,6 +263,15 @@ ClassWeights = Annotated[
     typer.Option(
         help="`balanced` lets every class (or label) count alike in the loss, however many images it has; `none` lets "
         "every image count alike. A study file can give a number for each class.",
+        rich_help_panel=TRAINING,
+    ),
+]
+LabelWords = Annotated[
+    bool | None,
+    typer.Option(
+        "--label-words/--no-label-words",
+        help="Start heads from the names of the classes, in the vocabulary of a causal language model. A study file "
+        "can give other words for each class.",
         rich_help_panel=TRAINING,
     ),
 ]

@@ -16,6 +16,8 @@ from sweep.records.ranked_on import RankedOn
 from sweep.records.results import Results
 from sweep.records.tested import was_retrained, was_tested
 from sweep.side_networks.families import family_of
+from sweep.side_networks.gated import effective_ranks
+from sweep.study.structure import GATED
 from sweep.tasks.inputs import Kind
 from sweep.tasks.kinds import CLASSES, DETECTION, MULTI_LABEL, REGRESSION, SEGMENTATION, TaskKind
 
@@ -273,10 +275,23 @@ def _hyperparameters(config: ModelConfig, chosen: Sequence[Chosen]) -> str:
     lines = ["## Hyperparameters", "", f"All: {_settings(shared)}.", ""]
     lines += [
         f"- trial {c.weights.trial}: {_settings(c.hyperparameters)}; {int(c.row['trainable_parameters']):,} trained "
-        f"parameters, initialised with seed {int(c.row['seed'])}"
+        f"parameters, initialised with seed {int(c.row['seed'])}{_ranks_left(config, c)}"
         for c in chosen
     ]
     return "\n".join(lines)
+
+
+def _ranks_left(config: ModelConfig, chosen: Chosen) -> str:
+    """How many ranks a trial with learned ranks has left, and how many parameters, as part of a sentence."""
+    side, state = config.side_network, chosen.weights.state
+    left = effective_ranks(state)
+    if side.family != GATED or left is None:
+        return ""
+    n_modules, rank = side.n_modules, chosen.weights.rank
+    return (
+        f"; {round(left.item() * n_modules)} of {rank * n_modules} ranks are left, and "
+        f"{sum(tensor.numel() for tensor in state.values()):,} parameters"
+    )
 
 
 def _settings(values: Mapping[str, Any]) -> str:

@@ -133,6 +133,7 @@ class ModelConfig:
         also = {
             "target": {"task": self.target.kind.name, "mean": self.target.mean, "std": self.target.std},
             "transform": transform_record(self.transform),
+            "side_network": self.side_network.as_saved(),
         }
         return {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self), **also}
 

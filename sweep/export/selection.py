@@ -1,7 +1,7 @@
 """Choose the trials of a run to export."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -20,7 +20,7 @@ class Chosen:
     """One trial to export.
 
     Attributes:
-        weights: The trained weights.
+        weights: The trained weights, without the ranks that were pruned.
         row: The row of the trial in the table.
         hyperparameters: Optuna's parameters that the trial has.
         retrained: Whether the weights are those of the winner trained again on train and val.
@@ -84,6 +84,7 @@ def choose(
         row = _row(results.trials, number, folder)
         again = trial is None and ensemble is None and was_retrained(results.summary)
         spec, weights = retrained_weights(folder, winner) if again else weights_of(folder, number, winner)
+        weights = replace(weights, state=spec.pruned(weights.state))
         chosen.append(Chosen(weights, row, hyperparameters_of(row, results.trials), again))
     return spec, chosen
 

@@ -39,8 +39,9 @@ class Results:
             `train_loss`, `epochs`, `trainable_parameters`, `inference_seconds`, `seconds` (the trial's share of the
             wall time of its stacks), `lane`, `first_order` (its first data order), `seeds` (the number of replicates),
             `seed` (of the first replicate), `feasible`, `params` (the parameters exactly, as JSON), `lane_config` (what
-            `suggest` returned, as JSON), `stopped`, `failure`. If lanes have several shapes, also `shape`, the shape of
-            the trial's lane in words. With several objectives also `front`, which is 0 for the Pareto front.
+            `suggest` returned, as JSON), `stopped`, `failure`. If ranks are learned, also `effective_rank`, the number
+            of ranks that are left, as the mean over the modules. If lanes have several shapes, also `shape`, the shape
+            of the trial's lane in words. With several objectives also `front`, which is 0 for the Pareto front.
         curves: One row per `trial`, `replicate`, `epoch` and `metric`, with its `value`.
         summary: The winner and the tuned linear probe on test data, and where the time went; empty if the run has not
             ended.

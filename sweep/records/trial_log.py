@@ -38,8 +38,8 @@ class TrialRecord:
         failure: Why it failed; empty if it did not.
         stopped: Why it was pruned; empty if it was not.
         epochs: The number of epochs after which it was measured.
-        metrics: The metrics after the last of these epochs, as means over replicates: `train_loss`, and one `val_…` for
-            each metric.
+        metrics: The metrics after the last of these epochs, as means over replicates: `train_loss`, one `val_…` for
+            each metric, and if ranks are learned `effective_rank`.
         score_std: Standard deviation of the task's score over replicates; NaN for a single replicate.
         vs_baseline: Paired difference to the baseline after as many epochs, in top-1 for classes.
         seconds: The trial's share of the wall time of its stacks.
@@ -126,6 +126,8 @@ class TrialLog:
         table = pd.DataFrame([{name: value for name, value in row.items() if name not in columns} for row in rows])
         if all(not record.shape for record in self.records):
             table = table.drop(columns="shape")
+        if all("effective_rank" not in record.metrics for record in self.records):
+            table = table.drop(columns="effective_rank")
         others = list(table)
         return rank_trials(table.assign(**columns)[[*others[:2], *own, *others[2:]]], self.objectives)
 
@@ -146,6 +148,7 @@ def _row(record: TrialRecord, metrics: Sequence[str], kind: TaskKind) -> dict[st
         kind.std_column: record.score_std,
         **dict(zip(kind.paired_columns, ends, strict=True)),
         "train_loss": record.metrics.get("train_loss", math.nan),
+        "effective_rank": record.metrics.get("effective_rank", math.nan),
         "epochs": record.epochs,
         "trainable_parameters": record.trainable_parameters,
         "inference_seconds": record.inference_seconds,

@@ -26,7 +26,7 @@ OF_THE_BACKBONE = ("backbone", "group_size", "stages", "image_size", "max_tokens
 OF_THE_METHOD = (
     *("study", "study_sha256", "data", "trials", "epochs", "batch_size", "max_rank", "modules_per_block", "pool"),
     *("precision", "augment", "views", "cache", "objectives", "sampler", "halving", "seeds", "seed"),
-    *("resize", "class_weights", "retrain", "folds", "repeats"),
+    *("resize", "class_weights", "label_words", "retrain", "folds", "repeats"),
 )
 """Other settings in which runs may differ."""
 SHA_LENGTH = 8

@@ -20,6 +20,7 @@ from sweep.tasks.metrics import N_CALIBRATION_BINS
 CURVES = {
     **{f"val_{metric}": f"{kind.metrics[metric]} on val" for kind in TASK_KINDS.values() for metric in kind.shown},
     "train_loss": "training loss",
+    "effective_rank": "ranks left",
 }
 CURVES.pop("val_mean_class_accuracy")  # close to top-1
 LEGEND_BELOW = {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0}

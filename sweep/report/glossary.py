@@ -42,6 +42,7 @@ COLUMNS: Mapping[str, str] = {
     "95% interval": "Interval of the difference to the baseline. It covers the choice of images, but not the choice of "
     "the seed. If it contains 0, these images do not show a difference.",
     "train loss": "Mean training loss in the last epoch. Losses of different kinds cannot be compared.",
+    "ranks left": "Ranks whose gates are still open, as the mean over the modules of the side-network.",
     "size": "Trained parameters of the side-network at its own rank; the frozen backbone is not counted.",
     "seconds": "The trial's share of the wall time of the stacks that it trained in.",
     "why": "Why the trial was stopped or failed.",
@@ -53,6 +54,7 @@ PARAMETERS: Mapping[str, str] = {
     "head_lr_ratio": "The head's learning rate as a multiple of lr.",
     "head_lr": "Learning rate of the head.",
     "rank": "Rank r of the low-rank attention modules.",
+    "rank_penalty": "Strength of the penalty that closes the gates of ranks.",
     "loss": "What training minimises.",
     "weight_decay": "Weight decay of the optimizer; biases and norms have none.",
     "label_smoothing": "Probability that cross-entropy moves from the correct class to all classes.",

@@ -24,6 +24,7 @@ N_NAMED_CLASSES = 20
 LABELS = {
     **{f"val_{metric}": heading for kind in TASK_KINDS.values() for metric, heading in kind.metrics.items()},
     "train_loss": "train loss",
+    "effective_rank": "ranks left",
     "trainable_parameters": "size",
 }
 
@@ -135,7 +136,7 @@ def trials_table(results: Results, limit: int | None = None) -> str:
     parameters = [name.removeprefix(PARAMETER_PREFIX) for name in parameter_columns(trials)]
     several, kind = len(results.objectives) > 1, results.kind
     score, *shown = (f"val_{name}" for name in kind.shown)
-    shown.append("train_loss")
+    shown += [name for name in ("train_loss", "effective_rank") if name in trials]
     shown += [name for name in results.objectives if name not in (score, *shown, "trainable_parameters")]
     first = ["place", "trial", *["front"] * several, "state", LABELS[score], "vs baseline", "95% interval"]
     rows = []

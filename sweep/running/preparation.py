@@ -16,6 +16,7 @@ from sweep.errors import UsageError
 from sweep.features.folds import Folds
 from sweep.features.views import TrainingViews
 from sweep.machine.precision import require_fp32_sums
+from sweep.running.label_words import head_start_of
 from sweep.side_networks.cost import rank_buckets
 from sweep.side_networks.families import check_family
 from sweep.side_networks.own_networks import own_family
@@ -294,4 +295,4 @@ def side_network_spec(study: Study, data: DataSet, backbone: Backbone, padded_ra
         parts=study.parts or 1,
     )
     check_family(spec, backbone.name, texts=backbone.kind == "texts")
-    return spec
+    return replace(spec, head_start=head_start_of(study, data, backbone, spec))

@@ -99,7 +99,7 @@ def run_summary(
             "trial": record.trial,
             "params": record.params,
             "trainable_parameters": record.trainable_parameters,
-            "val": {name.removeprefix("val_"): v for name, v in record.metrics.items() if name != "train_loss"}
+            "val": {name.removeprefix("val_"): v for name, v in record.metrics.items() if name.startswith("val_")}
             | ending.val_error,
             "test": ending.test if retrained is None else retrained.winner,
         },

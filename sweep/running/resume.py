@@ -34,7 +34,7 @@ DECIDED_BY_OPTIONS = (
     *("task", "accept_licence"),
     *("side_network", "attention", "mlp", "read_out", "parts"),
     *("modules_per_block", "precision", "max_rank", "seeds", "folds", "repeats", "seed", "augment", "views", "cache"),
-    *("image_root", "path_column", "label_column", "resize", "class_weights", "test", "retrain"),
+    *("image_root", "path_column", "label_column", "resize", "class_weights", "label_words", "test", "retrain"),
 )
 """Declarations that options of `sweep run` can override. A resumed run takes them from its record."""
 

@@ -134,6 +134,7 @@ def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path, choice: Choi
         n_epochs=EPOCHS_FACTOR * study.epochs,
         batch_size=prepared.study_of_shape.batch_size,
         seed=study.seed,
+        only_last=True,
     )
     probe.load_state_dict(state)
     of_probe = {}
@@ -180,6 +181,7 @@ def _retrained_winner(
         batch_size=prepared.study_of_shape.batch_size,
         seed=study.seed,
         lane_seeds=seeds,
+        only_last=True,
     )
     modules = []
     for state in states:

@@ -15,6 +15,7 @@ from backbones.grid import grid_side
 from sweep.errors import UsageError
 from sweep.machine.precision import product_dtype
 from sweep.side_networks.convolution import Convolution
+from sweep.side_networks.gated import GatedAttention
 from sweep.side_networks.granular import GranularAttention
 from sweep.side_networks.ladder import Ladder
 from sweep.side_networks.ladder_rows import RowsConvolution, RowsLadder
@@ -25,7 +26,7 @@ from sweep.side_networks.multi_stage import MultiStage
 from sweep.side_networks.pyramid import PyramidLAST
 from sweep.side_networks.pyramid_rank_space import RankSpacePyramidLAST
 from sweep.side_networks.rank_space import RankSpaceLAST
-from sweep.study.structure import BOXES, DENSE, GRANULAR, READ_OUTS
+from sweep.study.structure import BOXES, DENSE, GATED, GRANULAR, READ_OUTS
 from sweep.tasks.kinds import DETECTION, SEGMENTATION
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _last_lane(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Modul
 
 def _of_width(spec: "SideNetworkSpec") -> dict[str, Any]:
     """What only a LAST beside stages of one width can have."""
-    kinds: dict[str, Any] = {GRANULAR: partial(GranularAttention, parts=spec.parts)}
+    kinds: dict[str, Any] = {GRANULAR: partial(GranularAttention, parts=spec.parts), GATED: GatedAttention}
     return {"causal": spec.causal, "dense": spec.dense, "attention": kinds.get(spec.family, LowRankAttention)}
 
 
@@ -148,6 +149,16 @@ FAMILIES: dict[str, Family] = {
         _last_lane,
         read_outs=("pooled", DENSE, BOXES),
         options=("modules_per_block", "parts"),
+        several_widths=False,
+        bf16=True,
+        rank_space=True,
+    ),
+    GATED: Family(
+        "LAST with a learned rank: a gate for each rank, closed by a penalty",
+        _last,
+        _last_lane,
+        read_outs=("pooled", DENSE, BOXES),
+        options=("modules_per_block",),
         several_widths=False,
         bf16=True,
         rank_space=True,

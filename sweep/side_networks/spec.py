@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -20,12 +20,14 @@ from sweep.side_networks.cost import (
     work_per_token,
 )
 from sweep.side_networks.families import FAMILIES, RANKS, family_of
+from sweep.side_networks.gated import resize_modules, without_closed_ranks
 from sweep.side_networks.head import pooled_tokens
+from sweep.side_networks.head_start import HeadStart
 from sweep.side_networks.linear_probe import LinearProbe
 from sweep.side_networks.own_networks import OWN, own_module
 from sweep.side_networks.padding import cut_to
 from sweep.study.lane_config import LaneConfig, Pool
-from sweep.study.structure import BOXES, DENSE, READ_OUTS, Shapes
+from sweep.study.structure import BOXES, DENSE, GATED, READ_OUTS, Shapes
 from sweep.tasks import boxes
 
 
@@ -51,6 +53,8 @@ class SideNetworkSpec:
         read_out: See `read_out.py`; `DENSE` or `BOXES` for outputs of every patch token.
         n_tokens: Largest number of tokens of an input, `L`; 0 if it is unknown, which LAST and the probe allow.
         parts: Number of parts `k` of `granular_last`; 1 for other families.
+        head_start: Weights that the head of every new lane starts with; None for random numbers. It is not saved with
+            a side-network's weights.
     """
 
     width: int
@@ -69,6 +73,7 @@ class SideNetworkSpec:
     read_out: str = "pooled"
     n_tokens: int = 0
     parts: int = 1
+    head_start: HeadStart | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in (
@@ -101,6 +106,7 @@ class SideNetworkSpec:
         values: dict[str, Any] = {
             f.name: metadata[f.name] if f.default is MISSING else metadata.get(f.name, str(f.default))
             for f in fields(cls)
+            if f.name != "head_start"
         }
         widths = re.findall(r"\d+", values.pop("widths"))
         flags = {name: values.pop(name) == str(True) for name in ("causal", "attention", "mlp")}
@@ -213,7 +219,7 @@ class SideNetworkSpec:
         with drawing_from(seed):
             if self.is_own:
                 return self._own(config)
-            return self._with_first_bias(FAMILIES[self.family].lane(self, rank, self.padded_rank))
+            return self._started(FAMILIES[self.family].lane(self, rank, self.padded_rank))
 
     def plain(self, rank: int, config: LaneConfig | None = None) -> nn.Module:
         """An unpadded module in the form of the definition, to load a lane's weights into; arguments as `lane`."""
@@ -221,8 +227,10 @@ class SideNetworkSpec:
             return self._own(config)
         return FAMILIES[self.family].plain(self, rank, rank)
 
-    def _with_first_bias(self, module: nn.Module) -> nn.Module:
-        """A newly drawn module; for detection, its head starts with the prior probability of a class."""
+    def _started(self, module: nn.Module) -> nn.Module:
+        """A newly drawn module with `head_start`; for detection, its head starts with the prior of a class."""
+        if self.head_start is not None:
+            self.head_start.give(module)
         if self.read_out == BOXES:
             with torch.no_grad():
                 module.get_parameter("head.bias").copy_(boxes.first_bias(self.n_classes))
@@ -234,6 +242,17 @@ class SideNetworkSpec:
             return {name: tensor.clone() for name, tensor in state.items()}
         with torch.device("meta"):
             return cut_to(self.plain(rank).state_dict(), state)
+
+    def pruned(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A lane's unpadded weights without the ranks whose gates are closed; unchanged if there are no gates."""
+        return without_closed_ranks(state) if self.family == GATED else dict(state)
+
+    def _of_size(self, rank: int, state: Mapping[str, Tensor]) -> nn.Module:
+        """`plain`, without the ranks that were pruned in `state`."""
+        module = self.plain(rank)
+        if self.family == GATED:
+            resize_modules(module, state)
+        return module
 
     def _own(self, config: LaneConfig | None) -> nn.Module:
         shapes = Shapes(self.stage_widths, self.n_tokens, self.n_prefix_tokens)
@@ -256,10 +275,10 @@ class SideNetworkSpec:
         what = f"{self.family} of rank {rank!r}" if FAMILIES[self.family].has_rank else self.family
         try:
             with torch.device("meta"):  # a file may name any size, so memory is only allocated once the sizes agree
-                expected = self.plain(rank).state_dict() if self._n_built <= len(state) else {}
+                expected = self._of_size(rank, state).state_dict() if self._n_built <= len(state) else {}
             if {name: x.shape for name, x in state.items()} != {name: x.shape for name, x in expected.items()}:
                 raise ValueError(f"the weights are not those of a {what} and {self.n_stages} stages")
-            module = self.plain(rank)
+            module = self._of_size(rank, state)
             module.load_state_dict(state)
         except (RuntimeError, TypeError, OverflowError) as error:
             raise ValueError(f"there is no {what} with these weights: {error}") from error
@@ -280,7 +299,7 @@ class SideNetworkSpec:
         with drawing_from(seed):
             width, n_prefix_tokens = self.stage_widths[stage], self.n_prefix_tokens
             probe = LinearProbe(width, self.n_outputs, stage=0, n_prefix_tokens=n_prefix_tokens, dense=True)
-            self._with_first_bias(probe)
+            self._started(probe)
             return probe
 
     def trainable_parameters(self, rank: int, config: LaneConfig | None = None) -> int:
@@ -291,4 +310,8 @@ class SideNetworkSpec:
     def metadata(self, rank: int, config: LaneConfig | None = None) -> dict[str, str]:
         """The structure of one lane's module as strings, to be saved with its weights; arguments as `lane`."""
         own = {"lane_config": json.dumps(config.as_recorded())} if self.is_own and config is not None else {}
-        return {**{name: str(value) for name, value in {**asdict(self), "rank": rank}.items()}, **own}
+        return {**{name: str(value) for name, value in {**self.as_saved(), "rank": rank}.items()}, **own}
+
+    def as_saved(self) -> dict[str, Any]:
+        """The structure as JSON can hold it."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "head_start"}

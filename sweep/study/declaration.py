@@ -13,6 +13,7 @@ from sweep.study.class_weights import ClassWeights, checked, of_lane
 from sweep.study.declaration_checks import check_declarations, stored_grid
 from sweep.study.folds import fold_of, lanes_per_trial
 from sweep.study.halving import Halving
+from sweep.study.label_words import LabelWords, checked_words
 from sweep.study.lane_config import LaneConfig, Pool
 from sweep.study.objectives import Direction, Objectives
 from sweep.study.parameter_cells import range_text
@@ -54,9 +55,9 @@ class Study:
         rank_buckets: Ranks that lanes are padded to. A lane is padded to the smallest bucket that it fits into, and the
             lanes of one bucket train in one stack. If not given, buckets are chosen so that padding costs less than
             another stack would.
-        side_network: The family: `"last"`, `"granular_last"`, `"ladder"`, `"convolution"`, `"mixer"`, `"multi_stage"`
-            or `"probe"`; see docs/side-networks.md. Or your own `MyNet(shapes, n_classes, config)`: it takes a
-            `sweep.Shapes` and a lane's configuration, and returns a PyTorch module that maps stages to logits.
+        side_network: The family: `"last"`, `"granular_last"`, `"gated_last"`, `"ladder"`, `"convolution"`, `"mixer"`,
+            `"multi_stage"` or `"probe"`; see docs/side-networks.md. Or your own `MyNet(shapes, n_classes, config)`: it
+            takes a `sweep.Shapes` and a lane's configuration, and returns a PyTorch module that maps stages to logits.
         attention: Whether a ladder has attention.
         mlp: Whether a ladder with attention or with convolutions has MLPs.
         read_out: What the head of a ladder reads: `"pooled"` features; `"tokens"`, with weights for each position;
@@ -97,6 +98,9 @@ class Study:
         class_weights: How much images count in the loss: `"balanced"` lets all classes count alike, however many images
             each has; numbers by class name (1 for classes that are not named); or `"none"`. If not given, all images
             count alike.
+        label_words: For texts beside a language model: whether heads start from the rows that the classes' names have
+            in the vocabulary, so that an untrained side-network is better than chance. Or words by class name, for
+            classes whose names are no words.
         trials: Number of configurations to train.
         epochs: Passes over the training set in every trial.
         batch_size: Images or texts per step.
@@ -159,6 +163,7 @@ class Study:
     views: int | None = None
     cache: Cache = "on"
     class_weights: ClassWeights = None
+    label_words: LabelWords = False
     trials: int = 32
     epochs: int = 12
     batch_size: int = 32
@@ -182,6 +187,7 @@ class Study:
         if self.grid is not None:
             object.__setattr__(self, "grid", stored_grid(self.grid))
         object.__setattr__(self, "class_weights", checked(plain(self.class_weights)))
+        object.__setattr__(self, "label_words", checked_words(self.label_words))
         check_declarations(self)
         for name, loss in self.losses.items():
             own_loss(name, loss)

@@ -62,6 +62,7 @@ class LaneConfig:
         schedule: `"cosine"` to zero or `"constant"`, both after a linear warm-up.
         warmup_epochs: Length of the warm-up in epochs, fractions allowed.
         dropout: Dropout probability of the head's normalised inputs.
+        rank_penalty: Strength of the penalty on the gates of a learned rank, `λ`; for `gated_last` only.
         loss: For classes `"cross_entropy"`, `"focal"`, `"logit_adjusted"` or `"bce"` (one-vs-all); for several labels
             per image `"bce"` or `"asymmetric"`; for regression `"mse"` or `"huber"`; for segmentation `"cross_entropy"`
             or `"dice"`; for detection `"focal_giou"`. Or the name of a loss that the study declares in `losses`. None
@@ -111,6 +112,7 @@ class LaneConfig:
     schedule: str = "cosine"
     warmup_epochs: float = 1.0
     dropout: float = 0.0
+    rank_penalty: float = 3e-3
     loss: str | None = None
     label_smoothing: float = 0.0
     focal_gamma: float = 2.0
@@ -157,7 +159,7 @@ class LaneConfig:
             self._check(name, getattr(self, name) > 0, "must be above 0")
         for name in (
             *("weight_decay", "warmup_epochs", "focal_gamma", "logit_adjustment"),
-            *("asymmetric_gamma_positive", "asymmetric_gamma_negative"),
+            *("asymmetric_gamma_positive", "asymmetric_gamma_negative", "rank_penalty"),
         ):
             self._check(name, getattr(self, name) >= 0, "must not be negative")
         self._check("clip_norm", self.clip_norm is None or self.clip_norm > 0, "must be above 0, or None")

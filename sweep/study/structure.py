@@ -10,7 +10,8 @@ from typing import Any
 from sweep.errors import UsageError
 
 GRANULAR = "granular_last"
-SIDE_NETWORKS = ("last", GRANULAR, "ladder", "convolution", "mixer", "multi_stage", "probe")
+GATED = "gated_last"
+SIDE_NETWORKS = ("last", GRANULAR, GATED, "ladder", "convolution", "mixer", "multi_stage", "probe")
 READ_OUTS = ("pooled", "tokens", "compact", "both")
 OWN_NETWORK = "a side-network of the study file"
 """The text that a run's record has in place of a side-network of the study's own."""
@@ -30,6 +31,7 @@ BOXES = "boxes"
 UNDECLARED: Mapping[str, Any] = {
     **{"side_network": "last", "attention": False, "mlp": True, "read_out": "pooled"},
     "parts": None,
+    "label_words": False,
 }
 """Defaults of these declarations; also for the records of versions that did not have them."""
 

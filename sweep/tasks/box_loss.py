@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sweep.tasks.boxes import COORDINATES, by_cell, cell_centres, corners_of
+from sweep.tasks.boxes import by_cell, cell_centres, distances_of
 
 RADIUS = 1.5
 """How far from the middle of a box a cell may be to answer for it, along x and along y, in sides of a cell."""
@@ -28,14 +28,14 @@ class Assignment:
     Attributes:
         positive: Whether a cell answers for a box, boolean `(B, S)`.
         classes: Class of the box, `(B, S)`; 0 for other cells.
-        corners: Corners of the box, `(B, S, 4)`; for other cells those of the whole image, so that nothing is
-            divided by zero.
+        distances: Distances from the centre of the cell to the left, upper, right and lower edge of the box, first
+            dimension, `(4, B, S)`; 1 for other cells. A centre outside of its box has a negative one.
         ignored: Whether a cell counts nothing, boolean `(B, S)`.
     """
 
     positive: Tensor
     classes: Tensor
-    corners: Tensor
+    distances: Tensor
     ignored: Tensor
 
     @classmethod
@@ -56,12 +56,13 @@ class Assignment:
         areas = (high - low)[..., 0, 0] * (high - low)[..., 0, 1]
         smallest = torch.where(answers, areas.unsqueeze(-1), torch.inf).min(1)
         positive, which = smallest.values < torch.inf, smallest.indices
-        own = labels[..., 1:5].gather(1, which.unsqueeze(-1).expand(-1, -1, COORDINATES))
-        whole = labels.new_tensor([0.0, 0.0, 1.0, 1.0])
+        left, upper, right, lower = (labels[..., column].gather(1, which) for column in range(1, 5))
+        x, y = centres.unbind(-1)
+        distances = torch.stack([x - left, y - upper, right - x, lower - y])
         return cls(
             positive,
-            classes.gather(1, which).long().clamp_min(0) * positive,
-            torch.where(positive.unsqueeze(-1), own, whole),
+            classes.gather(1, which).long() * positive,
+            torch.where(positive, distances, 1),
             (inside & ((classes >= 0) & is_ignored).unsqueeze(-1)).any(1) & ~positive,
         )
 
@@ -91,16 +92,15 @@ def focal_giou(
     n_cells, n_classes = logits.shape[2:]
     wanted = Assignment.of(labels, n_cells)
     own = F.one_hot(wanted.classes, n_classes).bool() & wanted.positive.unsqueeze(-1)  # (B, S, C)
-    log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
-    gamma = gamma[:, None, None, None]
-    present = -POSITIVE_SHARE * (gamma * log_not_p).exp() * log_p
-    absent = (POSITIVE_SHARE - 1) * (gamma * log_p).exp() * log_not_p
-    corners = corners_of(edges, cell_centres(n_cells, edges), n_cells)
-    of_boxes = (1 - generalised_overlap(corners, wanted.corners)) * wanted.positive
+    weights = torch.where(own, POSITIVE_SHARE, 1 - POSITIVE_SHARE).to(logits)
+    weights = weights.masked_fill(wanted.ignored.unsqueeze(-1), 0)
+    distances = distances_of(edges.movedim(-1, 0).contiguous(), n_cells)  # whole tensors are faster than columns
+    of_boxes = (1 - generalised_overlap(distances, wanted.distances.unsqueeze(1))) * wanted.positive
     if class_weights is not None:
-        present = present * class_weights[:, None, None]
+        weights = torch.where(own, weights * class_weights[:, None, None], weights)
         of_boxes = of_boxes * class_weights[:, wanted.classes]
-    of_classes = torch.where(own, present, absent).masked_fill(wanted.ignored.unsqueeze(-1), 0)
+    right = torch.where(own, logits, -logits)
+    of_classes = -weights * (gamma[:, None, None, None] * F.logsigmoid(-right)).exp() * F.logsigmoid(right)
     terms = torch.cat([of_classes.flatten(2), of_boxes], 2)
     if terms.shape[:2].numel() == 1:  # PyTorch divides a single sum among threads, but not two
         terms = terms.repeat(1, 2, 1)
@@ -112,15 +112,21 @@ def focal_giou(
 
 
 def generalised_overlap(a: Tensor, b: Tensor) -> Tensor:
-    """GIoU (Rezatofighi et al. 2019) of boxes `(..., 4)` that are not both empty: from -1 to 1."""
-    low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
-    both = areas(high - low)
-    union = areas(a[..., 2:] - a[..., :2]) + areas(b[..., 2:] - b[..., :2]) - both
-    hull = areas(torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2]))
+    """GIoU (Rezatofighi et al. 2019) of boxes that are not both empty: from -1 to 1.
+
+    Args:
+        a: Distances from a point to the left, upper, right and lower edge, `(4, ...)`.
+        b: The same for other boxes, from the same point.
+    """
+    near, far = torch.minimum(a, b), torch.maximum(a, b)
+    both = _area(near, least=0.0)
+    union = _area(a) + _area(b) - both
+    hull = _area(far)
     return both / union - (hull - union) / hull
 
 
-def areas(sides: Tensor) -> Tensor:
-    """Areas `(...)` of boxes with these sides, `(..., 2)`; 0 if one is negative."""
-    sides = sides.clamp_min(0)
-    return sides[..., 0] * sides[..., 1]
+def _area(distances: Tensor, least: float | None = None) -> Tensor:
+    """Area of boxes; sides below `least` have that length."""
+    sides = distances[:2] + distances[2:]
+    sides = sides if least is None else sides.clamp_min(least)
+    return sides[0] * sides[1]

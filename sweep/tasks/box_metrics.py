@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from sweep.errors import UsageError
-from sweep.tasks.box_loss import areas
 from sweep.tasks.boxes import LABEL_COLUMNS, MOST_DETECTIONS, found_boxes
 
 PIXELS = 1000
@@ -183,9 +182,9 @@ def precision_of_images(found: Tensor, labels: Tensor) -> Tensor:
         there = own[..., 0, 0] >= 0
         if not there.any():
             break
-        shared = areas(torch.minimum(own[..., 3:5], true[..., 3:5]) - torch.maximum(own[..., 1:3], true[..., 1:3]))
-        of_own = areas(own[..., 3:5] - own[..., 1:3])
-        overlaps = shared / (of_own + areas(true[..., 3:5] - true[..., 1:3]) - shared)
+        shared = _areas(torch.minimum(own[..., 3:5], true[..., 3:5]) - torch.maximum(own[..., 1:3], true[..., 1:3]))
+        of_own = _areas(own[..., 3:5] - own[..., 1:3])
+        overlaps = shared / (of_own + _areas(true[..., 3:5] - true[..., 1:3]) - shared)
         of_class = own[..., 0] == true[..., 0]
         overlaps = torch.where(free & of_class, overlaps, 0)
         best = overlaps.max(-1)
@@ -197,3 +196,9 @@ def precision_of_images(found: Tensor, labels: Tensor) -> Tensor:
     n_boxes = counted.sum(-1)
     nothing = 1 - (right + wrong).amax(-1)
     return torch.where(n_boxes > 0, (precision * right).sum(-1) / n_boxes.clamp_min(1), nothing)
+
+
+def _areas(sides: Tensor) -> Tensor:
+    """Areas `(...)` of boxes with these sides, `(..., 2)`; 0 if one is negative."""
+    sides = sides.clamp_min(0)
+    return sides[..., 0] * sides[..., 1]

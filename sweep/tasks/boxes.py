@@ -82,8 +82,13 @@ def corners_of(edges: Tensor, centres: Tensor, n_cells: int) -> Tensor:
         centres: Centres of these cells, `(..., S, 2)`.
         n_cells: Number of cells of the whole image.
     """
-    reach = -F.logsigmoid(-edges) * (DISTANCE_UNIT / isqrt(n_cells))  # -logsigmoid(-x) is softplus(x)
-    return torch.cat([centres - reach[..., :2], centres + reach[..., 2:]], -1)
+    distances = distances_of(edges, n_cells)
+    return torch.cat([centres - distances[..., :2], centres + distances[..., 2:]], -1)
+
+
+def distances_of(edges: Tensor, n_cells: int) -> Tensor:
+    """Distances to the edges of boxes as fractions of the image, from outputs of any shape."""
+    return -F.logsigmoid(-edges) * (DISTANCE_UNIT / isqrt(n_cells))  # -logsigmoid(-x) is softplus(x)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from sweep.errors import UsageError
 from sweep.features.batches import StageData, TrainingData, n_batches, training_batches
 from sweep.features.folds import Folds
+from sweep.side_networks.gated import effective_ranks
 from sweep.side_networks.head import KEEP
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks.losses import LaneLosses
@@ -62,12 +63,14 @@ class EpochResult:
         wall_seconds: Time of training and evaluation.
         held_out: The images that each lane is measured on, boolean `(N, n)`; the others have no logits. None if all
             lanes are measured on all images.
+        effective_rank: Ranks that each lane has left, the mean over its modules, `(N,)`; None unless ranks are learned.
     """
 
     train_loss: Tensor
     val_logits: Tensor
     wall_seconds: float
     held_out: Tensor | None = None
+    effective_rank: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,18 @@ class Training:
             on_step: Called after every optimizer step.
         """
         started = time.perf_counter()
+        train_loss = self.learn(order, on_step)
+        held_out = None if self.held_out is None else self.held_out[: self.n_lanes]
+        ranks = effective_ranks(self.stack.params)
+        left = None if ranks is None else ranks.cpu()[: self.n_lanes]
+        return EpochResult(train_loss, self._val_logits(), time.perf_counter() - started, held_out, left)
+
+    def learn(self, order: int, on_step: Callable[[], None] = lambda: None) -> Tensor:
+        """Train every lane for one epoch without an evaluation; arguments as `epoch`.
+
+        Returns:
+            `EpochResult.train_loss`.
+        """
         like, data = self.stack.like, self.train_data
         factors = torch.stack([self.factors[lane.epochs, :, i] for i, lane in enumerate(self.lanes)], 1)
         loss_sum = like.new_zeros(len(self.lanes))
@@ -167,9 +182,7 @@ class Training:
         for lane in self.lanes:
             lane.epochs += 1
         n_learned = torch.tensor(self.n_learned).to(like)
-        train_loss = (loss_sum / n_learned).cpu()[: self.n_lanes]
-        held_out = None if self.held_out is None else self.held_out[: self.n_lanes]
-        return EpochResult(train_loss, self._val_logits(), time.perf_counter() - started, held_out)
+        return (loss_sum / n_learned).cpu()[: self.n_lanes]
 
     def _learning(self, wanted: Tensor) -> "_Learning":
         """Which lanes learn from which images of a batch, whose indices are `wanted`, `(B,)`."""
@@ -242,6 +255,7 @@ def train(
     lane_seeds: Sequence[int] | None = None,
     folds: Folds | None = None,
     lane_folds: Sequence[int] | None = None,
+    only_last: bool = False,
 ) -> tuple[list[dict[str, Tensor]], list[EpochResult]]:
     """Train side-networks together from the first to the last epoch.
 
@@ -256,9 +270,10 @@ def train(
         lane_seeds: One seed per module, for its dropout; if not given, 0, 1, 2 and so on.
         folds: For cross-validation; see `Training`.
         lane_folds: With `folds`, the fold of each module.
+        only_last: Whether lanes are measured after the last epoch only.
 
     Returns:
-        The trained weights as one `state_dict` per lane, and one `EpochResult` per epoch.
+        The trained weights as one `state_dict` per lane, and one `EpochResult` per epoch in which they were measured.
 
     Raises:
         UsageError: The modules cannot train in one stack, or one has dropout but no `sweep.side_networks.head.Head`.
@@ -270,5 +285,10 @@ def train(
         for config, module, lane_seed, fold in zip(configs, modules, lane_seeds, numbers, strict=True)
     ]
     training = Training(lanes, train_data, val_data, n_epochs=n_epochs, batch_size=batch_size, seed=seed, folds=folds)
-    results = [training.epoch(order) for order in range(1, n_epochs + 1)]
+    results = []
+    for order in range(1, n_epochs + 1):
+        if only_last and order < n_epochs:
+            training.learn(order)
+        else:
+            results.append(training.epoch(order))
     return [training.stack.lane_state(i) for i in range(len(lanes))], results

@@ -65,7 +65,7 @@ class TrialEpoch:
     """The results of one trial after one epoch.
 
     Attributes:
-        metrics: Metrics of each replicate, `val_…` by name and `train_loss`.
+        metrics: Metrics of each replicate, by the names of `LaneMeasurement`.
         failure: What is wrong with them; empty if nothing is.
         answers: Score of each replicate on each image of the validation set, `(replicates, n)`; see
             `Target.of_images`. With cross-validation, the lanes of one repeat together are a replicate.

@@ -100,6 +100,7 @@ def tuned_linear_probe(
             seed=seed,
             folds=folds,
             lane_folds=lane_folds,
+            only_last=True,
         )
         of_lanes, logits = lane_metrics(results[-1], val_data), results[-1].val_logits
         firsts = range(0, len(of_lanes), n_folds)

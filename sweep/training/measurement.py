@@ -20,7 +20,8 @@ class LaneMeasurement:
     """The measurements of one lane after one epoch.
 
     Attributes:
-        metrics: Metrics by name: those on the validation set with the prefix `val_`, and `train_loss`.
+        metrics: Metrics by name: those on the validation set with the prefix `val_`, `train_loss`, and if ranks are
+            learned `effective_rank`.
         failure: Why the trial fails; empty if it does not.
     """
 
@@ -49,7 +50,10 @@ def measure_lanes(result: EpochResult, val_data: StageData, own_metrics: Mapping
             metrics[f"val_{name}"] = math.nan
             if not failure:
                 metrics[f"val_{name}"], failure = _own(name, metric, shown, labels)
-        lanes.append(LaneMeasurement({**metrics, "train_loss": train_loss}, failure))
+        metrics["train_loss"] = train_loss
+        if result.effective_rank is not None:
+            metrics["effective_rank"] = result.effective_rank[i].item()
+        lanes.append(LaneMeasurement(metrics, failure))
     return lanes
 
 

@@ -15,6 +15,7 @@ from sweep.side_networks.cpu.tasks import on_threads
 from sweep.study.lane_config import LaneConfig
 from sweep.training.cpu_adamw import adamw_step
 from sweep.training.flat import FlatParameters
+from sweep.training.rank_penalty import RankPenalty
 
 Params = dict[str, Tensor]
 
@@ -216,7 +217,7 @@ def _group_of(name: str, parameter: Tensor) -> str:
 
 
 class LaneOptimizers:
-    """The optimizers of a stack. Each lane has its own kind.
+    """The optimizers of a stack. Each lane has its own kind. The penalty on the gates of a learned rank is added here.
 
     On a GPU the parameters become parts of a few matrices, see `FlatParameters`. Every number is the same as without
     them, except for the last bits of the gradients' norms by which lanes are clipped: they are sums in another order.
@@ -233,6 +234,7 @@ class LaneOptimizers:
         of = _LaneHyperparameters(configs, next(iter(params.values())))
         lr, head_lr = of("lr"), of("lr") * of("head_lr_ratio")
         decayed = {name for name, p in params.items() if is_decayed(name, p)}
+        self.rank_penalty = RankPenalty(params, configs)
         self.flat: FlatParameters | None = None
         if lr.device.type != "cpu" if flat is None else flat:
             self.flat = FlatParameters(params, _group_of)
@@ -289,6 +291,7 @@ class LaneOptimizers:
             resting: Lanes that stay as they are, with their optimizers: a zero gradient would still decay weights and
                 move them on by their momentum.
         """
+        grads = self.rank_penalty(grads)
         if self.flat is not None:
             grads = self.flat.flat(grads)
         if not resting:

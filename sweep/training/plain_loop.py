@@ -17,6 +17,7 @@ from torch.func import functional_call
 from backbones.stages import Stages, lengths_of
 from sweep.features.batches import Batch, TrainingData
 from sweep.features.folds import LearnedFrom
+from sweep.side_networks.gated import penalty
 from sweep.side_networks.head import KEEP
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks.kinds import CLASSES
@@ -99,7 +100,7 @@ def plain_steps(
             outputs = module(stages)
         dense = labels.dim() == DENSE_DIMENSIONS
         loss_of = plain_dense_loss(config, class_counts) if dense else plain_loss(config, class_counts, len(data))
-        loss = loss_of(outputs, labels)
+        loss = loss_of(outputs, labels) + config.rank_penalty * penalty(module)
         optimizer.zero_grad()
         loss.backward()
         if config.clip_norm is not None:

@@ -7,6 +7,7 @@ more than 100,000.
 from pathlib import Path
 
 import pytest
+from fuzzed_boxes import box_readers
 from fuzzed_data import data_readers
 from fuzzed_labels import label_readers
 from fuzzed_models import model_readers
@@ -22,6 +23,7 @@ pytestmark = [
 
 READERS = (
     *("images", "lists", "csv", "parquet", "arrays", "saved", "folders"),
+    *("voc", "coco"),
     *("texts", "text_files", "labels", "label_arrays", "enqueued"),
     *("cache", "json", "tables", "weights", "journal"),
     *("requests", "snapshots"),
@@ -35,6 +37,7 @@ def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
     searched = search_readers(tmp_path_factory.mktemp("searched"))
     return {
         **data_readers(),
+        **box_readers(),
         **label_readers(),
         **run_readers(),
         **searched,

@@ -21,6 +21,7 @@ from sweep.running.planner import plan_features, plan_study
 from sweep.running.preparation import prepare
 from sweep.running.resume import resume_run
 from sweep.running.runner import run_study
+from sweep.side_networks.gated import RANK_GATES
 from sweep.study.declaration import Study
 from sweep.study.finding import LoadedStudy
 from sweep.study.lane_config import LaneConfig
@@ -88,6 +89,29 @@ def test_a_run_is_verified_exported_and_loaded(family_run: tuple[Path, Mapping[s
     assert f"family {declared['side_network']}" in card
 
 
+def test_a_model_with_learned_ranks_has_only_those_that_are_left(drawn_images: Path, tmp_path: Path) -> None:
+    def suggest_penalty(trial: optuna.Trial) -> LaneConfig:
+        return LaneConfig(lr=0.1, rank=6, rank_penalty=trial.suggest_float("rank_penalty", 1e-3, 10, log=True))
+
+    declared = {"epochs": 4, "trials": 2, "side_network": "gated_last"}
+    space = {"suggest": suggest_penalty, "baseline": {"rank_penalty": 0.5}}
+    run = run_of(study_on(drawn_images, **declared, **space), drawn_images, "gated")
+    cache = run.parent / "cache"
+    results = sweep.load_results(run)
+    row = results.trials.set_index("trial").loc[0]
+    assert 0 <= row["effective_rank"] < 6
+    assert "effective_rank" not in results.summary["winner"]["val"]
+    assert verify_trial(run, 0, device=CPU, cache_dir=cache).kept
+    export_run(run, tmp_path / "shipped", trial=0, torch_export=True, cache_dir=cache)
+    side_network = sweep.load_model(tmp_path / "shipped").side_networks[0]
+    n_ranks = [len(p) for name, p in side_network.named_parameters() if name.endswith(RANK_GATES)]
+    assert sum(n_ranks) / len(n_ranks) == row["effective_rank"]
+    n_parameters = sum(p.numel() for p in side_network.parameters())
+    assert n_parameters < row["trainable_parameters"]
+    card = (tmp_path / "shipped" / "README.md").read_text()
+    assert f"{sum(n_ranks)} of {6 * len(n_ranks)} ranks are left, and {n_parameters:,} parameters" in card
+
+
 def test_a_run_of_a_family_can_be_resumed(drawn_images: Path) -> None:
     """A resumed run takes its side-network from the run's options, not from the study file."""
     declared = {"epochs": 3, "trials": 2, "side_network": "ladder", "read_out": "both"}
@@ -153,7 +177,7 @@ def test_a_record_from_before_families_is_verified(finished_run: Path, tmp_path:
         if file.is_file():
             (old / file.name).write_bytes(file.read_bytes())
     config = read_json(old / "config.json")
-    for name in ("side_network", "attention", "mlp", "read_out"):
+    for name in ("side_network", "attention", "mlp", "read_out", "parts"):
         del config[name]
     (old / "config.json").write_text(json.dumps(config))
     assert verify_trial(old, 0, device=CPU, cache_dir=finished_run.parent / "cache").kept

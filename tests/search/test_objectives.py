@@ -52,6 +52,11 @@ def test_a_better_front_comes_first(costs: list[tuple[float, ...]]) -> None:
     assert [fronts[i] for i in order] == sorted(fronts)
 
 
+def test_no_points_have_no_fronts() -> None:
+    """As before the first trial of a run is complete."""
+    assert len(non_dominated_fronts(np.array([]))) == 0
+
+
 def test_ends_of_a_front_have_the_largest_crowding_distance() -> None:
     front = np.array([[0.0, 4.0], [1.0, 2.0], [1.5, 1.5], [4.0, 0.0]])
     distances = crowding_distances(front)

@@ -15,6 +15,7 @@ from sweep.errors import UsageError
 from sweep.features.batches import StageData, training_batches
 from sweep.side_networks import LinearProbe
 from sweep.side_networks.families import FAMILIES, check_family
+from sweep.side_networks.gated import RANK_GATES
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.lane_config import LaneConfig
 from sweep.study.structure import READ_OUTS, SIDE_NETWORKS
@@ -32,6 +33,8 @@ STRUCTURES: dict[str, dict[str, Any]] = {
     "granular_last": {"family": "granular_last", "parts": 2},
     "granular_last, direct form": {"family": "granular_last", "parts": 4, "max_rank": 64, "modules_per_block": 2},
     **{f"ladder, {read_out}": {"family": "ladder", "read_out": read_out} for read_out in READ_OUTS},
+    "gated_last": {"family": "gated_last", "modules_per_block": 2},
+    "gated_last, direct form": {"family": "gated_last", "max_rank": 100},
     "ladder, attention": {"family": "ladder", "attention": True, "mlp": False},
     "ladder, attention and mlp": {"family": "ladder", "attention": True, "read_out": "both"},
     "ladder, nothing": {"family": "ladder", "mlp": False, "pool": "class"},
@@ -81,7 +84,8 @@ def randomised(module: nn.Module, rank: int, padded_rank: int, spec: SideNetwork
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             shape = own[name].shape
-            parameter[tuple(map(slice, shape))] += 0.2 * torch.randn(shape, generator=generator)
+            amount = 0.02 if name.endswith(RANK_GATES) else 0.2  # gates stay open
+            parameter[tuple(map(slice, shape))] += amount * torch.randn(shape, generator=generator)
     return module.double()
 
 
@@ -250,7 +254,8 @@ def test_only_matrices_decay(spec: SideNetworkSpec) -> None:
 
 @ALL
 def test_spec_and_weights_can_be_saved_and_loaded(spec: SideNetworkSpec) -> None:
-    rank = fitting(3, spec)
+    lower = fitting(3, spec)
+    rank = lower + spec.parts
     assert SideNetworkSpec.of_metadata(spec.metadata(rank)) == spec
     _, plain = lane_and_plain(spec, rank)
     loaded = spec.trained(rank, plain.float().state_dict())
@@ -258,9 +263,8 @@ def test_spec_and_weights_can_be_saved_and_loaded(spec: SideNetworkSpec) -> None
     stages = [stage.float() for stage in some_stages(spec, BATCH)]
     assert torch.equal(loaded(stages), plain(stages))
     if FAMILIES[spec.family].has_rank:
-        other = 2 * rank
-        with pytest.raises(ValueError, match=f"not those of a {spec.family} of rank {other}"):
-            spec.trained(other, plain.state_dict())
+        with pytest.raises(ValueError, match=f"not those of a {spec.family} of rank {lower}"):
+            spec.trained(lower, plain.state_dict())
     with pytest.raises(ValueError, match="not those of"):
         spec.trained(rank, dict(list(plain.state_dict().items())[1:]))
 
@@ -286,7 +290,11 @@ def test_damaged_entries_are_refused(name: str, value: object) -> None:
         ({"family": "probe", "read_out": "tokens"}, False, "--read-out tokens is for ladder and convolution"),
         ({"family": "last", "attention": True}, False, "attention = True is for ladder, but the side-network is last"),
         ({"family": "mixer", "mlp": False}, False, "mlp = False is for ladder and convolution"),
-        ({"family": "ladder", "modules_per_block": 2}, False, "modules_per_block = 2 is for last and granular_last"),
+        (
+            {"family": "ladder", "modules_per_block": 2},
+            False,
+            "modules_per_block = 2 is for last and granular_last and gated_last",
+        ),
         ({"family": "last", "parts": 2}, False, "parts = 2 is for granular_last, but the side-network is last"),
         ({"family": "granular_last", "parts": 5}, False, "--parts 5 does not divide the width of b, which is 24"),
         ({"family": "granular_last", "widths": WIDTHS}, False, "granular_last needs stages of one width"),
@@ -297,7 +305,7 @@ def test_damaged_entries_are_refused(name: str, value: object) -> None:
         (
             {"family": "mixer", "precision": "bf16"},
             False,
-            "bf16 is for last, granular_last, ladder, convolution, but",
+            "bf16 is for last, granular_last, gated_last, ladder, convolution, but",
         ),
     ],
 )

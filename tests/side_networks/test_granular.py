@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from sweep.errors import UsageError
+from sweep.side_networks.gated import RANK_GATES
 from sweep.side_networks.granular import GranularAttention
 from sweep.side_networks.last import LAST, LowRankAttention
+from sweep.side_networks.rank_space import RankSpaceLAST
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.declaration import Study
 from sweep.study.lane_config import LaneConfig
+from sweep.study.structure import BOXES, DENSE
 
 WIDTH, RANK = 24, 4
 
@@ -112,3 +115,24 @@ def test_a_rank_that_cannot_be_divided_is_refused_with_the_study() -> None:
 def test_a_number_of_parts_below_one_is_refused() -> None:
     with pytest.raises(UsageError, match="parts must be a whole number of at least 1, not 0"):
         study_of(4, parts=0)
+
+
+@pytest.mark.parametrize("read_out", [DENSE, BOXES])
+@pytest.mark.parametrize("family", ["granular_last", "gated_last"])
+def test_variants_of_last_answer_for_every_token_in_both_forms(family: str, read_out: str) -> None:
+    parts = 2 if family == "granular_last" else 1
+    spec = SideNetworkSpec(
+        WIDTH, 3, 5, 1, 1, "mean", 8, family=family, read_out=read_out, n_tokens=10, parts=parts, causal=False
+    )
+    torch.manual_seed(0)
+    plain = spec.plain(4).double()
+    with torch.no_grad():
+        for name, parameter in plain.named_parameters():
+            parameter.add_((0.02 if name.endswith(RANK_GATES) else 0.2) * torch.randn(parameter.shape))
+    fast = replace(spec, max_rank=4).lane(4, seed=0).double()
+    fast.load_state_dict(plain.state_dict())
+    assert isinstance(fast, RankSpaceLAST)
+    stages = [torch.randn(2, 10, WIDTH).double() for _ in range(3)]
+    outputs = plain(stages)
+    assert outputs.shape == (2, 9, spec.n_outputs)
+    torch.testing.assert_close(fast(stages), outputs)

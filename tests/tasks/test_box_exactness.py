@@ -132,3 +132,14 @@ def test_a_new_lane_finds_every_class_with_about_the_prior_probability(family: s
     stages, _ = data.batch(torch.arange(4), torch.empty(0, dtype=torch.float64))
     logits, _ = by_cell(module(stages))
     assert logits.mean().sigmoid().item() == pytest.approx(PRIOR, rel=0.5)
+
+
+def test_an_evaluation_after_the_last_epoch_alone_changes_no_weight(data: StageData) -> None:
+    modules = [spec_of("probe").lane(1, seed) for seed in range(2)]
+    length = {"n_epochs": 3, "batch_size": BATCH_SIZE, "seed": SEED}
+    states, results = train(modules, LANES[:2], data, data, **length)
+    again, last = train(modules, LANES[:2], data, data, **length, only_last=True)
+    assert len(last) == 1
+    assert torch.equal(last[0].val_logits, results[-1].val_logits)
+    assert torch.equal(last[0].train_loss, results[-1].train_loss)
+    assert all(torch.equal(again[i][name], states[i][name]) for i in range(2) for name in states[i])

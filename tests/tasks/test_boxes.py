@@ -100,9 +100,10 @@ def test_a_new_head_gives_every_class_the_prior_probability() -> None:
 
 def test_overlaps_equal_torchvisions() -> None:
     corners = torch.rand(20, 2, 2, dtype=torch.float64).sort(1).values.flatten(1)
-    torch.testing.assert_close(
-        generalised_overlap(corners[:10], corners[10:]), generalized_box_iou(corners[:10], corners[10:]).diagonal()
-    )
+    points = torch.rand(10, 2, dtype=torch.float64).repeat(2, 1)  # inside of some boxes, outside of others
+    distances = torch.cat([points - corners[:, :2], corners[:, 2:] - points], 1).T
+    overlaps = generalised_overlap(distances[:, :10], distances[:, 10:])
+    torch.testing.assert_close(overlaps, generalized_box_iou(corners[:10], corners[10:]).diagonal())
 
 
 def test_the_smallest_box_wins_a_cell_and_every_box_has_one() -> None:
