@@ -89,9 +89,13 @@ def test_others_can_write_in_the_middle_of_a_long_batch(
 
 
 def test_what_was_told_before_an_error_is_written(study: optuna.Study, other: optuna.Study) -> None:
-    with pytest.raises(RuntimeError, match="in the middle"), written_together(study):
-        told(study)
-        raise RuntimeError("in the middle")
+    def interrupted() -> None:
+        with written_together(study):
+            told(study)
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        interrupted()
     assert len(other.get_trials()) == 1
     told(other)  # the lock is free
     told(study)
