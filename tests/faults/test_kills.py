@@ -227,7 +227,7 @@ def test_a_killed_run_can_be_resumed_in_a_folder_of_another_name(
         shutil.copytree(begun, run.out, symlinks=True)
     else:
         begun.rename(run.out)
-    assert run.go_on(Fault(at_write=60, snapshots_often=True)) == -signal.SIGKILL
+    assert run.go_on(Fault(at_write=30, snapshots_often=True)) == -signal.SIGKILL
     run.finish()
     for out in (run.out, begun) if copied else (run.out,):
         run.out = out
