@@ -43,6 +43,7 @@ def show_trials(console: Console, results: Results, limit: int = TOP) -> None:
     table = Table(title=f"trials, best first by {printable(by)} after the last epoch{spread}", title_justify="left")
     columns = {"trial": "trial", **{f"val_{name}": kind.metrics[name] for name in kind.shown}}
     columns |= {"trainable_parameters": "size"}
+    columns |= {"effective_rank": "ranks left"} if "effective_rank" in trials else {}
     columns |= {name: name for name in objectives if name not in columns}
     if "front" in trials:
         columns = {"trial": "trial", "front": "front", **columns}

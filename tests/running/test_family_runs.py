@@ -13,6 +13,7 @@ from rich.console import Console
 
 import sweep
 from sweep.cli.plan import show_plan
+from sweep.cli.show import show_trials
 from sweep.errors import UsageError
 from sweep.export.write import export_run
 from sweep.machine.checked_files import read_json
@@ -101,6 +102,9 @@ def test_a_model_with_learned_ranks_has_only_those_that_are_left(drawn_images: P
     row = results.trials.set_index("trial").loc[0]
     assert 0 <= row["effective_rank"] < 6
     assert "effective_rank" not in results.summary["winner"]["val"]
+    console = Console(record=True, width=120)
+    show_trials(console, results)
+    assert "ranks left" in console.export_text()
     assert verify_trial(run, 0, device=CPU, cache_dir=cache).kept
     export_run(run, tmp_path / "shipped", trial=0, torch_export=True, cache_dir=cache)
     side_network = sweep.load_model(tmp_path / "shipped").side_networks[0]
