@@ -9,7 +9,9 @@ from typing import Any
 
 
 class Stopwatch:
-    """Sums seconds by part. The time of a part within another one counts for the inner part alone.
+    """Sums this process's seconds on processors by part, which other programs change little; waits do not count.
+
+    The time of a part within another one counts for the inner part alone.
 
     Attributes:
         seconds: Seconds by part since the last `lap`.
@@ -18,7 +20,7 @@ class Stopwatch:
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._parts: list[str] = []
-        self._since = time.perf_counter()
+        self._since = time.process_time()
 
     @contextmanager
     def timing(self, part: str) -> Iterator[None]:
@@ -55,7 +57,7 @@ class Stopwatch:
         self._parts.pop()
 
     def _count(self) -> None:
-        now = time.perf_counter()
+        now = time.process_time()
         if self._parts:
             self.seconds[self._parts[-1]] += now - self._since
         self._since = now

@@ -29,7 +29,7 @@ def workers_json(points: Sequence[WorkerPoint], sizes: WorkerSizes) -> dict[str,
 def show_workers(console: Console, points: Sequence[WorkerPoint], sizes: WorkerSizes) -> None:
     """Print what the driver does in an epoch: a row for each part, a column for each search."""
     table = Table(
-        title=f"{sizes.n_workers} simulated workers: seconds of the driver in an epoch, mean of {sizes.epochs} epochs",
+        title=f"{sizes.n_workers} simulated workers: processor seconds of the driver, mean of {sizes.epochs} epochs",
         caption=f"share: of an epoch of {EPOCH_SECONDS:g} s. The first epoch fills all lanes.",
     )
     table.add_column("what it does")

@@ -142,7 +142,8 @@ MovedData = Annotated[
 TaskName = Annotated[
     str | None,
     typer.Option(
-        help="`classes`, `multi-label` or `regression`. If not given, sweep decides by looking at the labels.",
+        help="`classes`, `multi-label`, `regression`, `segmentation` or `detection`. If not given, sweep decides by "
+        "looking at the labels.",
         rich_help_panel=DATA,
     ),
 ]
@@ -173,8 +174,9 @@ CacheName = Annotated[
 OnBadImageChoice = Annotated[
     OnBadImage,
     typer.Option(
-        help="What to do with an image that cannot be read. `error` stops and names it. `skip` decodes every file once "
-        "before the data is split, leaves out the unreadable ones, and lists them in the run's record.",
+        help="What to do with an image that cannot be read, or a box that cannot be used. `error` stops and names it. "
+        "`skip` decodes every file once before the data is split, leaves out what cannot be used, and lists it in the "
+        "run's record.",
         rich_help_panel=DATA,
     ),
 ]

@@ -50,7 +50,8 @@ def box_pictures(evidence: Evidence, names: Sequence[str]) -> str:
         ignored = true[:, 5] > 0
         shown = side_by_side([_drawn(image, true, ignored), _drawn(image, said, np.zeros(len(said), dtype=np.bool_))])
         n_true = int((~ignored).sum())
-        lines = [f"AP50 {scores[index]:.2f}; {n_true} boxes, {len(said)} found", f"{evidence.adjective} image {index}"]
+        counts = f"AP50 {scores[index]:.2f}; true boxes: {n_true}, predicted: {len(said)}"
+        lines = [counts, f"{evidence.adjective} image {index}"]
         path = evidence.val.source(index) if evidence.val.source else None
         pictures.append(page.image(page.picture(shown, shown.width), lines, path, wide=True))
     note = (

@@ -1,6 +1,7 @@
 """Proposing trials and giving them free lanes."""
 
 from sweep.search.filling import Filling
+from sweep.search.journal import not_together
 from sweep.search.latency import LatencyMeter
 from sweep.search.ledger import Entrant, Ledger
 from sweep.search.occupancy import Occupancy
@@ -12,6 +13,7 @@ from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.lane_config import LaneConfig
 from sweep.study.objectives import INFERENCE_SECONDS
 from sweep.study.shape import Shape
+from sweep.training.lane_stack import StackSetting
 
 
 class Admission:
@@ -37,6 +39,7 @@ class Admission:
         self._lead: tuple[Shape, Follow] | None = None
         self._n_counted = self._n_of_study = 0
         self._trainable: dict[tuple[SideNetworkSpec, int], int] = {}
+        self._met: set[Shape] = set()
 
     def fill(self) -> None:
         """Give free lanes to trials that wait for memory. If none waits, give them to new trials."""
@@ -82,7 +85,7 @@ class Admission:
         """Open a trial's record. If no lane can have its shape, fail the trial and return None."""
         shape = self.shapes.described(proposal.config)
         try:
-            spec = self.lanes.setting(proposal.config).spec
+            spec = self._setting(proposal.config).spec
         except UnusableShapeError as error:
             entrant = self.ledger.enter(proposal, 0, None, shape)
             self.ledger.fail(entrant, str(error))
@@ -95,6 +98,16 @@ class Admission:
             self.latency.of(proposal) if self.latency else None,
             shape,
         )
+
+    def _setting(self, config: LaneConfig) -> StackSetting:
+        """The setting of a lane. That of a new shape may need another backbone and its features."""
+        shape = self.lanes.shape(config)
+        if shape in self._met:
+            return self.lanes.setting_of(shape)
+        with not_together(self.proposals.optuna_study):
+            setting = self.lanes.setting_of(shape)
+        self._met.add(shape)
+        return setting
 
     def _count_of_study(self) -> int:
         """Number of the trials so far that are no clones."""

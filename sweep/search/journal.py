@@ -47,6 +47,18 @@ class BatchingJournal(JournalFileBackend):
         finally:
             self._end()
 
+    @contextmanager
+    def between_batches(self) -> Iterator[None]:
+        """Do something in the middle of a batch that may take long: what was made is written, and others may write."""
+        batching = self._batch is not None
+        if batching:
+            self._end()
+        try:
+            yield
+        finally:
+            if batching:
+                self._begin()
+
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """See `JournalFileBackend`."""
         if self._batch is None:
@@ -86,6 +98,17 @@ class BatchingJournal(JournalFileBackend):
                     os.fsync(file.fileno())
         finally:
             self._own_lock.release()
+
+
+@contextmanager
+def not_together(study: optuna.Study) -> Iterator[None]:
+    """Within `written_together`, do something that may take long."""
+    backend = getattr(study._storage, "_backend", None)
+    if isinstance(backend, BatchingJournal):
+        with backend.between_batches():
+            yield
+    else:
+        yield
 
 
 @contextmanager

@@ -69,7 +69,8 @@ class Study:
         data: The name of a data set, or a folder or file that `--data` accepts. Or data set objects by split, with the
             keys `"train"`, `"test"` and optionally `"val"`; their items are (Pillow image, label), as in torchvision's
             data sets. One object under the key `"all"` is split.
-        task: `"classes"`, `"multi-label"` or `"regression"`; if not given, chosen from the labels.
+        task: `"classes"`, `"multi-label"`, `"regression"`, `"segmentation"` or `"detection"`; if not given, chosen from
+            the data.
         accept_licence: The licence that you accept, for data with a restricted licence; `sweep data` lists them.
         other_tasks: By kind of task, the space that replaces `suggest` and `baseline` on data of that kind.
         image_root: For a table of images, the folder that its paths are relative to; if not given, the table's folder.

@@ -30,6 +30,7 @@ PAGES = (
     "reports",
     "trackers",
     "cluster",
+    "scale",
 )
 DOCS = ("README.md", "CONTRIBUTING.md", *(f"docs/{page}.md" for page in PAGES))
 TINY = (

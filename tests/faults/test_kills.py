@@ -22,11 +22,11 @@ KILLED_ALWAYS = ("rungs and refill", "many shapes")
 """The studies that are killed in every run of the tests; the others only with `-m slow`."""
 
 N_WRITES = {
-    "rungs and refill": 550,
-    "several objectives and replicates": 360,
-    "exhausted": 1950,
-    "many shapes": 700,
-    "grid": 390,
+    "rungs and refill": 100,
+    "several objectives and replicates": 110,
+    "exhausted": 90,
+    "many shapes": 190,
+    "grid": 90,
 }
 """Approximate number of flushes and renames of a run with a journal. Those of a data base itself are not counted."""
 
@@ -117,7 +117,7 @@ def full_disk(run: Victim, number: int) -> bool:
     return code == FAILED_HONESTLY
 
 
-@pytest.mark.parametrize("number", [1, 8, 40, 222])
+@pytest.mark.parametrize("number", [1, 8, 30, 70])
 def test_full_disk_is_reported_as_such(
     tmp_path: Path, drawn_images: Path, untouched: Callable[[str], dict[str, Any]], number: int
 ) -> None:
@@ -147,7 +147,7 @@ def test_disk_full_at_every_write(
         number += 3
     with capsys.disabled():
         print(f"{(number - first) // 3} full disks")
-    assert number > 200
+    assert number > 60
 
 
 @pytest.mark.parametrize("damage", ["cut the newest", "flip a bit of the newest", "flip a bit of both", "remove both"])
@@ -156,7 +156,7 @@ def test_damaged_snapshots_do_not_change_the_result(
 ) -> None:
     name = "rungs and refill"
     run = Victim(tmp_path / "victim", drawn_images, name)
-    assert run.go_on(Fault(at_write=450, snapshots_often=True)) == -signal.SIGKILL
+    assert run.go_on(Fault(at_write=100, snapshots_often=True)) == -signal.SIGKILL
     snapshots = sorted((run.out / "snapshots").glob("snapshot-*"))
     assert len(snapshots) == 2
     for path in snapshots if "both" in damage else snapshots[-1:]:
@@ -210,7 +210,7 @@ def test_wall_clock_does_not_affect_the_result(
     tmp_path: Path, drawn_images: Path, untouched: Callable[[str], dict[str, Any]]
 ) -> None:
     run = Victim(tmp_path / "victim", drawn_images, "rungs and refill")
-    assert run.go_on(Fault(at_write=300, clock_jumps=True)) == -signal.SIGKILL
+    assert run.go_on(Fault(at_write=55, clock_jumps=True)) == -signal.SIGKILL
     assert run.go_on(Fault(clock_jumps=True)) == 0, run.messages
     assert_same(run.result(), untouched("rungs and refill"))
 
@@ -221,13 +221,13 @@ def test_a_killed_run_can_be_resumed_in_a_folder_of_another_name(
 ) -> None:
     name = "rungs and refill"
     run = Victim(tmp_path / "victim", drawn_images, name)
-    assert run.go_on(Fault(at_write=300, snapshots_often=True)) == -signal.SIGKILL
+    assert run.go_on(Fault(at_write=55, snapshots_often=True)) == -signal.SIGKILL
     begun, run.out = run.out, run.out.with_name("another")
     if copied:
         shutil.copytree(begun, run.out, symlinks=True)
     else:
         begun.rename(run.out)
-    assert run.go_on(Fault(at_write=60, snapshots_often=True)) == -signal.SIGKILL
+    assert run.go_on(Fault(at_write=30, snapshots_often=True)) == -signal.SIGKILL
     run.finish()
     for out in (run.out, begun) if copied else (run.out,):
         run.out = out

@@ -19,6 +19,7 @@ import sweep.running.planner
 import sweep.training.lane_stack
 from sweep import LaneConfig, Study, SweepError, UsageError
 from sweep.search.ledger import MAX_REPORTS
+from sweep.search.proposals import Proposals
 from sweep.side_networks import LAST
 from sweep.training.engine import EpochResult, Lane, Training
 from sweep.training.stack import Stack
@@ -70,14 +71,13 @@ def test_every_trial_is_trained_told_and_ranked(small_study: Study, search: Sear
 def test_later_stacks_use_earlier_results(small_study: Study, search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
     """When trials of the second stack are proposed, those of the first stack have values."""
     seen: list[int] = []
-    ask = optuna.Study.ask
+    ask = Proposals._new_trial
 
-    def counting_ask(self: optuna.Study) -> optuna.Trial:
-        if self.study_name == "run":  # not in the trial run of the baseline
-            seen.append(sum(t.state == TrialState.COMPLETE for t in self.get_trials(deepcopy=False)))
+    def counting_ask(self: Proposals) -> optuna.Trial:
+        seen.append(sum(t.state == TrialState.COMPLETE for t in self.optuna_study.get_trials(deepcopy=False)))
         return ask(self)
 
-    monkeypatch.setattr(optuna.Study, "ask", counting_ask)
+    monkeypatch.setattr(Proposals, "_new_trial", counting_ask)
     search(small_study)
     assert seen == [0, 0, 0, 3, 3]
 

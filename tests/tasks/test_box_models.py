@@ -34,7 +34,13 @@ LOW = "0.05"
 
 @pytest.fixture(scope="module")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_squares(tmp_path_factory.mktemp("squares") / "squares")
+    """Images with boxes, one of which cannot be used."""
+    root = draw_squares(tmp_path_factory.mktemp("squares") / "squares")
+    annotation = root / "Annotations" / "test_0.xml"
+    box = "<xmin>5</xmin><ymin>5</ymin><xmax>5</xmax><ymax>9</ymax>"
+    without_area = f"<object><name>dark</name><bndbox>{box}</bndbox></object></annotation>"
+    annotation.write_text(annotation.read_text().replace("</annotation>", without_area))
+    return root
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +64,7 @@ def finished(squares: Path) -> Path:
         device_name="cpu",
         cache_dir=squares.parent / "cache",
         reporter=LineReporter(stderr),
+        on_bad_image="skip",
     )
     return folder.path
 
@@ -84,6 +91,12 @@ def call(command: str, *arguments: str) -> int:
             sweep.cli.main()
     assert isinstance(ended.value.code, int)
     return ended.value.code
+
+
+def test_a_box_that_was_left_out_is_recorded(finished: Path) -> None:
+    (skipped,) = json.loads((finished / "config.json").read_text())["skipped_images"]
+    assert skipped["path"].endswith("test_0.xml")
+    assert skipped["reason"] == "object 1 (dark, 5 5 to 5 9) has no area"
 
 
 def test_report_shows_true_and_predicted_boxes(finished: Path, squares: Path, tmp_path: Path) -> None:
@@ -159,7 +172,7 @@ def test_evaluation_measures_what_the_run_measured(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     model = request.getfixturevalue(folder)
-    assert call("evaluate", str(model), str(squares), "--json") == 0
+    assert call("evaluate", str(model), str(squares), "--on-bad-image", "skip", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     summary = sweep.load_run(finished).summary["winner"]
     of_winner = found["metrics"]["model" if folder == "shipped" else f"trial {summary['trial']}"]
@@ -169,14 +182,15 @@ def test_evaluation_measures_what_the_run_measured(
     whole = found["metrics"]["model" if folder == "shipped" else "ensemble"]
     for column in ("ap", "ap50"):
         assert np.mean([row[column] for row in found["by_class"]]) == pytest.approx(whole[column])
-    data = load_data(str(squares), seed=0, cache_dir=squares.parent / "cache")
+    data = load_data(str(squares), seed=0, cache_dir=squares.parent / "cache", on_bad_image="skip")
     assert [row["n_boxes"] for row in found["by_class"]] == data.test.labels.sum(0).tolist()
 
 
 def test_evaluation_finds_classes_by_name_and_shows_a_table(
     shipped: Path, squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call("evaluate", str(shipped), str(squares), "--split", "val", "--json") == 0
+    options = ("--split", "val", "--on-bad-image", "skip", "--json")
+    assert call("evaluate", str(shipped), str(squares), *options) == 0
     before = json.loads(capsys.readouterr().out)
     other = tmp_path / "other"
     for folder in ("JPEGImages", "Annotations"):

@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage
 from postgresql_server import INITDB, Server, connections_closed, running_server
 from small_searches import STUDIES, assert_same, result_of, search_of, settings_of
 
+from sweep.records.folder import RunFolder
 from sweep.search.data_base import open_data_base
+from sweep.search.optuna_storage import open_storage
 from sweep.workers.local_pool import LocalPool
 from sweep.workers.patience import Patience
 from sweep.workers.pool import InProcessPool, WorkerPool
@@ -29,7 +30,8 @@ def server() -> Iterator[Server | None]:
 
 def storage_of(kind: str, name: str, folder: Path, server: Server | None) -> BaseStorage:
     if kind == "journal":
-        return JournalStorage(JournalFileBackend(str(folder / f"{name}.log")))
+        (folder / name).mkdir()
+        return open_storage(None, RunFolder(folder / name))
     if kind == "SQLite":
         return open_data_base(f"sqlite:///{folder / name}.db")
     if server is None:
