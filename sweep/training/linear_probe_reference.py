@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -20,12 +20,14 @@ from sweep.study.class_weights import LaneWeights
 from sweep.study.folds import standard_error
 from sweep.study.lane_config import LaneConfig
 from sweep.study.probe import EPOCHS_FACTOR
-from sweep.tasks.kinds import CLASSES, SEGMENTATION, TaskKind
+from sweep.tasks.kinds import CLASSES, DETECTION, SEGMENTATION, TaskKind
 from sweep.training.engine import train
 from sweep.training.measurement import lane_metrics
 from sweep.training.stack import Stack, split_logits
 
 LEARNING_RATES = np.geomspace(1e-3, 1.0, 10)
+OF_DETECTION = np.geomspace(1e-4, 1e-1, 10)
+"""Learning rates for detection, whose loss is a sum over cells."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ def tuned_linear_probe(
     """Tune a linear probe over learning rate and stage, choose it on the validation set, and test it once.
 
     Every stage except `z_0` is tried, because the middle of a backbone is often better than its last stage. For
-    segmentation every loss is tried, because the loss decides much of the mean intersection over union.
+    segmentation every loss is tried, because the loss decides much of the mean intersection over union. Where every
+    token answers, a probe costs as much as a side-network. So loss and learning rate are tuned at the last stage, and
+    the best of them are tried at the other stages.
 
     Args:
         spec: Structure of the study's side-networks.
@@ -83,32 +87,37 @@ def tuned_linear_probe(
     train_of, val_of = probe_data(spec, train_data), probe_data(spec, val_data)
     target = val_data.target
     losses = target.kind.losses if target.kind is SEGMENTATION else target.kind.losses[:1]
-    configs = [probe_config(float(lr), target.kind, class_weights, loss) for loss in losses for lr in LEARNING_RATES]
-    stages = range(1, spec.n_stages)
-    lane_folds = None if folds is None else [fold for _ in configs for fold in range(len(folds.class_counts))]
+    rates = OF_DETECTION if target.kind is DETECTION else LEARNING_RATES
+    configs = [probe_config(float(lr), target.kind, class_weights, loss) for loss in losses for lr in rates]
     n_folds = 1 if folds is None else len(folds.class_counts)
-    candidates = []
-    for stage in stages:
-        seeds = [derive_seed(seed, "linear probe", stage, i) for i in range(len(configs))]
+
+    def trained(stage: int, which: Sequence[int]) -> list[_Candidate]:
+        """Train probes of a stage with the configurations of these numbers."""
+        seeds = [derive_seed(seed, "linear probe", stage, i) for i in which]
         states, results = train(
             [probe_of_stage(spec, stage, lane_seed).to(device) for lane_seed in seeds for _ in range(n_folds)],
-            [config for config in configs for _ in range(n_folds)],
+            [configs[i] for i in which for _ in range(n_folds)],
             train_of(stage),
             val_of(stage),
             n_epochs=EPOCHS_FACTOR * n_epochs,
             batch_size=batch_size,
             seed=seed,
             folds=folds,
-            lane_folds=lane_folds,
+            lane_folds=None if folds is None else [fold for _ in which for fold in range(n_folds)],
             only_last=True,
         )
         of_lanes, logits = lane_metrics(results[-1], val_data), results[-1].val_logits
-        firsts = range(0, len(of_lanes), n_folds)
-        candidates += [
-            _Candidate(stage, lane, of_lanes[first : first + n_folds], logits[first], states[first])
-            for lane, first in enumerate(firsts)
+        firsts = [n_folds * place for place in range(len(which))]
+        return [
+            _Candidate(stage, i, of_lanes[first : first + n_folds], logits[first], states[first])
+            for i, first in zip(which, firsts, strict=True)
         ]
-    best = min(candidates, key=lambda candidate: candidate.order(target.kind))
+
+    *earlier, last = range(1, spec.n_stages)
+    candidates = trained(last, range(len(configs)))
+    which = [_best(candidates, target.kind).config] if spec.dense else range(len(configs))
+    candidates = [candidate for stage in earlier for candidate in trained(stage, which)] + candidates
+    best = _best(candidates, target.kind)
     probe = probe_of_stage(spec, best.stage, seed)
     probe.load_state_dict(best.state)
     if folds is None:
@@ -120,7 +129,7 @@ def tuned_linear_probe(
     if test_data is not None:
         outputs = split_logits(Stack([probe.to(device)]), probe_data(spec, test_data)(best.stage))[0]
         test = target.measure_one(outputs, test_data.labels)
-    config = configs[best.lane]
+    config = configs[best.config]
     return ProbeResult(best.stage, config.lr, config.loss, len(candidates), best.val | error, test)
 
 
@@ -154,7 +163,7 @@ class _Candidate:
     """One trained probe; with cross-validation, one for each fold, of which the first has these outputs and weights."""
 
     stage: int
-    lane: int
+    config: int
     of_folds: list[dict[str, float]]
     val_outputs: Tensor
     state: dict[str, Tensor]
@@ -167,3 +176,7 @@ class _Candidate:
     def order(self, kind: TaskKind) -> tuple[bool, float, float]:
         """Sort key, best first: by the score on the validation set, then the tie metric; diverged probes come last."""
         return math.isnan(self.val[kind.tie]), -self.val[kind.score], self.val[kind.tie]
+
+
+def _best(candidates: Sequence[_Candidate], kind: TaskKind) -> _Candidate:
+    return min(candidates, key=lambda candidate: candidate.order(kind))
