@@ -69,6 +69,11 @@ def suggest_masks(trial: optuna.Trial) -> LaneConfig:
     return LaneConfig(**shared(trial), loss=loss, label_smoothing=smoothing)
 
 
+def suggest_boxes(trial: optuna.Trial) -> LaneConfig:
+    """Search the same with the loss for detection."""
+    return LaneConfig(**shared(trial), focal_gamma=trial.suggest_float("focal_gamma", 0.5, 3))
+
+
 study = Study(
     suggest=suggest,
     baseline={"loss": "cross_entropy", **SHARED, "label_smoothing": 0.0},
@@ -76,6 +81,7 @@ study = Study(
         "multi-label": Space(suggest_labels, {"loss": "bce", **SHARED}),
         "regression": Space(suggest_numbers, {"loss": "mse", **SHARED}),
         "segmentation": Space(suggest_masks, {"loss": "cross_entropy", **SHARED, "label_smoothing": 0.0}),
+        "detection": Space(suggest_boxes, {**SHARED, "focal_gamma": 2.0}),
     },
     group_size=3,
     trials=72,

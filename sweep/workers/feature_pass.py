@@ -7,7 +7,6 @@ run's process computes by itself.
 """
 
 import logging
-import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from sweep.features.computing import computed
 from sweep.features.entry import Entry, Part
 from sweep.machine.settings import computing_on
 from sweep.workers.messages import WorkerFailure, WorkerLost
-from sweep.workers.packing import packed
+from sweep.workers.packing import CANNOT_BE_SENT, packed
 from sweep.workers.patience import Patience
 from sweep.workers.pool import WorkerPool
 
@@ -105,7 +104,7 @@ class FeaturesOnWorkers:
             return
         try:
             taking = packed(("take_pass", (FeaturePass(backbone, split, entry.in_parts()),)))
-        except (pickle.PicklingError, TypeError, AttributeError) as error:
+        except CANNOT_BE_SENT as error:
             logger.info("%s is computed in this process, as it cannot be sent to another one: %s", split.name, error)
             with computing_on(self.n_threads):
                 yield from fill_here(entry, backbone, split, left, device)

@@ -15,6 +15,9 @@ import torch
 
 from sweep.machine.user_code import users_modules
 
+CANNOT_BE_SENT = (pickle.PicklingError, TypeError, AttributeError)
+"""What `packed` raises for an object that only this process can have, such as an open file."""
+
 
 class _Packer(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
     """A pickler for what a worker gets."""
@@ -36,7 +39,7 @@ def _mapped(path: str, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int
 
 
 def packed(value: object) -> bytes:
-    """A value as bytes for `unpacked`."""
+    """A value as bytes for `unpacked`; raises one of `CANNOT_BE_SENT` if that is impossible."""
     modules = users_modules()
     for module in modules:
         cloudpickle.register_pickle_by_value(module)

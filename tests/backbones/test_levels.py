@@ -155,6 +155,7 @@ def run_on(backbone: str, images: Path, folder: Path, **declared: object) -> Pat
     ).path
 
 
+@pytest.mark.slow
 def test_a_study_runs_and_its_winner_ships(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SWEEP_CACHE_DIR", str(tmp_path / "cache"))
     run = run_on("untrained:test_efficientnet", images, tmp_path, image_size=64, stages=(2, 3, 5))

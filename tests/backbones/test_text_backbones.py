@@ -255,6 +255,7 @@ def test_minilm_is_as_listed(minilm: FrozenBackbone) -> None:
     assert not minilm.causal
 
 
+@pytest.mark.slow
 def test_minilm_knows_more_than_random_weights(minilm: FrozenBackbone, cache_dir: Path) -> None:
     """On posts, the nearest class mean is more accurate than with random weights.
 

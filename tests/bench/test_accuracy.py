@@ -292,6 +292,7 @@ def refuse(task: Task, sizes: AccuracySizes, method: str) -> list[AccuracyRow]:
     raise SweepError(f"not in process {os.getpid()}")
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_or_fails_is_an_error_of_ours() -> None:
     with pytest.raises(SweepError, match=f"measured {NAME} was killed"):
         accuracy._in_own_process(die, TASK, SIZES, LAST)

@@ -17,6 +17,7 @@ def environment(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # warnings of the client about event loops; the notebook itself runs in another process
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_notebook(environment: None, finished_run: Path, tmp_path: Path) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)

@@ -62,6 +62,7 @@ def test_run_ends_with_table_reference_and_the_next_commands(run: tuple[Path, st
     assert "\x1b" not in stdout + stderr, "no terminal codes if the output is no terminal"
 
 
+@pytest.mark.slow
 def test_second_run_repeats_the_numbers_without_a_backbone_forward(
     run: tuple[Path, str, str], environment: dict[str, str], tmp_path: Path
 ) -> None:

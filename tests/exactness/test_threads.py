@@ -14,7 +14,9 @@ from sweep.features.batches import StageData
 from sweep.machine.precision import write_product
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.lane_config import LaneConfig
-from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION, SEGMENTATION, TASK_KINDS, TaskKind
+from sweep.tasks.boxes import found_boxes
+from sweep.tasks.boxes import n_outputs as n_of_token
+from sweep.tasks.kinds import CLASSES, DETECTION, MULTI_LABEL, REGRESSION, SEGMENTATION, TASK_KINDS, TaskKind
 from sweep.tasks.targets import Target
 from sweep.training.engine import EpochResult, train
 from sweep.training.measurement import measure_lanes
@@ -104,11 +106,17 @@ def test_a_product_with_any_number_of_columns_has_the_same_bits_on_any_number_of
 
 @pytest.mark.parametrize("kind", TASK_KINDS.values(), ids=TASK_KINDS)
 def test_a_lane_measured_alone_has_the_metrics_it_has_beside_others(kind: TaskKind) -> None:
-    n_images, n_outputs, n_tokens = 300 if kind is SEGMENTATION else 10_000, 10, 9
+    n_images, n_outputs, n_tokens = {SEGMENTATION: 300, DETECTION: 50}.get(kind, 10_000), 10, 9
     generator = torch.Generator().manual_seed(0)
     shape = (n_images, n_tokens, n_outputs) if kind is SEGMENTATION else (n_images, n_outputs)
     outputs = torch.randn(3, *shape, generator=generator)
+    boxes = torch.rand(n_images, 5, 6, generator=generator)
+    boxes[..., 0] = torch.randint(n_outputs, (n_images, 5), generator=generator)
+    boxes[..., 3:5], boxes[..., 5] = boxes[..., 1:3] + 0.2, 0
+    if kind is DETECTION:
+        outputs = found_boxes(torch.randn(3, n_images, n_tokens, n_of_token(n_outputs), generator=generator))
     labels = {
+        DETECTION: boxes,
         CLASSES: torch.randint(n_outputs, (n_images,), generator=generator),
         MULTI_LABEL: torch.randint(2, (n_images, n_outputs), generator=generator),
         REGRESSION: torch.randn(n_images, n_outputs, generator=generator),

@@ -150,6 +150,7 @@ def same_tables(ours: Path, theirs: Path) -> bool:
     return trials.equals(expected) and curves.equals(expected_curves)
 
 
+@pytest.mark.slow
 def test_killed_run_and_workers_give_the_same_tables(images: Path) -> None:
     """The run also has rungs, trials of two ranks in separate stacks, and a lane that is too few for another trial."""
     declared: dict[str, Any] = {

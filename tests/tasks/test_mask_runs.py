@@ -101,6 +101,7 @@ def test_trial_trained_alone_equals_the_record(finished: Path, scenes: Path, tri
     assert verification.comparisons[0].difference == 0
 
 
+@pytest.mark.slow
 def test_same_command_gives_the_same_table_on_workers(finished: Path, scenes: Path, tmp_path: Path) -> None:
     again = run(study_on(scenes), tmp_path / "again", scenes.parent / "cache", workers=WorkersAsked(2))
     timings = ["seconds", "wall_seconds"]

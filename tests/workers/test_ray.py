@@ -149,7 +149,8 @@ def test_actors_give_the_same_tables_even_if_one_is_killed(
     assert "raylet" not in printed.out + printed.err
 
 
-@pytest.mark.parametrize("address", ["within", pytest.param("elsewhere", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("address", ["within", "elsewhere"])
 def test_a_search_on_an_actor_which_is_ended_when_it_hangs(cluster: dict[str, str], address: str) -> None:
     study, messages = STUDIES["two shapes"], list[str]()
     with connected(WorkersAsked(1, cluster[address]), on_gpus=False) as found:
