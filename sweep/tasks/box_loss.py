@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sweep.tasks.boxes import by_cell, cell_centres, distances_of
+from sweep.tasks.dense_sums import mean_over_parts
 
 RADIUS = 1.5
 """How far from the middle of a box a cell may be to answer for it, along x and along y, in sides of a cell."""
@@ -102,13 +103,7 @@ def focal_giou(
     right = torch.where(own, logits, -logits)
     of_classes = -weights * (gamma[:, None, None, None] * F.logsigmoid(-right)).exp() * F.logsigmoid(right)
     terms = torch.cat([of_classes.flatten(2), of_boxes], 2)
-    if terms.shape[:2].numel() == 1:  # PyTorch divides a single sum among threads, but not two
-        terms = terms.repeat(1, 2, 1)
-    if learns is None:
-        learns = torch.ones(1, len(labels), dtype=torch.bool, device=labels.device)
-    n_positive = wanted.positive.sum(1)
-    share = learns.sum(1) / (learns * n_positive).sum(1).clamp_min(1).to(outputs.dtype)
-    return terms.sum(-1)[:, : len(labels)] * share.unsqueeze(1)
+    return mean_over_parts(terms, wanted.positive.sum(1), learns)
 
 
 def generalised_overlap(a: Tensor, b: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sweep.tasks.dense_sums import mean_over_parts
+
 LABELS_A_TOKEN = 4
 """Rows, and columns, of labels for each token."""
 
@@ -78,14 +80,7 @@ def cross_entropy_of_maps(
     terms = -(of_label + label_smoothing[:, None, None, None] * (log_p.mean(2) - of_label))
     if class_weights is not None:
         terms = terms * class_weights[:, classes]
-    of_images = (terms * labelled).flatten(2)
-    if of_images.shape[:2].numel() == 1:  # PyTorch divides a single sum among threads, but not two
-        of_images = of_images.repeat(1, 2, 1)
-    n_labelled = labelled.flatten(1).sum(1)
-    if learns is None:
-        learns = torch.ones(1, len(labels), dtype=torch.bool, device=labels.device)
-    share = learns.sum(1) / (learns * n_labelled).sum(1).clamp_min(1).to(outputs.dtype)
-    return of_images.sum(-1)[:, : len(labels)] * share.unsqueeze(1)
+    return mean_over_parts((terms * labelled).flatten(2), labelled.flatten(1).sum(1), learns)
 
 
 def dice(outputs: Tensor, labels: Tensor, class_weights: Tensor | None = None, learns: Tensor | None = None) -> Tensor:

@@ -1,7 +1,7 @@
 """What makes searches with many trials fast gives the same answers as the plain way."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,10 @@ def searched(sampler: AskTellSampler, n_objectives: int) -> list[dict[str, Any]]
 @pytest.mark.parametrize("n_objectives", [1, 2])
 def test_proposals_are_those_of_optunas_tpe(n_objectives: int) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    plain: Callable[[int], BaseSampler] = lambda seed: TPESampler(seed=seed)  # noqa: E731
+
+    def plain(seed: int) -> BaseSampler:
+        return TPESampler(seed=seed)
+
     seen = SeenTrials(()) if n_objectives == 1 else None
     expected = searched(AskTellSampler(plain, 7), n_objectives)
     assert searched(AskTellSampler(RememberingTpe().seeded, 7, seen), n_objectives) == expected
