@@ -152,7 +152,7 @@ class TrainingOnWorkers:
                 self.patience.learn(result.wall_seconds, steps[worker].n_epochs)
                 self._busy_seconds[worker] += result.wall_seconds
                 if steps[worker].n_epochs == 1:
-                    self._placement.trained(worker, result.wall_seconds)
+                    self._placement.trained(worker, on_worker[worker], result.wall_seconds)
                 self._unsent -= {assignment.trial for assignment in steps[worker].admit}
                 results |= result.trials
                 if result.out_of_memory:
