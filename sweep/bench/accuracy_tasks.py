@@ -75,7 +75,7 @@ def find_tasks(spec: str, accept_licence: str | None, cache_dir: Path) -> Tasks:
             )
     kinds: list[Kind] = sorted({data.kind for data in loaded.values()})
     if len(kinds) != 1:
-        raise UsageError(f"{spec} has {' and '.join(kinds) or 'no'} tasks; give --data of images alone, or of texts")
+        raise UsageError(f"{spec} has {' and '.join(kinds)} tasks; give --data of images alone, or of texts")
     return Tasks(tasks, missing, kinds[0])
 
 
