@@ -83,15 +83,16 @@ def methods_asked_for(methods: str | None) -> tuple[str, ...] | None:
     """Parse `--methods`, names with commas between them; None if it is not given.
 
     Raises:
-        UsageError: A name is unknown, or there is none.
+        UsageError: A name is unknown, or that of the probe, or there is none.
     """
     if methods is None:
         return None
     names = [part.strip() for part in methods.split(",") if part.strip()]
     for name in names:
+        if name in (PROBE, "probe"):
+            raise UsageError(f"--methods has {name!r}, but the linear probe is measured with {LAST}; give that")
         if name not in METHODS:
-            remedy = f"{PROBE} is measured with {LAST}" if name in (PROBE, "probe") else "it must be one of these"
-            raise UsageError(f"--methods has {name!r}; {remedy}: {', '.join(METHODS)}")
+            raise UsageError(f"--methods has {name!r}; give some of these: {', '.join(METHODS)}")
     if not names:
         raise UsageError(f"--methods names no method; give some of these: {', '.join(METHODS)}")
     return tuple(method for method in METHODS if method in names)

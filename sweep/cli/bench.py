@@ -83,8 +83,8 @@ def bench(
     epochs: Annotated[
         int | None,
         typer.Option(
-            help="Epochs of one configuration, over 800 images; 20 if not given. With `--suite workers`: epochs that "
-            "are measured; 6.",
+            help="Epochs of one configuration, over 800 images; 20 if not given. With `--suite accuracy`: of LAST and "
+            "LoRA; 12. With `--suite workers`: epochs that are measured; 6.",
             min=1,
         ),
     ] = None,
