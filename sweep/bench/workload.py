@@ -14,11 +14,12 @@ from torch import Tensor
 from backbones import load_backbone
 from backbones.frozen import FrozenBackbone
 from backbones.timm_vit import TimmViT
-from sweep.data import load_data
+from sweep.data import Split, load_data
 from sweep.data.files import file_split
 from sweep.errors import UsageError
 from sweep.features.batches import StageData
 from sweep.features.cache import compute_features
+from sweep.features.side_by_side import passes
 from sweep.machine.paths import default_cache_dir
 from sweep.machine.precision import Precision
 from sweep.machine.seeds import derive_seed
@@ -179,7 +180,8 @@ class FeaturePass:
 
     Attributes:
         images_per_second: Throughput of the whole pass: decoding, backbone, conversion, checks, writing.
-        bare_images_per_second: Throughput of the backbone's forward pass alone, on a batch in memory.
+        bare_images_per_second: Throughput of the backbone's forward passes alone, on a batch in memory, side by side as
+            in the pass.
         shares: Throughput of the pass divided by that of the bare forward pass, for each repetition.
     """
 
@@ -187,6 +189,9 @@ class FeaturePass:
     bare_images_per_second: float
     shares: list[float]
 
+
+MOST_WRITTEN = 800
+"""How many images can be written to be read by a feature pass: the training images of the set `count`."""
 
 PASS_REPETITIONS = 3
 PASS_SECONDS = 15.0
@@ -200,31 +205,28 @@ a whole data set.
 def measure_feature_pass(workload: Workload) -> FeaturePass:
     """Time the feature pass into an empty cache, and the bare forward pass on the same number of images, in turns.
 
-    The pass reads JPEG files (quality 95, 128 x 128) that are written once from the rendered images.
+    The pass reads JPEG files, see `written_images`.
     """
     backbone, images, sizes = workload.backbone, workload.images, workload.sizes
     assert backbone is not None
     assert images is not None
-    rendered = load_data("count", seed=SEED, cache_dir=default_cache_dir()).train
 
     def bare_seconds(n_batches: int) -> float:
         synchronise(workload.device)
         started = time.perf_counter()
-        for _ in range(n_batches):
-            backbone.stages(images)
+        batches = ((number, images) for number in range(n_batches))
+        for _ in passes(backbone, batches, lambda one, inputs: one.stages(inputs), workload.device):
+            pass
         synchronise(workload.device)
         return time.perf_counter() - started
 
     bare_seconds(1)
-    n_batches = min(max(3, int(PASS_SECONDS / bare_seconds(1))), rendered.n_images // sizes.batch_size)
+    n_batches = min(max(3, int(PASS_SECONDS / bare_seconds(1))), MOST_WRITTEN // sizes.batch_size)
     n_images = n_batches * sizes.batch_size
     bare, whole = [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        files = [folder / f"{index:04}.jpg" for index in range(n_images)]
-        for index, path in enumerate(files):
-            rendered.open(index).save(path, quality=95)
-        split = file_split("bench", folder, files, rendered.labels[:n_images])
+        split = written_images(folder, n_images)
         for repetition in range(PASS_REPETITIONS):
             bare.append(bare_seconds(n_batches))
             features = compute_features(
@@ -240,6 +242,15 @@ def measure_feature_pass(workload: Workload) -> FeaturePass:
         n_images / statistics.median(bare),
         [ours / theirs for ours, theirs in zip(bare, whole, strict=True)],
     )
+
+
+def written_images(folder: Path, n_images: int) -> Split:
+    """Write rendered images into a folder as JPEG files (quality 95, 128 x 128), at most `MOST_WRITTEN` of them."""
+    rendered = load_data("count", seed=SEED, cache_dir=default_cache_dir()).train
+    files = [folder / f"{index:04}.jpg" for index in range(n_images)]
+    for index, path in enumerate(files):
+        rendered.open(index).save(path, quality=95)
+    return file_split("bench", folder, files, rendered.labels[:n_images])
 
 
 def synchronise(device: torch.device) -> None:
