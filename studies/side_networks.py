@@ -26,12 +26,12 @@ STAGES = {"declared": None, "even": 4}
 """After which blocks: those that the study declares below, or four that are spread evenly over the backbone."""
 
 
-def suggest_family(trial: optuna.Trial, family: str) -> LaneConfig:
-    """Structure, which decides the lane's stack; then what may differ inside a stack."""
+def suggest_family(trial: optuna.Trial, family: str, *, texts: bool = False) -> LaneConfig:
+    """Structure, which decides the lane's stack; then what may differ inside a stack. Texts have no augmented views."""
     has_stream = family in WITH_STREAM
     attention = trial.suggest_categorical("attention", [False, True]) if family == "ladder" else False
     read_out = trial.suggest_categorical("read_out", ["pooled", "tokens", "both"]) if has_stream else "pooled"
-    augment = trial.suggest_categorical("augment", ["none", "affine"])
+    augment = "none" if texts else trial.suggest_categorical("augment", ["none", "affine"])
     slower = 4 if family in ("last", "mixer") else 1  # these two learn on the backbone's own width, at a quarter
     lr = trial.suggest_float("lr", 1e-3, 2e-2, log=True) / slower
     head_lr = trial.suggest_float("head_lr", 2e-3, 3e-2, log=True)
@@ -100,9 +100,14 @@ study = Study(
 )
 
 
-def of_family(family: str) -> Study:
-    """The search of one family alone, with its MLPs and the declared stages; `sweep bench --suite accuracy` runs it."""
+def of_family(family: str, *, texts: bool = False) -> Study:
+    """The search of one family alone, with its MLPs and the declared stages; `sweep bench --suite accuracy` runs it.
+
+    Args:
+        family: Name of the family.
+        texts: Whether the data are texts.
+    """
     asked = LADDER if family in WITH_STREAM else SHARED
-    left_out = {"convolution": "attention", "multi_stage": "rank"}.get(family)
-    baseline = {name: value for name, value in asked.items() if name != left_out}
-    return replace(study, suggest=partial(suggest_family, family=family), baseline=baseline, enqueue=())
+    left_out = {{"convolution": "attention", "multi_stage": "rank"}.get(family), "augment" if texts else None}
+    baseline = {name: value for name, value in asked.items() if name not in left_out}
+    return replace(study, suggest=partial(suggest_family, family=family, texts=texts), baseline=baseline, enqueue=())

@@ -5,9 +5,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from sweep.machine.checked_files import LARGEST_WHOLE
+from sweep.tasks.inputs import Kind
+from sweep.tasks.kinds import CLASSES
 
-STUDY = "mini_vtab"
-"""The study that tunes LAST."""
+STUDY, TEXT_STUDY = "mini_vtab", "text_lr_rank"
+"""The studies that tune LAST on images and on texts."""
 
 FAMILY_STUDY = "side_networks"
 """The study whose search space the other families have."""
@@ -32,26 +34,40 @@ class AccuracySizes:
     """The sizes of the accuracy benchmark.
 
     Attributes:
-        suite: The name of a packaged suite, or a folder of VTAB-1K tasks.
-        image_size: Side of the backbone's input in pixels.
+        suite: The data: a single task or several, as `--data` takes them.
+        kind: What the data are, images or texts.
+        backbone: Name of the backbone; None for that of the study.
+        accept_licence: The licence that the user accepts, for data whose licence is restricted.
+        image_size: Side of the backbone's input in pixels; None for the backbone's own, and for texts.
         n_configs: Configurations of LAST, which train in one stack.
         n_family_configs: Trials of every other family, of which rungs stop two thirds after epoch 6 and again after 18.
+        n_lora_configs: Configurations of LoRA, at most.
         n_seeds: Replicates of each configuration, and trainings of the winner before its test.
         epochs: Epochs of LAST and of LoRA; the probe gets four times as many.
         family_epochs: Epochs of the other families.
         device: PyTorch's name of the device.
-        lora_tasks: The tasks on which LoRA is measured on a CPU, one per group. On a GPU it is measured on all.
+        lora_tasks: Those of several tasks on which LoRA is measured on a CPU, one per group. On a GPU it is measured on
+            all.
     """
 
     suite: str = "mini-vtab"
-    image_size: int = 56
+    kind: Kind = "images"
+    backbone: str | None = None
+    accept_licence: str | None = None
+    image_size: int | None = 56
     n_configs: int = 16
     n_family_configs: int = 32
+    n_lora_configs: int = 6
     n_seeds: int = 3
     epochs: int = 12
     family_epochs: int = 30
     device: str = "cpu"
     lora_tasks: tuple[str, ...] = ("count", "mnist", "glyph-font")
+
+    @property
+    def study(self) -> str:
+        """Name of the study that tunes LAST."""
+        return TEXT_STUDY if self.kind == "texts" else STUDY
 
 
 @dataclass(frozen=True)
@@ -73,6 +89,9 @@ class AccuracyRow:
         trainable_parameters: Trained parameters of one side-network, of the probe, or of adapters and head.
         tune_seconds: Seconds from the images of train and val to the choice, including the feature pass.
         peak_memory_bytes: Peak memory meanwhile, above what the process held before; includes mapped features.
+        metric: The metric that ranked configurations on val, and that val and test have here.
+        test_mean_class_accuracy: On test, the mean over classes of the share that is answered correctly: for classes of
+            unequal size. None in files of earlier versions.
     """
 
     task: str
@@ -89,6 +108,8 @@ class AccuracyRow:
     trainable_parameters: int
     tune_seconds: float
     peak_memory_bytes: int
+    metric: str = CLASSES.score
+    test_mean_class_accuracy: float | None = None
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "AccuracyRow":

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from sweep.bench.adapters import has_peft
 from sweep.bench.gpu_checks import Check, run_checks
 from sweep.bench.graphed import GRAPHS, GraphedRow
 from sweep.bench.measure import Spread, fastest_direct_lanes, time_rows
-from sweep.bench.rows import ROWS, STACKED, Row, SweepRow, has_peft
+from sweep.bench.rows import ROWS, STACKED, Row, SweepRow
 from sweep.bench.workload import LADDER_SIZES, Sizes, Workload, synchronise
 from sweep.machine.memory import is_out_of_memory
 from sweep.training.graphs import WARM_UP_STEPS

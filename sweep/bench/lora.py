@@ -1,18 +1,19 @@
 """LoRA under the protocol of LAST: chosen on val, trained again on train and val together, tested once."""
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
+from backbones import Backbone
+from backbones.text_backbone import TextBackbone
 from backbones.timm_vit import TimmViT
-from sweep.bench.rows import with_lora
+from sweep.bench import text_lora
+from sweep.bench.adapters import LoraNetwork, LoraViT, has_peft, projections_of
+from sweep.bench.text_lora import LoraText, token_data
 from sweep.data import Split
 from sweep.features.batches import Batch, StageData, n_batches, training_batches
 from sweep.machine.seeds import derive_seed, seeded
@@ -29,32 +30,23 @@ CONFIGS = tuple(
 )
 """The configurations to try: AdamW, a cosine schedule after one epoch of warm-up, and a learning rate for the head."""
 
+TEXT_CONFIGS = tuple(
+    LaneConfig(lr=lr, head_lr_ratio=text_lora.HEAD_LR / lr, rank=text_lora.RANK) for lr in text_lora.LEARNING_RATES
+)
+"""Those to try on texts. They are fewer, because language models are large."""
 
-class LoraViT(nn.Module):
-    """A copy of a Vision Transformer with LoRA on queries, keys and values of every block, and the head that LAST has.
+CONFIGS_OF = {"images": CONFIGS, "texts": TEXT_CONFIGS}
 
-    Args:
-        vit: A network of timm; it is copied, and the copy's own weights are frozen.
-        head: The head, which reads the last tokens.
-        rank: Rank of the adapters.
-    """
 
-    def __init__(self, vit: nn.Module, head: Head, rank: int):
-        super().__init__()
-        self.vit = with_lora(copy.deepcopy(vit), rank)
-        self.head = head
-
-    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Compute logits `(B, C)` from a single input, the images `(B, 3, H, W)`."""
-        (images,) = inputs
-        vit: Any = self.vit
-        logits: Tensor = self.head(self.head.pool(vit.forward_features(images)))
-        return logits
-
-    @property
-    def n_trainable(self) -> int:
-        """The number of trained parameters: adapters and head."""
-        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+def why_not_lora(backbone: Backbone) -> str | None:
+    """Why LoRA cannot be trained in a backbone's network; None if it can."""
+    if not has_peft():
+        return 'needs peft (python -m pip install -e ".[bench]")'
+    if not isinstance(backbone, TimmViT | TextBackbone):
+        return f"needs a Vision Transformer of timm or a network of transformers, and {backbone.name} is neither"
+    if not projections_of(backbone.network):
+        return f"no layer of {backbone.name} has a name that is known for queries, keys or values"
+    return None
 
 
 @dataclass(frozen=True)
@@ -83,7 +75,7 @@ def choose_lora(prepared: Prepared, configs: Sequence[LaneConfig], say: Callable
         say: Called with the scores on val of each configuration.
     """
     started = time.perf_counter()
-    train_data, val_data = (_images_of(split, prepared) for split in (prepared.data.train, prepared.data.val))
+    train_data, val_data = (_inputs_of(split, prepared) for split in (prepared.data.train, prepared.data.val))
     tried: list[tuple[LaneConfig, dict[str, float], int]] = []
     for number, config in enumerate(configs):
         module = new_lora(prepared, config.rank, derive_seed(prepared.study.seed, "initialisation", number))
@@ -104,30 +96,31 @@ def retrain_lora(prepared: Prepared, config: LaneConfig) -> dict[str, float]:
     """
     data = prepared.data
     module = new_lora(prepared, config.rank, derive_seed(prepared.study.seed, "retraining", 0))
-    train_lora(module, config, _images_of(data.train, prepared).joined(_images_of(data.val, prepared)), prepared)
-    return _metrics_of(module, _images_of(data.test, prepared))
+    train_lora(module, config, _inputs_of(data.train, prepared).joined(_inputs_of(data.val, prepared)), prepared)
+    return _metrics_of(module, _inputs_of(data.test, prepared))
 
 
-def new_lora(prepared: Prepared, rank: int, seed: int) -> LoraViT:
+def new_lora(prepared: Prepared, rank: int, seed: int) -> LoraNetwork:
     """Add LoRA to a copy of the backbone's network. With `B = 0` it starts as a linear probe does."""
     spec, backbone = prepared.spec, prepared.backbone
-    assert isinstance(backbone, TimmViT)
+    assert isinstance(backbone, TimmViT | TextBackbone)
+    kind = LoraViT if isinstance(backbone, TimmViT) else LoraText
     with seeded(seed):
         head = Head(spec.width, spec.n_classes, pool=spec.pool, n_prefix_tokens=spec.n_prefix_tokens)
-        return LoraViT(backbone.network, head, rank).to(prepared.device)
+        return kind(backbone.network, head, rank).to(prepared.device)
 
 
 def train_lora(
-    module: LoraViT, config: LaneConfig, data: StageData, prepared: Prepared, val_data: StageData | None = None
+    module: LoraNetwork, config: LaneConfig, data: StageData, prepared: Prepared, val_data: StageData | None = None
 ) -> list[dict[str, float]]:
     """Train a module in place.
 
     Args:
-        module: The module, from images to logits.
+        module: The module, from images or texts to logits.
         config: The hyperparameters.
-        data: The training images, see `_images_of`.
+        data: The training images or texts, see `_inputs_of`.
         prepared: As in `choose_lora`.
-        val_data: The images to measure on after every epoch.
+        val_data: The images or texts to measure on after every epoch.
 
     Returns:
         The metrics on val by name, epoch by epoch; empty without `val_data`.
@@ -148,15 +141,17 @@ def train_lora(
     return measured
 
 
-def _images_of(split: Split, prepared: Prepared) -> StageData:
-    """Decode a split's images once, as the single stage that LoRA reads: `(n, 1, 3, H, W)`."""
-    images = torch.stack([prepared.backbone.transform(split.open(index)) for index in range(split.n_images)])
-    labels = torch.from_numpy(np.array(split.labels))
-    return StageData(images[:, None].numpy(), labels, prepared.data.n_classes)
+def _inputs_of(split: Split, prepared: Prepared) -> StageData:
+    """Decode a split once, as the single stage that LoRA reads: images `(n, 1, 3, H, W)`, or see `token_data`."""
+    inputs = [prepared.backbone.transform(split.open(index)) for index in range(split.n_images)]
+    labels, n_classes = torch.from_numpy(np.array(split.labels)), prepared.data.n_classes
+    if split.kind == "texts":
+        return token_data(inputs, labels, n_classes)
+    return StageData(torch.stack(inputs)[:, None].numpy(), labels, n_classes)
 
 
 @torch.no_grad()
-def _metrics_of(module: LoraViT, data: StageData) -> dict[str, float]:
+def _metrics_of(module: LoraNetwork, data: StageData) -> dict[str, float]:
     like = next(module.parameters())
     batches = torch.arange(len(data)).split(EVALUATION_BATCH_SIZE)
     logits = torch.cat([module(data.batch(indices, like)[0]).cpu() for indices in batches])

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from sweep.bench.adapters import has_peft
 from sweep.bench.memory import peak_memory_bytes
 from sweep.bench.profile import Part, profile_step
 from sweep.bench.rows import (
@@ -23,7 +24,6 @@ from sweep.bench.rows import (
     Row,
     SweepRow,
     VmapDirect,
-    has_peft,
     names_of_rows,
 )
 from sweep.bench.workload import FeaturePass, Shape, Sizes, Workload, measure_feature_pass, synchronise

@@ -8,30 +8,22 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from sweep.bench.accuracy_results import (
-    FAMILY_STUDY,
-    LAST,
-    STUDY,
-    AccuracyBenchmark,
-    AccuracyRow,
-    AccuracySizes,
-)
+from sweep.bench.accuracy_results import AccuracySizes
 from sweep.bench.measure import Benchmark, Spread, machine, versions
 from sweep.bench.profile import Part
 from sweep.bench.scaling import Point, memory_of_further_lanes
 from sweep.bench.search import SearchBenchmark, SearchSizes
 from sweep.bench.workload import Sizes
-from sweep.errors import SweepError, UsageError
+from sweep.errors import SweepError
 from sweep.machine.paths import write_atomically
 from sweep.report.plots import write_figure
-from sweep.study.finding import load_study
 
 PLOT_COLOURS = ("#d62728", "#ff9896", "#1f77b4", "#7f7f7f")
 
 
-def _common(sizes: Sizes | SearchSizes | AccuracySizes) -> dict[str, Any]:
+def circumstances(sizes: Sizes | SearchSizes | AccuracySizes) -> dict[str, Any]:
+    """What every report says beside its measurements: the sizes, the machine, and the versions of packages."""
     return {"sizes": asdict(sizes), "machine": machine(torch.device(sizes.device)), "versions": versions()}
 
 
@@ -40,13 +32,13 @@ def benchmark_json(benchmark: Benchmark, sizes: Sizes) -> dict[str, Any]:
     content = asdict(benchmark)
     content["ratios"] = {name: spread.median for name, spread in benchmark.ratios.items()}
     content["ratio_spreads"] = {name: asdict(spread) for name, spread in benchmark.ratios.items()}
-    return {**content, **_common(sizes)}
+    return {**content, **circumstances(sizes)}
 
 
 def scaling_json(points: list[Point], sizes: Sizes) -> dict[str, Any]:
     """Return every point of the scaling suite, and how much memory each further lane adds."""
     memory = {name: asdict(further) for name, further in memory_of_further_lanes(points).items()}
-    return {"scaling": [asdict(point) for point in points], "memory_of_further_lanes": memory, **_common(sizes)}
+    return {"scaling": [asdict(point) for point in points], "memory_of_further_lanes": memory, **circumstances(sizes)}
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -65,7 +57,8 @@ def _spread(spread: Spread, digits: int = 1) -> str:
     return f"{spread.median:.{digits}f} ({spread.low:.{digits}f}–{spread.high:.{digits}f})"
 
 
-def _size(n_bytes: int | None) -> str:
+def size_text(n_bytes: int | None) -> str:
+    """A number of bytes as text; a dash if there is none."""
     if n_bytes is None:
         return "–"
     return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
@@ -90,7 +83,7 @@ def show_benchmark(console: Console, benchmark: Benchmark, sizes: Sizes) -> None
             f"{row.seconds_per_config:.1f}",
             f"{row.configs_per_hour:.1f}",
             "1" if row.ratio_to_sequential is None else _spread(row.ratio_to_sequential),
-            _size(row.peak_memory_bytes),
+            size_text(row.peak_memory_bytes),
             f"{row.floor_share:.0%}",
         )
     console.print(table)
@@ -162,7 +155,7 @@ def show_scaling(console: Console, points: list[Point]) -> None:
 
 def search_json(benchmark: SearchBenchmark, sizes: SearchSizes) -> dict[str, Any]:
     """Return every run of every arm of the search suite."""
-    return {**asdict(benchmark), **_common(sizes)}
+    return {**asdict(benchmark), **circumstances(sizes)}
 
 
 def show_search(console: Console, benchmark: SearchBenchmark, sizes: SearchSizes) -> None:
@@ -183,84 +176,6 @@ def show_search(console: Console, benchmark: SearchBenchmark, sizes: SearchSizes
         f"time in reaching the final accuracy of the latter",
         highlight=False,
     )
-
-
-def _accuracy_common(sizes: AccuracySizes) -> dict[str, Any]:
-    studies = {"study": STUDY, "family_study": FAMILY_STUDY}
-    return {**{key: load_study(name).study.declarations() for key, name in studies.items()}, **_common(sizes)}
-
-
-def accuracy_json(benchmark: AccuracyBenchmark, sizes: AccuracySizes) -> dict[str, Any]:
-    """Return every row of the accuracy suite so far, and how methods compare. Keys do not change."""
-    comparisons = benchmark.comparisons()
-    return {
-        **asdict(benchmark),
-        "against": {other: asdict(comparison) for mine, other, comparison in comparisons if mine == LAST},
-        "comparisons": [{"method": mine, "with": other, **asdict(c)} for mine, other, c in comparisons],
-        **_accuracy_common(sizes),
-    }
-
-
-def measured_rows(path: Path, sizes: AccuracySizes) -> list[AccuracyRow]:
-    """Read the rows that an interrupted accuracy suite has written to a file; none if there is no file.
-
-    Raises:
-        UsageError: The file has other contents, or was measured with other sizes, versions or another machine.
-    """
-    if not path.exists():
-        return []
-    common = json.loads(json.dumps(_accuracy_common(sizes)))
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        rows = [AccuracyRow.of(row) for row in content["rows"]]
-        same = all(content[name] == value for name, value in common.items())
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UsageError(
-            f"{path} is not a report of --suite accuracy: {error}; choose another file with --json"
-        ) from error
-    if not same:
-        raise UsageError(
-            f"{path} was measured with other sizes or another study, on another machine or with other versions; "
-            f"choose another file with --json, or use what it was started with"
-        )
-    return rows
-
-
-def show_accuracy(console: Console, benchmark: AccuracyBenchmark, sizes: AccuracySizes) -> None:
-    """Print one line for each task and method, and how the methods compare."""
-    table = Table(
-        title=f"{sizes.suite} at {sizes.image_size} px, {sizes.epochs} epochs: top-1 (%); chosen on val, trained again "
-        "on train and val, tested once",
-        caption="± standard error over test images; in brackets the standard deviation over trainings",
-    )
-    for column in ("group", "task", "method"):
-        table.add_column(column)
-    for column in ("tried", "val", "test", "parameters", "s to tune", "peak memory"):
-        table.add_column(column, justify="right", no_wrap=True)
-    tasks = [row.task for row in benchmark.rows]
-    for row in sorted(benchmark.rows, key=lambda row: tasks.index(row.task)):
-        spread = "" if row.test_top1_std is None else f" ({100 * row.test_top1_std:.1f})"
-        table.add_row(
-            Text(row.group),
-            Text(row.task),
-            row.method,
-            str(row.n_configurations),
-            f"{100 * row.val_top1:.1f}",
-            f"{100 * row.test_top1:.1f} ± {100 * row.test_standard_error:.1f}{spread}",
-            f"{row.trainable_parameters:,}",
-            f"{row.tune_seconds:.0f}",
-            _size(row.peak_memory_bytes),
-        )
-    console.print(table)
-    for mine, other, comparison in benchmark.comparisons():
-        groups = ", ".join(f"{group} {points:+.1f}" for group, points in comparison.group_points.items())
-        console.print(
-            f"{mine} compared with {other}, {len(comparison.tasks)} tasks: {comparison.points:+.1f} points on test "
-            f"({groups}); "
-            f"{other} took {comparison.tune_seconds_ratio:.2g} times as long to tune",
-            highlight=False,
-            markup=False,
-        )
 
 
 def write_search_plot(path: Path, benchmark: SearchBenchmark, sizes: SearchSizes) -> None:

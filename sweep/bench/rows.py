@@ -1,7 +1,6 @@
 """The ways of training that are compared. Each row is built from a workload and takes one training step at a time."""
 
 import copy
-import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 from torch.utils.flop_counter import FlopCounterMode
 
+from sweep.bench.adapters import has_peft, with_lora
 from sweep.bench.workload import LAST, N_CLASSES, Workload
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks.losses import LaneLosses
@@ -227,20 +227,6 @@ def full_finetune(workload: Workload) -> Row:
 def lora(workload: Workload) -> Row:
     """Build the row that trains LoRA with the workload's rank, and a head."""
     return _OnImages(with_lora(_own_vit(workload), workload.sizes.rank), workload)
-
-
-def with_lora(vit: nn.Module, rank: int) -> nn.Module:
-    """Add LoRA (peft) to the queries, keys and values of every block of a ViT, and freeze all other weights."""
-    from peft import LoraConfig, inject_adapter_in_model
-
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=["qkv"])
-    adapted: nn.Module = inject_adapter_in_model(config, vit)
-    return adapted
-
-
-def has_peft() -> bool:
-    """Whether peft is installed, so that LoRA can be measured."""
-    return importlib.util.find_spec("peft") is not None
 
 
 class LinearProbeRow(_PlainLoop):

@@ -1,12 +1,14 @@
 """`sweep bench`: measure what a configuration costs on this machine, and what it is worth."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sweep.cli import options
+from sweep.cli.bench_parts import IN_PARTS, NOT_FOR, OF_ACCURACY, TAKEN_BY
 from sweep.errors import UsageError
 from sweep.terminal.console import stderr, stdout
 
@@ -54,10 +56,10 @@ def bench(
         typer.Option(
             help="`quick`: time of a training step, ViT-S/14 at 112 px. `paper`: the same, ViT-B/16 at 224 px. "
             "`scaling`: how it grows with lanes, modules, rank, tokens and width. `search`: accuracy against time. "
-            "`accuracy`: side-networks, probe and LoRA, each tuned, on several tasks. `proposals`: a search that "
-            "learns from its trials against random search. `shapes`: stacks of many shapes against padding. `gpu`: "
-            "whether a GPU trains the same weights, and how fast. `workers`: what the run's own process does in an "
-            "epoch of many lanes, on simulated workers."
+            "`accuracy`: side-networks, probe and LoRA, each tuned, on several tasks or on your data. `proposals`: a "
+            "search that learns from its trials against random search. `shapes`: stacks of many shapes against "
+            "padding. `gpu`: whether a GPU trains the same weights, and how fast. `workers`: what the run's own "
+            "process does in an epoch of many lanes, on simulated workers."
         ),
     ] = Suite.quick,
     backbone: Annotated[
@@ -81,8 +83,8 @@ def bench(
     epochs: Annotated[
         int | None,
         typer.Option(
-            help="Epochs of one configuration, over 800 images; 20 if not given. With `--suite workers`: epochs that "
-            "are measured; 6.",
+            help="Epochs of one configuration, over 800 images; 20 if not given. With `--suite accuracy`: of LAST and "
+            "LoRA; 12. With `--suite workers`: epochs that are measured; 6.",
             min=1,
         ),
     ] = None,
@@ -96,6 +98,33 @@ def bench(
     seeds: Annotated[
         int | None,
         typer.Option(help="How many seeds the suites `search` (5 if not given) and `accuracy` (3) repeat.", min=1),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            autocompletion=options.complete_data,
+            help="With `--suite accuracy`: the data, as for `sweep run`; each item must have one class. `mini-vtab` if "
+            "not given.",
+        ),
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="With `--suite accuracy`: what is compared, such as `last,ladder,lora`; the linear probe is measured "
+            "with `last`. All that fit the data and the backbone if not given."
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            help="With `--suite accuracy`: how many configurations are tried of each method but the probe. If not "
+            "given, 16 of LAST and its variants, 32 of each other family, and 6 of LoRA (3 on texts), which has no "
+            "more.",
+            min=1,
+        ),
+    ] = None,
+    accept_licence: Annotated[
+        str | None, typer.Option(help="With `--suite accuracy`: the licence that you accept, as for `sweep run`.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all measurements to this JSON file.")] = None,
     plot: Annotated[
@@ -117,6 +146,8 @@ def bench(
 
         sweep bench --suite search --plot search.html
 
+        sweep bench --suite accuracy --data ./photos --backbone clip_base_patch16 --image-size 112 --json accuracy.json
+
         sweep bench --suite workers --n-parallel 4096
     """
     from sweep.bench import report
@@ -124,7 +155,8 @@ def bench(
     from sweep.machine.device import device_named
     from sweep.running.preparation import check_precision
 
-    _require_fitting(suite, plot=plot, time=time, seeds=seeds, network=backbone or image_size)
+    of_accuracy = dict(zip(OF_ACCURACY, (data, methods, trials, accept_licence), strict=True))
+    _require_fitting(suite, plot=plot, time=time, seeds=seeds, network=backbone or image_size, of_accuracy=of_accuracy)
     if side_network is not None and suite not in (Suite.quick, Suite.paper):
         raise UsageError("--side-network belongs to the suites quick and paper; leave it out")
     where = device_named(device or "cpu")
@@ -143,8 +175,8 @@ def bench(
             raise UsageError(f"--suite {suite} runs a study of sweep's; leave --backbone, --rank and --precision out")
         content = SHIPPED_STUDIES[suite]({**asked, "n_seeds": seeds}, str(where), say)
     elif suite in IN_PARTS:
-        given = {**asked, "n_seeds": seeds}
-        refused = [backbone, rank, precision, *(given[name] for name in given.keys() - TAKEN_BY[suite])]
+        given = {**asked, **of_accuracy, "n_seeds": seeds, "backbone": backbone, "rank": rank, "precision": precision}
+        refused = [given[name] for name in given.keys() - TAKEN_BY[suite]]
         if any(refused) or (suite is Suite.workers and device):
             raise UsageError(NOT_FOR[suite])
         IN_PARTS[suite]({name: given[name] for name in TAKEN_BY[suite]}, device, json_file, say)
@@ -164,7 +196,15 @@ def bench(
         report.write_json(json_file, content)
 
 
-def _require_fitting(suite: Suite, *, plot: Path | None, time: str | None, seeds: int | None, network: object) -> None:
+def _require_fitting(
+    suite: Suite,
+    *,
+    plot: Path | None,
+    time: str | None,
+    seeds: int | None,
+    network: object,
+    of_accuracy: Mapping[str, object],
+) -> None:
     """Refuse options that mean nothing to a suite.
 
     Raises:
@@ -180,26 +220,11 @@ def _require_fitting(suite: Suite, *, plot: Path | None, time: str | None, seeds
         raise UsageError("--time belongs to --suite search; leave it out")
     if suite in (Suite.quick, Suite.paper, Suite.scaling, Suite.workers) and seeds:
         raise UsageError("--seeds belongs to the suites search, accuracy, proposals and shapes; leave it out")
-
-
-def _gpu(asked: dict[str, Any], device: str | None, json_file: Path | None, say: Callable[[str], None]) -> None:
-    from sweep.bench.gpu import GpuBenchmark, GpuSizes, gpu_json, run_gpu_benchmark
-    from sweep.bench.measure import machine, versions
-    from sweep.bench.report import write_json
-    from sweep.machine.device import device_named
-
-    where = device_named(device or "cuda")
-
-    def save(benchmark: GpuBenchmark) -> None:
-        if json_file is not None:
-            write_json(json_file, {**gpu_json(benchmark), "machine": machine(where), "versions": versions()})
-
-    benchmark = run_gpu_benchmark(GpuSizes(device=str(where)), save, say)
-    broken = [check for check in benchmark.checks if not check.kept]
-    for check in broken:
-        stdout.print(f"not kept: {check.side_network}, {check.what}: {check.value:.2g}, more than {check.bound:g}")
-    if broken:
-        raise typer.Exit(1)
+    for name, value in of_accuracy.items():
+        if suite is not Suite.accuracy and value is not None:
+            raise UsageError(
+                f"--{name.replace('_', '-')} belongs to --suite accuracy; leave it out, or give that suite"
+            )
 
 
 def _proposals(asked: dict[str, Any], device: str, say: Callable[[str], None]) -> dict[str, Any]:
@@ -271,51 +296,3 @@ def _search(
     if plot is not None:
         write_search_plot(plot, benchmark, sizes)
     return search_json(benchmark, sizes)
-
-
-def _accuracy(asked: dict[str, Any], device: str | None, json_file: Path | None, say: Callable[[str], None]) -> None:
-    from sweep.bench.accuracy import run_accuracy_benchmark
-    from sweep.bench.accuracy_results import AccuracyBenchmark, AccuracySizes
-    from sweep.bench.report import accuracy_json, measured_rows, show_accuracy, write_json
-
-    sizes = AccuracySizes(**{name: value for name, value in asked.items() if value is not None}, device=device or "cpu")
-
-    def save(benchmark: AccuracyBenchmark) -> None:
-        if json_file is not None:
-            write_json(json_file, accuracy_json(benchmark, sizes))
-
-    measured = measured_rows(json_file, sizes) if json_file is not None else []
-    show_accuracy(stdout, run_accuracy_benchmark(sizes, measured, save, say), sizes)
-
-
-def _workers(asked: dict[str, Any], device: str | None, json_file: Path | None, say: Callable[[str], None]) -> None:
-    from sweep.bench.report import write_json
-    from sweep.bench.workers import WorkerSizes, run_worker_benchmark
-    from sweep.bench.workers_report import show_workers, workers_json
-
-    sizes = WorkerSizes(**{name: value for name, value in asked.items() if value is not None})
-    points = []
-    for point in run_worker_benchmark(sizes, say):
-        points.append(point)
-        if json_file is not None:
-            write_json(json_file, workers_json(points, sizes))
-    show_workers(stdout, points, sizes)
-
-
-IN_PARTS = {Suite.accuracy: _accuracy, Suite.gpu: _gpu, Suite.workers: _workers}
-"""Suites that write their file after every part."""
-
-TAKEN_BY = {
-    Suite.accuracy: {"image_size", "epochs", "n_seeds"},
-    Suite.gpu: set[str](),
-    Suite.workers: {"n_parallel", "epochs"},
-}
-"""The sizes that can be given to a suite in parts."""
-
-NOT_FOR = {
-    Suite.accuracy: "--suite accuracy runs studies of sweep's; leave --backbone, --rank, --precision and --n-parallel "
-    "out",
-    Suite.gpu: "--suite gpu has its own sizes; give --device and --json only",
-    Suite.workers: "--suite workers simulates all training; give --n-parallel, --epochs and --json only",
-}
-"""What to say if a suite in parts is given options that it does not take."""

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from sweep.bench import accuracy, accuracy_results
+from sweep.bench import accuracy, accuracy_results, own_process
 from sweep.bench.accuracy import measure_family
 from sweep.bench.accuracy_results import (
     BEST,
@@ -33,6 +33,7 @@ from sweep.bench.accuracy_results import (
 )
 from sweep.bench.lora import CONFIGS, choose_lora, new_lora, retrain_lora
 from sweep.bench.memory import PeakMemory
+from sweep.bench.own_process import in_own_process
 from sweep.cli import app
 from sweep.data import DATA_SETS, DataSet, Split
 from sweep.data.suites import PACKAGED_SUITES, Task
@@ -51,6 +52,7 @@ class FewSizes(AccuracySizes):
 
     n_configs: int = 2
     n_family_configs: int = 3
+    n_lora_configs: int = 1
     family_epochs: int = 1
     lora_tasks: tuple[str, ...] = (NAME,)
 
@@ -150,7 +152,7 @@ def test_lora_trains_adapters_and_head_alone(prepared: Prepared, monkeypatch: py
     of_adapters = N_BLOCKS * CONFIGS[0].rank * (WIDTH + 3 * WIDTH)
     assert trained.n_trainable == of_adapters + (WIDTH + 1) * N_CLASSES + 2 * WIDTH
     fresh = dict(new_lora(prepared, CONFIGS[0].rank, seed=0).named_parameters())
-    names = {name.removeprefix("vit.").replace(".base_layer", ""): name for name in fresh}
+    names = {name.removeprefix("network.").replace(".base_layer", ""): name for name in fresh}
     assert set(frozen) <= set(names), "the adapted network has every weight of the network"
     for name, own in names.items():
         after = dict(trained.named_parameters())[own]
@@ -184,14 +186,13 @@ def test_command_saves_each_result_and_continues_after_a_stop(
 ) -> None:
     calls: list[str] = []
 
-    def here(measure: Measure, task: Task, sizes: AccuracySizes, method: str) -> list[AccuracyRow]:
+    def here(measure: Measure, task: Task, sizes: AccuracySizes, method: str, *, what: str) -> list[AccuracyRow]:
         calls.append(method)
         if len(calls) == 2:
             raise SweepError("memory ended")
         return measure(task, sizes, method)
 
-    monkeypatch.setattr(accuracy, "_in_own_process", here)
-    monkeypatch.setattr(accuracy, "CONFIGS", CONFIGS[:1])
+    monkeypatch.setattr(accuracy, "in_own_process", here)
     monkeypatch.setattr(accuracy_results, "AccuracySizes", FewSizes)
     path = tmp_path / "accuracy.json"
     stopped = CliRunner().invoke(app, [*COMMAND, str(path)])
@@ -237,7 +238,7 @@ def test_a_file_of_something_else_is_left_alone(content: str, tmp_path: Path) ->
 def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(
     named: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(accuracy, "_in_own_process", lambda *args: pytest.fail("measured"))
+    monkeypatch.setattr(accuracy, "in_own_process", lambda *args, **options: pytest.fail("measured"))
     result = CliRunner().invoke(app, [*COMMAND, str(tmp_path / "nowhere" / "accuracy.json")])
     assert "choose another file with --json" in str(result.exception)
 
@@ -295,9 +296,9 @@ def refuse(task: Task, sizes: AccuracySizes, method: str) -> list[AccuracyRow]:
 @pytest.mark.slow
 def test_a_process_that_is_killed_or_fails_is_an_error_of_ours() -> None:
     with pytest.raises(SweepError, match=f"measured {NAME} was killed"):
-        accuracy._in_own_process(die, TASK, SIZES, LAST)
+        in_own_process(die, TASK, SIZES, LAST, what=NAME)
     with pytest.raises(SweepError, match="not in process") as refused:
-        accuracy._in_own_process(refuse, TASK, SIZES, LAST)
+        in_own_process(refuse, TASK, SIZES, LAST, what=NAME)
     assert str(os.getpid()) not in str(refused.value)
 
 
@@ -312,7 +313,7 @@ def say_who(task: Task, sizes: AccuracySizes, method: str) -> list[AccuracyRow]:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes as Linux shows them")
 def test_the_process_ends_when_the_command_is_killed() -> None:
     here = Path(__file__)
-    code = f"import {here.stem} as t; t.accuracy._in_own_process(t.say_who, t.TASK, t.SIZES, t.LAST)"
+    code = f"import {here.stem} as t; t.in_own_process(t.say_who, t.TASK, t.SIZES, t.LAST, what=t.NAME)"
     command = subprocess.Popen([sys.executable, "-c", code], cwd=here.parent, stdout=subprocess.PIPE, text=True)
     assert command.stdout is not None
     number, folder = command.stdout.readline().split()
@@ -320,7 +321,7 @@ def test_the_process_ends_when_the_command_is_killed() -> None:
         assert Path(folder).is_dir()
         command.kill()
         command.wait()
-        until = time.monotonic() + accuracy.GRACE_SECONDS + 30
+        until = time.monotonic() + own_process.GRACE_SECONDS + 30
         while _runs(worker) and time.monotonic() < until:
             time.sleep(0.05)
         assert not _runs(worker)

@@ -17,8 +17,8 @@ from rich.console import Console
 
 from backbones import Transform
 from sweep import LaneConfig
+from sweep.bench.accuracy_report import accuracy_json, measured_rows, show_accuracy
 from sweep.bench.accuracy_results import AccuracyBenchmark, AccuracyRow, AccuracySizes
-from sweep.bench.report import accuracy_json, measured_rows, show_accuracy
 from sweep.cli.results import Format, results
 from sweep.export.selection import winner_of
 from sweep.export.write import model_config

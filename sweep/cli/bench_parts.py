@@ -1,0 +1,90 @@
+"""The suites of `sweep bench` that write their file after every part."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from sweep.terminal.console import stdout
+
+
+def _gpu(asked: dict[str, Any], device: str | None, json_file: Path | None, say: Callable[[str], None]) -> None:
+    from sweep.bench.gpu import GpuBenchmark, GpuSizes, gpu_json, run_gpu_benchmark
+    from sweep.bench.measure import machine, versions
+    from sweep.bench.report import write_json
+    from sweep.machine.device import device_named
+
+    where = device_named(device or "cuda")
+
+    def save(benchmark: GpuBenchmark) -> None:
+        if json_file is not None:
+            write_json(json_file, {**gpu_json(benchmark), "machine": machine(where), "versions": versions()})
+
+    benchmark = run_gpu_benchmark(GpuSizes(device=str(where)), save, say)
+    broken = [check for check in benchmark.checks if not check.kept]
+    for check in broken:
+        stdout.print(f"not kept: {check.side_network}, {check.what}: {check.value:.2g}, more than {check.bound:g}")
+    if broken:
+        raise typer.Exit(1)
+
+
+def _accuracy(asked: dict[str, Any], device: str | None, json_file: Path | None, say: Callable[[str], None]) -> None:
+    from sweep.bench.accuracy import run_accuracy_benchmark
+    from sweep.bench.accuracy_report import accuracy_json, measured_rows, show_accuracy
+    from sweep.bench.accuracy_results import AccuracyBenchmark, AccuracySizes
+    from sweep.bench.accuracy_tasks import find_tasks, methods_asked_for
+    from sweep.bench.report import write_json
+    from sweep.machine.paths import default_cache_dir
+
+    given = {name: value for name, value in asked.items() if value is not None}
+    methods = methods_asked_for(given.pop("methods", None))
+    data = given.pop("data", AccuracySizes.suite)
+    found = find_tasks(data, given.get("accept_licence"), default_cache_dir())
+    if found.kind == "texts" or "backbone" in given:
+        given.setdefault("image_size", None)  # the backbone's own
+    if (trials := given.pop("trials", None)) is not None:
+        given |= {"n_configs": trials, "n_family_configs": trials, "n_lora_configs": trials}
+    sizes = AccuracySizes(suite=data, kind=found.kind, device=device or "cpu", **given)
+
+    def save(benchmark: AccuracyBenchmark) -> None:
+        if json_file is not None:
+            write_json(json_file, accuracy_json(benchmark, sizes))
+
+    measured = measured_rows(json_file, sizes) if json_file is not None else []
+    show_accuracy(stdout, run_accuracy_benchmark(found, sizes, methods, measured, save, say), sizes)
+
+
+def _workers(asked: dict[str, Any], device: str | None, json_file: Path | None, say: Callable[[str], None]) -> None:
+    from sweep.bench.report import write_json
+    from sweep.bench.workers import WorkerSizes, run_worker_benchmark
+    from sweep.bench.workers_report import show_workers, workers_json
+
+    sizes = WorkerSizes(**{name: value for name, value in asked.items() if value is not None})
+    points = []
+    for point in run_worker_benchmark(sizes, say):
+        points.append(point)
+        if json_file is not None:
+            write_json(json_file, workers_json(points, sizes))
+    show_workers(stdout, points, sizes)
+
+
+IN_PARTS = {"accuracy": _accuracy, "gpu": _gpu, "workers": _workers}
+"""Suites that write their file after every part."""
+
+OF_ACCURACY = ("data", "methods", "trials", "accept_licence")
+"""Options of the suite `accuracy` alone."""
+
+TAKEN_BY = {
+    "accuracy": {"image_size", "epochs", "n_seeds", "backbone", *OF_ACCURACY},
+    "gpu": set[str](),
+    "workers": {"n_parallel", "epochs"},
+}
+"""The options that can be given to a suite in parts."""
+
+NOT_FOR = {
+    "accuracy": "--suite accuracy runs studies of sweep's; leave --rank, --precision and --n-parallel out",
+    "gpu": "--suite gpu has its own sizes; give --device and --json only",
+    "workers": "--suite workers simulates all training; give --n-parallel, --epochs and --json only",
+}
+"""What to say if a suite in parts is given options that it does not take."""
