@@ -72,6 +72,7 @@ def test_trial_trained_alone_equals_the_record(finished: Path, squares: Path) ->
     assert verification.comparisons[0].difference == 0
 
 
+@pytest.mark.slow
 def test_same_command_gives_the_same_table_on_workers(finished: Path, squares: Path, tmp_path: Path) -> None:
     again = run(study_on(squares), tmp_path / "again", squares.parent / "cache", workers=WorkersAsked(2))
     tables = [sweep.load_run(path).trials for path in (finished, again)]
