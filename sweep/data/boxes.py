@@ -1,11 +1,13 @@
 """Boxes around the objects of an image, in its own pixels and as a backbone sees them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from sweep.data.base import Labels
+from sweep.study.augmentation import Move
 
 Corners = npt.NDArray[np.float64]
 
@@ -73,6 +75,29 @@ def box_rows(boxes: Boxes, seen: tuple[float, float, float, float], n_rows: int)
     own[:, 0], own[:, 1:5] = boxes.classes[there], kept[there]
     own[:, 5] = boxes.ignored[there] | (share < LEAST_SEEN)
     return rows
+
+
+def moved_boxes(boxes: Boxes, moves: Iterable[Move]) -> Boxes:
+    """The boxes as they are in a view of their image.
+
+    A box goes around its four moved corners, and is cut off at the edge of the view. It is left out if nothing of it
+    is in the view, and ignored if less than `LEAST_SEEN` of its area is.
+
+    Args:
+        boxes: the boxes of an image.
+        moves: where the image's pixels go, one move after the other. What a move leaves outside stays outside.
+    """
+    size, classes, ignored, inside = boxes.size, boxes.classes, boxes.ignored, boxes.corners
+    share = np.ones(len(boxes))
+    for move in moves:
+        size = move.size
+        corners = inside[:, [[0, 1], [2, 1], [0, 3], [2, 3]]] @ move.matrix[:2, :2].T + move.matrix[:2, 2]
+        whole = np.concatenate([corners.min(1), corners.max(1)], 1)
+        cut_off = whole.clip(0, np.array(size * 2, dtype=np.float64))
+        there = (cut_off[:, 2:] > cut_off[:, :2]).all(1)
+        inside, classes, ignored = cut_off[there], classes[there], ignored[there]
+        share = share[there] * _areas(inside) / _areas(whole[there])
+    return Boxes(size, classes, inside, ignored | (share < LEAST_SEEN))
 
 
 def in_pixels(fractions: npt.NDArray[np.floating], seen: tuple[float, float, float, float]) -> Corners:

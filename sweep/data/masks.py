@@ -1,7 +1,7 @@
 """Masks: images whose values are the classes of another image's pixels."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from PIL import Image
 from sweep.data.base import Labels
 from sweep.data.decoding import UnreadableImageError, unreadable
 from sweep.errors import UsageError
+from sweep.study.augmentation import Move
 from sweep.tasks.label_maps import IGNORED, MOST_CLASSES
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,20 @@ def decode_mask(path: Path) -> Image.Image:
             str(path), f"it has values from {values.min()} to {values.max()}, and a mask has {NO_LABEL}"
         )
     return Image.fromarray(values.astype(np.uint8))
+
+
+def moved_mask(mask: Image.Image, moves: Iterable[Move]) -> Image.Image:
+    """A mask as it is in a view of its image: the nearest pixel's value, and `IGNORED` outside of the image.
+
+    Args:
+        mask: the mask, of mode L or P.
+        moves: where the image's pixels go, one move after the other. What a move leaves outside stays outside.
+    """
+    moved = Image.fromarray(np.asarray(mask, dtype=np.uint8))
+    for move in moves:
+        back = np.linalg.inv(move.matrix)[:2].ravel().tolist()
+        moved = moved.transform(move.size, Image.Transform.AFFINE, back, Image.Resampling.NEAREST, fillcolor=IGNORED)
+    return moved
 
 
 def counted_pixels(n_images: int, mask_of: Callable[[int], Image.Image]) -> Labels:

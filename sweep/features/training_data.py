@@ -5,8 +5,8 @@ In both cases a lane reads what it would read alone, because the view that an ep
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from functools import reduce
+from dataclasses import dataclass, replace
+from functools import cached_property, reduce
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from backbones import Backbone
 from sweep.data import Split
 from sweep.features.batches import Batch, StageData, TrainingData, apart, stages_first
 from sweep.features.computing import decoded, require_finite, rounded_stages
+from sweep.features.labels import labels_for
 from sweep.features.resident import DeviceRoom
 from sweep.features.views import TrainingViews
 from sweep.tasks.targets import OF_CLASSES, Target
@@ -32,7 +33,7 @@ class CachedViews:
     """Views of the same images that data orders use in turn: data order 1 uses the first view.
 
     Attributes:
-        views: The V views, all with the same labels.
+        views: The V views, all with the same labels; only masks and boxes move with their images.
     """
 
     views: tuple[StageData, ...]
@@ -71,6 +72,7 @@ class LiveViews:
         device: Device of the features.
         n_classes: Number of classes, labels or targets `C`.
         target: The kind of the labels, and for regression their scale.
+        stage: Index of the only stage that batches have; None for all.
     """
 
     views: TrainingViews
@@ -79,27 +81,28 @@ class LiveViews:
     device: torch.device
     n_classes: int
     target: Target = OF_CLASSES
+    stage: int | None = None
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return sum(split.n_images for split in self.splits)
 
-    @property
-    def labels(self) -> Tensor:
-        """See `StageData`."""
-        return torch.from_numpy(np.concatenate([split.labels for split in self.splits]))
-
-    @property
+    @cached_property
     def class_counts(self) -> Tensor:
-        """See `TrainingData`."""
-        return self.target.counts(self.labels, self.n_classes)
+        """See `TrainingData`; for segmentation and detection, the pixels or boxes of the first view."""
+        return self.target.counts(labels_for(self.backbone, self._view(0)), self.n_classes)
 
     def batches(self, order: int, indices: Iterable[Tensor], like: Tensor) -> Generator[Batch]:
         """See `TrainingData`. Threads decode the images of a batch while lanes train on the batch before it."""
-        labels, widths = self.labels, self.backbone.widths
-        with closing(self._stored(order - 1, indices)) as stored:
+        widths, view = self.backbone.widths, self._view(order - 1)
+        with closing(self._stored(view, indices)) as stored:
             for wanted, values in stored:
                 stages = apart(stages_first(values.to(like.device), like), widths)
-                yield stages, self.target.encode(labels[wanted], like)
+                labels = labels_for(self.backbone, view, wanted.tolist())
+                yield stages if self.stage is None else [stages[self.stage]], self.target.encode(labels, like)
+
+    def of_stage(self, stage: int) -> "LiveViews":
+        """The same images with only one of their stages, by index."""
+        return replace(self, stage=stage)
 
     def pooled(self, tokens: slice) -> CachedViews:
         """See `TrainingData`: the first few views, in memory."""
@@ -108,20 +111,25 @@ class LiveViews:
 
     def _pooled(self, number: int, tokens: slice) -> StageData:
         widths, places = self.backbone.widths, torch.arange(len(self)).split(POOLED_IMAGES)
+        view = self._view(number)
         parts = [
             StageData(values.cpu().numpy(), wanted, self.n_classes, widths=widths).pooled(tokens).stages[:]
-            for wanted, values in self._stored(number, places)
+            for wanted, values in self._stored(view, places)
         ]
-        return StageData(np.concatenate(parts), self.labels, self.n_classes, widths=widths, target=self.target)
+        labels = labels_for(self.backbone, view)
+        return StageData(np.concatenate(parts), labels, self.n_classes, widths=widths, target=self.target)
 
-    def _stored(self, number: int, indices: Iterable[Tensor]) -> Generator[tuple[Tensor, Tensor]]:
+    def _view(self, number: int) -> Split:
+        """One view of all images."""
+        return reduce(Split.joined, [self.views.split(split, number) for split in self.splits])
+
+    def _stored(self, view: Split, indices: Iterable[Tensor]) -> Generator[tuple[Tensor, Tensor]]:
         """Batches of one view in the cache's format: the indices of images, `(B,)`, and their features in float16."""
-        split = reduce(Split.joined, [self.views.split(split, number) for split in self.splits])
         batches = (wanted.tolist() for wanted in indices)
-        with closing(decoded(self.backbone, split, batches)) as ready:
+        with closing(decoded(self.backbone, view, batches)) as ready:
             for batch, images in ready:
                 values, extremes, _ = rounded_stages(self.backbone, images, self.device)
-                require_finite(values, extremes, batch, self.backbone, split)
+                require_finite(values, extremes, batch, self.backbone, view)
                 yield torch.tensor(batch), values
 
 

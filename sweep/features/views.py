@@ -14,10 +14,12 @@ from backbones import Transform
 from backbones.protocol import to_rgb
 from backbones.text_transform import TextTransform
 from sweep.data.base import Split, digest_of
+from sweep.data.boxes import Boxes, moved_boxes
+from sweep.data.masks import moved_mask
 from sweep.errors import UsageError
 from sweep.machine.seeds import derive_seed, seeded
 from sweep.machine.user_code import line_of
-from sweep.study.augmentation import DEFAULT_VIEWS, NONE, Augment, recipe
+from sweep.study.augmentation import DEFAULT_VIEWS, NONE, Augment, Move, Recipe, recipe
 
 if TYPE_CHECKING:
     from sweep.study.declaration import Study
@@ -36,14 +38,12 @@ class Augmentation:
         seed: The study's seed.
         fingerprint: SHA-256 hex digest over the name and the results for some images. It changes if another recipe,
             function or version of a library gives other results. Empty before `tried`.
-        is_recipe: Whether it is one of sweep's recipes, and not a user's function.
     """
 
     name: str
     augment: Augment = field(repr=False)
     seed: int
     fingerprint: str = ""
-    is_recipe: bool = False
 
     def tried(self, split: Split) -> "Augmentation":
         """The same augmentation with its fingerprint, after trying it on some evenly spaced images of a split.
@@ -61,6 +61,7 @@ class Augmentation:
                         f"random, numpy.random or torch alone, which sweep seeds"
                     )
                 digests.append(first)
+                digests += _digests_of_places(self.places(split, number), index)
         return replace(self, fingerprint=digest_of([self.name, *digests]))
 
     def view(self, split: Split, index: int, number: int) -> Image.Image:
@@ -72,7 +73,7 @@ class Augmentation:
         """
         image = to_rgb(split.open(index)).copy()  # a function may change it in place, and a data set may keep it
         try:
-            with seeded(derive_seed(self.seed, "view", number, index), seeds_itself=not self.is_recipe):
+            with seeded(self._seed(index, number), seeds_itself=not isinstance(self.augment, Recipe)):
                 changed: object = self.augment(image)
         except Exception as error:
             raise UsageError(
@@ -85,6 +86,31 @@ class Augmentation:
                 f"resizes and normalises by itself"
             )
         return changed
+
+    def places(self, split: Split, number: int) -> Split:
+        """The same split with its masks or boxes, if it has any, as they are in one view of every image."""
+        masks, boxes = split.masks, split.boxes
+
+        def mask_of(index: int) -> Image.Image:
+            assert masks is not None
+            mask = masks(index)
+            return moved_mask(mask, self._moves(mask.size, index, number))
+
+        def boxes_of(index: int) -> Boxes:
+            assert boxes is not None
+            own = boxes(index)
+            return moved_boxes(own, self._moves(own.size, index, number))
+
+        return replace(split, masks=None if masks is None else mask_of, boxes=None if boxes is None else boxes_of)
+
+    def _moves(self, size: tuple[int, int], index: int, number: int) -> tuple[Move, ...]:
+        """Where the pixels of an image of that size go in a view."""
+        assert isinstance(self.augment, Recipe), "a function says nothing about places"
+        with seeded(self._seed(index, number)):
+            return self.augment.moves(size)
+
+    def _seed(self, index: int, number: int) -> int:
+        return derive_seed(self.seed, "view", number, index)
 
 
 @dataclass(frozen=True)
@@ -110,15 +136,10 @@ class TrainingViews:
             transform: Transform of the study's backbone.
 
         Raises:
-            UsageError: The study's own function does not work on its images, or the study is on texts and declares an
-                augmentation or `cache="off"`.
+            UsageError: The study's own function does not work on its images, or these have masks or boxes; or the study
+                is on texts and declares an augmentation or `cache="off"`.
         """
         declared, live = study.augment, study.cache == "off"
-        places = "masks" if split.masks is not None else "boxes" if split.boxes is not None else ""
-        if places and (live or declared != NONE):
-            option = "--cache off" if live else "--augment"
-            task = "segmentation" if places == "masks" else "detection"
-            raise UsageError(f"{option} changes images and not their {places}; leave it out for {task}")
         if not isinstance(transform, Transform):
             if live or declared != NONE:
                 option = "--cache off" if live else "--augment"
@@ -127,11 +148,13 @@ class TrainingViews:
         if declared == NONE:
             return cls(None, 0 if live else 1)
         if isinstance(declared, str):
-            augmentation = Augmentation(
-                f"augmentation {declared!r}",
-                recipe(declared, transform.resized_side, transform.interpolation),
-                study.seed,
-                is_recipe=True,
+            made = recipe(declared, transform.resized_side, transform.interpolation)
+            augmentation = Augmentation(f"augmentation {declared!r}", made, study.seed)
+        elif split.masks is not None or split.boxes is not None:
+            places = "masks" if split.masks is not None else "boxes"
+            raise UsageError(
+                f"a function as augment changes images and not their {places}; give the name of a recipe, such as "
+                f"flip-crop (--augment, or the study file)"
             )
         else:
             augmentation = Augmentation("the study's augment", declared, study.seed)
@@ -143,12 +166,12 @@ class TrainingViews:
         return self.augmentation.fingerprint if self.augmentation else None
 
     def split(self, split: Split, number: int) -> Split:
-        """One view of a split, with the same labels in the same order."""
+        """One view of a split, with the same labels in the same order. Masks and boxes move with their images."""
         augmentation = self.augmentation
         if augmentation is None:
             return split
         return replace(
-            split,
+            augmentation.places(split, number),
             name=f"{split.name}, view {number + 1}",
             opener=lambda index: augmentation.view(split, index, number),
             fingerprinter=lambda: digest_of(
@@ -159,6 +182,12 @@ class TrainingViews:
     def cached(self, split: Split) -> list[Split]:
         """All views of a split whose features the cache holds."""
         return [self.split(split, number) for number in range(self.n_cached)]
+
+
+def _digests_of_places(split: Split, index: int) -> list[str]:
+    """Digests of an image's mask or boxes, if it has any."""
+    masks = [] if split.masks is None else [_digest(split.masks(index))]
+    return masks if split.boxes is None else [*masks, digest_of([split.boxes(index).content()])]
 
 
 def _digest(image: Image.Image) -> str:

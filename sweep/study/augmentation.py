@@ -3,12 +3,15 @@
 PyTorch is only imported when a recipe is made, so that a study can be checked without it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from sweep.errors import UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from PIL import Image
 
 Augment = Callable[["Image.Image"], "Image.Image"]
@@ -26,12 +29,6 @@ DEFAULT_VIEWS = 4
 
 UNDECLARED: Mapping[str, Any] = {"augment": NONE, "views": None, "cache": "on"}
 """Defaults of these declarations; also for the records of versions that did not have them."""
-
-CROP_SCALE = (0.5, 1.0)
-COLOUR_CHANGE = 0.2
-AFFINE_DEGREES, AFFINE_SHIFT, AFFINE_SCALE, AFFINE_SHEAR = 8, 0.07, (0.9, 1.1), 5
-AFFINE_MARGIN = 0.2
-"""Share of its sides by which an image's edges are repeated outwards before it is moved, to avoid empty corners."""
 
 
 def check_declared(augment: object, views: object, cache: object) -> None:
@@ -60,7 +57,70 @@ def check_declared(augment: object, views: object, cache: object) -> None:
         )
 
 
-def recipe(name: str, side: int, interpolation: str) -> Augment:
+@dataclass(frozen=True, eq=False)
+class Move:
+    """Where the pixels of an image are in a view of it.
+
+    Attributes:
+        matrix: maps (x, y, 1) in pixels of the image, from its upper left corner, to the same of the view, (3, 3).
+        size: width and height of the view in pixels.
+    """
+
+    matrix: "npt.NDArray[np.float64]"
+    size: tuple[int, int]
+
+    def then(self, other: "Move") -> "Move":
+        """This move followed by another."""
+        return Move(other.matrix @ self.matrix, other.size)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a part of a recipe has drawn for one image.
+
+    Attributes:
+        changed: Changes the image.
+        move: Where its pixels go.
+    """
+
+    changed: Augment
+    move: Move
+
+
+Part = Callable[[tuple[int, int]], Change]
+"""Draws a change for an image of that width and height."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Parts that change an image one after the other. What they draw depends on its size and not on its content.
+
+    Attributes:
+        parts: The parts in order.
+    """
+
+    parts: Sequence[Part]
+
+    def __call__(self, image: "Image.Image") -> "Image.Image":
+        """The changed image."""
+        for part in self.parts:
+            image = part(image.size).changed(image)
+        return image
+
+    def moves(self, size: tuple[int, int]) -> tuple[Move, ...]:
+        """Where the pixels of an image go, if it is changed from the same random state: a move for every part.
+
+        Args:
+            size: Width and height of the image.
+        """
+        moves: list[Move] = []
+        for part in self.parts:
+            moves.append(part(size).move)
+            size = moves[-1].size
+        return tuple(moves)
+
+
+def recipe(name: str, side: int, interpolation: str) -> Recipe:
     """Make the recipe of that name from torchvision's transforms.
 
     Args:
@@ -72,27 +132,9 @@ def recipe(name: str, side: int, interpolation: str) -> Augment:
     Raises:
         UsageError: There is no such recipe.
     """
-    from torchvision.transforms import InterpolationMode, v2
+    from sweep.study.augmentation_parts import part_named
 
-    shift = AFFINE_SHIFT / (1 + 2 * AFFINE_MARGIN)  # of the image with its margin
-    affine = v2.RandomAffine(
-        AFFINE_DEGREES, (shift, shift), AFFINE_SCALE, AFFINE_SHEAR, interpolation=InterpolationMode.BILINEAR
-    )
-
-    def moved(image: "Image.Image") -> "Image.Image":
-        margin = [round(AFFINE_MARGIN * side) for side in image.size]
-        framed = affine(v2.functional.pad(image, margin, padding_mode="edge"))
-        centre: Image.Image = v2.functional.center_crop(framed, [image.height, image.width])
-        return centre
-
-    parts = {
-        "flip": v2.RandomHorizontalFlip(),
-        "crop": v2.RandomResizedCrop(side, scale=CROP_SCALE, interpolation=InterpolationMode(interpolation)),
-        "colour": v2.ColorJitter(COLOUR_CHANGE, COLOUR_CHANGE, COLOUR_CHANGE),
-        "affine": moved,
-    }
-    composed: Augment = v2.Compose([parts[part] for part in _parts_of(name)])
-    return composed
+    return Recipe([part_named(part, side, interpolation) for part in _parts_of(name)])
 
 
 def _parts_of(name: str) -> list[str]:

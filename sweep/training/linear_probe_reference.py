@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sweep.features.batches import StageData, TrainingData
 from sweep.features.folds import Folds
-from sweep.features.training_data import CachedViews
+from sweep.features.training_data import CachedViews, LiveViews
 from sweep.machine.seeds import derive_seed
 from sweep.side_networks.linear_probe import LinearProbe
 from sweep.side_networks.spec import SideNetworkSpec
@@ -145,7 +145,7 @@ def probe_data(spec: SideNetworkSpec, data: TrainingData) -> Callable[[int], Tra
 def probe_data(spec: SideNetworkSpec, data: TrainingData) -> Callable[[int], TrainingData]:
     """What the linear probe of a stage reads, by the stage's index: pooled tokens, or all where every token answers."""
     if spec.dense:
-        assert isinstance(data, StageData | CachedViews)  # views that are not cached are not for masks and boxes
+        assert isinstance(data, StageData | CachedViews | LiveViews)
         return data.of_stage
     pooled = data.pooled(spec.pooled_tokens)
     return lambda stage: pooled

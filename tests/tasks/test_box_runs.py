@@ -87,6 +87,21 @@ def test_folds_measure_every_image_and_a_lane_alone_equals_its_record(squares: P
     assert verification.kept, verification.comparisons
 
 
+@pytest.mark.parametrize("declared", [{"views": 2}, {"cache": "off"}])
+def test_a_run_on_moved_boxes_is_verified_and_the_same_on_workers(
+    squares: Path, tmp_path: Path, declared: dict[str, object]
+) -> None:
+    cache, options = squares.parent / "cache", {"augment": "flip-crop", "trials": 2, "epochs": 2, **declared}
+    paths = [run(study_on(squares, **options), tmp_path / "here", cache)]
+    verification = verify_trial(paths[0], 0, device=torch.device("cpu"), cache_dir=cache)
+    assert verification.kept, verification.comparisons
+    if "views" in declared:  # workers read features from the cache
+        paths.append(run(study_on(squares, **options), tmp_path / "there", cache, workers=WorkersAsked(2)))
+        tables = [sweep.load_run(path).trials for path in paths]
+        columns = [name for name in tables[0].columns if "seconds" not in name]
+        pd.testing.assert_frame_equal(tables[0][columns], tables[1][columns])
+
+
 class Stopped(LineReporter):
     """Stops a run after some epochs, as Ctrl-C does."""
 
@@ -124,8 +139,6 @@ def test_plan_counts_the_outputs_of_the_head(squares: Path) -> None:
     [
         ({"read_out": "tokens"}, "--read-out tokens"),
         ({"pool": "class"}, "--pool class"),
-        ({"cache": "off"}, "--cache off"),
-        ({"augment": "flip"}, "--augment"),
         ({"task": "segmentation"}, "segmentation"),
     ],
 )

@@ -18,6 +18,8 @@ from sweep import LaneConfig, Study
 from sweep.errors import UsageError
 from sweep.export.write import export_run
 from sweep.report.write import write_report
+from sweep.running.planner import plan_features
+from sweep.running.preparation import prepare
 from sweep.running.resume import resume_run
 from sweep.running.runner import run_study
 from sweep.study.finding import LoadedStudy
@@ -46,17 +48,8 @@ def study_on(data: Path | str, **declared: object) -> LoadedStudy:
 
 
 def run(loaded: LoadedStudy, out: Path, cache_dir: Path, **options: object) -> Path:
-    folder = run_study(
-        loaded,
-        n_parallel=3,
-        out=out,
-        storage_url=None,
-        device_name="cpu",
-        cache_dir=cache_dir,
-        reporter=LineReporter(stderr),
-        **options,  # type: ignore[arg-type]
-    )
-    return folder.path
+    given = {"n_parallel": 3, "storage_url": None, "device_name": "cpu", "reporter": LineReporter(stderr), **options}
+    return run_study(loaded, out=out, cache_dir=cache_dir, **given).path  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -104,18 +97,67 @@ def test_trial_trained_alone_equals_the_record(finished: Path, scenes: Path, tri
 @pytest.mark.slow
 def test_same_command_gives_the_same_table_on_workers(finished: Path, scenes: Path, tmp_path: Path) -> None:
     again = run(study_on(scenes), tmp_path / "again", scenes.parent / "cache", workers=WorkersAsked(2))
-    timings = ["seconds", "wall_seconds"]
-    tables = [sweep.load_run(path).trials for path in (finished, again)]
-    columns = [name for name in tables[0].columns if not any(word in name for word in timings)]
-    pd.testing.assert_frame_equal(tables[0][columns], tables[1][columns])
+    pd.testing.assert_frame_equal(*tables_without_times(finished, again))
 
 
-def test_folds_measure_every_image_and_a_lane_alone_equals_its_record(scenes: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("declared", [{}, {"augment": "flip-crop", "views": 2}])
+def test_folds_measure_every_image_and_a_lane_alone_equals_its_record(
+    scenes: Path, tmp_path: Path, declared: dict[str, object]
+) -> None:
     cache = scenes.parent / "cache"
-    path = run(study_on(scenes, folds=3, trials=2, epochs=3), tmp_path / "folds", cache)
+    path = run(study_on(scenes, folds=3, trials=2, epochs=3, **declared), tmp_path / "folds", cache)
     assert sweep.load_run(path).trials["val_miou"].between(0, 1).all()
     verification = verify_trial(path, 0, device=torch.device("cpu"), cache_dir=cache)
     assert verification.kept, verification.comparisons
+
+
+class Stopped(LineReporter):
+    """Stops a run after some epochs, as Ctrl-C does."""
+
+    n_left = 3
+
+    def epoch_ended(self, progress: object) -> None:
+        self.n_left -= 1
+        if self.n_left == 0:
+            raise KeyboardInterrupt
+
+
+def tables_without_times(*paths: Path) -> list[pd.DataFrame]:
+    tables = [sweep.load_run(path).trials for path in paths]
+    return [table[[name for name in table.columns if "seconds" not in name]] for table in tables]
+
+
+def test_a_run_on_views_is_verified_and_resumed_to_the_same_table(finished: Path, scenes: Path, tmp_path: Path) -> None:
+    cache, declared = scenes.parent / "cache", {"augment": "flip-crop-affine", "views": 2, "trials": 2, "epochs": 4}
+    whole = run(study_on(scenes, **declared), tmp_path / "whole", cache)
+    verification = verify_trial(whole, 0, device=torch.device("cpu"), cache_dir=cache)
+    assert verification.kept, verification.comparisons
+    assert verification.comparisons[0].difference == 0
+    with pytest.raises(KeyboardInterrupt):
+        run(study_on(scenes, **declared), tmp_path / "part", cache, reporter=Stopped(stderr))
+    loaded, reporter = study_on(scenes, **declared), LineReporter(stderr)
+    resume_run(tmp_path / "part", loaded, storage_url=None, cache_dir=cache, reporter=reporter)
+    pd.testing.assert_frame_equal(*tables_without_times(whole, tmp_path / "part"))
+    assert sweep.load_run(whole).trials["val_miou"][0] != sweep.load_run(finished).trials["val_miou"][0]
+
+
+def test_views_that_are_not_cached_give_nearly_the_table_of_those_that_are(scenes: Path, tmp_path: Path) -> None:
+    cache, declared = scenes.parent / "cache", {"augment": "flip-crop", "trials": 2, "epochs": 3, "batch_size": 32}
+    held = run(study_on(scenes, **declared, views=3), tmp_path / "held", cache)
+    live = run(study_on(scenes, **declared, cache="off"), tmp_path / "live", cache)
+    names = ["val_miou", "val_pixel_accuracy"]
+    tables = [sweep.load_run(path).trials[names] for path in (held, live)]
+    pd.testing.assert_frame_equal(*tables, atol=0.02)
+    assert sweep.load_run(live).summary["linear_probe"]["test"]["miou"] > 0.2
+
+
+def test_the_plan_counts_the_views(scenes: Path) -> None:
+    n_images = []
+    for declared in ({}, {"augment": "flip", "views": 3}):
+        study = study_on(scenes, **declared).study
+        prepared = prepare(study, n_parallel=2, device=torch.device("cpu"), cache_dir=scenes.parent / "cache")
+        n_images.append(plan_features(prepared, scenes.parent / "cache").n_images)
+    assert n_images[1] - n_images[0] == 2 * prepared.data.train.n_images
 
 
 def test_resumed_run_has_ended(finished: Path, scenes: Path) -> None:
@@ -190,7 +232,6 @@ def test_report_shows_true_and_predicted_masks(finished: Path, scenes: Path, tmp
     [
         ({"read_out": "tokens"}, "--read-out tokens"),
         ({"pool": "class"}, "--pool class"),
-        ({"cache": "off"}, "--cache off"),
         ({"task": "classes"}, "--task"),
     ],
 )
