@@ -31,6 +31,7 @@ class FrozenBackbone(nn.Module, ABC):
 
     Attributes:
         kind: What it reads.
+        can_be_copied: Whether copies that share the weights may run at the same time, in several threads.
         widths: `D` of every stage.
         tokens: `L`, the same in all stages. Both are for the adapter to set.
         causal: Whether a token's features depend on the tokens before it alone.
@@ -38,6 +39,7 @@ class FrozenBackbone(nn.Module, ABC):
     """
 
     kind: ClassVar[Kind] = "images"
+    can_be_copied: ClassVar[bool] = True
     widths: tuple[int, ...]
     tokens: int
     causal: bool = False

@@ -93,6 +93,8 @@ def own_backbone(name: str, *, taps: Taps, image_size: int | None) -> FrozenBack
 class OwnBackbone(FrozenBackbone):
     """A user's module that follows the protocol; see the docstring of this file."""
 
+    can_be_copied = False  # it may keep in variables of its file what it notes while it runs
+
     def __init__(self, name: str, network: nn.Module, taps: Taps, *, source: bytes) -> None:
         """Wrap `network`, and check what it does with two images.
 

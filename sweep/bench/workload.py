@@ -19,6 +19,7 @@ from sweep.data.files import file_split
 from sweep.errors import UsageError
 from sweep.features.batches import StageData
 from sweep.features.cache import compute_features
+from sweep.features.side_by_side import passes
 from sweep.machine.paths import default_cache_dir
 from sweep.machine.precision import Precision
 from sweep.machine.seeds import derive_seed
@@ -179,7 +180,8 @@ class FeaturePass:
 
     Attributes:
         images_per_second: Throughput of the whole pass: decoding, backbone, conversion, checks, writing.
-        bare_images_per_second: Throughput of the backbone's forward pass alone, on a batch in memory.
+        bare_images_per_second: Throughput of the backbone's forward passes alone, on a batch in memory, side by side as
+            in the pass.
         shares: Throughput of the pass divided by that of the bare forward pass, for each repetition.
     """
 
@@ -210,8 +212,9 @@ def measure_feature_pass(workload: Workload) -> FeaturePass:
     def bare_seconds(n_batches: int) -> float:
         synchronise(workload.device)
         started = time.perf_counter()
-        for _ in range(n_batches):
-            backbone.stages(images)
+        batches = ((number, images) for number in range(n_batches))
+        for _ in passes(backbone, batches, lambda one, inputs: one.stages(inputs), workload.device):
+            pass
         synchronise(workload.device)
         return time.perf_counter() - started
 

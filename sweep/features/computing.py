@@ -1,13 +1,14 @@
 """Runs a backbone over batches of a split.
 
-While the backbone computes a batch, several threads decode the images of the next batch, and one thread stores the
-features of the last batch.
+While the backbone computes batches, several threads decode the images of the next batch, and one thread stores the
+features of the last one.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -21,7 +22,8 @@ from sweep.data.decoding import UnreadableImageError
 from sweep.data.files import all_unreadable
 from sweep.errors import SweepError
 from sweep.features.batches import apart, stored_shape
-from sweep.machine.ahead import one_ahead
+from sweep.features.side_by_side import passes
+from sweep.machine.ahead import ahead
 from sweep.tasks.inputs import one_of
 
 LARGEST_FEATURE = 65504.0  # in float16; a comparison with NaN is false, so what is below it is finite too
@@ -60,9 +62,10 @@ def computed(
     with (
         ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
         closing(decoded(backbone, split, batches)) as ready,
+        closing(passes(backbone, ready, partial(rounded_stages, device=device), device)) as computing,
     ):
-        for batch, images in ready:
-            rounded = _Rounded.of(*rounded_stages(backbone, images, device))
+        for batch, computed_ones in computing:
+            rounded = _Rounded.of(*computed_ones)
             if last is not None:
                 last[1].result()
                 yield last[0]
@@ -137,7 +140,7 @@ def decoded(backbone: Backbone, split: Split, batches: Iterable[Places]) -> Gene
 
     pool = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="decode")
     try:
-        for batch, images in one_ahead(batches, lambda batch: [pool.submit(decode, index) for index in batch]):
+        for batch, images in ahead(batches, lambda batch: [pool.submit(decode, index) for index in batch]):
             try:
                 ready = torch.stack([image.result() for image in images])
             except UnreadableImageError as error:

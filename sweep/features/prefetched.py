@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sweep.features.batches import Batch, StageData
-from sweep.machine.ahead import one_ahead
+from sweep.machine.ahead import ahead
 
 Sent = tuple[list[Tensor], torch.cuda.Event | None]
 """Tensors that are being copied to a device, and the event that says that they are there; None if they are there."""
@@ -32,7 +32,7 @@ class PrefetchedStageData(StageData):
             def start(wanted: Tensor) -> Future[Sent]:
                 return reader.submit(lambda: _send(like.device, self.stored(wanted), self.labels[wanted]))
 
-            with closing(one_ahead(indices, start)) as ready:
+            with closing(ahead(indices, start)) as ready:
                 for wanted, reading in ready:
                     stored, labels = _received(*reading.result())
                     yield self.of_stored(stored, labels, wanted, like)
