@@ -3,8 +3,9 @@
     sweep run --study segmentation --n-parallel 16
 
 By default the task is to tell the tissues in slices of a brain apart (`--data brain-slices`, 4 classes). Give your own
-images and masks with `--data FOLDER` (docs/dense.md). Side-networks with attention or convolutions compare every token
-with others; a linear probe of every token does not. Trials are ranked by the mean intersection over union (mIoU).
+images and masks, or annotations in COCO's form, with `--data FOLDER` (docs/dense.md). Side-networks with attention or
+convolutions compare every token with others; a linear probe of every token does not. Trials are ranked by the mean
+intersection over union (mIoU).
 """
 
 import optuna

@@ -1,5 +1,6 @@
-"""The suites `proposals` and `shapes` as tables and as JSON."""
+"""The suites `proposals`, `shapes` and `busy` as tables and as JSON."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -7,12 +8,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from sweep.bench.busy import BusyRow, BusySizes
 from sweep.bench.measure import Spread, machine, versions
 from sweep.bench.proposals import LEARNING, RANDOM, ProposalSizes, SearchOutcome, advantages
 from sweep.bench.shapes import ShapeBenchmark, ShapeSizes
 
 
-def _common(sizes: ProposalSizes | ShapeSizes) -> dict[str, Any]:
+def _common(sizes: ProposalSizes | ShapeSizes | BusySizes) -> dict[str, Any]:
     return {"sizes": asdict(sizes), "machine": machine(torch.device(sizes.device)), "versions": versions()}
 
 
@@ -76,6 +78,22 @@ def show_shapes(console: Console, benchmark: ShapeBenchmark, sizes: ShapeSizes) 
         how = "filled stacks" if run.filled else "stacks as they fall"
         curve = ", ".join(f"{value:.3f} after {n}" for n, value in run.best[:: max(1, len(run.best) // 5)])
         console.print(f"seed {run.seed}, {how}: {run.configs_per_hour:.0f} an hour; best on val {curve} trials")
+
+
+def busy_json(rows: Sequence[BusyRow], sizes: BusySizes) -> dict[str, Any]:
+    """All measurements."""
+    return {"rows": [asdict(row) for row in rows], **_common(sizes)}
+
+
+def show_busy(console: Console, rows: Sequence[BusyRow], sizes: BusySizes) -> None:
+    """Print the times with and without the other program."""
+    table = Table(title=f"{sizes.image_size} px, {sizes.n_parallel} lanes", caption="medians (lowest to highest)")
+    table.add_column("part of a run")
+    for column in ("s, alone", "s, beside a program that keeps one core busy", "times as long"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(row.what, *(_spread(each) for each in (row.quiet_seconds, row.busy_seconds, row.slowdown)))
+    console.print(table)
 
 
 def _spread(spread: Spread) -> str:

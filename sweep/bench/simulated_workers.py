@@ -97,7 +97,7 @@ class SimulatedPool:
         sent_bytes: Size of all calls and answers.
     """
 
-    n_starting = 0
+    n_starting, apart = 0, ()
 
     def __init__(self, n_workers: int, n_val_images: int, stopwatch: Stopwatch):
         self.ready = list(range(n_workers))

@@ -14,7 +14,7 @@ from torch import Tensor
 from backbones import load_backbone
 from backbones.frozen import FrozenBackbone
 from backbones.timm_vit import TimmViT
-from sweep.data import load_data
+from sweep.data import Split, load_data
 from sweep.data.files import file_split
 from sweep.errors import UsageError
 from sweep.features.batches import StageData
@@ -190,6 +190,9 @@ class FeaturePass:
     shares: list[float]
 
 
+MOST_WRITTEN = 800
+"""How many images can be written to be read by a feature pass: the training images of the set `count`."""
+
 PASS_REPETITIONS = 3
 PASS_SECONDS = 15.0
 """A feature pass is measured over as many batches as the bare forward pass computes in this time, but at least three.
@@ -202,12 +205,11 @@ a whole data set.
 def measure_feature_pass(workload: Workload) -> FeaturePass:
     """Time the feature pass into an empty cache, and the bare forward pass on the same number of images, in turns.
 
-    The pass reads JPEG files (quality 95, 128 x 128) that are written once from the rendered images.
+    The pass reads JPEG files, see `written_images`.
     """
     backbone, images, sizes = workload.backbone, workload.images, workload.sizes
     assert backbone is not None
     assert images is not None
-    rendered = load_data("count", seed=SEED, cache_dir=default_cache_dir()).train
 
     def bare_seconds(n_batches: int) -> float:
         synchronise(workload.device)
@@ -219,15 +221,12 @@ def measure_feature_pass(workload: Workload) -> FeaturePass:
         return time.perf_counter() - started
 
     bare_seconds(1)
-    n_batches = min(max(3, int(PASS_SECONDS / bare_seconds(1))), rendered.n_images // sizes.batch_size)
+    n_batches = min(max(3, int(PASS_SECONDS / bare_seconds(1))), MOST_WRITTEN // sizes.batch_size)
     n_images = n_batches * sizes.batch_size
     bare, whole = [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        files = [folder / f"{index:04}.jpg" for index in range(n_images)]
-        for index, path in enumerate(files):
-            rendered.open(index).save(path, quality=95)
-        split = file_split("bench", folder, files, rendered.labels[:n_images])
+        split = written_images(folder, n_images)
         for repetition in range(PASS_REPETITIONS):
             bare.append(bare_seconds(n_batches))
             features = compute_features(
@@ -243,6 +242,15 @@ def measure_feature_pass(workload: Workload) -> FeaturePass:
         n_images / statistics.median(bare),
         [ours / theirs for ours, theirs in zip(bare, whole, strict=True)],
     )
+
+
+def written_images(folder: Path, n_images: int) -> Split:
+    """Write rendered images into a folder as JPEG files (quality 95, 128 x 128), at most `MOST_WRITTEN` of them."""
+    rendered = load_data("count", seed=SEED, cache_dir=default_cache_dir()).train
+    files = [folder / f"{index:04}.jpg" for index in range(n_images)]
+    for index, path in enumerate(files):
+        rendered.open(index).save(path, quality=95)
+    return file_split("bench", folder, files, rendered.labels[:n_images])
 
 
 def synchronise(device: torch.device) -> None:

@@ -26,6 +26,7 @@ class Suite(StrEnum):
     accuracy = "accuracy"
     proposals = "proposals"
     shapes = "shapes"
+    busy = "busy"
     gpu = "gpu"
     workers = "workers"
 
@@ -45,6 +46,7 @@ SUITES: dict[Suite, dict[str, Any]] = {
     Suite.accuracy: {},
     Suite.proposals: {},
     Suite.shapes: {},
+    Suite.busy: {},
     Suite.gpu: {},
     Suite.workers: {},
 }
@@ -58,8 +60,9 @@ def bench(
             "`scaling`: how it grows with lanes, modules, rank, tokens and width. `search`: accuracy against time. "
             "`accuracy`: side-networks, probe and LoRA, each tuned, on several tasks or on your data. `proposals`: a "
             "search that learns from its trials against random search. `shapes`: stacks of many shapes against "
-            "padding. `gpu`: whether a GPU trains the same weights, and how fast. `workers`: what the run's own "
-            "process does in an epoch of many lanes, on simulated workers."
+            "padding. `busy`: what another program that takes a core costs. `gpu`: whether a GPU trains the same "
+            "weights, and how fast. `workers`: what the run's own process does in an epoch of many lanes, on simulated "
+            "workers."
         ),
     ] = Suite.quick,
     backbone: Annotated[
@@ -84,7 +87,7 @@ def bench(
         int | None,
         typer.Option(
             help="Epochs of one configuration, over 800 images; 20 if not given. With `--suite accuracy`: of LAST and "
-            "LoRA; 12. With `--suite workers`: epochs that are measured; 6.",
+            "LoRA; 12. With `--suite workers` and `--suite busy`: epochs that are measured; 6 and 5.",
             min=1,
         ),
     ] = None,
@@ -218,7 +221,7 @@ def _require_fitting(
         )
     if suite is not Suite.search and time:
         raise UsageError("--time belongs to --suite search; leave it out")
-    if suite in (Suite.quick, Suite.paper, Suite.scaling, Suite.workers) and seeds:
+    if suite in (Suite.quick, Suite.paper, Suite.scaling, Suite.workers, Suite.busy) and seeds:
         raise UsageError("--seeds belongs to the suites search, accuracy, proposals and shapes; leave it out")
     for name, value in of_accuracy.items():
         if suite is not Suite.accuracy and value is not None:
@@ -247,7 +250,17 @@ def _shapes(asked: dict[str, Any], device: str, say: Callable[[str], None]) -> d
     return shapes_json(benchmark, sizes)
 
 
-SHIPPED_STUDIES = {Suite.proposals: _proposals, Suite.shapes: _shapes}
+def _busy(asked: dict[str, Any], device: str, say: Callable[[str], None]) -> dict[str, Any]:
+    from sweep.bench.busy import BusySizes, run_busy_benchmark
+    from sweep.bench.search_report import busy_json, show_busy
+
+    sizes = BusySizes(**{name: value for name, value in asked.items() if value is not None}, device=device)
+    rows = run_busy_benchmark(sizes, say)
+    show_busy(stdout, rows, sizes)
+    return busy_json(rows, sizes)
+
+
+SHIPPED_STUDIES = {Suite.proposals: _proposals, Suite.shapes: _shapes, Suite.busy: _busy}
 """Suites that run a study that comes with sweep, and need no other options."""
 
 

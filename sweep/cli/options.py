@@ -89,8 +89,8 @@ Data = Annotated[
     typer.Option(
         autocompletion=complete_data,
         help="One of: a name that `sweep data` lists; a folder with one subfolder per class; a table of images or "
-        "texts (`.csv`, `.parquet`); arrays (`.npz`); a saved Hugging Face data set; a VTAB-1K task, or the folder of "
-        "all tasks. docs/data.md explains each.",
+        "texts (`.csv`, `.parquet`); arrays (`.npz`); a folder of images with masks or boxes; a saved Hugging Face "
+        "data set; a VTAB-1K task, or the folder of all tasks. docs/data.md explains each.",
         rich_help_panel=DATA,
     ),
 ]

@@ -9,7 +9,9 @@ from typing import Any
 
 from sweep.data.arrays import array_file
 from sweep.data.base import DataSet, SkippedImage, Split
-from sweep.data.coco import coco_folder, is_coco_folder
+from sweep.data.coco import coco_folder
+from sweep.data.coco_files import is_coco_folder
+from sweep.data.coco_masks import coco_mask_folder
 from sweep.data.files import ImageChecker, OnBadImage
 from sweep.data.folder import image_folder
 from sweep.data.label_doubts import warn_of_doubts
@@ -46,7 +48,8 @@ def load_data(
         spec: a name in `DATA_SETS`; a folder with a VTAB-1K task (``train800.txt``, ``val200.txt``, ``test.txt``), a
             saved Hugging Face data set, images in one folder per class, with or without ``train``, ``val`` and ``test``
             above the classes, images and masks in the folders ``images`` and ``masks``, or images with boxes as
-            `voc_folder` and `coco_folder` read them; a table of images or texts (``.csv``, ``.tsv``, ``.parquet``); an
+            `voc_folder` and `coco_folder` read them, or with ``task="segmentation"`` with masks as `coco_mask_folder`
+            reads them; a table of images or texts (``.csv``, ``.tsv``, ``.parquet``); an
             archive of arrays (``.npz``); or data set objects by split.
         seed: seed of the split, for data that come without one; the demo sets always have the same split. None splits
             nothing: images without a given split are all in `test`, and any split may be empty.
@@ -109,7 +112,8 @@ def _of_places(
     folder = Path(os.path.expanduser(spec)) if isinstance(spec, str) else None
     reader = _reader_of_places(folder, task) if folder is not None and os.path.isdir(folder) else None
     if folder is None or reader is None:
-        wanted = "images/ and masks/" if task == SEGMENTATION.name else "boxes in the layout of Pascal VOC or COCO"
+        of_masks = "images/ and masks/, or with annotations in the layout of COCO"
+        wanted = of_masks if task == SEGMENTATION.name else "boxes in the layout of Pascal VOC or COCO"
         raise UsageError(
             f"{task} needs a folder with {wanted} (docs/dense.md), and "
             f"{'Study.data' if folder is None else folder} is not one; give another --data"
@@ -122,6 +126,8 @@ def _reader_of_places(folder: Path, task: str | None) -> Callable[..., DataSet] 
     """The reader of a folder of images with masks or boxes; None if it is neither, or of another kind than `task`."""
     if task in (None, SEGMENTATION.name) and is_mask_folder(folder):
         return mask_folder
+    if task == SEGMENTATION.name and is_coco_folder(folder):
+        return coco_mask_folder
     if task in (None, DETECTION.name) and is_voc_folder(folder):
         return voc_folder
     if task in (None, DETECTION.name) and is_coco_folder(folder):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -62,6 +63,9 @@ class AnnotatedImage:
     split: str | None = None
 
 
+AnyImage = TypeVar("AnyImage", bound=AnnotatedImage)
+
+
 def annotated_data(
     root: Path, found: Sequence[AnnotatedImage], names: tuple[str, ...], *, seed: int | None, checker: ImageChecker
 ) -> DataSet:
@@ -83,7 +87,7 @@ def annotated_data(
             without area or twice, and bad images are errors.
     """
     _require_known(found, names)
-    kept = _usable(found, checker)
+    kept = usable_images(found, checker)
     if not kept:
         raise UsageError(f"no image of {root} can be used{checker.remark()}")
     faults: list[UnusableBoxError] = []
@@ -116,19 +120,13 @@ def annotated_data(
     )
 
 
-def _require_known(found: Sequence[AnnotatedImage], names: tuple[str, ...]) -> None:
-    known = set(names)
-    for image in found:
-        for box in image.boxes:
-            if box.name not in known:
-                raise UsageError(
-                    f"{image.where}: {box.described} has a class that is not among those named, "
-                    f"{', '.join(names[:12])}{', …' if len(names) > 12 else ''}; correct the name, or add it to them"
-                )
+def usable_images(found: Sequence[AnyImage], checker: ImageChecker) -> list[tuple[AnyImage, tuple[int, int]]]:
+    """The images that can be used, with their sizes in pixels.
 
-
-def _usable(found: Sequence[AnnotatedImage], checker: ImageChecker) -> list[tuple[AnnotatedImage, tuple[int, int]]]:
-    """The images that can be used, and their sizes in pixels."""
+    Raises:
+        SweepError: an image is missing or cannot be read, or is not of the size that its annotation says, and bad
+            images are errors.
+    """
 
     def require_file(index: int) -> None:
         if not os.path.isfile(found[index].image):
@@ -143,7 +141,7 @@ def _usable(found: Sequence[AnnotatedImage], checker: ImageChecker) -> list[tupl
         sizes[index] = size = upright_size(image.image)
         if image.size is not None and image.size != size:
             turned = image.size == size[::-1] and size[0] != size[1]
-            hint = "; if an EXIF orientation turns it, give the boxes of the upright image" if turned else ""
+            hint = "; if an EXIF orientation turns it, annotate the upright image" if turned else ""
             raise UnreadableImageError(
                 image.where,
                 f"it says that {image.image} has {image.size[0]} x {image.size[1]} pixels, but the image has "
@@ -152,6 +150,17 @@ def _usable(found: Sequence[AnnotatedImage], checker: ImageChecker) -> list[tupl
 
     usable = checker.usable(len(readable), measure)
     return list(compress(zip(readable, sizes, strict=True), usable))
+
+
+def _require_known(found: Sequence[AnnotatedImage], names: tuple[str, ...]) -> None:
+    known = set(names)
+    for image in found:
+        for box in image.boxes:
+            if box.name not in known:
+                raise UsageError(
+                    f"{image.where}: {box.described} has a class that is not among those named, "
+                    f"{', '.join(names[:12])}{', …' if len(names) > 12 else ''}; correct the name, or add it to them"
+                )
 
 
 def _boxes(

@@ -154,6 +154,16 @@ class SkippedBox(SkippedImage):
 
 
 @dataclass(frozen=True)
+class SkippedObject(SkippedImage):
+    """An object whose mask was left out, of an image that is used.
+
+    Attributes:
+        path: the annotation file.
+        reason: which object it is, and why it cannot be used.
+    """
+
+
+@dataclass(frozen=True)
 class DataSet:
     """The three splits of a task: trials train on train, are chosen on val, and are evaluated on test once.
 
@@ -165,7 +175,7 @@ class DataSet:
         val: the validation set.
         test: the test set.
         notice: origin and licence, which are shown with results; empty for a user's own files.
-        skipped: unreadable images, and boxes, that were left out because the user asked for it.
+        skipped: unreadable images, boxes and objects that were left out because the user asked for it.
         left_aside: number of files, by extension, that are not images by their extension.
         task: `"classes"`, `"multi-label"`, `"regression"`, `"segmentation"` or `"detection"`, see `sweep.tasks.kinds`.
     """

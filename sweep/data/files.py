@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from sweep.data.base import AnyLabels, SkippedBox, SkippedImage, Split, digest_of
+from sweep.data.base import AnyLabels, SkippedBox, SkippedImage, SkippedObject, Split, digest_of
 from sweep.data.decoding import ImageFile, UnreadableImageError, check_header, decode, unreadable
 from sweep.data.formats import image_suffixes
 from sweep.errors import SweepError, UsageError
@@ -89,7 +89,7 @@ class ImageChecker:
         """Log and record what cannot be used.
 
         Args:
-            found: Why, for each; all of them are images, or all of them are boxes.
+            found: Why, for each; all of them are images, all are boxes, or all are objects with masks.
 
         Raises:
             SweepError: There are any, and bad images are errors; the message lists them.
@@ -98,7 +98,8 @@ class ImageChecker:
             raise listed(found)
         for error in found:
             logger.warning("skipped: %s: %s", error.name, error.reason)
-            skipped = SkippedBox if isinstance(error, UnusableBoxError) else SkippedImage
+            kinds = ((UnusableBoxError, SkippedBox), (UnusableObjectError, SkippedObject))
+            skipped = next((skipped for kind, skipped in kinds if isinstance(error, kind)), SkippedImage)
             self.skipped.append(skipped(error.name, error.reason))
 
     def remark(self) -> str:
@@ -106,27 +107,34 @@ class ImageChecker:
         return f" ({what_was_skipped(self.skipped)} were skipped)" if self.skipped else ""
 
 
-class UnusableBoxError(UnreadableImageError):
-    """A box that cannot be used, of an image that can.
+class UnusableObjectError(UnreadableImageError):
+    """An object that cannot be used, of an image that can.
 
     Attributes:
         name: The annotation file.
-        reason: Which box it is, and why it cannot be used.
+        reason: Which object it is, and why it cannot be used.
     """
+
+    one, many = "object", "objects"
 
     def __init__(self, name: str, reason: str) -> None:
         SweepError.__init__(
-            self, f"{name}: {reason}. Correct or remove the box, or leave it out with --on-bad-image skip"
+            self, f"{name}: {reason}. Correct or remove the {self.one}, or leave it out with --on-bad-image skip"
         )
         self.name, self.reason = name, reason
 
 
+class UnusableBoxError(UnusableObjectError):
+    """A box that cannot be used, of an image that can."""
+
+    one, many = "box", "boxes"
+
+
 def what_was_skipped(skipped: Sequence[SkippedImage]) -> str:
     """What was left out, such as `3 unreadable images and 2 boxes`."""
-    n_boxes = sum(isinstance(left_out, SkippedBox) for left_out in skipped)
-    n_images = len(skipped) - n_boxes
-    parts = [f"{n_images} unreadable images" if n_images else "", f"{n_boxes} boxes" if n_boxes else ""]
-    return " and ".join(part for part in parts if part)
+    n_boxes, n_objects = (sum(type(left_out) is kind for left_out in skipped) for kind in (SkippedBox, SkippedObject))
+    counts = {"unreadable images": len(skipped) - n_boxes - n_objects, "boxes": n_boxes, "objects": n_objects}
+    return " and ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
 def file_split(name: str, root: Path, files: Sequence[Path], labels: AnyLabels) -> Split:
@@ -169,9 +177,9 @@ def listed(errors: Sequence[UnreadableImageError]) -> SweepError:
     if len(errors) > MOST_SHOWN:
         lines.append(f"  and {len(errors) - MOST_SHOWN} more")
     shown = "\n".join(lines)
-    if isinstance(errors[0], UnusableBoxError):
+    if isinstance(errors[0], UnusableObjectError):
         return SweepError(
-            f"cannot use {len(errors)} boxes:\n{shown}\nCorrect or remove them, or leave them out with "
+            f"cannot use {len(errors)} {errors[0].many}:\n{shown}\nCorrect or remove them, or leave them out with "
             f"--on-bad-image skip"
         )
     return SweepError(

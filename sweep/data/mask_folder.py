@@ -14,7 +14,7 @@ from sweep.data.decoding import UnreadableImageError, unreadable, upright_size
 from sweep.data.files import ImageChecker, file_split
 from sweep.data.formats import is_image
 from sweep.data.labels import NAMES_FILE, named_in
-from sweep.data.masks import NO_LABEL, decode_mask, require_classes
+from sweep.data.masks import NO_LABEL, decode_mask, require_classes, warn_of_unseen
 from sweep.data.split_names import SPLIT_NAMES, split_named
 from sweep.data.splitting import divided
 from sweep.data.walk import files_below, subfolders
@@ -67,7 +67,7 @@ def mask_folder(root: Path, *, seed: int | None, checker: ImageChecker) -> DataS
     def split_of(name: str, members: Indices) -> Split:
         own = [pairs[kept[index]] for index in members.tolist()]
         if name == "train" and own:
-            _warn_of_unseen(root, names, labels[members])
+            warn_of_unseen(root, names, labels[members])
         return _split(name, root, own, labels[members])
 
     return divided(
@@ -155,12 +155,6 @@ def _class_names(root: Path, counts: Labels) -> tuple[str, ...]:
         binary = " If 255 stands for a class, save it as 1" if counts[:, IGNORED].any() else ""
         raise UsageError(f"the masks of {root} have fewer than two classes: a mask has {NO_LABEL}.{binary}")
     return tuple(map(str, range(n_classes)))
-
-
-def _warn_of_unseen(root: Path, names: tuple[str, ...], labels: Labels) -> None:
-    unseen = [names[number] for number in np.flatnonzero(labels.sum(0) == 0).tolist()]
-    if unseen:
-        logger.warning("no train mask of %s has a pixel of %s, so it cannot be learned", root, ", ".join(unseen[:12]))
 
 
 def _split(name: str, root: Path, pairs: list[Pair], labels: Labels) -> Split:

@@ -1,5 +1,6 @@
 """Masks: images whose values are the classes of another image's pixels."""
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,8 @@ from sweep.data.base import Labels
 from sweep.data.decoding import UnreadableImageError, unreadable
 from sweep.errors import UsageError
 from sweep.tasks.label_maps import IGNORED, MOST_CLASSES
+
+logger = logging.getLogger(__name__)
 
 DECODING_THREADS = 4
 GREY_MODES = ("L", "P", "1")
@@ -76,3 +79,10 @@ def require_classes(counts: Labels, class_names: Sequence[str], where: Callable[
     for index in np.flatnonzero(~counts[:, :n_classes].any(1)).tolist():
         raise UsageError(f"no pixel of {where(index)} has a label: all are {IGNORED}; leave the image and its mask out")
     return counts[:, :n_classes]
+
+
+def warn_of_unseen(root: Path, names: Sequence[str], labels: Labels) -> None:
+    """Warn of classes without a pixel in the training masks of a folder, which have `labels` pixels of each, (n, C)."""
+    unseen = [names[number] for number in np.flatnonzero(labels.sum(0) == 0).tolist()]
+    if unseen:
+        logger.warning("no train mask of %s has a pixel of %s, so it cannot be learned", root, ", ".join(unseen[:12]))

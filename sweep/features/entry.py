@@ -12,50 +12,36 @@ import json
 import logging
 import os
 import shutil
-import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sweep.errors import SweepError
 from sweep.features.batches import PackedRows, Rows
+from sweep.features.stored_batches import (
+    BATCHES_FILE,
+    DATA_FILE,
+    Batches,
+    Stored,
+    checksum_of,
+    intact_batches,
+    write_durably,
+)
 from sweep.machine.paths import is_out_of_space, naming, write_atomically
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 DTYPE = np.dtype("<f2")
-DATA_FILE = "stages.f16"
-BATCHES_FILE = "batches.jsonl"
 HEADER_FILE = "header.json"
 ABOUT_FILE = "about.json"
 """The file that describes an entry. Its modification time says when the entry was last used."""
 SPARE_BYTES = 16 * 2**20  # left free for the small files beside the features
-
-
-@dataclass(frozen=True)
-class Stored:
-    """One batch on disk.
-
-    Attributes:
-        offset: Position of its first byte in the file.
-        n_bytes: Number of bytes in the file.
-        lengths: Number of tokens of each text; None for images.
-        packed: Whether texts are stored without padding.
-    """
-
-    offset: int
-    n_bytes: int
-    lengths: list[int] | None
-    packed: bool
-
-
-Batches = dict[range, Stored]
-"""Finished batches, by the range of their images."""
 
 
 class Entry:
@@ -133,7 +119,7 @@ class Entry:
         if _read_header(self.partial) != self.header:
             shutil.rmtree(self.partial, ignore_errors=True)
             self.partial.mkdir()
-            _write_durably(self.partial / HEADER_FILE, json.dumps(self.header).encode(), mode="wb")
+            write_durably(self.partial / HEADER_FILE, json.dumps(self.header).encode(), mode="wb")
         (self.partial / DATA_FILE).touch()
         self._found = intact_batches(self.partial, self.image_bytes)
         missing = [batch for batch in self.batches if batch not in self._found]
@@ -168,15 +154,10 @@ class Entry:
             own = [text[:, :length].ravel() for text, length in zip(values, lengths, strict=True)]
             content, offset = np.concatenate(own, dtype=DTYPE).data, self._end()
             record |= {"lengths": lengths, "offset": offset, "bytes": content.nbytes}
-        record["crc32"] = _checksum(content, lengths)
-        try:
-            _write_durably(self.partial / DATA_FILE, content, mode="r+b", offset=offset)
-            _write_durably(self.partial / BATCHES_FILE, (json.dumps(record) + "\n").encode(), mode="ab")
-        except OSError as error:
-            if is_out_of_space(error):
-                remaining = self._needed_bytes() - offset
-                raise self._disk_full(remaining, str(error)) from error
-            raise
+        record["crc32"] = checksum_of(content, lengths)
+        with self._explaining_full_disk(self._needed_bytes() - offset):
+            write_durably(self.partial / DATA_FILE, content, mode="r+b", offset=offset)
+            write_durably(self.partial / BATCHES_FILE, (json.dumps(record) + "\n").encode(), mode="ab")
         self._found[batch] = Stored(offset, content.nbytes, lengths, lengths is not None)
 
     def in_parts(self) -> "Part":
@@ -187,16 +168,11 @@ class Entry:
         """
         assert not self._packs, "where a batch of texts is stored depends on those before it"
         path, n_bytes = self.partial / DATA_FILE, self._needed_bytes()
-        try:
-            with naming(path), path.open("r+b") as file:
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(file.fileno(), 0, n_bytes)
-                else:
-                    os.truncate(path, n_bytes)
-        except OSError as error:
-            if is_out_of_space(error):
-                raise self._disk_full(n_bytes, str(error)) from error
-            raise
+        with self._explaining_full_disk(n_bytes), naming(path), path.open("r+b") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, n_bytes)
+            else:
+                os.truncate(path, n_bytes)
         return Part(path.absolute(), self.image_bytes)
 
     def note(self, checksums: Mapping[range, int]) -> None:
@@ -207,18 +183,35 @@ class Entry:
         """
         records = [{"start": batch.start, "stop": batch.stop, "crc32": crc} for batch, crc in checksums.items()]
         content = "".join(json.dumps(record) + "\n" for record in records).encode()
-        try:
-            _write_durably(self.partial / BATCHES_FILE, content, mode="ab")
-        except OSError as error:
-            if is_out_of_space(error):
-                raise self._disk_full(len(content), str(error)) from error
-            raise
+        with self._explaining_full_disk(len(content)):
+            write_durably(self.partial / BATCHES_FILE, content, mode="ab")
         for batch in checksums:
             self._found[batch] = Stored(batch.start * self.image_bytes, len(batch) * self.image_bytes, None, False)
+
+    def take(self, offset: int, content: bytes, lines: Sequence[bytes]) -> None:
+        """Write bytes of a copied entry to their place, and then the records of batches that are complete with them.
+
+        Raises:
+            SweepError: the disk is full.
+        """
+        with self._explaining_full_disk(self._needed_bytes() - offset):
+            write_durably(self.partial / DATA_FILE, content, mode="r+b", offset=offset)
+            if lines:
+                write_durably(self.partial / BATCHES_FILE, b"".join(line + b"\n" for line in lines), mode="ab")
 
     def finish(self) -> None:
         """Give the completed entry its final name."""
         os.replace(self.partial, self.folder)
+
+    @contextmanager
+    def _explaining_full_disk(self, needed_bytes: int) -> Iterator[None]:
+        """Raise `SweepError` with the remedy if the disk is full."""
+        try:
+            yield
+        except OSError as error:
+            if is_out_of_space(error):
+                raise self._disk_full(needed_bytes, str(error)) from error
+            raise
 
     def _disk_full(self, needed_bytes: int, reason: str) -> SweepError:
         return SweepError(
@@ -246,7 +239,7 @@ class Part:
         with naming(self.path), self.path.open("r+b", buffering=0) as file:
             while offset < end:  # one call writes 2 GiB at most
                 offset += os.pwrite(file.fileno(), content[offset - end :], offset)
-        return _checksum(content, None)
+        return checksum_of(content, None)
 
     def sync(self) -> None:
         """Have everything that was written on the disk."""
@@ -271,52 +264,3 @@ def _read_header(folder: Path) -> object:
         return json.loads((folder / HEADER_FILE).read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
-
-
-def intact_batches(folder: Path, image_bytes: int) -> Batches:
-    """Return the recorded batches whose bytes still have the recorded checksum."""
-    recorded: dict[range, tuple[int, Stored]] = {}
-    try:
-        lines = (folder / BATCHES_FILE).read_bytes().splitlines()
-        n_stored_bytes = (folder / DATA_FILE).stat().st_size
-        for line in lines:
-            try:
-                record = json.loads(line)
-                batch, checksum = range(record["start"], record["stop"]), record["crc32"]
-                stored = Stored(
-                    record.get("offset", batch.start * image_bytes),
-                    record.get("bytes", len(batch) * image_bytes),
-                    record.get("lengths"),
-                    "offset" in record,
-                )
-                there = 0 <= batch.start < batch.stop and 0 <= stored.offset <= n_stored_bytes - stored.n_bytes
-            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-                continue  # a line cut short by a kill, or damaged: its batch counts as missing
-            if there:
-                recorded[batch] = checksum, stored
-        intact: Batches = {}
-        with (folder / DATA_FILE).open("rb") as file:
-            for batch, (checksum, stored) in recorded.items():
-                file.seek(stored.offset)
-                if _checksum(file.read(stored.n_bytes), stored.lengths) == checksum:
-                    intact[batch] = stored
-    except OSError:
-        return {}
-    return intact
-
-
-def _checksum(content: bytes | memoryview, lengths: list[int] | None) -> int:
-    """Checksum of a batch's features and, for texts, of their lengths."""
-    checksum = zlib.crc32(content)
-    return checksum if lengths is None else zlib.crc32(json.dumps(lengths).encode(), checksum)
-
-
-def _write_durably(
-    path: Path, content: bytes | memoryview, *, mode: Literal["wb", "ab", "r+b"], offset: int = 0
-) -> None:
-    with naming(path), path.open(mode) as file:
-        if offset:
-            file.seek(offset)
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

@@ -17,16 +17,18 @@ RIGHT_OVERLAP = 0.5
 """Intersection over union that a detection needs to be right in the score of a single image."""
 
 
-def require_coco_eval() -> None:
-    """Check that the package for these metrics is installed.
+def require_coco_eval(what: str = "detection is measured") -> None:
+    """Check that the package for these metrics, and for COCO's masks, is installed.
+
+    Args:
+        what: What is done by the package, for the message.
 
     Raises:
         UsageError: It is not.
     """
     if importlib.util.find_spec("faster_coco_eval") is None:
         raise UsageError(
-            "detection is measured by the package faster-coco-eval, which is not installed; "
-            'python -m pip install -e ".[detection]"'
+            f'{what} by the package faster-coco-eval, which is not installed; python -m pip install -e ".[detection]"'
         )
 
 

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -71,10 +72,10 @@ class FeaturePass:
 
 
 class FeaturesOnWorkers:
-    """A `Fill` that has features computed by the workers of a pool, which read and write the same cache.
+    """A `Fill` that has features computed by those workers of a pool that see the same cache as this process.
 
-    Texts are computed in this process, since the place of a batch of texts depends on those before it; and so are
-    images that cannot be sent to another process.
+    While there are none, this process computes. It also computes all texts, since the place of a batch of texts depends
+    on those before it; and images that cannot be sent to another process.
 
     Args:
         pool: The workers.
@@ -94,12 +95,9 @@ class FeaturesOnWorkers:
         Raises:
             SweepError: Workers die again and again.
         """
-        left = list(missing)
-        with computing_on(self.n_threads):
-            while left and not self._has_workers(split):
-                n_batches = 1 if self.pool.n_starting and split.kind == "images" else len(left)
-                yield from fill_here(entry, backbone, split, left[:n_batches], device)
-                left = left[n_batches:]
+        left, here = list(missing), partial(self._computed_here, entry, backbone, split, device)
+        while left and (split.kind == "texts" or not self._workers()):
+            yield from here(left)
         if not left:
             return
         try:
@@ -109,22 +107,33 @@ class FeaturesOnWorkers:
             with computing_on(self.n_threads):
                 yield from fill_here(entry, backbone, split, left, device)
             return
-        yield from self._filled(entry, taking, left)
+        yield from self._filled(entry, taking, left, here)
 
-    def _has_workers(self, split: Split) -> bool:
-        """Whether there are workers that can compute features of a split."""
-        if split.kind == "texts":
-            return False
+    def _workers(self) -> set[int]:
+        """Numbers of the workers that can compute features now."""
         self.pool.welcome()
-        return bool(self.pool.ready)
+        return set(self.pool.ready) - set(self.pool.apart)
 
-    def _filled(self, entry: Entry, taking: bytes, left: list[range]) -> Iterator[range]:
+    def _computed_here(
+        self, entry: Entry, backbone: Backbone, split: Split, device: torch.device, left: list[range]
+    ) -> Iterator[range]:
+        """Compute the first of the batches that are left in this process; all of them if no worker can help."""
+        n_batches = 1 if self.pool.n_starting and split.kind == "images" else len(left)
+        with computing_on(self.n_threads):
+            yield from fill_here(entry, backbone, split, left[:n_batches], device)
+        del left[:n_batches]
+
+    def _filled(
+        self, entry: Entry, taking: bytes, left: list[range], here: Callable[[list[range]], Iterator[range]]
+    ) -> Iterator[range]:
         """Have the batches that are left computed, a range for every worker at a time."""
         has_pass = set[int]()
         n_batches, batch_seconds, n_losses = 1, 0.0, 0
         while left:
-            self.pool.welcome(0.0 if self.pool.ready else self.patience.timeout_seconds)
-            new = {worker: taking for worker in self.pool.ready if worker not in has_pass}
+            if not (workers_now := self._workers()):
+                yield from here(left)
+                continue
+            new = dict.fromkeys(sorted(workers_now - has_pass), taking)
             has_pass |= {worker for worker, _ in self._called(new, 0.0)}
             workers, ranges = sorted(has_pass & set(self.pool.ready)), dict[int, list[range]]()
             n_batches = min(n_batches, -(-len(left) // max(1, len(workers))))

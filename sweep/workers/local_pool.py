@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from multiprocessing.connection import Connection
@@ -60,6 +60,11 @@ class LocalPool:
     def n_starting(self) -> int:
         """See `WorkerPool`."""
         return len(self._starting)
+
+    @property
+    def apart(self) -> Collection[int]:
+        """See `WorkerPool`; all processes of a machine see the same folders."""
+        return ()
 
     @property
     def process_ids(self) -> list[int]:

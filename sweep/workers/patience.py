@@ -23,10 +23,6 @@ class Patience:
     epoch_seconds: float = 0.0
     _measured: bool = False
 
-    def of_answer(self, n_epochs: int) -> float:
-        """Seconds after which a worker that trains so many epochs is thought to hang."""
-        return self.beyond(n_epochs * self.epoch_seconds)
-
     def beyond(self, expected_seconds: float) -> float:
         """Seconds after which a worker is thought to hang that should take so many."""
         return self.timeout_seconds + FACTOR * expected_seconds

@@ -56,10 +56,10 @@ class Placement:
                 trials[worker].append(trial)
         return trials
 
-    def trained(self, worker: int, wall_seconds: float) -> None:
+    def trained(self, worker: int, trials: Sequence[int], wall_seconds: float) -> None:
         """A worker has trained all its trials for one epoch."""
         if wall_seconds >= SURE_SECONDS:
-            speed = self._load(self.on(worker)) / wall_seconds
+            speed = self._load(trials) / wall_seconds
             self._speeds[worker] = max(speed, self._speeds.get(worker, 0.0))
 
     def _speed(self, worker: int) -> float:

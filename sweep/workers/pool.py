@@ -1,7 +1,8 @@
 """The workers of a run: what is asked of a pool of them, and a pool in this process for tests."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +28,10 @@ class WorkerPool(Protocol):
     @property
     def n_starting(self) -> int:
         """Number of workers that have been started and are not ready yet."""
+
+    @property
+    def apart(self) -> Collection[int]:
+        """Numbers of the ready workers that do not see the run's cache folder, and keep features in another one."""
 
     def call(self, calls: Mapping[int, bytes], timeout_seconds: float) -> Iterator[tuple[int, Any]]:
         """Call several workers at once.
@@ -65,11 +70,13 @@ class InProcessPool:
         n_workers: How many there are at first.
         deaths: By number of a worker, its so many-th call that it dies of: `"before"` or `"after"` it did its work.
         most_lanes: See `LaneWorker`.
+        cache_of: The cache of a worker that does not see that of the run, by its number.
     """
 
     n_workers: int
     deaths: dict[int, tuple[int, str]]
     most_lanes: int | None = None
+    cache_of: Callable[[int], Path | None] = lambda worker: None
 
     def __post_init__(self) -> None:
         self.ready: list[int] = []
@@ -82,6 +89,11 @@ class InProcessPool:
         """See `WorkerPool`."""
         return len(self._starting)
 
+    @property
+    def apart(self) -> Collection[int]:
+        """See `WorkerPool`."""
+        return [worker for worker in self.ready if self.cache_of(worker)]
+
     def call(self, calls: Mapping[int, bytes], timeout_seconds: float) -> Iterator[tuple[int, Any]]:
         """See `WorkerPool`."""
         for worker, call in calls.items():
@@ -91,7 +103,8 @@ class InProcessPool:
             result = None if dies and when == "before" else unpacked(answer(self._workers[worker], call))
             if dies:
                 self.ready.remove(worker)
-                self._starting.append(max([*self._workers, *self._starting]) + 1)
+                del self._workers[worker]  # a process that dies holds no locks any more
+                self._starting.append(max([*self.n_calls, *self._starting]) + 1)
                 result = WorkerLost()
             yield worker, result
 
@@ -99,7 +112,8 @@ class InProcessPool:
         """See `WorkerPool`."""
         new, self._starting = self._starting, []
         for worker in new:
-            self._workers[worker], self.n_calls[worker] = LaneWorker(torch.device("cpu"), self.most_lanes), 0
+            self._workers[worker] = LaneWorker(torch.device("cpu"), self.most_lanes, self.cache_of(worker))
+            self.n_calls[worker] = 0
         self.ready += new
         return new
 

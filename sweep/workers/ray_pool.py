@@ -1,7 +1,7 @@
 """Workers as actors of a Ray cluster. Ray places them, carries the calls, and notices when one dies."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -24,7 +24,7 @@ class RayPool:
     Args:
         cluster: The cluster.
         n_threads: Threads that each computes with.
-        on_message: Told when workers differ in what results may depend on.
+        on_message: Told when workers differ in what results may depend on, and which do not see the cache folder.
         marker: A file in the cache folder. Who sees it reads features there.
 
     Attributes:
@@ -39,6 +39,7 @@ class RayPool:
         self._ray = cluster.ray
         self._here = about_process("cuda" if cluster.on_gpus else "cpu")
         self._processors = {self._here["processor"]}
+        self._hosts_apart = set[str]()
         self._actors: dict[int, Any] = {}
         self._starting: dict[Any, int] = {}
         self._numbers = count()
@@ -51,6 +52,11 @@ class RayPool:
     def n_starting(self) -> int:
         """See `WorkerPool`."""
         return len(self._starting)
+
+    @property
+    def apart(self) -> Collection[int]:
+        """See `WorkerPool`."""
+        return [worker for worker in self.ready if not self.about[worker]["sees_cache"]]
 
     def call(self, calls: Mapping[int, bytes], timeout_seconds: float) -> Iterator[tuple[int, Any]]:
         """See `WorkerPool`."""
@@ -141,13 +147,8 @@ class RayPool:
         """Say how a worker differs from this process.
 
         Raises:
-            SweepError: In the version of a package, or in the cache folder.
+            SweepError: In the version of a package.
         """
-        if not about["sees_cache"]:
-            raise SweepError(
-                f"{about['host']} does not see the cache folder {Path(self.marker or '').parent.absolute()} of this "
-                f"machine. Let SWEEP_CACHE_DIR name a folder that all machines of the cluster share under this path"
-            )
         for package, version in self._here["versions"].items():
             if about["versions"][package] != version:
                 raise SweepError(
@@ -159,6 +160,12 @@ class RayPool:
             self.on_message(
                 f"note: worker {worker} on {about['host']} computes on {about['processor']}, and this process on "
                 f"{self._here['processor']}: the last digits of results may depend on which worker trains a trial"
+            )
+        if not about["sees_cache"] and about["host"] not in self._hosts_apart:
+            self._hosts_apart.add(about["host"])
+            self.on_message(
+                f"note: {about['host']} does not see the cache folder {Path(self.marker or '').parent} of this "
+                f"machine. It is sent the features that its trials need, and keeps them in {about['cache_dir']}"
             )
         self.about[worker] = about
 

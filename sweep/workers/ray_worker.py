@@ -18,30 +18,33 @@ class RayWorker:
         n_threads: Threads to compute with.
         most_lanes: See `LaneWorker`.
         on_gpu: Whether to train on the GPU that Ray has given to this actor.
-        marker: A file that lies in the cache folder of the run, if that has features.
+        marker: A file that lies in the cache folder of the run, if that has features. Who does not see it keeps
+            features in the cache folder of its own machine.
     """
 
     def __init__(self, n_threads: int, most_lanes: int | None, on_gpu: bool, marker: str | None):
-        self._marker = marker
         os.environ["OMP_NUM_THREADS"] = str(n_threads)
 
         import torch
 
+        from sweep.machine.paths import default_cache_dir
         from sweep.machine.settings import own_settings
         from sweep.workers.worker import LaneWorker
 
         torch.set_num_threads(n_threads)
         self._settings = ExitStack()
         self._settings.enter_context(own_settings())
-        self._worker = LaneWorker(torch.device("cuda:0" if on_gpu else "cpu"), most_lanes)
+        cache_dir = None if marker is None or os.path.isfile(marker) else default_cache_dir().absolute()
+        self._worker = LaneWorker(torch.device("cuda:0" if on_gpu else "cpu"), most_lanes, cache_dir)
 
     def about(self) -> dict[str, Any]:
         """What this worker computes with; see `about_process`. The first answer, when it is ready.
 
-        `sees_cache` is whether it reads features from the same folder as the run.
+        `sees_cache` is whether it reads features from the same folder as the run; `cache_dir` is its own one if not.
         """
-        sees_cache = self._marker is None or os.path.isfile(self._marker)
-        return {**about_process(self._worker.device.type), "sees_cache": sees_cache}
+        cache_dir = self._worker.cache_dir
+        own = {"sees_cache": cache_dir is None, "cache_dir": str(cache_dir)}
+        return {**about_process(self._worker.device.type), **own}
 
     def answer(self, call: bytes) -> bytes:
         """See `sweep.workers.serving.answer`."""

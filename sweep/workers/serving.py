@@ -20,7 +20,7 @@ def answer(worker: LaneWorker, call: bytes) -> bytes:
         What the method returned, packed; or a `WorkerFailure` with what it raised.
     """
     try:
-        method, arguments = unpacked(call)
+        method, arguments = unpacked(call, worker.cache_dir)
         result: Any = getattr(worker, method)(*arguments)
     except Exception as error:
         explained = error if isinstance(error, SweepError) else None

@@ -9,6 +9,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,8 +25,9 @@ from sweep.study.shape import Shape
 from sweep.tasks.own_losses import given_losses
 from sweep.training.lane_stack import StackEpoch, TrialEpoch
 from sweep.training.lane_state import LaneState
+from sweep.workers.feature_sending import send_features
 from sweep.workers.messages import Assignment, Step, UsersCode, WorkerFailure, WorkerLost
-from sweep.workers.packing import packed
+from sweep.workers.packing import packed, packed_with_files
 from sweep.workers.patience import START_SECONDS, Patience
 from sweep.workers.placement import Placement, TrialCost
 from sweep.workers.pool import WorkerPool
@@ -64,7 +66,7 @@ class TrainingOnWorkers:
         self._placement = Placement()
         self._unsent: set[int] = set()
         self._drops: defaultdict[int, list[int]] = defaultdict(list)
-        self._settings: dict[Shape, bytes] = {}
+        self._settings: dict[Shape, tuple[bytes, set[Path]]] = {}
         self._has_setting: set[tuple[int, Shape]] = set()
         self._generation = self._order = 0
         self._losses: Counter[int] = Counter()
@@ -146,11 +148,11 @@ class TrainingOnWorkers:
             steps = {worker: self._step(worker, placed) for worker, placed in on_worker.items()}
             n_epochs = max(step.n_epochs for step in steps.values())
             calls = {worker: packed(("step", (step,))) for worker, step in steps.items()}
-            for worker, result in self._call(calls, n_epochs):
+            for worker, result in self._call(calls, n_epochs * self.patience.epoch_seconds):
                 self.patience.learn(result.wall_seconds, steps[worker].n_epochs)
                 self._busy_seconds[worker] += result.wall_seconds
                 if steps[worker].n_epochs == 1:
-                    self._placement.trained(worker, result.wall_seconds)
+                    self._placement.trained(worker, on_worker[worker], result.wall_seconds)
                 self._unsent -= {assignment.trial for assignment in steps[worker].admit}
                 results |= result.trials
                 if result.out_of_memory:
@@ -166,39 +168,45 @@ class TrainingOnWorkers:
         needed = {(self._placement.where[trial], self._held[trial].shape) for trial in self._unsent}
         missing = needed - self._has_setting
         for shape in dict.fromkeys(self._held[trial].shape for trial in self._held):
-            calls = {worker: self._setting(shape) for worker, needs in missing if needs == shape}
-            for worker, _ in self._call(calls):
+            workers = {worker for worker, needs in missing if needs == shape}
+            if not workers:
+                continue
+            setting, files = self._setting(shape)
+            send_features(files, workers, self.pool, self._call, self.on_message)
+            calls = dict.fromkeys(sorted(workers & set(self.pool.ready)), setting)
+            for worker, _ in self._call(calls, self.patience.epoch_seconds):
                 self._has_setting.add((worker, shape))
             if len(self.pool.ready) < n_workers:
                 return False
         return True
 
-    def _setting(self, shape: Shape) -> bytes:
-        """The call that gives a worker the setting of a shape; the same for all workers."""
+    def _setting(self, shape: Shape) -> tuple[bytes, set[Path]]:
+        """The call that gives a worker the setting of a shape, and the files of the cache that it then reads."""
         if shape not in self._settings:
             setting = self.setting_of(shape)
             family = setting.spec.family
             networks = {family: given_network(family)} if setting.spec.is_own else {}
             code = UsersCode(networks, given_losses())
-            self._settings[shape] = packed(("take_setting", (shape, setting, self.resident_bytes, code)))
+            call = ("take_setting", (shape, setting, self.resident_bytes, code))
+            self._settings[shape] = packed_with_files(call)
         return self._settings[shape]
 
     def _step(self, worker: int, placed: Sequence[int]) -> Step:
         admitted = [self._held[trial] for trial in placed if trial in self._unsent]
         return Step(self._generation, self._order, tuple(self._drops.pop(worker, ())), tuple(admitted))
 
-    def _call(self, calls: Mapping[int, bytes], n_epochs: int = 1) -> Iterator[tuple[int, Any]]:
+    def _call(self, calls: Mapping[int, bytes], expected_seconds: float) -> Iterator[tuple[int, Any]]:
         """Call workers. One that is lost gives no answer, and its trials are on no worker any more.
 
         Args:
             calls: Packed calls by worker.
-            n_epochs: They may take as long as so many epochs.
+            expected_seconds: Time that they should take.
 
         Raises:
             SweepError: A worker says that the user has to change something; or workers die again and again.
             RuntimeError: Something else went wrong on a worker.
         """
-        for worker, answer in self.pool.call(calls, self.patience.of_answer(n_epochs)):
+        for worker, answer in self.pool.call(calls, self.patience.beyond(expected_seconds)):
             if isinstance(answer, WorkerLost):
                 self._lose(worker, answer.reason)
             elif isinstance(answer, WorkerFailure):
@@ -234,7 +242,8 @@ class TrainingOnWorkers:
             wanted: defaultdict[int, list[int]] = defaultdict(list)
             for trial in missing:
                 wanted[self._placement.where[trial]].append(trial)
-            for _, states in self._call({worker: packed(("states", (of,))) for worker, of in wanted.items()}):
+            calls = {worker: packed(("states", (of,))) for worker, of in wanted.items()}
+            for _, states in self._call(calls, self.patience.epoch_seconds):
                 for trial, lanes in states.items():
                     self._held[trial] = replace(self._held[trial], lanes=tuple(lanes))
 

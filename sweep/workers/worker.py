@@ -8,10 +8,12 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from sweep.features.copying import EntryIndex, EntryReceiver
 from sweep.features.resident import DeviceRoom, room_on
 from sweep.features.training_data import in_room
 from sweep.machine.memory import is_out_of_memory
@@ -33,10 +35,12 @@ class LaneWorker:
         device: Device that they train on.
         most_lanes: Lanes of a shape that train at a time; more of them train in several stacks, one after the other.
             None for all.
+        cache_dir: Root of the cache of this machine, if the worker does not see the cache folder of the run.
     """
 
-    def __init__(self, device: torch.device, most_lanes: int | None = None):
-        self.device, self.most_lanes = device, most_lanes
+    def __init__(self, device: torch.device, most_lanes: int | None = None, cache_dir: Path | None = None):
+        self.device, self.most_lanes, self.cache_dir = device, most_lanes, cache_dir
+        self._receiver = EntryReceiver(cache_dir) if cache_dir else None
         self._settings: dict[Shape, StackSetting] = {}
         self._stacks: defaultdict[Shape, list[LaneStack]] = defaultdict(list)
         self._most_trials: dict[Shape, int] = {}
@@ -59,6 +63,16 @@ class LaneWorker:
         self._room = self._room or room_on(self.device, resident_bytes)
         train, val = in_room(setting.train_data, setting.val_data, self._room)
         self._settings[shape] = replace(setting, train_data=train, val_data=val)
+
+    def begin_entry(self, index: EntryIndex) -> int | None:
+        """See `EntryReceiver.begin`."""
+        assert self._receiver is not None
+        return self._receiver.begin(index)
+
+    def take_features(self, offset: int, content: bytes) -> None:
+        """See `EntryReceiver.take`."""
+        assert self._receiver is not None
+        self._receiver.take(offset, content)
 
     def take_pass(self, feature_pass: "FeaturePass") -> None:
         """Take what features are computed with."""

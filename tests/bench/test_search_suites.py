@@ -1,13 +1,14 @@
-"""The suites `proposals` and `shapes`: how the compared searches are alike, how they differ, and what is written."""
+"""The suites `proposals`, `shapes` and `busy`: what they compare, and what is written."""
 
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from sweep.bench import proposals, shapes
+from sweep.bench import busy, proposals, shapes
 from sweep.bench.proposals import LEARNING, RANDOM, ProposalSizes, SearchOutcome, advantages
 from sweep.cli import app
 from sweep.study.finding import LoadedStudy, load_study
@@ -98,3 +99,35 @@ def test_shapes_compares_filled_stacks_with_stacks_as_they_fall(
     assert content["filling_speedup"]["median"] == pytest.approx(filled / plain)
     assert content["buckets"][-1] == max(shapes.RANKS)
     assert "best on val" in result.output
+
+
+@dataclass(frozen=True)
+class FewLanes(busy.BusySizes):
+    image_size: int = 28
+    n_parallel: int = 2
+    rank: int = 2
+    epochs: int = 1
+    n_batches: int = 2
+    batch_size: int = 4
+
+
+@pytest.mark.slow
+def test_busy_measures_every_part_with_and_without_a_program_that_takes_a_core(
+    monkeypatch: pytest.MonkeyPatch, cache_dir: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SWEEP_CACHE_DIR", str(cache_dir))
+    monkeypatch.setattr(busy, "BusySizes", FewLanes)
+    started = tmp_path / "started"
+    monkeypatch.setattr(
+        busy, "BURN", f"import os; open({str(started)!r}, 'w').write(str(os.getpid()))\nwhile True: pass"
+    )
+    path = tmp_path / "busy.json"
+    result = CliRunner().invoke(app, ["bench", "--suite", "busy", "--json", str(path)])
+    assert result.exit_code == 0, result.output
+    with pytest.raises(ProcessLookupError):  # the other program ran, and has ended
+        os.kill(int(started.read_text()), 0)
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["what"] for row in rows] == [busy.PASS, busy.DIVIDED, busy.TRAINING]
+    for row in rows:
+        quiet, beside, ratio = (row[name]["median"] for name in ("quiet_seconds", "busy_seconds", "slowdown"))
+        assert ratio == pytest.approx(beside / quiet)

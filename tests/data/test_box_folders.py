@@ -298,7 +298,10 @@ def without_a_name(root: Path) -> None:
 SPOILT_FILES = [
     (without_image, r"0\.xml: its image .*0\.jpg does not exist"),
     (of_another_size, r"0\.xml: it says that .*0\.jpg has 40 x 60 pixels, but the image has 60 x 40; "),
-    (turned, r"has 60 x 40 pixels, but the image has 40 x 60; if an EXIF orientation turns it, give the boxes"),
+    (
+        turned,
+        r"has 60 x 40 pixels, but the image has 40 x 60; if an EXIF orientation turns it, annotate the upright image",
+    ),
     (broken, r"0\.xml: it is not valid XML: "),
     (with_entities, r"0\.xml: it has a document type"),
     (with_a_file, r"0\.xml: it has a document type"),

@@ -263,14 +263,14 @@ class Usage:
 
 
 def test_disk_that_fills_up_half_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    genuine = module._write_durably
+    genuine = module.write_durably
 
     def write(path: Path, content: bytes, **options: Any) -> None:
         if options.get("offset"):
             raise OSError(errno.ENOSPC, "No space left on device")
         genuine(path, content, **options)
 
-    monkeypatch.setattr(module, "_write_durably", write)
+    monkeypatch.setattr(module, "write_durably", write)
     with pytest.raises(SweepError, match=r"540 bytes are needed .*No space left"):
         run(tmp_path, CountingBackbone())
     monkeypatch.undo()

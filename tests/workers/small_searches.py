@@ -78,7 +78,7 @@ STUDIES = {
 }
 
 
-def settings_of(study: Study) -> Callable[[Shape], StackSetting]:
+def settings_of(study: Study, data: tuple[StageData, StageData] = (TRAIN, VAL)) -> Callable[[Shape], StackSetting]:
     def setting_of(shape: Shape) -> StackSetting:
         spec = SideNetworkSpec(
             width=WIDTH,
@@ -89,7 +89,7 @@ def settings_of(study: Study) -> Callable[[Shape], StackSetting]:
             pool="mean",
             max_rank=shape.padded_rank,
         )
-        return StackSetting.of(study, spec, TOKENS, TRAIN, VAL)
+        return StackSetting.of(study, spec, TOKENS, *data)
 
     return setting_of
 

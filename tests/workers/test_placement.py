@@ -39,8 +39,8 @@ def test_trials_move_to_a_new_worker_while_it_is_worth_it() -> None:
 
 def test_a_slow_worker_gets_fewer_trials() -> None:
     placement = placed({trial: TrialCost(WIDE, 1.0, 0.0) for trial in range(10)}, [0, 1])
-    placement.trained(0, 1.0)
-    placement.trained(1, 4.3)
+    placement.trained(0, placement.on(0), 1.0)
+    placement.trained(1, placement.on(1), 4.3)
     moves = placement.moves([0, 1])
     assert set(moves.values()) == {0}
     placement.where |= moves
@@ -50,10 +50,10 @@ def test_a_slow_worker_gets_fewer_trials() -> None:
 
 def test_no_trial_moves_because_of_noise_or_very_short_epochs() -> None:
     placement = placed({trial: TrialCost(WIDE, 1.0, 0.0) for trial in range(10)}, [0, 1])
-    placement.trained(0, 0.001)
-    placement.trained(1, 0.2)
+    placement.trained(0, placement.on(0), 0.001)
+    placement.trained(1, placement.on(1), 0.2)
     assert placement.moves([0, 1]) == {}
-    placement.trained(0, 1.0)
-    placement.trained(1, 1.3)
-    placement.trained(1, 30.0)  # this worker once had to wait for another program
+    placement.trained(0, placement.on(0), 1.0)
+    placement.trained(1, placement.on(1), 1.3)
+    placement.trained(1, placement.on(1), 30.0)  # this worker once had to wait for another program
     assert placement.moves([0, 1]) == {}

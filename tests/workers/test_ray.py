@@ -2,13 +2,16 @@
 
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,13 +33,14 @@ from worker_runs import (
 )
 
 from sweep import SweepError, UsageError, load_results
+from sweep.features.stored_batches import DATA_FILE
 from sweep.records.reporter import Reporter
 from sweep.running.resume import resume_run
 from sweep.running.runner import run_study
 from sweep.study.finding import load_study
 from sweep.workers.cluster import Cluster, connected
 from sweep.workers.messages import WorkerLost
-from sweep.workers.packing import packed
+from sweep.workers.packing import packed, unpacked
 from sweep.workers.patience import Patience
 from sweep.workers.ray_pool import RayPool
 from sweep.workers.ray_worker import about_process
@@ -44,6 +48,9 @@ from sweep.workers.request import WorkersAsked
 from sweep.workers.training import TrainingOnWorkers
 
 pytestmark = [linux_only, pytest.mark.skipif(find_spec("ray") is None, reason="the extra cluster is not installed")]
+
+
+PART_BYTES = 30_000
 
 
 def free_port() -> int:
@@ -59,7 +66,7 @@ def answers(port: int) -> bool:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[dict[str, str]]:
-    """The addresses of a cluster of two CPUs, for use from within and from elsewhere.
+    """The addresses of a cluster of two CPUs, for use from within and from elsewhere, and its cache folder.
 
     Its token is needed to use it. Ray reads the token when it is imported, so no module may import Ray earlier.
     """
@@ -84,6 +91,7 @@ def cluster() -> Iterator[dict[str, str]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            env={**os.environ, "SWEEP_CACHE_DIR": f"{short}/cache"},
         )
         try:
             for waiting in (port, client_port):
@@ -92,7 +100,8 @@ def cluster() -> Iterator[dict[str, str]]:
                     assert head.poll() is None, head.communicate()
                     assert time.monotonic() < deadline
                     time.sleep(0.1)
-            yield {"within": f"127.0.0.1:{port}", "elsewhere": f"ray://127.0.0.1:{client_port}"}
+            addresses = {"within": f"127.0.0.1:{port}", "elsewhere": f"ray://127.0.0.1:{client_port}"}
+            yield {**addresses, "cache": f"{short}/cache"}
         finally:
             os.killpg(head.pid, signal.SIGKILL)
             head.communicate()
@@ -125,9 +134,66 @@ def process_ids(pool: RayPool) -> list[int]:
     return [about["process_id"] for about in pool.about.values()]
 
 
+class Apart:
+    """Lets actors not see the cache folder of the run, and counts what they receive. All have one cache folder.
+
+    Attributes:
+        received: How often each part was received, by its hash.
+        killed_at: Number of the part whose receiver is killed when it has it; 0 for none.
+    """
+
+    def __init__(self, cache: Path, patch: pytest.MonkeyPatch):
+        self.cache, self.received, self.killed_at = cache, Counter[int](), 0
+        self._call = RayPool.call
+        patch.setattr("sweep.running.trainers.marker_file", self.unseen)
+        patch.setattr("sweep.features.copying.PART_BYTES", PART_BYTES)
+
+        def call(pool: RayPool, calls: Mapping[int, bytes], timeout_seconds: float) -> Iterator[tuple[int, Any]]:
+            return self.call(pool, calls, timeout_seconds)
+
+        patch.setattr(RayPool, "call", call)
+        shutil.rmtree(cache, ignore_errors=True)
+
+    @staticmethod
+    @contextmanager
+    def unseen(cache: Path) -> Iterator[Path]:
+        yield cache / "not there"
+
+    def call(self, pool: RayPool, calls: Mapping[int, bytes], timeout_seconds: float) -> Iterator[tuple[int, Any]]:
+        parts = {worker: hash(call) for worker, call in calls.items() if unpacked(call)[0] == "take_features"}
+        for worker, answer in self._call(pool, calls, timeout_seconds):
+            if worker in parts and not isinstance(answer, WorkerLost):
+                self.received[parts[worker]] += 1
+                if self.received.total() == self.killed_at:
+                    os.kill(pool.about[worker]["process_id"], signal.SIGKILL)
+            yield worker, answer
+
+    def check(self, source: Path) -> None:
+        """Assert that training and validation set were received once, and are complete."""
+        entries = [path for path in (self.cache / "features").iterdir() if path.is_dir()]
+        assert len(entries) == 2, "the test set is not sent"
+        contents = [(path / DATA_FILE).read_bytes() for path in entries]
+        assert contents == [(source / "features" / path.name / DATA_FILE).read_bytes() for path in entries]
+        assert set(self.received.values()) == {1}
+        assert len(self.received) == sum(-(-len(content) // PART_BYTES) for content in contents) > 2
+
+
+@pytest.fixture
+def apart(cluster: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Apart:
+    return Apart(Path(cluster["cache"]), monkeypatch)
+
+
+@pytest.mark.parametrize("sees_cache", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_actors_give_the_same_tables_even_if_one_is_killed(
-    cluster: dict[str, str], folder: Path, drawn_images: Path, pools: list[RayPool], capfd: pytest.CaptureFixture[str]
+    cluster: dict[str, str],
+    folder: Path,
+    drawn_images: Path,
+    pools: list[RayPool],
+    capfd: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+    sees_cache: bool,
 ) -> None:
+    apart: Apart | None = None if sees_cache else request.getfixturevalue("apart")
     expected = run(folder, "mine.py", drawn_images, WorkersAsked(), Reporter())
     capfd.readouterr()
     watching, seen = Watching(), set()
@@ -141,12 +207,34 @@ def test_actors_give_the_same_tables_even_if_one_is_killed(
     results = run(folder, "mine.py", drawn_images, WorkersAsked(2, cluster["within"]), watching)
     assert_same_tables(results, expected)
     assert any("trials in training continue on other workers" in message for message in watching.messages)
+    assert sum("does not see the cache folder" in message for message in watching.messages) == (not sees_cache)
+    if apart is not None:
+        apart.check(folder / "cache")
     assert len(seen) >= 2
     until_gone(list(seen), 30)
     assert results.config["cluster"] == cluster["within"]
     assert results.config["workers"] == 0
     printed = capfd.readouterr()
     assert "raylet" not in printed.out + printed.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("address", "killed_at"), [("within", 1), ("elsewhere", 0)])
+def test_an_actor_that_is_killed_while_it_receives_features_leaves_nothing_half(
+    cluster: dict[str, str],
+    folder: Path,
+    drawn_images: Path,
+    pools: list[RayPool],
+    apart: Apart,
+    address: str,
+    killed_at: int,
+) -> None:
+    expected = run(folder, "mine.py", drawn_images, WorkersAsked(), Reporter())
+    watching, apart.killed_at = Watching(), killed_at
+    results = run(folder, "mine.py", drawn_images, WorkersAsked(2, cluster[address]), watching)
+    assert_same_tables(results, expected)
+    assert any("trials in training continue on other workers" in text for text in watching.messages) == bool(killed_at)
+    apart.check(folder / "cache")
 
 
 @pytest.mark.slow
@@ -287,8 +375,12 @@ def test_machines_that_differ_are_named() -> None:
     versions = {**about_process("cpu")["versions"], "torch": "1.0"}
     with pytest.raises(SweepError, match=r"elsewhere has torch 1.0, and this process has .* Install the same version"):
         pool_on(FakeRay(about={"versions": versions}), messages).welcome(1.0)
-    with pytest.raises(SweepError, match=r"elsewhere does not see the cache folder /shared .* SWEEP_CACHE_DIR"):
-        pool_on(FakeRay(about={"sees_cache": False}), messages).welcome(1.0)
+    messages.clear()
+    pool = pool_on(FakeRay(about={"sees_cache": False, "cache_dir": "/local"}), messages)
+    assert pool.welcome(1.0) + pool.welcome(1.0) == pool.apart == [0, 1]
+    (message,) = messages
+    assert "elsewhere does not see the cache folder /shared" in message
+    assert "keeps them in /local" in message
 
 
 def test_a_cluster_that_goes_away_ends_the_run_with_one_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,7 @@ class Shrinking(InProcessPool):
     """A pool that does not replace workers that have died."""
 
     def welcome(self, wait_seconds: float = 0.0) -> list[int]:
-        return [] if self._workers else super().welcome(wait_seconds)
+        return [] if self.n_calls else super().welcome(wait_seconds)
 
 
 def trained_by(pool: InProcessPool, name: str, messages: list[str]) -> TrainingOnWorkers:
@@ -144,10 +144,10 @@ def test_a_limit_on_the_lanes_of_a_worker_makes_several_stacks_and_changes_nothi
 
 def test_patience_grows_with_the_longest_epoch() -> None:
     patience = Patience(10.0, epoch_seconds=100.0)
-    assert patience.of_answer(1) == 510.0
+    assert patience.beyond(patience.epoch_seconds) == 510.0
     patience.learn(6.0, 3)
     patience.learn(1.0, 1)
-    assert patience.of_answer(2) == 30.0
+    assert patience.beyond(2 * patience.epoch_seconds) == 30.0
 
 
 @pytest.mark.parametrize(("name", "first", "then"), [("replicates", None, 2), ("two shapes", 2, None)])
