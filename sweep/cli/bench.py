@@ -77,7 +77,8 @@ def bench(
     n_parallel: Annotated[
         int | None,
         typer.Option(
-            help="Lanes in a stack (N); 32 if not given. With `--suite workers`: the most lanes of all workers; 16384.",
+            help="Lanes in a stack (N); if not given, 32, or 16 with `--suite search`. With the suites `scaling` and "
+            "`workers`: the most lanes; 1024 and 16384.",
             min=2,
         ),
     ] = None,
@@ -87,12 +88,14 @@ def bench(
     epochs: Annotated[
         int | None,
         typer.Option(
-            help="Epochs of one configuration, over 800 images; 20 if not given. With `--suite accuracy`: of LAST and "
-            "LoRA; 12. With `--suite workers` and `--suite busy`: epochs that are measured; 6 and 5.",
+            help="Epochs of one configuration: 20 if not given; 6 for `search`; 12 for `proposals`, `shapes` and (of "
+            "LAST and LoRA) `accuracy`. For `workers` and `busy`: epochs that are measured; 6 and 5.",
             min=1,
         ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="`cpu` or `cuda`; `cpu` if not given.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="`cpu` or `cuda`. If not given, `cpu`; `cuda` with `--suite gpu`.")
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(help="Arithmetic of the row `sweep`: `fp32`, or `bf16` on a GPU.")
     ] = None,
@@ -101,7 +104,7 @@ def bench(
     ] = None,
     seeds: Annotated[
         int | None,
-        typer.Option(help="How many seeds the suites `search` (5 if not given) and `accuracy` (3) repeat.", min=1),
+        typer.Option(help="How many seeds: 5 for `search` and `shapes`, 3 for `accuracy`, 10 for `proposals`.", min=1),
     ] = None,
     data: Annotated[
         str | None,
