@@ -321,7 +321,7 @@ class Study:
         """
         try:
             config = self.suggest(cast("optuna.Trial", AskedTrial(trial)))
-            if isinstance(config, LaneConfig) and config.class_weights is None:
+            if isinstance(config, LaneConfig) and config.class_weights is None and self.class_weights is not None:
                 config = replace(config, class_weights=of_lane(self.class_weights))
             if isinstance(config, LaneConfig) and config.loss is not None and config.loss in self.losses:
                 config = replace(config, loss=own_loss(config.loss, self.losses[config.loss]))

@@ -179,6 +179,7 @@ def smollm(cache_dir: Path) -> TextBackbone:
 
 def test_smollm_is_as_listed(smollm: TextBackbone, cache_dir: Path) -> None:
     listed = PACKAGED_TEXTS[SMOLLM]
+    assert smollm.name == SMOLLM
     assert (smollm.n_blocks, smollm.width, smollm.causal) == (listed.n_blocks, listed.width, True)
     assert sum(p.numel() for p in smollm.network.parameters()) == listed.n_parameters
     assert type(smollm.network).__name__ == listed.family
