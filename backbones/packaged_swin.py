@@ -8,7 +8,7 @@ It is *not* the Swin-B that was trained on ImageNet.
 import numpy as np
 
 from backbones.converted import Converted
-from backbones.onnx_weights import Array, OnnxWeights, tensors_of
+from backbones.onnx_weights import Array, OnnxWeights, block_weights, tensors_of
 from backbones.packaged_images import PackagedImages
 
 DEPTHS = (2, 2, 18, 2)
@@ -17,6 +17,7 @@ WINDOW = 7
 # Names of a block's parts in transformers -> timm's.
 _NORMS = {"layernorm_before": "norm1", "layernorm_after": "norm2"}
 _LINEARS = {"attention.output.dense": "attn.proj", "intermediate.dense": "mlp.fc1", "output.dense": "mlp.fc2"}
+_QUERIES_KEYS_VALUES = ("attention.self.query", "attention.self.key", "attention.self.value")
 
 
 def convert_onnx(content: bytes) -> Converted:
@@ -44,16 +45,7 @@ def convert_onnx(content: bytes) -> Converted:
 def _block(onnx: OnnxWeights, place: str) -> dict[str, Array]:
     """The weights of one block under timm's names within the block."""
     block, node = f"swin.encoder.{place}", f"/swin/encoder/{place.replace('.blocks', '/blocks')}"
-    found: dict[str, Array] = {}
-    for theirs, ours in _NORMS.items():
-        for kind in ("weight", "bias"):
-            found[f"{ours}.{kind}"] = onnx.named(f"{block}.{theirs}.{kind}")
-    for theirs, ours in _LINEARS.items():
-        found[f"{ours}.weight"] = onnx.linear(f"{node}/{theirs.replace('.', '/')}")
-        found[f"{ours}.bias"] = onnx.named(f"{block}.{theirs}.bias")
-    parts = ("query", "key", "value")
-    found["attn.qkv.weight"] = np.concatenate([onnx.linear(f"{node}/attention/self/{part}") for part in parts])
-    found["attn.qkv.bias"] = np.concatenate([onnx.named(f"{block}.attention.self.{part}.bias") for part in parts])
+    found = block_weights(onnx, block, node, norms=_NORMS, linears=_LINEARS, queries_keys_values=_QUERIES_KEYS_VALUES)
     found["attn.relative_position_bias_table"] = position_table(onnx.read_by(f"{node}/attention/self/Add"))
     return found
 

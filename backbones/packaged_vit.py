@@ -7,29 +7,15 @@ before it was tuned for saliency; its decoder is not used here. It is *not* the 
 import numpy as np
 
 from backbones.converted import Converted
-from backbones.onnx_weights import Array, OnnxWeights, tensors_of
+from backbones.onnx_weights import Array, OnnxWeights, block_weights, tensors_of
 from backbones.packaged_images import PackagedImages
 
 N_BLOCKS = 12
 
-# Named ONNX initializers of a block -> timm's names in the block.
-_VECTORS = {
-    "norm1.weight": "norm1.weight",
-    "norm1.bias": "norm1.bias",
-    "attention.output.dense.bias": "attn.proj.bias",
-    "layer_scale1.lambda1": "ls1.gamma",
-    "norm2.weight": "norm2.weight",
-    "norm2.bias": "norm2.bias",
-    "mlp.fc1.bias": "mlp.fc1.bias",
-    "mlp.fc2.bias": "mlp.fc2.bias",
-    "layer_scale2.lambda1": "ls2.gamma",
-}
-# Modules of a block whose weights have no name of their own -> timm's names.
-_LINEARS = {
-    "attention/output/dense": "attn.proj.weight",
-    "mlp/fc1": "mlp.fc1.weight",
-    "mlp/fc2": "mlp.fc2.weight",
-}
+# Names of a block's parts in transformers -> timm's.
+_NORMS = {"norm1": "norm1", "norm2": "norm2"}
+_LINEARS = {"attention.output.dense": "attn.proj", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
+_QUERIES_KEYS_VALUES = ("attention.attention.query", "attention.attention.key", "attention.attention.value")
 
 
 def convert_onnx(content: bytes) -> Converted:
@@ -52,11 +38,9 @@ def convert_onnx(content: bytes) -> Converted:
 def _block(onnx: OnnxWeights, number: int) -> dict[str, Array]:
     """The weights of one block under timm's names within the block."""
     block, node = f"backbone.encoder.layer.{number}", f"/backbone/encoder/layer.{number}"
-    found = {ours: onnx.named(f"{block}.{theirs}") for theirs, ours in _VECTORS.items()}
-    found.update({ours: onnx.linear(f"{node}/{theirs}") for theirs, ours in _LINEARS.items()})
-    parts = ("query", "key", "value")
-    found["attn.qkv.weight"] = np.concatenate([onnx.linear(f"{node}/attention/attention/{part}") for part in parts])
-    found["attn.qkv.bias"] = np.concatenate([onnx.named(f"{block}.attention.attention.{part}.bias") for part in parts])
+    found = block_weights(onnx, block, node, norms=_NORMS, linears=_LINEARS, queries_keys_values=_QUERIES_KEYS_VALUES)
+    for scale in (1, 2):
+        found[f"ls{scale}.gamma"] = onnx.named(f"{block}.layer_scale{scale}.lambda1")
     return found
 
 

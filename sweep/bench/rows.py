@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sweep.bench.adapters import has_peft, with_lora
 from sweep.bench.workload import LAST, N_CLASSES, Workload
 from sweep.study.lane_config import LaneConfig
-from sweep.tasks.losses import LaneLosses
+from sweep.tasks.lane_losses import LaneLosses
 from sweep.training.optim import LaneOptimizers
 from sweep.training.stack import Stack
 

@@ -29,9 +29,9 @@ from sweep.study.finding import load_study
 from sweep.study.halving import Halving
 from sweep.study.lane_config import LaneConfig
 from sweep.study.shape import Shape
-from sweep.tasks.losses import LaneLosses
+from sweep.tasks.lane_losses import LaneLosses
 from sweep.training.lane_stack import StackSetting
-from sweep.training.optim import schedule_factors
+from sweep.training.schedule import schedule_factors
 from sweep.training.stack import EVALUATION_BATCH_SIZE
 
 MANY_TRIALS = 10_000

@@ -9,6 +9,7 @@ import typer
 
 from sweep.cli import options
 from sweep.cli.bench_parts import IN_PARTS, NOT_FOR, OF_ACCURACY, TAKEN_BY
+from sweep.cli.bench_studies import SHIPPED_STUDIES
 from sweep.errors import UsageError
 from sweep.terminal.console import stderr, stdout
 
@@ -76,7 +77,8 @@ def bench(
     n_parallel: Annotated[
         int | None,
         typer.Option(
-            help="Lanes in a stack (N); 32 if not given. With `--suite workers`: the most lanes of all workers; 16384.",
+            help="Lanes in a stack (N); if not given, 32, or 16 with `--suite search`. With the suites `scaling` and "
+            "`workers`: the most lanes; 1024 and 16384.",
             min=2,
         ),
     ] = None,
@@ -86,12 +88,14 @@ def bench(
     epochs: Annotated[
         int | None,
         typer.Option(
-            help="Epochs of one configuration, over 800 images; 20 if not given. With `--suite accuracy`: of LAST and "
-            "LoRA; 12. With `--suite workers` and `--suite busy`: epochs that are measured; 6 and 5.",
+            help="Epochs of one configuration: 20 if not given; 6 for `search`; 12 for `proposals`, `shapes` and (of "
+            "LAST and LoRA) `accuracy`. For `workers` and `busy`: epochs that are measured; 6 and 5.",
             min=1,
         ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="`cpu` or `cuda`; `cpu` if not given.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="`cpu` or `cuda`. If not given, `cpu`; `cuda` with `--suite gpu`.")
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(help="Arithmetic of the row `sweep`: `fp32`, or `bf16` on a GPU.")
     ] = None,
@@ -100,7 +104,7 @@ def bench(
     ] = None,
     seeds: Annotated[
         int | None,
-        typer.Option(help="How many seeds the suites `search` (5 if not given) and `accuracy` (3) repeat.", min=1),
+        typer.Option(help="How many seeds: 5 for `search` and `shapes`, 3 for `accuracy`, 10 for `proposals`.", min=1),
     ] = None,
     data: Annotated[
         str | None,
@@ -228,40 +232,6 @@ def _require_fitting(
             raise UsageError(
                 f"--{name.replace('_', '-')} belongs to --suite accuracy; leave it out, or give that suite"
             )
-
-
-def _proposals(asked: dict[str, Any], device: str, say: Callable[[str], None]) -> dict[str, Any]:
-    from sweep.bench.proposals import ProposalSizes, run_proposal_benchmark
-    from sweep.bench.search_report import proposals_json, show_proposals
-
-    sizes = ProposalSizes(**{name: value for name, value in asked.items() if value is not None}, device=device)
-    outcomes = run_proposal_benchmark(sizes, say)
-    show_proposals(stdout, outcomes, sizes)
-    return proposals_json(outcomes, sizes)
-
-
-def _shapes(asked: dict[str, Any], device: str, say: Callable[[str], None]) -> dict[str, Any]:
-    from sweep.bench.search_report import shapes_json, show_shapes
-    from sweep.bench.shapes import ShapeSizes, run_shape_benchmark
-
-    sizes = ShapeSizes(**{name: value for name, value in asked.items() if value is not None}, device=device)
-    benchmark = run_shape_benchmark(sizes, say)
-    show_shapes(stdout, benchmark, sizes)
-    return shapes_json(benchmark, sizes)
-
-
-def _busy(asked: dict[str, Any], device: str, say: Callable[[str], None]) -> dict[str, Any]:
-    from sweep.bench.busy import BusySizes, run_busy_benchmark
-    from sweep.bench.search_report import busy_json, show_busy
-
-    sizes = BusySizes(**{name: value for name, value in asked.items() if value is not None}, device=device)
-    rows = run_busy_benchmark(sizes, say)
-    show_busy(stdout, rows, sizes)
-    return busy_json(rows, sizes)
-
-
-SHIPPED_STUDIES = {Suite.proposals: _proposals, Suite.shapes: _shapes, Suite.busy: _busy}
-"""Suites that run a study that comes with sweep, and need no other options."""
 
 
 def _rows(sizes: "Sizes", say: Callable[[str], None]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from sweep.data.base import DataSet, Indices, Split, digest_of
+from sweep.data.base import AnyLabels, DataSet, Indices, Split, digest_of
 from sweep.data.boxes import Boxes
 from sweep.data.decoding import UnreadableImageError, upright_size
 from sweep.data.files import ImageChecker, UnusableBoxError, file_split
@@ -87,25 +87,57 @@ def annotated_data(
             without area or twice, and bad images are errors.
     """
     _require_known(found, names)
-    kept = usable_images(found, checker)
-    if not kept:
-        raise UsageError(f"no image of {root} can be used{checker.remark()}")
+    kept = usable_images(root, found, checker)
     faults: list[UnusableBoxError] = []
     boxes = [_boxes(image, size, names, faults) for image, size in kept]
     checker.leave_out(faults)
     labels = np.stack([own.counts(len(names)) for own in boxes])
     most_boxes = max(map(len, boxes))
-    given = [image.split for image, _ in kept if image.split is not None]
 
-    def split_of(name: str, members: Indices) -> Split:
-        files, own = [kept[index][0].image for index in members], [boxes[index] for index in members]
-        images = file_split(name, root, files, labels[members])
+    def with_boxes(images: Split, members: Indices) -> Split:
+        own = [boxes[index] for index in members]
         return replace(
             images,
             fingerprinter=lambda: digest_of(["boxes", images.fingerprint, *(each.content() for each in own)]),
             boxes=own.__getitem__,
             most_boxes=most_boxes,
         )
+
+    return divided_images(root, kept, labels, names, with_boxes, seed=seed, checker=checker, task=DETECTION.name)
+
+
+def divided_images(
+    root: Path,
+    kept: Sequence[tuple[AnnotatedImage, tuple[int, int]]],
+    labels: AnyLabels,
+    names: tuple[str, ...],
+    annotate: Callable[[Split, Indices], Split],
+    *,
+    seed: int | None,
+    checker: ImageChecker,
+    task: str,
+) -> DataSet:
+    """Make a data set of annotated images, in the splits that the annotations give if they give any.
+
+    Args:
+        root: the folder of the data.
+        kept: the images, as `usable_images` returns them; all have a split, or none has.
+        labels: their labels, by which the images are divided.
+        names: names of the classes, in order of label.
+        annotate: adds the annotations to a split of images; it is given the split and the indices of its images among
+            those kept.
+        seed: seed of the split; None to split nothing, see `sweep.data.splitting.divided`.
+        checker: what left images out, for messages.
+        task: name of the kind of task.
+
+    Raises:
+        UsageError: a split is missing.
+    """
+    given = [image.split for image, _ in kept if image.split is not None]
+
+    def split_of(name: str, members: Indices) -> Split:
+        files = [kept[index][0].image for index in members.tolist()]
+        return annotate(file_split(name, root, files, labels[members]), members)
 
     return divided(
         labels,
@@ -116,14 +148,17 @@ def annotated_data(
         what=f"folder {root}",
         seed=seed,
         checker=checker,
-        task=DETECTION.name,
+        task=task,
     )
 
 
-def usable_images(found: Sequence[AnyImage], checker: ImageChecker) -> list[tuple[AnyImage, tuple[int, int]]]:
-    """The images that can be used, with their sizes in pixels.
+def usable_images(
+    root: Path, found: Sequence[AnyImage], checker: ImageChecker
+) -> list[tuple[AnyImage, tuple[int, int]]]:
+    """The images of a folder that can be used, with their sizes in pixels.
 
     Raises:
+        UsageError: no image can be used.
         SweepError: an image is missing or cannot be read, or is not of the size that its annotation says, and bad
             images are errors.
     """
@@ -149,7 +184,10 @@ def usable_images(found: Sequence[AnyImage], checker: ImageChecker) -> list[tupl
             )
 
     usable = checker.usable(len(readable), measure)
-    return list(compress(zip(readable, sizes, strict=True), usable))
+    kept = list(compress(zip(readable, sizes, strict=True), usable))
+    if not kept:
+        raise UsageError(f"no image of {root} can be used{checker.remark()}")
+    return kept
 
 
 def _require_known(found: Sequence[AnnotatedImage], names: tuple[str, ...]) -> None:

@@ -6,13 +6,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from sweep.data.annotated import AnnotatedImage, usable_images
+from sweep.data.annotated import AnnotatedImage, divided_images, usable_images
 from sweep.data.base import DataSet, Indices, Split, digest_of
 from sweep.data.coco_files import Annotation, read_coco
-from sweep.data.files import ImageChecker, UnusableObjectError, file_split
+from sweep.data.files import ImageChecker, UnusableObjectError
 from sweep.data.masks import counted_pixels, require_classes, warn_of_unseen
 from sweep.data.regions import FaultyRegionError, Region, mask_of_regions
-from sweep.data.splitting import divided
 from sweep.errors import UsageError
 from sweep.tasks.box_metrics import require_coco_eval
 from sweep.tasks.kinds import SEGMENTATION
@@ -49,9 +48,7 @@ def coco_mask_folder(root: Path, *, seed: int | None, checker: ImageChecker) -> 
     if len(names) > MOST_CLASSES:
         raise UsageError(f"{root} has {len(names) - 1} categories, and a mask can have {MOST_CLASSES - 1} of them")
     found = [_Segmented(image.image, image.where, image.size, (), image.split, image.annotations) for image in images]
-    kept = usable_images(found, checker)
-    if not kept:
-        raise UsageError(f"no image of {root} can be used{checker.remark()}")
+    kept = usable_images(root, found, checker)
     faults: list[UnusableObjectError] = []
     regions = [_in_order_of_painting(image, size, names, faults) for image, size in kept]
     checker.leave_out(faults)
@@ -63,32 +60,20 @@ def coco_mask_folder(root: Path, *, seed: int | None, checker: ImageChecker) -> 
         return f"the mask of {kept[index][0].where} ({kept[index][0].image})"
 
     labels = require_classes(counted_pixels(len(kept), mask), names, where)
-    given = [image.split for image, _ in kept if image.split is not None]
 
-    def split_of(name: str, members: Indices) -> Split:
+    def with_masks(images: Split, members: Indices) -> Split:
         places = members.tolist()
-        if name == "train" and places:
+        if images.name == "train" and places:
             warn_of_unseen(root, names, labels[members])
-        split = file_split(name, root, [kept[place][0].image for place in places], labels[members])
         return replace(
-            split,
+            images,
             fingerprinter=lambda: digest_of(
-                ["regions", split.fingerprint, *(_content(regions[place]) for place in places)]
+                ["regions", images.fingerprint, *(_content(regions[place]) for place in places)]
             ),
             masks=lambda index: mask(places[index]),
         )
 
-    return divided(
-        labels,
-        names,
-        given or None,
-        split_of,
-        name=root.resolve().name,
-        what=f"folder {root}",
-        seed=seed,
-        checker=checker,
-        task=SEGMENTATION.name,
-    )
+    return divided_images(root, kept, labels, names, with_masks, seed=seed, checker=checker, task=SEGMENTATION.name)
 
 
 @dataclass(frozen=True)

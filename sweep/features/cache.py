@@ -21,10 +21,11 @@ from backbones.protocol import Backbone
 from backbones.sizes import transform_record
 from backbones.text_transform import BEYOND
 from sweep.data.base import Split
-from sweep.features.batches import Rows, StageData, stored_shape
+from sweep.features.batches import StageData, stored_shape
 from sweep.features.computing import computed
 from sweep.features.entry import DTYPE, FORMAT_VERSION, Entry, note_use
 from sweep.features.labels import labels_for
+from sweep.features.rows import Rows
 from sweep.features.stored_batches import intact_batches
 from sweep.machine.paths import ensure_folder
 from sweep.tasks.targets import OF_CLASSES, Target

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sweep.errors import SweepError
-from sweep.features.batches import PackedRows, Rows
+from sweep.features.rows import PackedRows, Rows
 from sweep.features.stored_batches import (
     BATCHES_FILE,
     DATA_FILE,

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from plotly.graph_objects import Figure
 
-from sweep.errors import SweepError
-from sweep.machine.paths import write_atomically
 from sweep.records.ranked_on import RankedOn
 from sweep.records.tested import was_tested
 from sweep.report import glossary, page
@@ -51,11 +49,7 @@ def write_comparison(
     for section in comparison_sections(comparison, plotted):
         document.add(section)
     document.add(page.glossary(glossary.entries(comparison.kind.metrics.values())))
-    html = document.html()
-    try:
-        write_atomically(target, lambda partial: partial.write_text(html, encoding="utf-8", errors="backslashreplace"))
-    except OSError as error:
-        raise SweepError(f"cannot write {target}: {error.strerror}; give another file with --out") from error
+    document.write(target)
     return comparison
 
 

@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 from typing import Protocol
 
 from PIL import Image
@@ -12,6 +13,8 @@ from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
 from backbones.protocol import to_rgb
+from sweep.errors import SweepError
+from sweep.machine.paths import write_atomically
 from sweep.report.glossary import explanation
 
 STYLE = """
@@ -115,6 +118,20 @@ class Page:
             f"<body><main><h1>{title}</h1>\n" + "\n".join(self._sections) + f"\n</main><script>{SORTING}</script>"
             "</body></html>\n"
         )
+
+    def write(self, target: Path) -> None:
+        """Write the whole page to a file.
+
+        Raises:
+            SweepError: The file cannot be written.
+        """
+        html = self.html()
+        try:
+            write_atomically(
+                target, lambda partial: partial.write_text(html, encoding="utf-8", errors="backslashreplace")
+            )
+        except OSError as error:
+            raise SweepError(f"cannot write {target}: {error.strerror}; give another file with --out") from error
 
 
 def heading(text: str) -> str:

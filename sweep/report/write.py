@@ -7,7 +7,6 @@ from plotly.graph_objects import Figure
 
 from sweep.errors import SweepError, UsageError
 from sweep.export.selection import winner_of
-from sweep.machine.paths import write_atomically
 from sweep.machine.settings import own_settings
 from sweep.records.entries import require_config
 from sweep.records.folder import RunFolder
@@ -98,11 +97,7 @@ def write_report(
             document.add(*sections)
     document.add(tables.cost(results, read_worker_log(folder)), tables.made_with(results))
     document.add(tables.words(results))
-    html = document.html()
-    try:
-        write_atomically(target, lambda partial: partial.write_text(html, encoding="utf-8", errors="backslashreplace"))
-    except OSError as error:
-        raise SweepError(f"cannot write {target}: {error.strerror}; choose another file with --out") from error
+    document.write(target)
     return figures
 
 

@@ -26,7 +26,7 @@ from sweep.running.memory_model import (
 )
 from sweep.running.preparation import Prepared
 from sweep.side_networks.cost import Form
-from sweep.tasks.losses import LaneLosses
+from sweep.tasks.lane_losses import LaneLosses
 from sweep.training.optim import LaneOptimizers
 from sweep.training.stack import Stack
 

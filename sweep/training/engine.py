@@ -24,10 +24,11 @@ from sweep.features.folds import Folds
 from sweep.side_networks.gated import effective_ranks
 from sweep.side_networks.head import KEEP
 from sweep.study.lane_config import LaneConfig
-from sweep.tasks.losses import LaneLosses
+from sweep.tasks.lane_losses import LaneLosses
 from sweep.training.dropout import LaneStep, dropout_buffers
 from sweep.training.graphs import graphed
-from sweep.training.optim import LaneOptimizers, schedule_factors
+from sweep.training.optim import LaneOptimizers
+from sweep.training.schedule import schedule_factors
 from sweep.training.stack import Stack, split_logits
 
 

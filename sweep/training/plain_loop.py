@@ -21,7 +21,7 @@ from sweep.side_networks.gated import penalty
 from sweep.side_networks.head import KEEP
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks.kinds import CLASSES
-from sweep.tasks.losses import DENSE_DIMENSIONS
+from sweep.tasks.lane_losses import DENSE_DIMENSIONS
 from sweep.tasks.own_losses import is_own, loss_of_images
 from sweep.training.dropout import LaneStep, dropout_mask
 from sweep.training.plain_dense_loss import plain_dense_loss

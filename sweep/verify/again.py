@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from sweep.features.batches import Batch, StageData, TrainingData, n_batches, training_batches
 from sweep.features.folds import Folds
 from sweep.side_networks.spec import SideNetworkSpec
-from sweep.tasks.losses import LaneLosses
+from sweep.tasks.lane_losses import LaneLosses
 from sweep.training.dropout import LaneStep, dropout_buffers
 from sweep.training.engine import Lane, Training
 from sweep.training.measurement import measure_lanes
-from sweep.training.optim import LaneOptimizers, schedule_factors
+from sweep.training.optim import LaneOptimizers
 from sweep.training.plain_loop import plain_steps
+from sweep.training.schedule import schedule_factors
 from sweep.training.stack import Stack
 from sweep.verify.record import RecordedTrial
 

@@ -19,7 +19,7 @@ from sweep.study.finding import load_study
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks import own_losses
 from sweep.tasks.kinds import MULTI_LABEL
-from sweep.tasks.losses import LaneLosses
+from sweep.tasks.lane_losses import LaneLosses
 from sweep.tasks.own_losses import own_loss
 from sweep.terminal.console import stderr
 from sweep.terminal.progress import LineReporter

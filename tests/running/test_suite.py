@@ -19,8 +19,9 @@ from sweep.data import load_data
 from sweep.data.suites import PACKAGED_SUITES, VTAB, VTAB_GROUPS, find_suite
 from sweep.data.vtab import CLASS_COUNTS
 from sweep.errors import UsageError
-from sweep.features.batches import JoinedRows, StageData
+from sweep.features.batches import StageData
 from sweep.features.cache import compute_features
+from sweep.features.rows import JoinedRows
 from sweep.machine.checked_files import read_weights
 from sweep.machine.seeds import derive_seed
 from sweep.records.folder import RunFolder

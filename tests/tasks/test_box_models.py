@@ -1,8 +1,6 @@
 """A run on boxes: its report, and its exported model in every use."""
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from small_runs import call
 from squares import CLASSES, HEIGHT, SPLITS, WIDTH, draw_squares
 from torchvision.ops import box_iou
 
@@ -79,18 +78,6 @@ def shipped(finished: Path, squares: Path) -> Path:
 def ensemble(finished: Path, squares: Path) -> Path:
     export_run(finished, squares.parent / "ensemble", ensemble="top2", cache_dir=squares.parent / "cache")
     return squares.parent / "ensemble"
-
-
-Caller = Callable[..., int]
-
-
-def call(command: str, *arguments: str) -> int:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["sweep", command, *arguments])
-        with pytest.raises(SystemExit) as ended:
-            sweep.cli.main()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
 
 
 def test_a_box_that_was_left_out_is_recorded(finished: Path) -> None:

@@ -7,6 +7,7 @@ import optuna
 import pandas as pd
 import pytest
 import torch
+from small_runs import Stopped, tables_without_times
 from squares import draw_squares
 
 import sweep
@@ -72,11 +73,10 @@ def test_trial_trained_alone_equals_the_record(finished: Path, squares: Path) ->
     assert verification.comparisons[0].difference == 0
 
 
+@pytest.mark.slow
 def test_same_command_gives_the_same_table_on_workers(finished: Path, squares: Path, tmp_path: Path) -> None:
     again = run(study_on(squares), tmp_path / "again", squares.parent / "cache", workers=WorkersAsked(2))
-    tables = [sweep.load_run(path).trials for path in (finished, again)]
-    columns = [name for name in tables[0].columns if "seconds" not in name]
-    pd.testing.assert_frame_equal(tables[0][columns], tables[1][columns])
+    pd.testing.assert_frame_equal(*tables_without_times(finished, again))
 
 
 def test_folds_measure_every_image_and_a_lane_alone_equals_its_record(squares: Path, tmp_path: Path) -> None:
@@ -104,20 +104,7 @@ def test_workers_give_the_same_table_on_moved_boxes(squares: Path, tmp_path: Pat
         run(study_on(squares, **ON_VIEWS), tmp_path / str(number), squares.parent / "cache", **own)
         for number, own in enumerate(options)
     ]
-    tables = [sweep.load_run(path).trials for path in paths]
-    columns = [name for name in tables[0].columns if "seconds" not in name]
-    pd.testing.assert_frame_equal(tables[0][columns], tables[1][columns])
-
-
-class Stopped(LineReporter):
-    """Stops a run after some epochs, as Ctrl-C does."""
-
-    n_left = 3
-
-    def epoch_ended(self, progress: object) -> None:
-        self.n_left -= 1
-        if self.n_left == 0:
-            raise KeyboardInterrupt
+    pd.testing.assert_frame_equal(*tables_without_times(*paths))
 
 
 def test_a_stopped_run_is_resumed_to_the_same_table(finished: Path, squares: Path, tmp_path: Path) -> None:
@@ -127,9 +114,7 @@ def test_a_stopped_run_is_resumed_to_the_same_table(finished: Path, squares: Pat
     resume_run(
         tmp_path / "stopped", study_on(squares), storage_url=None, cache_dir=cache, reporter=LineReporter(stderr)
     )
-    tables = [sweep.load_run(path).trials for path in (finished, tmp_path / "stopped")]
-    columns = [name for name in tables[0].columns if "seconds" not in name]
-    pd.testing.assert_frame_equal(tables[0][columns], tables[1][columns])
+    pd.testing.assert_frame_equal(*tables_without_times(finished, tmp_path / "stopped"))
 
 
 def test_plan_counts_the_outputs_of_the_head(squares: Path) -> None:

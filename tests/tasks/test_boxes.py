@@ -9,7 +9,7 @@ from sweep.study.lane_config import LaneConfig
 from sweep.tasks.box_loss import Assignment, generalised_overlap
 from sweep.tasks.boxes import CELLS, DISTANCE_UNIT, PRIOR, by_cell, cell_centres, decoded, first_bias, n_outputs
 from sweep.tasks.kinds import DETECTION
-from sweep.tasks.losses import LaneLosses
+from sweep.tasks.lane_losses import LaneLosses
 from sweep.tasks.targets import Target
 from sweep.training.plain_dense_loss import plain_dense_loss
 

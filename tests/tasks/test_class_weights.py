@@ -17,7 +17,7 @@ from sweep.study.declaration import Study
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks.class_weights import weights_of_classes, weights_of_labels
 from sweep.tasks.kinds import CLASSES, MULTI_LABEL, REGRESSION, TaskKind
-from sweep.tasks.losses import LaneLosses
+from sweep.tasks.lane_losses import LaneLosses
 from sweep.tasks.targets import Target
 from sweep.training.engine import train
 from sweep.training.linear_probe_reference import probe_config

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks.kinds import SEGMENTATION
 from sweep.tasks.label_maps import IGNORED, interpolated, segmentation_metrics
-from sweep.tasks.losses import LaneLosses
+from sweep.tasks.lane_losses import LaneLosses
 from sweep.tasks.targets import Target
 from sweep.training.plain_dense_loss import plain_dense_loss
 

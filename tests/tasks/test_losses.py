@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks.kinds import CLASSES
-from sweep.tasks.losses import LaneLosses, binary_one_vs_all, cross_entropy, focal, logit_adjusted
+from sweep.tasks.lane_losses import LaneLosses
+from sweep.tasks.losses import binary_one_vs_all, cross_entropy, focal, logit_adjusted
 
 N, B, C = 4, 11, 6
 GENERATOR_SEED = 5

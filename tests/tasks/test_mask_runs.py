@@ -1,7 +1,6 @@
 """Segmentation from start to end: a folder of images and masks, a run, and all commands that read the run."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from scenes import HEIGHT, N_IMAGES, WIDTH, draw_scenes
+from small_runs import Stopped, call, tables_without_times
 
 import sweep
 import sweep.cli
@@ -68,15 +68,6 @@ def shipped(finished: Path, scenes: Path) -> Path:
     return scenes.parent / "model"
 
 
-def call(command: str, *arguments: str) -> int:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["sweep", command, *arguments])
-        with pytest.raises(SystemExit) as ended:
-            sweep.cli.main()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
-
-
 def test_run_learns_the_masks_and_tests_winner_and_probe(finished: Path) -> None:
     results = sweep.load_run(finished).results
     assert results.kind.name == "segmentation"
@@ -109,22 +100,6 @@ def test_folds_measure_every_image_and_a_lane_alone_equals_its_record(
     assert sweep.load_run(path).trials["val_miou"].between(0, 1).all()
     verification = verify_trial(path, 0, device=torch.device("cpu"), cache_dir=cache)
     assert verification.kept, verification.comparisons
-
-
-class Stopped(LineReporter):
-    """Stops a run after some epochs, as Ctrl-C does."""
-
-    n_left = 3
-
-    def epoch_ended(self, progress: object) -> None:
-        self.n_left -= 1
-        if self.n_left == 0:
-            raise KeyboardInterrupt
-
-
-def tables_without_times(*paths: Path) -> list[pd.DataFrame]:
-    tables = [sweep.load_run(path).trials for path in paths]
-    return [table[[name for name in table.columns if "seconds" not in name]] for table in tables]
 
 
 def test_a_run_on_views_is_verified_and_resumed_to_the_same_table(finished: Path, scenes: Path, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor
 from sweep.errors import UsageError
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks.kinds import MULTI_LABEL, REGRESSION, TASK_KINDS, TaskKind
-from sweep.tasks.losses import LaneLosses, asymmetric, binary_one_vs_all, huber, squared_error
+from sweep.tasks.lane_losses import LaneLosses
+from sweep.tasks.losses import asymmetric, binary_one_vs_all, huber, squared_error
 from sweep.training.plain_loop import plain_loss
 
 N, B, C = 4, 11, 5

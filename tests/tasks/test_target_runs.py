@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from small_runs import Stopped
 
 import sweep
 import sweep.cli
@@ -225,17 +226,6 @@ def test_a_notebook_plots_numbers_against_the_true_ones(runs: dict[str, Path], m
     assert list(diagonal.x) == list(diagonal.y)
     with pytest.raises(UsageError, match=r"plot\.confusion\(\) needs the task classes"):
         run.plot.confusion()
-
-
-class Stopped(LineReporter):
-    """Stops a run after some epochs, as Ctrl-C does."""
-
-    n_left = 3
-
-    def epoch_ended(self, progress: object) -> None:
-        self.n_left -= 1
-        if self.n_left == 0:
-            raise KeyboardInterrupt
 
 
 @TASKS

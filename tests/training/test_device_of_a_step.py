@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from backbones.stages import Stages
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.lane_config import LaneConfig
-from sweep.tasks.losses import LaneLosses
+from sweep.tasks.lane_losses import LaneLosses
 from sweep.training.optim import LaneOptimizers
 from sweep.training.stack import Stack
 

@@ -11,7 +11,7 @@ from backbones.stages import Stages
 from sweep.side_networks.head import KEEP
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.lane_config import LaneConfig
-from sweep.tasks.losses import LaneLosses
+from sweep.tasks.lane_losses import LaneLosses
 from sweep.training.engine import take_step
 from sweep.training.graphs import SWITCH, WARM_UP_STEPS, GraphedStep, Step, graphed
 from sweep.training.optim import LaneOptimizers

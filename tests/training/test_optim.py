@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.optim import lr_scheduler
 
 from sweep.study.lane_config import LaneConfig
-from sweep.training.optim import LaneAdamW, LaneOptimizers, LaneSGD, is_decayed, schedule_factors
+from sweep.training.optim import LaneAdamW, LaneOptimizers, LaneSGD, is_decayed
+from sweep.training.schedule import schedule_factors
 
 SHAPES = {
     "blocks.0.q.weight": (3, 4),

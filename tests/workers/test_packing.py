@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from sweep.features.batches import JoinedRows, StageData
+from sweep.features.batches import StageData
+from sweep.features.rows import JoinedRows
 from sweep.machine.user_code import execute
 from sweep.tasks.kinds import MULTI_LABEL
 from sweep.tasks.targets import Target
