@@ -1,0 +1,114 @@
+"""LoRA beside runs of segmentation and detection: the same head, loss, data and metrics."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from scenes import draw_scenes
+from squares import draw_squares
+
+from backbones import load_backbone
+from backbones.timm_vit import TimmViT
+from sweep import LaneConfig, Study
+from sweep.bench.dense_lora import LEARNING_RATES, LoraWithTokenHead, lora_beside_run, main
+from sweep.errors import UsageError
+from sweep.running.runner import run_study
+from sweep.side_networks.linear_probe import LinearProbe
+from sweep.study.finding import LoadedStudy
+from sweep.terminal.console import stderr
+from sweep.terminal.progress import LineReporter
+
+CPU = torch.device("cpu")
+
+
+def run_on(data: Path, **declared: object) -> Path:
+    options = {"backbone": "tiny-untrained", "group_size": 2, "epochs": 2, "batch_size": 8, "trials": 1, **declared}
+    study = Study(
+        suggest=lambda trial: LaneConfig(lr=1e-2, rank=2, side_network="convolution"),
+        baseline={},
+        data=str(data),
+        class_weights="balanced",
+        **options,  # type: ignore[arg-type]
+    )
+    folder = run_study(
+        LoadedStudy("dense", Path("dense.py"), study),
+        n_parallel=1,
+        out=data.parent / f"run-{len(list(data.parent.iterdir()))}",
+        storage_url=None,
+        device_name="cpu",
+        cache_dir=data.parent / "cache",
+        reporter=LineReporter(stderr),
+    )
+    return folder.path
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_scenes(tmp_path_factory.mktemp("scenes") / "scenes")
+
+
+@pytest.fixture(scope="module")
+def on_masks(scenes: Path) -> Path:
+    return run_on(scenes)
+
+
+def test_lora_is_measured_as_the_run_was(on_masks: Path, scenes: Path) -> None:
+    said: list[str] = []
+    found = lora_beside_run(on_masks, device=CPU, cache_dir=scenes.parent / "cache", say=said.append)
+    assert found.n_configurations == len(said) == len(LEARNING_RATES) == 3
+    assert found.lr in LEARNING_RATES
+    for metrics in (found.val, found.test):
+        assert metrics.keys() == {"winner", "linear_probe", "lora"}
+        assert metrics["lora"].keys() == metrics["winner"].keys() >= {"miou", "miou_error", "nll"}
+    assert any(f"{found.val['lora']['miou']:.3f}" in line for line in said)
+    assert min(found.lora_seconds, found.run_seconds) > 0
+
+
+def test_the_command_on_boxes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_on(draw_squares(tmp_path / "squares"), epochs=1)
+    monkeypatch.setenv("SWEEP_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "argv", ["dense_lora", str(run), "--json", str(tmp_path / "lora.json")])
+    main()
+    assert "LoRA, best of 3" in capsys.readouterr().out
+    found = json.loads((tmp_path / "lora.json").read_text())
+    assert found["score"] == "ap"
+    assert 0 <= found["test"]["lora"]["ap"] <= 1
+
+
+@pytest.mark.parametrize("detects", [False, True])
+def test_lora_starts_as_the_probe_of_every_token(tmp_path: Path, detects: bool) -> None:
+    backbone = load_backbone("tiny-untrained", group_size=2, cache_dir=tmp_path)
+    assert isinstance(backbone, TimmViT)
+    module = LoraWithTokenHead(backbone, 3, 2, detects=detects)
+    images = torch.randn(2, 3, backbone.transform.image_size, backbone.transform.image_size)
+    outputs = module([images])
+    n_outputs = 4 * (3 + 4) if detects else 3
+    assert outputs.shape == (2, backbone.tokens - backbone.n_prefix_tokens, n_outputs)
+    probe = LinearProbe(backbone.width, n_outputs, n_prefix_tokens=backbone.n_prefix_tokens, dense=True)
+    probe.head.load_state_dict(module.head.state_dict())
+    with torch.no_grad():
+        expected = probe([backbone.network.forward_features(images)])
+    torch.testing.assert_close(outputs, expected, rtol=1e-4, atol=1e-4)
+    trained = {name.split(".")[0] for name, own in module.named_parameters() if own.requires_grad}
+    assert trained == {"network", "head"}
+    assert all("lora" in n for n, own in module.named_parameters() if own.requires_grad and n.startswith("network"))
+
+
+def test_runs_that_cannot_be_compared_are_refused(scenes: Path) -> None:
+    augmented = run_on(scenes, augment="flip", views=1, epochs=1)
+    with pytest.raises(UsageError, match="learned from augmented images, and LoRA is not, so they cannot be compared"):
+        lora_beside_run(augmented, device=CPU, cache_dir=scenes.parent / "cache", say=print)
+
+
+def test_what_is_no_run_is_one_clear_error(
+    scenes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["dense_lora", str(scenes)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "is not a run folder" in capsys.readouterr().err
