@@ -1,19 +1,17 @@
 """`sweep bench`: measure what a configuration costs on this machine, and what it is worth."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from sweep.cli import options
 from sweep.cli.bench_parts import IN_PARTS, NOT_FOR, OF_ACCURACY, TAKEN_BY
+from sweep.cli.bench_suites import SHIPPED_STUDIES, run_rows, run_scaling_suite, run_search_suite
 from sweep.errors import UsageError
-from sweep.terminal.console import stderr, stdout
-
-if TYPE_CHECKING:  # PyTorch takes seconds to import
-    from sweep.bench.workload import Sizes
+from sweep.terminal.console import stderr
 
 
 class Suite(StrEnum):
@@ -172,7 +170,7 @@ def bench(
     if suite is Suite.search:
         if backbone or rank or precision:
             raise UsageError("--suite search runs the study lr_rank; leave --backbone, --rank and --precision out")
-        content = _search({**asked, "n_seeds": seeds}, time, str(where), plot, say)
+        content = run_search_suite({**asked, "n_seeds": seeds}, time, str(where), plot, say)
     elif suite in SHIPPED_STUDIES:
         if backbone or rank or precision:
             raise UsageError(f"--suite {suite} runs a study of sweep's; leave --backbone, --rank and --precision out")
@@ -192,9 +190,9 @@ def bench(
         family = LADDER_SIZES if side_network is SideNetwork.ladder else {}
         sizes = Sizes(**{**SUITES[suite], **family, **given, "device": str(where), "precision": precision or "fp32"})
         if suite is Suite.scaling:
-            _scaling(sizes, plot, json_file, say)
+            run_scaling_suite(sizes, plot, json_file, say)
             return
-        content = _rows(sizes, say)
+        content = run_rows(sizes, say)
     if json_file is not None:
         report.write_json(json_file, content)
 
@@ -228,84 +226,3 @@ def _require_fitting(
             raise UsageError(
                 f"--{name.replace('_', '-')} belongs to --suite accuracy; leave it out, or give that suite"
             )
-
-
-def _proposals(asked: dict[str, Any], device: str, say: Callable[[str], None]) -> dict[str, Any]:
-    from sweep.bench.proposals import ProposalSizes, run_proposal_benchmark
-    from sweep.bench.search_report import proposals_json, show_proposals
-
-    sizes = ProposalSizes(**{name: value for name, value in asked.items() if value is not None}, device=device)
-    outcomes = run_proposal_benchmark(sizes, say)
-    show_proposals(stdout, outcomes, sizes)
-    return proposals_json(outcomes, sizes)
-
-
-def _shapes(asked: dict[str, Any], device: str, say: Callable[[str], None]) -> dict[str, Any]:
-    from sweep.bench.search_report import shapes_json, show_shapes
-    from sweep.bench.shapes import ShapeSizes, run_shape_benchmark
-
-    sizes = ShapeSizes(**{name: value for name, value in asked.items() if value is not None}, device=device)
-    benchmark = run_shape_benchmark(sizes, say)
-    show_shapes(stdout, benchmark, sizes)
-    return shapes_json(benchmark, sizes)
-
-
-def _busy(asked: dict[str, Any], device: str, say: Callable[[str], None]) -> dict[str, Any]:
-    from sweep.bench.busy import BusySizes, run_busy_benchmark
-    from sweep.bench.search_report import busy_json, show_busy
-
-    sizes = BusySizes(**{name: value for name, value in asked.items() if value is not None}, device=device)
-    rows = run_busy_benchmark(sizes, say)
-    show_busy(stdout, rows, sizes)
-    return busy_json(rows, sizes)
-
-
-SHIPPED_STUDIES = {Suite.proposals: _proposals, Suite.shapes: _shapes, Suite.busy: _busy}
-"""Suites that run a study that comes with sweep, and need no other options."""
-
-
-def _rows(sizes: "Sizes", say: Callable[[str], None]) -> dict[str, Any]:
-    from sweep.bench.measure import run_benchmark
-    from sweep.bench.report import benchmark_json, show_benchmark
-    from sweep.bench.workload import Workload
-
-    benchmark = run_benchmark(Workload.of_backbone(sizes), say)
-    show_benchmark(stdout, benchmark, sizes)
-    return benchmark_json(benchmark, sizes)
-
-
-def _scaling(sizes: "Sizes", plot: Path | None, json_file: Path | None, say: Callable[[str], None]) -> None:
-    from sweep.bench.report import scaling_json, show_scaling, write_json, write_plot
-    from sweep.bench.scaling import Point, run_scaling
-
-    points: list[Point] = []
-
-    def save() -> None:
-        if json_file is not None:
-            write_json(json_file, scaling_json(points, sizes))
-
-    save()
-    for point in run_scaling(sizes, say):
-        points.append(point)
-        save()
-    show_scaling(stdout, points)
-    if plot is not None:
-        write_plot(plot, points)
-
-
-def _search(
-    asked: dict[str, Any], time: str | None, device: str, plot: Path | None, say: Callable[[str], None]
-) -> dict[str, Any]:
-    from sweep.bench.report import search_json, show_search, write_search_plot
-    from sweep.bench.search import SearchSizes, run_search_benchmark
-    from sweep.study.budget import parse_duration
-
-    given = {name: value for name, value in asked.items() if value is not None}
-    if time is not None:
-        given["wall_seconds"] = parse_duration(time)
-    sizes = SearchSizes(**given, device=device)
-    benchmark = run_search_benchmark(sizes, say)
-    show_search(stdout, benchmark, sizes)
-    if plot is not None:
-        write_search_plot(plot, benchmark, sizes)
-    return search_json(benchmark, sizes)
