@@ -58,11 +58,6 @@ class RankedOn:
             f"{self.items} that its lane did not learn from."
         )
 
-    @property
-    def error_over(self) -> str:
-        """What the standard error of a trial's score is over."""
-        return "folds" if self.folds else self.items
-
     def error_of(self, std: float) -> float:
         """The standard error of a trial's score over folds, from its standard deviation over lanes."""
         return standard_error(std, self.folds)

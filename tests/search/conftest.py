@@ -96,7 +96,7 @@ def small_study(image_folder: Path) -> Study:
 
 
 @pytest.fixture
-def search(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Search:
+def search(tmp_path: Path) -> Search:
     """Return a function that runs a study and reads its folder: `search(study, n_parallel=…, out=…)`."""
 
     def run(study: Study, **options: Any) -> Results:
