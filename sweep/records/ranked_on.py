@@ -27,7 +27,7 @@ class RankedOn:
 
     @classmethod
     def recorded(cls, config: Mapping[str, Any]) -> "RankedOn":
-        """By a run's record.
+        """Read from a run's record.
 
         Raises:
             SweepError: The record is damaged.
@@ -39,7 +39,7 @@ class RankedOn:
 
     @property
     def words(self) -> str:
-        """What they are, with their number."""
+        """The images or texts and their number, such as `200 val images`."""
         return f"{self.n_images} {self.split} {self.items}"
 
     @property
