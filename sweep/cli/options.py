@@ -72,15 +72,12 @@ Folds = Annotated[
 ]
 Repeats = Annotated[
     int | None,
-    typer.Option(
-        help="With `--folds`: divide the images this many times, each time in another way.", rich_help_panel=SEARCH
-    ),
+    typer.Option(help="With `--folds`: divide the images this many times, in different ways.", rich_help_panel=SEARCH),
 ]
 Seed = Annotated[
     int | None,
     typer.Option(
-        help="The random seed of the proposals, the initial weights, the data order and the split.",
-        rich_help_panel=SEARCH,
+        help="The random seed of the proposals, initial weights, data order and split.", rich_help_panel=SEARCH
     ),
 ]
 
@@ -89,8 +86,8 @@ Data = Annotated[
     typer.Option(
         autocompletion=complete_data,
         help="One of: a name that `sweep data` lists; a folder with one subfolder per class; a table of images or "
-        "texts (`.csv`, `.parquet`); arrays (`.npz`); a folder of images with masks or boxes; a saved Hugging Face "
-        "data set; a VTAB-1K task, or the folder of all tasks. docs/data.md explains each.",
+        "texts (`.csv`, `.tsv`, `.parquet`); arrays (`.npz`); a folder of images with masks or boxes; a saved Hugging "
+        "Face data set; a VTAB-1K task, or the folder of all tasks. docs/data.md explains each.",
         rich_help_panel=DATA,
     ),
 ]
@@ -194,7 +191,7 @@ ImageSize = Annotated[
 ]
 MaxTokens = Annotated[
     int | None,
-    typer.Option(help="How many tokens of each text are read; the rest is cut off.", rich_help_panel=BACKBONE),
+    typer.Option(help="How many tokens of each text are read; 128 if not given.", rich_help_panel=BACKBONE),
 ]
 GroupSize = Annotated[
     int | None,
@@ -308,7 +305,9 @@ Trials = Annotated[int | None, typer.Option(help="How many configurations to try
 NParallel = Annotated[
     str,
     typer.Option(
-        help="How many trials train together in one stack; `auto` for as many as fit in memory.", rich_help_panel=PLACE
+        help="How many lanes train at a time; `auto` for as many as fit in memory. A trial takes one lane, or with "
+        "`--seeds` or `--folds` several.",
+        rich_help_panel=PLACE,
     ),
 ]
 DEVICE_HELP = "`cpu`, `cuda` or `cuda:1`. If not given, the GPU if there is one."

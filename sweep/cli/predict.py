@@ -45,7 +45,7 @@ def predict(
             show_default="0.3",
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images, or texts, a forward pass.", min=1)] = 32,
+    batch_size: Annotated[int, typer.Option(help="Images, or texts, in one forward pass.", min=1)] = 32,
     backbone: options.OwnBackbone = None,
     device: options.DeviceName = None,
     study: options.OwnStudy = None,

@@ -89,8 +89,8 @@ def run(
 
     Every trial learns from the training split. Trials are ranked by the study's objectives on the validation split,
     after their last epoch. If the study does not name objectives, they are ranked by top-1 accuracy; by mAP where an
-    image may have several labels; by R² where numbers are predicted. At the end the winner, and a linear probe tuned on
-    the same features, are evaluated once on the test split.
+    image may have several labels; by R² where numbers are predicted; by mIoU for segmentation; and by AP for detection.
+    At the end the winner, and a linear probe tuned on the same features, are evaluated once on the test split.
 
     The search ends with `--trials`, `--time` or `--target`, whichever comes first. If it is stopped or killed, `sweep
     resume` continues it. The backbone's features are computed once and kept in the cache (`$SWEEP_CACHE_DIR`, or

@@ -18,7 +18,7 @@ from sweep.records.paired import Difference, mcnemar_p_value, normal_p_value, pa
 from sweep.records.results import Results, load_results
 from sweep.records.tested import was_tested
 from sweep.report.evidence import answers_of
-from sweep.study import folds
+from sweep.study import folds, structure
 from sweep.tasks.kinds import CLASSES, TaskKind
 
 OF_THE_BACKBONE = ("backbone", "group_size", "stages", "image_size", "max_tokens")
@@ -27,8 +27,11 @@ OF_THE_METHOD = (
     *("study", "study_sha256", "data", "trials", "epochs", "batch_size", "max_rank", "modules_per_block", "pool"),
     *("precision", "augment", "views", "cache", "objectives", "sampler", "halving", "seeds", "seed"),
     *("resize", "class_weights", "label_words", "retrain", "folds", "repeats"),
+    *("side_network", "attention", "mlp", "read_out", "parts"),
 )
 """Other settings in which runs may differ."""
+UNDECLARED = {**folds.UNDECLARED, **structure.UNDECLARED}
+"""Settings that versions did not record which had only these values."""
 SHA_LENGTH = 8
 
 
@@ -60,7 +63,7 @@ class ComparedRun:
 
     def setting(self, name: str) -> Any:
         """The value of a setting; None if it is off, or if the run's version did not have it."""
-        value = self.results.config.get(name, folds.UNDECLARED.get(name))
+        value = self.results.config.get(name, UNDECLARED.get(name))
         return None if value is False else value
 
 

@@ -59,7 +59,7 @@ def _parsed(url: str) -> "URL":
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername == "postgresql+psycopg" and importlib.util.find_spec("psycopg") is None:
         raise UsageError(
-            f"--storage {shown_url(url)} needs the package psycopg; install it with pip install 'sweep[cluster]'"
+            f'--storage {shown_url(url)} needs the package psycopg; install it: python -m pip install -e ".[cluster]"'
         )
     return parsed
 

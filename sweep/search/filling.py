@@ -9,8 +9,8 @@ every proposal is the sampler's free choice. The rule:
    not decide the shape. Followers are added until the lead's stack has enough lanes by the cost model
    (`sweep.side_networks.cost.enough_lanes`), but a shape never gets more than its share of all lanes. Its share is its
    share of the last `WINDOW` leads, so in the long run lanes are divided as the sampler would divide them. A few leads
-   say little about what the sampler prefers: at the start, every lead's stack gets `SMALLEST` trials, so that the
-   sampler soon sees results of several shapes.
+   say little about what the sampler prefers: at the start, every lead's stack gets as many trials as it needs, but at
+   most `FIRST_TRIALS` and a quarter of all, so that the sampler soon sees results of several shapes.
 3. Then the sampler is asked without constraints again, until no lane is free.
 """
 
@@ -23,9 +23,8 @@ from sweep.study.shape import Shape
 WINDOW = 64
 """Number of the latest leads from which the sampler's preference for a shape is estimated."""
 
-
-SMALLEST = 4
-"""Number of trials that a lead's stack may have in any case, if the cost model wants as many; at most half of all."""
+FIRST_TRIALS = 8
+"""Number of trials that a lead's stack may have in any case, if the cost model wants as many."""
 
 
 class Filling:
@@ -41,7 +40,7 @@ class Filling:
 
     def __init__(self, n_trials: int, enough: Callable[[Shape], int]):
         self.n_trials = n_trials
-        self.smallest = min(SMALLEST, math.ceil(n_trials / 2))
+        self.first = min(FIRST_TRIALS, math.ceil(n_trials / 4))
         self.enough = enough
         self.leads: deque[tuple[int, Shape]] = deque(maxlen=WINDOW)
 
@@ -51,7 +50,7 @@ class Filling:
 
     def share(self, shape: Shape) -> float:
         """The sampler's preference for a shape, between 0 and 1, as if there were leads enough to fill all lanes."""
-        n_leads = max(len(self.leads), math.ceil(self.n_trials / self.smallest))
+        n_leads = max(len(self.leads), math.ceil(self.n_trials / self.first))
         return sum(of_lead == shape for _, of_lead in self.leads) / n_leads
 
     def wants_follower(self, shape: Shape, n_running: int) -> bool:
@@ -61,4 +60,4 @@ class Filling:
             shape: Shape of the last lead.
             n_running: Number of trials of that shape in training.
         """
-        return n_running < min(self.enough(shape), max(self.smallest, math.ceil(self.share(shape) * self.n_trials)))
+        return n_running < min(self.enough(shape), max(self.first, math.ceil(self.share(shape) * self.n_trials)))

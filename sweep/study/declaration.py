@@ -81,7 +81,7 @@ class Study:
             takes the largest square in the centre; `"crop"` takes a little less, as timm does; `"squash"` resizes the
             whole image. If not given, `"centre"` for your own data, and `"squash"` for data sets that have a name and
             for tasks of VTAB-1K.
-        max_tokens: Largest number of tokens that are read from a text; if not given, the backbone's own.
+        max_tokens: Largest number of tokens that are read from a text; if not given, 128, or the network's limit.
         group_size: Blocks between two stages, `g`.
         stages: Replaces `group_size`. Either the number of stages after `z_0`, spread evenly over the backbone, or the
             numbers of the blocks whose outputs are the stages, counted from 1. None means that `group_size` holds.
@@ -119,7 +119,7 @@ class Study:
             `val_worst_class_accuracy`, `val_nll`, `val_ece` (for other tasks those of `sweep.tasks.kinds`), `val_NAME`
             for your own metrics, `train_loss`, `trainable_parameters`, and `inference_seconds` (of the side-network,
             for one image). The first objective decides the winner. If not given, the task's score is maximised: top-1,
-            mAP or R².
+            mAP, R², mIoU or AP.
         metrics: Your own metrics by name. Each takes one lane's logits `(n, C)` on the validation set and the labels
             `(n,)`, and returns a number. For multi-label tasks the labels are 0 or 1, `(n, C)`. For regression, labels
             and outputs are `(n, C)` numbers in the units of the data.
@@ -321,7 +321,7 @@ class Study:
         """
         try:
             config = self.suggest(cast("optuna.Trial", AskedTrial(trial)))
-            if isinstance(config, LaneConfig) and config.class_weights is None:
+            if isinstance(config, LaneConfig) and config.class_weights is None and self.class_weights is not None:
                 config = replace(config, class_weights=of_lane(self.class_weights))
             if isinstance(config, LaneConfig) and config.loss is not None and config.loss in self.losses:
                 config = replace(config, loss=own_loss(config.loss, self.losses[config.loss]))

@@ -82,7 +82,7 @@ def connected(asked: WorkersAsked, *, on_gpus: bool) -> Iterator[Cluster | None]
         yield None
         return
     if find_spec("ray") is None:
-        raise UsageError("--cluster needs the package ray; install it with pip install 'sweep[cluster]'")
+        raise UsageError('--cluster needs the package ray; install it: python -m pip install -e ".[cluster]"')
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it prints advice
     _require_reachable(asked.cluster)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from backbones import Taps, Transform, load_backbone
+from backbones import BACKBONES, Taps, Transform, load_backbone
 from backbones.frozen import FrozenBackbone
 from backbones.own import OwnBackbone
 from backbones.text_backbone import TextBackbone
@@ -142,7 +142,9 @@ def text_backbone(name: str, taps: Taps) -> TextBackbone:
 @pytest.fixture(scope="module", params=ADAPTERS)
 def backbone(request: pytest.FixtureRequest, cache_dir: Path) -> FrozenBackbone:
     """Each adapter, with a tap after every block."""
-    return builder(request.param, cache_dir)(Taps(group_size=1))
+    built_now = builder(request.param, cache_dir)(Taps(group_size=1))
+    assert built_now.name == request.param
+    return built_now
 
 
 def images_for(backbone: FrozenBackbone, n_images: int = 2) -> Tensor:
@@ -153,6 +155,11 @@ def images_for(backbone: FrozenBackbone, n_images: int = 2) -> Tensor:
         return ids
     side = backbone.image_size
     return torch.randn(n_images, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def test_every_listed_name_is_tested() -> None:
+    """Those that are not among the adapters here are loaded by name in other files."""
+    assert set(BACKBONES) - set(ADAPTERS) == {"tiny-untrained", "smollm2_135m"}
 
 
 def test_stages_are_as_declared(backbone: FrozenBackbone) -> None:
@@ -242,6 +249,12 @@ def test_stages_end_with_their_level() -> None:
     assert Taps(stages=5).of_blocks("net", 12) == (0, 2, 5, 7, 10, 12)
 
 
+@pytest.mark.parametrize(
+    "backbone",
+    [pytest.param(name, marks=pytest.mark.slow if name in PACKAGED else ()) for name in ADAPTERS],
+    indirect=True,
+    scope="module",
+)
 def test_fingerprint_is_that_of_the_weights(backbone: FrozenBackbone) -> None:
     other = copy.deepcopy(backbone)
     state = {name: tensor.clone() for name, tensor in other.network.state_dict().items()}

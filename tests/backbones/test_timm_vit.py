@@ -193,6 +193,11 @@ def test_position_embeddings_are_interpolated_to_the_image_size(no_hub: Path, na
     assert all(stage.isfinite().all() for stage in backbone.stages(torch.zeros(1, 3, side, side)))
 
 
+@pytest.mark.slow
 def test_every_listed_name_loads(cache_dir: Path) -> None:
     for name in BACKBONES:
         assert load_backbone(name, group_size=2, cache_dir=cache_dir).name == name
+
+
+def test_the_small_listed_network_loads(tmp_path: Path) -> None:
+    assert tiny(tmp_path).name == "tiny-untrained"

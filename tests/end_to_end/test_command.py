@@ -20,7 +20,7 @@ import pytest
 import sweep
 
 N_TRIALS = 5
-SMALL = ["--data", "mnist", "--image-size", "56", "--trials", str(N_TRIALS), "--epochs", "2", "--n-parallel", "3"]
+SMALL = ["--data", "mnist", "--image-size", "28", "--trials", str(N_TRIALS), "--epochs", "2", "--n-parallel", "3"]
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_stopped_run_ends_with_the_table_so_far(
     run: tuple[Path, str, str], environment: dict[str, str], tmp_path: Path, number: int, code: int
 ) -> None:
     out = tmp_path / "interrupted"
-    with started(environment, "run", "--study", "lr_rank", *SMALL, "--epochs", "50", "--out", str(out)) as process:
+    with started(environment, "run", "--study", "lr_rank", *SMALL, "--epochs", "200", "--out", str(out)) as process:
         assert process.stderr is not None
         lines = iter(process.stderr.readline, "")
         assert any(f" of {N_TRIALS} trials: " in line for line in lines)

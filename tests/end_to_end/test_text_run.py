@@ -82,8 +82,8 @@ def test_plan_finds_the_features(options: list[object], run: Path, capsys: pytes
     assert "0 texts; 90 are in the cache" in capsys.readouterr().out
 
 
-def test_every_trial_has_the_same_result_alone(run: Path, cache: Path) -> None:
-    for trial in range(4):
+def test_the_first_and_the_last_trial_have_the_same_result_alone(run: Path, cache: Path) -> None:
+    for trial in (0, 3):
         verification = verify_trial(run, trial, device=torch.device("cpu"), cache_dir=cache)
         assert verification.kept, verification.comparisons
         assert verification.changed == {}
@@ -154,6 +154,9 @@ def test_exported_model_needs_neither_folder_nor_name(shipped: Path, tmp_path: P
         sweep.load_model(moved)
 
 
+@pytest.mark.parametrize(
+    "backbone", ["encoder", pytest.param("decoder", marks=pytest.mark.slow)], indirect=True, scope="module"
+)
 def test_export_without_the_backbone_and_as_a_graph(run: Path, cache: Path, tmp_path: Path, text_table: Path) -> None:
     to = tmp_path / "small"
     exported = export_run(run, to, with_backbone=False, onnx=True, torch_export=True, cache_dir=cache)

@@ -54,12 +54,16 @@ def build(kind: type[LAST], config: LaneConfig, seed: int, dtype: torch.dtype, p
 
 
 def run_stack(
-    kind: type[LAST], lanes: list[int], dtype: torch.dtype, configs: list[LaneConfig] = CONFIGS
+    kind: type[LAST],
+    lanes: list[int],
+    dtype: torch.dtype,
+    configs: list[LaneConfig] = CONFIGS,
+    n_epochs: int = EPOCHS,
 ) -> tuple[dict[int, dict[str, Tensor]], dict[int, list[Tensor]]]:
     """Train some of the trials together. Return every trial's weights and its curve."""
     modules = [build(kind, configs[i], 100 + i, dtype, MAX_RANK) for i in lanes]
     own = [configs[i] for i in lanes]
-    lengths = {"n_epochs": EPOCHS, "batch_size": BATCH_SIZE}
+    lengths = {"n_epochs": n_epochs, "batch_size": BATCH_SIZE}
     states, results = train(modules, own, TRAIN, VAL, **lengths, seed=SEED, lane_seeds=[100 + i for i in lanes])
     curves: dict[int, list[Tensor]] = {i: [] for i in lanes}
     for result in results:
@@ -99,7 +103,7 @@ def test_lane_equals_plain_loop_in_fp64_after_50_steps(kind: type[LAST]) -> None
 
 
 def test_padding_beyond_a_lanes_rank_stays_zero() -> None:
-    states, _ = run_stack(RankSpaceLAST, [0, 1, 3], torch.float32)
+    states, _ = run_stack(RankSpaceLAST, [0, 1, 3], torch.float32, n_epochs=2)
     for i in (1, 3):
         rank = CONFIGS[i].rank
         for name, value in states[i].items():
@@ -114,10 +118,10 @@ def test_padding_beyond_a_lanes_rank_stays_zero() -> None:
 @pytest.mark.parametrize("kind", [LAST, RankSpaceLAST])
 def test_lane_is_bitwise_the_same_in_any_stack(kind: type[LAST]) -> None:
     many = [CONFIGS[i % len(CONFIGS)] for i in range(16)]
-    reference, reference_curves = run_stack(kind, list(range(16)), torch.float32, many)
+    reference, reference_curves = run_stack(kind, list(range(16)), torch.float32, many, n_epochs=3)
     stacks = [[4], [0, 1], [5, 2, 9], [3, 0, 8, 15, 4], list(reversed(range(16))), [7, 1, 12, 2, 6, 11, 10, 5]]
     for lanes in stacks:
-        states, curves = run_stack(kind, lanes, torch.float32, many)
+        states, curves = run_stack(kind, lanes, torch.float32, many, n_epochs=3)
         for i in lanes:
             for name, value in states[i].items():
                 assert torch.equal(value, reference[i][name]), f"trial {i} in stack {lanes}: {name}"
@@ -132,13 +136,14 @@ def test_a_lane_that_enters_late_equals_its_trial_alone(kind: type[LAST]) -> Non
         return Lane(CONFIGS[i], build(kind, CONFIGS[i], 100 + i, torch.float32, MAX_RANK), 100 + i)
 
     def training(lanes: list[Lane]) -> Training:
-        return Training(lanes, TRAIN, VAL, n_epochs=EPOCHS, batch_size=BATCH_SIZE, seed=SEED)
+        return Training(lanes, TRAIN, VAL, n_epochs=n_epochs, batch_size=BATCH_SIZE, seed=SEED)
 
+    n_epochs = 3
     enters = {0: 1, 1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 2, 7: 3}  # trial: first data order
-    leaves = {1: 2, 2: 3}  # trial: last data order; the others train to their end
+    leaves = {1: 1, 2: 2}  # trial: last data order; the others train to their end
     running: dict[int, Lane] = {}
     logits: dict[int, Tensor] = {}
-    for order in range(1, max(enters.values()) + EPOCHS):
+    for order in range(1, max(enters.values()) + n_epochs):
         running |= {i: lane(i) for i, first in enters.items() if first == order}
         together = training(list(running.values()))
         result = together.epoch(order)
@@ -146,11 +151,11 @@ def test_a_lane_that_enters_late_equals_its_trial_alone(kind: type[LAST]) -> Non
         running = {
             i: own
             for i, own in zip(running, together.update_lanes(), strict=True)
-            if own.epochs < EPOCHS and leaves.get(i) != order
+            if own.epochs < n_epochs and leaves.get(i) != order
         }
     for i, first in enters.items():
         alone = training([lane(i)])
-        for order in range(first, leaves.get(i, first + EPOCHS - 1) + 1):
+        for order in range(first, leaves.get(i, first + n_epochs - 1) + 1):
             result = alone.epoch(order)
         assert torch.equal(result.val_logits[0], logits[i]), f"trial {i}"
 
@@ -158,10 +163,10 @@ def test_a_lane_that_enters_late_equals_its_trial_alone(kind: type[LAST]) -> Non
 @pytest.mark.parametrize("kind", [LAST, RankSpaceLAST])
 def test_diverging_lane_changes_no_other_lane(kind: type[LAST]) -> None:
     lanes = [0, 1, 2, 3]
-    healthy, _ = run_stack(kind, lanes, torch.float32)
+    healthy, _ = run_stack(kind, lanes, torch.float32, n_epochs=2)
     wild = [*CONFIGS]
     wild[1] = LaneConfig(lr=1e30, rank=3, optimizer="sgd", weight_decay=0, warmup_epochs=0)
-    states, curves = run_stack(kind, lanes, torch.float32, wild)
+    states, curves = run_stack(kind, lanes, torch.float32, wild, n_epochs=2)
     assert not curves[1][-1].isfinite().all(), "the lane has to diverge in this test"
     for i in (0, 2, 3):
         for name, value in states[i].items():
@@ -169,9 +174,9 @@ def test_diverging_lane_changes_no_other_lane(kind: type[LAST]) -> None:
 
 
 def test_same_seed_gives_the_same_bits_and_another_does_not() -> None:
-    first, _ = run_stack(RankSpaceLAST, [0, 2], torch.float32)
+    first, _ = run_stack(RankSpaceLAST, [0, 2], torch.float32, n_epochs=2)
     torch.manual_seed(12345)  # global state must not matter
-    second, _ = run_stack(RankSpaceLAST, [0, 2], torch.float32)
+    second, _ = run_stack(RankSpaceLAST, [0, 2], torch.float32, n_epochs=2)
     for name, value in first[0].items():
         assert torch.equal(value, second[0][name])
     orders = [torch.cat(list(training_batches(50, 8, seed, 1))) for seed in (0, 1)]

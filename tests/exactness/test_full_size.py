@@ -37,17 +37,22 @@ def first_lane(
     return [*states[0].values(), *(result.val_logits[0] for result in results)]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+IN_RANK_SPACE = [
+    (RankSpaceLAST, 1),
+    (RankSpaceLAST, 8),
+    (RankSpaceLAST, 24),
+    (RankSpaceLAST, MAX_UNROLLED_RANK + 8),
+    (RankSpacePyramidLAST, 8),
+]
+DIRECT = [(LAST, 8), (PyramidLAST, 8)]
+
+
 @pytest.mark.parametrize(
-    ("kind", "rank"),
+    ("kind", "rank", "threads"),
     [
-        (RankSpaceLAST, 1),
-        (RankSpaceLAST, 8),
-        (RankSpaceLAST, 24),
-        (RankSpaceLAST, MAX_UNROLLED_RANK + 8),
-        (LAST, 8),
-        (PyramidLAST, 8),
-        (RankSpacePyramidLAST, 8),
+        *((*form, threads) for form in IN_RANK_SPACE for threads in (1, 2)),
+        *((*form, 2) for form in DIRECT),
+        *(pytest.param(*form, 1, marks=pytest.mark.slow) for form in DIRECT),
     ],
 )
 def test_lane_is_bitwise_the_same_in_any_stack(kind: type[LAST], rank: int, threads: int) -> None:

@@ -18,8 +18,8 @@ from sweep.running.resume import resume_run
 from sweep.search.optuna_storage import open_storage
 from sweep.study.finding import LoadedStudy
 
-KILLED_ALWAYS = ("rungs and refill", "many shapes")
-"""The studies that are killed in every run of the tests; the others only with `-m slow`."""
+KILLED_ALWAYS = "rungs and refill"
+"""The study that is killed in every run of the tests; the others only with `-m slow`."""
 
 N_WRITES = {
     "rungs and refill": 100,
@@ -75,9 +75,9 @@ def kill_often(run: Victim, rng: random.Random, n_kills: int, early: float = 1.0
 @pytest.mark.parametrize(
     ("name", "sqlite"),
     [
-        *((name, False) for name in KILLED_ALWAYS),
-        *(pytest.param(name, False, marks=pytest.mark.slow) for name in STUDIES if name not in KILLED_ALWAYS),
-        pytest.param("rungs and refill", True, marks=pytest.mark.slow),
+        (KILLED_ALWAYS, False),
+        *(pytest.param(name, False, marks=pytest.mark.slow) for name in STUDIES if name != KILLED_ALWAYS),
+        pytest.param(KILLED_ALWAYS, True, marks=pytest.mark.slow),
     ],
 )
 def test_killed_runs_end_as_if_not_killed(
@@ -117,7 +117,7 @@ def full_disk(run: Victim, number: int) -> bool:
     return code == FAILED_HONESTLY
 
 
-@pytest.mark.parametrize("number", [1, 8, 30, 70])
+@pytest.mark.parametrize("number", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (8, 30)), 70])
 def test_full_disk_is_reported_as_such(
     tmp_path: Path, drawn_images: Path, untouched: Callable[[str], dict[str, Any]], number: int
 ) -> None:
@@ -150,13 +150,25 @@ def test_disk_full_at_every_write(
     assert number > 60
 
 
+@pytest.fixture(scope="module")
+def killed_late(drawn_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was killed when it had two snapshots."""
+    run = Victim(tmp_path_factory.mktemp("killed") / "victim", drawn_images, "rungs and refill")
+    assert run.go_on(Fault(at_write=100, snapshots_often=True)) == -signal.SIGKILL
+    return run.out.parent
+
+
 @pytest.mark.parametrize("damage", ["cut the newest", "flip a bit of the newest", "flip a bit of both", "remove both"])
 def test_damaged_snapshots_do_not_change_the_result(
-    tmp_path: Path, drawn_images: Path, untouched: Callable[[str], dict[str, Any]], damage: str
+    tmp_path: Path,
+    drawn_images: Path,
+    untouched: Callable[[str], dict[str, Any]],
+    killed_late: Path,
+    damage: str,
 ) -> None:
     name = "rungs and refill"
     run = Victim(tmp_path / "victim", drawn_images, name)
-    assert run.go_on(Fault(at_write=100, snapshots_often=True)) == -signal.SIGKILL
+    shutil.copytree(killed_late, run.out.parent, symlinks=True, dirs_exist_ok=True)
     snapshots = sorted((run.out / "snapshots").glob("snapshot-*"))
     assert len(snapshots) == 2
     for path in snapshots if "both" in damage else snapshots[-1:]:
@@ -175,7 +187,7 @@ def test_damaged_snapshots_do_not_change_the_result(
     assert_same(run.result(), untouched(name))
 
 
-@pytest.mark.parametrize("sqlite", [False, True])
+@pytest.mark.parametrize("sqlite", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_storage_that_fails_on_tell(
     tmp_path: Path, drawn_images: Path, untouched: Callable[[str], dict[str, Any]], sqlite: bool
 ) -> None:
@@ -215,7 +227,7 @@ def test_wall_clock_does_not_affect_the_result(
     assert_same(run.result(), untouched("rungs and refill"))
 
 
-@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize("copied", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_killed_run_can_be_resumed_in_a_folder_of_another_name(
     tmp_path: Path, drawn_images: Path, untouched: Callable[[str], dict[str, Any]], copied: bool
 ) -> None:

@@ -1,7 +1,8 @@
 """A run in its own process, which tests kill at any instant, and its results for comparison.
 
-The processes come from a fork server that has imported torch and Optuna once, so that hundreds of kills take only
-minutes. The server itself never computes. If it had run a parallel region, its forks would hang in their first one.
+The processes come from a fork server that has made once what every run needs, see `prepared.py`, so that hundreds of
+kills take only minutes. The server itself never computes. If it had run a parallel region, its forks would hang in
+their first one.
 """
 
 import contextlib
@@ -16,14 +17,16 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from multiprocessing.connection import Connection
+from multiprocessing.forkserver import ensure_running
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pandas as pd
+import pytest
 import torch
 from optuna.storages import JournalStorage, RDBStorage
 from safetensors.torch import load_file
@@ -38,7 +41,7 @@ from sweep.search.optuna_storage import open_storage
 from sweep.study.finding import LoadedStudy
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["backbones.packaged", "sweep.running.resume"])
+PROCESSES.set_forkserver_preload(["prepared"])
 
 FAILED_HONESTLY, INTERRUPTED = 3, 130
 """Exit codes of a process that ended with one of sweep's errors, or by Ctrl-C."""
@@ -114,6 +117,14 @@ STUDIES: dict[str, Callable[[str], Study]] = {
         STUDIES["exhausted"](data), sampler="grid", grid={"lr": [1e-3, 1e-2, 1e-1], "rank": [1, 2]}
     ),
 }
+
+
+@cache
+def start_server() -> None:
+    """Start the fork server in an environment in which it finds `prepared.py`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        ensure_running()
 
 
 @dataclass(frozen=True)
@@ -231,6 +242,7 @@ class Victim:
 
     def start(self, fault: Fault) -> tuple[BaseProcess, Connection]:
         """Work on the run in a new process. Return the process and the pipe with its messages."""
+        start_server()
         receiver, sender = PROCESSES.Pipe(duplex=False)
         arguments = (self.out, self.images, self.name, self.storage, fault, sender)
         process = PROCESSES.Process(target=work, args=arguments)

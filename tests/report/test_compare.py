@@ -15,7 +15,7 @@ from sweep.errors import UsageError
 from sweep.records.folder import RunFolder
 from sweep.records.paired import Difference, mcnemar_p_value, normal_p_value
 from sweep.records.results import load_results
-from sweep.report.compare import ComparedRun, _by_method, compare_runs
+from sweep.report.compare import ComparedRun, _by_method, _differing, compare_runs
 from sweep.report.compare_page import comparison_sections, run_rows, write_comparison
 from sweep.report.evidence import answers_of
 from sweep.report.write import write_report
@@ -46,8 +46,8 @@ def test_paired_test_uses_the_predictions(finished_run: Path, pareto_run: Path, 
     assert "backbone" not in comparison.differing
 
 
-def compared(name: str, study: str, backbone: str) -> ComparedRun:
-    config = {"study": study, "backbone": backbone}
+def compared(name: str, study: str, backbone: str, **others: Any) -> ComparedRun:
+    config = {"study": study, "backbone": backbone, **others}
     results: Any = type("R", (), {"config": config, "kind": load_kind()})()
     return ComparedRun(name, results, 0, RunFolder(Path(name)))
 
@@ -70,6 +70,16 @@ def test_methods_are_pooled_over_the_backbones_that_both_have() -> None:
     error = (own - other).std().item() / math.sqrt(50)
     assert test.difference.high - test.difference.low == pytest.approx(2 * 1.959964 * error)
     assert test.p_value == normal_p_value(test.difference)
+
+
+@pytest.mark.parametrize("options", [{"side_network": "ladder"}, {"mlp": False}, {"attention": True}, {"parts": 4}])
+def test_another_side_network_is_another_method(options: dict[str, Any]) -> None:
+    old = [compared(f"last {backbone}", "A", backbone) for backbone in "xy"]  # of a version without these options
+    new = [compared(f"new {backbone}", "A", backbone, **options) for backbone in "xy"]
+    assert old[0].setting("side_network") == "last"
+    assert set(_differing([*old, *new])) == {"backbone", *options}
+    (test,) = _by_method([*old, *new], {run.name: torch.zeros(4) for run in [*old, *new]})
+    assert (test.name, test.reference) == ("new x + new y", "last x + last y")
 
 
 def test_one_backbone_is_not_pooled() -> None:

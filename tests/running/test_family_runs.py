@@ -50,6 +50,13 @@ def suggest(trial: optuna.Trial) -> LaneConfig:
     )
 
 
+def suggest_granular(trial: optuna.Trial) -> LaneConfig:
+    """Ranks of which two parts together have the ranks that other tests have compiled already."""
+    return LaneConfig(
+        lr=trial.suggest_float("lr", 1e-3, 1e-1, log=True), rank=trial.suggest_categorical("rank", [2, 4])
+    )
+
+
 def study_on(images: Path, **declared: Any) -> Study:
     options = {"suggest": suggest, "baseline": BASELINE, **declared}
     return Study(backbone="tiny-untrained", data=str(images), group_size=2, batch_size=16, **options)
@@ -69,10 +76,18 @@ def run_of(study: Study, images: Path, name: str) -> Path:
     return folder.path
 
 
-@pytest.fixture(scope="module", params=STRUCTURES.values(), ids=STRUCTURES)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(structure, id=name, marks=pytest.mark.slow if name in ("class", "probe") else ())
+        for name, structure in STRUCTURES.items()
+    ],
+)
 def family_run(request: pytest.FixtureRequest, drawn_images: Path) -> tuple[Path, Mapping[str, Any]]:
     name = "-".join(map(str, request.param.values()))
-    return run_of(study_on(drawn_images, epochs=3, trials=2, **request.param), drawn_images, name), request.param
+    space = {"suggest": suggest_granular} if "parts" in request.param else {}
+    study = study_on(drawn_images, epochs=3, trials=2, **space, **request.param)
+    return run_of(study, drawn_images, name), request.param
 
 
 def test_a_run_is_verified_exported_and_loaded(family_run: tuple[Path, Mapping[str, Any]], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Fixtures for a search that takes a second: an untrained backbone and three classes of drawn images."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def suggest(trial: optuna.Trial) -> LaneConfig:
 BASELINE = {"lr": 1e-2, "rank": 2, "loss": "cross_entropy"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_study(image_folder: Path) -> Study:
     return Study(
         suggest=suggest,
@@ -95,21 +96,22 @@ def small_study(image_folder: Path) -> Study:
     )
 
 
+def search_in(root: Path, study: Study, **options: Any) -> Results:
+    """Run a study into the folder `run` of `root`, with the cache beside it. Return what the run recorded."""
+    arguments: dict[str, Any] = {
+        "n_parallel": 3,
+        "out": root / "run",
+        "storage_url": None,
+        "device_name": "cpu",
+        "cache_dir": root / "cache",
+        "reporter": RecordingReporter(),
+        **options,
+    }
+    folder = run_study(LoadedStudy("small", Path("small.py"), study), **arguments)
+    return load_results(folder.path)
+
+
 @pytest.fixture
 def search(tmp_path: Path) -> Search:
     """Return a function that runs a study and reads its folder: `search(study, n_parallel=…, out=…)`."""
-
-    def run(study: Study, **options: Any) -> Results:
-        arguments: dict[str, Any] = {
-            "n_parallel": 3,
-            "out": tmp_path / "run",
-            "storage_url": None,
-            "device_name": "cpu",
-            "cache_dir": tmp_path / "cache",
-            "reporter": RecordingReporter(),
-            **options,
-        }
-        folder = run_study(LoadedStudy("small", Path("small.py"), study), **arguments)
-        return load_results(folder.path)
-
-    return run
+    return partial(search_in, tmp_path)

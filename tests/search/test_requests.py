@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import RecordingReporter, Search, optuna_study
+from conftest import RecordingReporter, Search, optuna_study, search_in
 from optuna.trial import TrialState
 
 import sweep.cli
 import sweep.search.search
-from sweep import Halving, Study, UsageError, load_results
+from sweep import Halving, Results, Study, UsageError, load_results
 from sweep.records.folder import RunFolder
 from sweep.records.reporter import Reporter
 from sweep.running.resume import resume_run
@@ -119,25 +119,43 @@ KILLS: dict[str, tuple[type, str, int]] = {
 """For each case, the class, the method, and the number of the call after which the run is killed."""
 
 
+def asking_both(folder: RunFolder) -> Asking:
+    """Return a reporter that asks to stop a trial and to clone another, both after the first epoch."""
+
+    def ask() -> None:
+        stop(folder, 2)()
+        clone(folder, 1, lr="0.025")()
+
+    return Asking({1: ask})
+
+
+Told = list[tuple[TrialState, dict[str, Any]]]
+
+
+def told(run: Path) -> Told:
+    """What a run has told Optuna of its trials."""
+    return [(t.state, t.params) for t in optuna_study(run).get_trials()]
+
+
+@pytest.fixture(scope="module")
+def untouched(small_study: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Told]:
+    """The results of a run with both requests that is not killed, and what it has told Optuna."""
+    root = tmp_path_factory.mktemp("untouched")
+    return search_in(root, small_study, reporter=asking_both(RunFolder(root / "run"))), told(root / "run")
+
+
 @pytest.mark.parametrize("killed_at", KILLS)
 def test_requests_survive_a_kill(
     small_study: Study,
     search: Search,
     folder: RunFolder,
     tmp_path: Path,
+    untouched: tuple[Results, Told],
     killed_at: str,
 ) -> None:
     """Wherever the run is killed, a request is carried out once, and the tables equal those of a run without a kill."""
-
-    def ask() -> None:
-        stop(folder, 2)()
-        clone(folder, 1, lr="0.025")()
-
-    at = {1: ask}
-    untouched = search(small_study, reporter=Asking(at))
-    folder.path.rename(tmp_path / "untouched")
-
-    reporter = Asking(at)
+    expected, told_by_expected = untouched
+    reporter = asking_both(folder)
     owner, name, n_calls = KILLS[killed_at]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep.search.search, "SAVING_SHARE", math.inf)
@@ -147,12 +165,9 @@ def test_requests_survive_a_kill(
     study = LoadedStudy("small", Path("small.py"), small_study)
     resume_run(folder.path, study, storage_url=None, cache_dir=tmp_path / "cache", reporter=Reporter())
     resumed = load_results(folder.path)
-    pd.testing.assert_frame_equal(resumed.trials.drop(columns=TIMES), untouched.trials.drop(columns=TIMES))
-    pd.testing.assert_frame_equal(resumed.curves, untouched.curves)
-    told = [(t.state, t.params) for t in optuna_study(folder.path).get_trials()]
-    (tmp_path / "run").rename(tmp_path / "resumed")
-    (tmp_path / "untouched").rename(tmp_path / "run")
-    assert told == [(t.state, t.params) for t in optuna_study(tmp_path / "run").get_trials()]
+    pd.testing.assert_frame_equal(resumed.trials.drop(columns=TIMES), expected.trials.drop(columns=TIMES))
+    pd.testing.assert_frame_equal(resumed.curves, expected.curves)
+    assert told(folder.path) == told_by_expected
 
 
 def kill_after(patch: pytest.MonkeyPatch, owner: type, name: str, n_calls: int) -> None:

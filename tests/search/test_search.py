@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 import sweep.running.planner
 import sweep.training.lane_stack
 from sweep import LaneConfig, Study, SweepError, UsageError
-from sweep.search.ledger import MAX_REPORTS
 from sweep.search.proposals import Proposals
 from sweep.side_networks import LAST
 from sweep.training.engine import EpochResult, Lane, Training
@@ -306,12 +305,14 @@ def test_auto_takes_the_lanes_that_fit_and_no_more_than_trials(
     assert results.summary["plan"]["lanes_that_fit"] == n_fitting
 
 
-def test_long_curves_reach_optuna_thinned_out(small_study: Study, search: Search, tmp_path: Path) -> None:
-    results = search(replace(small_study, epochs=MAX_REPORTS + 10, trials=2))
+def test_long_curves_reach_optuna_thinned_out(
+    small_study: Study, search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweep.search.ledger.MAX_REPORTS", 5)
+    results = search(replace(small_study, epochs=14, trials=2))
     told = optuna_study(tmp_path / "run").get_trials()[0]
-    assert len(told.intermediate_values) <= MAX_REPORTS
-    assert max(told.intermediate_values) == MAX_REPORTS + 10
-    assert results.curves["epoch"].nunique() == MAX_REPORTS + 10
+    assert list(told.intermediate_values) == [3, 6, 9, 12, 14]
+    assert results.curves["epoch"].nunique() == 14
 
 
 def test_any_optuna_storage_serves(small_study: Study, search: Search, tmp_path: Path) -> None:

@@ -242,17 +242,25 @@ def test_filling_rule(preferences: list[int], enough: int, n: int) -> None:
 
 
 def test_the_first_shapes_get_a_few_trials_each() -> None:
-    """The sampler soon sees results of several shapes. The first trial, the baseline, counts as no choice."""
+    """The sampler soon sees results of several shapes."""
     study = Study(suggest=lambda trial: LaneConfig(lr=1.0), baseline={})
     filling = Filling(32, lambda shape: 1000)
-    for number in range(8):
+    for number in range(4):
         shape = _shape(study, 1 + number)
         filling.lead(number, shape)
-        assert filling.wants_follower(shape, 3)
-        assert not filling.wants_follower(shape, 4)
-    filling.lead(8, _shape(study, 1))
-    assert filling.wants_follower(_shape(study, 1), 7), "chosen twice out of nine times"
-    assert not filling.wants_follower(_shape(study, 1), 8)
+        assert filling.wants_follower(shape, 7)
+        assert not filling.wants_follower(shape, 8)
+    filling.lead(4, _shape(study, 1))
+    assert filling.wants_follower(_shape(study, 1), 12), "chosen twice out of five times"
+    assert not filling.wants_follower(_shape(study, 1), 13)
+
+
+@pytest.mark.parametrize(("n", "first"), [(2, 1), (4, 1), (8, 2), (16, 4), (32, 8), (256, 8)])
+def test_a_first_shape_leaves_room_for_others(n: int, first: int) -> None:
+    study = Study(suggest=lambda trial: LaneConfig(lr=1.0), baseline={})
+    filling, shape = Filling(n, lambda shape: 1000), _shape(study, 1)
+    filling.lead(0, shape)
+    assert [filling.wants_follower(shape, running) for running in (first - 1, first)] == [True, False]
 
 
 def test_every_configuration_to_begin_with_is_followed_by_trials_of_its_shape(

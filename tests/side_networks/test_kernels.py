@@ -202,7 +202,7 @@ def pooled_by(
         (8, 2 * VECTOR, 32, 4),
         (8, KEYS + 5, 8, 1),
         (24, 9, 48, 2),
-        (MAX_UNROLLED_RANK, 9, 48, 1),
+        pytest.param(MAX_UNROLLED_RANK, 9, 48, 1, marks=pytest.mark.slow),  # compiles for ten seconds
     ],
 )
 def test_compiled_trunk_equals_the_plain_one(rank: int, tokens: int, width: int, modules_per_block: int) -> None:

@@ -141,6 +141,15 @@ CONFIGS = [
     LaneConfig(lr=5e-3, rank=1, loss="bce", optimizer="sgd", weight_decay=0.01, dropout=0.3, clip_norm=0.5),
 ]
 EPOCHS, BATCH_SIZE, SEED = 5, 6, 3  # ten steps an epoch
+IN_TRAINING = pytest.mark.parametrize(
+    ("kind", "causal", "pool"),
+    [
+        (RankSpaceLAST, False, "mean"),
+        (RankSpaceLAST, True, "last"),
+        (LAST, True, "last"),
+        pytest.param(LAST, False, "mean", marks=pytest.mark.slow),
+    ],
+)
 
 
 def test_a_batch_is_as_long_as_its_longest_text_and_pooling_skips_padding() -> None:
@@ -164,8 +173,7 @@ def lanes(kind: type[LAST], numbers: Sequence[int], dtype: torch.dtype, *, causa
     return [build(kind, CONFIGS[i % 3].rank, 8, causal=causal, pool=pool, seed=i % 3).to(dtype) for i in numbers]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("causal", "pool"), [(False, "mean"), (True, "last")])
+@IN_TRAINING
 def test_lane_equals_plain_loop_in_fp64_after_50_steps(kind: type[LAST], causal: bool, pool: Pool) -> None:
     modules = lanes(kind, range(3), torch.float64, causal=causal, pool=pool)
     states, _ = train(modules, CONFIGS, TRAIN, VAL, n_epochs=EPOCHS, batch_size=BATCH_SIZE, seed=SEED)
@@ -184,8 +192,7 @@ def test_lane_equals_plain_loop_in_fp64_after_50_steps(kind: type[LAST], causal:
             assert (lane[name] - value).abs().max() < 1e-10, f"rank {config.rank}, {name}"
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("causal", "pool"), [(False, "mean"), (True, "last")])
+@IN_TRAINING
 def test_lane_is_bitwise_the_same_in_any_stack(kind: type[LAST], causal: bool, pool: Pool) -> None:
     def trained(numbers: Sequence[int]) -> list[tuple[dict[str, Tensor], Tensor]]:
         modules = lanes(kind, numbers, torch.float32, causal=causal, pool=pool)

@@ -73,6 +73,7 @@ def test_trial_trained_alone_equals_the_record(finished: Path, squares: Path) ->
     assert verification.comparisons[0].difference == 0
 
 
+@pytest.mark.slow
 def test_same_command_gives_the_same_table_on_workers(finished: Path, squares: Path, tmp_path: Path) -> None:
     again = run(study_on(squares), tmp_path / "again", squares.parent / "cache", workers=WorkersAsked(2))
     pd.testing.assert_frame_equal(*tables_without_times(finished, again))
@@ -86,17 +87,24 @@ def test_folds_measure_every_image_and_a_lane_alone_equals_its_record(squares: P
     assert verification.kept, verification.comparisons
 
 
-@pytest.mark.parametrize("declared", [{"views": 2}, {"cache": "off"}])
-def test_a_run_on_moved_boxes_is_verified_and_the_same_on_workers(
-    squares: Path, tmp_path: Path, declared: dict[str, object]
-) -> None:
-    cache, options = squares.parent / "cache", {"augment": "flip-crop", "trials": 2, "epochs": 2, **declared}
-    paths = [run(study_on(squares, **options), tmp_path / "here", cache)]
-    verification = verify_trial(paths[0], 0, device=torch.device("cpu"), cache_dir=cache)
+ON_VIEWS = {"augment": "flip-crop", "views": 2, "trials": 2, "epochs": 2}
+
+
+def test_a_run_on_moved_boxes_is_verified(squares: Path, tmp_path: Path) -> None:
+    path = run(study_on(squares, **ON_VIEWS), tmp_path / "views", squares.parent / "cache")
+    verification = verify_trial(path, 0, device=torch.device("cpu"), cache_dir=squares.parent / "cache")
     assert verification.kept, verification.comparisons
-    if "views" in declared:  # workers read features from the cache
-        paths.append(run(study_on(squares, **options), tmp_path / "there", cache, workers=WorkersAsked(2)))
-        pd.testing.assert_frame_equal(*tables_without_times(*paths))
+    assert verification.comparisons[0].difference == 0
+
+
+@pytest.mark.slow
+def test_workers_give_the_same_table_on_moved_boxes(squares: Path, tmp_path: Path) -> None:
+    options = ({}, {"workers": WorkersAsked(2)})
+    paths = [
+        run(study_on(squares, **ON_VIEWS), tmp_path / str(number), squares.parent / "cache", **own)
+        for number, own in enumerate(options)
+    ]
+    pd.testing.assert_frame_equal(*tables_without_times(*paths))
 
 
 def test_a_stopped_run_is_resumed_to_the_same_table(finished: Path, squares: Path, tmp_path: Path) -> None:

@@ -134,6 +134,17 @@ def test_nobody_waits_for_workers_that_start(
     assert any(pool.n_calls.values()), "the workers computed the rest"
 
 
+@pytest.mark.parametrize("apart", [{0, 1}, {1, 2}])
+def test_workers_that_do_not_see_the_cache_compute_nothing(
+    apart: set[int], backbone: Backbone, split: Split, expected: Path, tmp_path: Path
+) -> None:
+    """Worker 0 may see it, and dies; worker 2 is started in its place."""
+    pool = InProcessPool(2, {0: (2, "before")}, cache_of=lambda number: tmp_path / "other" if number in apart else None)
+    found = on_workers(pool, backbone, split, tmp_path, [])
+    assert_same_entry(entry_of(tmp_path, found), expected)
+    assert {worker for worker, n_calls in pool.n_calls.items() if n_calls} == {0} - apart
+
+
 def test_images_that_cannot_be_sent_are_computed_here(
     backbone: Backbone, split: Split, expected: Path, tmp_path: Path
 ) -> None:

@@ -324,7 +324,9 @@ def test_an_address_that_does_not_answer_gives_one_clear_error() -> None:
 def test_a_default_install_gets_one_line_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sweep.workers.cluster.find_spec", lambda name: None)
     with (
-        pytest.raises(UsageError, match=r"--cluster needs the package ray; install it with pip install 'sweep\[clus"),
+        pytest.raises(
+            UsageError, match=r'--cluster needs the package ray; install it: python -m pip install -e "\.\[clus'
+        ),
         connected(WorkersAsked(1, "auto"), on_gpus=False),
     ):
         pass
