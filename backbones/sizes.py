@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict
 
 from backbones.protocol import Transform
 from backbones.text_transform import TextInput
@@ -11,7 +11,6 @@ from sweep.errors import SweepError
 Resize = Literal["centre", "crop", "squash"]
 """How an image that is not square is resized. `centre` takes its central square; `crop` takes somewhat less, the share
 that the network's authors used, as timm does; `squash` squashes the whole image. See `Transform.crop_pct`."""
-RESIZES = get_args(Resize)
 
 
 class Size(TypedDict, total=False):

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from sweep.bench.graphed import GraphedRow
-from sweep.bench.measure import CHECK_STEPS, LARGEST_DIFFERENCE, distance
 from sweep.bench.rows import SweepRow
+from sweep.bench.same_weights import CHECK_STEPS, LARGEST_DIFFERENCE, distance
 from sweep.bench.workload import LADDER_SIZES, Shape, Sizes, Workload
 from sweep.training.graphs import WARM_UP_STEPS
 

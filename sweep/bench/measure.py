@@ -1,19 +1,13 @@
 """Measure the rows of a benchmark in turns."""
 
 import gc
-import importlib.metadata
-import math
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
-from sweep.bench.adapters import has_peft
 from sweep.bench.memory import peak_memory_bytes
 from sweep.bench.profile import Part, profile_step
 from sweep.bench.rows import (
@@ -26,6 +20,7 @@ from sweep.bench.rows import (
     VmapDirect,
     names_of_rows,
 )
+from sweep.bench.same_weights import LARGEST_DIFFERENCE, weight_difference
 from sweep.bench.workload import FeaturePass, Shape, Sizes, Workload, measure_feature_pass, synchronise
 from sweep.errors import SweepError
 from sweep.machine.precision import product_dtype
@@ -34,15 +29,6 @@ REPETITIONS = 5
 FEWEST_REPETITIONS = 3
 ENOUGH_SECONDS = 60
 """Once the rows have been repeated for this long, three repetitions are enough."""
-
-CHECK_STEPS = 4
-CHECK_LANES = 2
-LARGEST_DIFFERENCE = 0.01
-"""The largest difference between two rows' weights that is accepted, relative to how far training moved them.
-
-Adam divides by the size of a gradient, so rounding in a gradient near zero becomes a visible step. A difference in
-method gives values near 1.
-"""
 
 DIRECT_LANES_BYTES = 9 * 2**30
 """`vmap_direct` gets at most as many lanes as need about this much memory."""
@@ -246,44 +232,6 @@ def time_rows(rows: Mapping[str, Row], device: torch.device, repetitions: int = 
     return seconds
 
 
-def weight_difference(workload: Workload) -> float:
-    """Train two configurations by every row that should give the same weights.
-
-    Returns:
-        The largest distance over lanes between a row's weights and those of `sequential_cached`, relative to the
-        distance that training moved them.
-    """
-    sizes = replace(
-        workload.sizes, n_parallel=CHECK_LANES, precision="fp32"
-    )  # a difference in rounding would not be one in method
-    small = replace(workload, sizes=sizes)
-    lanes = range(CHECK_LANES)
-    trained: dict[str, list[dict[str, torch.Tensor]]] = {}
-    for name in SAME_WEIGHTS:
-        build: Any = ROWS[name][1]
-        if name in STACKED:
-            rows = [build(small, CHECK_LANES)]
-        else:
-            rows = [type(build(small, 1))(small, lane) for lane in lanes]
-        for row in rows:
-            for _ in range(CHECK_STEPS):
-                row.step()
-        trained[name] = [state for row in rows for state in row.state()]
-    largest = 0.0
-    for lane in lanes:
-        start = small.spec.lane(small.sizes.rank, small.seed_of(lane)).state_dict()
-        expected = trained["sequential_cached"][lane]
-        moved = distance(expected, start)
-        for name in SAME_WEIGHTS:
-            largest = max(largest, distance(trained[name][lane], expected) / moved)
-    return largest
-
-
-def distance(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> float:
-    """Return the distance between two sets of weights, as the length of all their differences together."""
-    return math.sqrt(sum((a[name].double() - b[name].double()).square().sum().item() for name in a))
-
-
 def gemm_flops_per_second(device: torch.device, dtype: torch.dtype = torch.float32, n: int = 2048) -> float:
     """Measure this machine's rate of matrix products, the best of ten."""
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
@@ -295,25 +243,3 @@ def gemm_flops_per_second(device: torch.device, dtype: torch.dtype = torch.float
         synchronise(device)
         best = min(best, time.perf_counter() - started)
     return 2 * n**3 / best
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """Describe the machine that the measurements were made on."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = "/proc/cpuinfo"
-    if os.path.exists(cpuinfo):
-        with open(cpuinfo, encoding="utf-8") as lines:
-            name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
-    return {
-        "processor": name,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "system": platform.system(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that the measurements depend on."""
-    packages = ("sweep", "torch", "timm", "numpy", "numba", *(["peft"] if has_peft() else []))
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}

@@ -3,14 +3,14 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from sweep.bench.accuracy_results import AccuracySizes
-from sweep.bench.measure import Benchmark, Spread, machine, versions
+from sweep.bench.machine import machine, versions
+from sweep.bench.measure import Benchmark, Spread
 from sweep.bench.profile import Part
 from sweep.bench.scaling import Point, memory_of_further_lanes
 from sweep.bench.search import SearchBenchmark, SearchSizes
@@ -22,7 +22,18 @@ from sweep.report.plots import write_figure
 PLOT_COLOURS = ("#d62728", "#ff9896", "#1f77b4", "#7f7f7f")
 
 
-def circumstances(sizes: Sizes | SearchSizes | AccuracySizes) -> dict[str, Any]:
+class MeasuredSizes(Protocol):
+    """The sizes of a suite, as a data class that names the device."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def device(self) -> str:
+        """PyTorch's name of the device."""
+        ...
+
+
+def circumstances(sizes: MeasuredSizes) -> dict[str, Any]:
     """What every report says beside its measurements: the sizes, the machine, and the versions of packages."""
     return {"sizes": asdict(sizes), "machine": machine(torch.device(sizes.device)), "versions": versions()}
 

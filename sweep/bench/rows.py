@@ -163,7 +163,7 @@ class _StackRow:
         self.useful_flops = self.n_lanes * step_flops(workload)
 
     def step(self) -> None:
-        """Do what `sweep.training.engine.train` does for a batch."""
+        """Do what `sweep.training.engine` does for a batch."""
         with record_function(BATCH):
             stages, labels = self.data.batch(torch.arange(len(self.data)), self.stack.like)
         with record_function(GRADIENTS):

@@ -4,18 +4,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from sweep.bench.busy import BusyRow, BusySizes
-from sweep.bench.measure import Spread, machine, versions
+from sweep.bench.measure import Spread
 from sweep.bench.proposals import LEARNING, RANDOM, ProposalSizes, SearchOutcome, advantages
+from sweep.bench.report import circumstances
 from sweep.bench.shapes import ShapeBenchmark, ShapeSizes
-
-
-def _common(sizes: ProposalSizes | ShapeSizes | BusySizes) -> dict[str, Any]:
-    return {"sizes": asdict(sizes), "machine": machine(torch.device(sizes.device)), "versions": versions()}
 
 
 def proposals_json(outcomes: list[SearchOutcome], sizes: ProposalSizes) -> dict[str, Any]:
@@ -23,7 +19,7 @@ def proposals_json(outcomes: list[SearchOutcome], sizes: ProposalSizes) -> dict[
     return {
         "searches": [asdict(outcome) for outcome in outcomes],
         "advantages": [asdict(advantage) for advantage in advantages(outcomes)],
-        **_common(sizes),
+        **circumstances(sizes),
     }
 
 
@@ -63,7 +59,7 @@ def show_proposals(console: Console, outcomes: list[SearchOutcome], sizes: Propo
 
 def shapes_json(benchmark: ShapeBenchmark, sizes: ShapeSizes) -> dict[str, Any]:
     """All measurements."""
-    return {**asdict(benchmark), **_common(sizes)}
+    return {**asdict(benchmark), **circumstances(sizes)}
 
 
 def show_shapes(console: Console, benchmark: ShapeBenchmark, sizes: ShapeSizes) -> None:
@@ -82,7 +78,7 @@ def show_shapes(console: Console, benchmark: ShapeBenchmark, sizes: ShapeSizes) 
 
 def busy_json(rows: Sequence[BusyRow], sizes: BusySizes) -> dict[str, Any]:
     """All measurements."""
-    return {"rows": [asdict(row) for row in rows], **_common(sizes)}
+    return {"rows": [asdict(row) for row in rows], **circumstances(sizes)}
 
 
 def show_busy(console: Console, rows: Sequence[BusyRow], sizes: BusySizes) -> None:

@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from sweep.bench.measure import machine, versions
+from sweep.bench.machine import machine, versions
 from sweep.bench.workers import PARTS, WorkerPoint, WorkerSizes
 
 EPOCH_SECONDS = 10.0

@@ -11,7 +11,7 @@ from sweep.terminal.console import stdout
 
 def _gpu(asked: dict[str, Any], device: str | None, json_file: Path | None, say: Callable[[str], None]) -> None:
     from sweep.bench.gpu import GpuBenchmark, GpuSizes, gpu_json, run_gpu_benchmark
-    from sweep.bench.measure import machine, versions
+    from sweep.bench.machine import machine, versions
     from sweep.bench.report import write_json
     from sweep.machine.device import device_named
 

@@ -136,7 +136,7 @@ def _reader_of_places(folder: Path, task: str | None) -> Callable[..., DataSet] 
 
 
 def _named(path: Path, data: DataSet) -> DataSet:
-    """Data from a file: called as it is, or as the folder of a suite's task."""
+    """Data from a file. They keep their name, unless the file is that of a suite's task: then the folder names them."""
     return replace(data, name=path.resolve().parent.name) if path.name in TASK_FILES else data
 
 

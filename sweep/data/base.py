@@ -203,7 +203,7 @@ class DataSet:
 
 
 def _reordered(of_index: Callable[[int], Item] | None, where: Sequence[int]) -> Callable[[int], Item] | None:
-    """The same function of the place in `where`; None stays None."""
+    """A function of indices as one of places in `where`, which holds an index at each place. None stays None."""
     return None if of_index is None else lambda index: of_index(where[index])
 
 

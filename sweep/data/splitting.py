@@ -161,7 +161,7 @@ def split_off_val(
 
 
 def _whole(class_names: Sequence[str], kind: Kind) -> str:
-    """The words for what shares refer to."""
+    """What the shares of a split are shares of, in words."""
     return "each class" if any(class_names) else f"all {kind}"
 
 

@@ -71,7 +71,7 @@ class Chosen:
 
     @property
     def names(self) -> list[str]:
-        """All of them."""
+        """The names of all columns to read, each once."""
         return list(dict.fromkeys([self.item, *([] if self.split is None else [self.split]), *self.labels]))
 
 

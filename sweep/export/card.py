@@ -1,9 +1,7 @@
 """The model card: what somebody needs to know before they use an exported model."""
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from backbones.origin import origin_of
 from backbones.protocol import Transform
@@ -11,6 +9,7 @@ from backbones.sizes import shown_size, transform_record
 from backbones.text_transform import BEYOND, TextInput
 from sweep.export.config import BACKBONE_FILE, ONNX_FILE, TOKENIZER_FILE, TORCH_EXPORT_FILE, ModelConfig
 from sweep.export.graph import TOLERANCE, input_name, output_name
+from sweep.export.markdown import command_line, markdown_text, metric_head, metric_row, settings_text
 from sweep.export.selection import Chosen
 from sweep.records.ranked_on import RankedOn
 from sweep.records.results import Results
@@ -19,9 +18,8 @@ from sweep.side_networks.families import family_of
 from sweep.side_networks.gated import effective_ranks
 from sweep.study.structure import GATED
 from sweep.tasks.inputs import Kind
-from sweep.tasks.kinds import CLASSES, DETECTION, MULTI_LABEL, REGRESSION, SEGMENTATION, TaskKind
+from sweep.tasks.kinds import CLASSES, DETECTION, MULTI_LABEL, REGRESSION, SEGMENTATION
 
-HEADINGS = {"mean_class_accuracy": "mean class accuracy", "nll": "NLL (nats)", "bce": "BCE (nats)"}
 GRAPHS = {
     TORCH_EXPORT_FILE: "`torch.export.load(path).module()` is the model without sweep",
     ONNX_FILE: "for ONNX Runtime",
@@ -34,11 +32,6 @@ ANSWERS = {
     DETECTION: "[(model.class_names[c], box.tolist()) for c, box in zip(found.classes, found.corners)]",
 }
 """How a user turns the model's output for one image into an answer, by kind of task."""
-
-
-def command_line(arguments: Sequence[str]) -> str:
-    """Return the command that started a run, from its recorded `sys.argv`."""
-    return shlex.join(["sweep", *arguments[1:]])
 
 
 def model_card(
@@ -222,18 +215,6 @@ def _test_metrics(results: Results, chosen: Chosen) -> dict[str, float] | None:
     return test if chosen.retrained == was_retrained(summary) else None
 
 
-def metric_head(kind: TaskKind) -> list[str]:
-    """Return the first two lines of a Markdown table of metrics."""
-    headings = (HEADINGS.get(metric, kind.metrics[metric]) for metric in kind.shown)
-    return [f"| | {' | '.join(headings)} |", f"|---{'|---' * len(kind.shown)}|"]
-
-
-def metric_row(kind: TaskKind, name: str, metrics: Mapping[str, float], n_images: int) -> str:
-    """Return a line of a Markdown table of metrics, with the standard error of the score over images."""
-    cells = [kind.with_error(metrics, n_images), *(f"{metrics[metric]:.3f}" for metric in kind.shown[1:])]
-    return f"| {name} | {' | '.join(cells)} |"
-
-
 def _how_chosen(results: Results, chosen: Sequence[Chosen], kind: Kind) -> str:
     complete = int((results.trials["state"] == "COMPLETE").sum())
     best = int(results.trials.iloc[0]["trial"])
@@ -272,10 +253,10 @@ def _hyperparameters(config: ModelConfig, chosen: Sequence[Chosen]) -> str:
         "pool": config.side_network.pool,
         "seed": config.training["seed"],
     }
-    lines = ["## Hyperparameters", "", f"All: {_settings(shared)}.", ""]
+    lines = ["## Hyperparameters", "", f"All: {settings_text(shared)}.", ""]
     lines += [
-        f"- trial {c.weights.trial}: {_settings(c.hyperparameters)}; {int(c.row['trainable_parameters']):,} trained "
-        f"parameters, initialised with seed {int(c.row['seed'])}{_ranks_left(config, c)}"
+        f"- trial {c.weights.trial}: {settings_text(c.hyperparameters)}; {int(c.row['trainable_parameters']):,} "
+        f"trained parameters, initialised with seed {int(c.row['seed'])}{_ranks_left(config, c)}"
         for c in chosen
     ]
     return "\n".join(lines)
@@ -294,14 +275,6 @@ def _ranks_left(config: ModelConfig, chosen: Chosen) -> str:
     )
 
 
-def _settings(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{markdown_text(name)} = {markdown_text(_number(value))}" for name, value in values.items())
-
-
-def _number(value: Any) -> Any:
-    return f"{value:.4g}" if isinstance(value, float) else value
-
-
 def _made_with(config: ModelConfig) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in config.training["versions"].items())
     splits = json.dumps({name: split["fingerprint"] for name, split in config.training["splits"].items()}, indent=2)
@@ -309,9 +282,3 @@ def _made_with(config: ModelConfig) -> str:
         f"## Made with\n\n    {command_line(config.training['command'])}\n\n{versions}\n\n"
         f"SHA-256 over {_kind(config)} and labels:\n\n```json\n{splits}\n```"
     )
-
-
-def markdown_text(value: object) -> str:
-    """Escape a user's text for Markdown."""
-    text = " ".join(str(value).split())
-    return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>#|!" else letter for letter in text)

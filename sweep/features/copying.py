@@ -185,7 +185,7 @@ class _Receiving:
         return None
 
     def take(self, offset: int, content: bytes) -> bool:
-        """Write a part; whether it was the last one."""
+        """Write a part, and return whether it was the last one."""
         end = offset + len(content)
         self.entry.take(offset, content, [line for until, line in self.left if until <= end])
         self.left = [(until, line) for until, line in self.left if until > end]
@@ -207,7 +207,7 @@ class _Receiving:
 
 @contextmanager
 def _on_this_machine() -> Iterator[None]:
-    """Let an error name this machine, since it is shown on another one."""
+    """Add this machine's name to an error, because the error is shown on another machine."""
     try:
         yield
     except SweepError as error:

@@ -44,7 +44,7 @@ def text_of(value: Any) -> str:
 
 
 def _encodable(text: str) -> str:
-    """The text, what UTF-8 cannot hold as an escape."""
+    """The text, with escapes for the characters that UTF-8 cannot hold."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

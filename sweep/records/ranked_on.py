@@ -27,7 +27,7 @@ class RankedOn:
 
     @classmethod
     def recorded(cls, config: Mapping[str, Any]) -> "RankedOn":
-        """By a run's record.
+        """Read from a run's record.
 
         Raises:
             SweepError: The record is damaged.
@@ -39,7 +39,7 @@ class RankedOn:
 
     @property
     def words(self) -> str:
-        """What they are, with their number."""
+        """The images or texts and their number, such as `200 val images`."""
         return f"{self.n_images} {self.split} {self.items}"
 
     @property
@@ -57,11 +57,6 @@ class RankedOn:
             f"{self.folds} folds of train and val{again}: every number on val is the mean over folds, each measured on "
             f"{self.items} that its lane did not learn from."
         )
-
-    @property
-    def error_over(self) -> str:
-        """What the standard error of a trial's score is over."""
-        return "folds" if self.folds else self.items
 
     def error_of(self, std: float) -> float:
         """The standard error of a trial's score over folds, from its standard deviation over lanes."""

@@ -13,7 +13,7 @@ from optuna_dashboard import get_note, save_note
 from optuna_dashboard.artifact import get_artifact_path
 
 from sweep.errors import SweepError
-from sweep.export.card import command_line, markdown_text, metric_head, metric_row
+from sweep.export.markdown import command_line, markdown_text, metric_head, metric_row, number_text, settings_text
 from sweep.export.selection import hyperparameters_of
 from sweep.records.entries import require_config, require_summary
 from sweep.records.findings import findings
@@ -123,9 +123,9 @@ def study_note(results: Results, links: Mapping[str, str]) -> str:
     best: list[str] = []
     for row in trials.head(TOP).to_dict("records"):
         named = {str(name): value for name, value in row.items()}
-        values = ", ".join(f"{markdown_text(name)} {_number(named[name])}" for name in results.objectives)
+        values = ", ".join(f"{markdown_text(name)} {number_text(named[name])}" for name in results.objectives)
         best.append(
-            f"{len(best) + 1}. trial {named['trial']}: {values}; {_settings(hyperparameters_of(named, trials))}"
+            f"{len(best) + 1}. trial {named['trial']}: {values}; {settings_text(hyperparameters_of(named, trials))}"
         )
     sections = [
         f"## {markdown_text(config['study'])} on {markdown_text(config['data'])}",
@@ -142,12 +142,3 @@ def study_note(results: Results, links: Mapping[str, str]) -> str:
         f"    {command_line(config['command'])}",
     ]
     return "\n\n".join(sections) + "\n"
-
-
-def _settings(values: Mapping[str, object]) -> str:
-    return ", ".join(f"{markdown_text(name)} = {markdown_text(_number(value))}" for name, value in values.items())
-
-
-def _number(value: object) -> object:
-    """Round a float to four digits; leave other values as they are."""
-    return f"{value:.4g}" if isinstance(value, float) else value

@@ -7,7 +7,7 @@ import pandas as pd
 
 from backbones import Taps, recorded_stages
 from backbones.sizes import shown_size
-from sweep.export.card import command_line
+from sweep.export.markdown import command_line
 from sweep.export.selection import hyperparameters_of
 from sweep.records.findings import BASELINE, findings
 from sweep.records.ranked_on import RankedOn

@@ -15,8 +15,7 @@ from sweep.records.folder import RunFolder
 from sweep.records.results import recorded_objectives
 from sweep.records.worker_log import read_worker_log
 from sweep.search.optuna_storage import load_optuna_study
-from sweep.search.own_attributes import OwnAttributes
-from sweep.search.proposals import DUPLICATE, LANE
+from sweep.search.own_attributes import DUPLICATE, LANE, OwnAttributes
 from sweep.study.folds import lanes_per_trial, recorded_folds
 from sweep.study.objectives import Objectives
 

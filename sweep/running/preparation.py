@@ -141,7 +141,7 @@ def prepare(
         study, class_weights=completed(study.class_weights, data.class_names), resize=resize_of(study, data)
     )
     study.check_baseline()
-    baseline = rehearse(study, study.baseline).config
+    baseline = rehearse(study, study.baseline)
     own = study_of_lane(study, baseline)
     backbone = backbone_of(own, data, device, cache_dir)
     if not study.rank_buckets:

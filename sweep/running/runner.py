@@ -219,7 +219,7 @@ def carry_out(
 
 @contextmanager
 def _failures_explained(folder: RunFolder, storage_url: str | None) -> Iterator[None]:
-    """Say of a disk or a storage that fails during the search which it is, and how to continue.
+    """If a disk or a storage fails during the search, say which of them it is, and how to continue.
 
     Raises:
         SweepError: Instead of the failure.

@@ -102,7 +102,7 @@ class BatchingJournal(JournalFileBackend):
 
 @contextmanager
 def not_together(study: optuna.Study) -> Iterator[None]:
-    """Within `written_together`, do something that may take long."""
+    """Within `written_together`, write what has been collected, and collect nothing while something slow is done."""
     backend = getattr(study._storage, "_backend", None)
     if isinstance(backend, BatchingJournal):
         with backend.between_batches():

@@ -15,8 +15,8 @@ from optuna.trial import TrialState
 from sweep.machine.seeds import derive_seed
 from sweep.records.reporter import Reporter, SearchProgress
 from sweep.records.trial_log import TrialLog, TrialRecord
-from sweep.search.own_attributes import OwnAttributes
-from sweep.search.proposals import ENTERED, LANE, LANE_CONFIG, Proposal
+from sweep.search.own_attributes import ENTERED, LANE, LANE_CONFIG, OwnAttributes
+from sweep.search.proposals import Proposal
 from sweep.study.declaration import Study
 from sweep.study.objectives import INFERENCE_SECONDS, Objectives, non_dominated_fronts
 

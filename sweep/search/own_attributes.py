@@ -11,6 +11,21 @@ from sweep.study.stored_values import RESERVED
 MARK = f"{RESERVED}names"
 """The user attribute of an Optuna study in which the names of sweep's own attributes have a prefix."""
 
+ENTERED = "trainable_parameters"
+"""The last attribute that a trial is given when it enters the search; all its parameters are drawn by then."""
+
+LANE_CONFIG = "lane_config"
+"""The attribute that holds the configuration of a trial's lane."""
+
+LANE = "lane"
+"""The attribute that holds the lane of a trial's first replicate, once the trial has one."""
+
+CLONE = "clone_of"
+"""The attribute of a trial that the user asked for while the run went on: the number of the trial that it varies."""
+
+DUPLICATE = "duplicate_of"
+"""The attribute of a repeat: the number of the trial that it repeats."""
+
 
 @dataclass(frozen=True)
 class OwnAttributes:

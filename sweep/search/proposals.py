@@ -17,7 +17,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from sweep.errors import SweepError, UsageError
 from sweep.machine.seeds import derive_seed
-from sweep.search.own_attributes import OwnAttributes
+from sweep.search.own_attributes import CLONE, DUPLICATE, ENTERED, LANE_CONFIG, OwnAttributes
 from sweep.search.repeats import Known
 from sweep.search.samplers import AskTellSampler
 from sweep.search.shape_space import Follow, FollowingSampler
@@ -31,24 +31,8 @@ SAMPLER_ASKS = 10
 MOST_ASKS = 100
 """Number of repeats in a row after which the space counts as exhausted."""
 
-ENTERED = "trainable_parameters"
-"""The last attribute that a trial is given when it enters the search; all its parameters are drawn by then. This name
-and those below are sweep's own, see `OwnAttributes`."""
-
-LANE_CONFIG = "lane_config"
-"""The attribute that holds the configuration of a trial's lane."""
-
-LANE = "lane"
-"""The attribute that holds the lane of a trial's first replicate, once the trial has one."""
-
-CLONE = "clone_of"
-"""The attribute of a trial that the user asked for while the run went on: the number of the trial that it varies."""
-
 FIXED_PARAMS = "fixed_params"
 """Optuna's own attribute of a trial whose parameters were given."""
-
-DUPLICATE = "duplicate_of"
-"""The attribute of a repeat: the number of the trial that it repeats."""
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ class ShapeSpace:
             params: Values by parameter.
             distributions: Distributions by parameter.
         """
-        shape = shape_of(self.study, rehearse(self.study, params).config)
+        shape = shape_of(self.study, rehearse(self.study, params))
         known: dict[tuple[str, Any], bool] = {}
 
         def keeps(name: str, value: Any) -> bool:
@@ -96,7 +96,7 @@ class ShapeSpace:
     def _shape(self, params: Mapping[str, Any]) -> Shape | None:
         """The shape that these parameters give; None if `suggest` refuses them."""
         try:
-            return shape_of(self.study, rehearse(self.study, params).config)
+            return shape_of(self.study, rehearse(self.study, params))
         except UsageError:
             return None
 

@@ -9,8 +9,7 @@ from optuna.trial import FrozenTrial
 from sweep.errors import UsageError
 from sweep.records.folder import RunFolder
 from sweep.search.optuna_storage import load_optuna_study
-from sweep.search.own_attributes import OwnAttributes
-from sweep.search.proposals import DUPLICATE
+from sweep.search.own_attributes import DUPLICATE, OwnAttributes
 from sweep.search.requests import Request, send
 from sweep.study.parameter_cells import range_text, value_of
 

@@ -1,7 +1,6 @@
 """Calls a study's `suggest` without an Optuna study: nothing is recorded, and no sampler learns from it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -18,21 +17,6 @@ SURVEYED = 256
 
 KEPT = "_surveyed_configs"
 """Attribute of a study with the configurations that were drawn."""
-
-
-@dataclass(frozen=True)
-class Rehearsed:
-    """The configuration that `suggest` returned, and the parameters that it asked for.
-
-    Attributes:
-        config: The lane's configuration.
-        params: Values by parameter.
-        distributions: Distributions by parameter.
-    """
-
-    config: LaneConfig
-    params: dict[str, Any]
-    distributions: dict[str, BaseDistribution]
 
 
 class _RehearsedTrial(FixedTrial):
@@ -64,7 +48,7 @@ class _RehearsedTrial(FixedTrial):
             self._given[name] = self._sampler.sample_independent(study, blank, name, distribution)
 
 
-def rehearse(study: Study, params: Mapping[str, Any], *, seed: int = 0) -> Rehearsed:
+def rehearse(study: Study, params: Mapping[str, Any], *, seed: int = 0) -> LaneConfig:
     """Ask `suggest` for one configuration.
 
     Args:
@@ -75,9 +59,7 @@ def rehearse(study: Study, params: Mapping[str, Any], *, seed: int = 0) -> Rehea
     Raises:
         UsageError: `suggest` refuses these values.
     """
-    trial = _RehearsedTrial(params, seed)
-    config = study.lane_config(trial)
-    return Rehearsed(config, dict(trial.params), dict(trial.distributions))
+    return study.lane_config(_RehearsedTrial(params, seed))
 
 
 def surveyed_configs(study: Study) -> list[LaneConfig]:
@@ -96,7 +78,7 @@ def surveyed_configs(study: Study) -> list[LaneConfig]:
 def _drawn(study: Study, number: int) -> LaneConfig | None:
     """Draw one configuration; number 0 is the baseline. Return None if `suggest` refuses it."""
     try:
-        return rehearse(study, {} if number else study.baseline, seed=number).config
+        return rehearse(study, {} if number else study.baseline, seed=number)
     except UsageError:
         return None
 

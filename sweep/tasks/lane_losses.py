@@ -48,7 +48,7 @@ OF_TOKENS: Mapping[str, Callable[..., Tensor]] = {
 """The losses of segmentation and detection, whose outputs are those of tokens."""
 
 TOKENS_ALONE = ("dice", "focal_giou")
-"""Losses that only these two have."""
+"""Losses that only segmentation or detection has."""
 
 DENSE_DIMENSIONS = 3
 """Dimensions of a batch of label maps, `(B, M, M)`, or of boxes, `(B, M, 6)`."""

@@ -177,7 +177,7 @@ _OPTIMIZERS: dict[str, type[LaneAdamW] | type[LaneSGD]] = {"adamw": LaneAdamW, "
 
 
 _DECAYED = ".decayed"
-"""How the name of a group ends that weight decay applies to."""
+"""The end of the name of every group that weight decay applies to."""
 
 
 def _group_of(name: str, parameter: Tensor) -> str:

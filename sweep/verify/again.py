@@ -25,6 +25,8 @@ from sweep.verify.record import RecordedTrial
 
 CurveKey = tuple[int, int, str]
 LARGEST_COMPARED = 1e5
+"""The largest weight that is compared. One unit in the last place of a larger number comes near the difference that is
+promised."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def steps_beside_plain_loop(trial: RecordedTrial, setting: Setting, n_steps: int
     total = setting.n_epochs * setting.steps_per_epoch
     n_steps = min(n_steps, trial.epochs * setting.steps_per_epoch)
     lane = replace(setting.spec, precision="fp32").lane(rank, trial.seeds[0], config).to(setting.device, torch.float64)
-    stack = Stack([lane, lane])  # alone: beside itself
+    stack = Stack([lane, lane])  # a single lane trains beside a copy of itself, see `Training`
 
     def plain_loop() -> tuple[nn.Module, Generator[None]]:
         plain = setting.spec.plain(rank, config).to(setting.device, torch.float64)
@@ -166,7 +168,7 @@ def steps_beside_plain_loop(trial: RecordedTrial, setting: Setting, n_steps: int
             for of_loop in loops:
                 next(of_loop)
             ours, expected = setting.spec.trimmed(rank, stack.lane_state(0)), _on_cpu(together)
-            if not (_has_not_diverged(ours) and _has_not_diverged(expected)):  # it diverges, as it must beside it
+            if not (_has_not_diverged(ours) and _has_not_diverged(expected)):  # both should diverge
                 n_steps = step + 1
                 if _has_not_diverged(ours) != _has_not_diverged(_on_cpu(own_way)):
                     of_a_step = math.inf
@@ -182,7 +184,7 @@ def _on_cpu(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _has_not_diverged(weights: dict[str, Tensor]) -> bool:
-    """Whether no weight has diverged: beyond `LARGEST_COMPARED` a unit in the last place is as large as the promise."""
+    """Whether no weight is larger than `LARGEST_COMPARED`, or not a number."""
     return all(bool((tensor.abs() <= LARGEST_COMPARED).all()) for tensor in weights.values())
 
 
@@ -208,7 +210,10 @@ def _held_out(trial: RecordedTrial, setting: Setting) -> Iterator[Tensor] | None
 
 
 def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
-    """Over all tensors of the same names and shapes; 0 where both are not a number, infinite where one is."""
+    """Largest difference of two numbers, over all tensors; both sides have the same names and shapes.
+
+    The difference is 0 where both are not a number, and infinite where one of them is not.
+    """
     differences = [
         torch.where(
             (a[name] == b[name]) | (a[name].isnan() & b[name].isnan()), 0.0, (a[name] - b[name]).abs()

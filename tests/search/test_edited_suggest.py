@@ -11,7 +11,8 @@ from sweep import LaneConfig, Study, UsageError, load_results
 from sweep.records.folder import RunFolder
 from sweep.running.resume import resume_run
 from sweep.search.occupancy import Occupancy
-from sweep.search.proposals import LANE_CONFIG, Proposals
+from sweep.search.own_attributes import LANE_CONFIG
+from sweep.search.proposals import Proposals
 from sweep.search.requests import Request, send
 from sweep.study.finding import LoadedStudy
 from sweep.study.stored_values import RESERVED

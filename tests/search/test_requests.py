@@ -21,7 +21,8 @@ from sweep.records.reporter import Reporter
 from sweep.running.resume import resume_run
 from sweep.running.snapshot_files import SnapshotFiles
 from sweep.search.ledger import Ledger
-from sweep.search.proposals import CLONE, Proposals
+from sweep.search.own_attributes import CLONE
+from sweep.search.proposals import Proposals
 from sweep.search.requests import Inbox, Request, send
 from sweep.search.steering import ask_to_clone, ask_to_stop
 from sweep.study.finding import LoadedStudy

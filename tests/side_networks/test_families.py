@@ -87,7 +87,7 @@ def some_stages(spec: SideNetworkSpec, n: int, *, seed: int = 0, lengths: Tensor
     return Stages((stage * there for stage in stages), lengths)
 
 
-def randomised(module: nn.Module, rank: int, padded_rank: int, spec: SideNetworkSpec) -> nn.Module:
+def randomised(module: nn.Module, rank: int, spec: SideNetworkSpec) -> nn.Module:
     """Give a module random weights, as after training. Only the padding stays zero."""
     generator = torch.Generator().manual_seed(rank)
     own = spec.plain(rank).state_dict()
@@ -102,7 +102,7 @@ def randomised(module: nn.Module, rank: int, padded_rank: int, spec: SideNetwork
 def lane_and_plain(spec: SideNetworkSpec, rank: int) -> tuple[nn.Module, nn.Module]:
     """Return a padded lane in its stacked form, and the plain module of its own rank with the same weights."""
     rank = fitting(rank, spec)
-    lane, plain = randomised(spec.lane(rank, seed=1), rank, spec.max_rank, spec), spec.plain(rank).double()
+    lane, plain = randomised(spec.lane(rank, seed=1), rank, spec), spec.plain(rank).double()
     plain.load_state_dict(spec.trimmed(rank, lane.state_dict()))
     return lane, plain
 
@@ -184,7 +184,7 @@ def test_a_causal_ladder_sees_nothing_that_comes_after() -> None:
     stages = some_stages(spec, BATCH)
     changed = [torch.cat([stage[:, :1], stage[:, 1:].flip(-1)], 1) for stage in stages]
     assert_alike(lane(stages), lane(changed))
-    seeing = randomised(replace(spec, causal=False).lane(4, seed=1), 4, 8, spec)
+    seeing = randomised(replace(spec, causal=False).lane(4, seed=1), 4, spec)
     assert not torch.allclose(seeing(stages), seeing(changed))
 
 
@@ -336,7 +336,7 @@ def test_supported_combinations_are_accepted(spec: SideNetworkSpec) -> None:
 def test_a_stack_of_every_family_has_the_logits_of_its_lanes() -> None:
     for name, spec in SPECS.items():
         ranks = [fitting(rank, spec) for rank in (2, 5)]
-        lanes = [randomised(spec.lane(rank, seed=rank), rank, 8, spec) for rank in ranks]
+        lanes = [randomised(spec.lane(rank, seed=rank), rank, spec) for rank in ranks]
         stages = some_stages(spec, BATCH)
         for logits, lane in zip(Stack(lanes).logits(stages), lanes, strict=True):
             assert_alike(logits, lane(stages), name)

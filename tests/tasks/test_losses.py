@@ -165,7 +165,7 @@ def test_unused_kinds_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("no lane asked for this loss")
 
     for name in ("focal", "logit_adjusted", "binary_one_vs_all"):
-        monkeypatch.setattr(f"sweep.tasks.losses.{name}", fail)
+        monkeypatch.setattr(f"sweep.tasks.lane_losses.{name}", fail)
     losses = LaneLosses([LaneConfig(lr=1)] * 3, torch.ones(C), torch.float64)
     assert losses(some_logits(3), some_labels()).shape == (3,)
     with pytest.raises(AssertionError, match="no lane asked"):
