@@ -130,7 +130,7 @@ def children(process_id: int) -> list[int]:
 def test_a_killed_run_leaves_no_worker_and_can_be_resumed_with_another_number(
     folder: Path, drawn_images: Path, tmp_path: Path, number: signal.Signals, n_workers: int
 ) -> None:
-    process = command(folder, drawn_images, tmp_path / "run", "--epochs", "20", "--workers", "2")
+    process = command(folder, drawn_images, tmp_path / "run", "--epochs", "40", "--workers", "2")
     until_it_trains(process, tmp_path / "run")
     workers = children(process.pid)
     assert len(workers) == 2
@@ -141,7 +141,7 @@ def test_a_killed_run_leaves_no_worker_and_can_be_resumed_with_another_number(
     study = load_study(str(folder / "mine.py"))
     where: dict[str, Any] = {"storage_url": None, "cache_dir": folder / "cache", "reporter": Reporter()}
     resume_run(tmp_path / "run", study, **where, n_workers=n_workers)
-    quiet = loaded(folder, "mine.py", drawn_images, epochs=20)
+    quiet = loaded(folder, "mine.py", drawn_images, epochs=40)
     run_study(quiet, n_parallel=5, out=tmp_path / "quiet", device_name="cpu", **where)
     assert_same_tables(load_results(tmp_path / "run"), load_results(tmp_path / "quiet"))
 
