@@ -35,7 +35,8 @@ class Admission:
         self.study = study = lanes.study
         self.latency = LatencyMeter(lanes, proposals.own) if INFERENCE_SECONDS in study.ranking.names else None
         self.shapes = ShapeSpace(study)
-        self.filling = Filling(lanes.n_parallel // study.lanes_per_trial, self._enough)
+        n_given = 1 + len(study.enqueue)  # the baseline first
+        self.filling = Filling(lanes.n_parallel // study.lanes_per_trial, self._enough, n_given)
         self._lead: tuple[Shape, Follow] | None = None
         self._n_counted = self._n_of_study = 0
         self._trainable: dict[tuple[SideNetworkSpec, int], int] = {}

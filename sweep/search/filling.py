@@ -10,7 +10,8 @@ every proposal is the sampler's free choice. The rule:
    (`sweep.side_networks.cost.enough_lanes`), but a shape never gets more than its share of all lanes. Its share is its
    share of the last `WINDOW` leads, so in the long run lanes are divided as the sampler would divide them. A few leads
    say little about what the sampler prefers: at the start, every lead's stack gets as many trials as it needs, but at
-   most `FIRST_TRIALS` and a quarter of all, so that the sampler soon sees results of several shapes.
+   most `FIRST_TRIALS` and a quarter of all, so that the sampler soon sees results of several shapes. It gets fewer if
+   the study begins with so many configurations of its own that they would not all find lanes.
 3. Then the sampler is asked without constraints again, until no lane is free.
 """
 
@@ -33,14 +34,15 @@ class Filling:
     Args:
         n_trials: Number of trials that fill all lanes.
         enough: Gives, for a shape, the number of trials beyond which a larger stack is hardly cheaper per trial.
+        n_given: Number of the configurations that the study begins with.
 
     Attributes:
         leads: Trial and shape of the last leads, oldest first.
     """
 
-    def __init__(self, n_trials: int, enough: Callable[[Shape], int]):
+    def __init__(self, n_trials: int, enough: Callable[[Shape], int], n_given: int):
         self.n_trials = n_trials
-        self.first = min(FIRST_TRIALS, math.ceil(n_trials / 4))
+        self.first = min(FIRST_TRIALS, math.ceil(n_trials / max(4, n_given)))
         self.enough = enough
         self.leads: deque[tuple[int, Shape]] = deque(maxlen=WINDOW)
 

@@ -215,13 +215,16 @@ def _shape(study: Study, size: int) -> Shape:
 
 
 @given(
-    preferences=st.lists(st.integers(0, 3), min_size=1, max_size=200), enough=st.integers(1, 12), n=st.integers(1, 64)
+    preferences=st.lists(st.integers(0, 3), min_size=1, max_size=200),
+    enough=st.integers(1, 12),
+    n=st.integers(1, 64),
+    n_given=st.integers(1, 10),
 )
-def test_filling_rule(preferences: list[int], enough: int, n: int) -> None:
+def test_filling_rule(preferences: list[int], enough: int, n: int, n_given: int) -> None:
     """No lane stays idle, every shape that the sampler chose gets lanes, and none gets far more than its share."""
     study = Study(suggest=lambda trial: LaneConfig(lr=1.0), baseline={})
     shapes = [_shape(study, size) for size in (1, 2, 3, 4)]
-    filling = Filling(n, lambda shape: enough)
+    filling = Filling(n, lambda shape: enough, n_given)
     running: Counter[Shape] = Counter()
     leads: Counter[Shape] = Counter()
     free = n
@@ -244,7 +247,7 @@ def test_filling_rule(preferences: list[int], enough: int, n: int) -> None:
 def test_the_first_shapes_get_a_few_trials_each() -> None:
     """The sampler soon sees results of several shapes."""
     study = Study(suggest=lambda trial: LaneConfig(lr=1.0), baseline={})
-    filling = Filling(32, lambda shape: 1000)
+    filling = Filling(32, lambda shape: 1000, 1)
     for number in range(4):
         shape = _shape(study, 1 + number)
         filling.lead(number, shape)
@@ -255,10 +258,13 @@ def test_the_first_shapes_get_a_few_trials_each() -> None:
     assert not filling.wants_follower(_shape(study, 1), 13)
 
 
-@pytest.mark.parametrize(("n", "first"), [(2, 1), (4, 1), (8, 2), (16, 4), (32, 8), (256, 8)])
-def test_a_first_shape_leaves_room_for_others(n: int, first: int) -> None:
+@pytest.mark.parametrize(
+    ("n", "n_given", "first"),
+    [(2, 1, 1), (4, 1, 1), (8, 1, 2), (16, 1, 4), (32, 1, 8), (256, 1, 8), (32, 4, 8), (32, 8, 4), (32, 40, 1)],
+)
+def test_a_first_shape_leaves_room_for_others(n: int, n_given: int, first: int) -> None:
     study = Study(suggest=lambda trial: LaneConfig(lr=1.0), baseline={})
-    filling, shape = Filling(n, lambda shape: 1000), _shape(study, 1)
+    filling, shape = Filling(n, lambda shape: 1000, n_given), _shape(study, 1)
     filling.lead(0, shape)
     assert [filling.wants_follower(shape, running) for running in (first - 1, first)] == [True, False]
 
@@ -297,7 +303,7 @@ def test_configurations_to_begin_with_are_not_tried_twice_after_an_interrupt(
 def test_share_follows_the_last_leads() -> None:
     study = Study(suggest=lambda trial: LaneConfig(lr=1.0), baseline={})
     small, large = _shape(study, 1), _shape(study, 2)
-    filling = Filling(32, lambda shape: 1000)
+    filling = Filling(32, lambda shape: 1000, 1)
     for number in range(64):
         filling.lead(number, small if number % 4 else large)
     assert filling.share(small) == 0.75
