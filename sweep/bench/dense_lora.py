@@ -1,16 +1,11 @@
-"""LoRA with the head of segmentation or detection, beside a finished run: the same data, loss, epochs and metrics.
+"""LoRA with the head of segmentation or detection, beside a finished run: the same data, loss, epochs and metrics."""
 
-python -m sweep.bench.dense_lora runs/segmentation-… --json lora.json
-"""
-
-import argparse
 import copy
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +18,11 @@ from backbones import Backbone
 from backbones.timm_vit import TimmViT
 from sweep.bench.adapters import with_lora
 from sweep.bench.lora import HEAD_LR, why_not_lora
-from sweep.bench.report import write_json
 from sweep.data import Split
-from sweep.errors import SweepError, UsageError
+from sweep.errors import UsageError
 from sweep.export.selection import winner_of
 from sweep.features.batches import Batch, StageData, n_batches, training_batches
 from sweep.features.labels import labels_for
-from sweep.machine.device import device_named
-from sweep.machine.paths import default_cache_dir
 from sweep.machine.seeds import derive_seed, seeded
 from sweep.records.entries import require_config
 from sweep.records.folder import RunFolder
@@ -235,7 +227,7 @@ def _order(metrics: Mapping[str, float], target: Target) -> tuple[bool, float, f
     return math.isnan(metrics[kind.tie]), -metrics[kind.score], metrics[kind.tie]
 
 
-def show(console: Console, found: DenseLora) -> None:
+def show_lora(console: Console, found: DenseLora) -> None:
     """Print one line for each method."""
     table = Table(title=f"{found.score} (± standard error over images)", title_justify="left")
     for heading in ("method", "val", "test", "trained parameters", "seconds"):
@@ -254,30 +246,3 @@ def show(console: Console, found: DenseLora) -> None:
         f"LoRA's {found.n_configurations} configurations took {found.lora_seconds / found.run_seconds:.1f} times as "
         f"long as the features and the whole search of the run"
     )
-
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m sweep.bench.dense_lora", description=__doc__)
-    parser.add_argument("run", type=Path, help="folder of a finished run of segmentation or detection")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda; cpu if not given")
-    parser.add_argument("--json", type=Path, help="write all measurements to this JSON file")
-    given = parser.parse_args()
-    console = Console(stderr=True)
-    try:
-        found = lora_beside_run(
-            given.run,
-            device=device_named(given.device),
-            cache_dir=default_cache_dir(),
-            say=lambda line: console.print(line, highlight=False, markup=False),
-        )
-    except SweepError as error:
-        console.print(f"error: {error}", highlight=False, markup=False)
-        sys.exit(error.exit_code)
-    show(Console(), found)
-    if given.json is not None:
-        write_json(given.json, asdict(found))
-
-
-if __name__ == "__main__":
-    main()

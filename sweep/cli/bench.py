@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sweep.cli import options
-from sweep.cli.bench_parts import IN_PARTS, NOT_FOR, OF_ACCURACY, TAKEN_BY
+from sweep.cli.bench_parts import IN_PARTS, NOT_FOR, OPTIONS_OF_ONE, TAKEN_BY
 from sweep.cli.bench_studies import SHIPPED_STUDIES
 from sweep.errors import UsageError
 from sweep.terminal.console import stderr, stdout
@@ -29,6 +29,7 @@ class Suite(StrEnum):
     shapes = "shapes"
     busy = "busy"
     gpu = "gpu"
+    lora = "lora"
     workers = "workers"
 
 
@@ -49,6 +50,7 @@ SUITES: dict[Suite, dict[str, Any]] = {
     Suite.shapes: {},
     Suite.busy: {},
     Suite.gpu: {},
+    Suite.lora: {},
     Suite.workers: {},
 }
 
@@ -62,8 +64,8 @@ def bench(
             "`accuracy`: side-networks, probe and LoRA, each tuned, on several tasks or on your data. `proposals`: a "
             "search that learns from its trials against random search. `shapes`: stacks of many shapes against "
             "padding. `busy`: what another program that takes a core costs. `gpu`: whether a GPU trains the same "
-            "weights, and how fast. `workers`: what the run's own process does in an epoch of many lanes, on simulated "
-            "workers."
+            "weights, and how fast. `lora`: LoRA beside a finished run of segmentation or detection. `workers`: what "
+            "the run's own process does in an epoch of many lanes, on simulated workers."
         ),
     ] = Suite.quick,
     backbone: Annotated[
@@ -133,6 +135,9 @@ def bench(
     accept_licence: Annotated[
         str | None, typer.Option(help="With `--suite accuracy`: the licence that you accept, as for `sweep run`.")
     ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="With `--suite lora`: folder of a finished run of segmentation or detection.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all measurements to this JSON file.")] = None,
     plot: Annotated[
         Path | None, typer.Option(help="With the suites `scaling` and `search`: write a plot to this HTML file.")
@@ -162,8 +167,8 @@ def bench(
     from sweep.machine.device import device_named
     from sweep.running.preparation import check_precision
 
-    of_accuracy = dict(zip(OF_ACCURACY, (data, methods, trials, accept_licence), strict=True))
-    _require_fitting(suite, plot=plot, time=time, seeds=seeds, network=backbone or image_size, of_accuracy=of_accuracy)
+    of_one = {"data": data, "methods": methods, "trials": trials, "accept_licence": accept_licence, "run": run}
+    _require_fitting(suite, plot=plot, time=time, seeds=seeds, network=backbone or image_size, of_one=of_one)
     if side_network is not None and suite not in (Suite.quick, Suite.paper):
         raise UsageError("--side-network belongs to the suites quick and paper; leave it out")
     where = device_named(device or "cpu")
@@ -182,7 +187,7 @@ def bench(
             raise UsageError(f"--suite {suite} runs a study of sweep's; leave --backbone, --rank and --precision out")
         content = SHIPPED_STUDIES[suite]({**asked, "n_seeds": seeds}, str(where), say)
     elif suite in IN_PARTS:
-        given = {**asked, **of_accuracy, "n_seeds": seeds, "backbone": backbone, "rank": rank, "precision": precision}
+        given = {**asked, **of_one, "n_seeds": seeds, "backbone": backbone, "rank": rank, "precision": precision}
         refused = [given[name] for name in given.keys() - TAKEN_BY[suite]]
         if any(refused) or (suite is Suite.workers and device):
             raise UsageError(NOT_FOR[suite])
@@ -210,7 +215,7 @@ def _require_fitting(
     time: str | None,
     seeds: int | None,
     network: object,
-    of_accuracy: Mapping[str, object],
+    of_one: Mapping[str, object],
 ) -> None:
     """Refuse options that mean nothing to a suite.
 
@@ -225,13 +230,14 @@ def _require_fitting(
         )
     if suite is not Suite.search and time:
         raise UsageError("--time belongs to --suite search; leave it out")
-    if suite in (Suite.quick, Suite.paper, Suite.scaling, Suite.workers, Suite.busy) and seeds:
+    if seeds and suite in (Suite.quick, Suite.paper, Suite.scaling, Suite.workers, Suite.busy):
         raise UsageError("--seeds belongs to the suites search, accuracy, proposals and shapes; leave it out")
-    for name, value in of_accuracy.items():
-        if suite is not Suite.accuracy and value is not None:
-            raise UsageError(
-                f"--{name.replace('_', '-')} belongs to --suite accuracy; leave it out, or give that suite"
-            )
+    for owner, names in OPTIONS_OF_ONE.items():
+        for name in names:
+            if suite != owner and of_one[name] is not None:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} belongs to --suite {owner}; leave it out, or give that suite"
+                )
 
 
 def _rows(sizes: "Sizes", say: Callable[[str], None]) -> dict[str, Any]:

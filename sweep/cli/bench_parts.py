@@ -1,4 +1,4 @@
-"""The suites of `sweep bench` that write their file after every part."""
+"""The suites of `sweep bench` that write their file by themselves, most of them after every part."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import typer
 
+from sweep.errors import UsageError
 from sweep.terminal.console import stdout
 
 
@@ -69,22 +70,41 @@ def _workers(asked: dict[str, Any], device: str | None, json_file: Path | None, 
     show_workers(stdout, points, sizes)
 
 
-IN_PARTS = {"accuracy": _accuracy, "gpu": _gpu, "workers": _workers}
-"""Suites that write their file after every part."""
+def _lora(asked: dict[str, Any], device: str | None, json_file: Path | None, say: Callable[[str], None]) -> None:
+    from dataclasses import asdict
 
-OF_ACCURACY = ("data", "methods", "trials", "accept_licence")
-"""Options of the suite `accuracy` alone."""
+    from sweep.bench.dense_lora import lora_beside_run, show_lora
+    from sweep.bench.report import write_json
+    from sweep.machine.device import device_named
+    from sweep.machine.paths import default_cache_dir
+
+    if asked["run"] is None:
+        raise UsageError("--suite lora trains LoRA beside a finished run; give the run's folder with --run")
+    where = device_named(device or "cpu")
+    found = lora_beside_run(asked["run"], device=where, cache_dir=default_cache_dir(), say=say)
+    show_lora(stdout, found)
+    if json_file is not None:
+        write_json(json_file, asdict(found))
+
+
+IN_PARTS = {"accuracy": _accuracy, "gpu": _gpu, "lora": _lora, "workers": _workers}
+"""Suites that write their file by themselves."""
+
+OPTIONS_OF_ONE = {"accuracy": ("data", "methods", "trials", "accept_licence"), "lora": ("run",)}
+"""Options that belong to a single suite."""
 
 TAKEN_BY = {
-    "accuracy": {"image_size", "epochs", "n_seeds", "backbone", *OF_ACCURACY},
+    "accuracy": {"image_size", "epochs", "n_seeds", "backbone", *OPTIONS_OF_ONE["accuracy"]},
     "gpu": set[str](),
+    "lora": {*OPTIONS_OF_ONE["lora"]},
     "workers": {"n_parallel", "epochs"},
 }
-"""The options that can be given to a suite in parts."""
+"""The options that can be given to these suites."""
 
 NOT_FOR = {
     "accuracy": "--suite accuracy runs studies of sweep's; leave --rank, --precision and --n-parallel out",
     "gpu": "--suite gpu has its own sizes; give --device and --json only",
+    "lora": "--suite lora trains beside a finished run, as that run did; give --run, --device and --json only",
     "workers": "--suite workers simulates all training; give --n-parallel, --epochs and --json only",
 }
-"""What to say if a suite in parts is given options that it does not take."""
+"""What to say if such a suite is given options that it does not take."""

@@ -1,18 +1,19 @@
 """LoRA beside runs of segmentation and detection: the same head, loss, data and metrics."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from scenes import draw_scenes
 from squares import draw_squares
+from typer.testing import CliRunner
 
 from backbones import load_backbone
 from backbones.timm_vit import TimmViT
 from sweep import LaneConfig, Study
-from sweep.bench.dense_lora import LEARNING_RATES, LoraWithTokenHead, lora_beside_run, main
+from sweep.bench.dense_lora import LEARNING_RATES, LoraWithTokenHead, lora_beside_run
+from sweep.cli import app
 from sweep.errors import UsageError
 from sweep.running.runner import run_study
 from sweep.side_networks.linear_probe import LinearProbe
@@ -66,14 +67,13 @@ def test_lora_is_measured_as_the_run_was(on_masks: Path, scenes: Path) -> None:
     assert min(found.lora_seconds, found.run_seconds) > 0
 
 
-def test_the_command_on_boxes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_on_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_on(draw_squares(tmp_path / "squares"), epochs=1)
     monkeypatch.setenv("SWEEP_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(sys, "argv", ["dense_lora", str(run), "--json", str(tmp_path / "lora.json")])
-    main()
-    assert "LoRA, best of 3" in capsys.readouterr().out
+    options = ["--run", str(run), "--json", str(tmp_path / "lora.json")]
+    result = CliRunner().invoke(app, ["bench", "--suite", "lora", *options])
+    assert result.exit_code == 0, result.output
+    assert "LoRA, best of 3" in result.output
     found = json.loads((tmp_path / "lora.json").read_text())
     assert found["score"] == "ap"
     assert 0 <= found["test"]["lora"]["ap"] <= 1
@@ -104,11 +104,17 @@ def test_runs_that_cannot_be_compared_are_refused(scenes: Path) -> None:
         lora_beside_run(augmented, device=CPU, cache_dir=scenes.parent / "cache", say=print)
 
 
-def test_what_is_no_run_is_one_clear_error(
-    scenes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["dense_lora", str(scenes)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    assert "is not a run folder" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--suite", "lora"], "give the run's folder with --run"),
+        (["--suite", "lora", "--run", "FOLDER"], "is not a run folder"),
+        (["--suite", "lora", "--run", "FOLDER", "--rank", "4"], "give --run, --device and --json only"),
+        (["--suite", "quick", "--run", "FOLDER"], "--run belongs to --suite lora"),
+    ],
+)
+def test_what_cannot_be_run_is_one_clear_error(scenes: Path, arguments: list[str], named: str) -> None:
+    given = [str(scenes) if argument == "FOLDER" else argument for argument in arguments]
+    result = CliRunner().invoke(app, ["bench", *given])
+    assert isinstance(result.exception, UsageError)
+    assert named in str(result.exception)
