@@ -132,10 +132,8 @@ def _check_polygons(polygons: Sequence[object], size: tuple[int, int]) -> None:
     columns, rows = zip(*corners, strict=True)
     if max(columns) <= 0 or min(columns) >= width or max(rows) <= 0 or min(rows) >= height:
         raise FaultyRegionError(f"is outside of its image, which has {width} x {height} pixels")
-    for (
-        x,
-        y,
-    ) in corners:  # what is a little outside is cut off; far outside, the pixels of an edge would fill the memory
+    # what is a little outside is cut off; far outside, the pixels of an edge would fill the memory
+    for x, y in corners:
         if not (-width <= x <= 2 * width and -height <= y <= 2 * height):
             raise FaultyRegionError(
                 f"has a point at {x:g} {y:g}, far outside of its image, which has {width} x {height} pixels"
