@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,7 +39,7 @@ def with_lora(network: nn.Module, rank: int) -> nn.Module:
     return adapted
 
 
-class LoraNetwork(nn.Module):
+class LoraNetwork(nn.Module, ABC):
     """A copy of a network with LoRA, and the head that LAST has.
 
     Args:
@@ -52,9 +53,9 @@ class LoraNetwork(nn.Module):
         self.network: Any = with_lora(copy.deepcopy(network), rank)
         self.head = head
 
+    @abstractmethod
     def tokens(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         """The network's last tokens `(B, L, D)`, and the number of tokens of every text `(B,)`; None for images."""
-        raise NotImplementedError
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Compute logits `(B, C)`."""
