@@ -235,7 +235,7 @@ def _step_of(prepared: Prepared, n_lanes: int, data: StageData, indices: Tensor)
 
     def step(_: Check) -> None:
         batch, labels = data.batch(indices, stack.like)
-        _, grads = stack.gradients(batch, labels, losses_of)
+        grads = stack.gradients(batch, labels, losses_of)[1]
         optimizers.step(grads, factors)
 
     return step
