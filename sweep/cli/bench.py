@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweep.cli import options
+from sweep.cli import data_options
 from sweep.cli.bench_parts import IN_PARTS, NOT_FOR, OPTIONS_OF_ONE, TAKEN_BY
 from sweep.cli.bench_studies import SHIPPED_STUDIES
 from sweep.errors import UsageError
@@ -111,7 +111,7 @@ def bench(
     data: Annotated[
         str | None,
         typer.Option(
-            autocompletion=options.complete_data,
+            autocompletion=data_options.complete_data,
             help="With `--suite accuracy`: the data, as for `sweep run`; each item must have one class. `mini-vtab` if "
             "not given.",
         ),

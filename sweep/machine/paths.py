@@ -75,6 +75,12 @@ def is_out_of_space(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+def is_refused_by_the_system(error: BaseException) -> bool:
+    """Whether the system refuses a path as it is: no rights, a disk that is read-only, a folder in place of a file."""
+    refused = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)
+    return isinstance(error, OSError) and error.errno in refused and error.filename is not None
+
+
 def save_weights(tensors: Mapping[str, "Tensor"], path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors as a safetensors file.
 
