@@ -57,10 +57,10 @@ def plan(
     n_parallel: options.NParallel = "32",
     device: options.RunDevice = None,
 ) -> None:
-    """Estimate what `sweep run` with the same options will cost: seconds, disk space, and memory per lane.
+    """Estimate what a run will cost: seconds, disk space, and memory per lane.
 
     The command loads the backbone and the data, and times a few images and a few training steps. It trains no trial and
-    creates no run folder.
+    creates no run folder. It takes the options of `sweep run` that decide the cost.
     """
     from sweep.data.summary import summary, warn_of_shared_items
     from sweep.machine.device import device_named
