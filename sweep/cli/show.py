@@ -127,7 +127,7 @@ def where_the_time_went(seconds: Mapping[str, float]) -> str:
     said["search"] += f" (training {seconds['training']:.1f})"
     rest = seconds["total"] - sum(seconds[name] for name in parts)
     if rest >= UNTOLD_SECONDS:
-        said["rest"] = f"everything else, such as reading data, planning and compiling kernels, {rest:.1f}"
+        said["rest"] = f"everything else {rest:.1f} (reading data, planning, compiling kernels)"
     return f"seconds: {', '.join(said.values())}, total {seconds['total']:.1f}"
 
 

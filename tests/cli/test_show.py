@@ -65,6 +65,6 @@ def test_time_beside_the_parts_of_a_run_is_named_if_it_is_long() -> None:
     parts = {"features": 1.0, "search": 20.0, "training": 18.0, "linear_probe": 2.0}
     said = "seconds: features 1.0, search 20.0 (training 18.0), linear probe 2.0, "
     assert where_the_time_went({**parts, "total": 24.0}) == f"{said}total 24.0"
-    rest = "everything else, such as reading data, planning and compiling kernels, 300.0"
+    rest = "everything else 300.0 (reading data, planning, compiling kernels)"
     assert where_the_time_went({**parts, "total": 323.0}) == f"{said}{rest}, total 323.0"
     assert where_the_time_went({**parts, "total": 5.0}) == f"{said}total 5.0"  # resumed after its search
