@@ -151,7 +151,7 @@ def _unknown(spec: str, path: Path) -> UsageError:
     if os.path.exists(path):
         reason = f"is a file that does not end in {', '.join((*TABLE_SUFFIXES, ARRAY_SUFFIX))}"
     return UsageError(
-        f"no data set {spec!r}: no data set has that name{f' (did you mean {close[0]}?)' if close else ''}, "
+        f"no data set {spec!r}: `sweep data` has none of that name{f' (did you mean {close[0]}?)' if close else ''}, "
         f"and {path} {reason}.\n"
         f"Give one of {', '.join(DATA_SETS)}; a folder of images, one subfolder per class, or with masks or boxes; a "
         f"table of images or texts; an archive of arrays; a saved Hugging Face data set; or a VTAB-1K task folder "
