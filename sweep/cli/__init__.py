@@ -100,8 +100,8 @@ def main() -> None:
             _fail(f"cannot use {error.filename}: {error.strerror}. Change its permissions, or give another path", 1)
         if not is_out_of_space(error):
             raise
-        where = error.filename or "the Optuna storage"
-        _fail(f"the disk is full: cannot write {where}. Free some space, then continue with sweep resume", 1)
+        where = error.filename or "the output or the Optuna storage"
+        _fail(f"the disk is full: cannot write {where}. Free some space; sweep resume continues a run", 1)
 
 
 def _fail(message: str, exit_code: int) -> None:

@@ -48,7 +48,7 @@ def ensure_folder(folder: Path) -> Path:
         writable = os.access(folder, os.W_OK)
     except OSError as error:
         raise SweepError(
-            f"cannot create the cache folder {folder}: {error}. Set SWEEP_CACHE_DIR to a folder of yours"
+            f"cannot create the cache folder {folder}: {error.strerror}. Set SWEEP_CACHE_DIR to a folder of yours"
         ) from error
     if not writable:
         raise SweepError(f"cannot write to the cache folder {folder}. Set SWEEP_CACHE_DIR to a folder of yours")

@@ -154,9 +154,7 @@ def test_full_disk_names_the_file(cli: Cli, photos: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("optuna.storages.journal.JournalFileBackend.append_logs", no_space)
     code, stderr = cli(*run_arguments(data=photos, out="elsewhere"))
     assert code == 1
-    assert (
-        "the disk is full: cannot write the Optuna storage. Free some space, then continue with sweep resume" in stderr
-    )
+    assert "the disk is full: cannot write the output or the Optuna storage. Free some space; sweep resume" in stderr
     assert "Traceback" not in stderr
 
     monkeypatch.setattr("os.fsync", no_space)
