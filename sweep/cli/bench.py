@@ -161,6 +161,8 @@ def bench(
 
         sweep bench --suite accuracy --data ./photos --backbone clip_base_patch16 --image-size 112 --json accuracy.json
 
+        sweep bench --suite lora --run runs/segmentation-… --json lora.json
+
         sweep bench --suite workers --n-parallel 4096
     """
     from sweep.bench import report

@@ -31,6 +31,12 @@ __all__ = ["DATA_SETS", "DataSet", "OnBadImage", "SkippedImage", "Split", "Table
 
 TABLE_SUFFIXES, ARRAY_SUFFIX = (".csv", ".tsv", ".parquet"), ".npz"
 
+IN_FOLDERS_OF = {
+    SEGMENTATION.name: "images/ and masks/, or with annotations in the layout of COCO",
+    DETECTION.name: "boxes in the layout of Pascal VOC or COCO",
+}
+"""What a folder of such a task has in it."""
+
 
 def load_data(
     spec: str | Mapping[str, Any],
@@ -112,10 +118,8 @@ def _of_places(
     folder = Path(os.path.expanduser(spec)) if isinstance(spec, str) else None
     reader = _reader_of_places(folder, task) if folder is not None and os.path.isdir(folder) else None
     if folder is None or reader is None:
-        of_masks = "images/ and masks/, or with annotations in the layout of COCO"
-        wanted = of_masks if task == SEGMENTATION.name else "boxes in the layout of Pascal VOC or COCO"
         raise UsageError(
-            f"{task} needs a folder with {wanted} (docs/dense.md), and "
+            f"{task} needs a folder with {IN_FOLDERS_OF[task]} (docs/dense.md), and "
             f"{'Study.data' if folder is None else folder} is not one; give another --data"
         )
     _refuse_table_options(str(spec), table)
@@ -162,9 +166,11 @@ def _unknown(spec: str, path: Path) -> UsageError:
 def _require_task(what: str, has: str, asked: str | None) -> None:
     """Refuse data that make no task of the kind that was asked for."""
     if asked not in (None, has):
+        data = "the labels in a table or arrays (docs/data.md)"
+        if asked in IN_FOLDERS_OF:
+            data = f"--data a folder with {IN_FOLDERS_OF[asked]} (docs/dense.md)"
         raise UsageError(
-            f"{what} makes a task of the kind {has}, not {asked}; leave --task out if you gave it, or give the "
-            f"labels in a table or arrays (docs/data.md)"
+            f"{what} makes a task of the kind {has}, not {asked}; leave --task out if you gave it, or give {data}"
         )
 
 
