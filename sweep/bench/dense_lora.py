@@ -33,6 +33,7 @@ from sweep.study.augmentation import NONE
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks import boxes
 from sweep.tasks.kinds import DETECTION, SEGMENTATION
+from sweep.tasks.own_losses import is_own
 from sweep.tasks.targets import Target
 from sweep.training.plain_loop import train_plainly
 from sweep.training.stack import EVALUATION_BATCH_SIZE
@@ -121,22 +122,22 @@ def lora_beside_run(
         learning_rates: Learning rates of the adapters.
 
     Raises:
-        UsageError: It is no such run, it was augmented, cross-validated, trained again or not tested; or LoRA cannot be
-            trained in its backbone.
+        UsageError: It is no such run, it was augmented, cross-validated, trained again or not tested; its winner has a
+            loss of a study file; or LoRA cannot be trained in its backbone.
         SweepError: Its files are damaged, or the data or the backbone have changed since the run.
     """
     folder, results = RunFolder.open(run), load_results(run)
     require_config(folder, results.config)
     summary = _comparable(results, run)
     winner = winner_of(results, folder)
-    config = config_of_trial(results, folder, winner)
+    config, of_winner = config_of_trial(results, folder, winner), _of_loss(results, winner, run)
     backbone = recorded_backbone(config, cache_dir, device)
     if reason := why_not_lora(backbone):
         raise UsageError(f"LoRA {reason}")
     if not isinstance(backbone, TimmViT):
         raise UsageError(f"LoRA with a head for every token needs a Vision Transformer of timm, not {backbone.name}")
     data = recorded_data(config, cache_dir, splits=("train", "val", "test"))
-    target, of_winner = Target.of(data.task, data.train.labels), _of_loss(results, winner)
+    target = Target.of(data.task, data.train.labels)
     started = time.perf_counter()
     train, val = (_images(backbone, split, data.n_classes, target) for split in (data.train, data.val))
     best: tuple[LoraWithTokenHead, float, dict[str, float]] | None = None
@@ -189,10 +190,20 @@ def _comparable(results: Results, run: Path) -> Mapping[str, Any]:
     return summary
 
 
-def _of_loss(results: Results, trial: int) -> dict[str, Any]:
-    """The part of a trial's configuration that is about its loss."""
+def _of_loss(results: Results, trial: int, run: Path) -> dict[str, Any]:
+    """The part of a trial's configuration that is about its loss.
+
+    Raises:
+        UsageError: The loss is one of a study file.
+    """
     recorded = json.loads(results.trials.loc[results.trials["trial"] == trial, "lane_config"].iloc[0])
-    return {name: recorded[name] for name in OF_LOSS if name in recorded}
+    of_loss = {name: recorded[name] for name in OF_LOSS if name in recorded}
+    if (loss := of_loss.get("loss")) is not None and is_own(loss):
+        raise UsageError(
+            f"the winner of the run {run} learned with {loss.split(':')[1]}, a loss of its study file, and LoRA learns "
+            f"with sweep's losses only; give a run whose study has no loss of its own"
+        )
+    return of_loss
 
 
 def _images(backbone: Backbone, split: Split, n_classes: int, target: Target) -> StageData:

@@ -31,6 +31,12 @@ __all__ = ["DATA_SETS", "DataSet", "OnBadImage", "SkippedImage", "Split", "Table
 
 TABLE_SUFFIXES, ARRAY_SUFFIX = (".csv", ".tsv", ".parquet"), ".npz"
 
+IN_FOLDERS_OF = {
+    SEGMENTATION.name: "images/ and masks/, or with annotations in the layout of COCO",
+    DETECTION.name: "boxes in the layout of Pascal VOC or COCO",
+}
+"""What a folder of such a task has in it."""
+
 
 def load_data(
     spec: str | Mapping[str, Any],
@@ -51,19 +57,19 @@ def load_data(
             `voc_folder` and `coco_folder` read them, or with ``task="segmentation"`` with masks as `coco_mask_folder`
             reads them; a table of images or texts (``.csv``, ``.tsv``, ``.parquet``); an
             archive of arrays (``.npz``); or data set objects by split.
-        seed: seed of the split, for data that come without one; the demo sets always have the same split. None splits
-            nothing: images without a given split are all in `test`, and any split may be empty.
-        cache_dir: root of sweep's cache, for the demo sets that are fetched.
+        seed: seed of the split, for data that come without one; data sets that have a name always have the same split.
+            None splits nothing: images without a given split are all in `test`, and any split may be empty.
+        cache_dir: root of sweep's cache, for data sets that are fetched.
         on_bad_image: ``"skip"`` decodes every image once before splitting, and leaves out those that cannot be read;
             each is logged, and listed in `DataSet.skipped`.
         task: kind of task, see `sweep.tasks.kinds`; if not given, the labels decide.
-        accept_licence: the licence that the user accepts, for a demo set with a restricted licence.
+        accept_licence: the licence that the user accepts, for a data set with a restricted licence.
         table: how a table is read.
 
     Raises:
         UsageError: there are no data called `spec`, their licence has not been accepted, their content is wrong, or
             they do not make a task of that kind.
-        SweepError: a demo set cannot be fetched, a file is damaged, or an image cannot be read.
+        SweepError: a data set cannot be fetched, a file is damaged, or an image cannot be read.
     """
     checker = ImageChecker(on_bad_image)
     if isinstance(spec, str) and spec in DATA_SETS:
@@ -112,10 +118,8 @@ def _of_places(
     folder = Path(os.path.expanduser(spec)) if isinstance(spec, str) else None
     reader = _reader_of_places(folder, task) if folder is not None and os.path.isdir(folder) else None
     if folder is None or reader is None:
-        of_masks = "images/ and masks/, or with annotations in the layout of COCO"
-        wanted = of_masks if task == SEGMENTATION.name else "boxes in the layout of Pascal VOC or COCO"
         raise UsageError(
-            f"{task} needs a folder with {wanted} (docs/dense.md), and "
+            f"{task} needs a folder with {IN_FOLDERS_OF[task]} (docs/dense.md), and "
             f"{'Study.data' if folder is None else folder} is not one; give another --data"
         )
     _refuse_table_options(str(spec), table)
@@ -151,7 +155,7 @@ def _unknown(spec: str, path: Path) -> UsageError:
     if os.path.exists(path):
         reason = f"is a file that does not end in {', '.join((*TABLE_SUFFIXES, ARRAY_SUFFIX))}"
     return UsageError(
-        f"no data set {spec!r}: it is not a demo set{f' (did you mean {close[0]}?)' if close else ''}, "
+        f"no data set {spec!r}: `sweep data` has none of that name{f' (did you mean {close[0]}?)' if close else ''}, "
         f"and {path} {reason}.\n"
         f"Give one of {', '.join(DATA_SETS)}; a folder of images, one subfolder per class, or with masks or boxes; a "
         f"table of images or texts; an archive of arrays; a saved Hugging Face data set; or a VTAB-1K task folder "
@@ -162,9 +166,11 @@ def _unknown(spec: str, path: Path) -> UsageError:
 def _require_task(what: str, has: str, asked: str | None) -> None:
     """Refuse data that make no task of the kind that was asked for."""
     if asked not in (None, has):
+        data = "the labels in a table or arrays (docs/data.md)"
+        if asked in IN_FOLDERS_OF:
+            data = f"--data a folder with {IN_FOLDERS_OF[asked]} (docs/dense.md)"
         raise UsageError(
-            f"{what} makes a task of the kind {has}, not {asked}; leave --task out if you gave it, or give the "
-            f"labels in a table or arrays (docs/data.md)"
+            f"{what} makes a task of the kind {has}, not {asked}; leave --task out if you gave it, or give {data}"
         )
 
 

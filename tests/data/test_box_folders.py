@@ -433,6 +433,8 @@ def test_mistakes_between_coco_files(tmp_path: Path) -> None:
 def test_detection_is_refused_without_boxes(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"detection needs a folder with boxes .*photos is not one"):
         read(photos, task="detection")
+    with pytest.raises(UsageError, match=r"count makes .* not detection; .* or give --data a folder with boxes in"):
+        load_data("count", seed=0, cache_dir=tmp_path, task="detection")
     (photos / "annotations.json").write_text("{}")
     assert read(photos).task == "classes", "a folder of classes stays one"
 

@@ -133,7 +133,7 @@ def test_bad_masks_are_skipped_on_request(scenes: Path, tmp_path: Path) -> None:
 def test_segmentation_is_refused_without_masks(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"needs a folder with images/ and masks/.*photos is not one"):
         read(photos, tmp_path, task="segmentation")
-    with pytest.raises(UsageError, match=r"not segmentation"):
+    with pytest.raises(UsageError, match=r"not segmentation; .* or give --data a folder with images/ and masks/"):
         read("count", tmp_path, task="segmentation")
 
 

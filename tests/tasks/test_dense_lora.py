@@ -1,8 +1,10 @@
 """LoRA beside runs of segmentation and detection: the same head, loss, data and metrics."""
 
 import json
+import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from scenes import draw_scenes
@@ -15,6 +17,7 @@ from sweep import LaneConfig, Study
 from sweep.bench.dense_lora import LEARNING_RATES, LoraWithTokenHead, lora_beside_run
 from sweep.cli import app
 from sweep.errors import UsageError
+from sweep.records.folder import RunFolder
 from sweep.running.runner import run_study
 from sweep.side_networks.linear_probe import LinearProbe
 from sweep.study.finding import LoadedStudy
@@ -102,6 +105,21 @@ def test_runs_that_cannot_be_compared_are_refused(scenes: Path) -> None:
     augmented = run_on(scenes, augment="flip", views=1, epochs=1)
     with pytest.raises(UsageError, match="learned from augmented images, and LoRA is not, so they cannot be compared"):
         lora_beside_run(augmented, device=CPU, cache_dir=scenes.parent / "cache", say=print)
+
+
+def test_a_loss_of_a_study_file_is_refused_before_anything_is_trained(on_masks: Path, scenes: Path) -> None:
+    run = scenes.parent / "own-loss"
+    shutil.copytree(on_masks, run)
+    table = RunFolder.open(run).trials_path
+    trials = pd.read_parquet(table)
+    trials["lane_config"] = [
+        json.dumps({**json.loads(recorded), "loss": "own:tversky:0123456789ab"}) for recorded in trials["lane_config"]
+    ]
+    trials.to_parquet(table)
+    said: list[str] = []
+    with pytest.raises(UsageError, match="learned with tversky, a loss of its study file, and LoRA learns with"):
+        lora_beside_run(run, device=CPU, cache_dir=scenes.parent / "cache", say=said.append)
+    assert not said
 
 
 @pytest.mark.parametrize(
