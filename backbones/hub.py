@@ -37,6 +37,9 @@ def overlay(name: str, config: PretrainedCfg) -> dict[str, Any] | None:
 
     The hub's client repeats a failed request for most of a minute. One short request before that finds out at once
     whether there is a network.
+
+    Raises:
+        SweepError: The hub does not answer, and its local cache does not have the weights.
     """
     if not constants.HF_HUB_OFFLINE and hub_answers():
         return None

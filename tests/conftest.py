@@ -64,6 +64,12 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def one_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stack is a single `Training`, however many threads there are, so that a test can count stacks."""
+    monkeypatch.setattr("sweep.training.lane_stack.in_parts", lambda lanes, *_: [lanes])
+
+
+@pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """Two classes of 8 noisy images."""
     root = tmp_path / "photos"

@@ -24,6 +24,7 @@ from sweep.running.settings import ShapeSettings
 from sweep.study.finding import load_study
 from sweep.study.lane_config import LaneConfig
 from sweep.training.engine import Lane, Training
+from sweep.training.parts import in_parts, train_epoch
 
 BURN = "while True: pass"
 SETTLE_SECONDS = 0.3
@@ -111,7 +112,7 @@ def _parts(prepared: Prepared, sizes: BusySizes, folder: Path) -> Mapping[str, C
     return {
         PASS: lambda: _pass(backbone, split, folder / f"cache-{next(passes)}", sizes),
         DIVIDED: lambda: [backbone.stages(images) for _ in range(sizes.n_batches)],
-        TRAINING: lambda: training.epoch(next(orders)),
+        TRAINING: lambda: train_epoch(training, next(orders)),
     }
 
 
@@ -119,7 +120,7 @@ def _pass(backbone: Backbone, split: Split, cache_dir: Path, sizes: BusySizes) -
     compute_features(backbone, split, cache_dir=cache_dir, batch_size=sizes.batch_size, device=sizes.device)
 
 
-def _training(prepared: Prepared, sizes: BusySizes) -> Training:
+def _training(prepared: Prepared, sizes: BusySizes) -> list[Training]:
     settings = ShapeSettings(prepared, default_cache_dir(), Reporter(), lambda source: None)
     settings.compute(prepared.shape)
     splits, spec, study = settings.splits(prepared.shape), prepared.spec, prepared.study_of_shape
@@ -128,7 +129,10 @@ def _training(prepared: Prepared, sizes: BusySizes) -> Training:
         for seed in range(sizes.n_parallel)
     ]
     n_epochs = 2 * sizes.epochs + 1
-    return Training(lanes, splits.train, splits.val, n_epochs=n_epochs, batch_size=study.batch_size, seed=study.seed)
+    return [
+        Training(part, splits.train, splits.val, n_epochs=n_epochs, batch_size=study.batch_size, seed=study.seed)
+        for part in in_parts(lanes, splits.train, prepared.device)
+    ]
 
 
 def _timed(part: Callable[[], object]) -> float:

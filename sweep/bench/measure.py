@@ -16,7 +16,7 @@ from sweep.bench.rows import (
     SAME_WEIGHTS,
     STACKED,
     Row,
-    SweepRow,
+    SweepInParts,
     VmapDirect,
     names_of_rows,
 )
@@ -143,7 +143,7 @@ def run_benchmark(workload: Workload, say: Callable[[str], None]) -> Benchmark:
     say("timing: " + ", ".join(names))
     seconds = time_rows(rows, workload.device)
     flops = {name: row.useful_flops / row.n_lanes for name, row in rows.items()}
-    assert isinstance(rows["sweep"], SweepRow)
+    assert isinstance(rows["sweep"], SweepInParts)
     profile = profile_step(rows["sweep"])
     del rows
     gc.collect()  # a stack refers to itself, and the next processes need the memory

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sweep.bench.rows import BATCH, GRADIENTS, OPTIMIZER, SweepRow
+from sweep.bench.rows import BATCH, GRADIENTS, OPTIMIZER, SweepInParts
 from sweep.bench.workload import LAST
 from sweep.side_networks.cpu.trunk import is_compiled
 
@@ -32,8 +32,8 @@ class Part:
     flops: float | None = None
 
 
-def profile_step(row: SweepRow) -> list[Part]:
-    """Profile one training step.
+def profile_step(row: SweepInParts) -> list[Part]:
+    """Profile one training step: that of the first part, beside which the other parts train.
 
     Args:
         row: The row, which must have taken a step before.
@@ -46,7 +46,7 @@ def profile_step(row: SweepRow) -> list[Part]:
     if (
         workload.spec.family != LAST
         or workload.spec.form != "rank space"
-        or not is_compiled(workload.sizes.rank, workload.device, row.stack.like.dtype)
+        or not is_compiled(workload.sizes.rank, workload.device, torch.float32)
     ):
         return []
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # a missing GPU is not an error
@@ -63,7 +63,7 @@ def profile_step(row: SweepRow) -> list[Part]:
 
     products, tasks = own(lambda name: name in SHARED_PRODUCTS), own(lambda name: name.startswith(TASKS))
     return [
-        Part("products with frozen streams", products, row.shared_product_flops),
+        Part("products with frozen streams", products, row.parts[0].shared_product_flops),
         Part("compiled attention and LayerNorm", tasks),
         Part("weights, frozen streams, head and loss", total(GRADIENTS) - products - tasks),
         Part("reading the batch", total(BATCH)),

@@ -3,6 +3,7 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -13,9 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sweep.bench.adapters import has_peft, with_lora
 from sweep.bench.workload import LAST, N_CLASSES, Workload
+from sweep.machine.at_once import Check, at_once, shares
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks.lane_losses import LaneLosses
 from sweep.training.optim import LaneOptimizers
+from sweep.training.parts import n_parts
 from sweep.training.stack import Stack
 
 BATCH, GRADIENTS, OPTIMIZER = "sweep bench: batch", "sweep bench: gradients", "sweep bench: optimizer"
@@ -148,10 +151,10 @@ class SequentialCached(_PlainLoop):
 
 
 class _StackRow:
-    """Trains lanes in one stack from the feature cache."""
+    """Trains lanes in one stack from the feature cache; `first` is the number of the first lane."""
 
-    def __init__(self, workload: Workload, modules: list[nn.Module]):
-        configs = workload.configs[: len(modules)]
+    def __init__(self, workload: Workload, modules: list[nn.Module], first: int = 0):
+        configs = workload.configs[first : first + len(modules)]
         self.workload = workload
         self.n_lanes = len(modules)
         self.data = workload.features
@@ -184,17 +187,44 @@ class VmapDirect(_StackRow):
 
 
 class SweepRow(_StackRow):
-    """Trains as `sweep run` does."""
+    """Trains as `sweep run` does on a GPU, and on a CPU in each of its parts."""
 
-    def __init__(self, workload: Workload, n_lanes: int):
+    def __init__(self, workload: Workload, n_lanes: int, first: int = 0):
         rank, spec = workload.sizes.rank, workload.spec
-        super().__init__(workload, [spec.lane(rank, workload.seed_of(lane)) for lane in range(n_lanes)])
+        lanes = [spec.lane(rank, workload.seed_of(lane)) for lane in range(first, first + n_lanes)]
+        super().__init__(workload, lanes, first)
 
     @property
     def shared_product_flops(self) -> float:
         """Return the FLOPs of the shared products in a lane's step: queries, keys and values, forward and backward."""
         B, shape, r = self.workload.sizes.batch_size, self.workload.shape, self.workload.sizes.rank
         return 2.0 * 2 * (shape.n_stages - 1) * 3 * r * shape.width * B * shape.tokens
+
+
+class SweepInParts:
+    """Trains as `sweep run` does, see `sweep.training.parts`.
+
+    Attributes:
+        parts: The parts of the lanes that train at the same time.
+    """
+
+    def __init__(self, workload: Workload, n_lanes: int):
+        lanes = shares(range(n_lanes), n_parts(n_lanes, workload.device))
+        self.parts = [SweepRow(workload, len(part), part[0]) for part in lanes]
+        self.workload, self.n_lanes = workload, n_lanes
+        self.useful_flops = sum(part.useful_flops for part in self.parts)
+
+    def step(self) -> None:
+        """Take a step in every part at the same time."""
+
+        def step_of(part: SweepRow, _: Check) -> None:
+            part.step()
+
+        at_once([partial(step_of, part) for part in self.parts])
+
+    def state(self) -> list[dict[str, Tensor]]:
+        """The trained weights, one dictionary a lane."""
+        return [lane for part in self.parts for lane in part.state()]
 
 
 class _OnImages(_PlainLoop):
@@ -248,10 +278,10 @@ ROWS: dict[str, tuple[str, Callable[[Workload, int], Row]]] = {
     "sequential": ("one at a time, backbone in every step", lambda workload, n_lanes: Sequential(workload)),
     "sequential_cached": ("one at a time, cached features", lambda workload, n_lanes: SequentialCached(workload)),
     "vmap_direct": ("stack and vmap of the direct form, cached", VmapDirect),
-    "sweep": ("what sweep run does", SweepRow),
+    "sweep": ("what sweep run does", SweepInParts),
     "last": (
         "LAST of rank 8 after every block, as sweep run trains it",
-        lambda workload, n_lanes: SweepRow(workload.of_last, n_lanes),
+        lambda workload, n_lanes: SweepInParts(workload.of_last, n_lanes),
     ),
     "lora": ("peft LoRA, one at a time", lambda workload, n_lanes: lora(workload)),
     "full_finetune": ("all weights, one at a time", lambda workload, n_lanes: full_finetune(workload)),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from sweep.bench.measure import Spread, direct_lanes_that_fit, fastest_direct_lanes, time_rows
 from sweep.bench.memory import peak_memory_bytes
-from sweep.bench.rows import Row, SequentialCached, SweepRow, VmapDirect
+from sweep.bench.rows import Row, SequentialCached, SweepInParts, VmapDirect
 from sweep.bench.workload import Shape, Sizes, Workload
 from sweep.errors import SweepError
 
@@ -138,7 +138,7 @@ def _try(varied: str, sizes: Sizes, shape: Shape, say: Callable[[str], None]) ->
             say(f"{label}: {error}")
     workload = Workload.of_random_features(sizes, shape)
     rows: dict[str, Row] = {
-        "sweep": SweepRow(workload, sizes.n_parallel),
+        "sweep": SweepInParts(workload, sizes.n_parallel),
         "vmap_direct": VmapDirect(workload, fastest_direct_lanes(workload, min(sizes.n_parallel, VARIED_LANES))),
         "sequential_cached": SequentialCached(workload),
     }

@@ -20,6 +20,7 @@ from sweep.study.finding import load_study
 from sweep.study.lane_config import LaneConfig
 from sweep.study.shape import padded_rank
 from sweep.training.engine import Lane, Training
+from sweep.training.parts import in_parts, train_epoch
 
 RANKS = (2, 4, 8, 32)
 REPETITIONS = 3
@@ -135,7 +136,9 @@ def _buckets_against_padding(sizes: ShapeSizes, say: Callable[[str], None]) -> t
     stacks = {name: _stacks(ranks, edges, prepared, settings) for name, edges in arms.items()}
     ratios = []
     for order in range(1, REPETITIONS + 2):  # the first compiles kernels
-        seconds = {name: sum(stack.epoch(order).wall_seconds for stack in of_arm) for name, of_arm in stacks.items()}
+        seconds = {
+            name: sum(train_epoch(stack, order).wall_seconds for stack in of_arm) for name, of_arm in stacks.items()
+        }
         if order > 1:
             ratios.append(seconds["padding"] / seconds["buckets"])
             in_buckets, padded = seconds["buckets"], seconds["padding"]
@@ -143,7 +146,10 @@ def _buckets_against_padding(sizes: ShapeSizes, say: Callable[[str], None]) -> t
     return buckets, Spread.of(ratios)
 
 
-def _stacks(ranks: list[int], edges: tuple[int, ...], prepared: Prepared, settings: ShapeSettings) -> list[Training]:
+def _stacks(
+    ranks: list[int], edges: tuple[int, ...], prepared: Prepared, settings: ShapeSettings
+) -> list[list[Training]]:
+    """One stack for each bucket of ranks, in the parts that train at the same time."""
     own, splits = prepared.study_of_shape, settings.splits(prepared.shape)
     stacks = []
     for edge in edges:
@@ -154,9 +160,12 @@ def _stacks(ranks: list[int], edges: tuple[int, ...], prepared: Prepared, settin
             if padded_rank(rank, edges) == edge
         ]
         stacks.append(
-            Training(
-                lanes, splits.train, splits.val, n_epochs=REPETITIONS + 1, batch_size=own.batch_size, seed=own.seed
-            )
+            [
+                Training(
+                    part, splits.train, splits.val, n_epochs=REPETITIONS + 1, batch_size=own.batch_size, seed=own.seed
+                )
+                for part in in_parts(lanes, splits.train, prepared.device)
+            ]
         )
     return stacks
 

@@ -29,7 +29,7 @@ from sweep.cli.studies import studies
 from sweep.cli.verify import verify
 from sweep.cli.watch import watch
 from sweep.errors import SweepError
-from sweep.machine.paths import is_out_of_space
+from sweep.machine.paths import is_out_of_space, is_refused_by_the_system
 from sweep.terminal.console import never_fail_to_print, printable, stderr
 
 app = typer.Typer(
@@ -96,10 +96,12 @@ def main() -> None:
     except SweepError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
+        if is_refused_by_the_system(error):
+            _fail(f"cannot use {error.filename}: {error.strerror}. Change its permissions, or give another path", 1)
         if not is_out_of_space(error):
             raise
-        where = error.filename or "the Optuna storage"
-        _fail(f"the disk is full: cannot write {where}. Free some space, then continue with sweep resume", 1)
+        where = error.filename or "the output or the Optuna storage"
+        _fail(f"the disk is full: cannot write {where}. Free some space; sweep resume continues a run", 1)
 
 
 def _fail(message: str, exit_code: int) -> None:

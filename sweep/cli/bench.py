@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweep.cli import options
+from sweep.cli import data_options
 from sweep.cli.bench_parts import IN_PARTS, NOT_FOR, OPTIONS_OF_ONE, TAKEN_BY
 from sweep.cli.bench_studies import SHIPPED_STUDIES
 from sweep.errors import UsageError
@@ -111,7 +111,7 @@ def bench(
     data: Annotated[
         str | None,
         typer.Option(
-            autocompletion=options.complete_data,
+            autocompletion=data_options.complete_data,
             help="With `--suite accuracy`: the data, as for `sweep run`; each item must have one class. `mini-vtab` if "
             "not given.",
         ),
@@ -143,12 +143,13 @@ def bench(
         Path | None, typer.Option(help="With the suites `scaling` and `search`: write a plot to this HTML file.")
     ] = None,
 ) -> None:
-    """Measure several ways of training the same configurations, in turns, in one process.
+    """Measure speed or accuracy on this machine: several ways of training, searches, or tuned methods.
 
-    The suites `quick`, `paper` and `scaling` time single training steps and scale them to a configuration of 800
-    images. They leave out evaluation and the search itself. `--suite search` runs whole searches and compares what they
-    find in the same time. `--suite accuracy` compares what tuned methods reach on test images; if it is
-    interrupted, the same command with the same `--json` file continues it. Run nothing else on the machine meanwhile.
+    The suites `quick`, `paper` and `scaling` time steps of several ways of training, in turns and in one process, and
+    scale them to a configuration of 800 images. They leave out evaluation and the search itself. `--suite search` runs
+    whole searches and compares what they find in the same time. `--suite accuracy` compares what tuned methods reach on
+    test images; if it is interrupted, the same command with the same `--json` file continues it. Run nothing else on
+    the machine meanwhile.
 
         sweep bench --suite quick --json bench.json
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sweep.cli import options
+from sweep.cli import recorded_options
 from sweep.errors import UsageError
 from sweep.terminal.console import printable, stdout
 
@@ -19,7 +19,7 @@ def clone(
             "--set", metavar="NAME=VALUE", help="A parameter to change, with its new value. May be given several times."
         ),
     ],
-    storage: options.StorageUrl = None,
+    storage: recorded_options.StorageUrl = None,
 ) -> None:
     """Add a variation of a trial to a run that is training in another terminal.
 

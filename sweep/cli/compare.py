@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from sweep.cli import options
+from sweep.cli import recorded_options
 from sweep.terminal.console import printable, stdout
 
 
@@ -17,9 +17,9 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="Also write an HTML page with the tables and learning curves to this file.")
     ] = None,
-    data: options.MovedData = None,
-    backbone: options.OwnBackbone = None,
-    study: options.OwnStudy = None,
+    data: recorded_options.MovedData = None,
+    backbone: recorded_options.OwnBackbone = None,
+    study: recorded_options.OwnStudy = None,
 ) -> None:
     """Show runs side by side: what differs, their winners, and a paired test on the same test images.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweep.cli import options
+from sweep.cli import recorded_options
 from sweep.errors import SweepError, UsageError
 from sweep.terminal.console import printable, stderr
 
@@ -24,7 +24,7 @@ def dashboard(
     host: Annotated[
         str, typer.Option(help="Address to listen on. If others can reach it, they can change the study.")
     ] = "localhost",
-    storage: options.StorageUrl = None,
+    storage: recorded_options.StorageUrl = None,
 ) -> None:
     """Serve a run in optuna-dashboard, on localhost, until Ctrl-C.
 

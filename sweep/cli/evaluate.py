@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sweep.cli import options
+from sweep.cli import data_options, recorded_options
 from sweep.terminal.console import progress_bar, stdout
 
 
@@ -25,7 +25,7 @@ def evaluate(
         str,
         typer.Argument(
             help="Labelled images or texts, in any form that `sweep run --data` takes.",
-            autocompletion=options.complete_data,
+            autocompletion=data_options.complete_data,
         ),
     ],
     split: Annotated[
@@ -37,15 +37,15 @@ def evaluate(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of tables, with every number.")
     ] = False,
-    image_root: options.ImageRoot = None,
-    path_column: options.PathColumn = None,
-    label_column: options.LabelColumn = None,
-    accept_licence: options.AcceptLicence = None,
-    on_bad_image: options.OnBadImageChoice = options.OnBadImage.ERROR,
+    image_root: data_options.ImageRoot = None,
+    path_column: data_options.PathColumn = None,
+    label_column: data_options.LabelColumn = None,
+    accept_licence: data_options.AcceptLicence = None,
+    on_bad_image: data_options.OnBadImageChoice = data_options.OnBadImage.ERROR,
     batch_size: Annotated[int, typer.Option(help="Images, or texts, in one forward pass.", min=1)] = 32,
-    backbone: options.OwnBackbone = None,
-    device: options.DeviceName = None,
-    study: options.OwnStudy = None,
+    backbone: recorded_options.OwnBackbone = None,
+    device: recorded_options.DeviceName = None,
+    study: recorded_options.OwnStudy = None,
 ) -> None:
     """Measure an exported model on labelled data: metrics, confusion matrix and calibration.
 

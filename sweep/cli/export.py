@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sweep.cli import options
+from sweep.cli import recorded_options
 from sweep.terminal.console import stderr, stdout
 
 
@@ -34,7 +34,7 @@ def export(
             help="Include the backbone's weights in the folder, or let `load_model` fetch and check them.",
         ),
     ] = True,
-    backbone: options.OwnBackbone = None,
+    backbone: recorded_options.OwnBackbone = None,
     torch_export: Annotated[
         bool, typer.Option("--torch-export", help="Also write model.pt2, a `torch.export` program.")
     ] = False,
@@ -46,7 +46,7 @@ def export(
             "is missing (extra: hub)."
         ),
     ] = None,
-    study: options.OwnStudy = None,
+    study: recorded_options.OwnStudy = None,
 ) -> None:
     """Export the winner, or another trial: weights, configuration and model card.
 

@@ -1,7 +1,5 @@
-"""Options that several subcommands share, sorted into the panels under which `--help` lists them."""
+"""Options of a new run or its plan, sorted into the panels under which `--help` lists them."""
 
-from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,7 +7,6 @@ import typer
 from sweep.errors import UsageError
 
 SEARCH = "What to search"
-DATA = "Data"
 BACKBONE = "Backbone"
 SIDE_NETWORKS = "Side-networks"
 TRAINING = "Training"
@@ -17,26 +14,11 @@ BUDGET = "Budget"
 PLACE = "Where it runs and is kept"
 
 
-class OnBadImage(StrEnum):
-    """What to do with an image file that cannot be read."""
-
-    ERROR = "error"
-    SKIP = "skip"
-
-
 def complete_studies(incomplete: str) -> list[str]:
     """Names of studies that begin like this, for the shell."""
     from sweep.study.finding import study_names
 
     return [name for name in study_names() if name.startswith(incomplete)]
-
-
-def complete_data(incomplete: str) -> list[str]:
-    """Names of data sets and suites that begin like this, for the shell."""
-    from sweep.data.packaged import DATA_SETS
-    from sweep.data.suites import PACKAGED_SUITES
-
-    return [name for name in (*DATA_SETS, *PACKAGED_SUITES) if name.startswith(incomplete)]
 
 
 StudyName = Annotated[
@@ -78,103 +60,6 @@ Seed = Annotated[
     int | None,
     typer.Option(
         help="The random seed of the proposals, initial weights, data order and split.", rich_help_panel=SEARCH
-    ),
-]
-
-Data = Annotated[
-    str | None,
-    typer.Option(
-        autocompletion=complete_data,
-        help="One of: a name that `sweep data` lists; a folder with one subfolder per class; a table of images or "
-        "texts (`.csv`, `.tsv`, `.parquet`); arrays (`.npz`); a folder of images with masks or boxes; a saved Hugging "
-        "Face data set; a VTAB-1K task, or the folder of all tasks. docs/data.md explains each.",
-        rich_help_panel=DATA,
-    ),
-]
-ResizeName = Annotated[
-    str | None,
-    typer.Option(
-        help="How an image that is not square becomes the backbone's square input. `centre` keeps its proportions and "
-        "takes the largest square in its centre; `crop` takes somewhat less, as timm does; `squash` resizes the whole "
-        "image. If not given, `centre` for your own data, and `squash` for data sets that have a name and for VTAB-1K.",
-        rich_help_panel=DATA,
-    ),
-]
-ImageRoot = Annotated[
-    str | None,
-    typer.Option(
-        help="For a table of images: the folder that its paths start from; the table's own folder if not given.",
-        rich_help_panel=DATA,
-    ),
-]
-PathColumn = Annotated[
-    str | None,
-    typer.Option(help="For a table of images: the column with the paths; `path` if not given.", rich_help_panel=DATA),
-]
-LabelColumn = Annotated[
-    str | None,
-    typer.Option(help="For a table: the column with the labels; `label` if not given.", rich_help_panel=DATA),
-]
-AcceptLicence = Annotated[
-    str | None,
-    typer.Option(
-        help="The licence that you accept, for data whose licence is restricted; `sweep data` names it.",
-        rich_help_panel=DATA,
-    ),
-]
-OwnBackbone = Annotated[
-    str | None,
-    typer.Option(
-        "--backbone",
-        help="The file of your own backbone, if the run was given one: `./mine.py:build`. A file is never executed "
-        "because a run names it.",
-    ),
-]
-OwnStudy = Annotated[
-    Path | None, typer.Option("--study", help="The study file, which is executed; only for a side-network of its own.")
-]
-MovedData = Annotated[
-    str | None, typer.Option("--data", help="Where the data are now, if not where the run's record says.")
-]
-TaskName = Annotated[
-    str | None,
-    typer.Option(
-        help="`classes`, `multi-label`, `regression`, `segmentation` or `detection`. If not given, sweep decides by "
-        "looking at the labels.",
-        rich_help_panel=DATA,
-    ),
-]
-Augment = Annotated[
-    str | None,
-    typer.Option(
-        help="Change training images at random: `flip`, `crop`, `colour`, `affine`, a combination such as "
-        "`flip-crop`, or `none`.",
-        rich_help_panel=DATA,
-    ),
-]
-Views = Annotated[
-    int | None,
-    typer.Option(
-        help="How many augmented views of every training image to compute and cache (4 if not given). Epochs use them "
-        "in turn.",
-        rich_help_panel=DATA,
-    ),
-]
-CacheName = Annotated[
-    str | None,
-    typer.Option(
-        help="`on` keeps the features of the training images on disk. `off` runs the backbone in every training step "
-        "instead, once for all lanes, so every epoch sees freshly augmented images.",
-        rich_help_panel=DATA,
-    ),
-]
-OnBadImageChoice = Annotated[
-    OnBadImage,
-    typer.Option(
-        help="What to do with an image that cannot be read, or a box that cannot be used. `error` stops and names it. "
-        "`skip` decodes every file once before the data is split, leaves out what cannot be used, and lists it in the "
-        "run's record.",
-        rich_help_panel=DATA,
     ),
 ]
 
@@ -282,15 +167,6 @@ PrecisionName = Annotated[
     ),
 ]
 
-Test = Annotated[
-    bool | None,
-    typer.Option(
-        "--test/--no-test",
-        help="Evaluate the winner and the linear probe on the test data at the end. With `--no-test`, nothing is "
-        "computed for the test data; `sweep evaluate` can do it later, with the exported model.",
-        rich_help_panel=DATA,
-    ),
-]
 Retrain = Annotated[
     bool | None,
     typer.Option(
@@ -313,13 +189,6 @@ NParallel = Annotated[
 DEVICE_HELP = "`cpu`, `cuda` or `cuda:1`. If not given, the GPU if there is one."
 RunDevice = Annotated[str | None, typer.Option(help=DEVICE_HELP, rich_help_panel=PLACE)]
 
-DeviceName = Annotated[str | None, typer.Option(help=DEVICE_HELP)]
-StorageUrl = Annotated[
-    str | None,
-    typer.Option(
-        help="The Optuna storage URL that the run was given, if it was given one. It is never read from the run folder."
-    ),
-]
 Track = Annotated[
     list[str] | None,
     typer.Option(

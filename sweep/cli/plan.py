@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from sweep.cli import options
+from sweep.cli import data_options, options
 from sweep.tasks.inputs import Kind
 from sweep.terminal.console import stdout
 
@@ -22,20 +22,20 @@ def plan(
     folds: options.Folds = None,
     repeats: options.Repeats = None,
     seed: options.Seed = None,
-    data: options.Data = None,
-    image_root: options.ImageRoot = None,
-    path_column: options.PathColumn = None,
-    label_column: options.LabelColumn = None,
-    task: options.TaskName = None,
-    accept_licence: options.AcceptLicence = None,
-    augment: options.Augment = None,
-    views: options.Views = None,
-    cache: options.CacheName = None,
-    test: options.Test = None,
-    on_bad_image: options.OnBadImageChoice = options.OnBadImage.ERROR,
+    data: data_options.Data = None,
+    image_root: data_options.ImageRoot = None,
+    path_column: data_options.PathColumn = None,
+    label_column: data_options.LabelColumn = None,
+    task: data_options.TaskName = None,
+    accept_licence: data_options.AcceptLicence = None,
+    augment: data_options.Augment = None,
+    views: data_options.Views = None,
+    cache: data_options.CacheName = None,
+    test: data_options.Test = None,
+    on_bad_image: data_options.OnBadImageChoice = data_options.OnBadImage.ERROR,
     backbone: options.BackboneName = None,
     image_size: options.ImageSize = None,
-    resize: options.ResizeName = None,
+    resize: data_options.ResizeName = None,
     max_tokens: options.MaxTokens = None,
     group_size: options.GroupSize = None,
     stages: options.Stages = None,
@@ -57,10 +57,10 @@ def plan(
     n_parallel: options.NParallel = "32",
     device: options.RunDevice = None,
 ) -> None:
-    """Estimate what `sweep run` with the same options will cost: seconds, disk space, and memory per lane.
+    """Estimate what a run will cost: seconds, disk space, and memory per lane.
 
     The command loads the backbone and the data, and times a few images and a few training steps. It trains no trial and
-    creates no run folder.
+    creates no run folder. It takes the options of `sweep run` that decide the cost.
     """
     from sweep.data.summary import summary, warn_of_shared_items
     from sweep.machine.device import device_named

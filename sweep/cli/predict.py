@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweep.cli import options
+from sweep.cli import recorded_options
 from sweep.tasks.kinds import CLASSES, DETECTION, MULTI_LABEL, REGRESSION, SEGMENTATION
 from sweep.terminal.console import printable, progress_bar, stderr
 
@@ -46,9 +46,9 @@ def predict(
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Images, or texts, in one forward pass.", min=1)] = 32,
-    backbone: options.OwnBackbone = None,
-    device: options.DeviceName = None,
-    study: options.OwnStudy = None,
+    backbone: recorded_options.OwnBackbone = None,
+    device: recorded_options.DeviceName = None,
+    study: recorded_options.OwnStudy = None,
 ) -> None:
     """Label images or texts, and write the labels as CSV.
 

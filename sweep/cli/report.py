@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sweep.cli import options
+from sweep.cli import recorded_options
 from sweep.terminal.console import stderr, stdout
 
 
@@ -15,10 +15,10 @@ def report(
         list[Path] | None, typer.Argument(help="More run folders, to compare the first with, as `sweep compare` does.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write; `report.html` in the run folder.")] = None,
-    storage: options.StorageUrl = None,
-    data: options.MovedData = None,
-    backbone: options.OwnBackbone = None,
-    study: options.OwnStudy = None,
+    storage: recorded_options.StorageUrl = None,
+    data: recorded_options.MovedData = None,
+    backbone: recorded_options.OwnBackbone = None,
+    study: recorded_options.OwnStudy = None,
     png: Annotated[
         Path | None,
         typer.Option(

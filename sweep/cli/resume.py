@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sweep.cli import options, worker_options
+from sweep.cli import options, recorded_options, worker_options
 
 
 def resume(
@@ -17,9 +17,9 @@ def resume(
             "names it."
         ),
     ] = None,
-    backbone: options.OwnBackbone = None,
-    data: options.MovedData = None,
-    storage: options.StorageUrl = None,
+    backbone: recorded_options.OwnBackbone = None,
+    data: recorded_options.MovedData = None,
+    storage: recorded_options.StorageUrl = None,
     workers: worker_options.Workers = None,
     cluster: worker_options.ClusterAddress = None,
     worker_timeout: worker_options.WorkerTimeout = None,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sweep.cli import options, worker_options
+from sweep.cli import data_options, options, worker_options
 
 
 def run(
@@ -23,20 +23,20 @@ def run(
             rich_help_panel=options.SEARCH,
         ),
     ] = None,
-    data: options.Data = None,
-    image_root: options.ImageRoot = None,
-    path_column: options.PathColumn = None,
-    label_column: options.LabelColumn = None,
-    task: options.TaskName = None,
-    accept_licence: options.AcceptLicence = None,
-    augment: options.Augment = None,
-    views: options.Views = None,
-    cache: options.CacheName = None,
-    test: options.Test = None,
-    on_bad_image: options.OnBadImageChoice = options.OnBadImage.ERROR,
+    data: data_options.Data = None,
+    image_root: data_options.ImageRoot = None,
+    path_column: data_options.PathColumn = None,
+    label_column: data_options.LabelColumn = None,
+    task: data_options.TaskName = None,
+    accept_licence: data_options.AcceptLicence = None,
+    augment: data_options.Augment = None,
+    views: data_options.Views = None,
+    cache: data_options.CacheName = None,
+    test: data_options.Test = None,
+    on_bad_image: data_options.OnBadImageChoice = data_options.OnBadImage.ERROR,
     backbone: options.BackboneName = None,
     image_size: options.ImageSize = None,
-    resize: options.ResizeName = None,
+    resize: data_options.ResizeName = None,
     max_tokens: options.MaxTokens = None,
     group_size: options.GroupSize = None,
     stages: options.Stages = None,

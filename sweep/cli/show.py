@@ -1,6 +1,7 @@
 """Print a run's tables and numbers to a terminal."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from sweep.terminal.console import printable
 TOP = 10
 
 UNTOLD_SECONDS = 10
-"""A search that took at most this much longer than planned is not explained: starting up is not planned for."""
+"""Time that is not explained if it is at most this much: of a search beyond its plan, and of a run beside its parts."""
 
 
 def show_trials(console: Console, results: Results, limit: int = TOP) -> None:
@@ -114,6 +115,22 @@ def beside_plan(planned_seconds: float, seconds: float, *, several_shapes: bool 
     )
 
 
+def where_the_time_went(seconds: Mapping[str, float]) -> str:
+    """Say how many seconds the parts of a run took.
+
+    Args:
+        seconds: Wall time by part, as `summary.json` has it. The total is that of the last process, so after
+            `sweep resume` the search alone may have taken longer.
+    """
+    parts = {"features": "features", "search": "search", "linear_probe": "linear probe"}
+    said = {label: f"{label} {seconds[name]:.1f}" for name, label in parts.items()}
+    said["search"] += f" (training {seconds['training']:.1f})"
+    rest = seconds["total"] - sum(seconds[name] for name in parts)
+    if rest >= UNTOLD_SECONDS:
+        said["rest"] = f"everything else {rest:.1f} (reading data, planning, compiling kernels)"
+    return f"seconds: {', '.join(said.values())}, total {seconds['total']:.1f}"
+
+
 def show_summary(console: Console, results: Results, run: Path) -> None:
     """Print the winner and the linear probe, where the time went, and where the results are."""
     summary = results.summary
@@ -149,13 +166,8 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
         said = verdict(summary, kind, items, results.config["epochs"])
         console.print(said, highlight=False, markup=False, soft_wrap=True)
         seconds = summary["wall_seconds"]
-        console.print(
-            f"seconds: features {seconds['features']:.1f}, search {seconds['search']:.1f} "
-            f"(training {seconds['training']:.1f}), linear probe {seconds['linear_probe']:.1f}, "
-            f"total {seconds['total']:.1f}; {summary['configs_per_hour']:.0f} configurations per hour",
-            highlight=False,
-            soft_wrap=True,
-        )
+        line = f"{where_the_time_went(seconds)}; {summary['configs_per_hour']:.0f} configurations per hour"
+        console.print(line, highlight=False, soft_wrap=True)
         planned = summary["plan"]["search_wall_seconds"]
         line = beside_plan(planned, seconds["search"], several_shapes="shape" in results.trials)
         console.print(line, highlight=False, soft_wrap=True)

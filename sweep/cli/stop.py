@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
-from sweep.cli import options
+from sweep.cli import recorded_options
 from sweep.terminal.console import stdout
 
 
 def stop(
     run: Annotated[Path, typer.Argument(help="The folder of a run that is training in another terminal.")],
     trial: Annotated[int, typer.Option(help="Number of the trial to stop.")],
-    storage: options.StorageUrl = None,
+    storage: recorded_options.StorageUrl = None,
 ) -> None:
     """Stop one trial of a run that is training in another terminal.
 

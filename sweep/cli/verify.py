@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from sweep.cli import options
+from sweep.cli import recorded_options
 from sweep.terminal.console import printable, stderr, stdout
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import
@@ -20,16 +20,16 @@ BROKEN = 1
 def verify(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     trial: Annotated[int, typer.Option(help="The number of the trial to train again.", min=0)],
-    data: options.MovedData = None,
-    backbone: options.OwnBackbone = None,
+    data: recorded_options.MovedData = None,
+    backbone: recorded_options.OwnBackbone = None,
     tolerance: Annotated[
         float,
         typer.Option(
             help="The largest difference from the record to accept. Use it on another machine or on a GPU.", min=0.0
         ),
     ] = 0.0,
-    study: options.OwnStudy = None,
-    device: options.DeviceName = None,
+    study: recorded_options.OwnStudy = None,
+    device: recorded_options.DeviceName = None,
 ) -> None:
     """Train one trial of a run again, alone, and compare it with what the run recorded.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.live import Live
 
-from sweep.cli import options
+from sweep.cli import recorded_options
 from sweep.terminal.console import stdout
 
 if TYPE_CHECKING:  # Optuna takes a second to import
@@ -19,7 +19,7 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 def watch(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    storage: options.StorageUrl = None,
+    storage: recorded_options.StorageUrl = None,
 ) -> None:
     """Follow a run from another terminal: which trials train, which ended and why, the pace, and the time left.
 

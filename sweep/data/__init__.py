@@ -57,19 +57,19 @@ def load_data(
             `voc_folder` and `coco_folder` read them, or with ``task="segmentation"`` with masks as `coco_mask_folder`
             reads them; a table of images or texts (``.csv``, ``.tsv``, ``.parquet``); an
             archive of arrays (``.npz``); or data set objects by split.
-        seed: seed of the split, for data that come without one; the demo sets always have the same split. None splits
-            nothing: images without a given split are all in `test`, and any split may be empty.
-        cache_dir: root of sweep's cache, for the demo sets that are fetched.
+        seed: seed of the split, for data that come without one; data sets that have a name always have the same split.
+            None splits nothing: images without a given split are all in `test`, and any split may be empty.
+        cache_dir: root of sweep's cache, for data sets that are fetched.
         on_bad_image: ``"skip"`` decodes every image once before splitting, and leaves out those that cannot be read;
             each is logged, and listed in `DataSet.skipped`.
         task: kind of task, see `sweep.tasks.kinds`; if not given, the labels decide.
-        accept_licence: the licence that the user accepts, for a demo set with a restricted licence.
+        accept_licence: the licence that the user accepts, for a data set with a restricted licence.
         table: how a table is read.
 
     Raises:
         UsageError: there are no data called `spec`, their licence has not been accepted, their content is wrong, or
             they do not make a task of that kind.
-        SweepError: a demo set cannot be fetched, a file is damaged, or an image cannot be read.
+        SweepError: a data set cannot be fetched, a file is damaged, or an image cannot be read.
     """
     checker = ImageChecker(on_bad_image)
     if isinstance(spec, str) and spec in DATA_SETS:
@@ -155,7 +155,7 @@ def _unknown(spec: str, path: Path) -> UsageError:
     if os.path.exists(path):
         reason = f"is a file that does not end in {', '.join((*TABLE_SUFFIXES, ARRAY_SUFFIX))}"
     return UsageError(
-        f"no data set {spec!r}: it is not a demo set{f' (did you mean {close[0]}?)' if close else ''}, "
+        f"no data set {spec!r}: `sweep data` has none of that name{f' (did you mean {close[0]}?)' if close else ''}, "
         f"and {path} {reason}.\n"
         f"Give one of {', '.join(DATA_SETS)}; a folder of images, one subfolder per class, or with masks or boxes; a "
         f"table of images or texts; an archive of arrays; a saved Hugging Face data set; or a VTAB-1K task folder "

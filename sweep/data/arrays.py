@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 import numpy.typing as npt
@@ -107,6 +108,8 @@ def _read_parts(path: Path) -> Mapping[str, tuple[str, str, Array, Array]]:
     from sweep.machine.memory import available_bytes
 
     try:
+        if not is_zipfile(path):  # NumPy would take it for a pickle, and advise to unpickle it
+            raise ValueError("it is not an archive of arrays")
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             present = sorted(archive.files)
             found = _found(path, present)

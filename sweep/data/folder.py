@@ -180,8 +180,8 @@ def _scan(folder: Path, checker: ImageChecker, fewest_classes: int = 2) -> _Tree
     classes = _class_folders(folder)
     if len(classes) < fewest_classes:
         raise UsageError(
-            f"{folder} has {len(classes)} class folders, at least {fewest_classes} are needed: one subfolder per "
-            f"class, images in each"
+            f"{folder} has {len(classes)} class folders, at least {fewest_classes} are needed: one folder for each "
+            f"class, with its images in it (docs/data.md)"
         )
     found: list[Path] = []
     found_labels: list[int] = []

@@ -1,4 +1,4 @@
-"""The demo set `count`: how many shaded objects stand on a floor, 3 to 10. Rendered by sweep itself."""
+"""The data set `count`: how many shaded objects stand on a floor, 3 to 10. Rendered by sweep itself."""
 
 import math
 import random
@@ -31,7 +31,7 @@ PALETTE: tuple[Colour, ...] = (
 
 
 def count() -> DataSet:
-    """Return the demo set `count`: 8 classes, 800 / 200 / 500 images of 128 x 128, rendered when opened."""
+    """Return the data set `count`: 8 classes, 800 / 200 / 500 images of 128 x 128, rendered when opened."""
     splits = {name: _split(name, size) for name, size in SPLIT_SIZES.items()}
     return DataSet(
         name="count",

@@ -195,7 +195,11 @@ class _Receiving:
         return True
 
     def finish(self) -> None:
-        """Check all features, and give the entry its final name."""
+        """Check all features, and give the entry its final name.
+
+        Raises:
+            SweepError: They are not those that were sent.
+        """
         if not self.index.is_in(self.entry.partial):
             shutil.rmtree(self.entry.partial)
             raise SweepError(

@@ -19,9 +19,7 @@ from torch import Tensor
 from backbones.frozen import FrozenBackbone
 from backbones.protocol import Backbone
 from sweep.machine.ahead import ahead
-
-MOST_PASSES = 4
-"""Most passes at a time. Each needs memory for the activations of a batch; with more threads, a pass has several."""
+from sweep.machine.at_once import n_at_once
 
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
@@ -68,16 +66,11 @@ def passes(
 
 def _copies(backbone: Backbone, device: torch.device) -> Sequence[Backbone]:
     """The backbone for each pass at a time: itself, and copies that share its weights but nothing that a pass notes."""
-    n_passes = n_side_by_side(torch.get_num_threads())
+    n_passes = n_at_once(torch.get_num_threads())
     if device.type != "cpu" or n_passes == 1 or not (isinstance(backbone, FrozenBackbone) and backbone.can_be_copied):
         return (backbone,)
     shared = {id(one): one for one in (*backbone.parameters(), *backbone.buffers(), backbone.transform)}
     return (backbone, *(copy.deepcopy(backbone, dict(shared)) for _ in range(n_passes - 1)))
-
-
-def n_side_by_side(n_threads: int) -> int:
-    """How many passes run at a time on so many threads: as many as use most of them, with equally many for each."""
-    return max(range(1, MOST_PASSES + 1), key=lambda n: (n * (n_threads // n), n))
 
 
 @contextmanager

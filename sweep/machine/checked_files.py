@@ -48,7 +48,9 @@ def read_weights_and_metadata(path: Path, prefix: str = "") -> tuple[dict[str, s
             names = filter(lambda name: name.startswith(prefix), file.keys())
             return file.metadata() or {}, {name.removeprefix(prefix): file.get_tensor(name) for name in names}
     except Exception as error:
-        raise SweepError(f"cannot read the weights {path}: {error}") from error
+        raise SweepError(
+            f"cannot read the weights {path}: {error}. Restore the folder {path.parent} from a copy, or make it again"
+        ) from error
 
 
 def read_json(path: Path, remedy: str = RESTORE) -> dict[str, Any]:

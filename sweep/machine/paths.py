@@ -48,7 +48,7 @@ def ensure_folder(folder: Path) -> Path:
         writable = os.access(folder, os.W_OK)
     except OSError as error:
         raise SweepError(
-            f"cannot create the cache folder {folder}: {error}. Set SWEEP_CACHE_DIR to a folder of yours"
+            f"cannot create the cache folder {folder}: {error.strerror}. Set SWEEP_CACHE_DIR to a folder of yours"
         ) from error
     if not writable:
         raise SweepError(f"cannot write to the cache folder {folder}. Set SWEEP_CACHE_DIR to a folder of yours")
@@ -73,6 +73,12 @@ def naming(path: Path) -> Iterator[None]:
 def is_out_of_space(error: BaseException) -> bool:
     """Whether a disk is full, or a user's share of it."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_refused_by_the_system(error: BaseException) -> bool:
+    """Whether the system refuses a path as it is: no rights, a disk that is read-only, a folder in place of a file."""
+    refused = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)
+    return isinstance(error, OSError) and error.errno in refused and error.filename is not None
 
 
 def save_weights(tensors: Mapping[str, "Tensor"], path: Path, metadata: Mapping[str, str] | None = None) -> None:

@@ -99,7 +99,7 @@ class RunFolder:
         """
         folder = cls(path)
         if not folder.config_path.is_file():
-            raise UsageError(f"{path} is not a run folder: it has no {folder.config_path.name}")
+            raise UsageError(f"{path} is not a run folder: {_why_not_a_run(path)}")
         if (path / EXPORTED_FILE).is_file():
             raise UsageError(f"{path} is a model that sweep export wrote, not a run folder; sweep predict uses it")
         return folder
@@ -158,3 +158,14 @@ class RunFolder:
             raise SweepError(
                 f"cannot write {path}: {reason}. Free some space, then continue with sweep resume"
             ) from error
+
+
+def _why_not_a_run(path: Path) -> str:
+    """Say why a path is not a run folder, and what to give instead."""
+    if path.is_file():
+        return f"it is a file; give the folder {path.parent}"
+    if not path.is_dir():
+        return "there is no such folder; sweep run names the folder that it writes, such as runs/lr_rank-…"
+    configs = [config for config in path.glob(f"*/{CONFIG_FILE}") if config.is_file()]
+    configs.sort(key=lambda config: config.stat().st_mtime)
+    return f"it has no {CONFIG_FILE}" + (f"; did you mean {configs[-1].parent}?" if configs else "")

@@ -184,15 +184,22 @@ def bytes_per_lane(spec: SideNetworkSpec, tokens: int, batch_size: int, *, compi
     return copies * parameter_bytes(spec) + max(training, evaluation)
 
 
-def shared_bytes(spec: SideNetworkSpec, tokens: int, batch_size: int) -> int:
+def shared_bytes(spec: SideNetworkSpec, tokens: int, batch_size: int, *, n_parts: int = 1) -> int:
     """Bytes that all lanes share: the frozen streams of the larger of the two batches, and `RUNTIME_BYTES`.
 
     For segmentation and detection, metrics hold the outputs of a few images at a time.
+
+    Args:
+        spec: Structure of the side-network.
+        tokens: Number of tokens `L`.
+        batch_size: Batch size `B` in training.
+        n_parts: Parts of the lanes that train at the same time; each has frozen streams of its own.
     """
     n_images = max(batch_size, EVALUATION_BATCH_SIZE)
     held = IMAGES_AT_A_TIME * tokens * spec.n_outputs if spec.read_out == BOXES else CHUNK_NUMBERS
     of_metrics = METRIC_COPIES * held * FP32_BYTES if spec.dense else 0
-    return RUNTIME_BYTES + of_metrics + int(STREAM_COPIES * n_images * tokens * sum(spec.stage_widths) * FP32_BYTES)
+    streams = int(STREAM_COPIES * n_images * tokens * sum(spec.stage_widths) * FP32_BYTES)
+    return RUNTIME_BYTES + of_metrics + n_parts * streams
 
 
 def lanes_that_fit(free_bytes: int, shared: int, per_lane: int) -> int:

@@ -9,13 +9,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from sweep.data import Split
 from sweep.errors import SweepError
-from sweep.features.batches import n_batches
+from sweep.features.batches import StageData, n_batches
 from sweep.features.cache import n_images_missing, stored_tokens
 from sweep.features.entry import DTYPE
-from sweep.features.side_by_side import n_side_by_side, passes
+from sweep.features.side_by_side import passes
+from sweep.machine.at_once import Check, at_once, n_at_once, shares
 from sweep.machine.memory import available_bytes, is_out_of_memory
 from sweep.running.memory_model import (
     calibrated_config,
@@ -28,6 +30,7 @@ from sweep.running.preparation import Prepared
 from sweep.side_networks.cost import Form
 from sweep.tasks.lane_losses import LaneLosses
 from sweep.training.optim import LaneOptimizers
+from sweep.training.parts import n_parts
 from sweep.training.stack import Stack
 
 CALIBRATION_IMAGES = 8
@@ -137,7 +140,8 @@ def plan_study(features: FeaturePlan, prepared: Prepared) -> Plan:
     """
     study, spec, tokens = prepared.study_of_shape, prepared.spec, prepared.backbone.tokens
     free_bytes = available_bytes(prepared.device)
-    shared = shared_bytes(spec, tokens, study.batch_size)
+    most_lanes = study.trials * study.lanes_per_trial if prepared.n_parallel is None else prepared.n_parallel
+    shared = shared_bytes(spec, tokens, study.batch_size, n_parts=n_parts(most_lanes, prepared.device))
     per_lane, multiply_adds = lane_cost(prepared)
     fitting = lanes_that_fit(free_bytes, shared, per_lane)
     of_trial = study.lanes_per_trial
@@ -176,7 +180,7 @@ def plan_study(features: FeaturePlan, prepared: Prepared) -> Plan:
 
 def _seconds_per_image(prepared: Prepared, n_images: int) -> float:
     """Seconds per image of the backbone's forward passes: the faster of two rounds with a batch for each pass."""
-    n_passes = n_side_by_side(torch.get_num_threads()) if prepared.device.type == "cpu" else 1
+    n_passes = n_at_once(torch.get_num_threads()) if prepared.device.type == "cpu" else 1
     batches = [(number, prepared.backbone.empty_inputs(n_images)) for number in range(n_passes)]
 
     def compute() -> None:
@@ -206,24 +210,35 @@ def _step_seconds(prepared: Prepared, n_lanes: int) -> Callable[[int], float]:
 
 def _measured_step_seconds(prepared: Prepared, n_lanes: int) -> float:
     """Seconds of one training step on random features: the fastest of a few steps after a warm-up."""
-    spec, (data, indices) = prepared.spec, random_data(prepared)
-    config = calibrated_config(prepared)
-    stack = Stack([spec.lane(config.rank, seed, config).to(prepared.device) for seed in range(n_lanes)])
-    configs = [replace(config, dropout=0.0)] * n_lanes
-    losses_of = LaneLosses(configs, data.class_counts.to(prepared.device), stack.like.dtype, len(data))
-    optimizers = LaneOptimizers(stack.params, configs)
-    factors = torch.ones(n_lanes, device=prepared.device)
+    data = random_data(prepared)
+    parts = shares(range(n_lanes), n_parts(n_lanes, prepared.device))
+    steps = [_step_of(prepared, len(part), *data) for part in parts]
 
     def step() -> None:
-        batch, labels = data.batch(indices, stack.like)
-        _, grads = stack.gradients(batch, labels, losses_of)
-        optimizers.step(grads, factors)
+        at_once(steps)
 
     _timed(step, prepared.device)
     seconds: list[float] = []
     while len(seconds) < 2 or (len(seconds) < CALIBRATION_STEPS and sum(seconds) < CALIBRATION_SECONDS):
         seconds.append(_timed(step, prepared.device))
     return min(seconds)
+
+
+def _step_of(prepared: Prepared, n_lanes: int, data: StageData, indices: Tensor) -> Callable[[Check], None]:
+    """A training step of some lanes on random features."""
+    spec, config = prepared.spec, calibrated_config(prepared)
+    stack = Stack([spec.lane(config.rank, seed, config).to(prepared.device) for seed in range(n_lanes)])
+    configs = [replace(config, dropout=0.0)] * n_lanes
+    losses_of = LaneLosses(configs, data.class_counts.to(prepared.device), stack.like.dtype, len(data))
+    optimizers = LaneOptimizers(stack.params, configs)
+    factors = torch.ones(n_lanes, device=prepared.device)
+
+    def step(_: Check) -> None:
+        batch, labels = data.batch(indices, stack.like)
+        grads = stack.gradients(batch, labels, losses_of)[1]
+        optimizers.step(grads, factors)
+
+    return step
 
 
 def _timed(work: Callable[[], object], device: torch.device) -> float:

@@ -21,6 +21,7 @@ from sweep.side_networks.cost import rank_buckets
 from sweep.side_networks.families import check_family
 from sweep.side_networks.own_networks import own_family
 from sweep.side_networks.spec import SideNetworkSpec
+from sweep.study.asking import check_baseline
 from sweep.study.class_weights import completed
 from sweep.study.declaration import Resize, Study
 from sweep.study.lane_config import LaneConfig
@@ -121,7 +122,7 @@ def prepare(
             f"--n-parallel {n_parallel} is less than the {study.lanes_per_trial} lanes of one trial; raise "
             f"--n-parallel or lower {options}"
         )
-    study.check_baseline()
+    check_baseline(study)
     check_precision(study.precision, device)
     data = load_data(
         study.data,
@@ -140,7 +141,7 @@ def prepare(
     study = replace(
         study, class_weights=completed(study.class_weights, data.class_names), resize=resize_of(study, data)
     )
-    study.check_baseline()
+    check_baseline(study)
     baseline = rehearse(study, study.baseline)
     own = study_of_lane(study, baseline)
     backbone = backbone_of(own, data, device, cache_dir)

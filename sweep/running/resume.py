@@ -20,6 +20,7 @@ from sweep.running.trainers import MOST_THREADS, Where, check_workers, threads_o
 from sweep.search.optuna_storage import mend_journal, require_recorded_url
 from sweep.search.samplers import SAMPLERS
 from sweep.study import structure
+from sweep.study.asking import check_enqueued
 from sweep.study.augmentation import OWN_FUNCTION, UNDECLARED
 from sweep.study.budget import Budget
 from sweep.study.declaration import DATA_OBJECTS, Study
@@ -97,7 +98,7 @@ def resume_run(
             config["data"] = data_of_run(config, data)
         loaded = _as_recorded(study, folder, config, reporter)
         require_recorded_url(folder, storage_url, f"sweep resume {path}")
-        loaded.study.check_enqueued(config["enqueued"])
+        check_enqueued(loaded.study, config["enqueued"])
         prepared = prepare(
             loaded.study,
             n_parallel=None if config["n_parallel"] == "auto" else config["n_parallel"],

@@ -33,6 +33,7 @@ from sweep.search.samplers import sampler_of
 from sweep.search.search import Search, Winner
 from sweep.search.shape_space import ShapeSpace
 from sweep.search.snapshot import capture, restore
+from sweep.study.asking import check_enqueued
 from sweep.study.attainable import require_attainable
 from sweep.study.budget import Budget
 from sweep.study.enqueued import settled
@@ -95,7 +96,7 @@ def run_study(
     check_workers(workers, prepared)
     require_attainable(budget, prepared.study.ranking)
     enqueued = settled(prepared.study, [*prepared.study.enqueue, *enqueued])
-    prepared.study.check_enqueued(enqueued)
+    check_enqueued(prepared.study, enqueued)
     loaded = replace(loaded, study=prepared.study)
     with connected(workers, on_gpus=device.type == "cuda") as cluster, (folder := RunFolder.create(out)).locked():
         RunFolder.check_free(out)

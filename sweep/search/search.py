@@ -12,15 +12,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
-from sweep.errors import UsageError
 from sweep.records.paired import paired_difference
 from sweep.records.reporter import Reporter
 from sweep.records.trial_log import TrialRecord
 from sweep.search.admission import Admission
+from sweep.search.carrying_out import carry_out
 from sweep.search.journal import written_together
 from sweep.search.lane_weights import KEPT_TRIALS, KeptWeights, LaneWeights
 from sweep.search.ledger import Entrant, Ledger
@@ -28,7 +27,6 @@ from sweep.search.occupancy import Occupancy
 from sweep.search.proposals import Proposals
 from sweep.search.requests import Inbox
 from sweep.search.rungs import Arrival, RungTable
-from sweep.search.unchanged import UNDO
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.budget import Budget, duration_text
 from sweep.study.lane_config import LaneConfig
@@ -190,36 +188,8 @@ class Search:
                 self.reporter.message(line)
             self._save()  # before a request is carried out: a resumed process then carries it out at the same epoch
         for request in self.inbox.pending:
-            if request.action == "stop":
-                self._stop(request.trial)
-            else:
-                self._clone(request.trial, request.params)
+            self.reporter.message(carry_out(request, self.proposals, self.lanes, self.ledger))
         self.inbox.pending = []
-
-    def _stop(self, trial: int) -> None:
-        entrants = [entrant for entrant in self.lanes.entrants if entrant.record.trial == trial]
-        if trial == 0 or not entrants:
-            reason = "all others are compared with it" if trial == 0 else "it is not in training"
-            self.reporter.message(f"trial {trial} is not stopped: {reason}")
-            return
-        (entrant,) = entrants
-        self.ledger.prune(entrant, f"on request, after epoch {entrant.record.epochs}")
-        self.lanes.leave()
-        self.reporter.message(f"trial {trial} was stopped on request, after epoch {entrant.record.epochs}")
-
-    def _clone(self, trial: int, params: dict[str, Any]) -> None:
-        if all(record.trial != trial for record in self.ledger.log.records):
-            self.reporter.message(f"trial {trial} is not cloned: this run has none of that number")
-            return
-        try:
-            self.study.check_fixed(params, f"the clone of trial {trial}", partial=True)
-        except UsageError as error:
-            if self.proposals.clone_was_enqueued:  # `suggest` accepted it then
-                raise UsageError(f"{error}; {UNDO}") from error
-            self.reporter.message(f"{error}; the request is ignored")
-            return
-        self.proposals.add_clone(trial, params)
-        self.reporter.message(f"a clone of trial {trial} is next in line")
 
     def _train_epoch(self) -> None:
         answers: dict[int, Tensor] = {}

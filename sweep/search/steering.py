@@ -68,7 +68,8 @@ def _trials_of(folder: RunFolder, number: int, storage_url: str | None, command:
     """The trials of a running run, by number; `number` is among them."""
     if folder.summary_path.is_file():
         raise UsageError(
-            f"the run in {folder.path} has ended; to train given trials, start a new run with --enqueue trials.csv"
+            f"the run in {folder.path} has ended, so none of its trials can be stopped or cloned; to train given "
+            f"trials, start a new run with --enqueue trials.csv"
         )
     if not folder.is_worked_on():
         raise UsageError(f"no process works on {folder.path}; continue it with sweep resume {folder.path}")

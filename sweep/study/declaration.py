@@ -1,26 +1,21 @@
 """The declaration of a study."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
-from sweep.errors import UsageError
-from sweep.machine.user_code import line_of
-from sweep.study.asked_trial import AskedTrial
+from sweep.study.asking import lane_config
 from sweep.study.augmentation import NONE, OWN_FUNCTION, Augment, Cache
-from sweep.study.class_weights import ClassWeights, checked, of_lane
+from sweep.study.class_weights import ClassWeights, checked
 from sweep.study.declaration_checks import check_declarations, stored_grid
 from sweep.study.folds import fold_of, lanes_per_trial
 from sweep.study.halving import Halving
 from sweep.study.label_words import LabelWords, checked_words
 from sweep.study.lane_config import LaneConfig, Pool
 from sweep.study.objectives import Direction, Objectives
-from sweep.study.parameter_cells import range_text
-from sweep.study.shape import shape_values, study_of_lane
 from sweep.study.space import Space, stored_baseline
-from sweep.study.stored_values import plain, same_value
-from sweep.study.structure import GRANULAR, OWN_NETWORK, check_parts, default_parts
+from sweep.study.stored_values import plain
+from sweep.study.structure import OWN_NETWORK
 from sweep.tasks.kinds import CLASSES, TASK_KINDS, TaskKind
 from sweep.tasks.own_losses import OwnLoss, own_loss
 
@@ -260,91 +255,10 @@ class Study:
             given.setdefault("views", None)
         return replace(self, **given)
 
-    def check_baseline(self) -> None:
-        """Ask `suggest` for trial 0, before any work begins.
-
-        Raises:
-            UsageError: See `check_fixed`.
-        """
-        self.check_fixed(self.baseline, "the study's baseline", partial=False)
-
-    def check_enqueued(self, enqueued: Sequence[Mapping[str, Any]]) -> None:
-        """Ask `suggest` for the enqueued trials. With the grid sampler, they must have all parameters.
-
-        Raises:
-            UsageError: See `check_fixed`.
-        """
-        for number, params in enumerate(enqueued, start=1):
-            self.check_fixed(params, f"enqueued trial {number}", partial=self.sampler != "grid")
-
-    def check_fixed(self, params: Mapping[str, Any], whose: str, *, partial: bool) -> None:
-        """Ask `suggest` for a trial whose parameters are given.
-
-        Args:
-            params: Values by parameter.
-            whose: Name of the trial, for the error message.
-            partial: Whether parameters may be missing.
-
-        Raises:
-            UsageError: A parameter that `suggest` asks for is missing, `suggest` does not ask for a given parameter, a
-                value is outside its range, or `suggest` itself fails.
-        """
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        rehearsal = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-        rehearsal.enqueue_trial(dict(params))
-        trial = rehearsal.ask()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Optuna warns about values out of range; below, these are errors
-            try:
-                self.lane_config(trial)
-            except UsageError as error:
-                raise UsageError(f"with the values of {whose}, {error}") from error
-        if not partial and (missing := sorted(set(trial.params) - set(params))):
-            raise UsageError(f"{whose} lacks {', '.join(missing)}, which its suggest asks for")
-        for name, value in params.items():
-            if name not in trial.params:
-                asked = ", ".join(trial.params) or "nothing"
-                raise UsageError(f"{whose} names {name!r}; its suggest asks for {asked}")
-            distribution = trial.distributions[name]
-            inside = same_value(trial.params[name], value)
-            if not (inside and distribution._contains(distribution.to_internal_repr(value))):
-                raise UsageError(f"{whose} has {name} = {value!r}, but suggest asks for {range_text(distribution)}")
-
     def lane_config(self, trial: "optuna.Trial | optuna.trial.FixedTrial") -> LaneConfig:
-        """Ask `suggest` for one configuration.
+        """Ask `suggest` for one configuration; see `sweep.study.asking.lane_config`.
 
         Raises:
-            UsageError: `suggest` raised an error or did not return a `LaneConfig`, its rank is above `max_rank`, its
-                loss does not fit the task, or its shape fields contradict each other.
+            UsageError: `suggest` raised an error, or its configuration cannot be trained in this study.
         """
-        try:
-            config = self.suggest(cast("optuna.Trial", AskedTrial(trial)))
-            if isinstance(config, LaneConfig) and config.class_weights is None and self.class_weights is not None:
-                config = replace(config, class_weights=of_lane(self.class_weights))
-            if isinstance(config, LaneConfig) and config.loss is not None and config.loss in self.losses:
-                config = replace(config, loss=own_loss(config.loss, self.losses[config.loss]))
-            if self.task is not None and isinstance(config, LaneConfig):
-                config = config.on(self.kind)
-        except UsageError as error:
-            raise UsageError(f"{error} ({line_of(self.suggest, error)})") from error
-        except Exception as error:
-            raise UsageError(
-                f"the study's suggest failed: {type(error).__name__}: {error} ({line_of(self.suggest, error)})"
-            ) from error
-        if not isinstance(config, LaneConfig):
-            raise UsageError(f"the study's suggest must return a sweep.LaneConfig, not {config!r}")
-        if self.max_rank is not None and config.rank > self.max_rank:
-            raise UsageError(
-                f"the study's suggest asked for rank {config.rank}, above its max_rank {self.max_rank}; "
-                f"raise max_rank or lower the rank"
-            )
-        lane = study_of_lane(self, config)  # raises if the lane's shape fields are wrong
-        if lane.side_network == GRANULAR:
-            config = replace(config, parts=lane.parts or default_parts(config.rank))
-            check_parts(cast("int", config.parts), config.rank)
-        own: dict[str, Any] = {
-            name: None for name, value in shape_values(config).items() if value == getattr(self, name)
-        }
-        return replace(config, **own) if own else config
+        return lane_config(self, trial)

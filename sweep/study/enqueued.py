@@ -27,7 +27,9 @@ def read_enqueued(path: Path) -> list[dict[str, Any]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error) as error:
+    except OSError as error:
+        raise UsageError(f"--enqueue {path} cannot be read: {error.strerror}") from error
+    except (ValueError, csv.Error) as error:
         raise UsageError(f"--enqueue {path} cannot be read as a CSV table: {error}") from error
     if not rows:
         raise UsageError(f"--enqueue {path} has no rows; give one column per parameter and one row per trial")

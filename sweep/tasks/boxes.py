@@ -114,6 +114,9 @@ def decoded(outputs: Tensor, n_classes: int, *, score_threshold: float, most: in
         n_classes: Number of classes `C`.
         score_threshold: Score that a box must exceed.
         most: Largest number of boxes of an image.
+
+    Raises:
+        ValueError: `K` is not the number of outputs for `C` classes.
     """
     if outputs.shape[-1] != n_outputs(n_classes):
         raise ValueError(f"{outputs.shape[-1]} outputs a token are not those of {n_classes} classes")

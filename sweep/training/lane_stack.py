@@ -14,6 +14,7 @@ from sweep.side_networks.spec import SideNetworkSpec
 from sweep.training.engine import Lane, Training
 from sweep.training.lane_state import LaneState
 from sweep.training.measurement import Metric, measure_lanes
+from sweep.training.parts import in_parts, train_epoch
 
 if TYPE_CHECKING:
     from sweep.study.declaration import Study
@@ -105,7 +106,7 @@ class LaneStack:
     def __init__(self, setting: StackSetting, device: torch.device):
         self.setting, self.device = setting, device
         self.lanes: dict[int, list[Lane]] = {}
-        self._training: Training | None = None
+        self._parts: list[Training] = []
 
     def add(self, trial: int, states: Sequence[LaneState]) -> None:
         """Take up a trial; it trains from the next epoch on.
@@ -123,7 +124,7 @@ class LaneStack:
         kept = {trial: lanes for trial, lanes in self.lanes.items() if trial not in trials}
         if kept:
             self._take_apart()
-        self.lanes, self._training = kept, None
+        self.lanes, self._parts = kept, []
 
     def train_epoch(self, order: int, on_step: Callable[[], None] = lambda: None) -> StackEpoch:
         """Train and measure all lanes for one epoch.
@@ -133,17 +134,21 @@ class LaneStack:
             on_step: Called after every optimizer step.
         """
         setting = self.setting
-        if self._training is None:
-            self._training = Training(
-                [lane for lanes in self.lanes.values() for lane in lanes],
-                setting.train_data,
-                setting.val_data,
-                n_epochs=setting.n_epochs,
-                batch_size=setting.batch_size,
-                seed=setting.seed,
-                folds=setting.folds,
-            )
-        result = self._training.epoch(order, on_step)
+        if not self._parts:
+            lanes = [lane for lanes in self.lanes.values() for lane in lanes]
+            self._parts = [
+                Training(
+                    part,
+                    setting.train_data,
+                    setting.val_data,
+                    n_epochs=setting.n_epochs,
+                    batch_size=setting.batch_size,
+                    seed=setting.seed,
+                    folds=setting.folds,
+                )
+                for part in in_parts(lanes, setting.train_data, self.device)
+            ]
+        result = train_epoch(self._parts, order, on_step)
         target, labels = setting.val_data.target, setting.val_data.labels
         measured = measure_lanes(result, setting.val_data, setting.metrics)
         answers = target.of_images(result.val_logits, labels)
@@ -159,22 +164,26 @@ class LaneStack:
     def weights(self, trial: int) -> dict[str, Tensor]:
         """The weights of a trial's first replicate, as a `state_dict` of its padded module, on the CPU."""
         first = self.lanes[trial][0]
-        if self._training is None:
-            return {name: tensor.cpu() for name, tensor in first.module.state_dict().items()}
-        (place, *_) = (place for place, lane in enumerate(self._training.lanes) if lane is first)
-        return self._training.stack.lane_state(place)
+        for part in self._parts:
+            for place, lane in enumerate(part.lanes):
+                if lane is first:
+                    return part.stack.lane_state(place)
+        return {name: tensor.cpu() for name, tensor in first.module.state_dict().items()}
 
     def states(self, trials: Collection[int]) -> dict[int, list[LaneState]]:
         """The current states of trials' lanes, by number."""
-        if self._training is not None:
-            self._training.update_lanes()
+        self._update_lanes()
         return {trial: [LaneState.of(lane) for lane in self.lanes[trial]] for trial in trials}
 
     def _take_apart(self) -> None:
         """Give the lanes their current weights; the next epoch needs another stack."""
-        if self._training is not None:
-            self._training.update_lanes()
-            self._training = None
+        self._update_lanes()
+        self._parts = []
+
+    def _update_lanes(self) -> None:
+        """Give the lanes their current weights and optimizer states."""
+        for part in self._parts:
+            part.update_lanes()
 
 
 def does_not_fit(n_lanes: int, batch_size: int, device: object) -> SweepError:

@@ -17,7 +17,7 @@ from sweep.bench.measure import Spread
 from sweep.bench.memory import peak_memory_bytes
 from sweep.bench.profile import profile_step
 from sweep.bench.report import write_plot
-from sweep.bench.rows import SweepRow, last_step_flops, step_flops
+from sweep.bench.rows import SweepInParts, SweepRow, last_step_flops, step_flops
 from sweep.bench.same_weights import LARGEST_DIFFERENCE, weight_difference
 from sweep.bench.scaling import Point, memory_of_further_lanes
 from sweep.bench.workload import Shape, Sizes, Workload
@@ -75,11 +75,12 @@ def test_rows_of_a_ladder_train_the_same_weights_beside_last() -> None:
     assert row.workload.spec.family == "last"
     assert row.workload.spec.n_modules == sizes.group_size * (workload.shape.n_stages - 1)
     assert step_flops(workload) < last_step_flops(row.workload)
-    assert profile_step(SweepRow(workload, 2)) == []
+    assert profile_step(SweepInParts(workload, 2)) == []
 
 
 def test_profile_is_of_the_whole_step() -> None:
-    row = SweepRow(Workload.of_random_features(replace(SIZES, batch_size=32, n_parallel=8), Shape(5, 65, 64)), 8)
+    sizes = replace(SIZES, batch_size=32, n_parallel=8)
+    row = SweepInParts(Workload.of_random_features(sizes, Shape(5, 65, 64)), 8)
     row.step()
     started = time.perf_counter()
     parts = profile_step(row)
@@ -96,7 +97,7 @@ def test_profile_is_of_the_whole_step() -> None:
     [(MAX_UNROLLED_RANK + 1, Shape(2, 17, 64), "rank space"), (MAX_UNROLLED_RANK, Shape(13, 17, 32), "direct")],
 )
 def test_steps_that_are_not_compiled_have_no_profile(rank: int, shape: Shape, form: str) -> None:
-    row = SweepRow(Workload.of_random_features(replace(SIZES, rank=rank), shape), 2)
+    row = SweepInParts(Workload.of_random_features(replace(SIZES, rank=rank), shape), 2)
     row.step()
     assert row.workload.spec.form == form
     assert profile_step(row) == []

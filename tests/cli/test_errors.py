@@ -154,15 +154,24 @@ def test_full_disk_names_the_file(cli: Cli, photos: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("optuna.storages.journal.JournalFileBackend.append_logs", no_space)
     code, stderr = cli(*run_arguments(data=photos, out="elsewhere"))
     assert code == 1
-    assert (
-        "the disk is full: cannot write the Optuna storage. Free some space, then continue with sweep resume" in stderr
-    )
+    assert "the disk is full: cannot write the output or the Optuna storage. Free some space; sweep resume" in stderr
     assert "Traceback" not in stderr
 
     monkeypatch.setattr("os.fsync", no_space)
     code, stderr = cli(*run_arguments(data=photos, out="there"))
     assert code == 1
     assert "cannot write there/config.json: No space left on device" in stderr
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EISDIR])
+def test_a_path_that_the_system_refuses(cli: Cli, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refused(path: Path) -> None:
+        raise OSError(number, os.strerror(number), "elsewhere/config.json")
+
+    monkeypatch.setattr("sweep.records.folder.RunFolder.open", refused)
+    code, stderr = cli("results", "elsewhere")
+    assert code == 1
+    assert stderr.startswith(f"error: cannot use elsewhere/config.json: {os.strerror(number)}. ")
 
 
 def test_a_stopped_run_can_be_resumed(cli: Cli, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,10 +246,16 @@ def test_failed_request_leaves_no_run_folder(cli: Cli) -> None:
     assert not Path("here").exists()
 
 
-def test_results_of_a_folder_that_is_no_run(cli: Cli, tmp_path: Path) -> None:
-    code, stderr = cli("results", str(tmp_path))
-    assert code == 2
-    assert "is not a run folder" in stderr
+def test_results_of_a_folder_that_is_no_run(cli: Cli, finished_run: Path) -> None:
+    for path, why in (
+        ("nowhere", "there is no such folder; sweep run names the folder that it writes"),
+        (finished_run / "config.json", f"it is a file; give the folder {finished_run}"),
+        (finished_run / "snapshots", "it has no config.json"),
+        (finished_run.parent, f"it has no config.json; did you mean {finished_run}?"),
+    ):
+        code, stderr = cli("results", str(path))
+        assert code == 2
+        assert f"{path} is not a run folder: {why}" in stderr
 
 
 def test_damaged_results_are_named(cli: Cli, photos: Path) -> None:

@@ -9,13 +9,13 @@ import pytest
 import typer
 
 import sweep.cli
-from sweep.cli import options
+from sweep.cli import data_options, options
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 COMMANDS: dict[str, Any] = typer.main.get_command(sweep.cli.app).commands  # type: ignore[attr-defined]
 PANELS = [
     options.SEARCH,
-    options.DATA,
+    data_options.DATA,
     options.BACKBONE,
     options.SIDE_NETWORKS,
     options.TRAINING,

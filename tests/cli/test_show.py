@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from sweep import load_results
-from sweep.cli.show import beside_plan, show_summary
+from sweep.cli.show import beside_plan, show_summary, where_the_time_went
 from sweep.records.folder import RunFolder
 
 
@@ -59,3 +59,12 @@ def test_a_search_that_took_much_longer_than_planned_is_explained(
     assert said.startswith(f"the search was planned to take {planned:.0f} s and took {took:.0f} s")
     assert ("other programs" in said) == (slower is not None)
     assert slower is None or slower in said
+
+
+def test_time_beside_the_parts_of_a_run_is_named_if_it_is_long() -> None:
+    parts = {"features": 1.0, "search": 20.0, "training": 18.0, "linear_probe": 2.0}
+    said = "seconds: features 1.0, search 20.0 (training 18.0), linear probe 2.0, "
+    assert where_the_time_went({**parts, "total": 24.0}) == f"{said}total 24.0"
+    rest = "everything else 300.0 (reading data, planning, compiling kernels)"
+    assert where_the_time_went({**parts, "total": 323.0}) == f"{said}{rest}, total 323.0"
+    assert where_the_time_went({**parts, "total": 5.0}) == f"{said}total 5.0"  # resumed after its search

@@ -2,7 +2,8 @@
 
 import pytest
 
-from sweep.cli.options import complete_data, complete_studies
+from sweep.cli.data_options import complete_data
+from sweep.cli.options import complete_studies
 from sweep.cli.studies import questions, studies
 from sweep.data.packaged import DATA_SETS
 from sweep.errors import UsageError

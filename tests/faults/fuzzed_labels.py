@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sweep import LaneConfig, Study
 from sweep.data import DataSet, load_data
 from sweep.export.predict import find_texts
+from sweep.study.asking import check_enqueued
 from sweep.study.enqueued import read_enqueued, settled
 from sweep.tasks.kinds import CLASSES, LARGEST_TARGET, MULTI_LABEL, TASK_KINDS
 from sweep.tasks.targets import Target
@@ -146,7 +147,7 @@ STUDY = Study(
 def read_fixed(folder: Path, content: bytes) -> None:
     path = folder / "trials.csv"
     path.write_bytes(content)
-    STUDY.check_enqueued(settled(STUDY, read_enqueued(path)))
+    check_enqueued(STUDY, settled(STUDY, read_enqueued(path)))
 
 
 def with_task(contents: list[bytes]) -> st.SearchStrategy[tuple[bytes, str | None]]:

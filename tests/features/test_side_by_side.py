@@ -11,7 +11,7 @@ from torch import Tensor
 from backbones import load_backbone
 from backbones.frozen import FrozenBackbone
 from backbones.protocol import Backbone
-from sweep.features.side_by_side import MOST_PASSES, n_side_by_side, passes
+from sweep.features.side_by_side import passes
 from sweep.machine.settings import computing_on
 
 CPU = torch.device("cpu")
@@ -75,11 +75,6 @@ def test_as_many_passes_as_threads_are_under_way_at_once_and_share_the_weights(b
     own = {parameter.data_ptr() for parameter in backbone.parameters()}
     assert len(copies) == 3
     assert all(pointers == own for pointers in copies.values())
-
-
-@pytest.mark.parametrize(("n_threads", "expected"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 1), (6, 3), (8, 4), (64, 4)])
-def test_threads_are_divided_equally(n_threads: int, expected: int) -> None:
-    assert n_side_by_side(n_threads) == expected <= MOST_PASSES
 
 
 def test_a_backbone_that_cannot_be_copied_runs_in_the_callers_thread(

@@ -75,6 +75,12 @@ def test_a_small_training_batch_leaves_the_evaluation_its_memory() -> None:
     assert shared_bytes(spec_of(), 65, 1) == shared_bytes(spec_of(), 65, 64) < shared_bytes(spec_of(), 65, 65)
 
 
+def test_parts_that_train_at_the_same_time_have_streams_of_their_own() -> None:
+    one, two, three = (shared_bytes(spec_of(), 65, 64, n_parts=n) for n in (1, 2, 3))
+    assert one < two < three < 3 * one
+    assert three - two == two - one
+
+
 def test_lanes_that_fit_grow_with_the_memory_and_leave_a_fifth_of_it() -> None:
     shared, per_lane = 1000, 70
     fitting = [lanes_that_fit(free, shared, per_lane) for free in range(0, 10_000, 100)]

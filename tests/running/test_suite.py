@@ -29,6 +29,7 @@ from sweep.records.published import PUBLISHED, PUBLISHED_LAST
 from sweep.records.suite_results import load_suite
 from sweep.running.retrain import read_retrained
 from sweep.side_networks import LAST
+from sweep.study.asking import check_baseline
 from sweep.study.finding import load_study
 from sweep.training.engine import train
 from sweep.training.stack import Stack, split_logits
@@ -239,5 +240,5 @@ def test_joined_rows_are_the_rows_of_both_arrays() -> None:
 def test_the_packaged_studies_are_valid_and_name_their_command() -> None:
     for name in ("mini_vtab", "vtab1k"):
         loaded = load_study(name)
-        loaded.study.check_baseline()
+        check_baseline(loaded.study)
         assert re.search(rf"sweep run --study {name}\b", loaded.path.read_text())

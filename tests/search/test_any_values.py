@@ -15,6 +15,7 @@ from sweep.records.reporter import Reporter
 from sweep.records.results import table_for_csv
 from sweep.running.resume import resume_run
 from sweep.search.own_attributes import MARK
+from sweep.study.asking import check_enqueued
 from sweep.study.enqueued import read_enqueued, settled
 from sweep.study.finding import LoadedStudy
 
@@ -67,7 +68,7 @@ def test_attributes_and_choices_of_any_kind(odd_study: Study, search: Search, tm
         assert {name: (type(v), v) for name, v in params.items()} == {
             name: (type(v), v) for name, v in told_params[number].items()
         }
-    odd_study.check_enqueued(again)
+    check_enqueued(odd_study, again)
 
 
 def stopped_after(epoch: int) -> RecordingReporter:

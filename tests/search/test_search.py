@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import sweep.running.planner
 import sweep.training.lane_stack
 from sweep import LaneConfig, Study, SweepError, UsageError
+from sweep.machine.settings import computing_on
 from sweep.search.proposals import Proposals
 from sweep.side_networks import LAST
 from sweep.training.engine import EpochResult, Lane, Training
@@ -189,7 +190,10 @@ OUT_OF_MEMORY = [
 
 
 def fitting(monkeypatch: pytest.MonkeyPatch, n_lanes: int, error: Exception, n_epochs: int = 0) -> list[int]:
-    """Make stacks above `n_lanes` lanes fail after `n_epochs`. Return a list that collects the sizes of stacks."""
+    """Make stacks above `n_lanes` lanes fail after `n_epochs`. Return a list that collects the sizes of stacks.
+
+    The test needs the fixture `one_part`.
+    """
     tried: list[int] = []
     alive: list[weakref.ref[Stack]] = []
 
@@ -209,6 +213,7 @@ def fitting(monkeypatch: pytest.MonkeyPatch, n_lanes: int, error: Exception, n_e
     return tried
 
 
+@pytest.mark.usefixtures("one_part")
 @pytest.mark.parametrize("error", OUT_OF_MEMORY)
 def test_one_lane_out_of_memory_is_one_clear_error(
     small_study: Study, search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
@@ -220,6 +225,7 @@ def test_one_lane_out_of_memory_is_one_clear_error(
     assert [t.state for t in optuna_study(tmp_path / "run").get_trials()] == [TrialState.RUNNING] * 3
 
 
+@pytest.mark.usefixtures("one_part")
 @pytest.mark.parametrize("error", OUT_OF_MEMORY)
 @pytest.mark.parametrize("n_epochs", [0, 2])
 def test_out_of_memory_halves_the_stack_and_keeps_its_trials(
@@ -254,6 +260,7 @@ def test_out_of_memory_halves_the_stack_and_keeps_its_trials(
     assert all(sorted(t.intermediate_values) == [1, 2, 3] for t in told)
 
 
+@pytest.mark.usefixtures("one_part")
 def test_a_trial_that_diverged_before_its_stack_was_halved_stays_failed(
     small_study: Study, search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -264,6 +271,7 @@ def test_a_trial_that_diverged_before_its_stack_was_halved_stays_failed(
     assert "epoch 1: diverged" in trials.loc[1, "failure"]
 
 
+@pytest.mark.usefixtures("one_part")
 def test_interrupt_after_halving_loses_no_trial_that_waits(
     small_study: Study, search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -278,6 +286,35 @@ def test_interrupt_after_halving_loses_no_trial_that_waits(
         search(small_study, n_parallel=4, reporter=reporter)
     epochs = sweep.load_results(tmp_path / "run").trials.set_index("trial")["epochs"].to_dict()
     assert epochs == {0: 1, 1: 1, 2: 0, 3: 0}
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+def test_parts_of_which_one_runs_out_of_memory_start_again_as_a_smaller_stack(
+    small_study: Study, search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+) -> None:
+    study, n_parallel = replace(small_study, trials=9), 4
+    small = search(study, n_parallel=2, out=tmp_path / "small")
+    alive: list[weakref.ref[Training]] = []
+    sizes: list[int] = []
+
+    class Limited(Training):
+        def __init__(self, lanes: Sequence[Lane], *args: Any, **options: Any):
+            held = sum(former.n_lanes for former in (one() for one in alive) if former is not None)
+            assert held + len(lanes) <= n_parallel, "a part of an earlier stack still holds its memory"
+            super().__init__(lanes, *args, **options)
+            alive.append(weakref.ref(self))
+            sizes.append(len(lanes))
+
+        def epoch(self, order: int, on_step: Callable[[], None] = lambda: None) -> EpochResult:
+            if len(sizes) == 2 and self is alive[1]():
+                raise type(error)(*error.args)
+            return super().epoch(order, on_step)
+
+    monkeypatch.setattr(sweep.training.lane_stack, "Training", Limited)
+    with computing_on(2):
+        halved = search(study, n_parallel=n_parallel, out=tmp_path / "halved")
+    assert sizes == [2, 2, 2, 2, 2, 2, 1]
+    pd.testing.assert_frame_equal(halved.trials.drop(columns=TIMES), small.trials.drop(columns=TIMES))
 
 
 def test_the_plan_is_recorded_beside_the_measured_times(small_study: Study, search: Search, tmp_path: Path) -> None:

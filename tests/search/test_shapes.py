@@ -134,6 +134,7 @@ def test_a_backbone_that_fails_to_load_fails_its_trials_and_the_search_goes_on(s
     assert set(trials.loc[~lost, "state"]) == {"COMPLETE"}
 
 
+@pytest.mark.usefixtures("one_part")
 def test_a_shape_that_runs_out_of_memory_is_halved_alone(
     sizes: Study, search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from sweep.side_networks.granular import GranularAttention
 from sweep.side_networks.last import LAST, LowRankAttention
 from sweep.side_networks.rank_space import RankSpaceLAST
 from sweep.side_networks.spec import SideNetworkSpec
+from sweep.study.asking import check_baseline
 from sweep.study.declaration import Study
 from sweep.study.lane_config import LaneConfig
 from sweep.study.structure import BOXES, DENSE
@@ -109,7 +110,7 @@ def test_without_a_number_of_parts_the_rank_decides(rank: int, parts: int) -> No
 
 def test_a_rank_that_cannot_be_divided_is_refused_with_the_study() -> None:
     with pytest.raises(UsageError, match="into 2 parts, but the study's suggest asked for rank 3; give ranks that are"):
-        study_of(3).check_baseline()
+        check_baseline(study_of(3))
 
 
 def test_a_number_of_parts_below_one_is_refused() -> None:

@@ -13,6 +13,7 @@ from optuna.trial import FixedTrial
 
 from sweep import Halving, LaneConfig, Study, UsageError
 from sweep.study.asked_trial import AskedTrial
+from sweep.study.asking import check_baseline, check_enqueued
 from sweep.study.budget import Budget
 from sweep.study.parameter_cells import cell_of, value_of
 from sweep.study.stored_values import plain, same_value, stored_attribute, stored_parameter
@@ -135,8 +136,8 @@ def test_a_study_may_be_declared_with_numpy_numbers() -> None:
         halving=Halving(eta=np.int64(2)),
         grid={"lr": np.array([0.25, 0.5]), "rank": np.arange(1, 3)},
     )
-    study.check_baseline()
-    study.check_enqueued([{"rank": 1}])
+    check_baseline(study)
+    check_enqueued(study, [{"rank": 1}])
     declared = json.loads(json.dumps(study.declarations()))
     assert declared["grid"] == {"lr": [0.25, 0.5], "rank": [1, 2]}
     assert declared["baseline"] == {"lr": 0.25, "rank": 2}

@@ -6,6 +6,7 @@ import optuna
 import pytest
 
 from sweep import LaneConfig, Study, UsageError
+from sweep.study.asking import check_baseline
 from sweep.study.finding import load_study, study_names
 
 HEAD = "from sweep import LaneConfig, Study\n"
@@ -134,13 +135,13 @@ def test_a_mistake_is_one_message_with_file_and_line(tmp_path: Path, content: st
     tail = "" if "study = " in content else "\nstudy = Study(suggest=suggest, baseline={}, max_rank=8)\n"
     path.write_text(HEAD + content + tail)
     with pytest.raises(UsageError, match=rf"(?s){message}.*\({path}, line {line}\b"):
-        load_study(str(path)).study.check_baseline()
+        check_baseline(load_study(str(path)).study)
 
 
 def test_a_baseline_of_the_wrong_type_is_named() -> None:
     study = Study(suggest=fine, baseline={"lr": "fast"}, max_rank=8)
     with pytest.raises(UsageError, match=r"with the values of the study's baseline, .*'fast' is not a valid type"):
-        study.check_baseline()
+        check_baseline(study)
 
 
 def test_a_study_file_with_null_bytes(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from sweep.data import load_data
 from sweep.export.write import export_run
 from sweep.running.resume import resume_run
 from sweep.running.runner import run_study
+from sweep.study.asking import check_baseline
 from sweep.study.finding import LoadedStudy, load_study
 from sweep.tasks.kinds import MULTI_LABEL, REGRESSION, TASK_KINDS
 from sweep.tasks.targets import Target
@@ -281,7 +282,7 @@ def test_own_metrics_get_numbers_in_their_units(study_of: Callable[..., Study], 
 def test_lr_rank_searches_losses_that_fit(task: str) -> None:
     kind = TASK_KINDS[task]
     study = load_study("lr_rank").study.on(kind)
-    study.check_baseline()
+    check_baseline(study)
     sampled = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     losses = {study.lane_config(sampled.ask()).loss for _ in range(12)}
     assert len(losses) == 1 if len(kind.losses) == 1 else len(losses) > 1

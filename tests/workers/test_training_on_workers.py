@@ -124,6 +124,7 @@ def test_a_run_without_any_worker_left_waits_for_new_ones_and_ends() -> None:
     assert messages[-1] == "no worker is left; waiting for one for up to 60 s"
 
 
+@pytest.mark.usefixtures("one_part")
 def test_a_limit_on_the_lanes_of_a_worker_makes_several_stacks_and_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -166,6 +167,7 @@ def test_a_search_can_be_resumed_on_other_workers(name: str, first: int | None, 
     assert_same(result_of(after), without_workers(name))
 
 
+@pytest.mark.usefixtures("one_part")
 def test_out_of_memory_halves_the_stack_of_one_worker_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory runs out in the third epoch of the lanes, when a worker no longer has the states that it was given."""
     sizes: list[int] = []

@@ -1,0 +1,84 @@
+"""Runs several pieces of work at the same time on the cores of a CPU.
+
+PyTorch divides every single operation among its threads, and after each of them all threads wait for the last one. A
+core that another program uses so slows all others down. Pieces of work that run at the same time, each on threads of
+its own, do not wait for one another.
+"""
+
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+from sweep.machine.settings import computing_on
+
+MOST_AT_ONCE = 4
+"""Most pieces of work at a time. Each needs memory of its own; with more threads, a piece has several."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Check = Callable[[], None]
+"""What a piece of work calls now and then: it raises an error when the work of another one is in vain."""
+
+
+class _InVainError(Exception):
+    """Another piece of work has failed."""
+
+
+def n_at_once(n_threads: int, most: int = MOST_AT_ONCE) -> int:
+    """How many pieces run at a time on so many threads: as many as use most of them, with equally many for each."""
+    return max(range(1, max(1, min(most, MOST_AT_ONCE)) + 1), key=lambda n: (n * (n_threads // n), n))
+
+
+def shares(items: Sequence[Item], n_shares: int) -> list[Sequence[Item]]:
+    """Divide items into so many parts of equal length, in order; some parts may have one item more."""
+    ends = [-(-len(items) * share // n_shares) for share in range(n_shares + 1)]
+    return [items[first:last] for first, last in itertools.pairwise(ends)]
+
+
+def at_once(works: Sequence[Callable[[Check], Result]]) -> list[Result]:
+    """Run pieces of work at the same time, each with an equal share of the threads that PyTorch has here.
+
+    The first one runs in the caller's thread, so that its callbacks and Ctrl-C do. If one fails, the others end at
+    their next check.
+
+    Args:
+        works: The pieces of work. Each is called with its check.
+
+    Returns:
+        Their results, in order.
+    """
+    if len(works) == 1:
+        return [works[0](lambda: None)]
+    failed = threading.Event()
+
+    def check() -> None:
+        if failed.is_set():
+            raise _InVainError
+
+    def run(work: Callable[[Check], Result]) -> Result:
+        try:
+            return work(check)
+        except BaseException:
+            failed.set()
+            raise
+
+    first: Future[Result] = Future()
+    # New threads of PyTorch take the number of the process, which the first line sets.
+    with (
+        computing_on(max(1, torch.get_num_threads() // len(works))),
+        ThreadPoolExecutor(len(works) - 1, thread_name_prefix="at once") as pool,
+    ):
+        others = [pool.submit(run, work) for work in works[1:]]
+        try:
+            first.set_result(run(works[0]))
+        except Exception as error:
+            first.set_exception(error)
+        failures = [future.exception() for future in (first, *others)]
+    for failure in failures:
+        if failure is not None and not isinstance(failure, _InVainError):
+            raise failure
+    return [future.result() for future in (first, *others)]

@@ -1,0 +1,63 @@
+"""Pieces of work at the same time: results in order, threads shared out, and an end for all when one fails."""
+
+import threading
+from functools import partial
+
+import pytest
+import torch
+
+from sweep.machine.at_once import MOST_AT_ONCE, Check, at_once, n_at_once, shares
+from sweep.machine.settings import computing_on
+
+
+@pytest.mark.parametrize(("n_threads", "expected"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 1), (6, 3), (8, 4), (64, 4)])
+def test_threads_are_divided_equally(n_threads: int, expected: int) -> None:
+    assert n_at_once(n_threads) == expected <= MOST_AT_ONCE
+
+
+@pytest.mark.parametrize(("n_threads", "most", "expected"), [(4, 2, 2), (3, 2, 1), (8, 3, 2), (2, 0, 1)])
+def test_there_are_at_most_as_many_pieces_as_wanted(n_threads: int, most: int, expected: int) -> None:
+    assert n_at_once(n_threads, most) == expected
+
+
+@pytest.mark.parametrize("n_shares", [1, 2, 3, 4])
+def test_shares_have_all_items_in_order_and_about_the_same_length(n_shares: int) -> None:
+    found = shares(range(10), n_shares)
+    assert [item for share in found for item in share] == list(range(10))
+    assert len(found) == n_shares
+    assert max(map(len, found)) - min(map(len, found)) <= 1
+
+
+def test_pieces_run_at_the_same_time_and_share_the_threads() -> None:
+    together = threading.Barrier(3)
+
+    def work(number: int, check: Check) -> tuple[int, int, bool]:
+        check()
+        together.wait(timeout=60)  # breaks unless all three run at the same time
+        return number, torch.get_num_threads(), threading.current_thread() is threading.main_thread()
+
+    with computing_on(6):
+        found = at_once([partial(work, number) for number in range(3)])
+        assert torch.get_num_threads() == 6
+    assert found == [(0, 2, True), (1, 2, False), (2, 2, False)]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("error", [MemoryError("no memory"), KeyboardInterrupt()])
+def test_an_error_ends_all_pieces(which: int, error: BaseException) -> None:
+    ended: list[int] = []
+
+    def work(number: int, check: Check) -> None:
+        if number == which:
+            raise error
+        try:
+            while True:
+                check()
+        finally:
+            ended.append(number)
+
+    with computing_on(2), pytest.raises(type(error)) as raised:
+        at_once([partial(work, number) for number in range(2)])
+    assert raised.value is error
+    assert ended == [1 - which]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("at once")]
