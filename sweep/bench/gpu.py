@@ -31,6 +31,7 @@ class GpuSizes:
         most_lanes: The largest number of lanes.
         slowest_step_seconds: A step of this time ends the scaling.
         scaling_seconds: So does this time in all.
+        speeds_until_seconds: Workloads whose turn comes later than this after the start are not timed.
     """
 
     device: str = "cuda"
@@ -45,6 +46,7 @@ class GpuSizes:
     most_lanes: int = 16384
     slowest_step_seconds: float = 2.0
     scaling_seconds: float = 90.0
+    speeds_until_seconds: float = 330.0
 
 
 @dataclass(frozen=True)
@@ -88,12 +90,14 @@ class GpuBenchmark:
     Attributes:
         checks: Comparisons of trained weights.
         speeds: Rows of all workloads.
+        not_timed: Names of the workloads for which no time was left.
         scaling: Numbers of lanes.
         scaling_ended: Why there are not more.
     """
 
     checks: list[Check] = field(default_factory=list)
     speeds: list[Speed] = field(default_factory=list)
+    not_timed: list[str] = field(default_factory=list)
     scaling: list[Scale] = field(default_factory=list)
     scaling_ended: str = ""
 
@@ -108,11 +112,15 @@ def run_gpu_benchmark(
         save: Called with the results so far, after each part.
         say: Called with messages about the progress.
     """
-    benchmark = GpuBenchmark()
+    benchmark, began = GpuBenchmark(), time.perf_counter()
     save(benchmark)
     benchmark.checks = run_checks(sizes.device, say)
     save(benchmark)
     for name, of_workload in sizes.speeds.items():
+        if time.perf_counter() - began > sizes.speeds_until_seconds:
+            benchmark.not_timed.append(name)
+            say(f"{name} is not timed: {sizes.speeds_until_seconds:g} s were over before its turn")
+            continue
         benchmark.speeds += _speeds(name, replace(of_workload, device=sizes.device), say)
         save(benchmark)
     _scale(sizes, benchmark, say)

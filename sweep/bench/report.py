@@ -165,8 +165,19 @@ def show_scaling(console: Console, points: list[Point]) -> None:
 
 
 def search_json(benchmark: SearchBenchmark, sizes: SearchSizes) -> dict[str, Any]:
-    """Return every run of every arm of the search suite."""
-    return {**asdict(benchmark), **circumstances(sizes)}
+    """Return every run of every arm of the search suite, and its configurations per hour."""
+    arms = {
+        name: [
+            {
+                **asdict(run),
+                "complete_per_hour": run.complete_per_hour,
+                "started_per_hour": run.started_per_hour,
+            }
+            for run in runs
+        ]
+        for name, runs in benchmark.arms.items()
+    }
+    return {**asdict(benchmark), "arms": arms, **circumstances(sizes)}
 
 
 def show_search(console: Console, benchmark: SearchBenchmark, sizes: SearchSizes) -> None:
@@ -174,13 +185,15 @@ def show_search(console: Console, benchmark: SearchBenchmark, sizes: SearchSizes
     table = Table(title=f"best val top-1 of complete trials after {sizes.wall_seconds:g} s, medians (lowest–highest)")
     shares = (0.1, 0.25, 0.5, 1)
     headings = [f"{share * sizes.wall_seconds:g} s" for share in shares]
-    for column in ("arm", *headings, "complete", "pruned", "lanes occupied"):
+    of_arm = ("complete", "pruned", "complete an hour", "started an hour", "lanes occupied")
+    for column in ("arm", *headings, *of_arm):
         table.add_column(column, justify="right")
     for name, runs in benchmark.arms.items():
         best = [_spread(Spread.of([run.at(share * sizes.wall_seconds) for run in runs]), 3) for share in shares]
-        complete, pruned = (Spread.of([getattr(run, n) for run in runs]).median for n in ("n_complete", "n_pruned"))
+        numbers = ("n_complete", "n_pruned", "complete_per_hour", "started_per_hour")
+        medians = [f"{Spread.of([getattr(run, n) for run in runs]).median:.0f}" for n in numbers]
         occupied = min(run.occupied_share for run in runs)
-        table.add_row(name, *best, f"{complete:g}", f"{pruned:g}", f"at least {occupied:.1%}")
+        table.add_row(name, *best, *medians, f"at least {occupied:.1%}")
     console.print(table)
     console.print(
         f"sweep with rungs was {_spread(benchmark.speedup_over_optuna)} times as fast as Optuna with one trial at a "

@@ -70,13 +70,27 @@ class ArmRun:
         best: Pairs of seconds and the best val top-1 among the trials complete by then, for each time it rose.
         n_complete: Trials that were trained to their last epoch.
         n_pruned: Trials that were stopped before it.
+        n_started: Trials that were started, including those that had not ended when the time was over.
+        wall_seconds: How long the arm ran.
         occupied_share: Share of the lanes that had a trial; 1 for one trial at a time.
     """
 
     best: list[tuple[float, float]]
     n_complete: int
     n_pruned: int
+    n_started: int
+    wall_seconds: float
     occupied_share: float
+
+    @property
+    def complete_per_hour(self) -> float:
+        """Configurations trained to their last epoch, per hour."""
+        return 3600 * self.n_complete / self.wall_seconds
+
+    @property
+    def started_per_hour(self) -> float:
+        """Configurations started, per hour."""
+        return 3600 * self.n_started / self.wall_seconds
 
     def at(self, seconds: float) -> float:
         """Return the best val top-1 by then; 0 before a trial is complete."""
@@ -167,7 +181,8 @@ def run_search_benchmark(sizes: SearchSizes, say: Callable[[str], None]) -> Sear
             runs[name].append(run)
             say(
                 f"seed {seed}, {name}: val top-1 {run.at(sizes.wall_seconds):.3f} after {sizes.wall_seconds:g} s; "
-                f"{run.n_complete} trials complete, {run.n_pruned} pruned, lanes occupied {run.occupied_share:.1%}"
+                f"{run.n_complete} trials complete ({run.complete_per_hour:.0f} an hour), {run.n_pruned} pruned, "
+                f"{run.n_started} started ({run.started_per_hour:.0f} an hour), lanes occupied {run.occupied_share:.1%}"
             )
     speedups = [
         sizes.wall_seconds / mine.seconds_to(other.at(sizes.wall_seconds))
@@ -197,7 +212,8 @@ def _sweep(task: _Task, *, halving: Halving | None) -> ArmRun:
     search.run()
     last = stopwatch.last
     n_complete, n_pruned = (last.n_complete, last.n_pruned) if last else (0, 0)
-    return ArmRun(stopwatch.best, n_complete, n_pruned, search.lanes.occupied_share)
+    n_started = len(search.ledger.log.records)
+    return ArmRun(stopwatch.best, n_complete, n_pruned, n_started, search.wall_seconds, search.lanes.occupied_share)
 
 
 def _sequential(task: _Task, *, prunes: bool) -> ArmRun:
@@ -222,8 +238,8 @@ def _sequential(task: _Task, *, prunes: bool) -> ArmRun:
         module.load_state_dict(_start_of(task, config, trial.number))
         value, pruned = 0.0, False
         for epoch in _epochs(module.to(task.device), config, task):
-            if time.perf_counter() - stopwatch.started > task.sizes.wall_seconds:
-                return ArmRun(stopwatch.best, n_complete, n_pruned, 1.0)
+            if (seconds := time.perf_counter() - stopwatch.started) > task.sizes.wall_seconds:
+                return ArmRun(stopwatch.best, n_complete, n_pruned, trial.number + 1, seconds, 1.0)
             if prunes or epoch == task.study.epochs:
                 value = _top1(module, task.val_data)
             if prunes:

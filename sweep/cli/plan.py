@@ -65,9 +65,11 @@ def plan(
     from sweep.data.summary import summary, warn_of_shared_items
     from sweep.machine.device import device_named
     from sweep.machine.paths import default_cache_dir
+    from sweep.records.reporter import Reporter
     from sweep.running.planner import plan_features, plan_study
     from sweep.running.preparation import prepare
-    from sweep.running.shape_plan import plan_shapes
+    from sweep.running.settings import ShapeSettings
+    from sweep.running.shape_plan import ShapePlanner
     from sweep.study.finding import load_study
 
     overridden = load_study(study).study.override(
@@ -118,14 +120,16 @@ def plan(
     )
     stdout.print(f"data: {summary(prepared.data)}", soft_wrap=True, highlight=False, markup=False)
     warn_of_shared_items(prepared.data)
-    plan = plan_study(plan_features(prepared, cache_dir), prepared)
-    show_plan(stdout, plan, prepared.data.kind)
-    show_shapes(stdout, plan_shapes(prepared, plan, cache_dir), plan.lane_epochs)
+    settings = ShapeSettings(prepared, cache_dir, Reporter(), record=lambda source: None)
+    planner = ShapePlanner(settings, plan_study(plan_features(prepared, cache_dir), prepared))
+    show_plan(stdout, planner.whole(), prepared.data.kind)
+    show_shapes(stdout, planner.shapes())
 
 
 def show_plan(console: Console, plan: "Plan", kind: Kind = "images") -> None:
     """Print a plan, one line per cost."""
     n_cached = plan.n_images - plan.n_images_missing
+    spread = f" if trials spread evenly over {plan.n_shapes} shapes" if plan.n_shapes > 1 else ""
     live = [("train features", f"{plan.live_wall_seconds:.1f} s in every epoch of a stack; they are not kept")]
     form: str = plan.form
     if plan.direct_work_ratio is not None:
@@ -147,7 +151,7 @@ def show_plan(console: Console, plan: "Plan", kind: Kind = "images") -> None:
             "epochs",
             f"{plan.n_epochs} per trial, of {plan.steps_per_epoch} steps; {plan.lane_epochs:.0f} in all lanes together",
         ),
-        ("search", f"{plan.search_wall_seconds:.1f} s"),
+        ("search", f"{plan.search_wall_seconds:.1f} s{spread}"),
         ("form", form),
         ("work of a step", f"{plan.multiply_adds / 1e6:.3g} million multiply-adds, a lane and an image"),
     ):
@@ -155,8 +159,8 @@ def show_plan(console: Console, plan: "Plan", kind: Kind = "images") -> None:
     console.print(table, highlight=False)
 
 
-def show_shapes(console: Console, shapes: "Sequence[ShapePlan]", lane_epochs: float) -> None:
-    """Print a row for each shape that lanes of the study may have, and what all of them cost together."""
+def show_shapes(console: Console, shapes: "Sequence[ShapePlan]") -> None:
+    """Print a row for each shape that lanes of the study may have."""
     if not shapes:
         return
     table = Table(title="If the sampler spreads its trials evenly over the space")
@@ -175,8 +179,6 @@ def show_shapes(console: Console, shapes: "Sequence[ShapePlan]", lane_epochs: fl
             f"{1000 * shape.lane_epoch_seconds:.0f} ms",
         )
     console.print(table, highlight=False)
-    seconds = lane_epochs * sum(shape.share * shape.lane_epoch_seconds for shape in shapes)
-    console.print(f"search over all of them: {seconds:.1f} s", highlight=False)
 
 
 def _size(n_bytes: int) -> str:

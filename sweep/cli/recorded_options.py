@@ -16,7 +16,8 @@ OwnBackbone = Annotated[
     ),
 ]
 OwnStudy = Annotated[
-    Path | None, typer.Option("--study", help="The study file, which is executed; only for a side-network of its own.")
+    Path | None,
+    typer.Option("--study", help="The study file, which is executed; for a side-network or a loss of its own."),
 ]
 MovedData = Annotated[
     str | None, typer.Option("--data", help="Where the data are now, if not where the run's record says.")

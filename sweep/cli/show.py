@@ -26,6 +26,9 @@ TOP = 10
 UNTOLD_SECONDS = 10
 """Time that is not explained if it is at most this much: of a search beyond its plan, and of a run beside its parts."""
 
+SLOW = 1.5
+"""A search is called slow if it took so many times as long as planned. Plans are no better than that."""
+
 
 def show_trials(console: Console, results: Results, limit: int = TOP) -> None:
     """Print trials, best first.
@@ -95,24 +98,32 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def beside_plan(planned_seconds: float, seconds: float, *, several_shapes: bool = False) -> str:
-    """Say how long a search took, beside its plan. A much longer one is explained, unless it is short.
+def beside_plan(plan: Mapping[str, Any], seconds: float, lane_epochs: float, *, several_shapes: bool = False) -> str:
+    """Say how long a search took, beside its plan, and how much slower its lanes were. Short delays are not explained.
 
     Args:
-        planned_seconds: The plan.
-        seconds: The time that it took.
-        several_shapes: Whether trials have several shapes; the plan is for the baseline's.
+        plan: The plan, as the summary of the run has it.
+        seconds: The time that the search took.
+        lane_epochs: Epochs of all lanes that were trained.
+        several_shapes: Whether trials have several shapes.
     """
-    if several_shapes:
-        planned = f"{planned_seconds:.0f} s, if every trial had the baseline's shape,"
-        return f"the search was planned to take {planned} and took {seconds:.0f} s"
-    said = f"the search was planned to take {planned_seconds:.0f} s and took {seconds:.0f} s"
-    if seconds < 2 * planned_seconds or seconds - planned_seconds < UNTOLD_SECONDS:
-        return said
-    return (
-        f"{said}, {seconds / planned_seconds:.1f} times as long. Steps were slower than the plan measured, as "
-        f"happens if other programs use the machine, or more trials went on to the last epoch than planned"
-    )
+    planned_seconds = plan["search_wall_seconds"]
+    planned, took = f"the search was planned to take {planned_seconds:.0f} s", f"and took {seconds:.0f} s"
+    if several_shapes and plan.get("n_shapes", 1) == 1:  # by a version that planned for one shape
+        return f"{planned}, if every trial had the baseline's shape, {took}"
+    if min(planned_seconds, plan["lane_epochs"], lane_epochs) <= 0:
+        return f"{planned} {took}"
+    at_planned_speed = planned_seconds * lane_epochs / plan["lane_epochs"]
+    if seconds >= SLOW * at_planned_speed and seconds - at_planned_speed >= UNTOLD_SECONDS:
+        costly = ", or if the sampler prefers costly shapes" if several_shapes else ""
+        return (
+            f"{planned} {took}. An epoch of a lane took {seconds / at_planned_speed:.1f} times as long as planned, as "
+            f"happens if other programs use the machine{costly}"
+        )
+    if seconds >= SLOW * planned_seconds and seconds - planned_seconds >= UNTOLD_SECONDS:
+        ratio = lane_epochs / plan["lane_epochs"]
+        return f"{planned} {took}, because lanes trained for {ratio:.1f} times as many epochs as planned"
+    return f"{planned} {took}"
 
 
 def where_the_time_went(seconds: Mapping[str, float]) -> str:
@@ -168,8 +179,9 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
         seconds = summary["wall_seconds"]
         line = f"{where_the_time_went(seconds)}; {summary['configs_per_hour']:.0f} configurations per hour"
         console.print(line, highlight=False, soft_wrap=True)
-        planned = summary["plan"]["search_wall_seconds"]
-        line = beside_plan(planned, seconds["search"], several_shapes="shape" in results.trials)
+        trials = results.trials
+        lane_epochs = float((trials["epochs"] * trials.get("seeds", 1)).sum())
+        line = beside_plan(summary["plan"], seconds["search"], lane_epochs, several_shapes="shape" in trials)
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"results:   {run}", highlight=False, soft_wrap=True)
     console.print(f"           sweep results {run}", highlight=False, soft_wrap=True)

@@ -26,6 +26,7 @@ SUMMARY: dict[str, type | UnionType] = {
     "ended": str,
     **{f"n_trials.{state}": int for state in ("complete", "pruned", "fail")},
     "plan.search_wall_seconds": NUMBER,
+    "plan.lane_epochs": NUMBER,
     **{f"wall_seconds.{part}": NUMBER for part in ("features", "search", "training", "linear_probe", "total")},
 }
 CONFIG: dict[str, type | UnionType] = {

@@ -79,7 +79,12 @@ class Plan(FeaturePlan):
         steps_per_epoch: Optimizer steps per epoch.
         lane_epochs: Epochs of all trials and replicates together. With rungs, one trial in `eta` passes each rung.
         search_wall_seconds: Time of training and evaluation, including `live_wall_seconds`, if freed lanes are filled
-            at once.
+            at once. If lanes have several shapes, it also includes the feature passes of shapes other than the
+            baseline's; see `sweep.running.shape_plan`.
+        stack_step_seconds: Measured time of a training step of the baseline's shape that does not depend on the number
+            of lanes.
+        lane_step_seconds: Measured time that each lane of this shape adds.
+        n_shapes: Number of shapes that `search_wall_seconds` allows for.
         form: Form in which the lanes are computed.
         multiply_adds: Multiply-adds of a training step per lane and image: estimated for LAST, counted for others.
         direct_work_ratio: For LAST, estimated work of the direct form divided by that of rank space; else None.
@@ -94,9 +99,29 @@ class Plan(FeaturePlan):
     steps_per_epoch: int
     lane_epochs: float
     search_wall_seconds: float
+    stack_step_seconds: float
+    lane_step_seconds: float
     form: Form
     multiply_adds: int
     direct_work_ratio: float | None
+    n_shapes: int = 1
+
+
+@dataclass(frozen=True)
+class StepSeconds:
+    """Wall time of a training step.
+
+    Attributes:
+        stack: Seconds, whatever the number of lanes.
+        lane: Seconds that each lane adds.
+    """
+
+    stack: float
+    lane: float
+
+    def of(self, n_lanes: int) -> float:
+        """Seconds of a step of a stack of so many lanes."""
+        return self.stack + n_lanes * self.lane
 
 
 def plan_features(prepared: Prepared, cache_dir: Path) -> FeaturePlan:
@@ -107,14 +132,13 @@ def plan_features(prepared: Prepared, cache_dir: Path) -> FeaturePlan:
     n_tokens = sum(stored_tokens(backbone, split) for split in splits)
     n_missing = sum(n_images_missing(backbone, split, cache_dir) for split in splits)
     n_live = 0 if prepared.views.n_cached else data.train.n_images + (data.val.n_images if prepared.study.folds else 0)
-    n_timed = min(CALIBRATION_IMAGES, n_missing + n_live)
-    seconds_per_image = _seconds_per_image(prepared, n_timed) if n_timed else 0.0
+    per_image = seconds_per_image(prepared, n_missing + n_live)
     return FeaturePlan(
         n_images=n_images,
         n_images_missing=n_missing,
-        feature_wall_seconds=n_missing * seconds_per_image,
+        feature_wall_seconds=n_missing * per_image,
         cache_bytes=n_tokens * sum(backbone.widths) * DTYPE.itemsize,
-        live_wall_seconds=n_live * seconds_per_image,
+        live_wall_seconds=n_live * per_image,
     )
 
 
@@ -128,7 +152,7 @@ def splits_to_cache(prepared: Prepared) -> list[Split]:
 
 
 def plan_study(features: FeaturePlan, prepared: Prepared) -> Plan:
-    """Plan the search.
+    """Plan the search as if all lanes had the baseline's shape.
 
     Args:
         features: The plan of the feature pass, made before it ran.
@@ -148,19 +172,15 @@ def plan_study(features: FeaturePlan, prepared: Prepared) -> Plan:
     n_lanes = study.trials * of_trial
     n_parallel = max(of_trial, min(n_lanes, fitting if prepared.n_parallel is None else prepared.n_parallel))
     n_epochs = float(study.epochs) if study.halving is None else study.halving.expected_epochs(study.epochs)
-    n_train, n_val = prepared.data.train.n_images, prepared.data.val.n_images
-    if study.folds:  # each lane is measured on one fold
-        n_train = n_train + n_val
-        n_val = n_train // study.folds
-    costly_steps = (n_train + EVALUATION_SHARE * n_val) / min(study.batch_size, n_train)
-    step_seconds = _step_seconds(prepared, min(CALIBRATION_LANES, n_parallel))
+    n_train, _ = images_of_a_lane(prepared)
+    step = step_seconds(prepared, min(CALIBRATION_LANES, n_parallel))
     if study.halving is None:  # all lanes of a stack end together
         n_full, n_left_over = divmod(n_lanes, n_parallel)
         n_stacks: float = n_full + bool(n_left_over)
-        stack_seconds = n_full * step_seconds(n_parallel) + (step_seconds(n_left_over) if n_left_over else 0.0)
+        stack_seconds = n_full * step.of(n_parallel) + (step.of(n_left_over) if n_left_over else 0.0)
     else:  # freed lanes are filled at once
         n_stacks = n_lanes / n_parallel
-        stack_seconds = n_stacks * step_seconds(n_parallel)
+        stack_seconds = n_stacks * step.of(n_parallel)
     return Plan(
         **asdict(features),
         available_bytes=free_bytes,
@@ -171,15 +191,37 @@ def plan_study(features: FeaturePlan, prepared: Prepared) -> Plan:
         n_epochs=study.epochs,
         steps_per_epoch=n_batches(n_train, study.batch_size),
         lane_epochs=n_lanes * n_epochs,
-        search_wall_seconds=n_epochs * (costly_steps * stack_seconds + n_stacks * features.live_wall_seconds),
+        search_wall_seconds=n_epochs * (costly_steps(prepared) * stack_seconds + n_stacks * features.live_wall_seconds),
+        stack_step_seconds=step.stack,
+        lane_step_seconds=step.lane,
         form=spec.form,
         multiply_adds=multiply_adds,
         direct_work_ratio=spec.work["direct"] / spec.work["rank space"] if spec.has_rank_space else None,
     )
 
 
-def _seconds_per_image(prepared: Prepared, n_images: int) -> float:
-    """Seconds per image of the backbone's forward passes: the faster of two rounds with a batch for each pass."""
+def images_of_a_lane(prepared: Prepared) -> tuple[int, int]:
+    """Numbers of images that a lane learns from in an epoch, and that it is measured on."""
+    n_train, n_val, folds = prepared.data.train.n_images, prepared.data.val.n_images, prepared.study.folds
+    return (n_train + n_val, (n_train + n_val) // folds) if folds else (n_train, n_val)
+
+
+def costly_steps(prepared: Prepared) -> float:
+    """Time of an epoch with its evaluation, as a multiple of the time of a training step."""
+    n_train, n_val = images_of_a_lane(prepared)
+    return (n_train + EVALUATION_SHARE * n_val) / min(prepared.study_of_shape.batch_size, n_train)
+
+
+def seconds_per_image(prepared: Prepared, n_images: int) -> float:
+    """Seconds per image of the backbone's forward passes: the faster of two rounds with a batch for each pass.
+
+    Args:
+        prepared: The study, with the backbone to time.
+        n_images: Number of images to compute; at most `CALIBRATION_IMAGES` are timed. Nothing is, if there are none.
+    """
+    if not n_images:
+        return 0.0
+    n_images = min(CALIBRATION_IMAGES, n_images)
     n_passes = n_at_once(torch.get_num_threads()) if prepared.device.type == "cpu" else 1
     batches = [(number, prepared.backbone.empty_inputs(n_images)) for number in range(n_passes)]
 
@@ -190,8 +232,12 @@ def _seconds_per_image(prepared: Prepared, n_images: int) -> float:
     return min(_timed(compute, prepared.device) for _ in range(2)) / (n_passes * n_images)
 
 
-def _step_seconds(prepared: Prepared, n_lanes: int) -> Callable[[int], float]:
-    """Seconds of a step as a function of `N`: a straight line through the times for `n_lanes` and for half as many."""
+def step_seconds(prepared: Prepared, n_lanes: int) -> StepSeconds:
+    """Measure steps of lanes of the prepared shape: a straight line through the times for `n_lanes` and half as many.
+
+    Raises:
+        SweepError: The lanes do not fit in memory.
+    """
     more = max(4, n_lanes)
     few = more // 2
     try:
@@ -204,8 +250,7 @@ def _step_seconds(prepared: Prepared, n_lanes: int) -> Callable[[int], float]:
             f"in the memory of {prepared.device}; lower --batch-size or the ranks"
         ) from error
     per_lane = max(0.0, (more_seconds - few_seconds) / (more - few))
-    shared = max(0.0, few_seconds - few * per_lane)
-    return lambda n_lanes: shared + n_lanes * per_lane
+    return StepSeconds(max(0.0, few_seconds - few * per_lane), per_lane)
 
 
 def _measured_step_seconds(prepared: Prepared, n_lanes: int) -> float:

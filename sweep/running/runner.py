@@ -22,6 +22,7 @@ from sweep.running.planner import plan_features, plan_study
 from sweep.running.preparation import Prepared, prepare
 from sweep.running.record import run_config, run_summary
 from sweep.running.settings import ShapeSettings, same_source
+from sweep.running.shape_plan import ShapePlanner
 from sweep.running.snapshot_files import SnapshotFiles
 from sweep.running.trainers import Where, check_workers, fill_of, lanes_of, pool_of, threads_of, trainer_of
 from sweep.search.data_base import first_reason, is_storage_error, shown_url
@@ -31,7 +32,6 @@ from sweep.search.proposals import Proposals
 from sweep.search.requests import Inbox
 from sweep.search.samplers import sampler_of
 from sweep.search.search import Search, Winner
-from sweep.search.shape_space import ShapeSpace
 from sweep.search.snapshot import capture, restore
 from sweep.study.asking import check_enqueued
 from sweep.study.attainable import require_attainable
@@ -40,8 +40,6 @@ from sweep.study.enqueued import settled
 from sweep.study.finding import LoadedStudy
 from sweep.workers.cluster import connected
 from sweep.workers.request import NO_WORKERS, WorkersAsked
-
-OF_ONE_SHAPE = " if every trial had the baseline's shape (`sweep plan` estimates each shape)"
 
 
 @own_settings()
@@ -170,10 +168,10 @@ def carry_out(
         settings.compute(prepared.shape)
         announce_features(settings, prepared, reporter)
 
-        plan = plan_study(feature_plan, prepared)
-        of_one_shape = OF_ONE_SHAPE if ShapeSpace(study).varies else ""
+        plan = ShapePlanner(settings, plan_study(feature_plan, prepared)).whole()
+        spread = f" if trials spread evenly over {plan.n_shapes} shapes" if plan.n_shapes > 1 else ""
         reporter.message(
-            f"plan: {plan.search_wall_seconds:.0f} s of search{of_one_shape}; stacks of up to {plan.n_parallel} lanes, "
+            f"plan: {plan.search_wall_seconds:.0f} s of search{spread}; stacks of up to {plan.n_parallel} lanes, "
             f"{plan.lanes_that_fit} fit in memory"
         )
         n_parallel = _lanes_of(folder, lanes_of(prepared, plan, where))

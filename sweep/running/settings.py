@@ -86,6 +86,7 @@ class ShapeSettings:
         self.room = room_on(prepared.device, budget_bytes=0)
         self._by_shape: dict[Shape, Prepared] = {prepared.shape: prepared}
         self._backbones: dict[FeatureSource, Backbone] = {prepared.shape.source: prepared.backbone}
+        self._recorded: set[FeatureSource] = {prepared.shape.source}
         self._stored: dict[FeatureSource, tuple[TrainingData, StageData]] = {}
         self._placed: dict[FeatureSource, tuple[TrainingData, StageData]] = {}
         self._tests: dict[FeatureSource, StageData] = {}
@@ -107,27 +108,38 @@ class ShapeSettings:
         return StackSetting.of(prepared.study_of_shape, prepared.spec, prepared.backbone.tokens, *self._placed[source])
 
     def prepared_of(self, shape: Shape) -> Prepared:
-        """The run's data and backbone for lanes of a shape. The backbone is loaded if no earlier shape had it.
+        """The run's data and backbone for lanes of a shape that trains now; the run's record gets their source.
 
         Raises:
             UnusableShapeError: No lane can have this shape.
         """
-        if shape in self._by_shape:
-            return self._by_shape[shape]
-        known = self._backbones.get(shape.source)
-        try:
-            prepared = self.prepared.of_shape(shape, self.cache_dir, known)
-        except (UsageError, SweepError) as error:
-            raise UnusableShapeError(str(error)) from error
-        self._by_shape[shape] = prepared
-        if known is None:
+        prepared = self.looked_at(shape)
+        if shape.source not in self._recorded:
             self.record(source_record(prepared))
-            self._backbones[shape.source] = prepared.backbone
+            self._recorded.add(shape.source)
             self.reporter.message(
                 f"backbone: {prepared.backbone.name}, {prepared.backbone.tokens} tokens x "
                 f"{prepared.spec.described_widths}, {prepared.spec.n_stages} stages, for trials of another shape"
             )
         return prepared
+
+    def looked_at(self, shape: Shape) -> Prepared:
+        """The data and backbone for lanes of a shape that may never train, for a plan; nothing is recorded.
+
+        The backbone is loaded if no earlier shape had it.
+
+        Raises:
+            UnusableShapeError: No lane can have this shape.
+        """
+        if shape not in self._by_shape:
+            known = self._backbones.get(shape.source)
+            try:
+                prepared = self.prepared.of_shape(shape, self.cache_dir, known)
+            except (UsageError, SweepError) as error:
+                raise UnusableShapeError(str(error)) from error
+            self._by_shape[shape] = prepared
+            self._backbones[shape.source] = prepared.backbone
+        return self._by_shape[shape]
 
     def compute(self, shape: Shape) -> None:
         """Compute the features of all splits for lanes of a shape, unless they are in the cache.
@@ -173,7 +185,7 @@ class ShapeSettings:
     def _stages(self, prepared: Prepared, split: Split) -> StageData:
         data = prepared.data
         wanted = prepared.backbone
-        backbone = self._with_all_stages(prepared)
+        backbone = self.with_all_stages(prepared)
         features = compute_features(
             backbone,
             split,
@@ -190,7 +202,7 @@ class ShapeSettings:
             return stages
         return stages.of_stages([backbone.stage_indices.index(block) for block in wanted.stage_indices])
 
-    def _with_all_stages(self, prepared: Prepared) -> Backbone:
+    def with_all_stages(self, prepared: Prepared) -> Backbone:
         """The backbone of a shape, with the stages of all shapes of the study that have the same backbone and input.
 
         One pass then computes the features of all these shapes. A backbone whose stages differ in width runs once per

@@ -76,7 +76,7 @@ def test_command_writes_one_file(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["bench", "--suite", "gpu", "--device", "cpu", "--json", str(path)])
     assert result.exit_code == 0, result.output
     content = json.loads(path.read_text())
-    assert set(content) == {"checks", "speeds", "scaling", "scaling_ended", "machine", "versions"}
+    assert set(content) == {*("checks", "speeds", "not_timed", "scaling", "scaling_ended", "machine", "versions")}
     assert all(check["kept"] for check in content["checks"])
     assert {(speed["workload"], speed["row"]) for speed in content["speeds"]} == {
         (workload, row) for workload in ("last", "ladder") for row in (*gpu.TIMED, GRAPHS)
@@ -92,6 +92,15 @@ def test_command_fails_if_a_check_does(monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(app, ["bench", "--suite", "gpu", "--device", "cpu"])
     assert result.exit_code == 1
     assert "not kept: ladder, the same run again: 0.5, more than 0" in result.output
+
+
+def test_speeds_that_are_late_leave_time_for_the_scaling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "run_checks", lambda device, say: [])
+    late = gpu.run_gpu_benchmark(
+        FewSizes(device="cpu", speeds_until_seconds=0.0, most_lanes=2), lambda benchmark: None, lambda line: None
+    )
+    assert (late.not_timed, late.speeds) == (["last", "ladder"], [])
+    assert [scale.n_lanes for scale in late.scaling] == [2]
 
 
 def test_memory_that_runs_out_ends_the_scaling_alone(monkeypatch: pytest.MonkeyPatch) -> None:

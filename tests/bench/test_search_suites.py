@@ -1,15 +1,20 @@
-"""The suites `proposals`, `shapes` and `busy`: what they compare, and what is written."""
+"""The suites `search`, `proposals`, `shapes` and `busy`: what they compare, and what is written."""
 
+import io
 import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from sweep.bench import busy, proposals, shapes
+from sweep.bench.measure import Spread
 from sweep.bench.proposals import LEARNING, RANDOM, ProposalSizes, SearchOutcome, advantages
+from sweep.bench.report import search_json, show_search
+from sweep.bench.search import OPTUNA, WITH_RUNGS, ArmRun, SearchBenchmark, SearchSizes
 from sweep.cli import app
 from sweep.study.finding import LoadedStudy, load_study
 
@@ -34,6 +39,35 @@ def few_trials(monkeypatch: pytest.MonkeyPatch, cache_dir: Path) -> None:
     monkeypatch.setenv("SWEEP_CACHE_DIR", str(cache_dir))
     monkeypatch.setattr(proposals, "load_study", shorter)
     monkeypatch.setattr(shapes, "load_study", shorter)
+
+
+def test_search_reports_the_configurations_an_hour_of_every_arm() -> None:
+    ours, theirs = ArmRun([(9.0, 0.7)], 10, 50, 70, 72.0, 1.0), ArmRun([(3.0, 0.6)], 4, 5, 10, 75.0, 1.0)
+    benchmark = SearchBenchmark({WITH_RUNGS: [ours], OPTUNA: [theirs]}, Spread.of([8.0]))
+    content = search_json(benchmark, SearchSizes(image_size=112))
+    (run,) = content["arms"][WITH_RUNGS]
+    assert (run["complete_per_hour"], run["started_per_hour"]) == (3600 * 10 / 72, 3600 * 70 / 72)
+    assert content["speedup_over_optuna"]["median"] == 8.0
+    console = Console(file=io.StringIO(), width=200)
+    with console.capture() as capture:
+        show_search(console, benchmark, SearchSizes(image_size=112))
+    row = next(line for line in capture.get().splitlines() if WITH_RUNGS in line)
+    assert [" 500 " in row, " 3500 " in row] == [True, True]
+
+
+@pytest.mark.slow
+def test_search_runs_its_arms_at_another_size(monkeypatch: pytest.MonkeyPatch, cache_dir: Path, tmp_path: Path) -> None:
+    monkeypatch.setenv("SWEEP_CACHE_DIR", str(cache_dir))
+    path = tmp_path / "search.json"
+    small = ["--image-size", "28", "--n-parallel", "3", "--epochs", "3", "--time", "5s", "--seeds", "1"]
+    result = CliRunner().invoke(app, ["bench", "--suite", "search", *small, "--json", str(path)])
+    assert result.exit_code == 0, result.output
+    arms = json.loads(path.read_text())["arms"]
+    assert len(arms) == 4
+    for (run,) in arms.values():
+        assert run["n_started"] >= run["n_complete"] + run["n_pruned"] > 0
+        assert run["started_per_hour"] >= run["complete_per_hour"]
+        assert run["wall_seconds"] >= 5
 
 
 @pytest.mark.slow

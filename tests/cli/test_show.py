@@ -49,16 +49,23 @@ def test_who_is_ahead_by_how_much_and_whether_it_is_noise(
 
 
 @pytest.mark.parametrize(
-    ("planned", "took", "slower"),
-    [(100, 199, None), (100, 310, "3.1 times as long"), (0.5, 9, None), (10, 20, "2.0 times as long")],
+    ("planned", "took", "trained", "said"),
+    [
+        (100, 149, 40, ""),
+        (100, 310, 40, ". An epoch of a lane took 3.1 times as long as planned, as happens if other programs"),
+        (100, 60, 10, ". An epoch of a lane took 2.4 times as long as planned"),
+        (100, 200, 80, ", because lanes trained for 2.0 times as many epochs as planned"),
+        (0.5, 9, 40, ""),
+        (10, 5, 0, ""),
+    ],
 )
-def test_a_search_that_took_much_longer_than_planned_is_explained(
-    planned: float, took: float, slower: str | None
+def test_a_slow_search_says_how_much_slower_it_was_than_planned(
+    planned: float, took: float, trained: float, said: str
 ) -> None:
-    said = beside_plan(planned, took)
-    assert said.startswith(f"the search was planned to take {planned:.0f} s and took {took:.0f} s")
-    assert ("other programs" in said) == (slower is not None)
-    assert slower is None or slower in said
+    line = beside_plan({"search_wall_seconds": planned, "lane_epochs": 40.0}, took, trained)
+    start = f"the search was planned to take {planned:.0f} s and took {took:.0f} s"
+    assert line.startswith(start + said)
+    assert bool(said) == (line != start)
 
 
 def test_time_beside_the_parts_of_a_run_is_named_if_it_is_long() -> None:
@@ -68,3 +75,12 @@ def test_time_beside_the_parts_of_a_run_is_named_if_it_is_long() -> None:
     rest = "everything else 300.0 (reading data, planning, compiling kernels)"
     assert where_the_time_went({**parts, "total": 323.0}) == f"{said}{rest}, total 323.0"
     assert where_the_time_went({**parts, "total": 5.0}) == f"{said}total 5.0"  # resumed after its search
+
+
+def test_a_plan_for_one_shape_is_not_compared_with_a_search_of_several() -> None:
+    """Runs of 0.8.0 and earlier have such plans."""
+    plan = {"search_wall_seconds": 10.0, "lane_epochs": 40.0}
+    assert "if every trial had the baseline's shape" in beside_plan(plan, 90, 40, several_shapes=True)
+    slower = beside_plan({**plan, "n_shapes": 3}, 90, 40, several_shapes=True)
+    assert "9.0 times as long as planned" in slower
+    assert "or if the sampler prefers costly shapes" in slower

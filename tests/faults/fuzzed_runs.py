@@ -116,7 +116,7 @@ SUMMARY: dict[str, Any] = {
     "configs_per_hour": 100.0,
     "ended": "all 3 trials have been trained",
     "n_trials": {"complete": 3, "pruned": 0, "fail": 0},
-    "plan": {"search_wall_seconds": 3.0},
+    "plan": {"search_wall_seconds": 3.0, "lane_epochs": 24.0},
     "wall_seconds": dict.fromkeys(("features", "training", "search", "linear_probe", "test", "total"), 1.0),
 }
 

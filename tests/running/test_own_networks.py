@@ -1,6 +1,7 @@
-"""A study file's own side-network can be run, resumed, planned, verified, exported and loaded."""
+"""A study file's own side-network can be run, resumed, planned, verified, reported, exported and loaded."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import sweep
 from sweep.api.run import run as run_study
 from sweep.errors import UsageError
 from sweep.export.write import export_run
+from sweep.report.write import write_report
+from sweep.running.planner import plan_features, plan_study
+from sweep.running.preparation import prepare
 from sweep.running.resume import resume_run
 from sweep.side_networks import own_networks
 from sweep.side_networks.given import take_own_code
@@ -122,6 +126,33 @@ def test_a_run_can_be_resumed(own_run: tuple[Path, Path], drawn_images: Path) ->
     after = sweep.load_results(run)
     assert after.summary["winner"]["test"] == before.summary["winner"]["test"]
     assert after.config["side_network"] == "a side-network of the study file"
+
+
+@pytest.mark.usefixtures("nothing_given")
+def test_a_report_shows_the_winners_errors_if_the_study_file_is_given(
+    own_run: tuple[Path, Path], drawn_images: Path, tmp_path: Path
+) -> None:
+    run, file = own_run
+    said: list[str] = []
+    options: Mapping[str, Any] = {"cache_dir": drawn_images.parent / "cache", "say": said.append}
+    assert "confusion" not in write_report(run, tmp_path / "report.html", **options)
+    assert "only if you give them: --study FILE" in said[-1]
+    take_own_code(file)
+    assert "confusion" in write_report(run, tmp_path / "report.html", **options)
+
+
+def test_a_plan_measures_what_a_lane_costs(drawn_images: Path, tmp_path: Path) -> None:
+    """The cost of a side-network of the study's own is not known beforehand: a larger one has a larger plan."""
+    cache_dir, plans = drawn_images.parent / "cache", []
+    once = "self.body(self.head.pool(stages[0]))"
+    for name, computed in (("small", once), ("large", f"self.body({once})")):
+        file = tmp_path / f"{name}.py"
+        file.write_text(STUDY.replace("BIAS", "True").replace(once, computed))
+        study = replace(load_study(str(file)).study, data=str(drawn_images))
+        prepared = prepare(study, n_parallel=2, device=torch.device("cpu"), cache_dir=cache_dir)
+        plans.append(plan_study(plan_features(prepared, cache_dir), prepared))
+    assert 0 < plans[0].multiply_adds < plans[1].multiply_adds
+    assert 0 < plans[0].bytes_per_lane < plans[1].bytes_per_lane
 
 
 def test_lanes_of_other_shapes_give_one_clear_error(drawn_images: Path, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The form that the lanes of a study take."""
 
+from dataclasses import replace
+
 import torch
 
 from sweep.side_networks import LAST, RankSpaceLAST
@@ -24,3 +26,15 @@ def test_the_form_changes_no_initial_weight_of_a_lanes_own_rank() -> None:
     for name, value in low.items():
         own = tuple(slice(n) for n in value.shape)
         assert torch.equal(value, high[name][own]), name
+
+
+def test_a_compact_read_out_of_many_tokens_and_classes_stays_small() -> None:
+    """197 tokens and 1,000 classes, as of ViT-B at 224 px on ImageNet: the full matrix has a weight for every pair."""
+    sizes = {}
+    for read_out in ("tokens", "compact"):
+        spec = replace(spec_of(16), family="ladder", n_tokens=197, n_classes=1000, read_out=read_out)
+        with torch.device("meta"):
+            named = list(spec.plain(16).named_parameters())
+        sizes[read_out] = sum(p.numel() for name, p in named if name.startswith("head."))
+    assert sizes["tokens"] > 197 * 16 * 1000
+    assert sizes["compact"] < sizes["tokens"] / 20
