@@ -95,6 +95,7 @@ class ShapePlanner:
             [shape_of(self.study, config) for config in given],
             list(self.counts.elements()),
             follows=ShapeSpace(self.study).varies and not sampler_of(self.study).enumerates,
+            cores=self.prepared.device if self.prepared.device.type == "cpu" and self.prepared.views.n_cached else None,
         )
         return replace(self.plan, search_wall_seconds=training_seconds + feature_seconds, n_shapes=len(self.counts))
 
@@ -137,7 +138,7 @@ class ShapePlanner:
                 n_missing = self._n_missing(own)
                 passes[features] = n_missing * seconds_per_image(own, n_missing)
             own_stack_work = own.spec.stack_work(own.backbone.tokens)
-            stack_step = self.plan.stack_step_seconds * max(1.0, own_stack_work / stack_work)
+            stack_step = self._stack_step_seconds(own_stack_work / stack_work)
             lane_step = self.plan.lane_step_seconds * (work[shape] / lane_work) ** exponent
             n_steps = costly_steps(own)
             self.costs[shape] = ShapeCost(
@@ -150,17 +151,23 @@ class ShapePlanner:
 
     def _exponent(self, costliest: Prepared) -> float:
         """The power of a lane's work with which its time grows, from a measurement of the costliest lanes."""
-        work, costliest_work = _work(self.prepared)[1], _work(costliest)[1]
+        stack_work, work = _work(self.prepared)
+        costliest_stack_work, costliest_work = _work(costliest)
         if self.plan.lane_step_seconds <= 0 or costliest_work < LEAST_RATIO * work:
             return 1.0
         try:
-            lane_seconds = step_seconds(costliest, FEW_LANES).lane
+            seconds = step_seconds(costliest, FEW_LANES).of(FEW_LANES)
         except SweepError:  # it does not fit in memory; the search would halve its stack
             return 1.0
-        if lane_seconds <= 0:
+        of_lanes = seconds - self._stack_step_seconds(costliest_stack_work / stack_work)
+        if of_lanes <= 0:
             return 1.0
-        exponent = math.log(lane_seconds / self.plan.lane_step_seconds) / math.log(costliest_work / work)
+        exponent = math.log(of_lanes / FEW_LANES / self.plan.lane_step_seconds) / math.log(costliest_work / work)
         return min(max(exponent, EXPONENTS[0]), EXPONENTS[1])
+
+    def _stack_step_seconds(self, ratio: float) -> float:
+        """Time of a step of a stack without its lanes, from its work divided by that of a stack of the baseline's."""
+        return self.plan.stack_step_seconds * max(1.0, ratio)
 
     def _features(self, own: Prepared) -> FeatureSource:
         """What a run computes for a shape: all stages that shapes with the same backbone and input read."""
