@@ -27,6 +27,7 @@ from sweep.records.reporter import Reporter, SearchProgress
 from sweep.running.preparation import prepare
 from sweep.running.retrain import Choice, retrain
 from sweep.running.runner import run_study
+from sweep.side_networks.linear_probe import pooled_probe
 
 
 def run_accuracy_benchmark(
@@ -116,7 +117,7 @@ def measure_family(task: Task, sizes: AccuracySizes, family: str) -> list[Accura
         )
     ]
     if family == LAST:
-        probe_spec = prepared.spec.pooled_probe(probe["stage"], seed=0)
+        probe_spec = pooled_probe(prepared.spec, probe["stage"], seed=0)
         rows.append(
             _row(
                 task,

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sweep.bench.adapters import has_peft, with_lora
 from sweep.bench.workload import LAST, N_CLASSES, Workload
 from sweep.machine.at_once import Check, at_once, shares
+from sweep.side_networks.linear_probe import pooled_probe
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks.lane_losses import LaneLosses
 from sweep.training.optim import LaneOptimizers
@@ -263,7 +264,7 @@ class LinearProbeRow(_PlainLoop):
     """Trains only a head on the pooled features of the last stage, one configuration at a time."""
 
     def __init__(self, workload: Workload):
-        probe = workload.spec.pooled_probe(-1, workload.seed_of(0))
+        probe = pooled_probe(workload.spec, -1, workload.seed_of(0))
         super().__init__(probe, workload, workload.configs[0])
         tokens = slice(workload.shape.n_prefix_tokens, None)
         self.data = workload.features.pooled(tokens)

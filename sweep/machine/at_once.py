@@ -7,8 +7,10 @@ its own, do not wait for one another.
 
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -37,6 +39,29 @@ def shares(items: Sequence[Item], n_shares: int) -> list[Sequence[Item]]:
     """Divide items into so many parts of equal length, in order; some parts may have one item more."""
     ends = [-(-len(items) * share // n_shares) for share in range(n_shares + 1)]
     return [items[first:last] for first, last in itertools.pairwise(ends)]
+
+
+def each_at_once(items: Iterable[Item], run: Callable[[Item, Check, bool], None], n_threads: int) -> None:
+    """Run a function for each item, for several items at the same time, and in the order in which they are given.
+
+    A thread that is done with an item takes the next one, so a busy core takes fewer of them.
+
+    Args:
+        items: The items; the ones that take longest should be first.
+        run: Called with an item, a check, and whether this is the caller's thread.
+        n_threads: For how many items at a time; see `at_once`.
+    """
+    waiting = deque(items)
+
+    def take_turns(check: Check, *, in_callers_thread: bool) -> None:
+        while True:
+            try:
+                item = waiting.popleft()
+            except IndexError:  # another thread has taken the last one
+                return
+            run(item, check, in_callers_thread)
+
+    at_once([partial(take_turns, in_callers_thread=thread == 0) for thread in range(n_threads)])
 
 
 def at_once(works: Sequence[Callable[[Check], Result]]) -> list[Result]:

@@ -8,11 +8,15 @@ import random
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
+
+from sweep.machine.at_once import n_at_once
 from sweep.machine.seeds import derive_seed
 from sweep.search.filling import Filling
 from sweep.search.rungs import Arrival, RungTable
 from sweep.study.declaration import Study
 from sweep.study.shape import Shape
+from sweep.training.parts import n_parts
 
 REHEARSALS = 8
 """Number of times that a search is played through. The estimate is the mean."""
@@ -58,6 +62,7 @@ class _Search:
     next_shape: Callable[[], Shape]
     follows: bool
     draws: random.Random
+    cores: torch.device | None
     stacks: dict[Shape, list[_Trial]] = field(default_factory=dict)
     n_proposed: int = 0
     training_seconds: float = 0.0
@@ -68,9 +73,13 @@ class _Search:
         filling = Filling(self.n_parallel // of_trial, self._enough_trials, 1 + len(self.study.enqueue))
         rungs = RungTable(self.study.halving) if self.study.halving else None
         while self._fill(filling):
+            n_lanes = {shape: of_trial * len(trials) for shape, trials in self.stacks.items()}
+            small = {shape for shape, n in n_lanes.items() if self.cores is not None and n_parts(n, self.cores) == 1}
+            at_once = n_at_once(torch.get_num_threads(), len(small))
             for shape, trials in self.stacks.items():
                 cost = self.costs[shape]
-                self.training_seconds += cost.stack_seconds + of_trial * len(trials) * cost.lane_seconds
+                stack_seconds = cost.stack_seconds / (at_once if shape in small else 1)
+                self.training_seconds += stack_seconds + n_lanes[shape] * cost.lane_seconds
                 for trial in trials:
                     trial.epochs += 1
             self._end_trials(rungs)
@@ -121,6 +130,7 @@ def rehearsed_seconds(
     drawn: Sequence[Shape],
     *,
     follows: bool,
+    cores: torch.device | None = None,
 ) -> tuple[float, float]:
     """Estimate the wall time of a search of several shapes. The same arguments always give the same estimate.
 
@@ -131,6 +141,7 @@ def rehearsed_seconds(
         given: Shapes of the trials that the search begins with: the baseline and the study's enqueued trials.
         drawn: Shapes of random draws from the study's space. Further trials have one of them at random.
         follows: Whether proposals follow a lead of the same shape, see `filling.py`.
+        cores: The device, if small stacks may share its cores, see `training_here.py`.
 
     Returns:
         Seconds of training and evaluation, and seconds of the feature passes.
@@ -143,7 +154,7 @@ def rehearsed_seconds(
         def next_shape(draws: random.Random = draws, first: Iterator[Shape] = first) -> Shape:
             return next(first, None) or draws.choice(drawn)
 
-        search = _Search(study, n_trials, n_parallel, costs, next_shape, follows, draws)
+        search = _Search(study, n_trials, n_parallel, costs, next_shape, follows, draws, cores)
         search.play()
         training_seconds += search.training_seconds / REHEARSALS
         feature_seconds += sum(search.features.values()) / REHEARSALS

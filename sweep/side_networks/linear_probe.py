@@ -1,13 +1,18 @@
 """The linear probe: only the head, on one frozen stage. It is the reference that a side-network should beat."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from backbones.stages import lengths_of
+from sweep.machine.seeds import drawing_from
 from sweep.side_networks.head import Head
 from sweep.side_networks.token_head import TokenHead
 from sweep.study.lane_config import Pool
+
+if TYPE_CHECKING:
+    from sweep.side_networks.spec import SideNetworkSpec
 
 
 class LinearProbe(nn.Module):
@@ -48,3 +53,18 @@ class LinearProbe(nn.Module):
             return of_tokens
         logits: Tensor = self.head(self.head.pool(stage, lengths_of(stages)))
         return logits
+
+
+def pooled_probe(spec: "SideNetworkSpec", stage: int, seed: int) -> LinearProbe:
+    """A newly initialised linear probe on one stage, for tokens that are already pooled."""
+    with drawing_from(seed):
+        return LinearProbe(spec.stage_widths[stage], spec.n_classes, stage=stage)
+
+
+def token_probe(spec: "SideNetworkSpec", stage: int, seed: int) -> LinearProbe:
+    """A newly initialised linear probe of every token of one stage, which is the only one that it is given."""
+    with drawing_from(seed):
+        width, n_prefix_tokens = spec.stage_widths[stage], spec.n_prefix_tokens
+        probe = LinearProbe(width, spec.n_outputs, stage=0, n_prefix_tokens=n_prefix_tokens, dense=True)
+        spec.started(probe)
+        return probe

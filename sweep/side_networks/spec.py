@@ -23,7 +23,6 @@ from sweep.side_networks.families import FAMILIES, RANKS, family_of
 from sweep.side_networks.gated import resize_modules, without_closed_ranks
 from sweep.side_networks.head import pooled_tokens
 from sweep.side_networks.head_start import HeadStart
-from sweep.side_networks.linear_probe import LinearProbe
 from sweep.side_networks.own_networks import OWN, own_module
 from sweep.side_networks.padding import cut_to
 from sweep.study.lane_config import LaneConfig, Pool
@@ -219,7 +218,7 @@ class SideNetworkSpec:
         with drawing_from(seed):
             if self.is_own:
                 return self._own(config)
-            return self._started(FAMILIES[self.family].lane(self, rank, self.padded_rank))
+            return self.started(FAMILIES[self.family].lane(self, rank, self.padded_rank))
 
     def plain(self, rank: int, config: LaneConfig | None = None) -> nn.Module:
         """An unpadded module in the form of the definition, to load a lane's weights into; arguments as `lane`."""
@@ -227,7 +226,7 @@ class SideNetworkSpec:
             return self._own(config)
         return FAMILIES[self.family].plain(self, rank, rank)
 
-    def _started(self, module: nn.Module) -> nn.Module:
+    def started(self, module: nn.Module) -> nn.Module:
         """A newly drawn module with `head_start`; for detection, its head starts with the prior of a class."""
         if self.head_start is not None:
             self.head_start.give(module)
@@ -288,19 +287,6 @@ class SideNetworkSpec:
     def _n_built(self) -> int:
         """Number of modules that the family builds in a loop; there are more weights than that."""
         return self.n_modules if self.has_rank_space else 0 if self.family == "probe" else self.n_stages - 1
-
-    def pooled_probe(self, stage: int, seed: int) -> LinearProbe:
-        """A newly initialised linear probe on one stage, for tokens that are already pooled."""
-        with drawing_from(seed):
-            return LinearProbe(self.stage_widths[stage], self.n_classes, stage=stage)
-
-    def token_probe(self, stage: int, seed: int) -> LinearProbe:
-        """A newly initialised linear probe of every token of one stage, which is the only one that it is given."""
-        with drawing_from(seed):
-            width, n_prefix_tokens = self.stage_widths[stage], self.n_prefix_tokens
-            probe = LinearProbe(width, self.n_outputs, stage=0, n_prefix_tokens=n_prefix_tokens, dense=True)
-            self._started(probe)
-            return probe
 
     def trainable_parameters(self, rank: int, config: LaneConfig | None = None) -> int:
         """Number of trainable parameters of a lane, without padding; arguments as `lane`."""

@@ -1,7 +1,7 @@
 """The lanes of one shape: the stack that trains them, what they train on, and the results of their epochs."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -90,6 +90,13 @@ class StackEpoch:
 
     trials: dict[int, TrialEpoch]
     wall_seconds: float
+
+    def timed(self, share: float) -> "StackEpoch":
+        """The same results with a share of the time, because other stacks trained at the same time."""
+        trials = {
+            trial: replace(epoch, wall_seconds=share * epoch.wall_seconds) for trial, epoch in self.trials.items()
+        }
+        return StackEpoch(trials, share * self.wall_seconds)
 
 
 class LaneStack:

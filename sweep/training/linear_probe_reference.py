@@ -14,7 +14,7 @@ from sweep.features.batches import StageData, TrainingData
 from sweep.features.folds import Folds
 from sweep.features.training_data import CachedViews, LiveViews
 from sweep.machine.seeds import derive_seed
-from sweep.side_networks.linear_probe import LinearProbe
+from sweep.side_networks.linear_probe import LinearProbe, pooled_probe, token_probe
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.class_weights import LaneWeights
 from sweep.study.folds import standard_error
@@ -135,7 +135,7 @@ def tuned_linear_probe(
 
 def probe_of_stage(spec: SideNetworkSpec, stage: int, seed: int) -> LinearProbe:
     """A newly initialised linear probe of one stage, for the result of `probe_data`."""
-    return spec.token_probe(stage, seed) if spec.dense else spec.pooled_probe(stage, seed)
+    return token_probe(spec, stage, seed) if spec.dense else pooled_probe(spec, stage, seed)
 
 
 @overload

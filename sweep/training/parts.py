@@ -31,7 +31,12 @@ def in_parts(lanes: Sequence[Lane], train_data: TrainingData, device: torch.devi
 
     If the features are computed batch by batch, there is one part: they are computed once, on all cores.
     """
-    return shares(lanes, 1 if isinstance(train_data, LiveViews) else n_parts(len(lanes), device))
+    return shares(lanes, n_parts(len(lanes), device) if can_share_cores(train_data, device) else 1)
+
+
+def can_share_cores(train_data: TrainingData, device: torch.device) -> bool:
+    """Whether it is faster to train several parts or stacks at the same time than one after the other."""
+    return device.type == "cpu" and not isinstance(train_data, LiveViews)
 
 
 def train_epoch(parts: Sequence[Training], order: int, on_step: Callable[[], None] = lambda: None) -> EpochResult:

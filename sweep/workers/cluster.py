@@ -113,11 +113,15 @@ def marker_file(folder: Path) -> Iterator[Path]:
 def _connect(ray: Any, address: str) -> None:
     """Connect this process to a cluster, without Ray's messages.
 
+    The command line, which may have the password of a data base, is not given to Ray. It would show it to all users.
+
     Raises:
         UsageError: With Ray's reason why it is not possible.
     """
+    import ray._private.utils
     import ray._private.worker
 
+    ray._private.utils.get_entrypoint_name = lambda: "sweep"
     # Ray prints the death of an actor to standard output, where the results belong. The run tells it itself.
     if hasattr(ray._private.worker, "listen_error_messages"):
         ray._private.worker.listen_error_messages = lambda worker, stopped: None

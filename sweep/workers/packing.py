@@ -4,9 +4,11 @@ Functions of a study's file travel with their code, since no other process can i
 mapped from the cache travel as the path of their file, and tensors as NumPy arrays, which is much faster.
 """
 
+import functools
 import io
 import mmap
 import pickle
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,20 @@ CANNOT_BE_SENT = (pickle.PicklingError, TypeError, AttributeError)
 """What `packed` raises for an object that only this process can have, such as an open file."""
 
 
+_Cached = type(functools.cache(len))
+
+
 class _Packer(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
     """A pickler for what a worker gets.
 
     Attributes:
+        modules: Names of the modules whose functions travel with their code.
         files: Files of the cache that features are mapped from.
     """
 
-    def __init__(self, buffer: io.BytesIO):
+    def __init__(self, buffer: io.BytesIO, modules: Collection[str]):
         super().__init__(buffer, protocol=pickle.HIGHEST_PROTOCOL)
+        self.modules = modules
         self.files = set[Path]()
 
     def reducer_override(self, obj: Any) -> Any:
@@ -42,7 +49,14 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
             return np.array, (np.asarray(obj),)
         if type(obj) is torch.Tensor and obj.device.type == "cpu" and obj.dtype != torch.bfloat16:
             return torch.from_numpy, (obj.detach().contiguous().numpy(),)
+        if type(obj) is _Cached and ("<locals>" in obj.__qualname__ or obj.__module__ in self.modules):
+            return _cached, (obj.__wrapped__, obj.cache_parameters())  # no other process could import it
         return super().reducer_override(obj)
+
+
+def _cached(function: Callable[..., Any], parameters: Mapping[str, Any]) -> object:
+    """A function with an empty cache of its results."""
+    return functools.lru_cache(**parameters)(function)
 
 
 def _mapped(path: str, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int) -> np.ndarray:
@@ -77,7 +91,7 @@ def packed_with_files(value: object) -> tuple[bytes, set[Path]]:
         cloudpickle.register_pickle_by_value(module)
     try:
         buffer = io.BytesIO()
-        packer = _Packer(buffer)
+        packer = _Packer(buffer, {module.__name__ for module in modules})
         packer.dump(value)
         return buffer.getvalue(), packer.files
     finally:

@@ -25,7 +25,7 @@ from sweep.training.lane_state import LaneState
 from sweep.workers.messages import Assignment, Step, StepResult, UsersCode
 
 if TYPE_CHECKING:  # it knows of pools, which know this module
-    from sweep.workers.feature_pass import FeaturePass
+    from sweep.workers.feature_pass import Computed, FeaturePass
 
 
 class LaneWorker:
@@ -75,19 +75,24 @@ class LaneWorker:
         self._receiver.take(offset, content)
 
     def take_pass(self, feature_pass: "FeaturePass") -> None:
-        """Take what features are computed with."""
+        """Take what features are computed with.
+
+        Raises:
+            SweepError: This process does not see the same images.
+        """
+        feature_pass.check()
         if isinstance(feature_pass.backbone, torch.nn.Module):
             feature_pass.backbone.to(self.device)
         self._pass = feature_pass
 
-    def compute_features(self, batches: Sequence[range]) -> dict[range, int]:
-        """Compute the features of batches and write them to the cache; returns their checksums.
+    def compute_features(self, batches: Sequence[range]) -> "Computed":
+        """Compute the features of batches, and write them to the run's cache or send them with the answer.
 
         Raises:
             SweepError: An image cannot be decoded, or a feature is not a finite float16.
         """
         assert self._pass is not None
-        return self._pass.compute(batches, self.device)
+        return self._pass.compute(batches, self.device, sees_cache=self.cache_dir is None)
 
     def drop_pass(self) -> None:
         """Forget what features are computed with."""

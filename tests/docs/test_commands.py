@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import typer
 from PIL import Image
+from postgresql_server import connections_closed, needs_server, running_server
 
 import sweep.cli
 
@@ -166,6 +167,31 @@ def test_every_command_runs(
             check_options(words[1:]) if words[0] == "sweep" else check_tests(block.text)
         else:
             carry_out(block.text, monkeypatch, capsys)
+
+
+def fenced_commands(name: str) -> list[str]:
+    """Commands of `sweep`, and of `createdb`, in the blocks of a document that show a terminal."""
+    fences = re.findall(r"^```text\n(.*?)^```", (ROOT / name).read_text(), re.MULTILINE | re.DOTALL)
+    return re.findall(r"\b(?:sweep (?:run|resume)|createdb) .+", "\n".join(fences))
+
+
+def test_commands_for_clusters_have_options_that_exist() -> None:
+    commands = [command for command in fenced_commands("docs/cluster.md") if "--cluster" in command]
+    assert len(commands) >= 3
+    for command in commands:
+        check_options(shlex.split(command, comments=True)[1:])
+
+
+@needs_server
+def test_commands_for_postgresql_run(
+    photos_of_a_reader: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    create, *commands = [command for command in fenced_commands("docs/cluster.md") if "--cluster" not in command]
+    assert [command.split()[:2] for command in commands] == [["sweep", "run"], ["sweep", "resume"]]
+    with running_server() as server, connections_closed():
+        server.sql(f"CREATE DATABASE {create.split()[1]}")
+        for command in commands:
+            carry_out(command.replace("postgresql://me@localhost/trials", server.url("trials")), monkeypatch, capsys)
 
 
 def anchors(path: Path) -> set[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from optuna.study import get_all_study_names
+from postgresql_server import connections_closed, needs_server, running_server
 from victim import FAILED_HONESTLY, INTERRUPTED, STUDIES, Fault, Victim, assert_same, random_fault
 
 from sweep import UsageError
@@ -90,6 +91,23 @@ def test_killed_runs_end_as_if_not_killed(
         run.finish()
         assert_same(run.result(), untouched(name))
         n_runs += 1
+
+
+@pytest.mark.slow
+@needs_server
+def test_killed_runs_with_trials_in_postgresql_end_as_if_not_killed(
+    tmp_path: Path, drawn_images: Path, untouched: Callable[[str], dict[str, Any]]
+) -> None:
+    n_kills, n_runs, rng = 0, 0, random.Random(0)
+    with running_server() as server, connections_closed():
+        while n_kills < 4:
+            server.sql(f"CREATE DATABASE trials{n_runs}")
+            run = Victim(tmp_path / f"victim{n_runs}", drawn_images, KILLED_ALWAYS)
+            run.storage = server.url(f"trials{n_runs}")
+            n_kills += kill_often(run, rng, 4 - n_kills, early=0.5)
+            run.finish()
+            assert_same(run.result(), untouched(KILLED_ALWAYS))
+            n_runs += 1
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from sweep.machine.at_once import MOST_AT_ONCE, Check, at_once, n_at_once, shares
+from sweep.machine.at_once import MOST_AT_ONCE, Check, at_once, each_at_once, n_at_once, shares
 from sweep.machine.settings import computing_on
 
 
@@ -61,3 +61,21 @@ def test_an_error_ends_all_pieces(which: int, error: BaseException) -> None:
     assert raised.value is error
     assert ended == [1 - which]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("at once")]
+
+
+def test_a_thread_takes_the_next_item_when_it_is_done_with_one() -> None:
+    last_is_done = threading.Event()
+    done: list[tuple[int, bool]] = []
+
+    def run(item: int, check: Check, in_callers_thread: bool) -> None:
+        check()
+        if item == 0:
+            last_is_done.wait(timeout=60)
+        done.append((item, in_callers_thread))
+        if item == 4:
+            last_is_done.set()
+
+    with computing_on(2):
+        each_at_once(range(5), run, 2)
+    assert [item for item, _ in done] == [1, 2, 3, 4, 0], "one thread did all others beside the long one"
+    assert len({in_callers_thread for item, in_callers_thread in done if item}) == 1

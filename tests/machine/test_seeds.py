@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from backbones import load_backbone
 from sweep.machine.seeds import drawing_from, seeded
 from sweep.side_networks.families import FAMILIES
-from sweep.side_networks.linear_probe import LinearProbe
+from sweep.side_networks.linear_probe import LinearProbe, pooled_probe
 from sweep.side_networks.spec import SideNetworkSpec
 
 SEED = 12345
@@ -71,7 +71,7 @@ def test_a_lane_starts_from_the_numbers_of_version_0_3(changes: dict[str, Any]) 
     with another_thread_draws():
         for _ in range(20):
             assert same(shape.lane(2, SEED).state_dict(), expected)
-            assert same(shape.pooled_probe(1, SEED).state_dict(), probe)
+            assert same(pooled_probe(shape, 1, SEED).state_dict(), probe)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,12 @@ import optuna
 import pandas as pd
 import pytest
 from conftest import RecordingReporter, Search
+from optuna_dashboard import get_note
 from postgresql_server import PASSWORD, Server, connections_closed, needs_server, running_server
 
 import sweep.search.data_base
 from sweep import Halving, Results, Study, SweepError, UsageError, load_results
+from sweep.cli.dashboard import dashboard
 from sweep.running.resume import resume_run
 from sweep.search.data_base import open_data_base, shown_url
 from sweep.study.finding import LoadedStudy
@@ -59,11 +61,14 @@ def assert_same_tables(results: Results, expected: Results) -> None:
 def test_a_run_ends_with_the_tables_of_a_run_with_a_journal(
     study: Study, search: Search, server: Server, data_base: str, tmp_path: Path
 ) -> None:
-    """Another run uses the same data base, and the server restarts twice: once between two epochs, once more slowly."""
+    """The server restarts twice: once between two epochs, once more slowly. Another run begins and ends meanwhile."""
     expected = search(study, out=tmp_path / "journal")
     reporter = RecordingReporter()
+    others: list[Results] = []
 
     def restart(epoch: int) -> None:
+        if epoch == 3:
+            others.append(search(study, out=tmp_path / "second", storage_url=data_base))
         if epoch in (2, 4):
             server.stop()
         if epoch == 2:
@@ -74,7 +79,7 @@ def test_a_run_ends_with_the_tables_of_a_run_with_a_journal(
     reporter.on_epoch = restart
     results = search(study, out=tmp_path / "first", storage_url=data_base, reporter=reporter)
     assert_same_tables(results, expected)
-    assert_same_tables(search(study, out=tmp_path / "second", storage_url=data_base), expected)
+    assert_same_tables(others[0], expected)
     assert sorted(optuna.study.get_all_study_names(open_data_base(data_base))) == ["first", "second"]
 
 
@@ -129,6 +134,21 @@ def test_a_password_in_the_url_works_and_is_written_nowhere(
     assert files
     assert [path for path in files if PASSWORD.encode() in path.read_bytes()] == []
     assert "***" in json.loads((tmp_path / "run" / "config.json").read_text())["storage"]
+
+
+def test_the_dashboard_shows_a_run(
+    study: Study, search: Search, data_base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = search(replace(study, trials=2, halving=None), storage_url=data_base)
+    shown: list[optuna.storages.BaseStorage] = []
+    monkeypatch.setattr("optuna_dashboard.run_server", lambda storage, **_: shown.append(storage))
+    dashboard(tmp_path / "run", storage=data_base)
+    (storage,) = shown
+    (listed,) = storage.get_all_studies()
+    values = [trial.value for trial in storage.get_all_trials(listed._study_id)]
+    (objective,) = results.objectives
+    assert values == results.trials[objective].tolist()
+    assert "winner, trial" in get_note(optuna.load_study(study_name="run", storage=storage))
 
 
 def test_a_password_is_taken_from_the_environment(

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import optuna
 import pytest
+import torch
 from conftest import RecordingReporter, Search
 
 from sweep import Halving, LaneConfig, Study
 from sweep.machine.device import device_named
+from sweep.machine.settings import computing_on
 from sweep.records.reporter import Reporter
 from sweep.running.planner import plan_features, plan_study
 from sweep.running.preparation import prepare
@@ -53,6 +55,19 @@ def test_time_of_lanes_and_stacks_by_hand(study: Study) -> None:
     assert seeds[0] == pytest.approx(3 * (1 + 14 * 10))
     many = rehearsed_seconds(replace(study, trials=10 * 7), 7, costs, [one], [one], follows=False)
     assert many == pytest.approx((10 * alone[0], 1000))
+
+
+def test_small_stacks_share_the_cores(study: Study) -> None:
+    sizes = [shape(study, size) for size in (16, 32, 48)]
+    costs = {one: cost("one", stack=6, lane=1) for one in sizes}
+    study, given, cpu = replace(study, trials=6), [sizes[0]] * 4 + sizes[1:], torch.device("cpu")
+
+    def seconds(n_threads: int, cores: torch.device | None) -> float:
+        with computing_on(n_threads):
+            return rehearsed_seconds(study, 6, costs, given, sizes, follows=False, cores=cores)[0]
+
+    assert seconds(1, cpu) == seconds(2, None) == pytest.approx(3 * (3 * 6 + 6))
+    assert seconds(2, cpu) == pytest.approx(3 * (6 + 2 * 6 / 2 + 6)), "four lanes train in parts, the others beside"
 
 
 def test_rungs_end_trials_and_shapes_that_cannot_be_trained_take_no_time(study: Study) -> None:

@@ -1,9 +1,12 @@
 """Stacks of several shapes: a lane is the same in any stack, how stacks are filled, and what happens after failures."""
 
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pandas as pd
@@ -17,6 +20,7 @@ import sweep
 import sweep.training.lane_stack
 from sweep import LaneConfig, Study, UsageError
 from sweep.export.write import export_run, model_of_run
+from sweep.machine.settings import computing_on
 from sweep.records.folder import RunFolder
 from sweep.records.reporter import Reporter
 from sweep.report.evidence import winner_on_val
@@ -132,6 +136,30 @@ def test_a_backbone_that_fails_to_load_fails_its_trials_and_the_search_goes_on(s
     assert set(trials.loc[lost, "state"]) == {"FAIL"}
     assert trials.loc[lost, "failure"].str.contains("unknown backbone 'no_such_network'").all()
     assert set(trials.loc[~lost, "state"]) == {"COMPLETE"}
+
+
+def test_small_stacks_train_at_the_same_time_and_change_nothing(
+    sizes: Study, search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    study, threads, epoch = replace(sizes, trials=9), set[str](), Training.epoch
+
+    def noted(self: Training, *args: Any) -> EpochResult:
+        threads.add(threading.current_thread().name)
+        return epoch(self, *args)
+
+    monkeypatch.setattr(Training, "epoch", noted)
+    with computing_on(1):
+        in_turns = search(study, n_parallel=4, out=tmp_path / "in turns")
+    assert threads == {threading.main_thread().name}
+    with computing_on(2):
+        began = time.perf_counter()
+        together = search(study, n_parallel=4, out=tmp_path / "together")
+        took = time.perf_counter() - began
+    assert len(threads) > 1
+    pd.testing.assert_frame_equal(without_times(together.trials), without_times(in_turns.trials))
+    pd.testing.assert_frame_equal(together.curves, in_turns.curves)
+    assert together.trials["seconds"].sum() <= together.summary["wall_seconds"]["training"] * 1.001
+    assert together.summary["wall_seconds"]["training"] < took
 
 
 @pytest.mark.usefixtures("one_part")

@@ -277,13 +277,13 @@ def test_compiling_is_announced_once_and_only_if_nothing_is_saved(
 ) -> None:
     monkeypatch.setattr(cpu_compile, "_FOLDER", str(tmp_path))
     caplog.set_level("INFO")
-    cpu_compile.announce.__wrapped__()
+    cpu_compile._announce_once.__wrapped__()
     assert [record.message for record in caplog.records] == [
         "compiling kernels for this processor: once, half a minute"
     ]
     (tmp_path / "of_a_module").mkdir()  # numba makes it when the module is imported
     (tmp_path / "of_a_module" / "kernel.nbi").touch()
-    cpu_compile.announce.__wrapped__()
+    cpu_compile._announce_once.__wrapped__()
     assert len(caplog.records) == 1
 
 

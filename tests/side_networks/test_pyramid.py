@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sweep.features.batches import StageData, training_batches
 from sweep.side_networks import LAST, PyramidLAST, RankSpacePyramidLAST, cut_to
+from sweep.side_networks.linear_probe import pooled_probe
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.lane_config import LaneConfig, Pool
 from sweep.training.engine import train
@@ -242,6 +243,6 @@ def test_spec_builds_it_for_several_widths_and_can_be_saved() -> None:
     )
     assert type(spec.lane(2, seed=0)) is RankSpacePyramidLAST
     assert type(spec.plain(2)) is PyramidLAST
-    assert spec.pooled_probe(1, seed=0).head.norm.normalized_shape == (6,)
+    assert pooled_probe(spec, 1, seed=0).head.norm.normalized_shape == (6,)
     assert SideNetworkSpec.of_metadata(spec.metadata(2)) == spec
     assert set(spec.work) == {"rank space", "direct"}

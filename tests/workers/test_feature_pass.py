@@ -1,9 +1,10 @@
 """Features that workers compute in parts are those that one process computes, whoever dies on the way."""
 
-import json
 import os
+import re
 import signal
 import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_passes import BATCH_SIZE, N_IMAGES, assert_same_entry, drawn_split, entry_of, on_workers
 
 from backbones import Backbone, load_backbone
 from sweep.data.base import Split
+from sweep.data.decoding import decode
 from sweep.errors import SweepError
-from sweep.features.cache import Features, compute_features
-from sweep.features.entry import BATCHES_FILE, DATA_FILE
+from sweep.features.cache import compute_features
 from sweep.workers import feature_pass
-from sweep.workers.feature_pass import MOST_LOSSES, FeaturesOnWorkers
+from sweep.workers.feature_pass import MOST_LOSSES, Computed
 from sweep.workers.local_pool import LocalPool
-from sweep.workers.patience import Patience
-from sweep.workers.pool import InProcessPool, WorkerPool
-
-N_IMAGES, BATCH_SIZE = 45, 4
+from sweep.workers.pool import InProcessPool
 
 
 @pytest.fixture(autouse=True)
@@ -32,13 +31,9 @@ def several_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feature_pass, "MOST_BATCHES", 2)
 
 
-def pixels(index: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(index).integers(0, 255, (20, 20, 3), dtype=np.uint8))
-
-
 @pytest.fixture(scope="module")
-def split() -> Split:
-    return Split("train", np.zeros(N_IMAGES, dtype=np.int64), pixels, lambda: "drawn")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
+    return drawn_split(tmp_path_factory.mktemp("drawn") / "images")
 
 
 @pytest.fixture(scope="module")
@@ -51,28 +46,6 @@ def expected(backbone: Backbone, split: Split, tmp_path_factory: pytest.TempPath
     """The entry that one process computes."""
     folder = tmp_path_factory.mktemp("here")
     return entry_of(folder, compute_features(backbone, split, cache_dir=folder, batch_size=BATCH_SIZE))
-
-
-def entry_of(cache: Path, features: Features) -> Path:
-    return cache / "features" / features.key
-
-
-def assert_same_entry(entry: Path, expected: Path) -> None:
-    assert (entry / DATA_FILE).read_bytes() == (expected / DATA_FILE).read_bytes()
-    index, other = (
-        sorted(map(json.dumps, map(json.loads, (folder / BATCHES_FILE).read_text().splitlines())))
-        for folder in (entry, expected)
-    )
-    assert index == other
-    names, others = ({path.name for path in folder.iterdir()} for folder in (entry, expected))
-    assert names == others
-
-
-def on_workers(
-    pool: WorkerPool, backbone: Backbone, split: Split, cache: Path, messages: list[str], **options: Any
-) -> Features:
-    fill = FeaturesOnWorkers(pool, torch.get_num_threads(), Patience(600.0), messages.append)
-    return compute_features(backbone, split, cache_dir=cache, batch_size=BATCH_SIZE, fill=fill, **options)
 
 
 @pytest.mark.parametrize(
@@ -135,14 +108,116 @@ def test_nobody_waits_for_workers_that_start(
 
 
 @pytest.mark.parametrize("apart", [{0, 1}, {1, 2}])
-def test_workers_that_do_not_see_the_cache_compute_nothing(
+def test_workers_that_do_not_see_the_cache_send_what_they_compute(
     apart: set[int], backbone: Backbone, split: Split, expected: Path, tmp_path: Path
 ) -> None:
-    """Worker 0 may see it, and dies; worker 2 is started in its place."""
-    pool = InProcessPool(2, {0: (2, "before")}, cache_of=lambda number: tmp_path / "other" if number in apart else None)
+    """Worker 0 dies; worker 2 is started in its place."""
+    pool = InProcessPool(2, {0: (3, "after")}, cache_of=lambda number: tmp_path / "b" if number in apart else None)
+    messages: list[str] = []
+    found = on_workers(pool, backbone, split, tmp_path, messages)
+    assert_same_entry(entry_of(tmp_path, found), expected)
+    assert min(pool.n_calls[worker] for worker in (0, 1, 2)) > 2, "each computed"
+    assert messages == ["worker 0 has died; its images are computed again"]
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_worker_sends_little_at_a_time(
+    backbone: Backbone, split: Split, expected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_pass, "MOST_SENT_BYTES", 1)
+    pool = InProcessPool(1, {}, cache_of=lambda number: tmp_path / "b")
     found = on_workers(pool, backbone, split, tmp_path, [])
     assert_same_entry(entry_of(tmp_path, found), expected)
-    assert {worker for worker, n_calls in pool.n_calls.items() if n_calls} == {0} - apart
+    n_batches = -(-N_IMAGES // BATCH_SIZE)
+    assert pool.n_calls == {0: 1 + n_batches + 1}, "the pass is taken, each batch computed, and the pass dropped"
+
+
+def test_features_that_change_on_their_way_end_the_pass(backbone: Backbone, split: Split, tmp_path: Path) -> None:
+    class Noisy(InProcessPool):
+        def call(self, calls: Mapping[int, bytes], timeout_seconds: float) -> Iterator[tuple[int, Any]]:
+            for worker, answer in super().call(calls, timeout_seconds):
+                if isinstance(answer, Computed):
+                    for values in answer.sent.values():
+                        values.view(np.uint8).flat[5] ^= 1
+                yield worker, answer
+
+    pool = Noisy(1, {}, cache_of=lambda number: tmp_path / "b")
+    with pytest.raises(SweepError, match=r"images 0 to 3 did not arrive as a worker sent them; .* sweep resume"):
+        on_workers(pool, backbone, split, tmp_path, [])
+
+
+def missing(index: int) -> Image.Image:
+    return decode(Path("/on the first machine only") / f"{index}.png")
+
+
+def other(index: int) -> Image.Image:
+    return Image.fromarray(np.full((20, 20, 3), index, dtype=np.uint8))
+
+
+ARRIVING: list[Callable[[int], Any]] = []
+"""How images are opened where they arrive, by the order in which they do."""
+
+
+def arrived() -> Callable[[int], Any]:
+    return ARRIVING.pop(0)
+
+
+class Elsewhere:
+    """Opens images. Where it is sent, it opens others."""
+
+    def __init__(self, opener: Callable[[int], Any]):
+        self.opener = opener
+
+    def __call__(self, index: int) -> Any:
+        return self.opener(index)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return arrived, ()
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize(
+    ("second", "third", "reason"),
+    [
+        (missing, missing, r"it cannot read the image /on the first machine only/0\.png: .*No such file"),
+        (missing, None, r"it cannot read the image"),
+        (other, None, r"it sees other images than this process, or decodes them to other pixels"),
+    ],
+)
+def test_workers_that_do_not_see_the_images_compute_nothing(
+    second: Any,
+    third: Any,
+    reason: str,
+    apart: bool,
+    backbone: Backbone,
+    split: Split,
+    expected: Path,
+    tmp_path: Path,
+) -> None:
+    ARRIVING[:] = [opener or split.open for opener in (second, third)]
+    pool = InProcessPool(2, {}, cache_of=lambda number: tmp_path / "b" if apart else None)
+    messages: list[str] = []
+    found = on_workers(pool, backbone, replace(split, opener=Elsewhere(split.opener)), tmp_path, messages)
+    assert_same_entry(entry_of(tmp_path, found), expected)
+    assert not ARRIVING
+    (message,) = messages
+    assert re.match(rf"note: worker 0 cannot compute features: {reason}", message)
+    assert pool.n_calls[0] == 1, "it was not asked again"
+    assert (pool.n_calls[1] > 1) == (third is None)
+
+
+def test_images_that_a_worker_does_not_see_in_the_middle_of_the_pass_are_computed_here(
+    backbone: Backbone, split: Split, expected: Path, tmp_path: Path
+) -> None:
+    def some(index: int) -> Any:
+        return missing(index) if index == 20 else split.open(index)
+
+    ARRIVING[:] = [some, some]
+    pool, messages = InProcessPool(2, {}), list[str]()
+    found = on_workers(pool, backbone, replace(split, opener=Elsewhere(split.opener)), tmp_path, messages)
+    assert_same_entry(entry_of(tmp_path, found), expected)
+    assert len(messages) == 1
+    assert min(pool.n_calls.values()) > 2, "the other worker went on"
 
 
 def test_images_that_cannot_be_sent_are_computed_here(
@@ -152,7 +227,7 @@ def test_images_that_cannot_be_sent_are_computed_here(
 
     def locked(index: int) -> Image.Image:
         with lock:
-            return pixels(index)
+            return split.open(index)
 
     pool = InProcessPool(2, {})
     found = on_workers(pool, backbone, replace(split, opener=locked), tmp_path, [])
@@ -160,14 +235,15 @@ def test_images_that_cannot_be_sent_are_computed_here(
     assert not any(pool.n_calls.values())
 
 
-def test_an_image_that_cannot_be_read_is_named(backbone: Backbone, split: Split, tmp_path: Path) -> None:
-    def broken(index: int) -> Image.Image:
-        if index == 30:
-            raise SweepError("image 30 is broken")
-        return pixels(index)
-
-    with pytest.raises(SweepError, match="image 30 is broken"):
-        on_workers(InProcessPool(2, {}), backbone, replace(split, opener=broken), tmp_path, [])
+@pytest.mark.parametrize("damaged", [[0], [20], [20, 21, 30]])
+def test_images_that_cannot_be_read_are_named(damaged: list[int], backbone: Backbone, tmp_path: Path) -> None:
+    split = drawn_split(tmp_path / "images")
+    for index in damaged:
+        (tmp_path / "images" / f"{index}.png").write_bytes(b"no image")
+    messages: list[str] = []
+    with pytest.raises(SweepError, match="cannot read") as caught:
+        on_workers(InProcessPool(2, {}), backbone, split, tmp_path, messages)
+    assert all(f"{index}.png" in str(caught.value) for index in damaged)
 
 
 def test_workers_that_die_again_and_again_end_the_pass(backbone: Backbone, split: Split, tmp_path: Path) -> None:

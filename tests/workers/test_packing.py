@@ -60,7 +60,9 @@ def test_a_part_of_a_tensor_is_sent_without_the_rest() -> None:
 
 
 def test_functions_of_a_users_file_are_sent_with_their_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "beside_the_file.py").write_text("def twice(x):\n    return 2 * x\n")
+    (tmp_path / "beside_the_file.py").write_text(
+        "import functools\n\n\n@functools.cache\ndef twice(x):\n    return 2 * x\n"
+    )
     path = tmp_path / "mine.py"
     path.write_text("from beside_the_file import twice\n\n\ndef four_times(x):\n    return twice(twice(x))\n")
     content = packed(execute(path, kind="study").four_times)

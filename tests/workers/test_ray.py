@@ -1,24 +1,19 @@
 """Runs on a real Ray cluster give the same tables as runs without it, even if an actor or the run is killed."""
 
 import os
-import secrets
 import shutil
 import signal
-import socket
-import subprocess
 import sys
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray_cluster import running_cluster
+from small_passes import BATCH_SIZE, assert_same_entry, drawn_split, entry_of, on_workers
 from small_searches import STUDIES, assert_same, result_of, search_of, settings_of
 from worker_runs import (
     STUDY,
@@ -32,18 +27,19 @@ from worker_runs import (
     until_it_trains,
 )
 
-from sweep import SweepError, UsageError, load_results
+from backbones import load_backbone
+from sweep import SweepError, load_results
+from sweep.features.cache import compute_features
 from sweep.features.stored_batches import DATA_FILE
 from sweep.records.reporter import Reporter
 from sweep.running.resume import resume_run
 from sweep.running.runner import run_study
 from sweep.study.finding import load_study
-from sweep.workers.cluster import Cluster, connected
+from sweep.workers.cluster import connected
 from sweep.workers.messages import WorkerLost
 from sweep.workers.packing import packed, unpacked
 from sweep.workers.patience import Patience
 from sweep.workers.ray_pool import RayPool
-from sweep.workers.ray_worker import about_process
 from sweep.workers.request import WorkersAsked
 from sweep.workers.training import TrainingOnWorkers
 
@@ -52,59 +48,13 @@ pytestmark = [linux_only, pytest.mark.skipif(find_spec("ray") is None, reason="t
 
 PART_BYTES = 30_000
 
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as attempt:
-        return attempt.connect_ex(("127.0.0.1", port)) == 0
+SLOW_PASSES = [("within", True), ("elsewhere", False)]
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[dict[str, str]]:
-    """The addresses of a cluster of two CPUs, for use from within and from elsewhere, and its cache folder.
-
-    Its token is needed to use it. Ray reads the token when it is imported, so no module may import Ray earlier.
-    """
-    root, port, client_port = Path(__file__).parents[2], free_port(), free_port()
-    own = {
-        "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests" / "workers")]),
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_niceness": "0",  # otherwise actors would wait for all other processes of a busy machine
-        "OMP_NUM_THREADS": "1",
-    }
-    # Sockets need short paths, so pytest's folder cannot be used.
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray") as short:
-        for name, value in own.items():
-            patch.setenv(name, value)
-        options = ["--head", "--block", "--num-cpus=2", "--object-store-memory=100000000", "--include-dashboard=false"]
-        options += [f"--port={port}", f"--ray-client-server-port={client_port}", "--disable-usage-stats"]
-        options += [f"--temp-dir={short}"]
-        head = subprocess.Popen(
-            [sys.executable, "-m", "ray.scripts.scripts", "start", *options],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={**os.environ, "SWEEP_CACHE_DIR": f"{short}/cache"},
-        )
-        try:
-            for waiting in (port, client_port):
-                deadline = time.monotonic() + 120
-                while not answers(waiting):
-                    assert head.poll() is None, head.communicate()
-                    assert time.monotonic() < deadline
-                    time.sleep(0.1)
-            addresses = {"within": f"127.0.0.1:{port}", "elsewhere": f"ray://127.0.0.1:{client_port}"}
-            yield {**addresses, "cache": f"{short}/cache"}
-        finally:
-            os.killpg(head.pid, signal.SIGKILL)
-            head.communicate()
+    with running_cluster() as addresses:
+        yield addresses
 
 
 @pytest.fixture(scope="module")
@@ -237,6 +187,36 @@ def test_an_actor_that_is_killed_while_it_receives_features_leaves_nothing_half(
     apart.check(folder / "cache")
 
 
+@pytest.mark.parametrize(
+    ("address", "sees_cache"),
+    [("within", False), *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW_PASSES)],
+)
+def test_actors_share_the_feature_pass_and_one_is_killed(
+    cluster: dict[str, str], tmp_path: Path, address: str, sees_cache: bool
+) -> None:
+    split, messages, told = drawn_split(tmp_path / "images"), list[str](), list[int]()
+    backbone = load_backbone("tiny-untrained", group_size=2, cache_dir=tmp_path)
+    with connected(WorkersAsked(2, cluster[address]), on_gpus=False) as found:
+        assert found is not None
+        pool = RayPool(found, 1, messages.append, tmp_path / ("images/0.png" if sees_cache else "not there"))
+        try:
+            while pool.n_starting:
+                assert pool.welcome(120.0)
+
+            def kill(n_done: int, n_images: int) -> None:
+                if not told:
+                    os.kill(process_ids(pool)[0], signal.SIGKILL)
+                told.append(n_done)
+
+            passed = on_workers(pool, backbone, split, tmp_path / "together", messages, on_progress=kill)
+            assert len(pool.apart) == (0 if sees_cache else len(pool.ready))
+        finally:
+            pool.close()
+    alone = compute_features(backbone, split, cache_dir=tmp_path / "alone", batch_size=BATCH_SIZE)
+    assert_same_entry(entry_of(tmp_path / "together", passed), entry_of(tmp_path / "alone", alone))
+    assert sum("has died; its images are computed again" in message for message in messages) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("address", ["within", "elsewhere"])
 def test_a_search_on_an_actor_which_is_ended_when_it_hangs(cluster: dict[str, str], address: str) -> None:
@@ -264,6 +244,14 @@ def test_a_search_on_an_actor_which_is_ended_when_it_hangs(cluster: dict[str, st
     alone.run()
     assert_same(result_of(search), result_of(alone))
     assert messages == []
+
+
+def test_ray_is_not_told_the_command_line(cluster: dict[str, str]) -> None:
+    with connected(WorkersAsked(1, cluster["within"]), on_gpus=False) as found:
+        assert found is not None
+        jobs = found.ray._private.worker.global_worker.gcs_client.get_all_job_info().values()
+        assert "sweep" in [job.entrypoint for job in jobs]
+        assert not any(sys.argv[0] in job.entrypoint for job in jobs)
 
 
 def test_a_run_ends_in_time_if_its_actors_find_no_room(cluster: dict[str, str]) -> None:
@@ -310,101 +298,3 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:
         return b""
-
-
-def test_an_address_that_does_not_answer_gives_one_clear_error() -> None:
-    nowhere = f"127.0.0.1:{free_port()}"
-    with (
-        pytest.raises(UsageError, match=f"nobody answers at --cluster {nowhere} .*ray start --head"),
-        connected(WorkersAsked(1, nowhere), on_gpus=False),
-    ):
-        pass
-
-
-def test_a_default_install_gets_one_line_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweep.workers.cluster.find_spec", lambda name: None)
-    with (
-        pytest.raises(
-            UsageError, match=r'--cluster needs the package ray; install it: python -m pip install -e "\.\[clus'
-        ),
-        connected(WorkersAsked(1, "auto"), on_gpus=False),
-    ):
-        pass
-
-
-class FakeRay:
-    """A stand-in for a cluster of several machines.
-
-    Args:
-        nodes: The resources of each machine.
-        about: What its workers report about themselves, if it differs from this process.
-    """
-
-    class exceptions:  # noqa: N801
-        class RayError(Exception):
-            pass
-
-    def __init__(self, *nodes: dict[str, float], about: dict[str, Any] | None = None):
-        self.all, self.about = nodes, about or {}
-
-    def nodes(self) -> list[dict[str, Any]]:
-        return [{"Alive": True, "Resources": node} for node in self.all] + [{"Alive": False, "Resources": {"CPU": 64}}]
-
-    def remote(self, *_: object) -> Any:
-        def answer() -> dict[str, Any]:
-            return {**about_process("cpu"), "host": "elsewhere", "sees_cache": True, **self.about}
-
-        actor = SimpleNamespace(about=SimpleNamespace(remote=lambda: partial(answer)))
-        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: actor))
-
-    def wait(self, answers: list[Any], **_: object) -> tuple[list[Any], list[Any]]:
-        return answers[:1], answers[1:]
-
-    def get(self, answer: Any) -> Any:
-        return answer()
-
-
-def pool_on(ray: FakeRay, messages: list[str]) -> RayPool:
-    return RayPool(Cluster(ray, WorkersAsked(2, "auto"), on_gpus=False), 1, messages.append, Path("/shared/.marker"))
-
-
-def test_machines_that_differ_are_named() -> None:
-    messages: list[str] = []
-    pool = pool_on(FakeRay(about={"processor": "another kind"}), messages)
-    assert pool.welcome(1.0) + pool.welcome(1.0) == [0, 1]
-    (message,) = messages
-    assert "worker 0 on elsewhere computes on another kind, and this process on" in message
-    versions = {**about_process("cpu")["versions"], "torch": "1.0"}
-    with pytest.raises(SweepError, match=r"elsewhere has torch 1.0, and this process has .* Install the same version"):
-        pool_on(FakeRay(about={"versions": versions}), messages).welcome(1.0)
-    messages.clear()
-    pool = pool_on(FakeRay(about={"sees_cache": False, "cache_dir": "/local"}), messages)
-    assert pool.welcome(1.0) + pool.welcome(1.0) == pool.apart == [0, 1]
-    (message,) = messages
-    assert "elsewhere does not see the cache folder /shared" in message
-    assert "keeps them in /local" in message
-
-
-def test_a_cluster_that_goes_away_ends_the_run_with_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(*_: object, **options: object) -> Any:
-        raise ConnectionError("the proxy has ended")
-
-    pool = pool_on(FakeRay(), [])
-    monkeypatch.setattr(FakeRay, "wait", gone)
-    with pytest.raises(SweepError, match=r"the connection to the Ray cluster auto broke: .* with sweep resume"):
-        pool.welcome(1.0)
-
-
-@pytest.mark.parametrize(
-    ("asked", "n_threads", "n_workers"), [(0, 4, 5), (1, 16, 1), (2, 8, 2), (5, 4, 5), (6, 3, 6), (99, 1, 99)]
-)
-def test_workers_share_the_cores_of_the_nodes(asked: int, n_threads: int, n_workers: int) -> None:
-    cluster = Cluster(FakeRay({"CPU": 16}, {"CPU": 4}, {"memory": 1}), WorkersAsked(asked, "auto"), on_gpus=False)
-    assert cluster.threads() == n_threads
-    assert cluster.n_workers(n_threads) == n_workers
-
-
-def test_every_gpu_of_the_nodes_gets_a_worker() -> None:
-    nodes = FakeRay({"CPU": 16, "GPU": 4}, {"CPU": 64}, {"CPU": 6, "GPU": 2})
-    cluster = Cluster(nodes, WorkersAsked(0, "auto"), on_gpus=True)
-    assert (cluster.threads(), cluster.n_workers(3)) == (3, 6)

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import logging
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,17 @@ def _folder() -> Path:
 
 
 _FOLDER = str(_folder())
+_ANNOUNCING = threading.Lock()
+
+
+def announce() -> None:
+    """Log why the first step on a machine takes longer than all others. Lanes may train in several threads."""
+    with _ANNOUNCING:
+        _announce_once()
 
 
 @functools.cache
-def announce() -> None:
-    """Log why the first step on a machine takes longer than all others."""
+def _announce_once() -> None:
     if not any(Path(_FOLDER).rglob("*.nbi")):
         logger.info("compiling kernels for this processor: once, half a minute")
 

@@ -1,0 +1,125 @@
+"""How a run connects to a cluster, and which workers it has there; on a stand-in for a cluster of several machines."""
+
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray_cluster import free_port
+
+from sweep import SweepError, UsageError
+from sweep.workers.cluster import Cluster, connected
+from sweep.workers.ray_pool import RayPool
+from sweep.workers.ray_worker import about_process
+from sweep.workers.request import WorkersAsked
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="the extra cluster is not installed")
+def test_an_address_that_does_not_answer_gives_one_clear_error() -> None:
+    nowhere = f"127.0.0.1:{free_port()}"
+    with (
+        pytest.raises(UsageError, match=f"nobody answers at --cluster {nowhere} .*ray start --head"),
+        connected(WorkersAsked(1, nowhere), on_gpus=False),
+    ):
+        pass
+
+
+def test_a_default_install_gets_one_line_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweep.workers.cluster.find_spec", lambda name: None)
+    with (
+        pytest.raises(
+            UsageError, match=r'--cluster needs the package ray; install it: python -m pip install -e "\.\[clus'
+        ),
+        connected(WorkersAsked(1, "auto"), on_gpus=False),
+    ):
+        pass
+
+
+class FakeRay:
+    """A stand-in for a cluster of several machines.
+
+    Args:
+        nodes: The resources of each machine.
+        about: What its workers report about themselves, if it differs from this process.
+    """
+
+    class exceptions:  # noqa: N801
+        class RayError(Exception):
+            pass
+
+    def __init__(self, *nodes: dict[str, float], about: dict[str, Any] | None = None):
+        self.all, self.about = nodes, about or {}
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": node} for node in self.all] + [{"Alive": False, "Resources": {"CPU": 64}}]
+
+    def remote(self, *_: object) -> Any:
+        def answer() -> dict[str, Any]:
+            return {**about_process("cpu"), "host": "elsewhere", "sees_cache": True, **self.about}
+
+        actor = SimpleNamespace(about=SimpleNamespace(remote=lambda: partial(answer)))
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: actor))
+
+    def wait(self, answers: list[Any], **_: object) -> tuple[list[Any], list[Any]]:
+        return answers[:1], answers[1:]
+
+    def get(self, answer: Any) -> Any:
+        return answer()
+
+
+def pool_on(ray: FakeRay, messages: list[str]) -> RayPool:
+    return RayPool(Cluster(ray, WorkersAsked(2, "auto"), on_gpus=False), 1, messages.append, Path("/shared/.marker"))
+
+
+def test_machines_that_differ_are_named() -> None:
+    messages: list[str] = []
+    pool = pool_on(FakeRay(about={"processor": "another kind"}), messages)
+    assert pool.welcome(1.0) + pool.welcome(1.0) == [0, 1]
+    (message,) = messages
+    assert "worker 0 on elsewhere computes on another kind, and this process on" in message
+    versions = {**about_process("cpu")["versions"], "torch": "1.0"}
+    with pytest.raises(SweepError, match=r"elsewhere has torch 1.0, and this process has .* Install the same version"):
+        pool_on(FakeRay(about={"versions": versions}), messages).welcome(1.0)
+    messages.clear()
+    pool = pool_on(FakeRay(about={"sees_cache": False, "cache_dir": "/local"}), messages)
+    assert pool.welcome(1.0) + pool.welcome(1.0) == pool.apart == [0, 1]
+    (message,) = messages
+    assert "elsewhere does not see the cache folder /shared" in message
+    assert "keeps them in /local" in message
+
+
+def test_a_machine_that_joins_gets_a_worker() -> None:
+    ray = FakeRay({"CPU": 2})
+    pool = RayPool(Cluster(ray, WorkersAsked(0, "auto"), on_gpus=False), 2, [].append)
+    assert pool.welcome(1.0) == [0]
+    assert pool.welcome() == []
+    ray.all = ({"CPU": 2}, {"CPU": 4})
+    assert pool.welcome() + pool.welcome() == [1, 2]
+    assert pool.ready == [0, 1, 2]
+
+
+def test_a_cluster_that_goes_away_ends_the_run_with_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object, **options: object) -> Any:
+        raise ConnectionError("the proxy has ended")
+
+    pool = pool_on(FakeRay(), [])
+    monkeypatch.setattr(FakeRay, "wait", gone)
+    with pytest.raises(SweepError, match=r"the connection to the Ray cluster auto broke: .* with sweep resume"):
+        pool.welcome(1.0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "n_threads", "n_workers"), [(0, 4, 5), (1, 16, 1), (2, 8, 2), (5, 4, 5), (6, 3, 6), (99, 1, 99)]
+)
+def test_workers_share_the_cores_of_the_nodes(asked: int, n_threads: int, n_workers: int) -> None:
+    cluster = Cluster(FakeRay({"CPU": 16}, {"CPU": 4}, {"memory": 1}), WorkersAsked(asked, "auto"), on_gpus=False)
+    assert cluster.threads() == n_threads
+    assert cluster.n_workers(n_threads) == n_workers
+
+
+def test_every_gpu_of_the_nodes_gets_a_worker() -> None:
+    nodes = FakeRay({"CPU": 16, "GPU": 4}, {"CPU": 64}, {"CPU": 6, "GPU": 2})
+    cluster = Cluster(nodes, WorkersAsked(0, "auto"), on_gpus=True)
+    assert (cluster.threads(), cluster.n_workers(3)) == (3, 6)
