@@ -39,6 +39,7 @@ def running_cluster() -> Iterator[dict[str, str]]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",  # otherwise actors would wait for all other processes of a busy machine
+        "RAY_gcs_server_request_timeout_seconds": "600",  # on a busy machine, Ray's own processes are slow to start
         "OMP_NUM_THREADS": "1",
     }
     # Sockets need short paths, so pytest's folder cannot be used.
@@ -57,7 +58,7 @@ def running_cluster() -> Iterator[dict[str, str]]:
         )
         try:
             for waiting in (port, client_port):
-                deadline = time.monotonic() + 120
+                deadline = time.monotonic() + 600
                 while not answers(waiting):
                     assert head.poll() is None, head.communicate()
                     assert time.monotonic() < deadline
