@@ -85,7 +85,8 @@ FIRST = (
 )
 """Shapes of every family that the search begins with. 32 lanes are too few for a sampler that knows nothing to meet
 all combinations. The read-out and the attention of ladders are those that did best when ladders were searched alone
-(docs/benchmarks.md). The other families have not been searched alone; their shapes are a guess."""
+(docs/benchmarks.md). So is that of `convolution` with the read-out `both`, on the counting task alone. The others are a
+guess."""
 
 study = Study(
     suggest=suggest,
