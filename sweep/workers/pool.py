@@ -1,16 +1,7 @@
-"""The workers of a run: what is asked of a pool of them, and a pool in this process for tests."""
+"""What is asked of a pool of workers."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Protocol
-
-import torch
-
-from sweep.workers.messages import WorkerLost
-from sweep.workers.packing import unpacked
-from sweep.workers.serving import answer
-from sweep.workers.worker import LaneWorker
 
 Call = tuple[str, tuple[Any, ...]]
 """The name of a method of `LaneWorker`, and its arguments."""
@@ -60,63 +51,3 @@ class WorkerPool(Protocol):
 
     def close(self) -> None:
         """End all workers."""
-
-
-@dataclass
-class InProcessPool:
-    """Workers in this process, one after the other. Calls and answers are packed as if they travelled.
-
-    Attributes:
-        n_workers: How many there are at first.
-        deaths: By number of a worker, its so many-th call that it dies of: `"before"` or `"after"` it did its work.
-        most_lanes: See `LaneWorker`.
-        cache_of: The cache of a worker that does not see that of the run, by its number.
-    """
-
-    n_workers: int
-    deaths: dict[int, tuple[int, str]]
-    most_lanes: int | None = None
-    cache_of: Callable[[int], Path | None] = lambda worker: None
-
-    def __post_init__(self) -> None:
-        self.ready: list[int] = []
-        self.n_calls: dict[int, int] = {}
-        self._workers: dict[int, LaneWorker] = {}
-        self._starting = list(range(self.n_workers))
-
-    @property
-    def n_starting(self) -> int:
-        """See `WorkerPool`."""
-        return len(self._starting)
-
-    @property
-    def apart(self) -> Collection[int]:
-        """See `WorkerPool`."""
-        return [worker for worker in self.ready if self.cache_of(worker)]
-
-    def call(self, calls: Mapping[int, bytes], timeout_seconds: float) -> Iterator[tuple[int, Any]]:
-        """See `WorkerPool`."""
-        for worker, call in calls.items():
-            self.n_calls[worker] += 1
-            number, when = self.deaths.get(worker, (0, ""))
-            dies = number == self.n_calls[worker]
-            result = None if dies and when == "before" else unpacked(answer(self._workers[worker], call))
-            if dies:
-                self.ready.remove(worker)
-                del self._workers[worker]  # a process that dies holds no locks any more
-                self._starting.append(max([*self.n_calls, *self._starting]) + 1)
-                result = WorkerLost()
-            yield worker, result
-
-    def welcome(self, wait_seconds: float = 0.0) -> list[int]:
-        """See `WorkerPool`."""
-        new, self._starting = self._starting, []
-        for worker in new:
-            self._workers[worker] = LaneWorker(torch.device("cpu"), self.most_lanes, self.cache_of(worker))
-            self.n_calls[worker] = 0
-        self.ready += new
-        return new
-
-    def close(self) -> None:
-        """See `WorkerPool`."""
-        self._workers.clear()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from in_process_pool import InProcessPool
 from PIL import Image
 from small_passes import BATCH_SIZE, N_IMAGES, assert_same_entry, drawn_split, entry_of, on_workers
 
@@ -23,7 +24,6 @@ from sweep.features.cache import compute_features
 from sweep.workers import feature_pass
 from sweep.workers.feature_pass import MOST_LOSSES, Computed
 from sweep.workers.local_pool import LocalPool
-from sweep.workers.pool import InProcessPool
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
+from in_process_pool import InProcessPool
 from small_searches import STUDIES, TRAIN, VAL, assert_same, result_of, search_of, settings_of
 
 from sweep.features import copying
@@ -17,7 +18,6 @@ from sweep.features.entry import Entry
 from sweep.features.stored_batches import DATA_FILE
 from sweep.workers import feature_sending
 from sweep.workers.patience import Patience
-from sweep.workers.pool import InProcessPool
 from sweep.workers.training import TrainingOnWorkers
 
 PART_BYTES = 700

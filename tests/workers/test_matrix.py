@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from in_process_pool import InProcessPool
 from optuna.storages import BaseStorage
 from postgresql_server import INITDB, Server, connections_closed, running_server
 from small_searches import STUDIES, assert_same, result_of, search_of, settings_of
@@ -13,7 +14,7 @@ from sweep.search.data_base import open_data_base
 from sweep.search.optuna_storage import open_storage
 from sweep.workers.local_pool import LocalPool
 from sweep.workers.patience import Patience
-from sweep.workers.pool import InProcessPool, WorkerPool
+from sweep.workers.pool import WorkerPool
 from sweep.workers.training import TrainingOnWorkers
 
 pytestmark = pytest.mark.slow

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from in_process_pool import InProcessPool
 from optuna.storages import InMemoryStorage
 from small_searches import STUDIES, assert_same, result_of, search_of, settings_of
 
@@ -14,7 +15,6 @@ from sweep import SweepError
 from sweep.search.snapshot import capture, restore
 from sweep.training.engine import EpochResult, Lane, Training
 from sweep.workers.patience import Patience
-from sweep.workers.pool import InProcessPool
 from sweep.workers.training import TrainingOnWorkers
 
 
