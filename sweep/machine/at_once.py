@@ -75,6 +75,9 @@ def at_once(works: Sequence[Callable[[Check], Result]]) -> list[Result]:
 
     Returns:
         Their results, in order.
+
+    Raises:
+        BaseException: The error of the first piece, in order, that failed by itself.
     """
     if len(works) == 1:
         return [works[0](lambda: None)]
