@@ -165,7 +165,7 @@ def plan_study(features: FeaturePlan, prepared: Prepared) -> Plan:
     study, spec, tokens = prepared.study_of_shape, prepared.spec, prepared.backbone.tokens
     free_bytes = available_bytes(prepared.device)
     most_lanes = study.trials * study.lanes_per_trial if prepared.n_parallel is None else prepared.n_parallel
-    shared = shared_bytes(spec, tokens, study.batch_size, n_parts=n_parts(most_lanes, prepared.device))
+    shared = shared_bytes(spec, tokens, study.batch_size, n_parts=_n_parts(prepared, most_lanes))
     per_lane, multiply_adds = lane_cost(prepared)
     fitting = lanes_that_fit(free_bytes, shared, per_lane)
     of_trial = study.lanes_per_trial
@@ -198,6 +198,11 @@ def plan_study(features: FeaturePlan, prepared: Prepared) -> Plan:
         multiply_adds=multiply_adds,
         direct_work_ratio=spec.work["direct"] / spec.work["rank space"] if spec.has_rank_space else None,
     )
+
+
+def _n_parts(prepared: Prepared, n_lanes: int) -> int:
+    """In how many parts so many lanes will train at the same time."""
+    return n_parts(n_lanes, prepared.device) if prepared.shares_cores else 1
 
 
 def images_of_a_lane(prepared: Prepared) -> tuple[int, int]:
@@ -256,7 +261,7 @@ def step_seconds(prepared: Prepared, n_lanes: int) -> StepSeconds:
 def _measured_step_seconds(prepared: Prepared, n_lanes: int) -> float:
     """Seconds of one training step on random features: the fastest of a few steps after a warm-up."""
     data = random_data(prepared)
-    parts = shares(range(n_lanes), n_parts(n_lanes, prepared.device))
+    parts = shares(range(n_lanes), _n_parts(prepared, n_lanes))
     steps = [_step_of(prepared, len(part), *data) for part in parts]
 
     def step() -> None:

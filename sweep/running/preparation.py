@@ -68,6 +68,11 @@ class Prepared:
         """The study with the declarations of this shape."""
         return study_of_shape(self.study, self.shape)
 
+    @property
+    def shares_cores(self) -> bool:
+        """Whether parts and small stacks will train at the same time, as `can_share_cores` says once there are data."""
+        return self.device.type == "cpu" and self.views.n_cached > 0
+
     def of_shape(self, shape: Shape, cache_dir: Path, backbone: Backbone | None = None) -> "Prepared":
         """The same study with the backbone for lanes of another shape.
 

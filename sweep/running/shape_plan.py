@@ -95,7 +95,7 @@ class ShapePlanner:
             [shape_of(self.study, config) for config in given],
             list(self.counts.elements()),
             follows=ShapeSpace(self.study).varies and not sampler_of(self.study).enumerates,
-            cores=self.prepared.device if self.prepared.device.type == "cpu" and self.prepared.views.n_cached else None,
+            cores=self.prepared.device if self.prepared.shares_cores else None,
         )
         return replace(self.plan, search_wall_seconds=training_seconds + feature_seconds, n_shapes=len(self.counts))
 

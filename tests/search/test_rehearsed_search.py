@@ -13,6 +13,7 @@ from sweep import Halving, LaneConfig, Study
 from sweep.machine.device import device_named
 from sweep.machine.settings import computing_on
 from sweep.records.reporter import Reporter
+from sweep.running.memory_model import shared_bytes
 from sweep.running.planner import plan_features, plan_study
 from sweep.running.preparation import prepare
 from sweep.running.rehearsed_search import ShapeCost, rehearsed_seconds
@@ -68,6 +69,18 @@ def test_small_stacks_share_the_cores(study: Study) -> None:
 
     assert seconds(1, cpu) == seconds(2, None) == pytest.approx(3 * (3 * 6 + 6))
     assert seconds(2, cpu) == pytest.approx(3 * (6 + 2 * 6 / 2 + 6)), "four lanes train in parts, the others beside"
+
+
+@pytest.mark.parametrize(("cache", "n_parts"), [("on", 2), ("off", 1)])
+def test_a_plan_counts_the_streams_of_parts_that_will_train_at_the_same_time(
+    small_study: Study, tmp_path: Path, cache: str, n_parts: int
+) -> None:
+    with computing_on(2):
+        study = small_study.override(cache=cache)
+        prepared = prepare(study, n_parallel=4, device=torch.device("cpu"), cache_dir=tmp_path / "cache")
+        plan = plan_study(plan_features(prepared, tmp_path / "cache"), prepared)
+    sizes = (prepared.spec, prepared.backbone.tokens, study.batch_size)
+    assert plan.shared_bytes == shared_bytes(*sizes, n_parts=n_parts)
 
 
 def test_rungs_end_trials_and_shapes_that_cannot_be_trained_take_no_time(study: Study) -> None:
