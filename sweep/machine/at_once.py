@@ -100,12 +100,16 @@ def at_once(works: Sequence[Callable[[Check], Result]]) -> list[Result]:
         computing_on(max(1, torch.get_num_threads() // len(works))),
         ThreadPoolExecutor(len(works) - 1, thread_name_prefix="at once") as pool,
     ):
-        others = [pool.submit(run, work) for work in works[1:]]
         try:
-            first.set_result(run(works[0]))
-        except Exception as error:
-            first.set_exception(error)
-        failures = [future.exception() for future in (first, *others)]
+            others = [pool.submit(run, work) for work in works[1:]]
+            try:
+                first.set_result(run(works[0]))
+            except Exception as error:
+                first.set_exception(error)
+            failures = [future.exception() for future in (first, *others)]
+        except BaseException:  # Ctrl-C while this thread waits for the others, which may still have long to go
+            failed.set()
+            raise
     for failure in failures:
         if failure is not None and not isinstance(failure, _InVainError):
             raise failure

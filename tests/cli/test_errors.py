@@ -124,7 +124,7 @@ def test_image_cut_short_is_named_or_left_out_and_recorded(cli: Cli, photos: Pat
     code, stderr = cli(*run_arguments(data=photos, on_bad_image="skip", out="here"))
     assert code == 0
     assert f"skipped: {broken}: " in stderr
-    assert "1 unreadable images left out; here/config.json lists them" in stderr
+    assert "1 unreadable image left out; here/config.json lists them" in stderr
     config = json.loads(Path("here/config.json").read_text())
     (skipped,) = config["skipped_images"]
     assert skipped["path"] == str(broken)
