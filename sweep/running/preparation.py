@@ -31,7 +31,7 @@ from sweep.study.structure import BOXES, CLASS, DENSE
 from sweep.tasks.box_metrics import require_coco_eval
 from sweep.tasks.kinds import DETECTION, SEGMENTATION, TASK_KINDS
 from sweep.tasks.targets import Target
-from sweep.training.own_check import check_own_network
+from sweep.training.own_check import check_lanes_alike, check_own_network
 
 OF_TOKENS = {SEGMENTATION.name: DENSE, DETECTION.name: BOXES}
 """By the kind of task, the read-out of side-networks that answer for every token."""
@@ -159,6 +159,9 @@ def prepare(
     check_spec(own.precision, spec, backbone)
     if spec.is_own:
         check_own_network(spec, baseline, backbone.tokens, texts=data.kind == "texts")
+        if n_parallel != 1:
+            alike = [config for config in surveyed_configs(study) if shape_of(study, config) == shape]
+            check_lanes_alike(spec, baseline, alike)
     views = TrainingViews.of(own, data.train, backbone.transform)
     return Prepared(study, n_parallel, device, data, shape, backbone, spec, views, on_bad_image)
 
