@@ -34,7 +34,7 @@ def _folder() -> Path:
 _FOLDER = str(_folder())
 
 
-class _Compilations(Listener):  # type: ignore[misc]
+class _Compilations(Listener):
     """Says why a step takes long when kernels are compiled in it, and adds up the time that this takes.
 
     Numba compiles one kernel at a time, whatever the number of threads. Within a kernel, it compiles the functions that
