@@ -50,11 +50,15 @@ def each_at_once(items: Iterable[Item], run: Callable[[Item, Check, bool], None]
         items: The items; the ones that take longest should be first.
         run: Called with an item, a check, and whether this is the caller's thread.
         n_threads: For how many items at a time; see `at_once`.
+
+    Raises:
+        BaseException: See `at_once`. No further item is begun after an error.
     """
     waiting = deque(items)
 
     def take_turns(check: Check, *, in_callers_thread: bool) -> None:
         while True:
+            check()
             try:
                 item = waiting.popleft()
             except IndexError:  # another thread has taken the last one

@@ -15,6 +15,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from sweep.errors import UsageError
 from sweep.features.batches import StageData
+from sweep.training.interrupts import interruptible
 
 EVALUATION_BATCH_SIZE = 64
 
@@ -36,7 +37,7 @@ class Stack:
         _check_attributes(modules)
         self.params, self.buffers = stack_module_state(list(modules))
         self._skeleton = copy.deepcopy(modules[0]).to("meta")
-        self._forward = vmap(self._lane_forward, in_dims=(0, 0, None))
+        self._forward = interruptible(vmap(self._lane_forward, in_dims=(0, 0, None)))
 
     @property
     def like(self) -> Tensor:

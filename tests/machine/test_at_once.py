@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -92,6 +93,26 @@ def test_ctrl_c_ends_the_pieces_that_the_caller_waits_for() -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     assert ended == [1]
+
+
+def test_no_item_is_begun_after_an_error() -> None:
+    has_failed = threading.Event()
+    begun: list[int] = []
+
+    def run(item: int, check: Check, in_callers_thread: bool) -> None:
+        begun.append(item)
+        if item == 0:
+            has_failed.set()
+            raise MemoryError
+        has_failed.wait(timeout=60)
+        with suppress(Exception):  # ends when the other thread has failed
+            until = time.monotonic() + 60
+            while time.monotonic() < until:
+                check()
+
+    with computing_on(2), pytest.raises(MemoryError):
+        each_at_once(range(9), run, 2)
+    assert begun in ([0], [0, 1], [1, 0])
 
 
 def test_a_thread_takes_the_next_item_when_it_is_done_with_one() -> None:
