@@ -196,7 +196,9 @@ def _unknown(name: str) -> str:
     prefix = UNTRAINED_PREFIX if name.startswith(UNTRAINED_PREFIX) else ""
     timm_names = timm.list_pretrained() if "." in name else timm.list_models()
     candidates = timm_names if prefix else [*BACKBONES, *registered(), *timm_names]
-    close = difflib.get_close_matches(name.removeprefix(prefix), candidates, n=4, cutoff=0.5)
+    own = name.removeprefix(prefix)
+    begin_so = sorted((candidate for candidate in candidates if own and candidate.startswith(own)), key=len)[:4]
+    close = begin_so or difflib.get_close_matches(own, candidates, n=4, cutoff=0.5)
     hint = f"; did you mean {', '.join(prefix + match for match in close)}?" if close else ""
     return (
         f"unknown backbone {name!r}{hint}\n"

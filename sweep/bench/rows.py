@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import record_function
-from torch.utils.flop_counter import FlopCounterMode
 
 from sweep.bench.adapters import has_peft, with_lora
+from sweep.bench.flops import flops_of, step_flops
 from sweep.bench.workload import LAST, N_CLASSES, Workload
 from sweep.machine.at_once import Check, at_once, shares
 from sweep.side_networks.linear_probe import pooled_probe
@@ -40,38 +40,6 @@ class Row(Protocol):
 
     def step(self) -> None:
         """Take one optimizer step for all lanes."""
-
-
-def last_step_flops(workload: Workload) -> float:
-    """Return the useful FLOPs of one LAST training step of one lane in the direct form.
-
-    Projections count three times: forward, for the gradient of their weights, and for that of their input. That
-    includes the first module, whose norm is trained. Attention has two products forward and four backward.
-    """
-    B, L, D, r = workload.sizes.batch_size, workload.shape.tokens, workload.shape.width, workload.sizes.rank
-    K = workload.shape.n_stages - 1
-    projections = 3 * 2 * B * L * D * 4 * r * K
-    attention = K * 6 * 2 * B * L * L * r
-    head = 3 * 2 * B * D * N_CLASSES
-    return float(projections + attention + head)
-
-
-def step_flops(workload: Workload) -> float:
-    """Return the useful FLOPs of one training step of one lane: of LAST by a formula, of other families as counted.
-
-    What is counted is a step of the family's definition. Its frozen inputs need no gradient.
-    """
-    if workload.spec.family == LAST:
-        return last_step_flops(workload)
-    module = workload.spec.plain(workload.sizes.rank)
-    stages, labels = workload.features.batch(torch.arange(len(workload.features)), next(module.parameters()))
-    return _flops_of(lambda: F.cross_entropy(module(stages), labels).backward())
-
-
-def _flops_of(function: Callable[[], object]) -> float:
-    with FlopCounterMode(display=False) as counter:
-        function()
-    return float(counter.get_total_flops())
 
 
 def _adamw(module: nn.Module, config: LaneConfig) -> torch.optim.Optimizer:
@@ -131,7 +99,7 @@ class Sequential(_PlainLoop):
         assert backbone is not None
         assert images is not None
         self.backbone, self.images = backbone, images
-        self.useful_flops = step_flops(workload) + _flops_of(lambda: backbone.stages(images))
+        self.useful_flops = step_flops(workload) + flops_of(lambda: backbone.stages(images))
 
     def inputs(self) -> list[Tensor]:
         """The stages, computed by the backbone."""
@@ -234,7 +202,7 @@ class _OnImages(_PlainLoop):
     def __init__(self, backbone: nn.Module, workload: Workload):
         head = nn.Linear(workload.shape.width, N_CLASSES)
         super().__init__(nn.Sequential(backbone, head), workload, workload.configs[0])
-        self.useful_flops = _flops_of(self.step)
+        self.useful_flops = flops_of(self.step)
 
     def inputs(self) -> Tensor:
         """The images."""

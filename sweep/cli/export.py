@@ -90,7 +90,8 @@ def export(
     trials = ", ".join(map(str, exported.trials))
     again = f", {AGAIN}" if exported.retrained else ""
     stdout.print(f"trial {trials}{again}: {to}", highlight=False, soft_wrap=True, markup=False)
-    stdout.print(f"to use it: sweep predict {to} IMAGES_OR_TEXTS", highlight=False, soft_wrap=True, markup=False)
+    given = "" if study is None else f" --study {study}"
+    stdout.print(f"to use it: sweep predict {to} IMAGES_OR_TEXTS{given}", highlight=False, soft_wrap=True, markup=False)
     if push is not None:
         results = load_results(run)
         address = push_model(to, push, card_metadata(results, was_measured=exported.measured_on_test(results)))

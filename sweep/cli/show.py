@@ -16,6 +16,7 @@ from sweep.records.ranked_on import RankedOn
 from sweep.records.results import PARAMETER_PREFIX, Results, parameter_columns
 from sweep.records.tested import AGAIN, was_retrained, was_tested
 from sweep.records.verdict import verdict
+from sweep.study.budget import whole_seconds
 from sweep.study.folds import recorded_folds, standard_error
 from sweep.tasks.inputs import kind_of
 from sweep.tasks.kinds import TaskKind
@@ -98,7 +99,14 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def beside_plan(plan: Mapping[str, Any], seconds: float, lane_epochs: float, *, several_shapes: bool = False) -> str:
+def beside_plan(
+    plan: Mapping[str, Any],
+    seconds: float,
+    lane_epochs: float,
+    *,
+    several_shapes: bool = False,
+    compiling_seconds: float = 0.0,
+) -> str:
     """Say how long a search took, beside its plan, and how much slower its lanes were. Short delays are not explained.
 
     Args:
@@ -106,9 +114,14 @@ def beside_plan(plan: Mapping[str, Any], seconds: float, lane_epochs: float, *, 
         seconds: The time that the search took.
         lane_epochs: Epochs of all lanes that were trained.
         several_shapes: Whether trials have several shapes.
+        compiling_seconds: The part of `seconds` in which kernels were compiled. A plan does not have it.
     """
     planned_seconds = plan["search_wall_seconds"]
-    planned, took = f"the search was planned to take {planned_seconds:.0f} s", f"and took {seconds:.0f} s"
+    planned = f"the search was planned to take {whole_seconds(planned_seconds)}"
+    took = f"and took {whole_seconds(seconds)}"
+    if compiling_seconds >= UNTOLD_SECONDS:
+        took += f", {whole_seconds(compiling_seconds)} of them to compile kernels, which later runs use again"
+        seconds -= compiling_seconds
     if several_shapes and plan.get("n_shapes", 1) == 1:  # by a version that planned for one shape
         return f"{planned}, if every trial had the baseline's shape, {took}"
     if min(planned_seconds, plan["lane_epochs"], lane_epochs) <= 0:
@@ -181,7 +194,13 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
         console.print(line, highlight=False, soft_wrap=True)
         trials = results.trials
         lane_epochs = float((trials["epochs"] * trials.get("seeds", 1)).sum())
-        line = beside_plan(summary["plan"], seconds["search"], lane_epochs, several_shapes="shape" in trials)
+        line = beside_plan(
+            summary["plan"],
+            seconds["search"],
+            lane_epochs,
+            several_shapes="shape" in trials,
+            compiling_seconds=seconds.get("compiling", 0.0),  # runs of 0.9.0 and earlier do not have it
+        )
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"results:   {run}", highlight=False, soft_wrap=True)
     console.print(f"           sweep results {run}", highlight=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 import difflib
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,10 @@ def _refuse_table_options(what: str, table: TableOptions) -> None:
 
 def _unknown(spec: str, path: Path) -> UsageError:
     close = difflib.get_close_matches(spec, [*DATA_SETS, *PACKAGED_SUITES], n=1)
+    if not close and not os.path.exists(path):
+        with suppress(OSError):
+            beside = os.listdir(path.parent)
+            close = [str(path.parent / name) for name in difflib.get_close_matches(path.name, beside, n=1)]
     reason = "does not exist"
     if os.path.exists(path):
         reason = f"is a file that does not end in {', '.join((*TABLE_SUFFIXES, ARRAY_SUFFIX))}"

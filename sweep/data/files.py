@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 DECODING_THREADS = 4
 MOST_SHOWN = 20
-"""Number of unreadable images that one message names."""
+"""Number of images or classes that one message names."""
 
 OnBadImage = Literal["error", "skip"]
 
@@ -104,7 +104,8 @@ class ImageChecker:
 
     def remark(self) -> str:
         """The text to add to a message about too few images."""
-        return f" ({what_was_skipped(self.skipped)} were skipped)" if self.skipped else ""
+        were = "was" if len(self.skipped) == 1 else "were"
+        return f" ({what_was_skipped(self.skipped)} {were} skipped)" if self.skipped else ""
 
 
 class UnusableObjectError(UnreadableImageError):
@@ -133,8 +134,18 @@ class UnusableBoxError(UnusableObjectError):
 def what_was_skipped(skipped: Sequence[SkippedImage]) -> str:
     """What was left out, such as `3 unreadable images and 2 boxes`."""
     n_boxes, n_objects = (sum(type(left_out) is kind for left_out in skipped) for kind in (SkippedBox, SkippedObject))
-    counts = {"unreadable images": len(skipped) - n_boxes - n_objects, "boxes": n_boxes, "objects": n_objects}
-    return " and ".join(f"{count} {what}" for what, count in counts.items() if count)
+    counts = {
+        ("unreadable image", "unreadable images"): len(skipped) - n_boxes - n_objects,
+        (UnusableBoxError.one, UnusableBoxError.many): n_boxes,
+        (UnusableObjectError.one, UnusableObjectError.many): n_objects,
+    }
+    return " and ".join(f"{count} {one if count == 1 else many}" for (one, many), count in counts.items() if count)
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Names for a message, as many as it may have: `a, b and 3 more`."""
+    more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
+    return ", ".join(names[:MOST_SHOWN]) + more
 
 
 def file_split(name: str, root: Path, files: Sequence[Path], labels: AnyLabels) -> Split:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sweep.data.base import DataSet, Labels, Split
-from sweep.data.files import ImageChecker, file_split, suffixes_of_others
+from sweep.data.files import ImageChecker, file_split, some_of, suffixes_of_others
 from sweep.data.formats import HEIF_SUFFIXES, image_suffixes, is_image
 from sweep.data.labels import clean_name
 from sweep.data.split_names import SPLIT_NAMES, split_named
@@ -199,11 +199,13 @@ def _scan(folder: Path, checker: ImageChecker, fewest_classes: int = 2) -> _Tree
     files = tuple(path for path, usable in zip(found, readable.tolist(), strict=True) if usable)
     labels = np.array(found_labels, dtype=np.int64)[readable]
     sizes = np.bincount(labels, minlength=len(classes)).tolist()
-    for class_folders, size in zip(classes.values(), sizes, strict=True):
-        if size == 0:
-            raise UsageError(
-                f"class folder {class_folders[0]} has no images ({suffixes}){checker.remark()}; fill or remove it"
-            )
+    empty = [str(class_folders[0]) for class_folders, size in zip(classes.values(), sizes, strict=True) if size == 0]
+    if empty:
+        what, them = ("class folder", "it") if len(empty) == 1 else ("class folders", "them")
+        raise UsageError(
+            f"{what} {some_of(empty)} {'has' if len(empty) == 1 else 'have'} no images ({suffixes})"
+            f"{checker.remark()}; fill or remove {them}"
+        )
     _warn_of_splits_below(folder, [path for class_folders in classes.values() for path in class_folders])
     return _Tree(files, labels, tuple(classes), left_aside)
 

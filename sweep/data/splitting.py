@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sweep.data.base import AnyLabels, DataSet, Indices, Labels, Split, stratified_split
-from sweep.data.files import ImageChecker
+from sweep.data.files import ImageChecker, some_of
 from sweep.data.labels import require_measurable
 from sweep.data.split_names import SPLIT_NAMES
 from sweep.errors import UsageError
@@ -168,14 +168,18 @@ def _whole(class_names: Sequence[str], kind: Kind) -> str:
 def _require_class_size(
     labels: Labels, class_names: Sequence[str], where: str, remark: str, kind: Kind, *, smallest: int, splits: str
 ) -> None:
-    sizes = np.bincount(labels, minlength=len(class_names))
-    for name, size in zip(class_names, sizes.tolist(), strict=True):
-        if size < smallest and not name:
-            raise UsageError(
-                f"{where} has {size} {kind}{remark}; {smallest} are needed, one for each of {splits}. Add {kind}"
-            )
-        if size < smallest:
-            raise UsageError(
-                f"class {name!r} in {where} has {size} {kind}{remark}; {smallest} are needed, one for each of "
-                f"{splits}. Add {kind} or remove the class"
-            )
+    sizes = np.bincount(labels, minlength=len(class_names)).tolist()
+    small = [(name, size) for name, size in zip(class_names, sizes, strict=True) if size < smallest]
+    if not small:
+        return
+    name, size = small[0]
+    has = f"{size} {one_of(kind) if size == 1 else kind}{remark}"
+    needed = f"{smallest} are needed, one for each of {splits}. Add {kind}"
+    if not name:
+        raise UsageError(f"{where} has {has}; {needed}")
+    if len(small) == 1:
+        raise UsageError(f"class {name!r} in {where} has {has}; {needed} or remove the class")
+    told = some_of([f"{name!r} has {size}" for name, size in small])
+    raise UsageError(
+        f"{len(small)} classes in {where} have too few {kind}{remark}: {told}; in each, {needed} or remove the classes"
+    )

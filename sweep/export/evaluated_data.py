@@ -13,6 +13,7 @@ from backbones.text_transform import TextInput
 from sweep.data import DATA_SETS, DataSet, OnBadImage, Split, TableOptions, load_data
 from sweep.data.base import AnyLabels
 from sweep.data.boxes import Boxes
+from sweep.data.files import some_of
 from sweep.data.table import AS_IT_IS
 from sweep.errors import UsageError
 from sweep.export.config import ModelConfig
@@ -165,8 +166,8 @@ def _renumbered(config: ModelConfig, data: DataSet, labels: AnyLabels, spec: str
     used = [name for name, count in zip(data.class_names, present.tolist(), strict=True) if count]
     if unknown := [name for name in used if name not in names]:
         raise UsageError(
-            f"{spec} has {kind.outputs} that the model does not know: {_shown(unknown)}. The model knows "
-            f"{_shown(names)}; give them the same names"
+            f"{spec} has {kind.outputs} that the model does not know: {some_of(unknown)}. The model knows "
+            f"{some_of(names)}; give them the same names"
         )
     if kind is CLASSES:
         numbers = [names.index(name) if name in names else 0 for name in data.class_names]
@@ -177,7 +178,9 @@ def _renumbered(config: ModelConfig, data: DataSet, labels: AnyLabels, spec: str
         if name in names:
             found[:, names.index(name)] = labels[:, place]
     if missing := [name for name in names if name not in data.class_names]:
-        logger.warning("%s does not mention %s, so no %s counts as having it", spec, _shown(missing), one_of(data.kind))
+        logger.warning(
+            "%s does not mention %s, so no %s counts as having it", spec, some_of(missing), one_of(data.kind)
+        )
     return found
 
 
@@ -205,7 +208,3 @@ def _renumbered_boxes(
         return Boxes(found.size, classes[kept], found.corners[kept], found.ignored[kept])
 
     return of_image
-
-
-def _shown(names: tuple[str, ...] | list[str], most: int = 12) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

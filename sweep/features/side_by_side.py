@@ -20,6 +20,7 @@ from backbones.frozen import FrozenBackbone
 from backbones.protocol import Backbone
 from sweep.machine.ahead import ahead
 from sweep.machine.at_once import n_at_once
+from sweep.machine.settings import computing_on
 
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
@@ -75,20 +76,18 @@ def _copies(backbone: Backbone, device: torch.device) -> Sequence[Backbone]:
 
 @contextmanager
 def _pool(n_passes: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads among which PyTorch's own threads are divided."""
-    n_threads = torch.get_num_threads()
+    """Threads among which PyTorch's own threads are divided; the caller's thread keeps its number."""
     all_set = threading.Barrier(n_passes + 1)
 
-    def set_threads() -> None:
-        torch.get_num_threads()  # a thread's first call takes the number of the process, and would undo the next line
-        torch.set_num_threads(n_threads // n_passes)
+    def take_threads() -> None:
+        torch.get_num_threads()  # a new thread's first call takes the number of the process
         all_set.wait()
 
-    with ThreadPoolExecutor(n_passes, thread_name_prefix="backbone", initializer=set_threads) as pool:
-        for _ in range(n_passes):
-            pool.submit(int)  # no thread is idle before all are set, so each of these starts one
-        all_set.wait()
-        torch.set_num_threads(n_threads)  # the process's number, which new threads take, was changed by those above
+    with ThreadPoolExecutor(n_passes, thread_name_prefix="backbone", initializer=take_threads) as pool:
+        with computing_on(torch.get_num_threads() // n_passes):
+            for _ in range(n_passes):
+                pool.submit(int)  # no thread is idle before all are set, so each of these starts one
+            all_set.wait()
         try:
             yield pool
         finally:

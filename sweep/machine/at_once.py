@@ -50,11 +50,15 @@ def each_at_once(items: Iterable[Item], run: Callable[[Item, Check, bool], None]
         items: The items; the ones that take longest should be first.
         run: Called with an item, a check, and whether this is the caller's thread.
         n_threads: For how many items at a time; see `at_once`.
+
+    Raises:
+        BaseException: See `at_once`. No further item is begun after an error.
     """
     waiting = deque(items)
 
     def take_turns(check: Check, *, in_callers_thread: bool) -> None:
         while True:
+            check()
             try:
                 item = waiting.popleft()
             except IndexError:  # another thread has taken the last one
@@ -100,12 +104,16 @@ def at_once(works: Sequence[Callable[[Check], Result]]) -> list[Result]:
         computing_on(max(1, torch.get_num_threads() // len(works))),
         ThreadPoolExecutor(len(works) - 1, thread_name_prefix="at once") as pool,
     ):
-        others = [pool.submit(run, work) for work in works[1:]]
         try:
-            first.set_result(run(works[0]))
-        except Exception as error:
-            first.set_exception(error)
-        failures = [future.exception() for future in (first, *others)]
+            others = [pool.submit(run, work) for work in works[1:]]
+            try:
+                first.set_result(run(works[0]))
+            except Exception as error:
+                first.set_exception(error)
+            failures = [future.exception() for future in (first, *others)]
+        except BaseException:  # Ctrl-C while this thread waits for the others, which may still have long to go
+            failed.set()
+            raise
     for failure in failures:
         if failure is not None and not isinstance(failure, _InVainError):
             raise failure

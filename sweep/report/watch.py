@@ -1,8 +1,9 @@
 """Show the present state of a run from what it has written; the run may be going on in another process."""
 
+import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -18,6 +19,7 @@ from sweep.search.optuna_storage import load_optuna_study
 from sweep.search.own_attributes import DUPLICATE, LANE, OwnAttributes
 from sweep.study.folds import lanes_per_trial, recorded_folds
 from sweep.study.objectives import Objectives
+from sweep.tasks.kinds import recorded_kind
 
 CONFIG_ENTRIES = {
     **dict.fromkeys(("study", "data"), str),
@@ -120,7 +122,7 @@ class Watcher:
         self.folder = folder
         self.config = read_json(folder.config_path)
         require_entries(folder.config_path, self.config, CONFIG_ENTRIES)
-        self.objectives = Objectives(recorded_objectives(folder, self.config))
+        self.objectives = Objectives(recorded_objectives(folder, self.config), f"val_{recorded_kind(self.config).tie}")
         if self.config["epochs"] < 1:
             raise SweepError(f"{folder.config_path} is damaged: its epochs are {self.config['epochs']}{RESTORE}")
         self.study = load_optuna_study(folder, storage_url, f"sweep watch {folder.path}")
@@ -157,7 +159,7 @@ class Watcher:
             counts=dict(Counter(t.state for t in trials.values())),
             lanes=len(running) * lanes_per_trial(self.config["seeds"], *recorded_folds(self.config)),
             n_parallel=n_parallel if isinstance(n_parallel, int) else None,
-            best=self._best(list(trials.values())),
+            best=self._best(frozen, trials),
             configs_per_hour=None if rate is None else 3600 * rate,
             seconds_left=None if rate is None else max(0.0, (n_trials - done) / rate),
             silent_seconds=silent,
@@ -196,12 +198,21 @@ class Watcher:
         lane = self.own.get(trial, LANE)
         return lane if isinstance(lane, int) else None
 
-    def _best(self, trials: list[WatchedTrial]) -> WatchedTrial | None:
-        measured = [t for t in trials if t.values]
-        of_state = [t for t in measured if t.state == "complete"] or [t for t in measured if t.in_training]
-        first = self.objectives.first
-        sign = -1 if self.objectives.directions[first] == "maximize" else 1
-        return min(of_state, key=lambda t: sign * t.values[-1], default=None)
+    def _best(self, frozen: Iterable[FrozenTrial], trials: Mapping[int, WatchedTrial]) -> WatchedTrial | None:
+        measured = [t for t in frozen if trials[t.number].values]
+        complete = [t for t in measured if t.state == TrialState.COMPLETE]
+        if complete:
+            return trials[min(complete, key=self._rank).number]
+        sign = -1 if self.objectives.directions[self.objectives.first] == "maximize" else 1
+        running = [trials[t.number] for t in measured if trials[t.number].in_training]
+        return min(running, key=lambda t: (sign * t.values[-1], t.number), default=None)
+
+    def _rank(self, trial: FrozenTrial) -> tuple[float, ...]:
+        """What complete trials are sorted by, the best first, so that the first one is that of `rank_trials`."""
+        infeasible = any(value > 0 for value in trial.constraints.values())
+        costs = self.objectives.costs(dict(zip(self.objectives.names, trial.values, strict=True)))
+        tie = self.own.get(trial, self.objectives.tie)
+        return (infeasible, *costs, tie if isinstance(tie, float) else math.inf, trial.number)
 
     def _trials_a_second(self, trials: list[FrozenTrial], done: float) -> float | None:
         """Return the pace from the start of the first trial to the last sign of the run."""

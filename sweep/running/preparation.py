@@ -9,21 +9,21 @@ import numpy as np
 import torch
 
 from backbones import Backbone, load_backbone, reads_texts
-from sweep.data import DATA_SETS, DataSet, OnBadImage, TableOptions, load_data
+from sweep.data import DataSet, OnBadImage, TableOptions, load_data
 from sweep.data.labels import require_measurable
-from sweep.data.vtab import is_vtab_task
 from sweep.errors import UsageError
 from sweep.features.folds import Folds
 from sweep.features.views import TrainingViews
 from sweep.machine.precision import require_fp32_sums
 from sweep.running.label_words import head_start_of
+from sweep.running.resize_default import resize_of
 from sweep.side_networks.cost import rank_buckets
 from sweep.side_networks.families import check_family
 from sweep.side_networks.own_networks import own_family
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.asking import check_baseline
 from sweep.study.class_weights import completed
-from sweep.study.declaration import Resize, Study
+from sweep.study.declaration import Study
 from sweep.study.lane_config import LaneConfig
 from sweep.study.rehearsal import keep_survey, rehearse, surveyed_configs
 from sweep.study.shape import Shape, shape_of, study_of_lane, study_of_shape
@@ -31,7 +31,7 @@ from sweep.study.structure import BOXES, CLASS, DENSE
 from sweep.tasks.box_metrics import require_coco_eval
 from sweep.tasks.kinds import DETECTION, SEGMENTATION, TASK_KINDS
 from sweep.tasks.targets import Target
-from sweep.training.own_check import check_own_network
+from sweep.training.own_check import check_lanes_alike, check_own_network
 
 OF_TOKENS = {SEGMENTATION.name: DENSE, DETECTION.name: BOXES}
 """By the kind of task, the read-out of side-networks that answer for every token."""
@@ -159,6 +159,9 @@ def prepare(
     check_spec(own.precision, spec, backbone)
     if spec.is_own:
         check_own_network(spec, baseline, backbone.tokens, texts=data.kind == "texts")
+        if n_parallel != 1:
+            alike = [config for config in surveyed_configs(study) if shape_of(study, config) == shape]
+            check_lanes_alike(spec, baseline, alike)
     views = TrainingViews.of(own, data.train, backbone.transform)
     return Prepared(study, n_parallel, device, data, shape, backbone, spec, views, on_bad_image)
 
@@ -170,20 +173,6 @@ def _check_folds(study: Study, data: DataSet) -> None:
     folds = Folds.of_labels(torch.from_numpy(labels), target, data.n_classes, study.folds, study.repeats, study.seed)
     measured = {f"fold {fold + 1}": labels[folds.held_out(fold).numpy()] for fold in range(len(folds.class_counts))}
     require_measurable(data.task, data.class_names, {"train": labels, **measured}, data.name, data.kind)
-
-
-def resize_of(study: Study, data: DataSet) -> Resize | None:
-    """How images that are not square are resized, if a study does not declare it; None for texts.
-
-    Nearly all images of data sets with a name are square. These sets keep the features that earlier versions cached.
-    The protocol of VTAB-1K resizes whole images, and in some of its tasks the edge of an image matters. For
-    segmentation and detection, the whole image should be seen.
-    """
-    if data.kind != "images" or study.resize is not None:
-        return study.resize
-    if isinstance(study.data, str) and (study.data in DATA_SETS or is_vtab_task(Path(study.data).expanduser())):
-        return "squash"
-    return "squash" if data.task in OF_TOKENS else "centre"
 
 
 def backbone_of(study: Study, data: DataSet, device: torch.device, cache_dir: Path) -> Backbone:

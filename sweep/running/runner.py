@@ -33,9 +33,10 @@ from sweep.search.requests import Inbox
 from sweep.search.samplers import sampler_of
 from sweep.search.search import Search, Winner
 from sweep.search.snapshot import capture, restore
+from sweep.side_networks.cpu.compile import compiling_seconds
 from sweep.study.asking import check_enqueued
 from sweep.study.attainable import require_attainable
-from sweep.study.budget import Budget
+from sweep.study.budget import Budget, whole_seconds
 from sweep.study.enqueued import settled
 from sweep.study.finding import LoadedStudy
 from sweep.workers.cluster import connected
@@ -171,8 +172,8 @@ def carry_out(
         plan = ShapePlanner(settings, plan_study(feature_plan, prepared)).whole()
         spread = f" if trials spread evenly over {plan.n_shapes} shapes" if plan.n_shapes > 1 else ""
         reporter.message(
-            f"plan: {plan.search_wall_seconds:.0f} s of search{spread}; stacks of up to {plan.n_parallel} lanes, "
-            f"{plan.lanes_that_fit} fit in memory"
+            f"plan: {whole_seconds(plan.search_wall_seconds)} of search{spread}; stacks of up to {plan.n_parallel} "
+            f"lanes, {plan.lanes_that_fit} fit in memory"
         )
         n_parallel = _lanes_of(folder, lanes_of(prepared, plan, where))
         snapshots = SnapshotFiles(folder.snapshots_path, reporter.message)
@@ -191,7 +192,9 @@ def carry_out(
             if (snapshot := snapshots.newest()) is not None:
                 restore(search, snapshot)
                 reporter.message(taken_up(search))
+            compiled_before = compiling_seconds()
             search.run()
+    seconds.compiling = compiling_seconds() - compiled_before
     seconds.search, seconds.training = search.wall_seconds, search.lanes.training_seconds
     reporter.message(f"the search ended because {search.ended}")
     winner = _winner_of(search, folder, loaded)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones import Backbone, Taps
+from backbones.frozen import FrozenBackbone
 from backbones.sizes import transform_record
 from sweep.data import Split
 from sweep.errors import SweepError, UsageError
@@ -85,7 +86,7 @@ class ShapeSettings:
         self.counts = FeatureCounts()
         self.room = room_on(prepared.device, budget_bytes=0)
         self._by_shape: dict[Shape, Prepared] = {prepared.shape: prepared}
-        self._backbones: dict[FeatureSource, Backbone] = {prepared.shape.source: prepared.backbone}
+        self._backbones: dict[FeatureSource, Backbone] = {_without_views(prepared.shape.source): prepared.backbone}
         self._recorded: set[FeatureSource] = {prepared.shape.source}
         self._stored: dict[FeatureSource, tuple[TrainingData, StageData]] = {}
         self._placed: dict[FeatureSource, tuple[TrainingData, StageData]] = {}
@@ -132,13 +133,18 @@ class ShapeSettings:
             UnusableShapeError: No lane can have this shape.
         """
         if shape not in self._by_shape:
-            known = self._backbones.get(shape.source)
+            known = self._backbones.get(_without_views(shape.source))
             try:
                 prepared = self.prepared.of_shape(shape, self.cache_dir, known)
             except (UsageError, SweepError) as error:
                 raise UnusableShapeError(str(error)) from error
             self._by_shape[shape] = prepared
-            self._backbones[shape.source] = prepared.backbone
+            if known is None:
+                for source, backbone in self._backbones.items():
+                    if (source.backbone, source.image_size) == (shape.source.backbone, shape.source.image_size):
+                        _share_weights(prepared.backbone, backbone)
+                        break
+                self._backbones[_without_views(shape.source)] = prepared.backbone
         return self._by_shape[shape]
 
     def compute(self, shape: Shape) -> None:
@@ -218,9 +224,24 @@ class ShapeSettings:
             blocks = sorted({block for tap in taps for block in _blocks(tap, backbone)} - {0})
             own = replace(prepared.study_of_shape, stages=blocks)
             same = (0, *blocks) == tuple(backbone.stage_indices)
-            self._tapped[key] = backbone if same else backbone_of(own, prepared.data, prepared.device, self.cache_dir)
+            if same:
+                self._tapped[key] = backbone
+            else:
+                self._tapped[key] = backbone_of(own, prepared.data, prepared.device, self.cache_dir)
+                _share_weights(self._tapped[key], backbone)
         tapped = self._tapped[key]
         return tapped if set(backbone.stage_indices) <= set(tapped.stage_indices) else backbone
+
+
+def _share_weights(backbone: Backbone, loaded: Backbone) -> None:
+    """Let a backbone use the weights of one that was loaded before and that differs in its stages only."""
+    if isinstance(backbone, FrozenBackbone) and isinstance(loaded, FrozenBackbone):
+        backbone.share_weights(loaded)
+
+
+def _without_views(source: FeatureSource) -> FeatureSource:
+    """A source of features without what changes the images before the backbone reads them."""
+    return replace(source, augment="none", views=None)
 
 
 def _without_taps(source: FeatureSource) -> FeatureSource:

@@ -52,6 +52,11 @@ def parse_duration(text: str, option: str = "--time") -> float:
     return seconds
 
 
+def whole_seconds(seconds: float) -> str:
+    """A time for a message, such as `12 s`."""
+    return f"{seconds:.0f} s" if round(seconds) >= 1 else "less than 1 s"
+
+
 def duration_text(seconds: float) -> str:
     """Seconds in the form that `parse_duration` reads."""
     whole = round(seconds)

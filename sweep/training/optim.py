@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sweep.side_networks.cpu.compile import announce, has_kernels
+from sweep.side_networks.cpu.compile import has_kernels
 from sweep.side_networks.cpu.tasks import on_threads
 from sweep.study.lane_config import LaneConfig
 from sweep.training.cpu_adamw import adamw_step
@@ -109,7 +109,6 @@ class LaneAdamW:
         self, params: Params, grads: Mapping[str, Tensor], lr: Mapping[str, Tensor], debias1: Tensor, debias2: Tensor
     ) -> None:
         """The same update in one pass over every parameter, with the lanes divided among threads."""
-        announce()
         of_lanes = [x.numpy() for x in (self.beta1, self.beta2, debias2, self.eps)]
         none, arguments = torch.ones_like(debias1), []
         rates: dict[

@@ -17,6 +17,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from sweep.errors import UsageError
 from sweep.features.batches import StageData
+from sweep.training.interrupts import interruptible
 
 EVALUATION_BATCH_SIZE = 64
 
@@ -39,7 +40,7 @@ class Stack:
         self.params, self.buffers = stack_module_state(list(modules))
         self._skeleton = copy.deepcopy(modules[0]).to("meta")
         takes_lanes = getattr(modules[0], "takes_lanes", False)
-        self._forward = self._called if takes_lanes else vmap(self._called, in_dims=(0, 0, None))
+        self._forward = interruptible(self._called if takes_lanes else vmap(self._called, in_dims=(0, 0, None)))
 
     @property
     def like(self) -> Tensor:

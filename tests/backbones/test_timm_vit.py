@@ -110,6 +110,7 @@ def test_image_size_must_be_whole_patches(tmp_path: Path, image_size: int, remed
     [
         ("dinov2_smal_focus", "did you mean dinov2_small_focus"),
         ("vit_tiny_patch16_225", "vit_tiny_patch16_224"),
+        ("vit_tiny_patch", "did you mean vit_tiny_patch16_224, "),
         ("untrained:vit_tiny_patch16_225", "untrained:vit_tiny_patch16_224"),
         ("untrained:", "unknown backbone 'untrained:'"),
         ("vgg11", "VGG, for which sweep has no adapter; it has adapters for the Vision Transformers"),

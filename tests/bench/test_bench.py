@@ -13,11 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from sweep.bench import rows as rows_module
+from sweep.bench.flops import last_step_flops, step_flops
 from sweep.bench.measure import Spread
 from sweep.bench.memory import peak_memory_bytes
 from sweep.bench.profile import profile_step
 from sweep.bench.report import write_plot
-from sweep.bench.rows import SweepInParts, SweepRow, last_step_flops, step_flops
+from sweep.bench.rows import SweepInParts, SweepRow
 from sweep.bench.same_weights import LARGEST_DIFFERENCE, weight_difference
 from sweep.bench.scaling import Point, memory_of_further_lanes
 from sweep.bench.workload import Shape, Sizes, Workload

@@ -80,6 +80,12 @@ def test_usage_errors(cli: Cli, photos: Path, options: dict[str, object], messag
     assert "Traceback" not in stderr
 
 
+def test_a_folder_with_almost_that_name_is_suggested(cli: Cli, photos: Path) -> None:
+    code, stderr = cli(*run_arguments(data=photos.with_name(f"{photos.name}x")))
+    assert code == 2
+    assert f"did you mean {photos}?" in stderr
+
+
 @pytest.mark.parametrize("n_parallel", ["0", "many"])
 def test_plan_refuses_what_run_refuses(cli: Cli, photos: Path, n_parallel: str) -> None:
     code, stderr = cli("plan", *run_arguments(data=photos, n_parallel=n_parallel)[1:])
@@ -124,7 +130,7 @@ def test_image_cut_short_is_named_or_left_out_and_recorded(cli: Cli, photos: Pat
     code, stderr = cli(*run_arguments(data=photos, on_bad_image="skip", out="here"))
     assert code == 0
     assert f"skipped: {broken}: " in stderr
-    assert "1 unreadable images left out; here/config.json lists them" in stderr
+    assert "1 unreadable image left out; here/config.json lists them" in stderr
     config = json.loads(Path("here/config.json").read_text())
     (skipped,) = config["skipped_images"]
     assert skipped["path"] == str(broken)

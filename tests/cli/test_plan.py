@@ -9,6 +9,7 @@ import pytest
 
 import sweep.cli
 import sweep.running.planner
+from sweep.study.budget import whole_seconds
 
 Cli = Callable[..., str]
 
@@ -57,6 +58,6 @@ def test_auto_takes_as_many_lanes_as_fit(cli: Cli, monkeypatch: pytest.MonkeyPat
     printed = cli("run", "--n-parallel", "auto", "--out", "here")
     summary = json.loads(Path("here/summary.json").read_text())
     planned, took = summary["plan"]["search_wall_seconds"], summary["wall_seconds"]["search"]
-    assert f"the search was planned to take {planned:.0f} s and took {took:.0f} s" in printed
+    assert f"the search was planned to take {whole_seconds(planned)} and took {whole_seconds(took)}" in printed
     assert summary["plan"]["n_parallel"] == 4
     assert "s for 0 images; 16 are in the cache" in cli("plan")

@@ -11,6 +11,7 @@ from rich.console import Console
 from sweep import load_results
 from sweep.cli.show import beside_plan, show_summary, where_the_time_went
 from sweep.records.folder import RunFolder
+from sweep.study.budget import whole_seconds
 
 
 @pytest.mark.parametrize(
@@ -63,9 +64,20 @@ def test_a_slow_search_says_how_much_slower_it_was_than_planned(
     planned: float, took: float, trained: float, said: str
 ) -> None:
     line = beside_plan({"search_wall_seconds": planned, "lane_epochs": 40.0}, took, trained)
-    start = f"the search was planned to take {planned:.0f} s and took {took:.0f} s"
+    start = f"the search was planned to take {whole_seconds(planned)} and took {took:.0f} s"
     assert line.startswith(start + said)
     assert bool(said) == (line != start)
+
+
+def test_a_search_that_compiled_kernels_says_so_and_is_not_called_slow() -> None:
+    plan = {"search_wall_seconds": 0.4, "lane_epochs": 40.0}
+    said = "the search was planned to take less than 1 s and took 33 s, 32 s of them to compile kernels, which"
+    line = beside_plan(plan, 33, 40, compiling_seconds=32.4)
+    assert line.startswith(said)
+    assert "as long as planned" not in line
+    assert "took 22 s, 12 s of them" in beside_plan({**plan, "search_wall_seconds": 5}, 22, 40, compiling_seconds=12)
+    slow = beside_plan({**plan, "search_wall_seconds": 10}, 62, 40, compiling_seconds=12)
+    assert "An epoch of a lane took 5.0 times as long as planned" in slow
 
 
 def test_time_beside_the_parts_of_a_run_is_named_if_it_is_long() -> None:

@@ -5,11 +5,13 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 from rich.console import Console
 
 import sweep.cli
@@ -140,6 +142,38 @@ def test_several_objectives(pareto_run: Path) -> None:
     assert seen.best is not None
     assert seen.best.values[-1] == trials["val_nll"].min()
     assert {trial.epoch for trial in seen.trials} == {3}
+
+
+def test_the_best_of_equal_trials_is_the_winner(watching: Watching) -> None:
+    watcher = Watcher(RunFolder.open(watching.run), None)
+    frozen = [trial for trial in watcher.study.get_trials() if trial.state == TrialState.COMPLETE]
+    trials = {trial.number: watcher._watched(trial, set()) for trial in frozen}
+    assert len(frozen) > 1
+    tie = watcher.own.name("val_nll")
+    for place, winner in enumerate(frozen):  # equal in top-1, so the smallest loss decides, whatever the number
+        for other, trial in enumerate(frozen):
+            trial.values = [0.5]
+            trial.user_attrs[tie] = float(abs(other - place))
+        best = watcher._best(frozen, trials)
+        assert best is not None
+        assert best.number == winner.number
+    last = watcher.look().best
+    assert last is not None
+    assert last.number == load_results(watching.run).trials["trial"].iloc[0]
+
+
+def test_a_trial_that_breaks_a_constraint_is_not_the_best(finished_run: Path, cache: None, tmp_path: Path) -> None:
+    def constrained(trial: optuna.Trial) -> LaneConfig:
+        config = suggest(trial)
+        trial.set_constraint("rank", config.rank - 1.5)
+        return config
+
+    study = replace(drawn(finished_run, trials=4, epochs=1), suggest=constrained)
+    run = api.run(study, n_parallel=2, out=tmp_path / "run", device="cpu")
+    assert not run.trials["feasible"].all()
+    best = Watcher(RunFolder.open(tmp_path / "run"), None).look().best
+    assert best is not None
+    assert best.number == run.best.number
 
 
 @pytest.mark.parametrize("width", [30, 60, 120])

@@ -238,7 +238,7 @@ def test_an_object_that_cannot_be_used(tmp_path: Path, segmentation: Any, said: 
     (skipped,) = data.skipped
     assert isinstance(skipped, SkippedObject)
     assert re.match(rf"annotations\[0\] \(cat\) {said}", skipped.reason)
-    assert what_was_skipped(data.skipped) == "1 objects"
+    assert what_was_skipped(data.skipped) == "1 object"
 
 
 def test_the_box_of_an_object_that_is_left_out_has_no_label(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_an_image_of_another_size_and_one_without_labels(tmp_path: Path) -> None
     path.write_text(path.read_text().replace('"width": 12', '"width": 13', 1))
     with pytest.raises(SweepError, match=r"images\[0\]: it says that .*own\.png has 13 x 8 pixels"):
         read(root)
-    assert what_was_skipped(read(root, on_bad_image="skip").skipped) == "1 unreadable images"
+    assert what_was_skipped(read(root, on_bad_image="skip").skipped) == "1 unreadable image"
 
 
 def test_too_many_categories(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_exif_rotation_is_applied(tmp_path: Path) -> None:
         ({"a": 9, "b": 2}, r"class 'b' .* has 2 images; 3 are needed"),
         ({"train/a": 3, "train/b": 3}, "no test folder"),
         ({"train/a": 3, "train/b": 3, "test/a": 3, "test/c": 1}, r"missing \['b'\], additional \['c'\]"),
-        ({"train/a": 3, "train/b": 1, "test/a": 3, "test/b": 1}, r"class 'b' .* has 1 images; 2 are needed"),
+        ({"train/a": 3, "train/b": 1, "test/a": 3, "test/b": 1}, r"class 'b' .* has 1 image; 2 are needed"),
     ],
 )
 def test_wrong_folders(tmp_path: Path, sizes: dict[str, int], message: str) -> None:
@@ -277,12 +277,24 @@ def test_unreadable_images_are_left_out_on_demand(tmp_path: Path, caplog: pytest
 @pytest.mark.parametrize(
     ("sizes", "n_bad", "message"),
     [
-        ({"a": 3, "b": 4}, 4, r"class folder .*b has no images .*4 unreadable images were skipped"),
+        (
+            {"a": 3, "b": 4},
+            4,
+            r"class folder [^,]*b has no images .*4 unreadable images were skipped\); fill or remove it",
+        ),
+        ({"a": 0, "b": 4, "c": 3}, 4, r"class folders [^,]*a, [^,]*b have no images .*fill or remove them"),
+        (
+            {"a": 1, "b": 4, "c": 2},
+            1,
+            r"^2 classes in .* have too few images \(1 unreadable image was skipped\): 'a' has 1, 'c' has 2; ",
+        ),
+        ({"a": 1, "b": 4}, 1, r"class 'a' .* has 1 image \(1 unreadable image was skipped\); 3 are needed"),
         ({"a": 3, "b": 4}, 2, r"class 'b' .* has 2 images \(2 unreadable images were skipped\); 3 are needed"),
     ],
 )
 def test_too_few_images_after_skipping(tmp_path: Path, sizes: dict[str, int], n_bad: int, message: str) -> None:
     fill(tmp_path, sizes)
+    (tmp_path / "a").mkdir(exist_ok=True)
     for index in range(n_bad):
         (tmp_path / "b" / f"{index:03}.png").write_bytes(b"no image")
     with pytest.raises(UsageError, match=message):

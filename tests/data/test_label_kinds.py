@@ -102,7 +102,7 @@ def test_a_given_task_decides(tmp_path: Path) -> None:
         ),
         ({"cat": HAS[:, 0]}, "classes", r"photos\.csv has no column label"),
         ({"cat": HAS[:, 0], "dog": HAS[:, 1]}, "regression", r"photos\.csv has no column target"),
-        ({"target": range(N)}, "classes", r"class '0' in table .*photos\.csv has 1 images"),
+        ({"target": range(N)}, "classes", r"classes in table .*photos\.csv have too few images: '0' has 1, "),
         ({"label": ["a|b", "b"] * 10, "split": ["train"] * N}, None, r"photos\.csv has no test images"),
     ],
 )

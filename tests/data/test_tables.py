@@ -183,5 +183,5 @@ def test_unreadable_images_are_named_or_left_out(tmp_path: Path, caplog: pytest.
     assert [Path(skipped.path).name for skipped in data.skipped] == ["3.png", "4.png"]
     for number in (0, 2, 6):
         (tmp_path / f"{number}.png").write_bytes(b"no image")
-    with pytest.raises(UsageError, match=r"class 'a' .* has 1 images \(5 unreadable images were skipped\)"):
+    with pytest.raises(UsageError, match=r"class 'a' .* has 1 image \(5 unreadable images were skipped\)"):
         load(path, "skip")

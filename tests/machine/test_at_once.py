@@ -1,6 +1,10 @@
 """Pieces of work at the same time: results in order, threads shared out, and an end for all when one fails."""
 
+import os
+import signal
 import threading
+import time
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -61,6 +65,54 @@ def test_an_error_ends_all_pieces(which: int, error: BaseException) -> None:
     assert raised.value is error
     assert ended == [1 - which]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("at once")]
+
+
+def test_ctrl_c_ends_the_pieces_that_the_caller_waits_for() -> None:
+    first_is_done = threading.Event()
+    ended: list[int] = []
+
+    def first(check: Check) -> None:
+        first_is_done.set()
+
+    def second(check: Check) -> None:
+        first_is_done.wait(timeout=60)
+        time.sleep(0.1)  # now the caller waits for this piece
+        os.kill(os.getpid(), signal.SIGINT)
+        until = time.monotonic() + 60
+        try:
+            while time.monotonic() < until:
+                check()
+        except Exception:
+            ended.append(1)
+            raise
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests may run in the background
+    try:
+        with computing_on(2), pytest.raises(KeyboardInterrupt):
+            at_once([first, second])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended == [1]
+
+
+def test_no_item_is_begun_after_an_error() -> None:
+    has_failed = threading.Event()
+    begun: list[int] = []
+
+    def run(item: int, check: Check, in_callers_thread: bool) -> None:
+        begun.append(item)
+        if item == 0:
+            has_failed.set()
+            raise MemoryError
+        has_failed.wait(timeout=60)
+        with suppress(Exception):  # ends when the other thread has failed
+            until = time.monotonic() + 60
+            while time.monotonic() < until:
+                check()
+
+    with computing_on(2), pytest.raises(MemoryError):
+        each_at_once(range(9), run, 2)
+    assert begun in ([0], [0, 1], [1, 0])
 
 
 def test_a_thread_takes_the_next_item_when_it_is_done_with_one() -> None:

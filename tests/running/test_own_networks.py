@@ -162,6 +162,31 @@ def test_lanes_of_other_shapes_give_one_clear_error(drawn_images: Path, tmp_path
         run_study(file, n_parallel=2, out=tmp_path / "run", data=str(drawn_images), device="cpu")
 
 
+RANKS = (
+    STUDY.replace("bias=config.extra", "bias=config.rank > 4 and config.extra")
+    .replace("BIAS", "True")
+    .replace("dropout=0.1", 'dropout=0.1, rank=trial.suggest_categorical("rank", [4, 8])')
+    .replace('baseline={"lr": 1e-2}', 'baseline={"lr": 1e-2, "rank": 8}, RANK_BUCKETS sampler="random"')
+)
+"""A study whose side-network has a bias at rank 8 only."""
+
+
+def test_ranks_that_decide_the_shapes_are_refused_early_unless_they_train_apart(
+    drawn_images: Path, tmp_path: Path, cache_dir: Path
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(RANKS.replace("RANK_BUCKETS", "rank_buckets=(8,),"))
+    said = r"body\.bias .*configurations differ in rank \(8 and 4\)\. If .*: rank_buckets=\(4, 8\) in the study"
+    options: Mapping[str, Any] = {"data": str(drawn_images), "device": "cpu", "trials": 6}
+    with pytest.raises(UsageError, match=said):
+        run_study(file, n_parallel=4, out=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists(), "nothing was computed"
+    file.write_text(RANKS.replace("RANK_BUCKETS", "rank_buckets=(4, 8),"))
+    trials = run_study(file, n_parallel=4, out=tmp_path / "run", **options).trials
+    assert set(trials["params_rank"]) == {4, 8}
+    assert set(trials["state"]) == {"COMPLETE"}
+
+
 def test_lanes_that_differ_in_more_than_tensors_give_one_clear_error(drawn_images: Path, tmp_path: Path) -> None:
     """The code of one lane runs for all lanes. The values of the others would be ignored."""
     file = tmp_path / "mine.py"

@@ -12,7 +12,7 @@ import sweep
 from sweep.data import load_data
 from sweep.export.write import export_run
 from sweep.records.results import load_results
-from sweep.running.preparation import resize_of
+from sweep.running.resize_default import resize_of
 from sweep.running.resume import resume_run
 from sweep.study.declaration import Study
 from sweep.study.finding import LoadedStudy

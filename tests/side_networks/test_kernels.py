@@ -14,6 +14,7 @@ from torch.func import vmap
 from backbones.stages import Stages
 from sweep.side_networks.cpu import compile as cpu_compile
 from sweep.side_networks.cpu.attention import KEYS, MAX_UNROLLED_RANK, attend, attend_backward
+from sweep.side_networks.cpu.compile import compiled, compiling_seconds
 from sweep.side_networks.cpu.tasks import on_threads
 from sweep.side_networks.cpu.trunk import is_compiled, pooled_trunk
 from sweep.side_networks.cpu.vector_math import exp, log, root
@@ -272,19 +273,23 @@ def test_every_task_is_done_once(n_tasks: int, shares: int, n_threads: int, monk
     assert sorted(done) == list(range(n_tasks))
 
 
-def test_compiling_is_announced_once_and_only_if_nothing_is_saved(
+def test_compiling_is_announced_once_and_its_time_is_added_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(cpu_compile, "_FOLDER", str(tmp_path))
+    monkeypatch.setattr(cpu_compile._compilations, "_announced", False)
     caplog.set_level("INFO")
-    cpu_compile._announce_once.__wrapped__()
-    assert [record.message for record in caplog.records] == [
-        "compiling kernels for this processor: once, half a minute"
-    ]
-    (tmp_path / "of_a_module").mkdir()  # numba makes it when the module is imported
-    (tmp_path / "of_a_module" / "kernel.nbi").touch()
-    cpu_compile._announce_once.__wrapped__()
-    assert len(caplog.records) == 1
+    inner = compiled(lambda x: x + 1)
+    outer = compiled(lambda x: inner(x) * 2)
+    before = compiling_seconds()
+    assert outer(1.0) == 4.0
+    first = compiling_seconds()
+    assert first > before
+    assert outer(2.0) == 6.0
+    assert compiling_seconds() == first, "the code is there"
+    assert outer(2) == 6
+    assert compiling_seconds() > first, "for another type it is compiled again"
+    assert [record.message.split(",")[0] for record in caplog.records] == ["compiling kernels for this processor"]
 
 
 def test_machine_code_is_saved_by_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

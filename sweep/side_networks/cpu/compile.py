@@ -4,7 +4,7 @@ import functools
 import hashlib
 import logging
 import os
-import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numba
 import torch
 from filelock import FileLock
+from numba.core.event import Event, Listener, register
 
 from sweep.machine.paths import default_cache_dir
 
@@ -31,19 +32,39 @@ def _folder() -> Path:
 
 
 _FOLDER = str(_folder())
-_ANNOUNCING = threading.Lock()
 
 
-def announce() -> None:
-    """Log why the first step on a machine takes longer than all others. Lanes may train in several threads."""
-    with _ANNOUNCING:
-        _announce_once()
+class _Compilations(Listener):
+    """Says why a step takes long when kernels are compiled in it, and adds up the time that this takes.
+
+    Numba compiles one kernel at a time, whatever the number of threads. Within a kernel, it compiles the functions that
+    this one calls.
+    """
+
+    def __init__(self) -> None:
+        self.wall_seconds = 0.0
+        self._started: list[float] = []
+        self._announced = False
+
+    def on_start(self, event: Event) -> None:
+        self._started.append(time.perf_counter())
+        if not self._announced:
+            self._announced = True
+            logger.info("compiling kernels for this processor, which may take a minute; later runs use them again")
+
+    def on_end(self, event: Event) -> None:
+        started = self._started.pop()
+        if not self._started:
+            self.wall_seconds += time.perf_counter() - started
 
 
-@functools.cache
-def _announce_once() -> None:
-    if not any(Path(_FOLDER).rglob("*.nbi")):
-        logger.info("compiling kernels for this processor: once, half a minute")
+_compilations = _Compilations()
+register("numba:compile", _compilations)
+
+
+def compiling_seconds() -> float:
+    """Wall time that this process has spent compiling kernels."""
+    return _compilations.wall_seconds
 
 
 def has_kernels(device: torch.device, dtype: torch.dtype) -> bool:

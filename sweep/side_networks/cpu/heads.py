@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sweep.side_networks.cpu.attention import MAX_UNROLLED_RANK, attend, attend_backward
-from sweep.side_networks.cpu.compile import announce, compiled, has_kernels
+from sweep.side_networks.cpu.compile import compiled, has_kernels
 from sweep.side_networks.cpu.lanes import folded
 from sweep.side_networks.cpu.tasks import on_threads
 from sweep.side_networks.cpu.vectors import VECTOR
@@ -49,7 +49,6 @@ class _Heads(torch.autograd.Function):
 
     @staticmethod
     def forward(n_heads: int, n_tokens: int, lengths: Tensor, causal: bool, qkv: Tensor) -> tuple[Tensor, Tensor]:
-        announce()
         n_lanes, rows, n_columns = qkv.shape
         out, log_sum = qkv.new_zeros(n_lanes, rows // 3, n_columns), qkv.new_empty(n_lanes, n_heads, n_columns)
         arrays = (lengths.numpy(), n_tokens, causal, qkv.numpy(), out.numpy(), log_sum.numpy())

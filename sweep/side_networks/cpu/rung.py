@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sweep.side_networks.cpu.compile import announce, has_kernels
+from sweep.side_networks.cpu.compile import has_kernels
 from sweep.side_networks.cpu.lanes import folded
 from sweep.side_networks.cpu.rung_kernels import (
     BLOCK,
@@ -83,7 +83,6 @@ def _of_rows(forward_kernel: Callable[..., None], backward_kernel: Callable[...,
 
 
 def _forward(kernel: Callable[..., None], eps: float, h: Tensor, own: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
-    announce()
     out = torch.empty_like(h)
     arrays = (x.numpy() for x in (h, _ranks(own), *weights))
     _run(kernel, len(h) * -(-h.shape[2] // BLOCK), *arrays, np.float32(eps), out.numpy())

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sweep.machine.precision import write_product
 from sweep.side_networks.cpu.attention import MAX_UNROLLED_RANK
-from sweep.side_networks.cpu.compile import announce, has_kernels
+from sweep.side_networks.cpu.compile import has_kernels
 from sweep.side_networks.cpu.lanes import folded
 from sweep.side_networks.cpu.products import ALIGNMENT
 from sweep.side_networks.cpu.tasks import on_threads
@@ -73,7 +73,6 @@ class _PooledTrunk(torch.autograd.Function):
     def forward(
         frozen: "FrozenStreams", tokens: slice, keep: bool, projections: Tensor, biases: Tensor, ups: Tensor
     ) -> tuple[Tensor, ...]:
-        announce()
         N, K, r, D = ups.shape
         B, L = frozen.squares.shape[1:]
         extents = _extents(frozen, tokens)
