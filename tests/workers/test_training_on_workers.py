@@ -1,5 +1,6 @@
 """Tables do not depend on how many workers train the lanes, nor on which workers die."""
 
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -13,7 +14,11 @@ from small_searches import STUDIES, assert_same, result_of, search_of, settings_
 import sweep.training.lane_stack
 from sweep import SweepError
 from sweep.search.snapshot import capture, restore
+from sweep.study.shape import Shape
 from sweep.training.engine import EpochResult, Lane, Training
+from sweep.training.lane_stack import StackSetting
+from sweep.workers.messages import WorkerLost
+from sweep.workers.packing import packed
 from sweep.workers.patience import Patience
 from sweep.workers.shares import Shares
 from sweep.workers.training import TrainingOnWorkers
@@ -115,6 +120,26 @@ def test_a_worker_that_joins_gets_lanes_at_the_next_epoch() -> None:
     assert messages == ["worker 2 takes part"]
     assert pool.n_calls[2] >= 3  # what it has, the setting, and an epoch
     assert_same(result_of(search), without_workers("lr and rank"))
+
+
+def test_a_worker_that_dies_while_features_are_computed_changes_nothing() -> None:
+    """Features of a shape may be computed on the workers when its setting is sent; here one is replaced meanwhile."""
+    pool, messages = InProcessPool(2, {1: (2, "before")}), list[str]()
+    setting_of = settings_of(STUDIES["two shapes"])
+
+    def computed_on_workers(shape: Shape) -> StackSetting:
+        if 1 in pool.ready and pool.n_calls[1] == 1:
+            assert all(isinstance(answer, WorkerLost) for _, answer in pool.call({1: packed(("measure", ()))}, 1.0))
+            assert pool.welcome() == [2]
+        return setting_of(shape)
+
+    trainer = TrainingOnWorkers(
+        computed_on_workers, pool, plenty(), patience=Patience(60.0), on_message=messages.append
+    )
+    search = search_of(STUDIES["two shapes"], trainer)
+    search.run()
+    assert_same(result_of(search), without_workers("two shapes"))
+    assert re.fullmatch(r"worker 1 has died; \d trials in training continue on other workers", messages[0])
 
 
 def test_a_run_without_any_worker_left_waits_for_new_ones_and_ends() -> None:
