@@ -11,13 +11,15 @@ from optuna.samplers import TPESampler
 from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator
 
 from sweep.search import tpe_density
-from sweep.search.tpe_density import DensityOf, Floats
+from sweep.search.tpe_density import MANY, DensityOf, Floats
 
 PARAMS: list[BaseDistribution] = [
     FloatDistribution(1e-4, 1e-1, log=True),
     CategoricalDistribution(["a", "b", "c"]),
     FloatDistribution(-3.0, 5.0),
     CategoricalDistribution([True, False]),
+    FloatDistribution(0.5, 10, log=True),
+    FloatDistribution(0.0, 0.2),
 ]
 PARAMETERS = TPESampler(multivariate=True)._parzen_estimator_parameters
 
@@ -37,14 +39,18 @@ def values_of(rng: np.random.Generator, distribution: BaseDistribution, n: int) 
 
 
 @settings(max_examples=20)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.sampled_from([0, 1, 5, 60, 1200]))
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, len(PARAMS)),
+    st.sampled_from([0, 1, 5, 60, MANY // 4 - 3, MANY // 4 - 2, MANY // 3 - 2, 700, 1200]),
+)
 def test_densities_are_those_of_optuna_while_trials_come_and_go(seed: int, n_params: int, n_trials: int) -> None:
     rng = np.random.default_rng(seed)
     space = {str(place): PARAMS[place] for place in rng.permutation(len(PARAMS))[:n_params]}
-    of_trials = {name: values_of(rng, distribution, n_trials + 3) for name, distribution in space.items()}
+    of_trials = {name: values_of(rng, distribution, n_trials + 5) for name, distribution in space.items()}
     density = DensityOf(n_params)
     for first in range(3):
-        trials = np.arange(first, first + n_trials)
+        trials = np.arange(first, 2 * first + n_trials)  # one more each time
         model = _ParzenEstimator({name: values[trials] for name, values in of_trials.items()}, space, PARAMETERS)
         samples = model.sample(np.random.RandomState(seed % 1000), 24)
         for name, distribution in space.items():
