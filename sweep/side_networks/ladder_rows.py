@@ -106,7 +106,8 @@ class RowsLadder(Ladder):
     def _projected(self, entry: PaddedLinear, stage: Tensor) -> Tensor:
         """`LN(z) W + b` as rows, `(r, B·L)`."""
         frozen = F.layer_norm(stage, stage.shape[-1:]).flatten(0, 1)
-        frozen = F.pad(frozen, (0, 0, 0, -len(frozen) % COLUMNS))
+        if missing := -len(frozen) % COLUMNS:
+            frozen = F.pad(frozen, (0, 0, 0, missing))  # a copy, also if nothing is missing
         frozen = frozen if self.product_dtype is None else frozen.to(self.product_dtype)
         return product(entry.weight, frozen.T) + entry.bias.unsqueeze(1)
 
