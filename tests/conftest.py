@@ -66,7 +66,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def one_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stack is a single `Training`, however many threads there are, so that a test can count stacks."""
-    monkeypatch.setattr("sweep.training.lane_stack.in_parts", lambda lanes, *_: [lanes])
+    monkeypatch.setattr("sweep.training.parts.n_parts", lambda *_: 1)
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ class Prepared:
 
     @property
     def shares_cores(self) -> bool:
-        """Whether parts and small stacks will train at the same time, as `can_share_cores` says once there are data."""
+        """Whether parts and stacks will train at the same time, as `can_share_cores` says once there are data."""
         return self.device.type == "cpu" and self.views.n_cached > 0
 
     def of_shape(self, shape: Shape, cache_dir: Path, backbone: Backbone | None = None) -> "Prepared":

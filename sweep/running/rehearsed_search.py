@@ -16,7 +16,7 @@ from sweep.search.filling import Filling
 from sweep.search.rungs import Arrival, RungTable
 from sweep.study.declaration import Study
 from sweep.study.shape import Shape
-from sweep.training.parts import n_parts
+from sweep.training.parts import parts_of_stacks
 
 REHEARSALS = 8
 """Number of times that a search is played through. The estimate is the mean."""
@@ -74,15 +74,23 @@ class _Search:
         rungs = RungTable(self.study.halving) if self.study.halving else None
         while self._fill(filling):
             n_lanes = {shape: of_trial * len(trials) for shape, trials in self.stacks.items()}
-            small = {shape for shape, n in n_lanes.items() if self.cores is not None and n_parts(n, self.cores) == 1}
-            at_once = n_at_once(torch.get_num_threads(), len(small))
-            for shape, trials in self.stacks.items():
-                cost = self.costs[shape]
-                stack_seconds = cost.stack_seconds / (at_once if shape in small else 1)
-                self.training_seconds += stack_seconds + n_lanes[shape] * cost.lane_seconds
+            seconds = {shape: self._epoch_seconds(shape, n) for shape, n in n_lanes.items()}
+            if self.cores is not None:
+                n_parts = parts_of_stacks(n_lanes, seconds, self.cores)
+                at_once = n_at_once(torch.get_num_threads(), sum(n_parts.values()))
+                seconds = {
+                    shape: self._epoch_seconds(shape, n, at_once / n_parts[shape]) for shape, n in n_lanes.items()
+                }
+            self.training_seconds += sum(seconds.values())
+            for trials in self.stacks.values():
                 for trial in trials:
                     trial.epochs += 1
             self._end_trials(rungs)
+
+    def _epoch_seconds(self, shape: Shape, n_lanes: int, n_beside: float = 1.0) -> float:
+        """Time of an epoch of a stack, if what does not depend on its lanes is done for `n_beside` stacks at a time."""
+        cost = self.costs[shape]
+        return cost.stack_seconds / n_beside + n_lanes * cost.lane_seconds
 
     def _enough_trials(self, shape: Shape) -> int:
         return -(-self.costs[shape].enough_lanes // self.study.lanes_per_trial)
@@ -141,7 +149,7 @@ def rehearsed_seconds(
         given: Shapes of the trials that the search begins with: the baseline and the study's enqueued trials.
         drawn: Shapes of random draws from the study's space. Further trials have one of them at random.
         follows: Whether proposals follow a lead of the same shape, see `filling.py`.
-        cores: The device, if small stacks may share its cores, see `training_here.py`.
+        cores: The device, if stacks share its cores, see `training_here.py`.
 
     Returns:
         Seconds of training and evaluation, and seconds of the feature passes.

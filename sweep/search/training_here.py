@@ -1,12 +1,13 @@
 """Lanes that train in this process, in one stack for each shape.
 
-Stacks take turns. On a CPU, small ones, which do not use all cores, train at the same time, each on cores of its own.
+Stacks take turns. On a CPU with several cores they train at the same time instead, see `sweep.training.parts`.
 """
 
 import gc
-import math
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,12 +18,22 @@ from sweep.records.reporter import Reporter
 from sweep.search.ledger import Entrant
 from sweep.search.trainer import SettingOf, Stacks
 from sweep.study.shape import Shape
+from sweep.training.engine import EpochResult, Training
 from sweep.training.lane_stack import LaneStack, StackEpoch
 from sweep.training.lane_state import LaneState
-from sweep.training.parts import can_share_cores, n_parts
+from sweep.training.parts import can_share_cores, joined, parts_of_stacks
 
 TrainedEpoch = StackEpoch | RuntimeError | MemoryError
 """The results of a stack's epoch, or the error that says that memory ran out."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """A part of a shape's stack, and its share of the work of an epoch, as `parts_of_stacks` takes it."""
+
+    shape: Shape
+    training: Training
+    work: float
 
 
 def n_lanes_of(entrants: Sequence[Entrant]) -> int:
@@ -43,7 +54,7 @@ class TrainingHere:
         self._stacks: dict[Shape, LaneStack] = {}
         self._shapes: dict[int, Shape] = {}
         self._freed = False
-        self._seconds: dict[Shape, float] = {}  # of the last epoch of a small stack
+        self._lane_seconds: dict[Shape, float] = {}  # of one core, in the last epoch of a shape
 
     def admit(self, entrant: Entrant, shape: Shape, states: Sequence[LaneState]) -> None:
         """See `Trainer`."""
@@ -55,63 +66,77 @@ class TrainingHere:
 
     def train_epoch(self, stacks: Stacks, order: int, reporter: Reporter) -> Iterator[tuple[Shape, TrainedEpoch]]:
         """See `Trainer`."""
-        small = [shape for shape, entrants in stacks.items() if self._is_small(shape, n_lanes_of(entrants))]
-        if n_at_once(torch.get_num_threads(), len(small)) == 1:
-            small = []
+        sharing = {shape: entrants for shape, entrants in stacks.items() if self._can_share_cores(shape)}
         results: dict[Shape, TrainedEpoch] = {}
         for shape, entrants in list(stacks.items()):
-            if shape not in small:
-                self._announce(shape, entrants, reporter)
-                results[shape] = self._epoch_of(shape, order, reporter.step)
-            elif shape not in results:
-                results |= self._at_the_same_time({one: stacks[one] for one in small}, order, reporter)
-            yield shape, results.pop(shape)
+            if shape not in results:
+                together = sharing if shape in sharing else {shape: entrants}
+                results |= self._at_the_same_time(together, order, reporter)
+            yield shape, results[shape]
 
-    def _is_small(self, shape: Shape, n_lanes: int) -> bool:
-        """Whether a stack does not use all cores by itself, but may share them."""
-        return can_share_cores(self.setting_of(shape).train_data, self.device) and n_parts(n_lanes, self.device) == 1
-
-    def _announce(self, shape: Shape, entrants: Sequence[Entrant], reporter: Reporter) -> None:
-        setting = self.setting_of(shape)
-        reporter.epoch_started(n_lanes_of(entrants), len(entrants) / setting.n_epochs / setting.n_steps)
+    def _can_share_cores(self, shape: Shape) -> bool:
+        return can_share_cores(self.setting_of(shape).train_data, self.device)
 
     def _at_the_same_time(self, stacks: Stacks, order: int, reporter: Reporter) -> dict[Shape, TrainedEpoch]:
-        """Train small stacks, as many at the same time as cores allow; the reporter hears of those in this thread.
+        """Train stacks, in as many parts at the same time as use all cores.
 
-        The time that all of them took is divided among them.
+        The reporter hears of the steps in this thread, as if all threads made as many. The time that all stacks took
+        is divided among them.
         """
         results: dict[Shape, TrainedEpoch] = {}
+        pieces = self._pieces(stacks, results)
+        epochs: dict[_Piece, EpochResult] = {}
+        n_threads = n_at_once(torch.get_num_threads(), len(pieces)) if self.device.type == "cpu" else 1
 
-        def train(shape: Shape, check: Check, in_callers_thread: bool) -> None:
+        def train(piece: _Piece, check: Check, in_callers_thread: bool) -> None:
+            shape, training = piece.shape, piece.training
             if in_callers_thread:
-                self._announce(shape, stacks[shape], reporter)
+                setting, of_trial = self.setting_of(shape), n_lanes_of(stacks[shape]) / len(stacks[shape])
+                n_trials = n_threads * training.n_lanes / of_trial
+                reporter.epoch_started(n_lanes_of(stacks[shape]), n_trials / setting.n_epochs / setting.n_steps)
 
             def on_step() -> None:
                 check()
                 if in_callers_thread:
                     reporter.step()
 
-            results[shape] = self._epoch_of(shape, order, on_step)
+            with self._out_of_memory_of(shape, results):
+                epochs[piece] = training.epoch(order, on_step)
 
-        longest_first = sorted(stacks, key=lambda shape: -self._seconds.get(shape, math.inf))
         started = time.perf_counter()
-        each_at_once(longest_first, train, n_at_once(torch.get_num_threads(), len(stacks)))
+        each_at_once(sorted(pieces, key=lambda piece: -piece.work), train, n_threads)
         took = time.perf_counter() - started
-        trained = {shape: result for shape, result in results.items() if isinstance(result, StackEpoch)}
-        of_all = sum(result.wall_seconds for result in trained.values())
-        self._seconds |= {shape: result.wall_seconds for shape, result in trained.items()}
-        return {**results, **{shape: result.timed(took / of_all) for shape, result in trained.items()}}
+        of_all = sum(epoch.wall_seconds for epoch in epochs.values())
+        for shape in stacks.keys() - results.keys():
+            own = [epochs[piece] for piece in pieces if piece.shape == shape]
+            seconds = sum(epoch.wall_seconds for epoch in own)
+            self._lane_seconds[shape] = seconds / n_lanes_of(stacks[shape])
+            results[shape] = self._stacks[shape].measured(joined(own, took * seconds / of_all))
+        return results
 
-    def _epoch_of(self, shape: Shape, order: int, on_step: Callable[[], None]) -> TrainedEpoch:
-        """The result of a stack's epoch, or an out-of-memory error without its traceback, which holds the stack."""
+    def _pieces(self, stacks: Stacks, results: dict[Shape, TrainedEpoch]) -> list["_Piece"]:
+        """The parts of all stacks. A lane of a new shape is taken to cost as much as the costliest one so far."""
+        n_lanes = {shape: n_lanes_of(entrants) for shape, entrants in stacks.items()}
+        costliest = max(self._lane_seconds.values(), default=1.0)
+        work = {shape: n * self._lane_seconds.get(shape, costliest) for shape, n in n_lanes.items()}
+        pieces = []
+        for shape, most_parts in parts_of_stacks(n_lanes, work, self.device).items():
+            n_parts = most_parts if self._can_share_cores(shape) else 1
+            with self._out_of_memory_of(shape, results):
+                pieces += [_Piece(shape, part, work[shape] / n_parts) for part in self._stacks[shape].parts(n_parts)]
+        return pieces
+
+    @contextmanager
+    def _out_of_memory_of(self, shape: Shape, results: dict[Shape, TrainedEpoch]) -> Iterator[None]:
+        """If memory runs out, drop a shape's stack; the error is its result, without the traceback that holds it."""
         try:
-            return self._stacks[shape].train_epoch(order, on_step)
+            yield
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            del self._stacks[shape]
+            self._stacks.pop(shape, None)
             self._freed = True
-            return error.with_traceback(None)
+            results[shape] = error.with_traceback(None)
 
     def weights(self, entrant: Entrant) -> dict[str, Tensor]:
         """See `Trainer`."""
@@ -135,7 +160,6 @@ class TrainingHere:
             self._stacks[shape].remove(ended)
             if not self._stacks[shape].lanes:
                 del self._stacks[shape]
-                self._seconds.pop(shape, None)
             self._freed = True
 
     def free_memory(self) -> None:

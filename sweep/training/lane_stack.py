@@ -10,8 +10,9 @@ from torch import Tensor
 from sweep.errors import SweepError
 from sweep.features.batches import StageData, TrainingData, n_batches
 from sweep.features.folds import Folds
+from sweep.machine.at_once import shares
 from sweep.side_networks.spec import SideNetworkSpec
-from sweep.training.engine import Lane, Training
+from sweep.training.engine import EpochResult, Lane, Training
 from sweep.training.lane_state import LaneState
 from sweep.training.measurement import Metric, measure_lanes
 from sweep.training.parts import in_parts, train_epoch
@@ -134,15 +135,20 @@ class LaneStack:
         self.lanes, self._parts = kept, []
 
     def train_epoch(self, order: int, on_step: Callable[[], None] = lambda: None) -> StackEpoch:
-        """Train and measure all lanes for one epoch.
+        """Train and measure all lanes for one epoch, in as many parts as use all cores.
 
         Args:
             order: Number of the data order to follow.
             on_step: Called after every optimizer step.
         """
-        setting = self.setting
-        if not self._parts:
-            lanes = [lane for lanes in self.lanes.values() for lane in lanes]
+        return self.measured(train_epoch(self.parts(), order, on_step))
+
+    def parts(self, n_parts: int | None = None) -> list[Training]:
+        """All lanes in so many parts, or if not given, in as many as use all cores; the order is that of `lanes`."""
+        setting, lanes = self.setting, [lane for lanes in self.lanes.values() for lane in lanes]
+        divided = in_parts(lanes, setting.train_data, self.device) if n_parts is None else shares(lanes, n_parts)
+        if len(divided) != len(self._parts):
+            self._take_apart()
             self._parts = [
                 Training(
                     part,
@@ -153,9 +159,13 @@ class LaneStack:
                     seed=setting.seed,
                     folds=setting.folds,
                 )
-                for part in in_parts(lanes, setting.train_data, self.device)
+                for part in divided
             ]
-        result = train_epoch(self._parts, order, on_step)
+        return self._parts
+
+    def measured(self, result: EpochResult) -> StackEpoch:
+        """The results of every trial, from the result of an epoch of all lanes."""
+        setting = self.setting
         target, labels = setting.val_data.target, setting.val_data.labels
         measured = measure_lanes(result, setting.val_data, setting.metrics)
         answers = target.of_images(result.val_logits, labels)

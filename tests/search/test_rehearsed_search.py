@@ -58,7 +58,7 @@ def test_time_of_lanes_and_stacks_by_hand(study: Study) -> None:
     assert many == pytest.approx((10 * alone[0], 1000))
 
 
-def test_small_stacks_share_the_cores(study: Study) -> None:
+def test_stacks_share_the_cores_and_much_larger_ones_are_divided(study: Study) -> None:
     sizes = [shape(study, size) for size in (16, 32, 48)]
     costs = {one: cost("one", stack=6, lane=1) for one in sizes}
     study, given, cpu = replace(study, trials=6), [sizes[0]] * 4 + sizes[1:], torch.device("cpu")
@@ -68,7 +68,9 @@ def test_small_stacks_share_the_cores(study: Study) -> None:
             return rehearsed_seconds(study, 6, costs, given, sizes, follows=False, cores=cores)[0]
 
     assert seconds(1, cpu) == seconds(2, None) == pytest.approx(3 * (3 * 6 + 6))
-    assert seconds(2, cpu) == pytest.approx(3 * (6 + 2 * 6 / 2 + 6)), "four lanes train in parts, the others beside"
+    assert seconds(2, cpu) == pytest.approx(3 * (3 * 6 / 2 + 6)), "all stacks train whole, two at a time"
+    costs[sizes[0]] = cost("one", stack=6, lane=20)
+    assert seconds(2, cpu) == pytest.approx(3 * (6 + 4 * 20 + 2 * (6 / 2 + 1))), "four costly lanes train in two parts"
 
 
 @pytest.mark.parametrize(("cache", "n_parts"), [("on", 2), ("off", 1)])
