@@ -3,12 +3,8 @@
     sweep run --study side_networks --n-parallel 32
 
 Ladders with and without attention, ladders with convolutions, LAST, and the linear probe of all stages; each by its own
-learning rates. Each shape trains in a stack of its own, and rungs stop what is weak. Give it your own images with
-`--data FOLDER`.
-
-Ladders have the read-out `both`: pooled features and tokens. How much the positions of tokens matter depends on the
-data. So the learning rate of the weights for single tokens is searched, too: if it is low, the head nearly is that of
-the read-out `pooled`. This way, lanes with and without positions share a stack.
+read-outs and learning rates. Each shape trains in a stack of its own, and rungs stop what is weak. Give it your own
+images with `--data FOLDER`.
 
 Half of the trials learn from four cached views of every training image, turned, shifted and scaled a little
 (`affine`). This helps where such a change leaves the answer as it is, and the search finds out whether it does.
@@ -34,6 +30,7 @@ def suggest_family(trial: optuna.Trial, family: str, *, texts: bool = False) -> 
     """Structure, which decides the lane's stack; then what may differ inside a stack. Texts have no augmented views."""
     has_stream = family in WITH_STREAM
     attention = trial.suggest_categorical("attention", [False, True]) if family == "ladder" else False
+    read_out = trial.suggest_categorical("read_out", ["pooled", "tokens", "both"]) if has_stream else "pooled"
     augment = "none" if texts else trial.suggest_categorical("augment", ["none", "affine"])
     slower = 4 if family in ("last", "mixer") else 1  # these two learn on the backbone's own width, at a quarter
     lr = trial.suggest_float("lr", 1e-3, 2e-2, log=True) / slower
@@ -41,11 +38,10 @@ def suggest_family(trial: optuna.Trial, family: str, *, texts: bool = False) -> 
     return LaneConfig(
         side_network=family,
         attention=attention,
-        read_out="both" if has_stream else "pooled",
+        read_out=read_out,
         augment=augment,
         lr=lr,
         head_lr_ratio=head_lr / lr,
-        token_lr_ratio=trial.suggest_categorical("token_lr_ratio", [0.1, 1.0]) if has_stream else 1.0,
         rank=trial.suggest_categorical("rank", [8, 16]) if family != "multi_stage" else 8,
         weight_decay=trial.suggest_float("weight_decay", 1e-2, 0.5, log=True),
         dropout=trial.suggest_float("dropout", 0.0, 0.3),
@@ -65,33 +61,33 @@ def suggest(trial: optuna.Trial) -> LaneConfig:
 
 
 SHARED = {"lr": 4e-3, "head_lr": 5e-3, "rank": 16, "weight_decay": 0.05, "dropout": 0.0, "augment": "none"}
-LADDER = {"attention": False, "token_lr_ratio": 1.0, **SHARED}
+LADDER = {"attention": False, "read_out": "both", **SHARED}
 
 
 def started(family: str, **choices: object) -> dict[str, object]:
     """The parameters of a trial to begin with: the shape that is given, and the baseline's learning rates."""
     values = {"side_network": family, "stages": "declared", **SHARED, **choices}
     if family in WITH_STREAM:
-        values = {"token_lr_ratio": 1.0, **values, "mlp": True}
+        values["mlp"] = True
     if family == "multi_stage":
         del values["rank"]
     return values
 
 
 FIRST = (
-    started("ladder", attention=True, augment="affine"),
-    started("ladder", attention=True, augment="affine", token_lr_ratio=0.1, lr=8e-3),
-    started("ladder", attention=False, augment="affine"),
-    started("ladder", attention=False, token_lr_ratio=0.1, lr=1.4e-2),
-    started("ladder", attention=True),
-    started("convolution", augment="affine"),
+    started("ladder", attention=True, read_out="both", augment="affine"),
+    started("ladder", attention=True, read_out="pooled", augment="affine", lr=8e-3),
+    started("ladder", attention=False, read_out="both", augment="affine"),
+    started("ladder", attention=True, read_out="both"),
+    started("convolution", read_out="both", augment="affine"),
+    started("convolution", read_out="pooled"),
     started("last", augment="affine"),
     started("multi_stage"),
 )
 """Shapes of every family that the search begins with. 32 lanes are too few for a sampler that knows nothing to meet
-all combinations. The ladders are those that did best when ladders were searched alone, and two of those that did best
-on counting by hand, with a low `token_lr_ratio` (docs/benchmarks.md). `convolution` is as its winner on counting. The
-others are a guess."""
+all combinations. Ladders with `both` are those that did best when ladders were searched alone, and the one with
+`pooled` is the best on counting by hand (docs/benchmarks.md). `convolution` with `both` did best when it was searched
+alone on counting. The others are a guess."""
 
 study = Study(
     suggest=suggest,

@@ -31,7 +31,6 @@ from sweep.study.lane_config import LaneConfig
 from sweep.study.shape import Shape
 from sweep.tasks.lane_losses import LaneLosses
 from sweep.training.lane_stack import StackSetting
-from sweep.training.optim import TOKENS
 from sweep.training.schedule import schedule_factors
 from sweep.training.stack import EVALUATION_BATCH_SIZE
 
@@ -275,7 +274,6 @@ def _epochs(module: nn.Module, config: LaneConfig, task: _Task) -> Iterator[int]
     for name, parameter in module.named_parameters():
         decay = config.weight_decay if parameter.dim() > 1 else 0.0
         lr = config.lr * (config.head_lr_ratio if name.startswith("head.") else 1)
-        lr *= config.token_lr_ratio if name.startswith(TOKENS) else 1
         groups.append({"params": [parameter], "lr": lr, "weight_decay": decay})
     optimizer = torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), eps=config.eps)
     scheduler = LambdaLR(optimizer, lambda step: factors[min(step, len(factors) - 1)])

@@ -52,7 +52,6 @@ COLUMNS: Mapping[str, str] = {
 PARAMETERS: Mapping[str, str] = {
     "lr": "Learning rate of the side modules, at its peak.",
     "head_lr_ratio": "The head's learning rate as a multiple of lr.",
-    "token_lr_ratio": "The learning rate of the head's weights for single tokens as a multiple of the head's.",
     "head_lr": "Learning rate of the head.",
     "rank": "Rank r of the low-rank attention modules.",
     "rank_penalty": "Strength of the penalty that closes the gates of ranks.",

@@ -6,7 +6,7 @@
     both     pooled plus tokens, with W_t = 0 at the start: it starts as the linear probe, too
 
 `U` belongs to the side-network and has its learning rate. All parameters here have names that begin with `head.`, and
-so have the head's learning rate. A lane can have another one for those of `tokens` (`token_lr_ratio`).
+so have the head's learning rate.
 """
 
 import torch

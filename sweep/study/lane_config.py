@@ -51,8 +51,6 @@ class LaneConfig:
     Attributes:
         lr: Peak learning rate of the side modules.
         head_lr_ratio: The head's learning rate as a multiple of `lr`.
-        token_lr_ratio: The learning rate of the head's weights for single tokens (the read-outs `tokens`, `compact` and
-            `both`) as a multiple of the head's. With `both` and 0.1 or less, the head nearly is that of `pooled`.
         rank: Rank `r` of the lane's modules, at most the study's `max_rank` if it declares one.
         optimizer: `"adamw"` or `"sgd"` (with momentum).
         clip_norm: Largest norm of the lane's gradient, over all parameters together; None for no clipping.
@@ -103,7 +101,6 @@ class LaneConfig:
 
     lr: float
     head_lr_ratio: float = 1.0
-    token_lr_ratio: float = 1.0
     rank: int = 8
     optimizer: str = "adamw"
     clip_norm: float | None = None
@@ -158,7 +155,7 @@ class LaneConfig:
         self._check_choice("schedule", SCHEDULES)
         if self.loss is not None and not is_own(self.loss):
             self._check_choice("loss", (*LOSSES, *given_names()))
-        for name in ("lr", "head_lr_ratio", "token_lr_ratio", "eps", "huber_delta"):
+        for name in ("lr", "head_lr_ratio", "eps", "huber_delta"):
             self._check(name, getattr(self, name) > 0, "must be above 0")
         for name in (
             *("weight_decay", "warmup_epochs", "focal_gamma", "logit_adjustment"),

@@ -21,9 +21,6 @@ Params = dict[str, Tensor]
 FEW_NUMBERS = 2**18
 """If all lanes together have fewer parameters, one thread updates them."""
 
-HEAD, TOKENS = "head.", "head.matrix."
-"""Beginnings of the names of a head's parameters, and of those among them for single tokens, see `read_out.py`."""
-
 CLIPPING_EPS = 1e-6
 """Added to a gradient's norm before dividing by it, as PyTorch does."""
 
@@ -185,8 +182,8 @@ _DECAYED = ".decayed"
 
 def _group_of(name: str, parameter: Tensor) -> str:
     """The group of parameters that have one dtype and one learning rate, and decay or do not."""
-    part = next((part for part in (TOKENS, HEAD) if name.startswith(part)), "body.")
-    return f"{part}{parameter.dtype}" + (_DECAYED if is_decayed(name, parameter) else "")
+    part = "head" if name.startswith("head.") else "body"
+    return f"{part}.{parameter.dtype}" + (_DECAYED if is_decayed(name, parameter) else "")
 
 
 class LaneOptimizers:
@@ -196,9 +193,8 @@ class LaneOptimizers:
     them, except for the last bits of the gradients' norms by which lanes are clipped: they are sums in another order.
 
     Args:
-        params: Stacked parameters by name, each `(N, ...)`; updated in place. Those whose names begin with `HEAD` have
-            the learning rate `lr * head_lr_ratio`. Among them, those that begin with `TOKENS` have `token_lr_ratio`
-            times this.
+        params: Stacked parameters by name, each `(N, ...)`; updated in place. Those whose names begin with `head.` have
+            the learning rate `lr * head_lr_ratio`.
         configs: `N` lanes.
         flat: Whether to use a few matrices. If not given, they are used on every device but the CPU, which has a
             compiled update of its own.
@@ -217,10 +213,7 @@ class LaneOptimizers:
         self.params = params
         clips = any(config.clip_norm is not None for config in configs)
         self.clipping = LaneClipping(configs, lr) if clips else None
-        token_lr = head_lr * of("token_lr_ratio")
-        self.peak_lr = {
-            name: token_lr if name.startswith(TOKENS) else head_lr if name.startswith(HEAD) else lr for name in params
-        }
+        self.peak_lr = {name: head_lr if name.startswith("head.") else lr for name in params}
         self.groups: list[tuple[Tensor, LaneAdamW | LaneSGD]] = []
         for kind in sorted({config.optimizer for config in configs}):
             members = [lane for lane, config in enumerate(configs) if config.optimizer == kind]

@@ -1,5 +1,6 @@
 """Trains one module as a PyTorch user would: a loss, `torch.optim`, no lanes. Tests compare the engine with it."""
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Generator, Iterable
@@ -193,13 +194,16 @@ def _asymmetric(config: LaneConfig, logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _optimizer(module: nn.Module, config: LaneConfig) -> torch.optim.Optimizer:
-    """The optimizer: learning rates for the head, its weights for tokens, and the rest; only matrices decay."""
+    """The optimizer: one learning rate for the head and one for the rest; only matrices decay, but not positions."""
     groups = []
-    for name, p in module.named_parameters():
-        lr = config.lr * (config.head_lr_ratio if name.startswith("head.") else 1)
-        lr *= config.token_lr_ratio if name.startswith("head.matrix.") else 1
-        has_decay = p.dim() > 1 and not name.endswith("positions")
-        groups.append({"params": [p], "lr": lr, "weight_decay": config.weight_decay if has_decay else 0.0})
+    for is_head, has_decay in itertools.product((False, True), repeat=2):
+        params = [
+            p
+            for name, p in module.named_parameters()
+            if name.startswith("head.") == is_head and (p.dim() > 1 and not name.endswith("positions")) == has_decay
+        ]
+        lr = config.lr * config.head_lr_ratio if is_head else config.lr
+        groups.append({"params": params, "lr": lr, "weight_decay": config.weight_decay if has_decay else 0.0})
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), eps=config.eps)
     return torch.optim.SGD(groups, momentum=config.momentum)

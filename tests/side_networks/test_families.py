@@ -59,7 +59,7 @@ TRAINED = pytest.mark.parametrize(
 
 CONFIGS = [
     LaneConfig(lr=3e-3, rank=8),
-    LaneConfig(lr=1e-2, rank=3, head_lr_ratio=5.0, token_lr_ratio=0.2, loss="focal", dropout=0.3),
+    LaneConfig(lr=1e-2, rank=3, head_lr_ratio=5.0, loss="focal", dropout=0.3),
     LaneConfig(lr=5e-3, rank=2, loss="bce", optimizer="sgd", weight_decay=0.01, clip_norm=0.5),
 ]
 EPOCHS, BATCH_SIZE, SEED = 10, 6, 3  # five steps an epoch

@@ -27,7 +27,7 @@ def test_every_field_is_a_number_a_choice_the_rank_of_the_shape_or_extra() -> No
     }
 
 
-@pytest.mark.parametrize("name", ["lr", "head_lr_ratio", "token_lr_ratio", "eps"])
+@pytest.mark.parametrize("name", ["lr", "head_lr_ratio", "eps"])
 @pytest.mark.parametrize("value", [0, 0.0, -1e-3])
 def test_positive_numbers(name: str, value: float) -> None:
     assert_refused(name, value)

@@ -19,7 +19,6 @@ SHAPES = {
     "blocks.0.norm.bias": (4,),
     "head.linear.weight": (2, 4),
     "head.linear.bias": (2,),
-    "head.matrix.weight": (2, 3, 4),
 }
 N_STEPS = 20
 
@@ -65,9 +64,7 @@ def by_torch(
     groups = [
         {
             "params": [p],
-            "lr": config.lr
-            * (config.head_lr_ratio if name.startswith("head.") else 1)
-            * (config.token_lr_ratio if name.startswith("head.matrix.") else 1),
+            "lr": config.lr * (config.head_lr_ratio if name.startswith("head.") else 1),
             "weight_decay": config.weight_decay if p.dim() > 1 else 0,
         }
         for name, p in own.items()
@@ -119,13 +116,11 @@ def test_every_lane_of_a_grid_equals_torchs_run(grid: list[LaneConfig], dtype: t
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_mixed_optimizers_and_ratios_of_the_head_share_a_stack(dtype: torch.dtype) -> None:
+def test_mixed_optimizers_and_head_ratios_share_a_stack(dtype: torch.dtype) -> None:
     ratios = [0.1, 1, 7.5]
     pairs = zip(ADAMW[4:34:2], SGD * 2, strict=False)
     mixed = [config for pair in pairs for config in pair]
-    configs = [
-        replace(config, head_lr_ratio=ratios[i % 3], token_lr_ratio=ratios[i % 2]) for i, config in enumerate(mixed)
-    ]
+    configs = [replace(config, head_lr_ratio=ratios[i % 3]) for i, config in enumerate(mixed)]
     assert {config.optimizer for config in configs[:2]} == {"adamw", "sgd"}
     factors = torch.rand(N_STEPS, len(configs), generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     assert_lanes_are_torchs(configs, dtype, factors)
@@ -196,7 +191,7 @@ def test_decay_shrinks_matrices_and_spares_biases_and_norms(optimizer: str) -> N
     configs = [LaneConfig(lr=0.1, weight_decay=decay, optimizer=optimizer) for decay in (0.0, 0.5)]
     LaneOptimizers(params, configs).step(zero, torch.ones(2, dtype=torch.float64))
     for name, p in params.items():
-        matrix = len(SHAPES[name]) >= 2
+        matrix = len(SHAPES[name]) == 2
         assert is_decayed(name, p) == matrix
         assert torch.equal(p[0], start[name][0])
         torch.testing.assert_close(p[1], start[name][1] * (0.95 if matrix else 1), rtol=1e-14, atol=0)
@@ -228,9 +223,7 @@ def test_lanes_of_a_mixed_stack_do_not_touch_each_other() -> None:
 def test_flat_parameters_train_to_the_same_bits(dtype: torch.dtype, clip_norm: float | None) -> None:
     """Also with two kinds of optimizers, and from a state in the middle. Norms are sums in another order."""
     pairs = zip(ADAMW[4:24:2], SGD, strict=False)
-    configs = [
-        replace(config, clip_norm=clip_norm, head_lr_ratio=3, token_lr_ratio=0.3) for pair in pairs for config in pair
-    ]
+    configs = [replace(config, clip_norm=clip_norm, head_lr_ratio=3) for pair in pairs for config in pair]
     factors = torch.rand(N_STEPS, len(configs), generator=torch.Generator().manual_seed(4)).to(dtype)
     grads = gradients(len(configs), dtype)
     params = {flat: starting_params(len(configs), dtype) for flat in (False, True)}
