@@ -56,7 +56,9 @@ def test_outputs_and_gradients_have_the_bits_of_pytorch(
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_call_with_all_lanes_has_the_bits_of_vmap(family: str, options: dict[str, object], dtype: torch.dtype) -> None:
+def test_a_call_with_all_lanes_has_the_bits_of_vmap(
+    family: str, options: dict[str, object], dtype: torch.dtype
+) -> None:
     spec = SideNetworkSpec(
         width=24,
         n_stages=3,

@@ -70,7 +70,8 @@ def _of_grid(rows: Tensor, sizes: tuple[int, int, int]) -> Tensor:
     n_images, n_tokens, n_prefix_tokens = sizes
     patches = rows[..., : n_images * n_tokens].unflatten(-1, (n_images, n_tokens))[..., n_prefix_tokens:]
     side = round((n_tokens - n_prefix_tokens) ** 0.5)
-    return patches.unflatten(-1, (side, side))
+    of_grid: Tensor = patches.unflatten(-1, (side, side))
+    return of_grid
 
 
 def _run(kernel: Any, sizes: tuple[int, int, int], x: Tensor, weight: Tensor, out: Tensor) -> None:
