@@ -108,7 +108,10 @@ def load_backbone(
     if reads_texts(name):
         for option, value in (("--image-size", image_size), ("--resize", resize)):
             if value is not None:
-                raise UsageError(f"{option} is for images, and the backbone {name!r} reads texts; leave it out")
+                raise UsageError(
+                    f"{option} is for images, and the backbone {name!r} reads texts; leave it out. If it is the study "
+                    f"that declares {value!r}, take a study for texts (`sweep studies` lists them)"
+                )
         return _load_text(name, taps, max_tokens, cache_dir).to(device)
     if image_size is not None:
         from backbones.image_sizes import require_room_for_an_image

@@ -73,7 +73,8 @@ def run(
         cluster: The address of a Ray cluster that the trials train on: `"auto"`, `"HOST:PORT"` or `"ray://HOST:PORT"`.
             `workers` is the number of workers there; 0 for as many as it has room for.
         worker_timeout: How long to wait for workers when there is none, before the run ends: `"90s"`, `"10m"`.
-        lanes_per_worker: Lanes that a worker trains at a time; if it has more, one stack trains after the other.
+        lanes_per_worker: Most lanes that a worker trains at a time; if it has more, one stack trains after the other.
+            If not given, as many as fit in the memory that it has measured.
         on_bad_image: What to do with an image that cannot be read: `"error"` stops, `"skip"` leaves it out.
         reporter: Receives the progress. If not given, the progress is shown on standard error.
         **declared: Values that replace what the study declares, such as `data="./photos"`, `trials=64` or `epochs=20`;

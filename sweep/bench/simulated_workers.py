@@ -1,6 +1,7 @@
 """Workers that train nothing: their metrics are drawn from seeded learning curves, and their weights never change."""
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from sweep.machine.seeds import derive_seed
 from sweep.study.shape import Shape
 from sweep.training.lane_stack import StackSetting, TrialEpoch
 from sweep.training.lane_state import LaneState
+from sweep.workers.measured import CPU, Measured
 from sweep.workers.messages import Assignment, Step, StepResult, UsersCode
 from sweep.workers.packing import packed, unpacked
 
@@ -22,6 +24,22 @@ MESSAGES = "messages"
 
 EPOCH_SECONDS = 10.0
 """What simulated workers say that an epoch took them."""
+
+
+SIMULATED = Measured("simulated", "simulated", CPU, free_bytes=2**40, n_threads=1, speed=1e9)
+"""What each simulated worker has."""
+
+
+class PlentyOfMemory:
+    """A `MemoryModel` in which everything fits."""
+
+    def lanes_that_fit(self, shape: Shape, free_bytes: int) -> int:
+        """See `MemoryModel`."""
+        return sys.maxsize
+
+    def left_for_features(self, shape: Shape, n_lanes: int, free_bytes: int) -> int:
+        """See `MemoryModel`."""
+        return 0
 
 
 class SimulatedWorker:
@@ -37,7 +55,11 @@ class SimulatedWorker:
         self._lanes: dict[int, Assignment] = {}
         self._n_trained: dict[int, int] = {}
 
-    def take_setting(self, shape: Shape, setting: StackSetting, resident_bytes: int, code: UsersCode) -> None:
+    def measure(self) -> Measured:
+        """See `LaneWorker`."""
+        return SIMULATED
+
+    def take_setting(self, shape: Shape, setting: StackSetting, code: UsersCode) -> None:
         """See `LaneWorker`."""
         self._settings[shape] = setting
 

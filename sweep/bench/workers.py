@@ -15,7 +15,7 @@ import optuna
 import torch
 from optuna.storages import BaseStorage, InMemoryStorage
 
-from sweep.bench.simulated_workers import MESSAGES, SimulatedPool
+from sweep.bench.simulated_workers import MESSAGES, PlentyOfMemory, SimulatedPool
 from sweep.bench.stopwatch import Stopwatch
 from sweep.features.batches import StageData
 from sweep.records.folder import RunFolder
@@ -36,6 +36,7 @@ from sweep.study.finding import load_study
 from sweep.study.shape import Shape
 from sweep.training.lane_stack import StackSetting
 from sweep.workers.patience import Patience
+from sweep.workers.shares import Shares
 from sweep.workers.training import TrainingOnWorkers
 
 CPU = torch.device("cpu")
@@ -210,7 +211,7 @@ def _search(
         return StackSetting.of(study, spec, TOKENS, data, data)
 
     trainer = TrainingOnWorkers(
-        setting_of, pool, resident_bytes=0, patience=Patience(600.0), on_message=reporter.message
+        setting_of, pool, Shares(PlentyOfMemory(), n_lanes), patience=Patience(600.0), on_message=reporter.message
     )
     snapshots = SnapshotFiles(folder.snapshots_path, reporter.message)
     return Search(

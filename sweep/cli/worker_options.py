@@ -36,8 +36,8 @@ WorkerTimeout = Annotated[
 LanesPerWorker = Annotated[
     int | None,
     typer.Option(
-        help="How many lanes of one shape a worker trains at a time. If it has more, it trains one stack after the "
-        "other. If not given, all that it has.",
+        help="How many lanes of one shape a worker trains at a time, at most. If it has more, it trains one stack "
+        "after the other. If not given, as many as fit in the memory that it has measured.",
         min=1,
         rich_help_panel=PLACE,
     ),

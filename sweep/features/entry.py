@@ -52,6 +52,9 @@ class Entry:
         shape: (n, S, L, D) of the features.
         batch_size: B, images in a batch.
         n_tokens: number of tokens of all texts together; None for images, which all have L.
+
+    Attributes:
+        packs: whether it holds texts, which are stored without padding.
     """
 
     def __init__(
@@ -63,8 +66,8 @@ class Entry:
         self.image_bytes = int(np.prod(shape[1:])) * DTYPE.itemsize
         self.header = {"format": FORMAT_VERSION, "shape": list(shape), "batch_size": batch_size}
         self._n_tokens = shape[0] * shape[2] if n_tokens is None else n_tokens
-        self._packs = n_tokens is not None
-        if self._packs:
+        self.packs = n_tokens is not None
+        if self.packs:
             self.header["packed"] = True
         self.batches = [range(i, min(i + batch_size, shape[0])) for i in range(0, shape[0], batch_size)]
         self._found: Batches = {}
@@ -123,7 +126,7 @@ class Entry:
         (self.partial / DATA_FILE).touch()
         self._found = intact_batches(self.partial, self.image_bytes)
         missing = [batch for batch in self.batches if batch not in self._found]
-        if self._packs:
+        if self.packs:
             os.truncate(self.partial / DATA_FILE, self._end())  # what a kill left behind
         needed_bytes = self._needed_bytes() - (self.partial / DATA_FILE).stat().st_size
         free_bytes = shutil.disk_usage(self.partial).free
@@ -166,7 +169,7 @@ class Entry:
         Raises:
             SweepError: the disk is full.
         """
-        assert not self._packs, "where a batch of texts is stored depends on those before it"
+        assert not self.packs, "where a batch of texts is stored depends on those before it"
         path, n_bytes = self.partial / DATA_FILE, self._needed_bytes()
         with self._explaining_full_disk(n_bytes), naming(path), path.open("r+b") as file:
             if hasattr(os, "posix_fallocate"):

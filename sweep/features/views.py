@@ -143,7 +143,10 @@ class TrainingViews:
         if not isinstance(transform, Transform):
             if live or declared != NONE:
                 option = "--cache off" if live else "--augment"
-                raise UsageError(f"{option} is for images, and the study is on texts; leave it out")
+                raise UsageError(
+                    f"{option} is for images, and the study is on texts; leave it out. If it is the study that asks "
+                    f"for it, take a study for texts (`sweep studies` lists them)"
+                )
             return cls(None, 1)
         if declared == NONE:
             return cls(None, 0 if live else 1)

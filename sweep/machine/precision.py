@@ -76,8 +76,14 @@ def add_product(out: Tensor, a: Tensor, frozen: Tensor) -> None:
 
 
 def product(a: Tensor, frozen: Tensor) -> Tensor:
-    """Return `a @ frozen` as `write_product` computes it, with a gradient for `a`. Under `vmap`, all lanes share it."""
-    written: Tensor = _Product.apply(a, frozen)
+    """Return `a @ frozen` as `write_product` computes it, with a gradient for `a`.
+
+    Args:
+        a: The rows of a lane, `(m, k)`, or of all lanes, `(N, m, k)`. Under `vmap`, all lanes share one product, too.
+        frozen: `(k, n)`.
+    """
+    rows: Tensor = _Product.apply(a.flatten(0, -2), frozen)
+    written: Tensor = rows.unflatten(0, a.shape[:-1])
     return written
 
 

@@ -12,7 +12,7 @@ import torch
 
 from sweep.machine.at_once import n_at_once
 from sweep.machine.seeds import derive_seed
-from sweep.search.filling import Filling
+from sweep.search.filling import Filling, most_at_first
 from sweep.search.rungs import Arrival, RungTable
 from sweep.study.declaration import Study
 from sweep.study.shape import Shape
@@ -70,7 +70,9 @@ class _Search:
 
     def play(self) -> None:
         of_trial = self.study.lanes_per_trial
-        filling = Filling(self.n_parallel // of_trial, self._enough_trials, 1 + len(self.study.enqueue))
+        n_given = 1 + len(self.study.enqueue)
+        most = most_at_first(self.study.trials, n_given)
+        filling = Filling(self.n_parallel // of_trial, self._enough_trials, n_given, most)
         rungs = RungTable(self.study.halving) if self.study.halving else None
         while self._fill(filling):
             n_lanes = {shape: of_trial * len(trials) for shape, trials in self.stacks.items()}

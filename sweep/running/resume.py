@@ -75,7 +75,7 @@ def resume_run(
             before; on a cluster, as many as it has room for.
         cluster: Address of a Ray cluster to train on. None is connected to only because a run folder names it.
         worker_timeout: How long to wait when there is no worker, such as `10m`.
-        lanes_per_worker: Lanes of a shape that a worker trains at a time.
+        lanes_per_worker: Most lanes of a shape that a worker trains at a time; None for as many as fit in its memory.
 
     Returns:
         The run folder. If the run had ended, nothing in it changes.

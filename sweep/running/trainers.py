@@ -1,6 +1,7 @@
 """Where the lanes of a run train: in this process, on worker processes of this machine, or on a cluster."""
 
 import platform
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,15 +12,19 @@ import torch
 from sweep.errors import UsageError
 from sweep.features.cache import Fill
 from sweep.features.resident import room_on
+from sweep.machine.memory import is_out_of_memory
 from sweep.machine.settings import computing_on
 from sweep.records.folder import RunFolder
 from sweep.records.reporter import Reporter
 from sweep.records.worker_log import WorkerLogFile
+from sweep.running.memory_model import lane_cost, lanes_that_fit, shared_bytes
 from sweep.running.planner import Plan
 from sweep.running.preparation import Prepared
 from sweep.running.settings import RESIDENT_SHARE, ShapeSettings
 from sweep.search.trainer import Trainer
 from sweep.search.training_here import TrainingHere
+from sweep.study.shape import Shape
+from sweep.training.parts import n_parts
 from sweep.workers.cluster import Cluster, marker_file
 from sweep.workers.feature_pass import FeaturesOnWorkers
 from sweep.workers.local_pool import LocalPool
@@ -27,6 +32,7 @@ from sweep.workers.patience import Patience
 from sweep.workers.pool import WorkerPool
 from sweep.workers.ray_pool import RayPool
 from sweep.workers.request import WorkersAsked
+from sweep.workers.shares import Shares
 from sweep.workers.training import TrainingOnWorkers
 
 MOST_THREADS = 1024
@@ -116,7 +122,7 @@ def pool_of(device: torch.device, cache_dir: Path, reporter: Reporter, where: Wh
             devices = worker_devices(device, n_workers)
             kind = on_each if device.type == "cpu" else ", ".join(devices)
             reporter.message(f"workers: {n_workers} process{'es' * (n_workers > 1)}, {kind}")
-            pool = LocalPool(devices, n_threads, where.asked.lanes_each)
+            pool = LocalPool(devices, n_threads)
         else:
             kind = "a GPU each" if cluster.on_gpus else on_each
             reporter.message(f"workers: {n_workers} on the cluster {where.asked.cluster} ({cluster.room()}), {kind}")
@@ -155,29 +161,71 @@ def trainer_of(
         n_parallel: Lanes to train at a time.
         where: In this process, or on which workers.
     """
-    device, n_workers = settings.prepared.device, where.n_workers
+    device = settings.prepared.device
     if pool is None:
-        settings.room = room_on(device, _resident_bytes(plan, n_parallel, n_on_device=1))
+        n_bytes = features_beside(plan.available_bytes, plan.shared_bytes, plan.bytes_per_lane, n_parallel)
+        settings.room = room_on(device, n_bytes)
         with computing_on(where.n_threads):
             yield TrainingHere(settings, device)
         return
     settings.room = None
-    devices = [] if where.cluster else worker_devices(device, n_workers)
-    on_device = max((devices.count(name) for name in devices), default=1)
-    resident_bytes = _resident_bytes(plan, -(-n_parallel // n_workers) * on_device, n_on_device=on_device)
+    memory = MemoryOfLanes(settings, n_parallel, where.n_threads)
     log = WorkerLogFile(folder)
     yield TrainingOnWorkers(
         settings,
         pool,
-        resident_bytes=resident_bytes,
+        Shares(memory, n_parallel, where.asked.lanes_each),
         patience=Patience(where.asked.timeout_seconds, plan.search_wall_seconds),
         on_message=reporter.message,
         on_epoch=log.update,
+        on_shares=reporter.message,
     )
     log.write()
 
 
-def _resident_bytes(plan: Plan, n_lanes: int, *, n_on_device: int) -> int:
-    """Memory of a device for features, for each of the processes that share the device."""
-    left_bytes = plan.available_bytes - plan.shared_bytes - n_lanes * plan.bytes_per_lane
-    return round(RESIDENT_SHARE * max(0, left_bytes)) // n_on_device
+class MemoryOfLanes:
+    """A `MemoryModel`: that of the plan, for the shapes of a run.
+
+    Args:
+        settings: What the lanes of every shape train with.
+        n_parallel: Lanes to train at a time, on all workers.
+        n_threads: Threads of each worker.
+    """
+
+    def __init__(self, settings: ShapeSettings, n_parallel: int, n_threads: int):
+        self.settings, self.n_parallel, self.n_threads = settings, n_parallel, n_threads
+        self._bytes: dict[Shape, tuple[int, int]] = {}
+
+    def lanes_that_fit(self, shape: Shape, free_bytes: int) -> int:
+        """See `MemoryModel`."""
+        return lanes_that_fit(free_bytes, *self._shared_and_own(shape))
+
+    def left_for_features(self, shape: Shape, n_lanes: int, free_bytes: int) -> int:
+        """See `MemoryModel`."""
+        shared, per_lane = self._shared_and_own(shape)
+        return features_beside(free_bytes, shared, per_lane, n_lanes)
+
+    def _shared_and_own(self, shape: Shape) -> tuple[int, int]:
+        """Memory in bytes that all lanes of a shape share, and that each of them takes."""
+        if shape not in self._bytes:
+            own = self.settings.prepared_of(shape)
+            with computing_on(self.n_threads):
+                parts = n_parts(self.n_parallel, own.device) if own.shares_cores else 1
+            shared = shared_bytes(own.spec, own.backbone.tokens, own.study_of_shape.batch_size, n_parts=parts)
+            self._bytes[shape] = shared, self._bytes_per_lane(own)
+        return self._bytes[shape]
+
+    @staticmethod
+    def _bytes_per_lane(own: Prepared) -> int:
+        """Memory in bytes that a lane takes. If a few lanes cannot be measured here, one trains at a time."""
+        try:
+            return lane_cost(own)[0]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return sys.maxsize
+
+
+def features_beside(available_bytes: int, shared_bytes: int, bytes_per_lane: int, n_lanes: int) -> int:
+    """Memory of a device that features may take beside so many lanes."""
+    return round(RESIDENT_SHARE * max(0, available_bytes - shared_bytes - n_lanes * bytes_per_lane))

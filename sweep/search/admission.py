@@ -1,6 +1,6 @@
 """Proposing trials and giving them free lanes."""
 
-from sweep.search.filling import Filling
+from sweep.search.filling import Filling, most_at_first
 from sweep.search.journal import not_together
 from sweep.search.latency import LatencyMeter
 from sweep.search.ledger import Entrant, Ledger
@@ -36,7 +36,8 @@ class Admission:
         self.latency = LatencyMeter(lanes, proposals.own) if INFERENCE_SECONDS in study.ranking.names else None
         self.shapes = ShapeSpace(study)
         n_given = 1 + len(study.enqueue)  # the baseline first
-        self.filling = Filling(lanes.n_parallel // study.lanes_per_trial, self._enough, n_given)
+        most = most_at_first(study.trials, proposals.n_given)
+        self.filling = Filling(lanes.n_parallel // study.lanes_per_trial, self._enough, n_given, most)
         self._lead: tuple[Shape, Follow] | None = None
         self._n_counted = self._n_of_study = 0
         self._trainable: dict[tuple[SideNetworkSpec, int], int] = {}

@@ -11,7 +11,8 @@ every proposal is the sampler's free choice. The rule:
    share of the last `WINDOW` leads, so in the long run lanes are divided as the sampler would divide them. A few leads
    say little about what the sampler prefers: at the start, every lead's stack gets as many trials as it needs, but at
    most `FIRST_TRIALS` and a quarter of all, so that the sampler soon sees results of several shapes. It gets fewer if
-   the study begins with so many configurations of its own that they would not all find lanes.
+   the study begins with so many configurations of its own that they would not all find lanes, or if the search has so
+   few trials that not all configurations to begin with would be among them.
 3. Then the sampler is asked without constraints again, until no lane is free.
 """
 
@@ -28,6 +29,17 @@ FIRST_TRIALS = 8
 """Number of trials that a lead's stack may have in any case, if the cost model wants as many."""
 
 
+def most_at_first(n_searched: int, n_given: int) -> int:
+    """Number of trials that a lead's stack may have at the start, at most.
+
+    Args:
+        n_searched: Number of trials of the search.
+        n_given: Number of configurations that it begins with. As long as the search has that many trials, all of these
+            are among them.
+    """
+    return min(FIRST_TRIALS, max(1, n_searched // n_given))
+
+
 class Filling:
     """Remembers the leads, and applies the rule.
 
@@ -35,14 +47,15 @@ class Filling:
         n_trials: Number of trials that fill all lanes.
         enough: Gives, for a shape, the number of trials beyond which a larger stack is hardly cheaper per trial.
         n_given: Number of the configurations that the study begins with.
+        most: See `most_at_first`.
 
     Attributes:
         leads: Trial and shape of the last leads, oldest first.
     """
 
-    def __init__(self, n_trials: int, enough: Callable[[Shape], int], n_given: int):
+    def __init__(self, n_trials: int, enough: Callable[[Shape], int], n_given: int, most: int = FIRST_TRIALS):
         self.n_trials = n_trials
-        self.first = min(FIRST_TRIALS, math.ceil(n_trials / max(4, n_given)))
+        self.first = min(most, math.ceil(n_trials / max(4, n_given)))
         self.enough = enough
         self.leads: deque[tuple[int, Shape]] = deque(maxlen=WINDOW)
 

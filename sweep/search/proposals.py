@@ -71,6 +71,7 @@ class Proposals:
 
     Attributes:
         own: Names of sweep's own attributes of Optuna's trials.
+        n_given: Number of trials to begin with: the baseline and those that were enqueued.
         n_asked: Number of trials that Optuna was asked for, including repeats.
         n_dropped: Number of repeats. Optuna was told that they failed, with `duplicate_of` as an attribute.
         n_clones: Number of clones that the user has asked for.
@@ -102,7 +103,9 @@ class Proposals:
         self._recorded = deque(trial for trial in recorded if trial.state != TrialState.WAITING)
         sampler.catch_up(optuna_study)
         n_begun = sum(FIXED_PARAMS in trial.system_attrs and not self.own.has(trial, CLONE) for trial in recorded)
-        self._first = deque([study.baseline, *enqueued][n_begun:])
+        given = [study.baseline, *enqueued]
+        self.n_given = len(given)
+        self._first = deque(given[n_begun:])
 
     @property
     def clone_is_next(self) -> bool:

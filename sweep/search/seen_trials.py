@@ -52,6 +52,8 @@ class SeenStudy:
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
         """Replaces the method that Optuna's samplers call; the arguments are the same."""
+        if states == ENDED and not deepcopy:  # asked for before every draw
+            return list(self.ended)
         of_state = (
             [*self.ended, *self.running.values()] if states is None or TrialState.RUNNING in states else self.ended
         )

@@ -5,7 +5,7 @@ again for every proposal. This one is seeded again instead, and remembers the pa
 changed.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from optuna.samplers._tpe.sampler import _split_trials, default_gamma
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.search.seen_trials import SeenStudy
+from sweep.search.tpe_density import DensityOf
 
 Space = dict[str, BaseDistribution]
 
@@ -79,31 +80,40 @@ class RememberingTpe(TPESampler):
         good = self._good.get(names)
         if good is None or good.ended is not study.ended or good.space != search_space:
             below, above = _split_trials(study, list(study.ended), default_gamma(len(study.ended)))
-            model = self._build_parzen_estimator(study, search_space, below, handle_below=True)
-            good = self._good[names] = _Good(study.ended, dict(search_space), model, [other.number for other in above])
-            self._taken(above, search_space, study)
-        running = {number: other for number, other in study.running.items() if number != trial.number}
-        observed = self._taken(running.values(), search_space, study)
-        observations = observed.of(sorted([*good.others, *running]))
-        bad = self._parzen_estimator_cls(observations, search_space, self._parzen_estimator_parameters)
+            self._taken({other.number: other for other in (*below, *above)}, search_space, study)
+            model, numbers = self._model([other.number for other in below], search_space)
+            others = [other.number for other in above]
+            good = self._good[names] = _Good(study.ended, dict(search_space), model, numbers, others)
+        running = dict(study.running)
+        running.pop(trial.number, None)
+        observed = self._taken(running, search_space, study)
+        bad, numbers = self._model(sorted([*good.others, *running]), search_space)
         samples = good.model.sample(self._rng.rng, self._n_ei_candidates)
-        best = self._compare(samples, self._compute_acquisition_func(samples, good.model, bad))
+        good_density = observed.good_density(good.model, good.numbers, samples)
+        best = self._compare(samples, good_density - observed.bad_density(bad, numbers, samples))
         return {name: of.to_external_repr(best[name]) for name, of in search_space.items()}
+
+    def _model(self, numbers: Sequence[int], space: Space) -> tuple[Any, npt.NDArray[np.int64]]:
+        """TPE's model of the trials with these numbers, and the numbers of those that it has kernels for."""
+        kept, values = self._observed[tuple(space)].of(numbers)
+        return self._parzen_estimator_cls(values, space, self._parzen_estimator_parameters), kept
 
     def _get_internal_repr(
         self, trials: list[FrozenTrial], search_space: Space, study: optuna.Study
     ) -> dict[str, npt.NDArray[np.float64]]:
         """Replaces Optuna's method: the values of those trials that have all parameters of a space."""
-        return self._taken(trials, search_space, study).of([trial.number for trial in trials])
+        numbers = [trial.number for trial in trials]
+        return self._taken(dict(zip(numbers, trials, strict=True)), search_space, study).of(numbers)[1]
 
-    def _taken(self, trials: Iterable[FrozenTrial], space: Space, study: optuna.Study) -> "_Observed":
-        """What is known of trials, after looking at those that have changed."""
+    def _taken(self, trials: Mapping[int, FrozenTrial], space: Space, study: optuna.Study) -> "_Observed":
+        """What is known of trials, by number, after looking at those that have changed."""
         names = tuple(space)
         observed = self._observed.get(names)
         if observed is None or observed.space != space:
             observed = self._observed[names] = _Observed(dict(space))
-        for trial in trials:
-            if observed.trials.get(trial.number) is not trial:
+        known = observed.trials
+        for number, trial in trials.items():
+            if known.get(number) is not trial:
                 observed.take(trial, self._get_params(trial, study))
         return observed
 
@@ -116,12 +126,14 @@ class _Good:
         ended: The ended trials that it was made from.
         space: The space that it is for.
         model: The model.
+        numbers: Numbers of the trials that it has kernels for.
         others: Numbers of the ended trials that are not good.
     """
 
     ended: Sequence[FrozenTrial]
     space: Space
     model: Any
+    numbers: npt.NDArray[np.int64]
     others: Sequence[int]
 
 
@@ -133,17 +145,22 @@ class _Observed:
         trials: By number, the trials as they were when their values were taken.
         values: Values in Optuna's internal representation by number of the trial, `(trials, parameters)`; NaN for a
             trial that lacks a parameter.
+        good_density: Log densities of models of good trials.
+        bad_density: Likewise of the others.
     """
 
     def __init__(self, space: Space):
         self.space = space
         self.trials: dict[int, FrozenTrial] = {}
         self.values = np.full((16, len(space)), np.nan)
+        self.good_density, self.bad_density = DensityOf(len(space)), DensityOf(len(space))
 
-    def of(self, numbers: Sequence[int]) -> dict[str, npt.NDArray[np.float64]]:
-        """The values of those trials that have all parameters, by parameter; the trials by number."""
-        values = self.values[np.array(numbers, dtype=np.int64)]
-        return dict(zip(self.space, values[~np.isnan(values).any(axis=1)].T, strict=True))
+    def of(self, numbers: Sequence[int]) -> tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[np.float64]]]:
+        """The numbers of those of some trials that have all parameters, and their values by parameter."""
+        rows = np.array(numbers, dtype=np.int64)
+        values = self.values[rows]
+        kept = ~np.isnan(values).any(axis=1)
+        return rows[kept], dict(zip(self.space, values[kept].T, strict=True))
 
     def take(self, trial: FrozenTrial, params: dict[str, Any]) -> None:
         """Take the values of a trial."""

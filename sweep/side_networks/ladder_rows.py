@@ -4,6 +4,10 @@ The only products of size `D` are `LN(z_i) W_i`, frozen features times a matrix 
 are stacked, so that each stage needs one matrix product. It needs no gradient with respect to the features, and LN's
 statistics are computed once for all lanes. All other tensors are `(r, B·L)` per lane: channels are rows and tokens are
 columns, so that sums over channels run over whole rows. Rows are padded to a multiple of `COLUMNS`.
+
+All functions take one lane, or all lanes of a stack with a first dimension `N`, which the docstrings leave out. `vmap`
+would do the same, but calls Python many times for every compiled kernel. In short steps that takes longer than the
+kernels, and stacks that train at the same time wait for one another's Python.
 """
 
 from collections.abc import Sequence
@@ -13,9 +17,11 @@ from typing import Self, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.func import vmap
 
 from backbones.stages import lengths_of
 from sweep.machine.precision import product
+from sweep.side_networks.all_lanes import of_each_lane
 from sweep.side_networks.attention import attention
 from sweep.side_networks.convolution import KERNEL, Convolution, RungConvolution
 from sweep.side_networks.cpu import heads as head_kernels
@@ -53,12 +59,12 @@ class Grid:
 
     def of_images(self, rows: Tensor) -> Tensor:
         """Rows without the padding columns, `(r, B, L)`."""
-        of_images: Tensor = rows[:, : self.n_images * self.n_tokens].unflatten(1, (self.n_images, self.n_tokens))
+        of_images: Tensor = rows[..., : self.n_images * self.n_tokens].unflatten(-1, (self.n_images, self.n_tokens))
         return of_images
 
     def tokens(self, rows: Tensor) -> Tensor:
         """Rows as tokens, `(B, L, r)`."""
-        return self.of_images(rows).movedim(0, -1)
+        return self.of_images(rows).movedim(-3, -1)
 
 
 class RowsLadder(Ladder):
@@ -70,6 +76,11 @@ class RowsLadder(Ladder):
     """
 
     product_dtype: torch.dtype | None = None
+
+    @property
+    def takes_lanes(self) -> bool:
+        """Whether `forward` takes the parameters of all lanes of a stack, see `sweep.training.stack`."""
+        return not isinstance(self.head, TokenStreamHead)
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
         """Logits `(B, C)` from stages `z_0 … z_m`, each `(B, L, D_i)`; for texts `backbones.stages.Stages`.
@@ -83,8 +94,8 @@ class RowsLadder(Ladder):
         entries = cast("list[PaddedLinear]", self.entries)
         added = [self._projected(entry, z) for entry, z in zip(entries, stages, strict=True)]
         n_columns = n_images * n_tokens
-        positions = self.positions[:n_tokens].T.repeat(1, n_images)
-        h = added[0] + F.pad(positions, (0, added[0].shape[1] - n_columns))
+        positions = self.positions[..., :n_tokens, :].mT.tile(n_images)
+        h = added[0] + F.pad(positions, (0, added[0].shape[-1] - n_columns))
         for rung, p in zip(cast("list[Rung]", self.rungs), added[1:], strict=True):
             h = h + p
             if rung.mixing is not None:
@@ -100,6 +111,8 @@ class RowsLadder(Ladder):
             pooled = pool(stages[-1], lengths) + pool(grid.tokens(h), lengths) @ self.up
         if self.head.matrix is not None:
             normalised = grid.tokens(normalised_rows(self.head.matrix.norm, h))
+        if h.dim() == 3:
+            return of_each_lane(self.head, pooled, normalised, shared=lengths)
         logits: Tensor = self.head(pooled, normalised, lengths)
         return logits
 
@@ -109,7 +122,7 @@ class RowsLadder(Ladder):
         if missing := -len(frozen) % COLUMNS:
             frozen = F.pad(frozen, (0, 0, 0, missing))  # a copy, also if nothing is missing
         frozen = frozen if self.product_dtype is None else frozen.to(self.product_dtype)
-        return product(entry.weight, frozen.T) + entry.bias.unsqueeze(1)
+        return product(entry.weight, frozen.T) + entry.bias.unsqueeze(-1)
 
     def _mixed(self, rung: Rung, x: Tensor, grid: "Grid") -> Tensor:
         """Output of a rung's mixing layer, `(r, B·L)`, from `LN(h)`."""
@@ -127,10 +140,11 @@ def normalised_rows(norm: PaddedLayerNorm, h: Tensor) -> Tensor:
     """`norm` over the rows of `h`, `(r, B·L)`."""
     if rung_kernels.fits(h):
         return rung_kernels.normalised(norm, h)
-    own, n_channels = norm.own.unsqueeze(1), norm.own.sum()
-    centred = (h - (h * own).sum(0) / n_channels) * own
-    variance = centred.square().sum(0) / n_channels
-    normalised: Tensor = centred * (variance + norm.eps).rsqrt() * norm.weight.unsqueeze(1) + norm.bias.unsqueeze(1)
+    own = norm.own.unsqueeze(-1)
+    n_channels = own.sum(-2, keepdim=True)
+    centred = (h - (h * own).sum(-2, keepdim=True) / n_channels) * own
+    variance = centred.square().sum(-2, keepdim=True) / n_channels
+    normalised: Tensor = centred * (variance + norm.eps).rsqrt() * norm.weight.unsqueeze(-1) + norm.bias.unsqueeze(-1)
     return normalised
 
 
@@ -138,8 +152,8 @@ def with_mlp_of_rows(mlp: RungMLP, h: Tensor) -> Tensor:
     """`h` plus `mlp` of it, `(r, B·L)`."""
     if rung_kernels.fits(h):
         return rung_kernels.with_mlp(mlp.norm, mlp.up, mlp.down, h)
-    inner = F.gelu(mlp.up.weight @ normalised_rows(mlp.norm, h) + mlp.up.bias.unsqueeze(1))
-    return h + mlp.down.weight @ inner + mlp.down.bias.unsqueeze(1)
+    inner = F.gelu(mlp.up.weight @ normalised_rows(mlp.norm, h) + mlp.up.bias.unsqueeze(-1))
+    return h + mlp.down.weight @ inner + mlp.down.bias.unsqueeze(-1)
 
 
 def attention_of_rows(module: RungAttention, x: Tensor, grid: Grid) -> Tensor:
@@ -150,18 +164,21 @@ def attention_of_rows(module: RungAttention, x: Tensor, grid: Grid) -> Tensor:
         x: `LN(h)`, `(r, B·L)`.
         grid: The tokens of its columns.
     """
-    weights = torch.cat([module.scale * module.q, module.k, module.v]).flatten(0, 1)  # (3·2·w, r)
-    qkv, out = weights @ x, module.out.movedim(0, 1).flatten(1)
-    if head_kernels.fits(qkv, len(qkv) // (3 * HEADS)):
+    scaled = module.scale[..., None, None, None] * module.q
+    weights = torch.cat([scaled, module.k, module.v], -3).flatten(-3, -2)  # (3·2·w, r)
+    qkv, out = weights @ x, module.out.movedim(-3, -2).flatten(-2)
+    if head_kernels.fits(qkv, qkv.shape[-2] // (3 * HEADS)):
         lengths = torch.full((grid.n_images,), grid.n_tokens) if grid.lengths is None else grid.lengths
         return out @ head_kernels.attended(qkv, HEADS, grid.n_tokens, lengths, causal=grid.causal)
-    q, k, v = grid.of_images(qkv).unflatten(0, (3, HEADS, -1)).movedim(2, -1).flatten(1, 2).unbind()  # (2·B, L, w)
+    of_heads = grid.of_images(qkv).unflatten(-3, (3, HEADS, -1)).movedim(-3, -1)  # (3, 2, B, L, w)
+    q, k, v = of_heads.flatten(-4, -3).unbind(-4)  # (2·B, L, w)
     bias = grid.bias
     if bias is not None and len(bias) > 1:
         bias = bias.repeat(HEADS, 1, 1)
-    attended = attention(q, k, v, bias).unflatten(0, (HEADS, -1)).movedim(-1, 1)  # (2, w, B, L)
-    rows = attended.flatten(2).flatten(0, 1)
-    return out @ F.pad(rows, (0, x.shape[1] - rows.shape[1]))
+    attend = attention if q.dim() == 3 else vmap(attention, in_dims=(0, 0, 0, None))
+    attended = attend(q, k, v, bias).unflatten(-3, (HEADS, -1)).movedim(-1, -3)  # (2, w, B, L)
+    rows = attended.flatten(-2).flatten(-3, -2)
+    return out @ F.pad(rows, (0, x.shape[-1] - rows.shape[-1]))
 
 
 def convolution_of_rows(module: RungConvolution, x: Tensor, grid: Grid) -> Tensor:
@@ -173,6 +190,6 @@ def convolution_of_rows(module: RungConvolution, x: Tensor, grid: Grid) -> Tenso
     for row in range(KERNEL):
         for column in range(KERNEL):
             shifted = framed[..., row : row + side, column : column + side]
-            of_grid = of_grid + module.weight[:, row, column, None, None, None] * shifted
-    rows = F.pad(of_grid.flatten(2), (module.n_prefix_tokens, 0)).flatten(1)
-    return F.pad(rows, (0, x.shape[1] - rows.shape[1]))
+            of_grid = of_grid + module.weight[..., row, column, None, None, None] * shifted
+    rows = F.pad(of_grid.flatten(-2), (module.n_prefix_tokens, 0)).flatten(-2)
+    return F.pad(rows, (0, x.shape[-1] - rows.shape[-1]))

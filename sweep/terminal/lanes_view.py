@@ -1,12 +1,14 @@
 """Draw a run and its lanes, as wide as the terminal."""
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from sweep.records.worker_words import shares_in_words
 from sweep.study.budget import duration_text
 from sweep.terminal.console import printable
 
@@ -43,8 +45,14 @@ def heading(seen: "RunView") -> str:
         parts.append("now come the linear probe and the test images")
     elif goes_on and seen.counts:
         of = "" if seen.n_parallel is None else f" of {seen.n_parallel}"
-        n_workers = len({trial.worker for trial in seen.trials if trial.worker is not None})
-        on = f" on {n_workers} worker{'s' * (n_workers > 1)}" if n_workers else ""
+        n_trials = Counter(trial.worker for trial in seen.trials if trial.worker is not None)
+        of_trial = seen.lanes // max(1, n_training)
+        shares = {worker: str(of_trial * n) for worker, n in n_trials.items()}
+        on = (
+            f" on {len(shares)} workers ({shares_in_words(shares)})"
+            if len(shares) > 1
+            else " on 1 worker" * len(shares)
+        )
         parts.append(f"{seen.lanes}{of} lanes occupied{on}")
     if seen.configs_per_hour is not None:
         parts.append(f"{seen.configs_per_hour:.0f} configurations an hour")

@@ -6,6 +6,8 @@ is tested against its `torch.optim` counterpart over a grid of hyperparameters.
 
 from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -108,13 +110,18 @@ class LaneAdamW:
     ) -> None:
         """The same update in one pass over every parameter, with the lanes divided among threads."""
         of_lanes = [x.numpy() for x in (self.beta1, self.beta2, debias2, self.eps)]
-        arguments = []
+        none, arguments = torch.ones_like(debias1), []
+        rates: dict[
+            tuple[int, bool], list[npt.NDArray[np.float32]]
+        ] = {}  # few parameters have a learning rate of their own
         for name, p in params.items():
-            decay = 1 - lr[name] * self.weight_decay if name in self.decayed else torch.ones_like(debias1)
-            n_lanes, rates = len(decay), (decay, lr[name] / debias1)
+            kind = id(lr[name]), name in self.decayed
+            if kind not in rates:
+                decay = 1 - lr[name] * self.weight_decay if name in self.decayed else none
+                rates[kind] = [x.numpy() for x in (decay, lr[name] / debias1)]
             tensors = (p, grads[name].contiguous(), self.mean[name], self.square[name])
-            rows = (x.view(n_lanes, -1).numpy() for x in tensors)
-            arguments.append([*rows, *(x.numpy() for x in rates), *of_lanes])
+            rows = (x.view(len(none), -1).numpy() for x in tensors)
+            arguments.append([*rows, *rates[kind], *of_lanes])
             torch.autograd.graph.increment_version(p)
 
         def update(first: int, last: int) -> None:
@@ -274,7 +281,8 @@ class LaneOptimizers:
             p[list(resting)] = weights[name]
 
     def _update(self, grads: Mapping[str, Tensor], factor: Tensor) -> None:
-        lr = {name: peak * factor for name, peak in self.peak_lr.items()}
+        lr_of_peak = {id(peak): peak * factor for peak in self.peak_lr.values()}
+        lr = {name: lr_of_peak[id(peak)] for name, peak in self.peak_lr.items()}
         if self.clipping is not None:
             grads = self.clipping(grads)
         if len(self.groups) == 1:

@@ -3,6 +3,8 @@
 A stack can hold any side-network. The module must take the list of stages and return logits. Parameters and buffers are
 stacked with `stack_module_state`, and `vmap` runs the lanes. Values that a module computes from the stages alone have
 no lane dimension, so `vmap` computes them once for all lanes.
+
+A module whose `takes_lanes` is true is written for stacked parameters itself: it is called once, without `vmap`.
 """
 
 import copy
@@ -37,7 +39,8 @@ class Stack:
         _check_attributes(modules)
         self.params, self.buffers = stack_module_state(list(modules))
         self._skeleton = copy.deepcopy(modules[0]).to("meta")
-        self._forward = interruptible(vmap(self._lane_forward, in_dims=(0, 0, None)))
+        takes_lanes = getattr(modules[0], "takes_lanes", False)
+        self._forward = interruptible(self._called if takes_lanes else vmap(self._called, in_dims=(0, 0, None)))
 
     @property
     def like(self) -> Tensor:
@@ -45,7 +48,7 @@ class Stack:
         first: Tensor = next(iter(self.params.values()))
         return first
 
-    def _lane_forward(self, params: dict[str, Tensor], buffers: dict[str, Tensor], stages: list[Tensor]) -> Tensor:
+    def _called(self, params: dict[str, Tensor], buffers: dict[str, Tensor], stages: list[Tensor]) -> Tensor:
         logits: Tensor = functional_call(self._skeleton, (params, buffers), (stages,))
         return logits
 

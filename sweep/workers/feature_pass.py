@@ -1,9 +1,11 @@
-"""The feature pass split over workers by ranges of images.
+"""The feature pass split over workers by ranges of images or texts.
 
 The run's process holds the lock of the cache's entry and gives ranges to workers. Workers that see the cache write
-whole batches to their places in one file, and answer with checksums. The others send the features with their answer,
-and the run's process writes them. It alone records which batches are there, and completes the entry. So a worker that
-dies costs its range, which another one computes again. Until the first worker is ready, the run's process computes.
+whole batches of images to their places in one file, and answer with checksums. The others send the features with their
+answer, and the run's process writes them. Texts are always sent, since their place in the file depends on those before
+them; the run's process writes them in order. It alone records which batches are there, and completes the entry. So a
+worker that dies costs its range, which another one computes again. Until the first worker is ready, the run's process
+computes.
 
 A worker may be unable to compute, for example because it does not see the images, or sees others under these names.
 Then the run's process computes its range, and the worker gets no other one.
@@ -11,8 +13,8 @@ Then the run's process computes its range, and the worker gets no other one.
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,13 +24,11 @@ import torch
 
 from backbones.protocol import Backbone
 from sweep.data.base import Split
-from sweep.data.decoding import UnreadableImageError
 from sweep.errors import SweepError
-from sweep.features.cache import fill_here
-from sweep.features.computing import computed, decoded
-from sweep.features.entry import DTYPE, Entry, Part
-from sweep.features.stored_batches import checksum_of
+from sweep.features.computing import Store, computed
+from sweep.features.entry import Entry, Part
 from sweep.machine.settings import computing_on
+from sweep.workers.feature_ranges import Computed, FeaturePass, inputs_of
 from sweep.workers.messages import WorkerFailure, WorkerLost
 from sweep.workers.packing import CANNOT_BE_SENT, packed
 from sweep.workers.patience import Patience
@@ -45,107 +45,14 @@ MOST_BATCHES = 64
 MOST_SENT_BYTES = 256 * 2**20
 """Most features that a worker which does not see the cache sends at a time; one batch may be larger."""
 
-N_COMPARED = 4
-"""Images that each worker decodes to see whether it gets the same pixels as the run's process."""
-
 MOST_LOSSES = 5
 """Workers that may die one after the other before any of them has computed a range."""
-
-
-@dataclass(frozen=True)
-class Computed:
-    """The answer of a worker that has computed features.
-
-    Attributes:
-        checksums: Checksum of every batch.
-        sent: The features of every batch, (B, S, L, D) float16; empty if the worker has written them to the cache.
-    """
-
-    checksums: dict[range, int] = field(default_factory=dict)
-    sent: dict[range, npt.NDArray[np.float16]] = field(default_factory=dict)
-
-    def write(self, part: Part) -> None:
-        """Write what was sent.
-
-        Raises:
-            SweepError: It has other checksums than when it was sent.
-        """
-        for batch, values in self.sent.items():
-            if part.write(batch, values) != self.checksums[batch]:
-                raise SweepError(
-                    f"the features of images {batch.start} to {batch.stop - 1} did not arrive as a worker sent them; "
-                    f"continue with sweep resume"
-                )
-        if self.sent:
-            part.sync()
-
-
-@dataclass(frozen=True)
-class FeaturePass:
-    """What a worker needs to compute features.
-
-    Attributes:
-        backbone: The backbone.
-        split: The images.
-        part: Where their features belong.
-        pixels: Checksum of some images, see `pixels_of`.
-    """
-
-    backbone: Backbone
-    split: Split
-    part: Part
-    pixels: int
-
-    def check(self) -> None:
-        """Raise `SweepError` if this process does not see the same images as the run's process."""
-        if pixels_of(self.backbone, self._split_here()) != self.pixels:
-            raise SweepError("it sees other images than this process, or decodes them to other pixels")
-
-    def compute(self, batches: Sequence[range], device: torch.device, *, sees_cache: bool) -> Computed:
-        """Compute batches. If this process sees the cache, write them to it, and return once they are on the disk.
-
-        Raises:
-            SweepError: An image cannot be decoded, or a feature is not a finite float16.
-        """
-        answer = Computed()
-
-        def store(batch: range, values: npt.NDArray[np.float16], lengths: list[int] | None) -> None:
-            if sees_cache:
-                answer.checksums[batch] = self.part.write(batch, values)
-            else:
-                answer.sent[batch] = np.ascontiguousarray(values, dtype=DTYPE)
-                answer.checksums[batch] = checksum_of(answer.sent[batch].data, None)
-
-        for _ in computed(self.backbone, self._split_here(), batches, device, store):
-            pass
-        if sees_cache:
-            self.part.sync()
-        return answer
-
-    def _split_here(self) -> Split:
-        """The images for a worker. It does not look for all that it cannot read, as the run's process does."""
-
-        def opened(index: int) -> Any:
-            try:
-                return self.split.open(index)
-            except UnreadableImageError as error:
-                raise SweepError(f"it cannot read the image {error.name}: {error.reason}") from error
-
-        return replace(self.split, opener=opened)
-
-
-def pixels_of(backbone: Backbone, split: Split) -> int:
-    """Checksum of some images of a split as a backbone gets them."""
-    places = range(0, split.n_images, -(-split.n_images // N_COMPARED))
-    ((_, images),) = decoded(backbone, split, [places])
-    return checksum_of(images.contiguous().numpy().data, None)
 
 
 class FeaturesOnWorkers:
     """A `Fill` that has features computed by the workers of a pool.
 
-    While none of them can compute, this process does. It also computes all texts, since the place of a batch of texts
-    depends on those before it; and images that cannot be sent to another process.
+    While none of them can compute, this process does. It also computes images that cannot be sent to another process.
 
     Args:
         pool: The workers.
@@ -166,22 +73,21 @@ class FeaturesOnWorkers:
         Raises:
             SweepError: Workers die again and again, or features arrive otherwise than they were sent.
         """
-        left, here = list(missing), partial(self._computed_here, entry, backbone, split, device)
-        if split.kind == "texts":
-            yield from here(left)
-            return
+        store = entry.write if split.kind == "images" else _InOrder(entry, missing).store
+        left, here = list(missing), partial(self._computed_here, backbone, split, device, store)
         while left and not self._able():
             yield from here(self._next_here(left))
         if not left:
             return
-        part = entry.in_parts()
+        part = entry.in_parts() if split.kind == "images" else None
         try:
-            taking = packed(("take_pass", (FeaturePass(backbone, split, part, pixels_of(backbone, split)),)))
+            taking = packed(("take_pass", (FeaturePass(backbone, split, part, inputs_of(backbone, split)),)))
         except CANNOT_BE_SENT as error:
             logger.info("%s is computed in this process, as it cannot be sent to another one: %s", split.name, error)
             yield from here(left)
             return
-        yield from self._filled(entry, part, taking, left, here)
+        keep = partial(_store_all, store) if part is None else partial(_store_parts, entry, part)
+        yield from self._filled(entry, keep, taking, left, here)
 
     def _able(self) -> set[int]:
         """Numbers of the workers that may compute features now."""
@@ -195,14 +101,19 @@ class FeaturesOnWorkers:
         return taken
 
     def _computed_here(
-        self, entry: Entry, backbone: Backbone, split: Split, device: torch.device, batches: list[range]
+        self, backbone: Backbone, split: Split, device: torch.device, store: Store, batches: list[range]
     ) -> Iterator[range]:
         """Compute batches in this process."""
         with computing_on(self.n_threads):
-            yield from fill_here(entry, backbone, split, batches, device)
+            yield from computed(backbone, split, batches, device, store)
 
     def _filled(
-        self, entry: Entry, part: Part, taking: bytes, left: list[range], here: Callable[[list[range]], Iterator[range]]
+        self,
+        entry: Entry,
+        keep: Callable[[Computed], None],
+        taking: bytes,
+        left: list[range],
+        here: Callable[[list[range]], Iterator[range]],
     ) -> Iterator[range]:
         """Have the batches that are left computed, a range for every worker at a time."""
         batch_bytes = entry.image_bytes * len(entry.batches[0])
@@ -214,18 +125,17 @@ class FeaturesOnWorkers:
                 continue
             new = dict.fromkeys(sorted(workers - has_pass), taking)
             has_pass |= {worker for worker, _ in self._called(new, 0.0)}
-            most = max(1, MOST_SENT_BYTES // batch_bytes) if self.pool.apart else MOST_BATCHES
+            most = max(1, MOST_SENT_BYTES // batch_bytes) if self.pool.apart or entry.packs else MOST_BATCHES
             ranges = _ranges(left, sorted(has_pass & self._able()), min(n_batches, most))
             started, done = time.monotonic(), set[range]()
             calls = {worker: packed(("compute_features", (batches,))) for worker, batches in ranges.items()}
             for worker, answer in self._called(calls, n_batches * batch_seconds):
-                answer.write(part)
-                entry.note(answer.checksums)
+                keep(answer)
                 done |= answer.checksums.keys()
                 batch_seconds = max(batch_seconds, (time.monotonic() - started) / len(ranges[worker]))
                 yield from answer.checksums
             for worker in sorted(ranges.keys() & self._unable):
-                yield from here(ranges[worker])  # raises an error that names a damaged image
+                yield from here(ranges[worker])  # raises an error that names what is damaged
                 done.update(ranges[worker])
             left[:0] = [batch for batches in ranges.values() for batch in batches if batch not in done]
             n_losses = 0 if done else n_losses + bool(workers - set(self.pool.ready))
@@ -255,6 +165,44 @@ class FeaturesOnWorkers:
                 self._unable.add(worker)
             else:
                 yield worker, answer
+
+
+class _InOrder:
+    """Writes batches of texts in order, whoever computes them, so that the file is that of one process.
+
+    Args:
+        entry: Where they belong.
+        batches: The batches in their order.
+    """
+
+    def __init__(self, entry: Entry, batches: Iterable[range]):
+        self.entry = entry
+        self._left = deque(batches)
+        self._held: dict[range, tuple[npt.NDArray[np.float16], list[int] | None]] = {}
+
+    def store(self, batch: range, values: npt.NDArray[np.float16], lengths: list[int] | None) -> None:
+        """Write a batch, and those that wait for it; or have it wait for batches before it."""
+        self._held[batch] = values, lengths
+        while self._left and self._left[0] in self._held:
+            first = self._left.popleft()
+            self.entry.write(first, *self._held.pop(first))
+
+
+def _store_all(store: Store, answer: Computed) -> None:
+    """Store what a worker has sent."""
+    answer.check()
+    for batch, values in answer.sent.items():
+        store(batch, values, answer.lengths[batch])
+
+
+def _store_parts(entry: Entry, part: Part, answer: Computed) -> None:
+    """Write what a worker has sent to its place, and record this and what it has written itself."""
+    answer.check()
+    for batch, values in answer.sent.items():
+        part.write(batch, values)
+    if answer.sent:
+        part.sync()
+    entry.note(answer.checksums)
 
 
 def _ranges(left: list[range], workers: Sequence[int], n_batches: int) -> dict[int, list[range]]:

@@ -5,22 +5,18 @@ the others find it locked, and later complete. The parts of an entry are calls l
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
 
 from sweep.features.copying import EntryIndex, parts_of
 from sweep.workers.packing import packed
-from sweep.workers.pool import WorkerPool
+from sweep.workers.pool import Call, WorkerPool
 
 BYTES_A_SECOND = 50e6
 """About as fast an entry is checked or sent, at the least. Only the time that an answer may take depends on it."""
 
 LOCKED_SECONDS = 0.5
 """Time between two questions whether an entry is still locked."""
-
-Call = Callable[[Mapping[int, bytes], float], Iterator[tuple[int, Any]]]
-"""Calls workers: packed calls by worker, and the seconds that they should take. One that is lost gives no answer."""
 
 
 def send_features(

@@ -40,14 +40,13 @@ class LocalPool:
     Args:
         devices: Device of every worker.
         n_threads: Threads that each computes with.
-        most_lanes: See `LaneWorker`.
 
     Attributes:
         ready: Numbers of the workers that can be called.
     """
 
-    def __init__(self, devices: Sequence[str], n_threads: int, most_lanes: int | None = None):
-        self.n_threads, self.most_lanes = n_threads, most_lanes
+    def __init__(self, devices: Sequence[str], n_threads: int):
+        self.n_threads = n_threads
         self.ready: list[int] = []
         self._processes: dict[int, _Process] = {}
         self._starting: list[int] = []
@@ -139,7 +138,7 @@ class LocalPool:
         """Start a worker; it is ready some seconds later."""
         ours, theirs = socket.socketpair()
         with theirs:
-            arguments = [str(theirs.fileno()), device, str(self.n_threads), str(self.most_lanes or 0)]
+            arguments = [str(theirs.fileno()), device, str(self.n_threads)]
             popen = subprocess.Popen(
                 [sys.executable, "-P", "-m", "sweep.workers.process", *arguments],
                 stdin=subprocess.DEVNULL,

@@ -1,7 +1,7 @@
 """What a run tells its workers, and what they answer. All of it can be pickled."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sweep.side_networks.own_networks import OwnNetwork
 from sweep.study.shape import Shape
@@ -56,12 +56,15 @@ class Step:
         order: Number of the data order of this epoch.
         drop: Trials that have ended, or that go to another worker.
         admit: Trials to take up.
+        most_lanes: The most lanes that train at a time from now on, for each shape of these trials. More of them train
+            in several stacks, one after the other.
     """
 
     generation: int
     order: int
     drop: Sequence[int] = ()
     admit: Sequence[Assignment] = ()
+    most_lanes: Mapping[Shape, int] = field(default_factory=dict)
 
     @property
     def n_epochs(self) -> int:

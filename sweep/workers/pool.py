@@ -1,10 +1,13 @@
 """What is asked of a pool of workers."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Protocol
 
-Call = tuple[str, tuple[Any, ...]]
-"""The name of a method of `LaneWorker`, and its arguments."""
+Call = Callable[[Mapping[int, bytes], float], Iterator[tuple[int, Any]]]
+"""Calls workers: packed calls by worker, and the seconds that they should take. One that is lost gives no answer.
+
+A call is the name of a method of `LaneWorker` and its arguments.
+"""
 
 
 class WorkerPool(Protocol):

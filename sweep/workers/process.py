@@ -1,4 +1,4 @@
-"""The program of a worker process: `python -m sweep.workers.process DESCRIPTOR DEVICE THREADS LANES`.
+"""The program of a worker process: `python -m sweep.workers.process DESCRIPTOR DEVICE THREADS`.
 
 The descriptor is an open socket to the run's process. When it closes, the run's process has ended, and the worker ends
 too, even in the middle of an epoch.
@@ -15,14 +15,13 @@ READY = b"ready"
 """A worker's first message."""
 
 
-def main(descriptor: int, device: str, n_threads: int, most_lanes: int) -> None:
+def main(descriptor: int, device: str, n_threads: int) -> None:
     """Answer calls until the run's process ends.
 
     Args:
         descriptor: Number of the socket's file.
         device: Name of the device to train on.
         n_threads: Threads to compute with.
-        most_lanes: Lanes of a shape that train at a time; 0 for all.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run's process decides what Ctrl-C does
     connection = Connection(descriptor)
@@ -36,7 +35,7 @@ def main(descriptor: int, device: str, n_threads: int, most_lanes: int) -> None:
     from sweep.workers.worker import LaneWorker
 
     torch.set_num_threads(n_threads)
-    worker = LaneWorker(torch.device(device), most_lanes or None)
+    worker = LaneWorker(torch.device(device))
     connection.send_bytes(READY)
     with own_settings():
         while True:
@@ -53,4 +52,4 @@ def _receive(connection: Connection, calls: "SimpleQueue[bytes]") -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

@@ -177,8 +177,7 @@ class RayPool:
     def _start(self) -> None:
         """Start a worker; it is ready some seconds later, or when the cluster has room for it."""
         worker = next(self._numbers)
-        asked, on_gpus = self.cluster.asked, self.cluster.on_gpus
-        actor = self._asked(self._new_actor, self.n_threads, asked.lanes_each, on_gpus, self.marker)
+        actor = self._asked(self._new_actor, self.n_threads, self.cluster.on_gpus, self.marker)
         self._actors[worker] = actor
         self._starting[self._asked(actor.about.remote)] = worker
 

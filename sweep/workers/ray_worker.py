@@ -16,13 +16,12 @@ class RayWorker:
 
     Args:
         n_threads: Threads to compute with.
-        most_lanes: See `LaneWorker`.
         on_gpu: Whether to train on the GPU that Ray has given to this actor.
         marker: A file that lies in the cache folder of the run, if that has features. Who does not see it keeps
             features in the cache folder of its own machine.
     """
 
-    def __init__(self, n_threads: int, most_lanes: int | None, on_gpu: bool, marker: str | None):
+    def __init__(self, n_threads: int, on_gpu: bool, marker: str | None):
         os.environ["OMP_NUM_THREADS"] = str(n_threads)
 
         import torch
@@ -35,7 +34,7 @@ class RayWorker:
         self._settings = ExitStack()
         self._settings.enter_context(own_settings())
         cache_dir = None if marker is None or os.path.isfile(marker) else default_cache_dir().absolute()
-        self._worker = LaneWorker(torch.device("cuda:0" if on_gpu else "cpu"), most_lanes, cache_dir)
+        self._worker = LaneWorker(torch.device("cuda:0" if on_gpu else "cpu"), cache_dir)
 
     def about(self) -> dict[str, Any]:
         """What this worker computes with; see `about_process`. The first answer, when it is ready.
@@ -62,13 +61,13 @@ def about_process(device_type: str) -> dict[str, Any]:
     import socket
     from importlib.metadata import version
 
-    import llvmlite.binding
     import torch
 
-    cpu = f"{llvmlite.binding.get_host_cpu_name()} ({torch.backends.cpu.get_cpu_capability()})"
+    from sweep.workers.measured import processor_of
+
     return {
         "host": socket.gethostname(),
         "process_id": os.getpid(),
         "versions": {package: version(package).partition("+")[0] for package in VERSIONS},
-        "processor": torch.cuda.get_device_name() if device_type == "cuda" else cpu,
+        "processor": processor_of(torch.device(device_type)),
     }

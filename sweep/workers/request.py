@@ -20,7 +20,7 @@ class WorkersAsked:
         number: How many; 0 for none, or on a cluster for as many as it has room for.
         cluster: Address of a Ray cluster; None for processes of this machine.
         timeout_seconds: Time without any worker after which the run ends.
-        lanes_each: Lanes of a shape that a worker trains at a time; None for all that it has.
+        lanes_each: Most lanes of a shape that a worker trains at a time; None for as many as fit in its memory.
     """
 
     number: int = 0

@@ -9,7 +9,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,17 +19,16 @@ from sweep.records.reporter import Reporter
 from sweep.records.worker_log import WorkerLog
 from sweep.search.ledger import Entrant
 from sweep.search.trainer import SettingOf, Stacks
-from sweep.side_networks.own_networks import given_network
 from sweep.study.shape import Shape
-from sweep.tasks.own_losses import given_losses
 from sweep.training.lane_stack import StackEpoch, TrialEpoch
 from sweep.training.lane_state import LaneState
-from sweep.workers.feature_sending import send_features
-from sweep.workers.messages import Assignment, Step, UsersCode, WorkerFailure, WorkerLost
-from sweep.workers.packing import packed, packed_with_files
+from sweep.workers.messages import Assignment, Step, WorkerFailure, WorkerLost
+from sweep.workers.packing import packed
 from sweep.workers.patience import START_SECONDS, Patience
 from sweep.workers.placement import Placement, TrialCost
 from sweep.workers.pool import WorkerPool
+from sweep.workers.settings_sent import SettingsSent
+from sweep.workers.shares import Shares
 
 CPU = torch.device("cpu")
 
@@ -44,30 +42,32 @@ class TrainingOnWorkers:
     Args:
         setting_of: Gives the data and the side-network structure for a shape, with features where they are stored.
         pool: The workers.
-        resident_bytes: Memory of its GPU that a worker may use for the features of all shapes.
+        shares: What each of them can take.
         patience: How long to wait for workers.
         on_message: Told when a worker is lost, and when another one takes part.
         on_epoch: Told after every epoch what the workers do.
+        on_shares: Told in one line which lanes each worker has, when workers begin to take part.
     """
 
     def __init__(
         self,
         setting_of: SettingOf,
         pool: WorkerPool,
+        shares: Shares,
         *,
-        resident_bytes: int,
         patience: Patience,
         on_message: Callable[[str], None],
         on_epoch: Callable[[WorkerLog], None] = lambda log: None,
+        on_shares: Callable[[str], None] = lambda line: None,
     ):
         self.setting_of, self.pool, self.patience = setting_of, pool, patience
-        self.resident_bytes, self.on_message, self.on_epoch = resident_bytes, on_message, on_epoch
+        self.shares, self.on_message, self.on_epoch, self.on_shares = shares, on_message, on_epoch, on_shares
         self._held: dict[int, Assignment] = {}
-        self._placement = Placement()
+        self._placement = Placement(shares.most_lanes)
+        self._are_new = False  # whether workers take part whose shares were not told
         self._unsent: set[int] = set()
         self._drops: defaultdict[int, list[int]] = defaultdict(list)
-        self._settings: dict[Shape, tuple[bytes, set[Path]]] = {}
-        self._has_setting: set[tuple[int, Shape]] = set()
+        self._settings = SettingsSent(setting_of, pool, self._call, on_message)
         self._generation = self._order = 0
         self._losses: Counter[int] = Counter()
         self._busy_seconds: defaultdict[int, float] = defaultdict(float)
@@ -81,7 +81,7 @@ class TrainingOnWorkers:
                 state.lane(setting.spec, CPU)  # raises here, and not on a worker
         self._held[trial] = Assignment(trial, shape, entrant.record.first_order, tuple(states))
         own, shared = setting.spec.lane_work(setting.tokens), setting.spec.stack_work(setting.tokens)
-        self._placement.costs[trial] = TrialCost(shape, len(states) * own, shared)
+        self._placement.costs[trial] = TrialCost(shape, len(states) * own, shared, len(states))
 
     def train_epoch(self, stacks: Stacks, order: int, reporter: Reporter) -> Iterator[tuple[Shape, StackEpoch]]:
         """See `Trainer`; a worker whose memory runs out halves its stack by itself."""
@@ -91,6 +91,9 @@ class TrainingOnWorkers:
             self._await_others()
         self._unsent |= set(self._placement.place(self.pool.ready))
         self._move()
+        if self._are_new:
+            self.on_shares(f"lanes: {self.shares.in_words(self._placement.lanes(self.pool.ready))}")
+            self._are_new = False
         self._generation, self._order = self._generation + 1, order
         trials = [entrant.record.trial for running in stacks.values() for entrant in running]
         n_lanes = sum(len(self._held[trial].lanes) for trial in trials)
@@ -142,7 +145,9 @@ class TrainingOnWorkers:
         while missing := [trial for trial in trials if trial not in results]:
             self._welcome()
             self._unsent |= set(self._placement.place(self.pool.ready))
-            if not self._give_settings():
+            needed = {(self._placement.where[trial], self._held[trial].shape) for trial in self._unsent}
+            shapes = [assignment.shape for assignment in self._held.values()]
+            if not self._settings.send(needed, shapes, self.patience.epoch_seconds):
                 continue
             on_worker = self._placement.by_worker({self._placement.where[trial] for trial in missing})
             steps = {worker: self._step(worker, placed) for worker, placed in on_worker.items()}
@@ -162,38 +167,10 @@ class TrainingOnWorkers:
         self._losses.clear()
         return results
 
-    def _give_settings(self) -> bool:
-        """Give workers the settings of shapes that are new to them; whether no worker was lost meanwhile."""
-        n_workers = len(self.pool.ready)
-        needed = {(self._placement.where[trial], self._held[trial].shape) for trial in self._unsent}
-        missing = needed - self._has_setting
-        for shape in dict.fromkeys(self._held[trial].shape for trial in self._held):
-            workers = {worker for worker, needs in missing if needs == shape}
-            if not workers:
-                continue
-            setting, files = self._setting(shape)
-            send_features(files, workers, self.pool, self._call, self.on_message)
-            calls = dict.fromkeys(sorted(workers & set(self.pool.ready)), setting)
-            for worker, _ in self._call(calls, self.patience.epoch_seconds):
-                self._has_setting.add((worker, shape))
-            if len(self.pool.ready) < n_workers:
-                return False
-        return True
-
-    def _setting(self, shape: Shape) -> tuple[bytes, set[Path]]:
-        """The call that gives a worker the setting of a shape, and the files of the cache that it then reads."""
-        if shape not in self._settings:
-            setting = self.setting_of(shape)
-            family = setting.spec.family
-            networks = {family: given_network(family)} if setting.spec.is_own else {}
-            code = UsersCode(networks, given_losses())
-            call = ("take_setting", (shape, setting, self.resident_bytes, code))
-            self._settings[shape] = packed_with_files(call)
-        return self._settings[shape]
-
     def _step(self, worker: int, placed: Sequence[int]) -> Step:
         admitted = [self._held[trial] for trial in placed if trial in self._unsent]
-        return Step(self._generation, self._order, tuple(self._drops.pop(worker, ())), tuple(admitted))
+        most_lanes = {shape: self.shares.most_lanes(worker, shape) for shape in {one.shape for one in admitted}}
+        return Step(self._generation, self._order, tuple(self._drops.pop(worker, ())), tuple(admitted), most_lanes)
 
     def _call(self, calls: Mapping[int, bytes], expected_seconds: float) -> Iterator[tuple[int, Any]]:
         """Call workers. One that is lost gives no answer, and its trials are on no worker any more.
@@ -216,7 +193,10 @@ class TrainingOnWorkers:
 
     def _lose(self, worker: int, reason: str) -> None:
         trials = self._placement.on(worker)
-        self.on_message(f"worker {worker} {reason}; {len(trials)} trials in training continue on other workers")
+        go_on = f"; {len(trials)} trials in training continue on other workers" if trials else ""
+        self.on_message(f"worker {worker} {reason}{go_on}")
+        self.shares.leave(worker)
+        self._placement.first_speeds = self.shares.speeds
         self._drops.pop(worker, None)
         self._losses.update(trials)
         self._forget(trials)
@@ -266,24 +246,41 @@ class TrainingOnWorkers:
         """
         for worker in set(self._placement.where.values()) - set(self.pool.ready):
             self._lose(worker, "has died")  # while it did something else
-        none_left, seconds = not self.pool.ready, self.patience.timeout_seconds
-        if none_left and self._generation:
+        seconds = self.patience.timeout_seconds
+        if not self.pool.ready and self._generation:
             self.on_message(f"no worker is left; waiting for one for up to {seconds:g} s")
-        for worker in self.pool.welcome(seconds if none_left else 0.0):
-            if self._generation:
-                self.on_message(f"worker {worker} takes part")
-        if not self.pool.ready:
-            raise SweepError(
-                f"no worker was ready within {seconds:g} s, which --worker-timeout sets; {self.pool.n_starting} have "
-                f"been started. Once there are workers again, continue with sweep resume; or without workers, with "
-                f"sweep resume RUN --workers 0"
-            )
+        for _ in range(MOST_LOSSES):
+            for worker in self.pool.welcome(0.0 if self.pool.ready else seconds):
+                if self._generation:
+                    self.on_message(f"worker {worker} takes part")
+            if not self.pool.ready:
+                raise SweepError(
+                    f"no worker was ready within {seconds:g} s, which --worker-timeout sets; {self.pool.n_starting} "
+                    f"have been started. Once there are workers again, continue with sweep resume; or without workers, "
+                    f"with sweep resume RUN --workers 0"
+                )
+            self._measure_new()
+            if self.pool.ready:
+                return
+        raise SweepError(
+            f"{MOST_LOSSES} times in a row, all workers were lost before they had any lanes. Continue with sweep "
+            f"resume, or without workers with sweep resume RUN --workers 0"
+        )
+
+    def _measure_new(self) -> None:
+        """Have new workers measure what they have, all at the same time."""
+        if new := self.shares.unmeasured(self.pool.ready):
+            shapes = {assignment.shape for assignment in self._held.values()}
+            self._are_new |= bool(self.shares.measure(new, self._call, shapes))
+            self._placement.first_speeds = self.shares.speeds
 
     def _await_others(self) -> None:
         """Wait for the workers that were started with the first one, but not for long."""
         deadline = time.monotonic() + min(START_SECONDS, self.patience.timeout_seconds)
         while self.pool.n_starting and (left := deadline - time.monotonic()) > 0:
             self.pool.welcome(left)
+        if self.shares.unmeasured(self.pool.ready):
+            self._welcome()
         if self.pool.n_starting:
             n_all = len(self.pool.ready) + self.pool.n_starting
             self.on_message(f"{len(self.pool.ready)} of {n_all} workers take part; others do so once they are ready")

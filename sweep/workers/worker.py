@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -22,10 +21,9 @@ from sweep.study.shape import Shape
 from sweep.tasks.own_losses import take_losses
 from sweep.training.lane_stack import LaneStack, StackSetting, TrialEpoch, does_not_fit
 from sweep.training.lane_state import LaneState
+from sweep.workers.feature_ranges import Computed, FeaturePass
+from sweep.workers.measured import Measured, measured
 from sweep.workers.messages import Assignment, Step, StepResult, UsersCode
-
-if TYPE_CHECKING:  # it knows of pools, which know this module
-    from sweep.workers.feature_pass import Computed, FeaturePass
 
 
 class LaneWorker:
@@ -33,34 +31,39 @@ class LaneWorker:
 
     Args:
         device: Device that they train on.
-        most_lanes: Lanes of a shape that train at a time; more of them train in several stacks, one after the other.
-            None for all.
         cache_dir: Root of the cache of this machine, if the worker does not see the cache folder of the run.
     """
 
-    def __init__(self, device: torch.device, most_lanes: int | None = None, cache_dir: Path | None = None):
-        self.device, self.most_lanes, self.cache_dir = device, most_lanes, cache_dir
+    def __init__(self, device: torch.device, cache_dir: Path | None = None):
+        self.device, self.cache_dir = device, cache_dir
         self._receiver = EntryReceiver(cache_dir) if cache_dir else None
         self._settings: dict[Shape, StackSetting] = {}
         self._stacks: defaultdict[Shape, list[LaneStack]] = defaultdict(list)
-        self._most_trials: dict[Shape, int] = {}
+        self._most_lanes: dict[Shape, int] = {}
+        self._most_trials: dict[Shape, int] = {}  # since memory ran out
         self._generation = 0
         self._room: DeviceRoom | None = None
         self._pass: FeaturePass | None = None
 
-    def take_setting(self, shape: Shape, setting: StackSetting, resident_bytes: int, code: UsersCode) -> None:
+    def measure(self) -> Measured:
+        """Measure what this worker has; it is asked once, before it gets lanes."""
+        return measured(self.device)
+
+    def take_room(self, resident_bytes: int) -> None:
+        """Take the memory of a GPU that the features of all shapes may take together."""
+        self._room = room_on(self.device, resident_bytes)
+
+    def take_setting(self, shape: Shape, setting: StackSetting, code: UsersCode) -> None:
         """Take what lanes of a shape train with.
 
         Args:
             shape: The shape.
             setting: Its data and side-network structure.
-            resident_bytes: Memory of a GPU that the features of all shapes may take together.
             code: What lanes need of the study's file.
         """
         take_losses(code.losses)
         for family, network in code.networks.items():
             take_network(family, network)
-        self._room = self._room or room_on(self.device, resident_bytes)
         train, val = in_room(setting.train_data, setting.val_data, self._room)
         self._settings[shape] = replace(setting, train_data=train, val_data=val)
 
@@ -74,7 +77,7 @@ class LaneWorker:
         assert self._receiver is not None
         self._receiver.take(offset, content)
 
-    def take_pass(self, feature_pass: "FeaturePass") -> None:
+    def take_pass(self, feature_pass: FeaturePass) -> None:
         """Take what features are computed with.
 
         Raises:
@@ -85,7 +88,7 @@ class LaneWorker:
             feature_pass.backbone.to(self.device)
         self._pass = feature_pass
 
-    def compute_features(self, batches: Sequence[range]) -> "Computed":
+    def compute_features(self, batches: Sequence[range]) -> Computed:
         """Compute the features of batches, and write them to the run's cache or send them with the answer.
 
         Raises:
@@ -108,6 +111,7 @@ class LaneWorker:
         """
         started = time.perf_counter()
         self._remove(step.drop)
+        self._most_lanes |= step.most_lanes
         begins, self._generation = step.generation != self._generation, step.generation
         on_time = [one for one in step.admit if begins and one.next_order == step.order]
         for assignment in on_time:
@@ -192,8 +196,8 @@ class LaneWorker:
     def _most(self, shape: Shape, n_replicates: int) -> int | None:
         """The most trials of a shape that train in one stack, if there is a limit."""
         limits = [self._most_trials[shape]] if shape in self._most_trials else []
-        if self.most_lanes is not None:
-            limits.append(max(1, self.most_lanes // n_replicates))
+        if shape in self._most_lanes:
+            limits.append(max(1, self._most_lanes[shape] // n_replicates))
         return min(limits, default=None)
 
     def _new_stack(self, shape: Shape) -> LaneStack:

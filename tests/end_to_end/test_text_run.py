@@ -227,3 +227,21 @@ def test_images_and_texts_do_not_mix(
         assert call("run", *study, "--backbone", backbone, "--data", text_table, *option) == 2
         assert f"{option[0]}" in (said := " ".join(capsys.readouterr().err.split()))
         assert "is for images, and the study is on texts" in said
+
+
+def test_a_study_for_images_names_the_remedy(
+    backbone: Path, text_table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("run", "--study", "side_networks", "--backbone", backbone, "--data", text_table) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "--image-size is for images" in said
+    assert "If it is the study that declares 56, take a study for texts" in said
+
+
+def test_families_are_compared_on_texts(backbone: Path, text_table: Path, tmp_path: Path) -> None:
+    options = ("--study", "text_side_networks", "--backbone", backbone, "--data", text_table, "--max-tokens", 20)
+    assert call("run", *options, "--stages", 2, "--trials", 6, "--epochs", 2, "--out", tmp_path / "run") == 0
+    results = load_results(tmp_path / "run")
+    assert set(results.trials["params_side_network"]) == {"ladder", "last", "multi_stage"}
+    assert set(results.trials["params_attention"].dropna()) == {True, False}
+    assert results.trials["val_top1"].notna().all()

@@ -298,6 +298,16 @@ def test_a_first_shape_leaves_room_for_others(n: int, n_given: int, first: int) 
     assert [filling.wants_follower(shape, running) for running in (first - 1, first)] == [True, False]
 
 
+def test_every_configuration_to_begin_with_is_among_few_trials(
+    sizes: Study, search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Admission, "_enough", lambda *args: 8)
+    given = [{"lr": lr, "rank": 4, "size": 16} for lr in (2e-2, 3e-2)]
+    study = replace(sizes, enqueue=given, trials=6)
+    trials = search(study, enqueued=[{"lr": 4e-2, "rank": 1, "size": 32}], n_parallel=32).trials.sort_values("trial")
+    assert {1e-2, 2e-2, 3e-2, 4e-2} <= set(trials["params_lr"])
+
+
 def test_every_configuration_to_begin_with_is_followed_by_trials_of_its_shape(
     sizes: Study, search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -1,16 +1,36 @@
 """A pool of workers in this process, for tests of what does not depend on processes."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sweep.bench.simulated_workers import PlentyOfMemory
+from sweep.workers.measured import Measured
 from sweep.workers.messages import WorkerLost
 from sweep.workers.packing import unpacked
 from sweep.workers.serving import answer
+from sweep.workers.shares import Shares
 from sweep.workers.worker import LaneWorker
+
+
+def plenty(lanes_each: int | None = None) -> Shares:
+    """Shares of workers on which everything fits."""
+    return Shares(PlentyOfMemory(), n_lanes=6, lanes_each=lanes_each)
+
+
+class Measuring(LaneWorker):
+    """A worker that may have something else than this machine."""
+
+    def __init__(self, own: Measured | None, cache_dir: Path | None):
+        super().__init__(torch.device("cpu"), cache_dir)
+        self.own = own
+
+    def measure(self) -> Measured:
+        """See `LaneWorker`."""
+        return self.own or super().measure()
 
 
 @dataclass
@@ -20,13 +40,13 @@ class InProcessPool:
     Attributes:
         n_workers: How many there are at first.
         deaths: By number of a worker, its so many-th call that it dies of: `"before"` or `"after"` it did its work.
-        most_lanes: See `LaneWorker`.
+        measured: What a worker measures, by its number; the others measure what there is.
         cache_of: The cache of a worker that does not see that of the run, by its number.
     """
 
     n_workers: int
     deaths: dict[int, tuple[int, str]]
-    most_lanes: int | None = None
+    measured: Mapping[int, Measured] = field(default_factory=dict)
     cache_of: Callable[[int], Path | None] = lambda worker: None
 
     def __post_init__(self) -> None:
@@ -63,7 +83,7 @@ class InProcessPool:
         """See `WorkerPool`."""
         new, self._starting = self._starting, []
         for worker in new:
-            self._workers[worker] = LaneWorker(torch.device("cpu"), self.most_lanes, self.cache_of(worker))
+            self._workers[worker] = Measuring(self.measured.get(worker), self.cache_of(worker))
             self.n_calls[worker] = 0
         self.ready += new
         return new

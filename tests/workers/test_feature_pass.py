@@ -17,12 +17,14 @@ from PIL import Image
 from small_passes import BATCH_SIZE, N_IMAGES, assert_same_entry, drawn_split, entry_of, on_workers
 
 from backbones import Backbone, load_backbone
+from sweep.data import load_data
 from sweep.data.base import Split
 from sweep.data.decoding import decode
 from sweep.errors import SweepError
 from sweep.features.cache import compute_features
 from sweep.workers import feature_pass
-from sweep.workers.feature_pass import MOST_LOSSES, Computed
+from sweep.workers.feature_pass import MOST_LOSSES
+from sweep.workers.feature_ranges import Computed
 from sweep.workers.local_pool import LocalPool
 
 
@@ -75,6 +77,41 @@ def test_entry_is_that_of_one_process(
     assert sum(pool.n_calls.values()) > 4, "both workers computed"
     again = on_workers(InProcessPool(0, {}), backbone, split, tmp_path, messages)
     assert again.from_cache
+
+
+@pytest.fixture(scope="module")
+def reader(text_decoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    """A backbone that reads texts."""
+    return load_backbone(str(text_decoder), group_size=2, max_tokens=24, cache_dir=tmp_path_factory.mktemp("unused"))
+
+
+@pytest.fixture(scope="module")
+def texts(text_table: Path) -> Split:
+    return load_data(str(text_table), seed=0, cache_dir=text_table.parent).train
+
+
+@pytest.mark.parametrize("deaths", [{}, {0: (2, "before"), 1: (3, "after")}, {1: (2, "after"), 2: (1, "before")}])
+@pytest.mark.parametrize("late", [False, True])
+def test_texts_are_computed_by_workers_and_stored_in_order(
+    deaths: dict[int, tuple[int, str]], late: bool, reader: Backbone, texts: Split, tmp_path: Path
+) -> None:
+    alone = compute_features(reader, texts, cache_dir=tmp_path / "alone", batch_size=BATCH_SIZE)
+
+    class Late(InProcessPool):
+        """A pool whose workers are ready once this process has computed a batch, and are not replaced."""
+
+        def welcome(self, wait_seconds: float = 0.0) -> list[int]:
+            self.n_welcomes = getattr(self, "n_welcomes", 0) + 1
+            return super().welcome() if self.n_welcomes == 2 else []
+
+    pool, messages = (Late if late else InProcessPool)(2, deaths), list[str]()
+    found = on_workers(pool, reader, texts, tmp_path, messages)
+    assert_same_entry(entry_of(tmp_path, found), entry_of(tmp_path / "alone", alone))
+    assert len(messages) == len(deaths) - (late and 2 in deaths)
+    assert min(pool.n_calls[worker] for worker in (0, 1)) > 1, "both workers computed"
+    assert found.lengths is not None
+    assert alone.lengths is not None
+    assert torch.equal(found.lengths, alone.lengths)
 
 
 def test_a_pass_that_is_killed_is_continued_by_one_process(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
-from in_process_pool import InProcessPool
+from in_process_pool import InProcessPool, plenty
 from small_searches import STUDIES, TRAIN, VAL, assert_same, result_of, search_of, settings_of
 
 from sweep.features import copying
@@ -59,7 +59,7 @@ def run(pool: InProcessPool, cache: Path, messages: list[str]) -> None:
     alone.run()
     data = stored(TRAIN, cache, "train"), stored(VAL, cache, "val")
     trainer = TrainingOnWorkers(
-        settings_of(STUDIES[NAME], data), pool, resident_bytes=0, patience=Patience(60.0), on_message=messages.append
+        settings_of(STUDIES[NAME], data), pool, plenty(), patience=Patience(60.0), on_message=messages.append
     )
     search = search_of(STUDIES[NAME], trainer)
     search.run()

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from in_process_pool import InProcessPool
+from in_process_pool import InProcessPool, plenty
 from optuna.storages import BaseStorage
 from postgresql_server import INITDB, Server, connections_closed, running_server
 from small_searches import STUDIES, assert_same, result_of, search_of, settings_of
@@ -45,7 +45,7 @@ def assert_tables_are_the_same(study: str, pool: WorkerPool | None, storage: Bas
     alone = search_of(STUDIES[study])
     alone.run()
     trainer = pool and TrainingOnWorkers(
-        settings_of(STUDIES[study]), pool, resident_bytes=0, patience=Patience(600.0), on_message=lambda text: None
+        settings_of(STUDIES[study]), pool, plenty(), patience=Patience(600.0), on_message=lambda text: None
     )
     search = search_of(STUDIES[study], trainer, storage)
     search.run()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_process_pool import plenty
 from ray_cluster import running_cluster
 from small_passes import BATCH_SIZE, assert_same_entry, drawn_split, entry_of, on_workers
 from small_searches import STUDIES, assert_same, result_of, search_of, settings_of
@@ -227,7 +228,7 @@ def test_a_search_on_an_actor_which_is_ended_when_it_hangs(cluster: dict[str, st
         pool = RayPool(found, 1, messages.append)
         try:
             trainer = TrainingOnWorkers(
-                settings_of(study), pool, resident_bytes=0, patience=Patience(120.0), on_message=messages.append
+                settings_of(study), pool, plenty(), patience=Patience(120.0), on_message=messages.append
             )
             search = search_of(study, trainer)
             search.run()
@@ -260,7 +261,7 @@ def test_a_run_ends_in_time_if_its_actors_find_no_room(cluster: dict[str, str]) 
         assert found is not None
         pool = RayPool(found, 64, messages.append)
         trainer = TrainingOnWorkers(
-            settings_of(study), pool, resident_bytes=0, patience=Patience(0.5), on_message=messages.append
+            settings_of(study), pool, plenty(), patience=Patience(0.5), on_message=messages.append
         )
         try:
             with pytest.raises(SweepError, match=r"no worker was ready within 0.5 s, which --worker-timeout sets"):

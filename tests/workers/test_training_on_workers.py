@@ -1,27 +1,33 @@
 """Tables do not depend on how many workers train the lanes, nor on which workers die."""
 
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from in_process_pool import InProcessPool
+from in_process_pool import InProcessPool, plenty
 from optuna.storages import InMemoryStorage
 from small_searches import STUDIES, assert_same, result_of, search_of, settings_of
 
 import sweep.training.lane_stack
 from sweep import SweepError
 from sweep.search.snapshot import capture, restore
+from sweep.study.shape import Shape
 from sweep.training.engine import EpochResult, Lane, Training
+from sweep.training.lane_stack import StackSetting
+from sweep.workers.messages import WorkerLost
+from sweep.workers.packing import packed
 from sweep.workers.patience import Patience
+from sweep.workers.shares import Shares
 from sweep.workers.training import TrainingOnWorkers
 
 
 def on_workers(name: str, n_workers: int, deaths: dict[int, tuple[int, str]], messages: list[str]) -> TrainingOnWorkers:
     pool = InProcessPool(n_workers, deaths)
     return TrainingOnWorkers(
-        settings_of(STUDIES[name]), pool, resident_bytes=0, patience=Patience(60.0), on_message=messages.append
+        settings_of(STUDIES[name]), pool, plenty(), patience=Patience(60.0), on_message=messages.append
     )
 
 
@@ -60,7 +66,7 @@ def test_the_searches_have_all_that_a_table_could_depend_on() -> None:
 @pytest.mark.parametrize("number", [1, 3, 6])
 @pytest.mark.parametrize("name", ["replicates", "two shapes"])
 def test_a_worker_that_dies_changes_nothing(name: str, number: int, when: str) -> None:
-    """A worker's first calls bring the setting of a shape. Then come epochs, and weights of complete trials."""
+    """A worker's first calls ask what it has, and bring settings. Then come epochs, and weights of complete trials."""
     messages = run_on(name, 2, {1: (number, when)})
     assert messages[0].startswith("worker 1 has died")
 
@@ -68,7 +74,7 @@ def test_a_worker_that_dies_changes_nothing(name: str, number: int, when: str) -
 @pytest.mark.parametrize("often", [False, True])
 def test_all_workers_that_die_again_and_again_change_nothing(often: bool) -> None:
     """The search is tested without snapshots, and with snapshots, for which workers send their states."""
-    deaths = {worker: (3 + worker % 2, "after") for worker in range(40)}
+    deaths = {worker: (4 + worker % 2, "after") for worker in range(40)}
     options: dict[str, Any] = {"save_snapshot": capture} if often else {}
     messages = run_on("rungs and refill", 3, deaths, **options)
     assert sum("has died" in message for message in messages) >= 6
@@ -76,7 +82,7 @@ def test_all_workers_that_die_again_and_again_change_nothing(often: bool) -> Non
 
 def test_workers_that_die_with_the_same_trial_end_the_run() -> None:
     messages: list[str] = []
-    trainer = on_workers("lr and rank", 1, {worker: (2, "before") for worker in range(9)}, messages)
+    trainer = on_workers("lr and rank", 1, {worker: (3, "before") for worker in range(9)}, messages)
     with pytest.raises(SweepError, match="5 workers were lost one after the other while they trained trial 0"):
         search_of(STUDIES["lr and rank"], trainer).run()
     assert sum("has died" in message for message in messages) == 5
@@ -101,9 +107,9 @@ class Shrinking(InProcessPool):
         return [] if self.n_calls else super().welcome(wait_seconds)
 
 
-def trained_by(pool: InProcessPool, name: str, messages: list[str]) -> TrainingOnWorkers:
+def trained_by(pool: InProcessPool, name: str, messages: list[str], shares: Shares | None = None) -> TrainingOnWorkers:
     return TrainingOnWorkers(
-        settings_of(STUDIES[name]), pool, resident_bytes=0, patience=Patience(60.0), on_message=messages.append
+        settings_of(STUDIES[name]), pool, shares or plenty(), patience=Patience(60.0), on_message=messages.append
     )
 
 
@@ -112,13 +118,33 @@ def test_a_worker_that_joins_gets_lanes_at_the_next_epoch() -> None:
     search = search_of(STUDIES["lr and rank"], trained_by(pool, "lr and rank", messages))
     search.run()
     assert messages == ["worker 2 takes part"]
-    assert pool.n_calls[2] >= 2  # the setting, and an epoch
+    assert pool.n_calls[2] >= 3  # what it has, the setting, and an epoch
     assert_same(result_of(search), without_workers("lr and rank"))
+
+
+def test_a_worker_that_dies_while_features_are_computed_changes_nothing() -> None:
+    """Features of a shape may be computed on the workers when its setting is sent; here one is replaced meanwhile."""
+    pool, messages = InProcessPool(2, {1: (2, "before")}), list[str]()
+    setting_of = settings_of(STUDIES["two shapes"])
+
+    def computed_on_workers(shape: Shape) -> StackSetting:
+        if 1 in pool.ready and pool.n_calls[1] == 1:
+            assert all(isinstance(answer, WorkerLost) for _, answer in pool.call({1: packed(("measure", ()))}, 1.0))
+            assert pool.welcome() == [2]
+        return setting_of(shape)
+
+    trainer = TrainingOnWorkers(
+        computed_on_workers, pool, plenty(), patience=Patience(60.0), on_message=messages.append
+    )
+    search = search_of(STUDIES["two shapes"], trainer)
+    search.run()
+    assert_same(result_of(search), without_workers("two shapes"))
+    assert re.fullmatch(r"worker 1 has died; \d trials in training continue on other workers", messages[0])
 
 
 def test_a_run_without_any_worker_left_waits_for_new_ones_and_ends() -> None:
     messages: list[str] = []
-    trainer = trained_by(Shrinking(2, {0: (3, "after"), 1: (2, "before")}), "lr and rank", messages)
+    trainer = trained_by(Shrinking(2, {0: (4, "after"), 1: (3, "before")}), "lr and rank", messages)
     with pytest.raises(SweepError, match=r"no worker was ready within 60 s, .* --worker-timeout .* with sweep resume"):
         search_of(STUDIES["lr and rank"], trainer).run()
     assert messages[-1] == "no worker is left; waiting for one for up to 60 s"
@@ -137,7 +163,7 @@ def test_a_limit_on_the_lanes_of_a_worker_makes_several_stacks_and_changes_nothi
             sizes.append(len(lanes))
 
     monkeypatch.setattr(sweep.training.lane_stack, "Training", Counted)
-    search = search_of(STUDIES["replicates"], trained_by(InProcessPool(1, {}, most_lanes=4), "replicates", []))
+    search = search_of(STUDIES["replicates"], trained_by(InProcessPool(1, {}), "replicates", [], plenty(lanes_each=4)))
     search.run()
     assert max(sizes) == 4
     assert_same(result_of(search), without_workers("replicates"))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from sweep.workers import local_pool
 from sweep.workers.local_pool import LocalPool
 from sweep.workers.messages import WorkerLost
 from sweep.workers.request import WorkersAsked
+from sweep.workers.shares import Shares
 from sweep.workers.training import MOST_LOSSES
 
 
@@ -69,7 +71,22 @@ def pools(monkeypatch: pytest.MonkeyPatch) -> list[LocalPool]:
     return made
 
 
+@pytest.fixture
+def slow_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker 1 counts as one with a processor that is half as fast."""
+    divide = Shares._divide
+
+    def unequal(self: Shares) -> None:
+        if 1 in self.measured:
+            speed = max(own.speed for own in self.measured.values()) / 2
+            self.measured[1] = replace(self.measured[1], processor="slow", speed=speed)
+        divide(self)
+
+    monkeypatch.setattr(Shares, "_divide", unequal)
+
+
 @linux_only
+@pytest.mark.usefixtures("slow_worker")
 def test_worker_processes_give_the_same_tables_even_if_one_is_killed(
     folder: Path, drawn_images: Path, pools: list[LocalPool]
 ) -> None:
@@ -97,7 +114,11 @@ def test_worker_processes_give_the_same_tables_even_if_one_is_killed(
     assert "worker 0 was occupied" in tables.cost(results, log)
     assert watching.views[0].trials[0].worker == 0
     assert {trial.worker for trial in watching.views[0].trials if trial.in_training} == {0, 1}
-    assert "lanes occupied on 2 workers" in heading(watching.views[0])
+    assert re.search(r"lanes occupied on 2 workers \(\d on worker 0, \d on worker 1\)", heading(watching.views[0]))
+    of_workers = [message for message in watching.messages if message.startswith("lanes: ")]
+    assert re.fullmatch(
+        r"lanes: 4 \(at most \d+ at a time\) on worker 0, 1 \(at most \d+ at a time\) on worker 1", of_workers[0]
+    )
     shown = Console(width=120, file=io.StringIO())
     shown.print(view(watching.views[0], shown))
     assert re.search(r"worker +trial", shown.file.getvalue())  # type: ignore[attr-defined]

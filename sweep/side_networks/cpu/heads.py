@@ -24,18 +24,21 @@ def attended(qkv: Tensor, n_heads: int, n_tokens: int, lengths: Tensor, *, causa
     """`softmax(q kᵀ) v` of every image and head.
 
     Args:
-        qkv: Scaled queries, keys and values of all heads, `(3·H·w, T)`. The columns are the tokens of all images, one
-            image after another, followed by padding.
+        qkv: Scaled queries, keys and values of all heads, `(3·H·w, T)`, or of all lanes, `(N, 3·H·w, T)`. The columns
+            are the tokens of all images, one image after another, followed by padding.
         n_heads: Number of heads `H`.
         n_tokens: Number of tokens `L`.
         lengths: Number of tokens of every image or text, `(B,)`. Padding after them is not attended to, and gets zeros.
         causal: Whether a token only attends to itself and earlier tokens.
 
     Returns:
-        `(H·w, T)`. Under `vmap` all lanes are one call.
+        `(H·w, T)`, or of all lanes, `(N, H·w, T)`. Under `vmap` all lanes are one call.
     """
-    out: Tensor = _Heads.apply(n_heads, n_tokens, lengths, causal, qkv.unsqueeze(0))[0]
-    return out.squeeze(0)
+    if qkv.dim() == 3:
+        out: Tensor = _Heads.apply(n_heads, n_tokens, lengths, causal, qkv.contiguous())[0]
+        return out
+    of_one: Tensor = _Heads.apply(n_heads, n_tokens, lengths, causal, qkv.unsqueeze(0))[0]
+    return of_one.squeeze(0)
 
 
 class _Heads(torch.autograd.Function):

@@ -33,20 +33,27 @@ The number is a constant, because the way in which a sum is split decides its la
 
 def fits(h: Tensor) -> bool:
     """Whether the kernels take such rows."""
-    return has_kernels(h.device, h.dtype) and h.shape[0] % len(ROWS_AT_ONCE) == 0
+    return has_kernels(h.device, h.dtype) and h.shape[-2] % len(ROWS_AT_ONCE) == 0
 
 
 def normalised(norm: PaddedLayerNorm, h: Tensor) -> Tensor:
-    """`norm` over the channels of `h`, `(r, T)`."""
-    out: Tensor = _NORM.apply(norm.eps, *(x.unsqueeze(0) for x in (h, norm.own, norm.weight, norm.bias)))
-    return out.squeeze(0)
+    """`norm` over the channels of `h`, `(r, T)`, or of all lanes, `(N, r, T)`."""
+    return _applied(_NORM, norm.eps, h, norm.own, norm.weight, norm.bias)
 
 
 def with_mlp(norm: PaddedLayerNorm, up: PaddedLinear, down: PaddedLinear, h: Tensor) -> Tensor:
-    """`h + down(gelu(up(norm(h))))`, `(r, T)`."""
+    """`h + down(gelu(up(norm(h))))`, `(r, T)`, or of all lanes, `(N, r, T)`."""
     weights = (norm.weight, norm.bias, up.weight, up.bias, down.weight, down.bias)
-    out: Tensor = _WITH_MLP.apply(norm.eps, *(x.unsqueeze(0) for x in (h, norm.own, *weights)))
-    return out.squeeze(0)
+    return _applied(_WITH_MLP, norm.eps, h, norm.own, *weights)
+
+
+def _applied(function: Any, eps: float, h: Tensor, *tensors: Tensor) -> Tensor:
+    """The function of all lanes, or of one lane as if it were all."""
+    if h.dim() == 3:
+        out: Tensor = function.apply(eps, h.contiguous(), *tensors)
+        return out
+    of_one: Tensor = function.apply(eps, *(x.unsqueeze(0) for x in (h, *tensors)))
+    return of_one.squeeze(0)
 
 
 def _of_rows(forward_kernel: Callable[..., None], backward_kernel: Callable[..., None]) -> Any:
