@@ -48,7 +48,7 @@ def _quick_runs() -> Generator[None]:
     cuts, and no test has one.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sweep.running.planner.CALIBRATION_STEPS", 2)
+        patch.setattr("sweep.running.timing.CALIBRATION_STEPS", 2)
         patch.setattr("os.fsync", lambda descriptor: None)
         yield
 

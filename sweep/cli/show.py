@@ -206,7 +206,7 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
             seconds["search"],
             lane_epochs,
             several_shapes="shape" in trials,
-            compiling_seconds=seconds.get("compiling", 0.0),  # runs of 0.9.0 and earlier do not have it
+            compiling_seconds=seconds.get("compiling_kernels", 0.0),  # runs of 0.9.0 and earlier do not have it
         )
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"results:   {run}", highlight=False, soft_wrap=True)

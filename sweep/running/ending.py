@@ -31,7 +31,7 @@ class WallSeconds:
         features: The feature pass over all splits.
         training: Training and evaluating the stacks.
         search: The whole search: `training`, proposals, reports and tables.
-        compiling: The part of `search` in which this process compiled kernels.
+        compiling_kernels: The part of `search` in which this process compiled kernels.
         linear_probe: Tuning the linear-probe reference.
         test: Evaluating the winner.
         retraining: Training the winner and the probe again, and evaluating them.
@@ -41,7 +41,7 @@ class WallSeconds:
     features: float = 0.0
     training: float = 0.0
     search: float = 0.0
-    compiling: float = 0.0
+    compiling_kernels: float = 0.0
     linear_probe: float = 0.0
     test: float = 0.0
     retraining: float = 0.0

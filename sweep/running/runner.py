@@ -194,7 +194,7 @@ def carry_out(
                 reporter.message(taken_up(search))
             compiled_before = compiling_seconds()
             search.run()
-    seconds.compiling = compiling_seconds() - compiled_before
+    seconds.compiling_kernels = compiling_seconds() - compiled_before
     seconds.search, seconds.training = search.wall_seconds, search.lanes.training_seconds
     reporter.message(f"the search ended because {search.ended}")
     winner = _winner_of(search, folder, loaded)

@@ -18,6 +18,7 @@ from sweep.features.training_data import CachedViews, in_room, training_data
 from sweep.records.reporter import Reporter
 from sweep.running.preparation import Prepared, backbone_of
 from sweep.search.trainer import UnusableShapeError
+from sweep.study.augmentation import NONE, described
 from sweep.study.rehearsal import surveyed_configs
 from sweep.study.shape import FeatureSource, Shape, shape_of
 from sweep.tasks.targets import Target
@@ -118,9 +119,12 @@ class ShapeSettings:
         if shape.source not in self._recorded:
             self.record(source_record(prepared))
             self._recorded.add(shape.source)
+            views = described(prepared.study_of_shape.declarations())
+            trained_on = f"; training images: {views}" if views else ""
             self.reporter.message(
                 f"backbone: {prepared.backbone.name}, {prepared.backbone.tokens} tokens x "
                 f"{prepared.spec.described_widths}, {prepared.spec.n_stages} stages, for trials of another shape"
+                f"{trained_on}"
             )
         return prepared
 
@@ -241,7 +245,7 @@ def _share_weights(backbone: Backbone, loaded: Backbone) -> None:
 
 def _without_views(source: FeatureSource) -> FeatureSource:
     """A source of features without what changes the images before the backbone reads them."""
-    return replace(source, augment="none", views=None)
+    return replace(source, augment=NONE, views=None)
 
 
 def _without_taps(source: FeatureSource) -> FeatureSource:

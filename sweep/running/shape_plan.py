@@ -8,10 +8,11 @@ from sweep.errors import SweepError
 from sweep.features.cache import n_images_missing
 from sweep.features.entry import DTYPE
 from sweep.running.memory_model import lane_cost
-from sweep.running.planner import Plan, costly_steps, seconds_per_image, splits_to_cache, step_seconds
+from sweep.running.planner import Plan, costly_steps, splits_to_cache
 from sweep.running.preparation import Prepared
 from sweep.running.rehearsed_search import ShapeCost, rehearsed_seconds
 from sweep.running.settings import ShapeSettings
+from sweep.running.timing import seconds_per_image, step_seconds
 from sweep.search.samplers import sampler_of
 from sweep.search.shape_space import ShapeSpace
 from sweep.search.trainer import UnusableShapeError

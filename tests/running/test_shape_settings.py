@@ -24,6 +24,16 @@ def suggest(trial: optuna.Trial) -> LaneConfig:
     return LaneConfig(lr=1e-2, rank=2, stages=stages, augment=augment, image_size=size)
 
 
+class Heard(Reporter):
+    """Keeps the messages."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
 def memory_of(backbone: FrozenBackbone) -> set[int]:
     return {parameter.data_ptr() for parameter in backbone.parameters()}
 
@@ -47,7 +57,8 @@ def test_shapes_share_backbones_and_weights(
         batch_size=16,
     )
     prepared = prepare(study, n_parallel=4, device=device_named("cpu"), cache_dir=tmp_path)
-    settings = ShapeSettings(prepared, tmp_path, Reporter(), lambda source: None)
+    reporter = Heard()
+    settings = ShapeSettings(prepared, tmp_path, reporter, lambda source: None)
 
     def shape(stages: int, augment: str, size: int) -> Shape:
         config = LaneConfig(lr=1e-2, rank=2, stages=stages, augment=augment, image_size=size)
@@ -55,6 +66,13 @@ def test_shapes_share_backbones_and_weights(
 
     backbones = {key: settings.looked_at(shape(*key)).backbone for key in SHAPES}
     assert len(loaded) == 6, "one for each number of stages and each size; augmented images need no other"
+    assert reporter.messages == [], "nothing is said of shapes that may never train"
+    for augment in ("none", "flip"):
+        settings.prepared_of(shape(2, augment, 32))
+    assert [message.split(" stages, ")[1] for message in reporter.messages] == [
+        "for trials of another shape",
+        "for trials of another shape; training images: flip, 4 cached views of every train image",
+    ]
     with_all = settings.with_all_stages(settings.looked_at(shape(2, "none", 16)))
     of_sizes = {size: set[int]() for size in (16, 32)}
     for (stages, _, size), backbone in backbones.items():
