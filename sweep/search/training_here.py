@@ -111,7 +111,7 @@ class TrainingHere:
             own = [epochs[piece] for piece in pieces if piece.shape == shape]
             seconds = sum(epoch.wall_seconds for epoch in own)
             self._lane_seconds[shape] = seconds / n_lanes_of(stacks[shape])
-            results[shape] = self._stacks[shape].measured(joined(own, took * seconds / of_all))
+            results[shape] = self._stacks[shape].measured(joined(own, took * seconds / of_all if of_all else 0.0))
         return results
 
     def _pieces(self, stacks: Stacks, results: dict[Shape, TrainedEpoch]) -> list["_Piece"]:

@@ -24,6 +24,7 @@ from sweep.machine.precision import product
 from sweep.side_networks.all_lanes import of_each_lane
 from sweep.side_networks.attention import attention
 from sweep.side_networks.convolution import KERNEL, Convolution, RungConvolution
+from sweep.side_networks.cpu import convolution as convolution_kernels
 from sweep.side_networks.cpu import heads as head_kernels
 from sweep.side_networks.cpu import rung as rung_kernels
 from sweep.side_networks.ladder import HEADS, Ladder, Rung, RungAttention, RungMLP
@@ -183,6 +184,8 @@ def attention_of_rows(module: RungAttention, x: Tensor, grid: Grid) -> Tensor:
 
 def convolution_of_rows(module: RungConvolution, x: Tensor, grid: Grid) -> Tensor:
     """`module` of `LN(h)`, `(r, B·L)`: a sum of nine shifted copies, so that a lane's bits do not depend on others."""
+    if convolution_kernels.fits(x):
+        return convolution_kernels.convolved(x, module.weight, grid.n_images, grid.n_tokens, module.n_prefix_tokens)
     patches = grid.of_images(x)[..., module.n_prefix_tokens :]
     side = module.side
     framed = F.pad(patches.unflatten(-1, (side, side)), (1, 1, 1, 1))  # (r, B, side + 2, side + 2)

@@ -54,7 +54,7 @@ def parts_of_stacks(n_lanes: Mapping[Key, int], work: Mapping[Key, float], devic
         device: Device that all of them train on.
     """
     most = {key: n_parts(n, device) for key, n in n_lanes.items()}
-    share = sum(work.values()) / n_at_once(torch.get_num_threads(), sum(most.values()))
+    share = sum(work.values()) / n_at_once(torch.get_num_threads(), sum(most.values())) or 1.0
     return {key: min(n, max(1, math.ceil(work[key] / (LARGER * share)))) for key, n in most.items()}
 
 
