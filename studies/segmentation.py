@@ -4,7 +4,8 @@
 
 By default the task is to tell the tissues in slices of a brain apart (`--data brain-slices`, 4 classes). Give your own
 images and masks, or annotations in COCO's form, with `--data FOLDER` (docs/dense.md). Side-networks with attention or
-convolutions compare every token with others; a linear probe of every token does not. Trials are ranked by the mean
+convolutions compare every token with others; a linear probe of every token does not. Heads read all four stages, and a
+token answers for 4 x 4 places, because masks are finer than the grid of tokens. Trials are ranked by the mean
 intersection over union (mIoU).
 """
 
@@ -18,12 +19,12 @@ FAMILIES = ("ladder", "convolution")
 def suggest(trial: optuna.Trial) -> LaneConfig:
     """The kind of ladder, its rank, the loss, and learning rates."""
     family = trial.suggest_categorical("side_network", FAMILIES)
-    lr = trial.suggest_float("lr", 1e-3, 3e-2, log=True)
+    lr = trial.suggest_float("lr", 1e-3, 2e-2, log=True)
     return LaneConfig(
         side_network=family,
         attention=trial.suggest_categorical("attention", [False, True]) if family == "ladder" else False,
         lr=lr,
-        head_lr_ratio=trial.suggest_float("head_lr", 1e-3, 3e-2, log=True) / lr,
+        head_lr_ratio=trial.suggest_float("head_lr", 4e-3, 2e-2, log=True) / lr,
         rank=trial.suggest_categorical("rank", [8, 16]),
         loss=trial.suggest_categorical("loss", ["cross_entropy", "dice"]),
         weight_decay=trial.suggest_float("weight_decay", 1e-3, 0.3, log=True),
@@ -36,7 +37,7 @@ study = Study(
     baseline={
         "side_network": "convolution",
         "lr": 5e-3,
-        "head_lr": 5e-3,
+        "head_lr": 1e-2,
         "rank": 16,
         "loss": "cross_entropy",
         "weight_decay": 0.05,
@@ -45,6 +46,8 @@ study = Study(
     task="segmentation",
     image_size=224,
     stages=(2, 4, 6, 8),
+    head_stages=4,
+    head_cells=4,
     rank_buckets=(16,),
     batch_size=16,
     epochs=30,

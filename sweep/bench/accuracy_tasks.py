@@ -13,7 +13,7 @@ from sweep.data import load_data
 from sweep.data.suites import PACKAGED_SUITES, Task, find_suite
 from sweep.errors import UsageError
 from sweep.running.preparation import Prepared, prepare
-from sweep.side_networks.families import check_family
+from sweep.side_networks.checks import check_family
 from sweep.study.finding import LoadedStudy, load_study
 from sweep.tasks.inputs import Kind
 from sweep.tasks.kinds import CLASSES

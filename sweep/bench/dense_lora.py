@@ -53,21 +53,23 @@ class LoraWithTokenHead(nn.Module):
         n_classes: Number of classes.
         rank: Rank of the adapters.
         detects: Whether tokens answer with boxes.
+        cells: As `TokenHead`; 1 with boxes.
     """
 
-    def __init__(self, backbone: TimmViT, n_classes: int, rank: int, *, detects: bool):
+    def __init__(self, backbone: TimmViT, n_classes: int, rank: int, *, detects: bool, cells: int = 1):
         super().__init__()
         self.network: Any = with_lora(copy.deepcopy(backbone.network), rank)
-        n_outputs = boxes.n_outputs(n_classes) if detects else n_classes
-        self.head = TokenHead(backbone.width, n_outputs, n_prefix_tokens=backbone.n_prefix_tokens)
+        n_outputs = boxes.n_outputs(n_classes) if detects else n_classes * cells**2
+        n_prefix_tokens = backbone.n_prefix_tokens
+        self.head = TokenHead(backbone.width, n_outputs, n_prefix_tokens=n_prefix_tokens, cells=cells)
         if detects:
             with torch.no_grad():
                 self.head.bias.copy_(boxes.first_bias(n_classes))
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Outputs `(B, P, C)` for the patch tokens, from images `(B, 3, H, W)`."""
+        """Outputs `(B, P, C)` for the patch tokens, or for their cells, from images `(B, 3, H, W)`."""
         (images,) = inputs
-        return self.head.of_stream(self.network.forward_features(images))
+        return self.head.of_streams([self.network.forward_features(images)])
 
     @property
     def n_trainable(self) -> int:
@@ -140,10 +142,11 @@ def lora_beside_run(
     target = Target.of(data.task, data.train.labels)
     started = time.perf_counter()
     train, val = (_images(backbone, split, data.n_classes, target) for split in (data.train, data.val))
+    of_head = {"detects": target.kind is DETECTION, "cells": config.get("head_cells", 1)}
     best: tuple[LoraWithTokenHead, float, dict[str, float]] | None = None
     for number, lr in enumerate(learning_rates):
         with seeded(derive_seed(config["seed"], "initialisation", number)):
-            module = LoraWithTokenHead(backbone, data.n_classes, RANK, detects=target.kind is DETECTION).to(device)
+            module = LoraWithTokenHead(backbone, data.n_classes, RANK, **of_head).to(device)
         lane = LaneConfig(lr=lr, head_lr_ratio=HEAD_LR / lr, rank=RANK, **of_winner)
         _train(module, lane, train, config)
         metrics = _measured(module, val)

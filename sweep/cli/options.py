@@ -122,6 +122,20 @@ Parts = Annotated[
         rich_help_panel=SIDE_NETWORKS,
     ),
 ]
+HeadStages = Annotated[
+    int | None,
+    typer.Option(
+        help="For segmentation and detection: how many stages the head reads, from the last one backwards.",
+        rich_help_panel=SIDE_NETWORKS,
+    ),
+]
+HeadCells = Annotated[
+    int | None,
+    typer.Option(
+        help="For segmentation: for how many rows and columns of places a token answers: 1, 2 or 4.",
+        rich_help_panel=SIDE_NETWORKS,
+    ),
+]
 PoolName = Annotated[
     str | None,
     typer.Option(

@@ -155,6 +155,13 @@ def where_the_time_went(seconds: Mapping[str, float]) -> str:
     return f"seconds: {', '.join(said.values())}, total {seconds['total']:.1f}"
 
 
+def _stages(probe: Mapping[str, Any]) -> str:
+    """The stages that a linear probe reads, in words."""
+    last = probe["stage"]
+    first = last + 1 - (probe.get("head_stages") or 1)  # up to 0.9.0, it read one
+    return f"stage {last}" if first == last else f"stages {first} to {last}"
+
+
 def show_summary(console: Console, results: Results, run: Path) -> None:
     """Print the winner and the linear probe, where the time went, and where the results are."""
     summary = results.summary
@@ -178,7 +185,7 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
             table.add_column(heading)
         rows = (
             (f"winner: trial {winner['trial']}, {winner['trainable_parameters']:,} parameters", winner),
-            (f"linear probe, best of {probe['n_configurations']}: stage {probe['stage']}", probe),
+            (f"linear probe, best of {probe['n_configurations']}: {_stages(probe)}", probe),
         )
         for name, row in rows:
             test = kind.with_error(row["test"], n_test) if was_tested(summary) else "not looked at"

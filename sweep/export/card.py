@@ -20,6 +20,9 @@ from sweep.study.structure import GATED
 from sweep.tasks.inputs import Kind
 from sweep.tasks.kinds import CLASSES, DETECTION, MULTI_LABEL, REGRESSION, SEGMENTATION
 
+OF_HEAD = ("head_stages", "head_cells")
+"""Declarations of heads that answer for every token."""
+
 GRAPHS = {
     TORCH_EXPORT_FILE: "`torch.export.load(path).module()` is the model without sweep",
     ONNX_FILE: "for ONNX Runtime",
@@ -250,6 +253,7 @@ def _hyperparameters(config: ModelConfig, chosen: Sequence[Chosen]) -> str:
         **({"group_size": backbone.group_size} if backbone.stages is None else {"stages": backbone.stages}),
         **{option: getattr(config.side_network, option) for option in family_of(config.side_network.family).options},
         "read_out": config.side_network.read_out,
+        **{name: getattr(config.side_network, name) for name in OF_HEAD if config.side_network.dense},
         "pool": config.side_network.pool,
         "seed": config.training["seed"],
     }

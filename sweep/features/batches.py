@@ -71,17 +71,20 @@ class StageData:
         return self._of(stages, labels, torch.cat([self.lengths, other.lengths]))
 
     def of_stages(self, which: Sequence[int]) -> "StageData":
-        """The same images with only some of their stages, by index. All stages must have one width."""
-        return self._of(SelectedStages(self.stages, which), self.labels, self.lengths)
+        """The same images with only some of their stages, by index.
 
-    def of_stage(self, stage: int) -> "StageData":
-        """The same images with only one of their stages, by index."""
+        Args:
+            which: Indices of the stages; one after the other if stages differ in width.
+        """
         if len(set(self.widths)) <= 1:
-            return replace(self.of_stages([stage]), widths=self.widths[:1])
-        start = sum(self.widths[:stage])
-        columns = slice(start, start + self.widths[stage])
-        of_stage = self._of(SelectedColumns(self.stages, columns), self.labels, self.lengths)
-        return replace(of_stage, widths=(self.widths[stage],))
+            some = self._of(SelectedStages(self.stages, which), self.labels, self.lengths)
+            return replace(some, widths=self.widths[: len(which)])
+        first, last = which[0], which[-1]
+        if list(which) != list(range(first, last + 1)):
+            raise ValueError(f"stages of several widths are taken one after the other, not {list(which)}")
+        start, widths = sum(self.widths[:first]), self.widths[first : last + 1]
+        some = self._of(SelectedColumns(self.stages, start, widths), self.labels, self.lengths)
+        return replace(some, widths=widths)
 
     def first(self, n_images: int) -> "StageData":
         """The first `n_images` of these images."""

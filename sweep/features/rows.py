@@ -87,27 +87,38 @@ class SelectedStages:
 
 
 class SelectedColumns:
-    """One of the stages of many images, read from an array that has all stages beside each other.
+    """Some stages of many images, read from an array that has all stages beside each other.
+
+    If the wanted stages have one width, they come one after the other, `(n, S, L, D)`; otherwise beside each other,
+    `(n, 1, L, Σ D_i)`.
 
     Args:
         stages: `(n, 1, L, Σ D_i)`.
-        columns: The columns of the wanted stage.
+        start: The first column of the wanted stages, which lie side by side.
+        widths: Widths of the wanted stages.
     """
 
-    def __init__(self, stages: Rows, columns: slice):
-        self._stages, self._columns = stages, columns
-        width = columns.stop - columns.start
-        self.shape = (*stages.shape[:3], width)
+    def __init__(self, stages: Rows, start: int, widths: Sequence[int]):
+        n_columns = sum(widths)
+        self._stages, self._columns = stages, slice(start, start + n_columns)
+        self._n_stages = len(widths) if len(set(widths)) == 1 else 1
+        n_images, _, n_tokens, n_all_columns = stages.shape
+        self.shape = (n_images, self._n_stages, n_tokens, n_columns // self._n_stages)
         self.dtype = stages.dtype
-        self.nbytes = stages.nbytes // stages.shape[3] * width
+        self.nbytes = stages.nbytes // n_all_columns * n_columns
 
     def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
         """Rows by a slice or an array of indices, copied."""
-        rows: np.ndarray = self._stages[index][..., self._columns].copy()
-        return rows
+        return self._apart(self._stages[index]).copy()
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        return (image[..., self._columns] for image in self._stages)
+        return map(self._apart, self._stages)
+
+    def _apart(self, images: np.ndarray) -> np.ndarray:
+        """The wanted stages of images `(..., 1, L, Σ D_i)`."""
+        side_by_side = images[..., 0, :, self._columns]
+        apart = side_by_side.reshape(*side_by_side.shape[:-1], self._n_stages, -1)
+        return np.moveaxis(apart, -2, -3)
 
 
 class PackedRows:

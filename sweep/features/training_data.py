@@ -54,9 +54,9 @@ class CachedViews:
         """See `TrainingData`."""
         return CachedViews(tuple(view.pooled(tokens) for view in self.views))
 
-    def of_stage(self, stage: int) -> "CachedViews":
-        """The same images with only one of their stages, by index."""
-        return CachedViews(tuple(view.of_stage(stage) for view in self.views))
+    def of_stages(self, which: Sequence[int]) -> "CachedViews":
+        """The same images with only some of their stages; see `StageData.of_stages`."""
+        return CachedViews(tuple(view.of_stages(which) for view in self.views))
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class LiveViews:
         device: Device of the features.
         n_classes: Number of classes, labels or targets `C`.
         target: The kind of the labels, and for regression their scale.
-        stage: Index of the only stage that batches have; None for all.
+        which: Indices of the stages that batches have; None for all.
     """
 
     views: TrainingViews
@@ -81,7 +81,7 @@ class LiveViews:
     device: torch.device
     n_classes: int
     target: Target = OF_CLASSES
-    stage: int | None = None
+    which: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return sum(split.n_images for split in self.splits)
@@ -98,11 +98,12 @@ class LiveViews:
             for wanted, values in stored:
                 stages = apart(stages_first(values.to(like.device), like), widths)
                 labels = labels_for(self.backbone, view, wanted.tolist())
-                yield stages if self.stage is None else [stages[self.stage]], self.target.encode(labels, like)
+                wanted_stages = stages if self.which is None else [stages[stage] for stage in self.which]
+                yield wanted_stages, self.target.encode(labels, like)
 
-    def of_stage(self, stage: int) -> "LiveViews":
-        """The same images with only one of their stages, by index."""
-        return replace(self, stage=stage)
+    def of_stages(self, which: Sequence[int]) -> "LiveViews":
+        """The same images with only some of their stages, by index."""
+        return replace(self, which=tuple(which))
 
     def pooled(self, tokens: slice) -> CachedViews:
         """See `TrainingData`: the first few views, in memory."""

@@ -27,7 +27,7 @@ OF_THE_METHOD = (
     *("study", "study_sha256", "data", "trials", "epochs", "batch_size", "max_rank", "modules_per_block", "pool"),
     *("precision", "augment", "views", "cache", "objectives", "sampler", "halving", "seeds", "seed"),
     *("resize", "class_weights", "label_words", "retrain", "folds", "repeats"),
-    *("side_network", "attention", "mlp", "read_out", "parts"),
+    *("side_network", "attention", "mlp", "read_out", "parts", "head_stages", "head_cells"),
 )
 """Other settings in which runs may differ."""
 UNDECLARED = {**folds.UNDECLARED, **structure.UNDECLARED}

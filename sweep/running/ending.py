@@ -1,7 +1,7 @@
 """The end of a run, after its search: the linear-probe reference, training again, and the one look at the test set."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sweep.features.batches import StageData
@@ -90,8 +90,11 @@ def end_run(
     test_data = None if study.trains_again else splits.test
     reporter.message("reference: tuning a linear probe on the same features")
     started = time.perf_counter()
+    spec = of_winner.spec
+    most = max(spec.head_stages, min(study.head_stages, spec.n_stages - 1))  # what side-networks may read, it may, too
+    cells = max(spec.head_cells, study.head_cells)
     probe = tuned_linear_probe(
-        of_winner.spec,
+        replace(spec, head_stages=most, head_cells=cells),
         splits.train,
         splits.val,
         test_data,
@@ -118,7 +121,8 @@ def end_run(
     retrained = None
     if study.trains_again:
         reporter.message("training the winner and the probe again, on train and val")
-        retrained = retrain(folder, of_winner, cache_dir, Choice(winner.config, probe.stage, probe.lr, probe.loss))
+        choice = Choice(winner.config, probe.stage, probe.lr, probe.loss, probe.head_stages)
+        retrained = retrain(folder, of_winner, cache_dir, choice)
         seconds.retraining = retrained.wall_seconds
     return Ending(probe, val_error, test, retrained)
 

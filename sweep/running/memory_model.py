@@ -187,7 +187,8 @@ def bytes_per_lane(spec: SideNetworkSpec, tokens: int, batch_size: int, *, compi
 def shared_bytes(spec: SideNetworkSpec, tokens: int, batch_size: int, *, n_parts: int = 1) -> int:
     """Bytes that all lanes share: the frozen streams of the larger of the two batches, and `RUNTIME_BYTES`.
 
-    For segmentation and detection, metrics hold the outputs of a few images at a time.
+    For segmentation and detection, metrics hold the outputs of a few images at a time, and a head that reads several
+    stages holds them normalised.
 
     Args:
         spec: Structure of the side-network.
@@ -198,7 +199,8 @@ def shared_bytes(spec: SideNetworkSpec, tokens: int, batch_size: int, *, n_parts
     n_images = max(batch_size, EVALUATION_BATCH_SIZE)
     held = IMAGES_AT_A_TIME * tokens * spec.n_outputs if spec.read_out == BOXES else CHUNK_NUMBERS
     of_metrics = METRIC_COPIES * held * FP32_BYTES if spec.dense else 0
-    streams = int(STREAM_COPIES * n_images * tokens * sum(spec.stage_widths) * FP32_BYTES)
+    normalised = sum(spec.head_widths[:-1])
+    streams = int((STREAM_COPIES * sum(spec.stage_widths) + normalised) * n_images * tokens * FP32_BYTES)
     return RUNTIME_BYTES + of_metrics + n_parts * streams
 
 

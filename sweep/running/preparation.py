@@ -17,8 +17,8 @@ from sweep.features.views import TrainingViews
 from sweep.machine.precision import require_fp32_sums
 from sweep.running.label_words import head_start_of
 from sweep.running.resize_default import resize_of
+from sweep.side_networks.checks import check_family
 from sweep.side_networks.cost import rank_buckets
-from sweep.side_networks.families import check_family
 from sweep.side_networks.own_networks import own_family
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.asking import check_baseline
@@ -27,14 +27,11 @@ from sweep.study.declaration import Study
 from sweep.study.lane_config import LaneConfig
 from sweep.study.rehearsal import keep_survey, rehearse, surveyed_configs
 from sweep.study.shape import Shape, shape_of, study_of_lane, study_of_shape
-from sweep.study.structure import BOXES, CLASS, DENSE
+from sweep.study.structure import CLASS, OF_TOKENS
 from sweep.tasks.box_metrics import require_coco_eval
-from sweep.tasks.kinds import DETECTION, SEGMENTATION, TASK_KINDS
+from sweep.tasks.kinds import DETECTION, TASK_KINDS
 from sweep.tasks.targets import Target
 from sweep.training.own_check import check_lanes_alike, check_own_network
-
-OF_TOKENS = {SEGMENTATION.name: DENSE, DETECTION.name: BOXES}
-"""By the kind of task, the read-out of side-networks that answer for every token."""
 
 
 @dataclass(frozen=True)
@@ -288,6 +285,8 @@ def side_network_spec(study: Study, data: DataSet, backbone: Backbone, padded_ra
         read_out=dense or ("pooled" if of_class else study.read_out),
         n_tokens=backbone.tokens,
         parts=study.parts or 1,
+        head_cells=study.head_cells,
+        head_stages=min(study.head_stages, max(1, len(backbone.stage_indices) - 1)),
     )
     check_family(spec, backbone.name, texts=backbone.kind == "texts")
     return replace(spec, head_start=head_start_of(study, data, backbone, spec))

@@ -33,7 +33,7 @@ from sweep.workers.request import asked_for
 DECIDED_BY_OPTIONS = (
     *("trials", "epochs", "batch_size", "backbone", "image_size", "max_tokens", "data", "group_size", "stages", "pool"),
     *("task", "accept_licence"),
-    *("side_network", "attention", "mlp", "read_out", "parts"),
+    *("side_network", "attention", "mlp", "read_out", "parts", "head_stages", "head_cells"),
     *("modules_per_block", "precision", "max_rank", "seeds", "folds", "repeats", "seed", "augment", "views", "cache"),
     *("image_root", "path_column", "label_column", "resize", "class_weights", "label_words", "test", "retrain"),
 )

@@ -26,11 +26,14 @@ from sweep.study.shape import shape_of
 from sweep.tasks.kinds import recorded_kind
 from sweep.tasks.targets import Target
 from sweep.training.engine import train
-from sweep.training.linear_probe_reference import probe_config, probe_data, probe_of_stage
+from sweep.training.linear_probe_reference import probe_config, probe_data, probe_of_stages
 from sweep.training.stack import Stack, split_logits
 
 RECORD = "retrained.json"
-CHOSEN = {"winner.trial": int, "winner.params": dict, "linear_probe.stage": int, "linear_probe.lr": int | float}
+CHOSEN = {
+    **{"winner.trial": int, "winner.params": dict, "linear_probe.stage": int, "linear_probe.lr": int | float},
+    "linear_probe.head_stages": int | None,
+}
 
 
 @dataclass(frozen=True)
@@ -60,15 +63,17 @@ class Choice:
 
     Attributes:
         config: Configuration of the winner.
-        stage: Stage that the linear probe reads.
+        stage: Last stage that the linear probe reads.
         lr: Its learning rate.
         loss: Its loss; None for the first of the task, which records of version 0.5 do not name.
+        head_stages: Number of stages that it reads.
     """
 
     config: LaneConfig
     stage: int
     lr: float
     loss: str | None = None
+    head_stages: int = 1
 
     @classmethod
     def recorded(cls, folder: RunFolder, study: Study) -> "Choice":
@@ -81,7 +86,7 @@ class Choice:
         require_entries(folder.summary_path, summary, CHOSEN)
         config = study.lane_config(optuna.trial.FixedTrial(summary["winner"]["params"]))
         probe = summary["linear_probe"]
-        return cls(config, probe["stage"], float(probe["lr"]), probe.get("loss"))
+        return cls(config, probe["stage"], float(probe["lr"]), probe.get("loss"), probe.get("head_stages") or 1)
 
 
 def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path, choice: Choice | None = None) -> Retrained:
@@ -124,13 +129,13 @@ def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path, choice: Choi
 
     winner, std = _retrained_winner(folder, prepared, choice.config, together, val, test)
 
-    spec, stage = prepared.spec, choice.stage
-    probe = probe_of_stage(spec, stage, derive_seed(study.seed, "retraining", "linear probe")).to(device)
+    spec, stages = prepared.spec, range(choice.stage + 1)[-choice.head_stages :]
+    probe = probe_of_stages(spec, stages, derive_seed(study.seed, "retraining", "linear probe")).to(device)
     (state,), _ = train(
         [probe],
         [probe_config(choice.lr, target.kind, of_lane(study.class_weights), choice.loss)],
-        probe_data(spec, together)(stage),
-        probe_data(spec, val.first(1))(stage),
+        probe_data(spec, together)(stages),
+        probe_data(spec, val.first(1))(stages),
         n_epochs=EPOCHS_FACTOR * study.epochs,
         batch_size=prepared.study_of_shape.batch_size,
         seed=study.seed,
@@ -139,7 +144,7 @@ def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path, choice: Choi
     probe.load_state_dict(state)
     of_probe = {}
     if test is not None:
-        of_probe = target.measure_one(split_logits(Stack([probe]), probe_data(spec, test)(stage))[0], test.labels)
+        of_probe = target.measure_one(split_logits(Stack([probe]), probe_data(spec, test)(stages))[0], test.labels)
     retrained = Retrained(
         winner=winner,
         winner_std=std,

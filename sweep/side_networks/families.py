@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from backbones.grid import grid_side
-from sweep.errors import UsageError
 from sweep.machine.precision import product_dtype
 from sweep.side_networks.convolution import Convolution
 from sweep.side_networks.gated import GatedAttention
@@ -27,7 +25,6 @@ from sweep.side_networks.pyramid import PyramidLAST
 from sweep.side_networks.pyramid_rank_space import RankSpacePyramidLAST
 from sweep.side_networks.rank_space import RankSpaceLAST
 from sweep.study.structure import BOXES, DENSE, GATED, GRANULAR, READ_OUTS
-from sweep.tasks.kinds import DETECTION, SEGMENTATION
 
 if TYPE_CHECKING:
     from sweep.side_networks.spec import SideNetworkSpec
@@ -92,7 +89,8 @@ def _last_lane(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Modul
 def _of_width(spec: "SideNetworkSpec") -> dict[str, Any]:
     """What only a LAST beside stages of one width can have."""
     kinds: dict[str, Any] = {GRANULAR: partial(GranularAttention, parts=spec.parts), GATED: GatedAttention}
-    return {"causal": spec.causal, "dense": spec.dense, "attention": kinds.get(spec.family, LowRankAttention)}
+    of_head = {"dense": spec.dense, "head_stages": spec.head_stages, "head_cells": spec.head_cells}
+    return {"causal": spec.causal, **of_head, "attention": kinds.get(spec.family, LowRankAttention)}
 
 
 def _ladder(kind: type[Ladder]) -> Build:
@@ -105,6 +103,8 @@ def _ladder(kind: type[Ladder]) -> Build:
             attention=spec.attention,
             mlp=spec.mlp,
             read_out=DENSE if spec.dense else spec.read_out,
+            head_stages=spec.head_stages,
+            head_cells=spec.head_cells,
             causal=spec.causal,
             padded_rank=padded_rank,
             **_shared(spec),
@@ -126,7 +126,9 @@ def _multi_stage(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Mod
 
 
 def _probe(spec: "SideNetworkSpec", rank: int, padded_rank: int) -> nn.Module:
-    return LinearProbe(spec.width, spec.n_outputs, dense=spec.dense, **_shared(spec))
+    earlier = spec.head_widths[:-1]
+    of_head: dict[str, Any] = {"dense": spec.dense, "earlier_widths": earlier, "cells": spec.head_cells}
+    return LinearProbe(spec.width, spec.n_outputs, **of_head, **_shared(spec))
 
 
 def _shared(spec: "SideNetworkSpec") -> dict[str, Any]:
@@ -196,93 +198,3 @@ OWN_FAMILY = Family("a side-network of the study's own", _from_config, _from_con
 def family_of(name: str) -> Family:
     """The family of that name, or `OWN_FAMILY` for a side-network of the study's own."""
     return FAMILIES.get(name, OWN_FAMILY)
-
-
-DEFAULTS: dict[str, Any] = {"attention": False, "mlp": True, "modules_per_block": 1, "parts": 1}
-"""Default values of the options."""
-
-
-def _check_dense(spec: "SideNetworkSpec", backbone: str) -> None:
-    """Check that a family can answer for every token of a backbone; errors as `check_family`."""
-    task = DETECTION.name if spec.read_out == BOXES else SEGMENTATION.name
-    if spec.read_out not in family_of(spec.family).read_outs:
-        fitting = [name for name, family in FAMILIES.items() if spec.read_out in family.read_outs]
-        name = "the study's own" if spec.is_own else spec.family
-        raise UsageError(
-            f"{task} needs a side-network that answers for every token: {', '.join(fitting)}. The side-network "
-            f"is {name}; give another --side-network"
-        )
-    if spec.family == "last" and spec.widths:
-        raise UsageError(
-            f"for {task}, --side-network last needs stages of one width, but those of {backbone} are "
-            f"{spec.described_widths} wide; give another one: ladder is one that works"
-        )
-    try:
-        grid_side(spec.n_tokens, spec.n_prefix_tokens)
-    except ValueError as error:
-        raise UsageError(
-            f"{task} needs a square grid of tokens, but the {error} in {backbone}; give another --backbone"
-        ) from error
-
-
-def check_family(spec: "SideNetworkSpec", backbone: str, *, texts: bool) -> None:
-    """Check that a family has the options of a spec, and works with the backbone.
-
-    Args:
-        spec: Structure of the side-network.
-        backbone: Name of the backbone, for error messages.
-        texts: Whether the backbone reads texts.
-
-    Raises:
-        UsageError: The family does not have an option, or does not work with the backbone.
-    """
-    name, family = spec.family, family_of(spec.family)
-    if spec.dense:
-        _check_dense(spec, backbone)
-    if spec.read_out not in family.read_outs:
-        fitting = [other for other, f in FAMILIES.items() if spec.read_out in f.read_outs]
-        raise UsageError(
-            f"--read-out {spec.read_out} is for {' and '.join(fitting)}, but the side-network is {name}; "
-            f"give --read-out pooled, or another --side-network"
-        )
-    for option, default in DEFAULTS.items():
-        value = getattr(spec, option)
-        if option not in family.options and value != default:
-            fitting = [other for other, f in FAMILIES.items() if option in f.options]
-            raise UsageError(
-                f"{option} = {value} is for {' and '.join(fitting)}, but the side-network is {name}; "
-                f"leave it out, or give another --side-network"
-            )
-    others = "ladder is one that works"
-    if spec.widths and not family.several_widths:
-        raise UsageError(
-            f"--side-network {name} needs stages of one width, but those of {backbone} are "
-            f"{spec.described_widths} wide; give another one: {others}"
-        )
-    if spec.width % spec.parts:
-        raise UsageError(
-            f"--parts {spec.parts} does not divide the width of {backbone}, which is {spec.width}; give another number"
-        )
-    if spec.causal and not family.causal:
-        raise UsageError(
-            f"--side-network {name} mixes every token with later ones, but {backbone} is a decoder, whose tokens must "
-            f"not see later ones; give another one: {others}"
-        )
-    if texts and not family.texts:
-        raise UsageError(
-            f"--side-network {name} needs the grid of an image's patches, but {backbone} reads texts; "
-            f"give another one: {others}"
-        )
-    if name == "convolution":
-        try:
-            grid_side(spec.n_tokens, spec.n_prefix_tokens)
-        except ValueError as error:
-            raise UsageError(
-                f"--side-network {name} needs a square grid of patches, but the {error} in {backbone}; give another "
-                f"one: {others}"
-            ) from error
-    if spec.precision == "bf16" and not family.bf16:
-        fitting = [other for other, f in FAMILIES.items() if f.bf16]
-        raise UsageError(
-            f"--precision bf16 is for {', '.join(fitting)}, but the side-network is {name}; leave --precision out"
-        )

@@ -135,6 +135,8 @@ class Ladder(nn.Module):
         attention: Whether a rung has attention.
         mlp: Whether a rung has an MLP.
         read_out: As `StreamHead`, or `DENSE` for outputs of every patch token.
+        head_stages: For `DENSE`, number of stages that the head reads: the last `k`.
+        head_cells: For `DENSE`, rows and columns of places that a token answers for.
         pool: As `Head`.
         n_prefix_tokens: Class and register tokens before the patch tokens.
         causal: Whether a token only attends to itself and earlier tokens, as beside a text decoder.
@@ -154,6 +156,8 @@ class Ladder(nn.Module):
         attention: bool = False,
         mlp: bool = True,
         read_out: str = "pooled",
+        head_stages: int = 1,
+        head_cells: int = 1,
         pool: Pool = "mean",
         n_prefix_tokens: int = 0,
         causal: bool = False,
@@ -168,7 +172,10 @@ class Ladder(nn.Module):
         sizes = widths[-1], n_classes, rank, padded_rank
         self.head: StreamHead | TokenStreamHead
         if read_out == DENSE:
-            self.head = TokenStreamHead(*sizes, n_prefix_tokens=n_prefix_tokens)
+            earlier = widths[-head_stages:-1]
+            self.head = TokenStreamHead(
+                *sizes, n_prefix_tokens=n_prefix_tokens, earlier_widths=earlier, cells=head_cells
+            )
         else:
             self.head = StreamHead(read_out, *sizes, pool=pool, n_prefix_tokens=n_prefix_tokens, n_tokens=n_tokens)
         self.entries = nn.ModuleList(PaddedLinear((D, rank), (D, padded_rank), D**-0.5) for D in widths)
@@ -200,7 +207,7 @@ class Ladder(nn.Module):
         for rung, p in zip(cast("list[Rung]", self.rungs), added[1:], strict=True):
             h = rung(h + p, bias)
         if isinstance(self.head, TokenStreamHead):
-            return self.head.beside(stages[-1], F.linear(self.head.norm(h), self.head.stream))
+            return self.head.beside(stages, F.linear(self.head.norm(h), self.head.stream))
         pooled = normalised = None
         if self.head.pooled is not None and self.up is not None:
             pool = self.head.pooled.pool

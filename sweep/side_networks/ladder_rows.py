@@ -105,7 +105,7 @@ class RowsLadder(Ladder):
             if rung.mlp is not None:
                 h = with_mlp_of_rows(rung.mlp, h)
         if isinstance(self.head, TokenStreamHead):
-            return self.head.beside(stages[-1], grid.tokens(self.head.stream @ normalised_rows(self.head.norm, h)))
+            return self.head.beside(stages, grid.tokens(self.head.stream @ normalised_rows(self.head.norm, h)))
         pooled = normalised = None
         if self.head.pooled is not None and self.up is not None:
             pool = self.head.pooled.pool

@@ -98,7 +98,7 @@ class LAST(nn.Module):
     The stages are `z_0 … z_m`:
 
         u_0 = z_0,   u_i = F_i(u_{i-1} + z_i),   F_i = LSA_T ∘ … ∘ LSA_1
-        representation = u_m − Σ_{i<m} z_i,      logits = head(LN(pool(representation)))
+        x_i = u_i − Σ_{j<i} z_j,   representation = x_m,   logits = head(LN(pool(representation)))
 
     `W_up` starts at zero, so an untrained LAST is the linear probe.
 
@@ -112,6 +112,8 @@ class LAST(nn.Module):
         n_prefix_tokens: Class and register tokens before the patch tokens.
         causal: Whether a token only attends to itself and earlier tokens, as beside a text decoder.
         dense: Whether there are logits for every patch token, for segmentation, as `token_head.py` says.
+        head_stages: If `dense`, number of stages whose representations the head reads: the last `k`.
+        head_cells: If `dense`, rows and columns of places that a token answers for.
         padded_rank: The stack's rank, see `LowRankAttention`; if not given, `rank`.
         attention: Makes a module from width, rank and padded rank; another kind of module has its parts `norm` and
             `rows`, too.
@@ -133,6 +135,8 @@ class LAST(nn.Module):
         n_prefix_tokens: int = 0,
         causal: bool = False,
         dense: bool = False,
+        head_stages: int = 1,
+        head_cells: int = 1,
         padded_rank: int | None = None,
         attention: Callable[[int, int, int], nn.Module] = LowRankAttention,
     ):
@@ -143,7 +147,10 @@ class LAST(nn.Module):
         # The head is drawn first, so that lanes with the same seed start from the same head, whatever their rank.
         self.head: Head | TokenHead
         if dense:
-            self.head = TokenHead(width, n_classes, n_prefix_tokens=n_prefix_tokens)
+            earlier = [width] * (head_stages - 1)
+            self.head = TokenHead(
+                width, n_classes, n_prefix_tokens=n_prefix_tokens, earlier_widths=earlier, cells=head_cells
+            )
         else:
             self.head = Head(width, n_classes, pool=pool, n_prefix_tokens=n_prefix_tokens)
         self.blocks = nn.ModuleList(
@@ -162,13 +169,17 @@ class LAST(nn.Module):
         """
         lengths = lengths_of(stages)
         bias = attention_bias(stages[0][..., 0], lengths, causal=self.causal)
-        u = stages[0]
-        for block, z in zip(self.blocks, stages[1:], strict=True):
+        first = len(self.blocks) - (len(self.head.weights) if isinstance(self.head, TokenHead) else 1)
+        u = before = stages[0]
+        representations = []
+        for i, (block, z) in enumerate(zip(self.blocks, stages[1:], strict=True)):
             u = u + z
             for module in cast("nn.Sequential", block):
                 u = module(u, bias)
-        representation = u - sum(stages[1:-1], start=stages[0])
+            if i >= first:
+                representations.append(u - before)
+            before = before + z
         if isinstance(self.head, TokenHead):
-            return self.head.of_stream(representation)
-        logits: Tensor = self.head(self.head.pool(representation, lengths))
+            return self.head.of_streams(representations)
+        logits: Tensor = self.head(self.head.pool(representations[-1], lengths))
         return logits

@@ -62,7 +62,7 @@ class RankSpaceLAST(LAST):
         )
         if isinstance(self.head, TokenHead):
             attended = trunk(frozen, projections, biases, centred_ups)
-            return token_outputs(self.head, stages[-1], attended, torch.cat(centred_ups))
+            return token_outputs(self.head, stages, attended, torch.cat(centred_ups))
         up, lengths = ups[0], frozen.lengths
         if self.product_dtype is None and cpu_trunk.is_compiled(up.shape[0], up.device, up.dtype):
             pooled = cpu_trunk.pooled_trunk(frozen, projections, biases, centred_ups, self.head.tokens)  # (K·r, B)

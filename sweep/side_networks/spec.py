@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sweep.machine.precision import Precision
 from sweep.machine.seeds import drawing_from
+from sweep.side_networks.checks import check_values
 from sweep.side_networks.cost import (
     FEATURE_WORK,
     SCORE_WORK,
@@ -26,7 +27,7 @@ from sweep.side_networks.head_start import HeadStart
 from sweep.side_networks.own_networks import OWN, own_module
 from sweep.side_networks.padding import cut_to
 from sweep.study.lane_config import LaneConfig, Pool
-from sweep.study.structure import BOXES, DENSE, GATED, READ_OUTS, Shapes
+from sweep.study.structure import BOXES, DENSE, GATED, Shapes
 from sweep.tasks import boxes
 
 
@@ -52,6 +53,8 @@ class SideNetworkSpec:
         read_out: See `read_out.py`; `DENSE` or `BOXES` for outputs of every patch token.
         n_tokens: Largest number of tokens of an input, `L`; 0 if it is unknown, which LAST and the probe allow.
         parts: Number of parts `k` of `granular_last`; 1 for other families.
+        head_stages: Number of stages that a head of every patch token reads: the last of them. 1 for other heads.
+        head_cells: Rows and columns of places that a token answers for, in segmentation; 1 for other heads.
         head_start: Weights that the head of every new lane starts with; None for random numbers. It is not saved with
             a side-network's weights.
     """
@@ -72,25 +75,12 @@ class SideNetworkSpec:
     read_out: str = "pooled"
     n_tokens: int = 0
     parts: int = 1
+    head_stages: int = 1
+    head_cells: int = 1
     head_start: HeadStart | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name in (
-            *("width", "n_stages", "n_classes", "n_prefix_tokens", "modules_per_block", "max_rank"),
-            *("n_tokens", "parts"),
-        ):
-            if not isinstance(getattr(self, name), int):
-                raise TypeError(f"{name} must be a whole number, not {getattr(self, name)!r}")
-        if self.parts < 1:
-            raise ValueError(f"parts must be at least 1, not {self.parts}")
-        if not all(isinstance(width, int) and width > 0 for width in self.widths):
-            raise TypeError(f"widths must be positive whole numbers, not {self.widths!r}")
-        for name in ("causal", "attention", "mlp"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be true or false, not {getattr(self, name)!r}")
-        for name, known in (("family", tuple(FAMILIES)), ("read_out", (*READ_OUTS, DENSE, BOXES))):
-            if getattr(self, name) not in known and not (name == "family" and self.is_own):
-                raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+        check_values(self)
         object.__setattr__(self, "widths", tuple(self.widths))  # a list, as JSON has it
 
     @classmethod
@@ -124,13 +114,18 @@ class SideNetworkSpec:
 
     @property
     def n_outputs(self) -> int:
-        """Number of outputs of the head: `C`, or for detection `K` of every patch token."""
-        return boxes.n_outputs(self.n_classes) if self.read_out == BOXES else self.n_classes
+        """Number of outputs of the head: `C`, for segmentation of every cell, or for detection `K` of every token."""
+        return boxes.n_outputs(self.n_classes) if self.read_out == BOXES else self.n_classes * self.head_cells**2
 
     @property
     def stage_widths(self) -> tuple[int, ...]:
         """Width `D` of every stage."""
         return self.widths or (self.width,) * self.n_stages
+
+    @property
+    def head_widths(self) -> tuple[int, ...]:
+        """Width `D` of every stage that a head of every patch token reads."""
+        return self.stage_widths[-self.head_stages :]
 
     @property
     def described_widths(self) -> str:
@@ -286,7 +281,8 @@ class SideNetworkSpec:
     @property
     def _n_built(self) -> int:
         """Number of modules that the family builds in a loop; there are more weights than that."""
-        return self.n_modules if self.has_rank_space else 0 if self.family == "probe" else self.n_stages - 1
+        n_modules = self.n_modules if self.has_rank_space else 0 if self.family == "probe" else self.n_stages - 1
+        return n_modules + self.head_stages - 1
 
     def trainable_parameters(self, rank: int, config: LaneConfig | None = None) -> int:
         """Number of trainable parameters of a lane, without padding; arguments as `lane`."""

@@ -31,7 +31,7 @@ DATA_OBJECTS = "objects of the study file"
 
 PLAIN = (
     *("max_rank", "image_size", "max_tokens", "group_size", "stages", "modules_per_block", "views", "trials", "epochs"),
-    *("parts", "batch_size", "seed", "seeds", "folds", "repeats"),
+    *("parts", "head_stages", "head_cells", "batch_size", "seed", "seeds", "folds", "repeats"),
 )
 """Declarations that may be given as NumPy numbers."""
 
@@ -60,6 +60,10 @@ class Study:
             token.
         parts: Number of parts into which `granular_last` divides the channels and the rank. If not given, 2 up to rank
             32, and 4 above.
+        head_stages: For segmentation and detection, how many stages the head reads: the last ones, or all but `z_0` if
+            there are fewer.
+        head_cells: For segmentation, for how many rows and columns of places a token answers: 1, 2 or 4. Detection
+            always has 2.
         backbone: A name that `sweep backbones` lists, or your own, as `./mine.py:build`.
         data: The name of a data set, or a folder or file that `--data` accepts. Or data set objects by split, with the
             keys `"train"`, `"test"` and optionally `"val"`; their items are (Pillow image, label), as in torchvision's
@@ -139,6 +143,8 @@ class Study:
     mlp: bool = True
     read_out: str = "pooled"
     parts: int | None = None
+    head_stages: int = 1
+    head_cells: int = 1
     backbone: str = "dinov2_small_focus"
     data: str | Mapping[str, Any] = "count"
     task: str | None = None

@@ -11,7 +11,7 @@ from sweep.study.lane_config import LOSSES
 from sweep.study.objectives import OTHER_OBJECTIVES
 from sweep.study.space import Space
 from sweep.study.stored_values import plain, stored_parameter
-from sweep.study.structure import check_structure
+from sweep.study.structure import HEAD_CELLS, check_structure
 from sweep.tasks.kinds import TASK_KINDS
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MOST_WHOLE = 2**63 - 1
 """The largest whole number that PyTorch takes as a seed and that tables can hold."""
 
-POSITIVE = ("group_size", "modules_per_block", "trials", "epochs", "batch_size", "seeds")
+POSITIVE = ("group_size", "modules_per_block", "head_stages", "trials", "epochs", "batch_size", "seeds")
 
 
 def check_declarations(study: "Study") -> None:
@@ -43,6 +43,8 @@ def check_declarations(study: "Study") -> None:
             check_whole(name, getattr(study, name), least=1)
     if not all(isinstance(bucket, int) and bucket > 0 for bucket in study.rank_buckets):
         raise UsageError(f"Study.rank_buckets must be positive whole numbers, not {study.rank_buckets!r}")
+    if study.head_cells not in HEAD_CELLS or isinstance(study.head_cells, bool):
+        raise UsageError(f"head_cells must be 1, 2 or 4, not {study.head_cells!r} (--head-cells, or the study file)")
     if not isinstance(study.stages, int | None):
         _check_stages(study.stages)
     if study.pool not in (None, "mean", "class", "last"):

@@ -19,6 +19,7 @@ Pool = Literal["mean", "class", "last"]
 SHAPE_FIELDS = (
     *("backbone", "image_size", "stages", "modules_per_block", "pool", "batch_size", "precision"),
     *("augment", "views", "side_network", "attention", "mlp", "read_out", "parts"),
+    *("head_stages", "head_cells"),
 )
 """Fields that decide which stack a lane trains in. None means that the study's declaration holds."""
 
@@ -94,6 +95,8 @@ class LaneConfig:
         mlp: Replaces the study's.
         read_out: Replaces the study's.
         parts: Replaces the study's.
+        head_stages: Replaces the study's.
+        head_cells: Replaces the study's.
 
     Raises:
         UsageError: A value has the wrong type or is out of its range.
@@ -137,6 +140,8 @@ class LaneConfig:
     mlp: bool | None = None
     read_out: str | None = None
     parts: int | None = None
+    head_stages: int | None = None
+    head_cells: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "extra", plain(self.extra))

@@ -69,7 +69,10 @@ WORDS = {
     "backbone": "{}",
     "side_network": "{}",
 }
-STRUCTURE = ("modules_per_block", "pool", "side_network", "attention", "mlp", "read_out", "parts")
+STRUCTURE = (
+    *("modules_per_block", "pool", "side_network", "attention", "mlp", "read_out", "parts"),
+    *("head_stages", "head_cells"),
+)
 """Declarations that decide the structure of the side-networks, in addition to rank and backbone."""
 
 

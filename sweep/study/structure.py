@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweep.errors import UsageError
+from sweep.tasks.kinds import DETECTION, SEGMENTATION
 
 GRANULAR = "granular_last"
 GATED = "gated_last"
@@ -28,9 +29,16 @@ DENSE = "dense"
 BOXES = "boxes"
 """The read-out of detection: outputs of every patch token for its cells, see `sweep.tasks.boxes`. Likewise."""
 
+HEAD_CELLS = (1, 2, 4)
+"""Rows, and columns, of places that a token may answer for in segmentation: divisors of the labels that it has."""
+
+OF_TOKENS = {SEGMENTATION.name: DENSE, DETECTION.name: BOXES}
+"""By the kind of task, the read-out of side-networks that answer for every token."""
+
 UNDECLARED: Mapping[str, Any] = {
     **{"side_network": "last", "attention": False, "mlp": True, "read_out": "pooled"},
     "parts": None,
+    **{"head_stages": 1, "head_cells": 1},
     "label_words": False,
 }
 """Defaults of these declarations; also for the records of versions that did not have them."""

@@ -25,11 +25,27 @@ CHUNK_NUMBERS = 2**22
 """Interpolated outputs that metrics hold at a time."""
 
 
+def by_place(outputs: Tensor, cells: int) -> Tensor:
+    """Outputs of the cells of tokens, row by row of the whole image.
+
+    Args:
+        outputs: `(..., P, cells² C)`: of the `P` patch tokens, each with those of its cells row by row.
+        cells: Rows, and columns, of cells that a token answers for.
+
+    Returns:
+        `(..., P cells², C)`, as tokens of a grid that is `cells` times as fine.
+    """
+    rows = isqrt(outputs.shape[-2])
+    of_cells = outputs.unflatten(-1, (cells, cells, -1)).unflatten(-4, (rows, rows))
+    by_row: Tensor = of_cells.transpose(-4, -3).flatten(-5, -2)
+    return by_row
+
+
 def interpolated(outputs: Tensor, side: int) -> Tensor:
     """Interpolate outputs between tokens, like `F.interpolate(…, mode="bilinear")`.
 
     Args:
-        outputs: `(..., P, C)`, the `P` patch tokens row by row. They make a square grid.
+        outputs: `(..., P, C)`, the `P` patch tokens or their cells row by row. They make a square grid.
         side: Rows of the result; a multiple of those of the grid.
 
     Returns:

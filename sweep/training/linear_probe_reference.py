@@ -35,12 +35,13 @@ class ProbeResult:
     """The best probe on the validation set, among all stages and learning rates.
 
     Attributes:
-        stage: Index of the stage that it reads.
+        stage: Index of the last stage that it reads.
         lr: Its learning rate.
         loss: Its loss.
         n_configurations: Number of probes that were tried.
         val: Its metrics on the validation set, or as means over folds.
         test: Its metrics on the test set; no other probe was tested.
+        head_stages: Number of stages that it reads.
     """
 
     stage: int
@@ -49,6 +50,7 @@ class ProbeResult:
     n_configurations: int
     val: dict[str, float]
     test: dict[str, float]
+    head_stages: int = 1
 
 
 def tuned_linear_probe(
@@ -69,10 +71,11 @@ def tuned_linear_probe(
     Every stage except `z_0` is tried, because the middle of a backbone is often better than its last stage. For
     segmentation every loss is tried, because the loss decides much of the mean intersection over union. Where every
     token answers, a probe costs as much as a side-network. So loss and learning rate are tuned at the last stage, and
-    the best of them are tried at the other stages.
+    the best of them are tried at the other stages. If the heads of the side-networks read several stages, a probe of
+    these stages is tried with the best loss so far, at all learning rates.
 
     Args:
-        spec: Structure of the study's side-networks.
+        spec: Structure of the winner's side-network.
         train_data: The training set.
         val_data: The validation set, on which the probe is chosen.
         test_data: The test set; only the chosen probe is evaluated on it. None to leave it alone.
@@ -91,14 +94,14 @@ def tuned_linear_probe(
     configs = [probe_config(float(lr), target.kind, class_weights, loss) for loss in losses for lr in rates]
     n_folds = 1 if folds is None else len(folds.class_counts)
 
-    def trained(stage: int, which: Sequence[int]) -> list[_Candidate]:
-        """Train probes of a stage with the configurations of these numbers."""
-        seeds = [derive_seed(seed, "linear probe", stage, i) for i in which]
+    def trained(stages: range, which: Sequence[int]) -> list[_Candidate]:
+        """Train probes of these stages with the configurations of these numbers."""
+        seeds = [derive_seed(seed, "linear probe", stages[-1], i) for i in which]
         states, results = train(
-            [probe_of_stage(spec, stage, lane_seed).to(device) for lane_seed in seeds for _ in range(n_folds)],
+            [probe_of_stages(spec, stages, lane_seed).to(device) for lane_seed in seeds for _ in range(n_folds)],
             [configs[i] for i in which for _ in range(n_folds)],
-            train_of(stage),
-            val_of(stage),
+            train_of(stages),
+            val_of(stages),
             n_epochs=EPOCHS_FACTOR * n_epochs,
             batch_size=batch_size,
             seed=seed,
@@ -109,16 +112,20 @@ def tuned_linear_probe(
         of_lanes, logits = lane_metrics(results[-1], val_data), results[-1].val_logits
         firsts = [n_folds * place for place in range(len(which))]
         return [
-            _Candidate(stage, i, of_lanes[first : first + n_folds], logits[first], states[first])
+            _Candidate(stages, i, of_lanes[first : first + n_folds], logits[first], states[first])
             for i, first in zip(which, firsts, strict=True)
         ]
 
-    *earlier, last = range(1, spec.n_stages)
+    *earlier, last = (range(stage, stage + 1) for stage in range(1, spec.n_stages))
     candidates = trained(last, range(len(configs)))
     which = [_best(candidates, target.kind).config] if spec.dense else range(len(configs))
-    candidates = [candidate for stage in earlier for candidate in trained(stage, which)] + candidates
+    candidates = [candidate for stages in earlier for candidate in trained(stages, which)] + candidates
+    if spec.head_stages > 1:
+        loss = configs[_best(candidates, target.kind).config].loss
+        which = [i for i, config in enumerate(configs) if config.loss == loss]
+        candidates += trained(range(spec.n_stages)[-spec.head_stages :], which)
     best = _best(candidates, target.kind)
-    probe = probe_of_stage(spec, best.stage, seed)
+    probe = probe_of_stages(spec, best.stages, seed)
     probe.load_state_dict(best.state)
     if folds is None:
         error = target.standard_error(best.val_outputs, val_data.labels)
@@ -127,28 +134,35 @@ def tuned_linear_probe(
         error = {f"{target.kind.score}_error": standard_error(std, folds.n_folds)}
     test = {}
     if test_data is not None:
-        outputs = split_logits(Stack([probe.to(device)]), probe_data(spec, test_data)(best.stage))[0]
+        outputs = split_logits(Stack([probe.to(device)]), probe_data(spec, test_data)(best.stages))[0]
         test = target.measure_one(outputs, test_data.labels)
     config = configs[best.config]
-    return ProbeResult(best.stage, config.lr, config.loss, len(candidates), best.val | error, test)
+    val, n_stages = best.val | error, len(best.stages)
+    return ProbeResult(best.stages[-1], config.lr, config.loss, len(candidates), val, test, n_stages)
 
 
-def probe_of_stage(spec: SideNetworkSpec, stage: int, seed: int) -> LinearProbe:
-    """A newly initialised linear probe of one stage, for the result of `probe_data`."""
-    return token_probe(spec, stage, seed) if spec.dense else pooled_probe(spec, stage, seed)
+def probe_of_stages(spec: SideNetworkSpec, stages: range, seed: int) -> LinearProbe:
+    """A newly initialised linear probe, for the result of `probe_data`.
+
+    Args:
+        spec: Structure of the winner's side-network.
+        stages: Indices of the stages that it reads: one, or several where every token answers.
+        seed: Seed of its initialisation.
+    """
+    return token_probe(spec, stages, seed) if spec.dense else pooled_probe(spec, stages[-1], seed)
 
 
 @overload
-def probe_data(spec: SideNetworkSpec, data: StageData) -> Callable[[int], StageData]: ...
+def probe_data(spec: SideNetworkSpec, data: StageData) -> Callable[[range], StageData]: ...
 @overload
-def probe_data(spec: SideNetworkSpec, data: TrainingData) -> Callable[[int], TrainingData]: ...
-def probe_data(spec: SideNetworkSpec, data: TrainingData) -> Callable[[int], TrainingData]:
-    """What the linear probe of a stage reads, by the stage's index: pooled tokens, or all where every token answers."""
+def probe_data(spec: SideNetworkSpec, data: TrainingData) -> Callable[[range], TrainingData]: ...
+def probe_data(spec: SideNetworkSpec, data: TrainingData) -> Callable[[range], TrainingData]:
+    """What a linear probe reads, by the indices of its stages: pooled tokens, or all where every token answers."""
     if spec.dense:
         assert isinstance(data, StageData | CachedViews | LiveViews)
-        return data.of_stage
+        return data.of_stages
     pooled = data.pooled(spec.pooled_tokens)
-    return lambda stage: pooled
+    return lambda stages: pooled
 
 
 def probe_config(
@@ -162,7 +176,7 @@ def probe_config(
 class _Candidate:
     """One trained probe; with cross-validation, one for each fold, of which the first has these outputs and weights."""
 
-    stage: int
+    stages: range
     config: int
     of_folds: list[dict[str, float]]
     val_outputs: Tensor

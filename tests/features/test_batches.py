@@ -109,3 +109,28 @@ def test_pooled_is_the_mean_over_tokens(tokens: slice) -> None:
     np.testing.assert_allclose(pooled.stages, expected, rtol=1e-6, atol=1e-6)
     assert pooled.n_classes == 5
     assert torch.equal(pooled.labels, data.labels)
+
+
+@pytest.mark.parametrize("which", [[1], [1, 2], [0, 1, 2], [2, 3]])
+def test_some_stages_of_several_widths_are_read_as_of_all(which: list[int]) -> None:
+    widths = (3, 4, 4, 6)
+    stages = np.random.default_rng(0).normal(size=(7, 1, 5, sum(widths)))
+    data = StageData(stages, torch.zeros(7, dtype=torch.int64), 5, widths=widths)
+    wanted, like = torch.tensor([6, 2, 3]), torch.empty(0, dtype=torch.float64)
+    whole, _ = data.batch(wanted, like)
+    some = data.of_stages(which)
+    assert some.widths == tuple(widths[stage] for stage in which)
+    found, _ = some.batch(wanted, like)
+    for stage, tokens in zip(which, found, strict=True):
+        assert torch.equal(tokens, whole[stage])
+    assert len(found) == len(which)
+    each = np.stack(list(some.stages))
+    assert each.shape == some.stages.shape
+    assert np.array_equal(each, some.stages[:])
+    assert some.stages.nbytes == each.nbytes
+
+
+def test_stages_of_several_widths_are_taken_one_after_the_other() -> None:
+    data = StageData(np.zeros((2, 1, 5, 9)), torch.zeros(2, dtype=torch.int64), 5, widths=(2, 3, 4))
+    with pytest.raises(ValueError, match=r"one after the other, not \[0, 2\]"):
+        data.of_stages([0, 2])

@@ -261,7 +261,7 @@ def test_cached_and_live_views_have_the_labels_of_the_view(tmp_path: Path, augme
         assert torch.equal(labels_for(backbone, view), labels_for(backbone, view, range(9)))
         assert torch.equal(found[1], target.encode(labels_for(backbone, view), like))
         of_orders.append(found[1])
-        (of_stage,) = live.of_stage(1).batches(order, all_of_them, like)
+        (of_stage,) = live.of_stages([1]).batches(order, all_of_them, like)
         assert len(of_stage[0]) == 1
         assert torch.equal(of_stage[0][0], found[0][1])
     assert torch.equal(*of_orders) == (augment == "none")

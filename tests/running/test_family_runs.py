@@ -196,7 +196,7 @@ def test_a_record_from_before_families_is_verified(finished_run: Path, tmp_path:
         if file.is_file():
             (old / file.name).write_bytes(file.read_bytes())
     config = read_json(old / "config.json")
-    for name in ("side_network", "attention", "mlp", "read_out", "parts"):
+    for name in ("side_network", "attention", "mlp", "read_out", "parts", "head_stages", "head_cells"):
         del config[name]
     (old / "config.json").write_text(json.dumps(config))
     assert verify_trial(old, 0, device=CPU, cache_dir=finished_run.parent / "cache").kept

@@ -14,7 +14,8 @@ from backbones.stages import Stages
 from sweep.errors import UsageError
 from sweep.features.batches import StageData, training_batches
 from sweep.side_networks import LinearProbe
-from sweep.side_networks.families import FAMILIES, check_family
+from sweep.side_networks.checks import check_family
+from sweep.side_networks.families import FAMILIES
 from sweep.side_networks.gated import RANK_GATES
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.lane_config import LaneConfig
@@ -308,6 +309,13 @@ def test_damaged_entries_are_refused(name: str, value: object) -> None:
         ({"family": "last", "parts": 2}, False, "parts = 2 is for granular_last, but the side-network is last"),
         ({"family": "granular_last", "parts": 5}, False, "--parts 5 does not divide the width of b, which is 24"),
         ({"family": "granular_last", "widths": WIDTHS}, False, "granular_last needs stages of one width"),
+        ({"family": "ladder", "head_stages": 2}, False, "head_stages = 2 is for segmentation and detection"),
+        ({"family": "ladder", "head_cells": 2}, False, "head_cells = 2 is for segmentation, where"),
+        (
+            {"family": "ladder", "read_out": "boxes", "head_cells": 2},
+            False,
+            "head_cells = 2 is for segmentation, where",
+        ),
         ({"family": "mixer", "widths": WIDTHS}, False, "mixer needs stages of one width, but those of b are 12-20"),
         ({"family": "mixer", "causal": True}, True, "mixer mixes every token with later ones, but b is a decoder"),
         ({"family": "convolution"}, True, "convolution needs the grid of an image's patches, but b reads texts"),

@@ -27,6 +27,8 @@ def fine(trial: optuna.Trial) -> LaneConfig:
         ("seed", -1),
         ("image_size", 0),
         ("pool", "max"),
+        ("head_stages", 0),
+        ("head_cells", 3),
         ("suggest", 3),
     ],
 )

@@ -19,7 +19,7 @@ from sweep.training.plain_loop import train_plainly
 WIDTH, N_STAGES, GRID, PREFIX, N_CLASSES, MAX_RANK, M = 16, 3, 3, 1, 2, 8, 4
 TOKENS = GRID**2 + PREFIX
 EPOCHS, BATCH_SIZE, SEED, N_IMAGES = 2, 6, 3, 20
-FAMILIES = ("last", "ladder", "convolution", "probe")
+FAMILIES = ("last", "ladder", "convolution", "probe", "last, 2 stages", "ladder, 2 stages", "probe, 2 stages")
 
 LANES = [
     LaneConfig(lr=3e-3, rank=8).on(DETECTION),
@@ -30,6 +30,8 @@ LANES = [
 
 
 def spec_of(family: str) -> SideNetworkSpec:
+    """The structure of a family, whose head reads one stage or two."""
+    name, *two = family.split(", ")
     return SideNetworkSpec(
         width=WIDTH,
         n_stages=N_STAGES,
@@ -38,10 +40,11 @@ def spec_of(family: str) -> SideNetworkSpec:
         modules_per_block=1,
         pool="mean",
         max_rank=MAX_RANK,
-        family=family,
-        attention=family == "ladder",
+        family=name,
+        attention=name == "ladder",
         read_out=BOXES,
         n_tokens=TOKENS,
+        head_stages=1 + len(two),
     )
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks.kinds import SEGMENTATION
-from sweep.tasks.label_maps import IGNORED, interpolated, segmentation_metrics
+from sweep.tasks.label_maps import IGNORED, by_place, interpolated, segmentation_metrics
 from sweep.tasks.lane_losses import LaneLosses
 from sweep.tasks.targets import Target
 from sweep.training.plain_dense_loss import plain_dense_loss
@@ -31,6 +31,15 @@ def test_interpolation_equals_pytorchs(factor: int) -> None:
     grid = outputs.flatten(0, 1).mT.unflatten(-1, (GRID, GRID))
     expected = F.interpolate(grid, (GRID * factor,) * 2, mode="bilinear").unflatten(0, (N_LANES, -1))
     torch.testing.assert_close(interpolated(outputs, GRID * factor), expected)
+
+
+@pytest.mark.parametrize("cells", [1, 2, 4])
+def test_cells_are_placed_as_pytorchs_pixel_shuffle_does(cells: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    outputs = torch.randn(N_LANES, N_IMAGES, GRID**2, cells**2 * N_CLASSES, generator=generator)
+    of_classes = outputs.unflatten(-1, (cells**2, N_CLASSES)).mT.flatten(-2)  # as pixel_shuffle has them
+    expected = F.pixel_shuffle(of_classes.mT.unflatten(-1, (GRID, GRID)), cells)
+    assert torch.equal(by_place(outputs, cells).mT.unflatten(-1, (GRID * cells,) * 2), expected)
 
 
 @pytest.mark.parametrize("weights", [None, "balanced", (0.5, 2.0, 1.0)])

@@ -43,16 +43,17 @@ LANES = [
 Build = Callable[[int, int], nn.Module]
 
 
-def ladder(kind: type[Ladder]) -> Build:
+def ladder(kind: type[Ladder], **of_head: int) -> Build:
     def build(rank: int, padded_rank: int) -> nn.Module:
         options = {} if issubclass(kind, Convolution) else {"attention": True}
         widths = (WIDTH,) * N_STAGES
         return kind(
             widths,
             TOKENS,
-            N_CLASSES,
+            N_CLASSES * of_head.get("head_cells", 1) ** 2,
             rank,
             read_out=DENSE,
+            **of_head,
             n_prefix_tokens=PREFIX,
             padded_rank=padded_rank,
             **options,
@@ -61,23 +62,34 @@ def ladder(kind: type[Ladder]) -> Build:
     return build
 
 
-def probe(rank: int, padded_rank: int) -> nn.Module:
-    return LinearProbe(WIDTH, N_CLASSES, n_prefix_tokens=PREFIX, dense=True)
-
-
-def last(kind: type[LAST]) -> Build:
+def probe(head_stages: int = 1, head_cells: int = 1) -> Build:
     def build(rank: int, padded_rank: int) -> nn.Module:
-        options = {"n_prefix_tokens": PREFIX, "modules_per_block": 2, "padded_rank": padded_rank, "dense": True}
-        return kind(WIDTH, N_STAGES, N_CLASSES, rank, **options)
+        options = {"earlier_widths": [WIDTH] * (head_stages - 1), "cells": head_cells, "n_prefix_tokens": PREFIX}
+        return LinearProbe(WIDTH, N_CLASSES * head_cells**2, dense=True, **options)
 
     return build
 
+
+def last(kind: type[LAST], **of_head: int) -> Build:
+    def build(rank: int, padded_rank: int) -> nn.Module:
+        options = {"n_prefix_tokens": PREFIX, "modules_per_block": 2, "padded_rank": padded_rank}
+        n_outputs = N_CLASSES * of_head.get("head_cells", 1) ** 2
+        return kind(WIDTH, N_STAGES, n_outputs, rank, dense=True, **of_head, **options)
+
+    return build
+
+
+LARGER = {"head_stages": 2, "head_cells": 2}
 
 FAMILIES = {
     "last": (last(LAST), last(RankSpaceLAST)),
     "ladder": (ladder(Ladder), ladder(RowsLadder)),
     "convolution": (ladder(Convolution), ladder(RowsConvolution)),
-    "probe": (probe, probe),
+    "probe": (probe(), probe()),
+    "last, larger head": (last(LAST, **LARGER), last(RankSpaceLAST, **LARGER)),
+    "ladder, larger head": (ladder(Ladder, **LARGER), ladder(RowsLadder, **LARGER)),
+    "convolution, larger head": (ladder(Convolution, **LARGER), ladder(RowsConvolution, **LARGER)),
+    "probe, larger head": (probe(**LARGER), probe(**LARGER)),
 }
 
 
@@ -97,7 +109,8 @@ def made(build: Build, rank: int, seed: int, dtype: torch.dtype, padded_rank: in
         module = build(rank, padded_rank).to(dtype)
         if hasattr(module.head, "stream"):  # as after some training
             torch.manual_seed(seed)
-            module.head.stream.data[:, :rank] = torch.randn(N_CLASSES, rank).to(dtype)
+            stream = module.head.stream.data
+            stream[:, :rank] = torch.randn(len(stream), rank).to(dtype)
         return module
 
 

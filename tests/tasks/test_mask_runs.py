@@ -35,10 +35,13 @@ def suggest(trial: optuna.Trial) -> LaneConfig:
         rank=trial.suggest_categorical("rank", [2, 5]),
         loss=trial.suggest_categorical("loss", ["cross_entropy", "dice"]),
         side_network=trial.suggest_categorical("side_network", ["convolution", "ladder", "last", "probe"]),
+        head_stages=trial.suggest_categorical("head_stages", [1, 2]),
+        head_cells=trial.suggest_categorical("head_cells", [1, 2]),
     )
 
 
-BASELINE = {"lr": 1e-2, "rank": 5, "loss": "cross_entropy", "side_network": "convolution"}
+OF_HEAD = {"head_stages": 2, "head_cells": 2}
+BASELINE = {"lr": 1e-2, "rank": 5, "loss": "cross_entropy", "side_network": "convolution", **OF_HEAD}
 
 
 def study_on(data: Path | str, **declared: object) -> LoadedStudy:
