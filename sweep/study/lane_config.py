@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any, Literal
 
@@ -213,7 +213,8 @@ class LaneConfig:
 
     def as_recorded(self) -> dict[str, Any]:
         """All fields by name, without those shape fields that are None."""
-        return {name: value for name, value in asdict(self).items() if not (name in SHAPE_FIELDS and value is None)}
+        values = {declared.name: getattr(self, declared.name) for declared in fields(self)}
+        return {name: value for name, value in values.items() if not (name in SHAPE_FIELDS and value is None)}
 
     def _check_type(self, name: str, expected: Any) -> None:
         value = getattr(self, name)
