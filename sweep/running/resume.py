@@ -136,7 +136,8 @@ def _read_config(folder: RunFolder) -> dict[str, Any]:
     earlier = {"workers": 0, "threads": None, "cluster": None}  # versions up to 0.4 recorded none of them
     config = {**UNDECLARED, **structure.UNDECLARED, **earlier, **read_json(folder.config_path)}
     entries: dict[str, Any] = {
-        **dict.fromkeys(("study", "backbone", "backbone_fingerprint", "sampler", "device", "on_bad_image"), str),
+        **dict.fromkeys(("study", "backbone", "backbone_fingerprint", "data"), str),
+        **dict.fromkeys(("sampler", "device", "on_bad_image"), str),
         **dict.fromkeys(("splits.train", "splits.val", "splits.test"), dict),
         **dict.fromkeys(("budget.wall_seconds", "budget.target"), float | int | None),
         "n_parallel": int | str,

@@ -117,7 +117,10 @@ CSV = "path,label\n" + "".join(f"{i}.png,{'ab'[i % 2]}\n" for i in range(6))
         (CSV + "\0.png,b\n", r"photos\.csv:8: .*does not exist"),
         (CSV + '"6.png,b\n', r"photos\.csv:8: .*; save it as plain CSV"),
         (CSV.replace("b\n", "a\n"), r"photos\.csv has 1 classes; a task needs at least 2"),
-        (CSV.replace("5.png,b", "5.png,c"), r"class 'b' in table .*photos\.csv has 2 images; 3 are needed"),
+        (
+            CSV.replace("5.png,b", "5.png,c"),
+            r"2 classes in table .*photos\.csv .*: 'b' has 2, 'c' has 1; in each, 3 are needed",
+        ),
         ("path,label,Path\n0.png,a,b\n", r"has several columns path \(path, Path\)"),
         (
             "path,label,split\n0.png,a,eval\n",

@@ -78,7 +78,7 @@ def test_fingerprint_is_of_texts_and_labels(tmp_path: Path) -> None:
         ("text,label\n", r"texts\.csv has no rows; .* one row per image or text"),
         (
             "text,label\na,x\nb,x\nc,y\n",
-            r"class 'x' .*has 2 texts; 3 are needed, one for each of train, val and test\. Add texts",
+            r"2 classes in table .*: 'x' has 2, 'y' has 1; in each, 3 are needed, one for each of .*\. Add texts",
         ),
         ("text,label,split\na,x,train\nb,y,train\n", r"texts\.csv has no test texts"),
         ("text,target\na,1\nb,1\nc,1\n", r"target has one value in all 1 train texts of .*Add texts, or leave"),
