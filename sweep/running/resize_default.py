@@ -5,10 +5,7 @@ from pathlib import Path
 from sweep.data import DATA_SETS, DataSet
 from sweep.data.vtab import is_vtab_task
 from sweep.study.declaration import Resize, Study
-from sweep.tasks.kinds import DETECTION, SEGMENTATION
-
-WHOLE = (SEGMENTATION.name, DETECTION.name)
-"""Tasks for which the whole image should be seen."""
+from sweep.study.structure import OF_TOKENS
 
 
 def resize_of(study: Study, data: DataSet) -> Resize | None:
@@ -22,4 +19,4 @@ def resize_of(study: Study, data: DataSet) -> Resize | None:
         return study.resize
     if isinstance(study.data, str) and (study.data in DATA_SETS or is_vtab_task(Path(study.data).expanduser())):
         return "squash"
-    return "squash" if data.task in WHOLE else "centre"
+    return "squash" if data.task in OF_TOKENS else "centre"

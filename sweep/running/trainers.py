@@ -21,10 +21,10 @@ from sweep.running.memory_model import lane_cost, lanes_that_fit, shared_bytes
 from sweep.running.planner import Plan
 from sweep.running.preparation import Prepared
 from sweep.running.settings import RESIDENT_SHARE, ShapeSettings
+from sweep.running.timing import parts_at_once
 from sweep.search.trainer import Trainer
 from sweep.search.training_here import TrainingHere
 from sweep.study.shape import Shape
-from sweep.training.parts import n_parts
 from sweep.workers.cluster import Cluster, marker_file
 from sweep.workers.feature_pass import FeaturesOnWorkers
 from sweep.workers.local_pool import LocalPool
@@ -210,7 +210,7 @@ class MemoryOfLanes:
         if shape not in self._bytes:
             own = self.settings.prepared_of(shape)
             with computing_on(self.n_threads):
-                parts = n_parts(self.n_parallel, own.device) if own.shares_cores else 1
+                parts = parts_at_once(own, self.n_parallel)
             shared = shared_bytes(own.spec, own.backbone.tokens, own.study_of_shape.batch_size, n_parts=parts)
             self._bytes[shape] = shared, self._bytes_per_lane(own)
         return self._bytes[shape]

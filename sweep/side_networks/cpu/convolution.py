@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from backbones.grid import grid_side
+from sweep.side_networks.convolution import KERNEL
 from sweep.side_networks.cpu.compile import compiled, has_kernels
 from sweep.side_networks.cpu.tasks import on_threads
-
-KERNEL = 3
 
 _ZERO = np.float32(0)
 
@@ -47,7 +47,7 @@ class _Convolution(torch.autograd.Function):
         ctx.sizes = sizes
         ctx.save_for_backward(x, weight)
         out = torch.zeros_like(x)
-        _run(_forward, sizes, x, weight, out)
+        _run(sizes, x, weight, out)
         return out
 
     @staticmethod
@@ -55,7 +55,7 @@ class _Convolution(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         (grad,) = grads
         grad, d_x = grad.contiguous(), torch.zeros_like(x)
-        _run(_backward, ctx.sizes, grad, weight, d_x)
+        _run(ctx.sizes, grad, weight.flip(-2, -1), d_x)
         of_grid, framed = _of_grid(grad, ctx.sizes), F.pad(_of_grid(x, ctx.sizes), (1, 1, 1, 1))
         side, d_weight = of_grid.shape[-1], torch.empty_like(weight)
         for row in range(KERNEL):
@@ -69,17 +69,18 @@ def _of_grid(rows: Tensor, sizes: tuple[int, int, int]) -> Tensor:
     """The patch tokens of rows as grids, `(N, r, B, side, side)`."""
     n_images, n_tokens, n_prefix_tokens = sizes
     patches = rows[..., : n_images * n_tokens].unflatten(-1, (n_images, n_tokens))[..., n_prefix_tokens:]
-    side = round((n_tokens - n_prefix_tokens) ** 0.5)
+    side = grid_side(n_tokens, n_prefix_tokens)
     of_grid: Tensor = patches.unflatten(-1, (side, side))
     return of_grid
 
 
-def _run(kernel: Any, sizes: tuple[int, int, int], x: Tensor, weight: Tensor, out: Tensor) -> None:
+def _run(sizes: tuple[int, int, int], x: Tensor, weight: Tensor, out: Tensor) -> None:
+    """Write the convolution of `x` to `out`. With the weights reversed, it is the gradient of the input."""
     n_images, n_tokens, n_prefix_tokens = sizes
-    side = round((n_tokens - n_prefix_tokens) ** 0.5)
+    side = grid_side(n_tokens, n_prefix_tokens)
     arrays = (x.numpy(), weight.contiguous().numpy(), out.numpy())
     of_images = (n_images, n_tokens, n_prefix_tokens, side)
-    on_threads(lambda first, last: kernel(first, last, *of_images, *arrays), x.shape[0] * x.shape[1])
+    on_threads(lambda first, last: _convolve(first, last, *of_images, *arrays), x.shape[0] * x.shape[1])
 
 
 @compiled
@@ -91,7 +92,7 @@ def _framed(x: Any, n: int, c: int, first: int, side: int, frame: Any) -> None:
 
 
 @compiled
-def _forward(
+def _convolve(
     first_task: int, last_task: int, B: int, L: int, n_prefix: int, side: int, x: Any, weight: Any, out: Any
 ) -> None:
     """Task `i` is channel `i % r` of lane `i // r`; the arrays are those of `convolved`."""
@@ -104,27 +105,7 @@ def _forward(
             for i in range(side):
                 for j in range(side):
                     total = _ZERO
-                    for row in range(3):
-                        for column in range(3):
+                    for row in range(KERNEL):
+                        for column in range(KERNEL):
                             total += weight[n, c, row, column] * frame[i + row, j + column]
                     out[n, c, first + i * side + j] = total
-
-
-@compiled
-def _backward(
-    first_task: int, last_task: int, B: int, L: int, n_prefix: int, side: int, grad: Any, weight: Any, d_x: Any
-) -> None:
-    """The gradient of `x`; tasks and arrays as in `_forward`. The last weight of the kernel comes first."""
-    frame = np.zeros((side + 2, side + 2), np.float32)
-    for task in range(first_task, last_task):
-        n, c = task // grad.shape[1], task % grad.shape[1]
-        for b in range(B):
-            first = b * L + n_prefix
-            _framed(grad, n, c, first, side, frame)
-            for i in range(side):
-                for j in range(side):
-                    total = _ZERO
-                    for row in range(3):
-                        for column in range(3):
-                            total += weight[n, c, 2 - row, 2 - column] * frame[i + row, j + column]
-                    d_x[n, c, first + i * side + j] = total
