@@ -104,7 +104,7 @@ def test_profile_of_a_large_rank_has_one_part_for_all_products() -> None:
 
 @pytest.mark.parametrize(
     ("rank", "shape", "form"),
-    [(MAX_UNROLLED_RANK + 1, Shape(2, 17, 64), "rank space"), (MAX_UNROLLED_RANK, Shape(13, 17, 32), "direct")],
+    [(MAX_UNROLLED_RANK + 1, Shape(2, 17, 64), "rank space"), (MAX_UNROLLED_RANK + 1, Shape(13, 17, 32), "direct")],
 )
 def test_steps_that_are_not_compiled_have_no_profile(rank: int, shape: Shape, form: str) -> None:
     row = SweepInParts(Workload.of_random_features(replace(SIZES, rank=rank), shape), 2)

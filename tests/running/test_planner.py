@@ -17,7 +17,7 @@ from sweep.running.memory_model import (
     parameter_bytes,
     shared_bytes,
 )
-from sweep.side_networks.cost import ELEMENTWISE_WORK, cheaper_form, work_per_token
+from sweep.side_networks.cost import ELEMENTWISE_WORK, STREAM_WORK, cheaper_form, work_per_token
 from sweep.side_networks.cpu.stream_trunk import FEWEST_RANKS, _PooledStreams
 from sweep.side_networks.cpu.trunk import _PooledTrunk
 from sweep.side_networks.cpu.vectors import VECTOR
@@ -116,6 +116,9 @@ def test_rank_space_wins_at_low_rank_and_the_direct_form_at_high() -> None:
 def test_work_of_a_few_modules_by_hand() -> None:
     assert work_per_token(10, 2, 1) == {"rank space": 10 * (4 * 12 + 12), "direct": 24 * 10 * 2 + ELEMENTWISE_WORK * 10}
     assert work_per_token(10, 2, 3)["rank space"] == 3 * 10 * (4 * 12 + 12) + 24 * 4 * 3
+    assert work_per_token(10, FEWEST_RANKS, 3)["rank space"] == 30 * (26 * FEWEST_RANKS + STREAM_WORK)
+    dense = work_per_token(10, FEWEST_RANKS, 3, dense=True)
+    assert dense["rank space"] == 30 * (24 * FEWEST_RANKS + 12) + 24 * FEWEST_RANKS**2 * 3
     assert work_per_token(10, 70, 3)["rank space"] == 4 * 10 * 70 * (9 + 3) + 24 * 4900 * 3
 
 
