@@ -71,7 +71,7 @@ class TrainingOnWorkers:
         self.shares, self.on_message, self.on_epoch, self.on_shares = shares, on_message, on_epoch, on_shares
         self._held: dict[int, Assignment] = {}
         self._placement = Placement(shares.most_lanes)
-        self._are_new = False  # whether workers take part whose shares were not told
+        self._untold = False  # whether workers have shares that were not told
         self._unsent: set[int] = set()
         self._drops: defaultdict[int, list[int]] = defaultdict(list)
         self._settings = SettingsSent(setting_of, pool, self._call, on_message)
@@ -98,9 +98,9 @@ class TrainingOnWorkers:
             self._await_others()
         self._unsent |= set(self._placement.place(self.pool.ready))
         self._move()
-        if self._are_new:
+        if self._untold:
             self.on_shares(f"lanes: {self.shares.in_words(self._placement.lanes(self.pool.ready))}")
-            self._are_new = False
+            self._untold = False
         self._generation, self._order = self._generation + 1, order
         trials = [entrant.record.trial for running in stacks.values() for entrant in running]
         n_lanes = sum(len(self._held[trial].lanes) for trial in trials)
@@ -169,7 +169,12 @@ class TrainingOnWorkers:
                 results |= result.trials
                 if result.out_of_memory:
                     self._forget(result.out_of_memory)
-                    self.on_message(f"worker {worker} ran out of memory; it trains half as many lanes at a time")
+                    self.shares.limit(worker, result.most_lanes)
+                    self._untold = True
+                    self.on_message(
+                        f"worker {worker} ran out of memory; it trains half as many lanes at a time, and workers with "
+                        f"room take the others"
+                    )
                 on_answer()
         self._losses.clear()
         return results
@@ -278,7 +283,7 @@ class TrainingOnWorkers:
         """Have new workers measure what they have, all at the same time."""
         if new := self.shares.unmeasured(self.pool.ready):
             shapes = {assignment.shape for assignment in self._held.values()}
-            self._are_new |= bool(self.shares.measure(new, self._call, shapes))
+            self._untold |= bool(self.shares.measure(new, self._call, shapes))
             self._placement.first_speeds = self.shares.speeds
 
     def _await_others(self) -> None:

@@ -66,6 +66,9 @@ def test_workers_of_one_machine_share_its_memory() -> None:
     shares.leave(0)
     assert [shares.most_lanes(worker, WIDE) for worker in range(1, 4)] == [4, 8, 3]
     assert shares.unmeasured([0, 1, 2, 7]) == [0, 7]
+    shares.limit(2, {WIDE: 3})
+    assert [shares.most_lanes(worker, WIDE) for worker in range(1, 4)] == [4, 3, 3]
+    assert shares.most_lanes(2, NARROW) == shares.most_lanes(1, NARROW) * 2, "only one shape did not fit"
     limited = shares_of(SMALL, elsewhere, lanes_each=5)
     assert [limited.most_lanes(worker, WIDE) for worker in (0, 1)] == [5, 5]
     assert shares_of(replace(SMALL, free_bytes=0)).most_lanes(0, WIDE) == 1
