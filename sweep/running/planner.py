@@ -99,7 +99,7 @@ def plan_features(prepared: Prepared, cache_dir: Path) -> FeaturePlan:
 
 
 def cache_bytes(prepared: Prepared) -> int:
-    """Size on disk of the features of all splits for lanes of a shape. All texts are turned into tokens to count them."""
+    """Size on disk of the features of all splits for lanes of a shape. It turns all texts into tokens to count them."""
     backbone = prepared.backbone
     n_tokens = sum(stored_tokens(backbone, split) for split in splits_to_cache(prepared))
     return n_tokens * sum(backbone.widths) * DTYPE.itemsize
