@@ -73,8 +73,9 @@ def plan(
     from sweep.running.settings import ShapeSettings
     from sweep.running.shape_plan import ShapePlanner
     from sweep.study.finding import load_study
+    from sweep.study.fixed import with_options
 
-    overridden = load_study(study).study.override(
+    declared = dict(
         trials=trials,
         epochs=epochs,
         batch_size=batch_size,
@@ -114,6 +115,7 @@ def plan(
         sampler=sampler,
         seed=seed,
     )
+    overridden = with_options(load_study(study).study, declared)
     cache_dir = default_cache_dir()
     prepared = prepare(
         overridden,
