@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sweep.errors import UsageError
-from sweep.study.stored_values import RESERVED, same_value, stored_attribute, stored_parameter
+from sweep.study.stored_values import RESERVED, plain, same_value, stored_attribute, stored_parameter
 
 if TYPE_CHECKING:
     import optuna
@@ -34,9 +34,8 @@ class AskedTrial:
         Raises:
             UsageError: A choice cannot be stored, or two choices are stored alike.
         """
-        fixed = self._fixed.get(name)
-        if choices and all(type(choice) is type(fixed) for choice in choices):
-            choices = [fixed]
+        if name in self._fixed and all(type(plain(choice)) is type(self._fixed[name]) for choice in choices):
+            choices = [self._fixed[name]]
         stored = [stored_parameter(name, choice) for choice in choices]
         taken = self._trial.suggest_categorical(name, stored)
         originals = [c for c, text in zip(choices, stored, strict=True) if same_value(text, taken)]
