@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sweep.machine.settings import on_all_threads
+
 Precision = Literal["fp32", "bf16"]
 
 SUMMED_AT_ONCE = 256
@@ -62,10 +64,11 @@ def write_product(out: Tensor, a: Tensor, frozen: Tensor) -> None:
         write_product(padded, F.pad(a, (0, 0, 0, missing_rows)), F.pad(frozen, (0, missing_columns)))
         out.copy_(padded[:n_rows, :n_columns])
     else:
-        torch.mm(a[:, :SUMMED_AT_ONCE], frozen[:SUMMED_AT_ONCE], out=out)
-        for first in range(SUMMED_AT_ONCE, a.shape[1], SUMMED_AT_ONCE):
-            summed = slice(first, first + SUMMED_AT_ONCE)
-            out.addmm_(a[:, summed], frozen[summed])
+        with on_all_threads():
+            torch.mm(a[:, :SUMMED_AT_ONCE], frozen[:SUMMED_AT_ONCE], out=out)
+            for first in range(SUMMED_AT_ONCE, a.shape[1], SUMMED_AT_ONCE):
+                summed = slice(first, first + SUMMED_AT_ONCE)
+                out.addmm_(a[:, summed], frozen[summed])
 
 
 def add_product(out: Tensor, a: Tensor, frozen: Tensor) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from backbones import is_path
 from sweep.errors import SweepError, UsageError
 from sweep.machine.checked_files import RESTORE, read_json, require_entries
+from sweep.machine.conditions import changed_since, in_words
 from sweep.machine.device import device_named
 from sweep.machine.settings import own_settings
 from sweep.records.folder import RunFolder
@@ -107,6 +108,11 @@ def resume_run(
             on_bad_image=config["on_bad_image"],
         )
         _check_same_inputs(prepared, folder, config)
+        if changed := changed_since(config, prepared.device):
+            reporter.message(
+                f"note: the run began with {in_words(changed)}. The last digits of the results may differ from those "
+                f"of a run that was never stopped"
+            )
         mend_journal(folder)
         budget = Budget(wall_seconds=config["budget"]["wall_seconds"], target=config["budget"]["target"])
         if n_workers is None and cluster is None and config["cluster"] is not None:
@@ -145,7 +151,7 @@ def _read_config(folder: RunFolder) -> dict[str, Any]:
         "threads": int | None,
         "cluster": str | None,
         "enqueued": list,
-        "transform": dict,
+        **dict.fromkeys(("transform", "versions"), dict),
     }
     require_entries(folder.config_path, config, entries)
     fixed = all(isinstance(params, dict) for params in config["enqueued"])

@@ -22,15 +22,22 @@ from sweep.search.trainer import SettingOf, Stacks
 from sweep.study.shape import Shape
 from sweep.training.lane_stack import StackEpoch, TrialEpoch
 from sweep.training.lane_state import LaneState
+from sweep.workers.balance import TrialCost
 from sweep.workers.messages import Assignment, Step, WorkerFailure, WorkerLost
 from sweep.workers.packing import packed
 from sweep.workers.patience import START_SECONDS, Patience
-from sweep.workers.placement import Placement, TrialCost
+from sweep.workers.placement import Placement
 from sweep.workers.pool import WorkerPool
 from sweep.workers.settings_sent import SettingsSent
 from sweep.workers.shares import Shares
 
 CPU = torch.device("cpu")
+
+MEASURED_SHARED = 2.0
+"""What a stack costs beside its lanes, as a multiple of the cost model's answer, measured for stacks of `lr_rank`.
+
+The model is not changed, because it also decides which configurations are proposed together, and so the tables.
+"""
 
 MOST_LOSSES = 5
 """Workers that may die one after the other with the same trial before it has trained an epoch."""
@@ -81,7 +88,7 @@ class TrainingOnWorkers:
                 state.lane(setting.spec, CPU)  # raises here, and not on a worker
         self._held[trial] = Assignment(trial, shape, entrant.record.first_order, tuple(states))
         own, shared = setting.spec.lane_work(setting.tokens), setting.spec.stack_work(setting.tokens)
-        self._placement.costs[trial] = TrialCost(shape, len(states) * own, shared, len(states))
+        self._placement.costs[trial] = TrialCost(shape, len(states) * own, MEASURED_SHARED * shared, len(states))
 
     def train_epoch(self, stacks: Stacks, order: int, reporter: Reporter) -> Iterator[tuple[Shape, StackEpoch]]:
         """See `Trainer`; a worker whose memory runs out halves its stack by itself."""
@@ -233,9 +240,9 @@ class TrainingOnWorkers:
                     self._held[trial] = replace(self._held[trial], lanes=tuple(lanes))
 
     def _move(self) -> None:
-        """Bring trials from busy workers to workers with less to do, between two epochs."""
-        moves = self._placement.moves(self.pool.ready)
-        self._fetch(list(moves))
+        """Divide trials anew among workers between two epochs, if that is faster."""
+        moves = self._placement.moves(self.pool.ready, self._unsent)
+        self._fetch([trial for trial in moves if trial not in self._unsent])
         for trial, worker in moves.items():
             if (source := self._placement.where.get(trial)) is not None and trial not in self._unsent:
                 self._drops[source].append(trial)

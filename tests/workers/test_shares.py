@@ -15,9 +15,10 @@ from sweep.machine import memory
 from sweep.records.worker_words import shares_in_words
 from sweep.study.shape import FeatureSource, Shape
 from sweep.training.engine import Lane, Training
+from sweep.workers.balance import TrialCost
 from sweep.workers.measured import CPU, Measured, measured
 from sweep.workers.patience import Patience
-from sweep.workers.placement import Placement, TrialCost
+from sweep.workers.placement import Placement
 from sweep.workers.shares import Shares
 from sweep.workers.training import TrainingOnWorkers
 
