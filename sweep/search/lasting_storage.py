@@ -126,7 +126,7 @@ class LastingStorage(RDBStorage):
             written = session.query(TrialModel).filter_by(study_id=study_id, number=self._number_begun).one_or_none()
             if written is not None:
                 return written
-        trial = super()._get_prepared_new_trial(study_id, template_trial, session)
+        trial: Any = super()._get_prepared_new_trial(study_id, template_trial, session)
         self._number_begun = trial.number
         return trial
 
