@@ -1,7 +1,7 @@
 """Print a run's tables and numbers to a terminal."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +58,10 @@ def show_trials(console: Console, results: Results, limit: int = TOP) -> None:
     table.add_column(f"{of}vs baseline (95%)", justify="right", no_wrap=not of)
     table.add_column("configuration")
     parameters = parameter_columns(trials)
+    whole = [name for name in parameters if _are_whole(trials[name])]
     for row in trials.head(limit).to_dict("records"):
         configuration = "  ".join(
-            f"{name.removeprefix(PARAMETER_PREFIX)}={_cell(row[name])}"
+            f"{name.removeprefix(PARAMETER_PREFIX)}={f'{row[name]:.0f}' if name in whole else _cell(row[name])}"
             for name in parameters
             if not _missing(row[name])
         )
@@ -79,6 +80,12 @@ def show_trials(console: Console, results: Results, limit: int = TOP) -> None:
     console.print(table)
     if len(trials) > limit:
         console.print(f"and {len(trials) - limit} more", highlight=False)
+
+
+def _are_whole(values: Iterable[Any]) -> bool:
+    """Whether these are floats only because pandas has no other numbers beside missing values, such as ranks."""
+    there = [value for value in values if not _missing(value)]
+    return bool(there) and all(isinstance(value, float) and value.is_integer() for value in there)
 
 
 def _difference(row: dict[Any, Any], kind: TaskKind) -> str:

@@ -15,9 +15,9 @@ from sweep.running.data_path import absolute_path
 from sweep.running.ending import Ending, WallSeconds
 from sweep.running.planner import Plan
 from sweep.running.preparation import Prepared
-from sweep.search.data_base import shown_url
 from sweep.search.hypervolume import hypervolume
 from sweep.search.search import Search, Winner
+from sweep.search.storage_url import shown_url
 from sweep.study.budget import Budget
 from sweep.study.finding import LoadedStudy
 from sweep.tasks.targets import Target

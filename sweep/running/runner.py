@@ -25,7 +25,7 @@ from sweep.running.settings import ShapeSettings, same_source
 from sweep.running.shape_plan import ShapePlanner
 from sweep.running.snapshot_files import SnapshotFiles
 from sweep.running.trainers import Where, check_workers, fill_of, lanes_of, pool_of, threads_of, trainer_of
-from sweep.search.data_base import first_reason, is_storage_error, shown_url
+from sweep.search.data_base import first_reason, is_storage_error
 from sweep.search.occupancy import Occupancy
 from sweep.search.optuna_storage import check_storage_free, create_optuna_study
 from sweep.search.proposals import Proposals
@@ -33,6 +33,7 @@ from sweep.search.requests import Inbox
 from sweep.search.samplers import sampler_of
 from sweep.search.search import Search, Winner
 from sweep.search.snapshot import capture, restore
+from sweep.search.storage_url import shown_url
 from sweep.side_networks.cpu.compile import compiling_seconds
 from sweep.study.asking import check_enqueued
 from sweep.study.attainable import require_attainable

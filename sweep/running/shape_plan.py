@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 
 from sweep.errors import SweepError
 from sweep.features.cache import n_images_missing
-from sweep.features.entry import DTYPE
 from sweep.running.memory_model import lane_cost
-from sweep.running.planner import Plan, costly_steps, splits_to_cache
+from sweep.running.planner import Plan, cache_bytes, costly_steps, splits_to_cache
 from sweep.running.preparation import Prepared
 from sweep.running.rehearsed_search import ShapeCost, rehearsed_seconds
 from sweep.running.settings import ShapeSettings
@@ -103,18 +102,20 @@ class ShapePlanner:
     def shapes(self) -> list[ShapePlan]:
         """A plan for each shape, the most frequent first; empty if there is only one."""
         planned = []
+        sizes: dict[FeatureSource, int] = {}  # counting the tokens of all texts takes a while
         for shape, count in self.counts.most_common() if self.varies else []:
             words, share = shape.described(list(self.counts)), count / self.counts.total()
             if shape in self.errors:
                 planned.append(ShapePlan(shape=words, share=share, error=self.errors[shape]))
                 continue
             own, cost = self.settings.looked_at(shape), self.costs[shape]
-            splits = splits_to_cache(own)
+            if shape.source not in sizes:
+                sizes[shape.source] = cache_bytes(own)
             planned.append(
                 ShapePlan(
                     shape=words,
                     share=share,
-                    cache_bytes=sum(split.n_images for split in splits) * bytes_per_image(own),
+                    cache_bytes=sizes[shape.source],
                     n_images_missing=self._n_missing(own),
                     bytes_per_lane=lane_cost(own)[0],
                     lane_epoch_seconds=cost.lane_seconds + cost.stack_seconds / cost.enough_lanes,
@@ -184,8 +185,3 @@ def _work(prepared: Prepared) -> tuple[float, float]:
     """Multiply-adds per image of a stack and of each lane, by the cost model."""
     tokens = prepared.backbone.tokens
     return prepared.spec.stack_work(tokens), prepared.spec.lane_work(tokens)
-
-
-def bytes_per_image(prepared: Prepared) -> int:
-    """Size on disk of the features of one image."""
-    return prepared.backbone.tokens * sum(prepared.backbone.widths) * DTYPE.itemsize

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 
 from sweep.errors import UsageError
+from sweep.search.storage_url import check_user_part, shown_url, without_passwords
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
@@ -19,7 +20,6 @@ PATIENCE_SECONDS = 60.0
 """How long a run waits for a server that has answered before, and does not answer now."""
 
 SECONDS_BETWEEN_TRIES = 0.5
-HIDDEN = "***"
 EXAMPLES = "sqlite:///trials.db or postgresql://USER@HOST/DATABASE"
 
 
@@ -47,11 +47,12 @@ def _parsed(url: str) -> "URL":
     """The URL, a PostgreSQL data base with the driver psycopg unless the URL names another.
 
     Raises:
-        UsageError: The driver is not installed.
+        UsageError: The driver is not installed, or it is not clear where the password ends.
         ArgumentError: It is no URL.
     """
     from sqlalchemy.engine import make_url
 
+    check_user_part(url)
     parsed = make_url(url)
     if parsed.drivername in ("postgres", "postgresql"):
         if importlib.util.find_spec("psycopg") is None and importlib.util.find_spec("psycopg2") is not None:
@@ -83,23 +84,6 @@ def _wait_for_the_server(engine: Any) -> None:
             time.sleep(SECONDS_BETWEEN_TRIES)
 
     event.listen(engine, "do_connect", connect)
-
-
-def shown_url(url: str) -> str:
-    """The URL of a storage as it may be printed and recorded: without its passwords."""
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        shown = make_url(url).render_as_string(hide_password=True)
-    except (ArgumentError, ValueError):
-        shown = re.sub(r"(//[^/@:]*):[^@]*@", rf"\1:{HIDDEN}@", url)
-    return re.sub(r"(?i)([?&][^=&]*password=)[^&]*", rf"\1{HIDDEN}", shown)
-
-
-def without_passwords(text: str, url: str) -> str:
-    """A text about a storage, without the passwords of its URL."""
-    return text.replace(url, shown_url(url))
 
 
 def cannot_open(url: str, error: Exception) -> UsageError:

@@ -10,6 +10,7 @@ from sweep.machine.user_code import line_of
 from sweep.study.asked_trial import AskedTrial
 from sweep.study.class_weights import of_lane
 from sweep.study.lane_config import LaneConfig
+from sweep.study.own_config import with_fields_in_extra
 from sweep.study.parameter_cells import range_text
 from sweep.study.shape import shape_values, study_of_lane
 from sweep.study.stored_values import same_value
@@ -36,7 +37,7 @@ def lane_config(study: "Study", trial: "optuna.Trial | optuna.trial.FixedTrial")
     try:
         config = study.suggest(cast("optuna.Trial", AskedTrial(trial)))
         if isinstance(config, LaneConfig):
-            config = _with_declarations(study, config)
+            config = _with_declarations(study, with_fields_in_extra(config))
     except UsageError as error:
         raise UsageError(f"{error} ({line_of(study.suggest, error)})") from error
     except Exception as error:

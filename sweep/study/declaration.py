@@ -42,7 +42,7 @@ class Study:
 
     Attributes:
         suggest: The space, as a define-by-run function: it takes an Optuna trial, asks it for values, and returns the
-            lane's configuration.
+            lane's configuration: a `LaneConfig`, or a dataclass that inherits from it and has further fields.
         baseline: Parameter values of trial 0, the configuration that the others should beat.
         enqueue: Configurations to try after the baseline, before the sampler chooses freely: parameters by name. The
             sampler chooses the parameters that are missing.

@@ -3,13 +3,14 @@
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from sweep import load_results
-from sweep.cli.show import beside_plan, show_summary, where_the_time_went
+from sweep.cli.show import beside_plan, show_summary, show_trials, where_the_time_went
 from sweep.records.folder import RunFolder
 from sweep.study.budget import whole_seconds
 
@@ -96,3 +97,13 @@ def test_a_plan_for_one_shape_is_not_compared_with_a_search_of_several() -> None
     slower = beside_plan({**plan, "n_shapes": 3}, 90, 40, several_shapes=True)
     assert "9.0 times as long as planned" in slower
     assert "or if the sampler prefers costly shapes" in slower
+
+
+def test_a_rank_is_a_whole_number_beside_trials_without_one(finished_run: Path) -> None:
+    results = load_results(finished_run)
+    console = Console(file=io.StringIO(), width=200)
+    first = results.trials["trial"].iloc[0]
+    ranks = results.trials["params_rank"].astype(float).where(results.trials["trial"] == first)
+    with console.capture() as capture:
+        show_trials(console, replace(results, trials=results.trials.assign(params_rank=ranks)))
+    assert f"rank={ranks.dropna().iloc[0]:.0f} " in capture.get()

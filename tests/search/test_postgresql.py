@@ -18,7 +18,8 @@ import sweep.search.data_base
 from sweep import Halving, Results, Study, SweepError, UsageError, load_results
 from sweep.cli.dashboard import dashboard
 from sweep.running.resume import resume_run
-from sweep.search.data_base import open_data_base, shown_url
+from sweep.search.data_base import open_data_base
+from sweep.search.storage_url import shown_url
 from sweep.study.finding import LoadedStudy
 
 pytestmark = needs_server
@@ -162,19 +163,3 @@ def test_a_password_is_taken_from_the_environment(
         with monkeypatch.context() as context:
             context.setenv(name, value)
             assert optuna.study.get_all_study_names(open_data_base(url)) == []
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("postgresql://me:secret@host:5432/trials", "postgresql://me:***@host:5432/trials"),
-        ("postgresql://me@host/trials?password=secret&sslmode=require", "password=***&sslmode=require"),
-        ("postgresql://me@host/trials?sslpassword=secret", "sslpassword=***"),
-        ("postgresql://me:se%2Fcr%40et@host/trials", "postgresql://me:***@host/trials"),
-        ("postgresql://me:secret@host:no-port/trials", "postgresql://me:***@host:no-port/trials"),
-    ],
-)
-def test_shown_urls_have_no_password(url: str, shown: str) -> None:
-    assert shown in shown_url(url)
-    assert "secret" not in shown_url(url)
-    assert "se%2Fcr" not in shown_url(url)
