@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.frozen import FrozenBackbone
@@ -24,6 +23,12 @@ ROUNDING = 1e-5
 
 TOLERANCE = 1e-3
 """Relative to a stage's largest number: how much the same text may differ in another batch, by rounding."""
+
+TEXTS_TOGETHER = 8
+"""Texts that the network reads at a time, padded to the longest of them; those of a batch are sorted by length first.
+
+The feature cache records this number, because other groups give features that differ by rounding.
+"""
 
 
 class TextBackbone(FrozenBackbone):
@@ -106,17 +111,30 @@ class TextBackbone(FrozenBackbone):
         return ids.where(torch.arange(self.tokens) < lengths, BEYOND)
 
     def _run(self, inputs: Tensor) -> Stages:
-        """Compute the stages of (B, L) token numbers."""
+        """Compute the stages of (B, L) token numbers, a group of texts of similar lengths at a time."""
         lengths = (inputs != BEYOND).sum(1)
-        traced = torch.compiler.is_compiling()  # a graph has a fixed length
-        longest = inputs.shape[1] if traced else int(lengths.max())
-        ids = inputs[:, :longest]
+        if torch.compiler.is_compiling():  # a graph has a fixed length and one group
+            return Stages(self._padded_stages(inputs), lengths)
+        ascending, order = lengths.sort(stable=True)
+        longest = ascending.tolist()
+        whole: list[Tensor] = []
+        for start in range(0, len(longest), TEXTS_TOGETHER):
+            group = order[start : start + TEXTS_TOGETHER]
+            n_tokens = longest[start : start + TEXTS_TOGETHER][-1]
+            stages = self._padded_stages(inputs[group, :n_tokens])
+            if not whole:
+                whole = [stage.new_zeros(*inputs.shape, stage.shape[-1]) for stage in stages]
+            for place, stage in zip(whole, stages, strict=True):
+                place[group, :n_tokens] = stage
+        return Stages(whole, lengths)
+
+    def _padded_stages(self, ids: Tensor) -> list[Tensor]:
+        """Compute the stages of (B, L) token numbers with one call of the network."""
         valid = ids != BEYOND
         taken = self._hidden_states(ids, valid)
         if self._tokens_first:
             taken = [state.transpose(0, 1) for state in taken]
-        beyond = (0, 0, 0, inputs.shape[1] - longest)
-        return Stages((F.pad(stage * valid.unsqueeze(-1), beyond) for stage in taken), lengths)
+        return [state * valid.unsqueeze(-1) for state in taken]
 
     def _hidden_states(self, ids: Tensor, valid: Tensor) -> list[Tensor]:
         """Return the input of the first block and the outputs of the tapped blocks, with the network's own layout.

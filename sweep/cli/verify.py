@@ -64,6 +64,8 @@ def verify(
 
 def show_verification(console: Console, verification: "Verification") -> None:
     """Print what was compared, and whether it is as promised."""
+    from sweep.machine.conditions import in_words
+
     trial = verification.trial
     epochs = f"{trial.epochs} epoch{'s' * (trial.epochs > 1)} from data order {trial.first_order}"
     table = Table(title=f"trial {trial.number} trained again, alone: {epochs}", title_justify="left")
@@ -85,10 +87,9 @@ def show_verification(console: Console, verification: "Verification") -> None:
         return
     console.print("[bold red]the trial trained alone differs from the record[/]", highlight=False)
     if verification.changed:
-        changes = ", ".join(f"{name} {there}, here {here}" for name, (there, here) in verification.changed.items())
         console.print(
-            f"the run had {printable(changes)}. Equal bits are promised only where nothing has changed; "
-            "otherwise give --tolerance",
+            f"the run had {printable(in_words(verification.changed))}. Equal bits are promised only where "
+            "nothing has changed; otherwise give --tolerance",
             highlight=False,
             markup=False,
             soft_wrap=True,

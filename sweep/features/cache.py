@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
@@ -26,11 +25,13 @@ from sweep.features.computing import computed
 from sweep.features.entry import DTYPE, FORMAT_VERSION, Entry, note_use
 from sweep.features.labels import labels_for
 from sweep.features.rows import Rows
-from sweep.features.stored_batches import intact_batches
 from sweep.machine.paths import ensure_folder
 from sweep.tasks.targets import OF_CLASSES, Target
 
 logger = logging.getLogger(__name__)
+
+BATCH_SIZE = 32
+"""Images in a batch of the feature pass, if not given."""
 
 Fill = Callable[[Entry, Backbone, Split, Sequence[range], torch.device], Iterator[range]]
 """Computes batches that are missing in an entry, and yields each of them once it is in the entry.
@@ -93,7 +94,7 @@ def compute_features(
     split: Split,
     *,
     cache_dir: Path,
-    batch_size: int = 32,
+    batch_size: int = BATCH_SIZE,
     device: torch.device | str = "cpu",
     on_progress: Callable[[int, int], None] | None = None,
     fill: Fill | None = None,
@@ -142,14 +143,11 @@ def compute_features(
     )
 
 
-def n_images_missing(backbone: Backbone, split: Split, cache_dir: Path) -> int:
-    """Return how many images of `split` are missing in the cache. A complete entry is not read again."""
+def n_images_missing(backbone: Backbone, split: Split, cache_dir: Path, batch_size: int = BATCH_SIZE) -> int:
+    """Return for how many images of `split` `compute_features` would run. A complete entry is not read again."""
     folder = cache_dir / "features" / feature_key(backbone, split)
-    if folder.is_dir():
-        return 0
-    _, *image_shape = _shape(backbone, split)
-    intact = intact_batches(folder.with_suffix(".partial"), int(np.prod(image_shape)) * DTYPE.itemsize)
-    return split.n_images - sum(len(batch) for batch in intact)
+    n_tokens = 0 if split.kind == "texts" else None  # their number does not matter before anything is written
+    return Entry(folder, _shape(backbone, split), batch_size, n_tokens).n_missing()
 
 
 def stored_tokens(backbone: Backbone, split: Split) -> int:

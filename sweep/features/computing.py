@@ -17,6 +17,7 @@ import torch
 
 from backbones.protocol import Backbone
 from backbones.stages import lengths_of
+from backbones.text_transform import BEYOND
 from sweep.data.base import Split
 from sweep.data.decoding import UnreadableImageError
 from sweep.data.files import all_unreadable
@@ -86,10 +87,12 @@ def rounded_stages(
         device: where they are sent.
 
     Returns:
-        The features, (B, S, L, D) float16 (see `stored_shape` for several widths); the smallest and the largest number
-        of each stage before rounding, (S, 2), both on `device`; and the number of tokens of every text, None for
-        images.
+        The features, (B, S, L, D) float16 (see `stored_shape` for several widths), where L is the length of the longest
+        text; the smallest and the largest number of each stage before rounding, (S, 2), both on `device`; and the
+        number of tokens of every text, None for images.
     """
+    if backbone.kind == "texts":
+        images = images[:, : int((images != BEYOND).sum(1).max())]
     sent = images.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else images
     taps = backbone.stages(sent)
     batch, tokens, _ = taps[0].shape

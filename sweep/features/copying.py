@@ -73,7 +73,9 @@ class EntryIndex:
         n_images, n_stages, n_tokens, width = self.header["shape"]
         packed = self.header.get("packed", False)
         all_tokens = self.n_bytes * n_tokens // _image_bytes(self.header) if packed else None
-        return Entry(folder, (n_images, n_stages, n_tokens, width), self.header["batch_size"], all_tokens)
+        entry = Entry(folder, (n_images, n_stages, n_tokens, width), self.header["batch_size"], all_tokens)
+        entry.header = self.header  # an older version may have computed it
+        return entry
 
 
 def _image_bytes(header: dict[str, Any]) -> int:

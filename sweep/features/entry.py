@@ -6,6 +6,9 @@ the result does not depend on where a pass was resumed.
 
 Texts are stored without padding: the record of a batch has their lengths and the offset of the batch in the file.
 Entries of sweep 0.3 have texts padded to one length and no offset; they can still be read.
+
+An entry's header says how many texts the network reads at a time. A pass that began with another number, or in sweep
+0.10 or older, which recorded none, starts anew. Else batches of one entry would be rounded in two ways.
 """
 
 import json
@@ -21,6 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from backbones.text_backbone import TEXTS_TOGETHER
 from sweep.errors import SweepError
 from sweep.features.rows import PackedRows, Rows
 from sweep.features.stored_batches import (
@@ -68,7 +72,7 @@ class Entry:
         self._n_tokens = shape[0] * shape[2] if n_tokens is None else n_tokens
         self.packs = n_tokens is not None
         if self.packs:
-            self.header["packed"] = True
+            self.header |= {"packed": True, "texts_together": TEXTS_TOGETHER}
         self.batches = [range(i, min(i + batch_size, shape[0])) for i in range(0, shape[0], batch_size)]
         self._found: Batches = {}
 
@@ -113,13 +117,24 @@ class Entry:
         os.replace(self.folder, self.partial)
         return False
 
+    def n_missing(self) -> int:
+        """Number of images that `resume` would leave to compute. A complete entry is not read."""
+        if self.folder.is_dir():
+            return 0
+        found = intact_batches(self.partial, self.image_bytes) if self._continues() else {}
+        return self.shape[0] - sum(len(batch) for batch in found)
+
+    def _continues(self) -> bool:
+        """Whether an earlier pass has begun the entry in the same way."""
+        return _read_header(self.partial) == self.header
+
     def resume(self) -> list[range]:
         """Return the batches that are still to be computed, after checking those of earlier passes.
 
         Raises:
             SweepError: there is not enough disk space for the rest.
         """
-        if _read_header(self.partial) != self.header:
+        if not self._continues():
             shutil.rmtree(self.partial, ignore_errors=True)
             self.partial.mkdir()
             write_durably(self.partial / HEADER_FILE, json.dumps(self.header).encode(), mode="wb")

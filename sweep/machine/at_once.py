@@ -86,12 +86,14 @@ def at_once(works: Sequence[Callable[[Check], Result]]) -> list[Result]:
     if len(works) == 1:
         return [works[0](lambda: None)]
     failed = threading.Event()
+    n_threads = max(1, torch.get_num_threads() // len(works))
 
     def check() -> None:
         if failed.is_set():
             raise _InVainError
 
     def run(work: Callable[[Check], Result]) -> Result:
+        torch.set_num_threads(n_threads)  # a new thread would take the number that any thread has set last
         try:
             return work(check)
         except BaseException:
@@ -99,9 +101,8 @@ def at_once(works: Sequence[Callable[[Check], Result]]) -> list[Result]:
             raise
 
     first: Future[Result] = Future()
-    # New threads of PyTorch take the number of the process, which the first line sets.
     with (
-        computing_on(max(1, torch.get_num_threads() // len(works))),
+        computing_on(n_threads),
         ThreadPoolExecutor(len(works) - 1, thread_name_prefix="at once") as pool,
     ):
         try:

@@ -206,7 +206,9 @@ def cost(results: Results, workers: WorkerLog | None) -> str:
 
 
 def made_with(results: Results) -> str:
-    """Return the section with the command and the versions."""
+    """Return the section with the command, the versions and the device."""
     config = results.config
     versions = {**config["versions"], "device": config["device"]}
+    if "processor" in config:  # versions up to 0.10 did not record it
+        versions["processor"] = str(config["processor"])
     return page.heading("Made with") + page.preformatted(command_line(config["command"])) + page.pairs(versions)

@@ -86,7 +86,6 @@ def plan_features(prepared: Prepared, cache_dir: Path) -> FeaturePlan:
     backbone, data = prepared.backbone, prepared.data
     splits = splits_to_cache(prepared)
     n_images = sum(split.n_images for split in splits)
-    n_tokens = sum(stored_tokens(backbone, split) for split in splits)
     n_missing = sum(n_images_missing(backbone, split, cache_dir) for split in splits)
     n_live = 0 if prepared.views.n_cached else data.train.n_images + (data.val.n_images if prepared.study.folds else 0)
     per_image = seconds_per_image(prepared, n_missing + n_live)
@@ -94,9 +93,16 @@ def plan_features(prepared: Prepared, cache_dir: Path) -> FeaturePlan:
         n_images=n_images,
         n_images_missing=n_missing,
         feature_wall_seconds=n_missing * per_image,
-        cache_bytes=n_tokens * sum(backbone.widths) * DTYPE.itemsize,
+        cache_bytes=cache_bytes(prepared),
         live_wall_seconds=n_live * per_image,
     )
+
+
+def cache_bytes(prepared: Prepared) -> int:
+    """Size on disk of the features of all splits for lanes of a shape. It turns all texts into tokens to count them."""
+    backbone = prepared.backbone
+    n_tokens = sum(stored_tokens(backbone, split) for split in splits_to_cache(prepared))
+    return n_tokens * sum(backbone.widths) * DTYPE.itemsize
 
 
 def splits_to_cache(prepared: Prepared) -> list[Split]:

@@ -1,8 +1,6 @@
 """The records that a run writes: its configuration before the search, and its summary afterwards."""
 
 import hashlib
-import importlib.metadata
-import platform
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,19 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from backbones.sizes import transform_record
+from sweep.machine.conditions import processor_of, versions_of
 from sweep.records.folder import RunFolder
 from sweep.running.data_path import absolute_path
 from sweep.running.ending import Ending, WallSeconds
 from sweep.running.planner import Plan
 from sweep.running.preparation import Prepared
-from sweep.search.data_base import shown_url
 from sweep.search.hypervolume import hypervolume
 from sweep.search.search import Search, Winner
+from sweep.search.storage_url import shown_url
 from sweep.study.budget import Budget
 from sweep.study.finding import LoadedStudy
 from sweep.tasks.targets import Target
 
-PACKAGES = ("sweep", "torch", "torchvision", "timm", "optuna", "numpy", "pandas", "pillow")
+PACKAGES = ("sweep", "torch", "torchvision", "timm", "optuna", "numpy", "numba", "pandas", "pillow")
 TEXT_PACKAGES = ("transformers", "tokenizers")
 """Further packages that the features of texts depend on."""
 
@@ -36,7 +35,7 @@ def run_config(
     budget: Budget,
     enqueued: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """The configuration of a run: what the user asked for, the data and the backbone, and the versions of packages."""
+    """The configuration of a run: what was asked for, the data, the backbone, the processor and packages' versions."""
     data, backbone = prepared.data, prepared.backbone
     target = Target.of(data.task, data.train.labels)
     packages = (*PACKAGES, *TEXT_PACKAGES) if backbone.kind == "texts" else PACKAGES
@@ -68,10 +67,8 @@ def run_config(
         "transform": transform_record(backbone.transform),
         "augment_fingerprint": prepared.views.fingerprint,
         "sources": [],
-        "versions": {
-            "python": platform.python_version(),
-            **{package: importlib.metadata.version(package) for package in packages},
-        },
+        "processor": processor_of(prepared.device),
+        "versions": versions_of(packages),
     }
 
 

@@ -25,7 +25,7 @@ from sweep.running.settings import ShapeSettings, same_source
 from sweep.running.shape_plan import ShapePlanner
 from sweep.running.snapshot_files import SnapshotFiles
 from sweep.running.trainers import Where, check_workers, fill_of, lanes_of, pool_of, threads_of, trainer_of
-from sweep.search.data_base import first_reason, is_storage_error, shown_url
+from sweep.search.data_base import first_reason, is_storage_error
 from sweep.search.occupancy import Occupancy
 from sweep.search.optuna_storage import check_storage_free, create_optuna_study
 from sweep.search.proposals import Proposals
@@ -33,12 +33,14 @@ from sweep.search.requests import Inbox
 from sweep.search.samplers import sampler_of
 from sweep.search.search import Search, Winner
 from sweep.search.snapshot import capture, restore
+from sweep.search.storage_url import shown_url
 from sweep.side_networks.cpu.compile import compiling_seconds
 from sweep.study.asking import check_enqueued
 from sweep.study.attainable import require_attainable
 from sweep.study.budget import Budget, whole_seconds
 from sweep.study.enqueued import settled
 from sweep.study.finding import LoadedStudy
+from sweep.study.going_on import going_on
 from sweep.workers.cluster import connected
 from sweep.workers.request import NO_WORKERS, WorkersAsked
 
@@ -154,6 +156,9 @@ def carry_out(
     device = prepared.device
     sampler = sampler_of(study)
     optuna_study = create_optuna_study(storage_url, folder, objectives=study.ranking, sampler=sampler, goes_on=goes_on)
+    if goes_on:
+        study = going_on(study, optuna_study.get_trials(deepcopy=False))
+        prepared = replace(prepared, study=study)
     reporter.run_opened(folder, storage_url)
     announce(prepared, folder, reporter)
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 
 from sweep.errors import SweepError
 from sweep.features.cache import n_images_missing
-from sweep.features.entry import DTYPE
 from sweep.running.memory_model import lane_cost
-from sweep.running.planner import Plan, costly_steps, splits_to_cache
+from sweep.running.planner import Plan, cache_bytes, costly_steps, splits_to_cache
 from sweep.running.preparation import Prepared
 from sweep.running.rehearsed_search import ShapeCost, rehearsed_seconds
 from sweep.running.settings import ShapeSettings
@@ -38,7 +37,8 @@ class ShapePlan:
         shape: The shape in words.
         share: Share of the trials that have it, if the sampler spreads evenly over the space.
         cache_bytes: Size on disk of the features of all splits.
-        n_images_missing: Number of images whose features are not in the cache.
+        n_images_missing: Number of images, or views of them, whose features are not in the cache.
+        feature_wall_seconds: Time to compute these features. Shapes that read the same features share it.
         bytes_per_lane: Memory that each lane takes.
         lane_epoch_seconds: Time of one epoch of one lane in a stack with enough lanes.
         error: Why no lane can have this shape; empty if lanes can have it.
@@ -48,6 +48,7 @@ class ShapePlan:
     share: float
     cache_bytes: int = 0
     n_images_missing: int = 0
+    feature_wall_seconds: float = 0.0
     bytes_per_lane: int = 0
     lane_epoch_seconds: float = 0.0
     error: str = ""
@@ -103,19 +104,22 @@ class ShapePlanner:
     def shapes(self) -> list[ShapePlan]:
         """A plan for each shape, the most frequent first; empty if there is only one."""
         planned = []
+        sizes: dict[FeatureSource, int] = {}  # counting the tokens of all texts takes a while
         for shape, count in self.counts.most_common() if self.varies else []:
             words, share = shape.described(list(self.counts)), count / self.counts.total()
             if shape in self.errors:
                 planned.append(ShapePlan(shape=words, share=share, error=self.errors[shape]))
                 continue
             own, cost = self.settings.looked_at(shape), self.costs[shape]
-            splits = splits_to_cache(own)
+            if shape.source not in sizes:
+                sizes[shape.source] = cache_bytes(own)
             planned.append(
                 ShapePlan(
                     shape=words,
                     share=share,
-                    cache_bytes=sum(split.n_images for split in splits) * bytes_per_image(own),
+                    cache_bytes=sizes[shape.source],
                     n_images_missing=self._n_missing(own),
+                    feature_wall_seconds=self._feature_seconds(cost),
                     bytes_per_lane=lane_cost(own)[0],
                     lane_epoch_seconds=cost.lane_seconds + cost.stack_seconds / cost.enough_lanes,
                 )
@@ -174,6 +178,11 @@ class ShapePlanner:
         """What a run computes for a shape: all stages that shapes with the same backbone and input read."""
         return replace(own.shape.source, stages=self.settings.with_all_stages(own).stage_indices, group_size=1)
 
+    def _feature_seconds(self, cost: ShapeCost) -> float:
+        """Time to compute the missing features of a shape. The plan has that of the baseline's."""
+        same = cost.features == self._features(self.prepared)
+        return self.plan.feature_wall_seconds if same else cost.feature_seconds
+
     def _n_missing(self, own: Prepared) -> int:
         """Number of images whose features are not in the cache."""
         backbone = self.settings.with_all_stages(own)
@@ -184,8 +193,3 @@ def _work(prepared: Prepared) -> tuple[float, float]:
     """Multiply-adds per image of a stack and of each lane, by the cost model."""
     tokens = prepared.backbone.tokens
     return prepared.spec.stack_work(tokens), prepared.spec.lane_work(tokens)
-
-
-def bytes_per_image(prepared: Prepared) -> int:
-    """Size on disk of the features of one image."""
-    return prepared.backbone.tokens * sum(prepared.backbone.widths) * DTYPE.itemsize

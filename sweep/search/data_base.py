@@ -1,25 +1,18 @@
-"""Optuna storages in a data base: their URLs, and connections that survive a restart of the server."""
+"""Optuna storages in a data base: how they are opened, and what their failures mean."""
 
 import importlib.util
-import logging
 import re
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from optuna.storages import BaseStorage, RDBStorage, get_storage
+from optuna.storages import BaseStorage, get_storage
 
 from sweep.errors import UsageError
+from sweep.search.lasting_storage import LastingStorage
+from sweep.search.storage_url import check_user_part, shown_url, without_passwords
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
-logger = logging.getLogger(__name__)
-
-PATIENCE_SECONDS = 60.0
-"""How long a run waits for a server that has answered before, and does not answer now."""
-
-SECONDS_BETWEEN_TRIES = 0.5
-HIDDEN = "***"
 EXAMPLES = "sqlite:///trials.db or postgresql://USER@HOST/DATABASE"
 
 
@@ -34,9 +27,7 @@ def open_data_base(url: str) -> BaseStorage:
         if parsed.get_backend_name() == "sqlite":
             return get_storage(url)
         address = parsed.render_as_string(hide_password=False)
-        storage = RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
-        _wait_for_the_server(storage.engine)
-        return get_storage(storage)  # keeps what was read in memory
+        return get_storage(LastingStorage(address))  # keeps what was read in memory
     except UsageError:
         raise
     except Exception as error:  # SQLAlchemy, a driver, or the network
@@ -47,11 +38,12 @@ def _parsed(url: str) -> "URL":
     """The URL, a PostgreSQL data base with the driver psycopg unless the URL names another.
 
     Raises:
-        UsageError: The driver is not installed.
+        UsageError: The driver is not installed, or it is not clear where the password ends.
         ArgumentError: It is no URL.
     """
     from sqlalchemy.engine import make_url
 
+    check_user_part(url)
     parsed = make_url(url)
     if parsed.drivername in ("postgres", "postgresql"):
         if importlib.util.find_spec("psycopg") is None and importlib.util.find_spec("psycopg2") is not None:
@@ -62,44 +54,6 @@ def _parsed(url: str) -> "URL":
             f'--storage {shown_url(url)} needs the package psycopg; install it: python -m pip install -e ".[cluster]"'
         )
     return parsed
-
-
-def _wait_for_the_server(engine: Any) -> None:
-    """Have connections that a restart of the server has cut made again, for `PATIENCE_SECONDS`."""
-    from sqlalchemy import event
-
-    def connect(dialect: Any, record: object, arguments: list[Any], options: dict[str, Any]) -> Any:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        told = False
-        while True:
-            try:
-                return dialect.connect(*arguments, **options)
-            except dialect.loaded_dbapi.OperationalError:
-                if time.monotonic() > deadline:
-                    raise
-            if not told:
-                logger.warning("the data base does not answer; trying again for %.0f s", PATIENCE_SECONDS)
-                told = True
-            time.sleep(SECONDS_BETWEEN_TRIES)
-
-    event.listen(engine, "do_connect", connect)
-
-
-def shown_url(url: str) -> str:
-    """The URL of a storage as it may be printed and recorded: without its passwords."""
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        shown = make_url(url).render_as_string(hide_password=True)
-    except (ArgumentError, ValueError):
-        shown = re.sub(r"(//[^/@:]*):[^@]*@", rf"\1:{HIDDEN}@", url)
-    return re.sub(r"(?i)([?&][^=&]*password=)[^&]*", rf"\1{HIDDEN}", shown)
-
-
-def without_passwords(text: str, url: str) -> str:
-    """A text about a storage, without the passwords of its URL."""
-    return text.replace(url, shown_url(url))
 
 
 def cannot_open(url: str, error: Exception) -> UsageError:

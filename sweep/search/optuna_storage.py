@@ -7,11 +7,12 @@ from optuna.storages import BaseStorage, JournalStorage
 from sweep.errors import SweepError, UsageError
 from sweep.machine.checked_files import RESTORE, read_json
 from sweep.records.folder import RunFolder
-from sweep.search.data_base import cannot_open, first_reason, open_data_base, shown_url
+from sweep.search.data_base import cannot_open, first_reason, open_data_base
 from sweep.search.journal import BatchingJournal
 from sweep.search.journal_lock import JournalLock
 from sweep.search.own_attributes import OwnAttributes
 from sweep.search.samplers import experiments_allowed
+from sweep.search.storage_url import shown_url
 from sweep.study.objectives import Objectives
 
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sweep.errors import UsageError
 from sweep.study.class_weights import UNWEIGHTED, LaneWeights, checked_lane
@@ -22,6 +22,9 @@ SHAPE_FIELDS = (
     *("head_stages", "head_cells"),
 )
 """Fields that decide which stack a lane trains in. None means that the study's declaration holds."""
+
+FIXABLE = (*SHAPE_FIELDS, "class_weights")
+"""Fields that a study declares too, and that it can fix; see `sweep.study.fixed`."""
 
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("constant", "cosine")
@@ -78,6 +81,7 @@ class LaneConfig:
         class_weights: How much the images of each class count in the loss: `"balanced"`, numbers in the order of the
             classes, or `"none"`. None means that the study's declaration holds.
         extra: Further values by name (numbers, texts or booleans), for a side-network or a loss of the study's own.
+            They are attributes too: `config.scale` is `config.extra["scale"]`.
         huber_delta: Error above which the loss is linear, in standard deviations of the target in the training set; for
             `huber` only.
         backbone: Replaces the study's backbone. This field and those below decide the lane's shape: lanes of equal
@@ -174,6 +178,16 @@ class LaneConfig:
         ):  # 0.9999999 would round to 1 in fp32
             self._check(name, 0 <= getattr(self, name) <= 0.999999, "must be at least 0 and below 1")
         self._check("rank", self.rank >= 1, "must be at least 1")
+
+    if not TYPE_CHECKING:  # a type checker shall still refuse names that no field has
+
+        def __getattr__(self, name: str) -> Any:
+            """A value in `extra`, so that the fields of a study's own dataclass can be read by their names."""
+            try:
+                return vars(self)["extra"][name]
+            except KeyError:
+                message = f"a lane's configuration has no field {name!r}, and no such value in extra"
+                raise AttributeError(message) from None
 
     def on(self, kind: TaskKind) -> "LaneConfig":
         """The configuration for a kind of task: a missing loss becomes the first loss of that kind.

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from sweep.errors import UsageError
 from sweep.features.batches import StageData, TrainingData, n_batches, training_batches
 from sweep.features.folds import Folds
+from sweep.machine.settings import computing_lanes
 from sweep.side_networks.gated import effective_ranks
 from sweep.side_networks.head import KEEP
 from sweep.study.lane_config import LaneConfig
@@ -240,7 +241,8 @@ def take_step(
         Losses before the update, `(N,)`, detached.
     """
     losses, grads = stack.gradients(stages, labels, losses_of, replaced)
-    optimizers.step(grads, factor, resting)
+    with computing_lanes(stack.n_lanes, stack.like.device):
+        optimizers.step(grads, factor, resting)
     return losses
 
 

@@ -17,6 +17,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from sweep.errors import UsageError
 from sweep.features.batches import StageData
+from sweep.machine.settings import computing_lanes
 from sweep.training.interrupts import interruptible
 
 EVALUATION_BATCH_SIZE = 64
@@ -54,7 +55,8 @@ class Stack:
 
     def logits(self, stages: list[Tensor]) -> Tensor:
         """Logits of every lane, `(N, B, C)`, from stages, each `(B, L, D)`."""
-        logits: Tensor = self._forward(self.params, self.buffers, stages)
+        with computing_lanes(self.n_lanes, self.like.device):
+            logits: Tensor = self._forward(self.params, self.buffers, stages)
         return logits
 
     def gradients(
@@ -77,8 +79,9 @@ class Stack:
         Returns:
             Losses `(N,)`, detached, and gradients by parameter name, each `(N, ...)`.
         """
-        losses = losses_of(self._forward(self.params, {**self.buffers, **(replaced or {})}, stages), labels)
-        grads = torch.autograd.grad(losses.sum(), list(self.params.values()))
+        with computing_lanes(self.n_lanes, self.like.device):
+            losses = losses_of(self._forward(self.params, {**self.buffers, **(replaced or {})}, stages), labels)
+            grads = torch.autograd.grad(losses.sum(), list(self.params.values()))
         return losses.detach(), dict(zip(self.params, grads, strict=True))
 
     def of_lanes(self, lanes: Tensor) -> "Stack":

@@ -1,8 +1,6 @@
 """Check that a trial does not depend on its neighbours: train it again, alone, and compare it with the record."""
 
-import importlib.metadata
 import math
-import platform
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from sweep.features.folds import Folds
 from sweep.features.training_data import training_data
 from sweep.features.views import TrainingViews
 from sweep.machine.checked_files import RESTORE
+from sweep.machine.conditions import changed_since
 from sweep.machine.settings import computing_on, own_settings
 from sweep.records.entries import require_config
 from sweep.records.folder import RunFolder
@@ -82,7 +81,8 @@ class Verification:
         trial: The recorded trial.
         comparisons: Learning curve, final metrics, weights (if the run kept them), and the plain loop.
         not_compared: The study's own metrics, which only its code can compute.
-        changed: The device and versions that differ from the run's, each with the run's value and the present one.
+        changed: The device, processor and versions that differ from the run's, each with the run's value and the
+            present one.
     """
 
     trial: RecordedTrial
@@ -157,7 +157,7 @@ def verify_trial(
     what = f"weights after {beside.n_steps} steps in fp64, compared with plain PyTorch: training amplifies rounding"
     comparisons.append(Comparison(what, n_weights, beside.of_all, math.inf))
     own = sorted(trial.metrics.keys() - last.keys())
-    return Verification(trial, comparisons, own, _changed(results.config, device))
+    return Verification(trial, comparisons, own, changed_since(results.config, device))
 
 
 def _threads(config: Mapping[str, Any]) -> int:
@@ -248,14 +248,6 @@ def _kept_weights(
     if shapes != wanted:
         raise SweepError(f"the weights of trial {trial.number} in {folder.path} have the wrong shapes{RESTORE}")
     return kept.state
-
-
-def _changed(config: Mapping[str, Any], device: torch.device) -> dict[str, tuple[str, str]]:
-    """Return the device and versions that differ from the run's, because they may change the last bits."""
-    here = {"device": str(device), "python": platform.python_version()}
-    here |= {name: importlib.metadata.version(name) for name in config["versions"] if name != "python"}
-    there = {"device": config["device"], **config["versions"]}
-    return {name: (str(there[name]), here[name]) for name in there if str(there[name]) != here[name]}
 
 
 def _largest(pairs: Iterable[tuple[float, float]]) -> float:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from sweep.machine.conditions import processor_of
 from sweep.machine.memory import available_bytes
 
 CPU = "cpu"
@@ -55,15 +56,6 @@ def measured(device: torch.device) -> Measured:
         n_threads=torch.get_num_threads(),
         speed=speed,
     )
-
-
-def processor_of(device: torch.device) -> str:
-    """The kind of processor or GPU that a device is, on which the last digits of results may depend."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    import llvmlite.binding
-
-    return f"{llvmlite.binding.get_host_cpu_name()} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def _speed_of(device: torch.device) -> float:

@@ -79,13 +79,15 @@ class StepResult:
     Attributes:
         trials: Results by number of the trial.
         wall_seconds: Time that the worker took.
-        out_of_memory: Trials whose stack did not fit in memory. The worker has dropped them. It will train at most half
-            as many of their shape in one stack.
+        out_of_memory: Trials whose stack did not fit in memory. The worker has dropped them.
+        most_lanes: For each shape of these trials, the most lanes that the worker trains at a time from now on: half as
+            many as did not fit.
     """
 
     trials: dict[int, TrialEpoch]
     wall_seconds: float
     out_of_memory: Sequence[int] = ()
+    most_lanes: Mapping[Shape, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,37 +1,20 @@
 """Which worker trains which trial: chosen by the cost model, their speed and their memory. No result depends on it."""
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from sweep.study.shape import Shape
+from sweep.workers.balance import Balance, TrialCost, load_of
 
 WORTH_MOVING = 0.9
-"""Trials move if the largest load then is at most this share of what it was, because moving them costs time too."""
+"""Trials move if the slowest worker then takes less than this share of the time, because moving them costs time too."""
 
 SURE_SECONDS = 0.5
 """A shorter epoch says nothing about the speed of a worker."""
-
-
-@dataclass(frozen=True)
-class TrialCost:
-    """What a trial costs the worker that trains it, in multiply-adds per image.
-
-    Attributes:
-        shape: Shape of its lanes.
-        own: Cost of its own lanes.
-        shared: Cost of the stack of its shape, whatever the number of lanes.
-        n_lanes: Number of its lanes.
-    """
-
-    shape: Shape
-    own: float
-    shared: float
-    n_lanes: int = 1
 
 
 class Placement:
@@ -88,10 +71,6 @@ class Placement:
         unit = max((self._speeds[worker] / self.first_speeds[worker] for worker in both), default=1.0)
         return {**{worker: unit * speed for worker, speed in self.first_speeds.items()}, **self._speeds}
 
-    def _seconds(self, worker: int, trials: Sequence[int]) -> float:
-        """The time that a worker takes for an epoch of trials, in the unit of their costs on the fastest one."""
-        return self._load(trials) / self._speed(worker)
-
     def place(self, workers: Sequence[int]) -> list[int]:
         """Give every trial without a worker to the worker with room for it that is the first to be done then.
 
@@ -121,43 +100,39 @@ class Placement:
             self.where[trial] = workers[first]
         return new
 
-    def moves(self, workers: Sequence[int]) -> dict[int, int]:
-        """Which trials should go from the most loaded worker to the least loaded one with room for them.
+    def moves(self, workers: Sequence[int], free: Collection[int] = ()) -> dict[int, int]:
+        """Which trials should go to another worker, so that the slowest worker is done earlier.
+
+        Args:
+            workers: Those that train.
+            free: Trials that have not been sent to a worker yet, so that moving them costs no time.
 
         Returns:
             By trial the worker that it should go to; `where` stays as it is.
         """
-        moved: dict[int, int] = {}
         trials = self.by_worker(workers)
-        seconds = {worker: self._seconds(worker, trials[worker]) for worker in workers}
-        while len(workers) > 1:
-            most = max(workers, key=seconds.__getitem__)
-            of_cost = {self.costs[trial]: trial for trial in reversed(trials[most])}  # equal ones are as good
-            for least in sorted(workers, key=seconds.__getitem__):
-                if fitting := self._fitting(of_cost, least, trials[least]):
-                    break
-
-            def seconds_after(trial: int, giver: int = most, taker: int = least) -> tuple[float, float]:
-                left = [other for other in trials[giver] if other != trial]
-                return self._seconds(giver, left), self._seconds(taker, [*trials[taker], trial])
-
-            best = min(fitting, key=lambda trial: max(seconds_after(trial)), default=None)
-            if best is None or max(after := seconds_after(best)) > WORTH_MOVING * seconds[most]:
-                break
-            trials[most].remove(best)
-            trials[least].append(best)
-            seconds[most], seconds[least] = after
-            moved[best] = least
-        return {trial: worker for trial, worker in moved.items() if self.where[trial] != worker}
-
-    def _fitting(self, of_cost: Mapping[TrialCost, int], worker: int, trials: Sequence[int]) -> list[int]:
-        """Trials, one of each cost, for which a worker that has some others has room."""
-        lanes = self._lanes_of(trials)
-        return [
-            trial
-            for cost, trial in of_cost.items()
-            if not lanes[cost.shape] or lanes[cost.shape] + cost.n_lanes <= self.most_lanes(worker, cost.shape)
-        ]
+        held = {worker: Counter(self.costs[trial] for trial in of_worker) for worker, of_worker in trials.items()}
+        if len(workers) < 2 or not any(held.values()):
+            return {}
+        balance = Balance(held, {worker: self._speed(worker) for worker in workers}, self.most_lanes)
+        best = balance.best()
+        leaving: defaultdict[TrialCost, list[int]] = defaultdict(list)
+        for worker, of_worker in trials.items():
+            kept = Counter(best[worker])
+            for trial in sorted(of_worker, key=lambda trial: trial in free):
+                cost = self.costs[trial]
+                kept[cost] -= 1
+                if kept[cost] < 0:
+                    leaving[cost].append(trial)
+        worth_it = WORTH_MOVING if any(trial not in free for of_cost in leaving.values() for trial in of_cost) else 1.0
+        if balance.seconds(best) >= worth_it * balance.seconds(held):
+            return {}
+        return {
+            leaving[cost].pop(): worker
+            for worker in workers
+            for cost, n in (best[worker] - held[worker]).items()
+            for _ in range(n)
+        }
 
     def _lanes_of(self, trials: Iterable[int]) -> Counter[Shape]:
         """Number of lanes of trials, by shape."""
@@ -167,6 +142,4 @@ class Placement:
         return lanes
 
     def _load(self, trials: Sequence[int]) -> float:
-        costs = [self.costs[trial] for trial in trials]
-        shared: Mapping[Shape, float] = {cost.shape: cost.shared for cost in costs}
-        return sum(cost.own for cost in costs) + sum(shared.values())
+        return load_of(Counter(self.costs[trial] for trial in trials))

@@ -63,7 +63,7 @@ def about_process(device_type: str) -> dict[str, Any]:
 
     import torch
 
-    from sweep.workers.measured import processor_of
+    from sweep.machine.conditions import processor_of
 
     return {
         "host": socket.gethostname(),

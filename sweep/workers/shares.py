@@ -45,6 +45,7 @@ class Shares:
         self.measured: dict[int, Measured] = {}
         self.free_bytes: dict[int, int] = {}
         self.speeds: dict[int, float] = {}
+        self._limits: dict[tuple[int, Shape], int] = {}
 
     def measure(self, workers: Sequence[int], call: Call, shapes: Collection[Shape]) -> list[int]:
         """Have workers measure what they have, all at the same time, and count on them from now on.
@@ -67,6 +68,7 @@ class Shares:
 
     def leave(self, worker: int) -> None:
         """Count on a worker no longer."""
+        self._limits = {(other, shape): most for (other, shape), most in self._limits.items() if other != worker}
         if self.measured.pop(worker, None) is not None:
             self._divide()
 
@@ -84,10 +86,15 @@ class Shares:
             fastest[kind] = max(own.speed, fastest.get(kind, 0.0))
         self.speeds = {worker: fastest[own.processor, own.n_threads] for worker, own in all_of_them}
 
+    def limit(self, worker: int, most_lanes: Mapping[Shape, int]) -> None:
+        """Count on a worker, whose memory has run out, for so many lanes of some shapes at the most."""
+        self._limits |= {(worker, shape): most for shape, most in most_lanes.items()}
+
     def most_lanes(self, worker: int, shape: Shape) -> int:
         """The most lanes of a shape that a worker trains at a time; at least one."""
         fitting = max(1, self.memory.lanes_that_fit(shape, self.free_bytes[worker]))
-        return fitting if self.lanes_each is None else min(fitting, self.lanes_each)
+        limit = self._limits.get((worker, shape), fitting)
+        return min(fitting, limit, fitting if self.lanes_each is None else self.lanes_each)
 
     def in_words(self, lanes: Mapping[int, Mapping[Shape, int]]) -> str:
         """How many lanes each worker has, and how many it trains at a time at most, in one line.

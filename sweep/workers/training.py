@@ -22,15 +22,22 @@ from sweep.search.trainer import SettingOf, Stacks
 from sweep.study.shape import Shape
 from sweep.training.lane_stack import StackEpoch, TrialEpoch
 from sweep.training.lane_state import LaneState
+from sweep.workers.balance import TrialCost
 from sweep.workers.messages import Assignment, Step, WorkerFailure, WorkerLost
 from sweep.workers.packing import packed
 from sweep.workers.patience import START_SECONDS, Patience
-from sweep.workers.placement import Placement, TrialCost
+from sweep.workers.placement import Placement
 from sweep.workers.pool import WorkerPool
 from sweep.workers.settings_sent import SettingsSent
 from sweep.workers.shares import Shares
 
 CPU = torch.device("cpu")
+
+MEASURED_SHARED = 2.0
+"""What a stack costs beside its lanes, as a multiple of the cost model's answer, measured for stacks of `lr_rank`.
+
+The model is not changed, because it also decides which configurations are proposed together, and so the tables.
+"""
 
 MOST_LOSSES = 5
 """Workers that may die one after the other with the same trial before it has trained an epoch."""
@@ -64,7 +71,7 @@ class TrainingOnWorkers:
         self.shares, self.on_message, self.on_epoch, self.on_shares = shares, on_message, on_epoch, on_shares
         self._held: dict[int, Assignment] = {}
         self._placement = Placement(shares.most_lanes)
-        self._are_new = False  # whether workers take part whose shares were not told
+        self._untold = False  # whether workers have shares that were not told
         self._unsent: set[int] = set()
         self._drops: defaultdict[int, list[int]] = defaultdict(list)
         self._settings = SettingsSent(setting_of, pool, self._call, on_message)
@@ -81,7 +88,7 @@ class TrainingOnWorkers:
                 state.lane(setting.spec, CPU)  # raises here, and not on a worker
         self._held[trial] = Assignment(trial, shape, entrant.record.first_order, tuple(states))
         own, shared = setting.spec.lane_work(setting.tokens), setting.spec.stack_work(setting.tokens)
-        self._placement.costs[trial] = TrialCost(shape, len(states) * own, shared, len(states))
+        self._placement.costs[trial] = TrialCost(shape, len(states) * own, MEASURED_SHARED * shared, len(states))
 
     def train_epoch(self, stacks: Stacks, order: int, reporter: Reporter) -> Iterator[tuple[Shape, StackEpoch]]:
         """See `Trainer`; a worker whose memory runs out halves its stack by itself."""
@@ -91,9 +98,9 @@ class TrainingOnWorkers:
             self._await_others()
         self._unsent |= set(self._placement.place(self.pool.ready))
         self._move()
-        if self._are_new:
+        if self._untold:
             self.on_shares(f"lanes: {self.shares.in_words(self._placement.lanes(self.pool.ready))}")
-            self._are_new = False
+            self._untold = False
         self._generation, self._order = self._generation + 1, order
         trials = [entrant.record.trial for running in stacks.values() for entrant in running]
         n_lanes = sum(len(self._held[trial].lanes) for trial in trials)
@@ -162,7 +169,12 @@ class TrainingOnWorkers:
                 results |= result.trials
                 if result.out_of_memory:
                     self._forget(result.out_of_memory)
-                    self.on_message(f"worker {worker} ran out of memory; it trains half as many lanes at a time")
+                    self.shares.limit(worker, result.most_lanes)
+                    self._untold = True
+                    self.on_message(
+                        f"worker {worker} ran out of memory; it trains half as many lanes at a time, and workers with "
+                        f"room take the others"
+                    )
                 on_answer()
         self._losses.clear()
         return results
@@ -228,9 +240,9 @@ class TrainingOnWorkers:
                     self._held[trial] = replace(self._held[trial], lanes=tuple(lanes))
 
     def _move(self) -> None:
-        """Bring trials from busy workers to workers with less to do, between two epochs."""
-        moves = self._placement.moves(self.pool.ready)
-        self._fetch(list(moves))
+        """Divide trials anew among workers between two epochs, if that is faster."""
+        moves = self._placement.moves(self.pool.ready, self._unsent)
+        self._fetch([trial for trial in moves if trial not in self._unsent])
         for trial, worker in moves.items():
             if (source := self._placement.where.get(trial)) is not None and trial not in self._unsent:
                 self._drops[source].append(trial)
@@ -271,7 +283,7 @@ class TrainingOnWorkers:
         """Have new workers measure what they have, all at the same time."""
         if new := self.shares.unmeasured(self.pool.ready):
             shapes = {assignment.shape for assignment in self._held.values()}
-            self._are_new |= bool(self.shares.measure(new, self._call, shapes))
+            self._untold |= bool(self.shares.measure(new, self._call, shapes))
             self._placement.first_speeds = self.shares.speeds
 
     def _await_others(self) -> None:

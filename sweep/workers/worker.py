@@ -40,7 +40,6 @@ class LaneWorker:
         self._settings: dict[Shape, StackSetting] = {}
         self._stacks: defaultdict[Shape, list[LaneStack]] = defaultdict(list)
         self._most_lanes: dict[Shape, int] = {}
-        self._most_trials: dict[Shape, int] = {}  # since memory ran out
         self._generation = 0
         self._room: DeviceRoom | None = None
         self._pass: FeaturePass | None = None
@@ -117,24 +116,26 @@ class LaneWorker:
         for assignment in on_time:
             self._add(assignment.shape, assignment.trial, assignment.lanes)
         results: dict[int, TrialEpoch] = {}
-        lost: list[int] = []
+        lost: dict[int, Shape] = {}
         if begins:
             for shape, stack in [(shape, stack) for shape, stacks in self._stacks.items() for stack in stacks]:
-                lost += self._train(shape, stack, [step.order], results)
+                lost |= dict.fromkeys(self._train(shape, stack, [step.order], results), shape)
         behind = [one for one in step.admit if one.next_order <= step.order and one not in on_time]
         for shape, group in self._groups(behind):
             stack = self._new_stack(shape)
             for assignment in group:
                 stack.add(assignment.trial, assignment.lanes)
             missed = range(group[0].next_order, step.order + 1)
-            lost += (now_lost := self._train(shape, stack, missed, results))
+            now_lost = self._train(shape, stack, missed, results)
+            lost |= dict.fromkeys(now_lost, shape)
             if not now_lost:
                 for trial, lanes in stack.states(list(stack.lanes)).items():
                     self._add(shape, trial, lanes)
         for assignment in step.admit:
             if assignment.next_order > step.order:  # it has trained this epoch on a worker that is lost
                 self._add(assignment.shape, assignment.trial, assignment.lanes)
-        return StepResult(results, time.perf_counter() - started, lost)
+        most_lanes = {shape: self._most_lanes[shape] for shape in lost.values()}
+        return StepResult(results, time.perf_counter() - started, list(lost), most_lanes)
 
     def states(self, trials: Collection[int]) -> dict[int, list[LaneState]]:
         """The current states of trials' lanes, by number of the trial."""
@@ -159,13 +160,14 @@ class LaneWorker:
             if not is_out_of_memory(error):
                 raise
             lost = list(stack.lanes)
+            n_replicates = len(stack.lanes[lost[0]])
             if len(lost) == 1:
-                n_lanes, size = len(stack.lanes[lost[0]]), self._settings[shape].batch_size
-                raise does_not_fit(n_lanes, size, self.device) from error
+                raise does_not_fit(n_replicates, self._settings[shape].batch_size, self.device) from error
         else:
             results |= trained.trials
             return []
-        self._most_trials[shape] = -(-len(lost) // 2)
+        half = -(-len(lost) // 2) * n_replicates
+        self._most_lanes[shape] = min(half, self._most_lanes.get(shape, half))
         self._remove(lost)
         stack.remove(lost)
         gc.collect()
@@ -195,10 +197,7 @@ class LaneWorker:
 
     def _most(self, shape: Shape, n_replicates: int) -> int | None:
         """The most trials of a shape that train in one stack, if there is a limit."""
-        limits = [self._most_trials[shape]] if shape in self._most_trials else []
-        if shape in self._most_lanes:
-            limits.append(max(1, self._most_lanes[shape] // n_replicates))
-        return min(limits, default=None)
+        return max(1, self._most_lanes[shape] // n_replicates) if shape in self._most_lanes else None
 
     def _new_stack(self, shape: Shape) -> LaneStack:
         return LaneStack(self._settings[shape], self.device)

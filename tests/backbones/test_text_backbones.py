@@ -83,6 +83,34 @@ def test_stages_are_the_hidden_states_of_transformers(text_encoder: Path, load: 
         assert not stage[~valid].any()
 
 
+@pytest.mark.parametrize("folder", ["text_encoder", "text_decoder"])
+def test_texts_of_similar_lengths_are_read_together(
+    folder: str, load: Load, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = load(request.getfixturevalue(folder), group_size=2)
+    texts = ["old " * n for n in (30, 1, 2, 40, 1, 5, 3, 2, 1, 50, 4, 2, 1, 3, 6, 2, 1, 1)]
+    batch, alone = inputs(backbone, *texts), [inputs(backbone, text) for text in texts]
+    expected = [backbone.stages(text) for text in alone]
+    read: list[torch.Size] = []
+    hidden_states = TextBackbone._hidden_states
+
+    def noting(self: TextBackbone, ids: Tensor, valid: Tensor) -> list[Tensor]:
+        read.append(ids.shape)
+        return hidden_states(self, ids, valid)
+
+    monkeypatch.setattr(TextBackbone, "_hidden_states", noting)
+    stages = backbone.stages(batch)
+    assert isinstance(stages, Stages)
+    lengths = (batch != BEYOND).sum(1)
+    assert stages.lengths.tolist() == lengths.tolist()
+    for place, stage in enumerate(stages):
+        assert stage.shape == (*batch.shape, backbone.width)
+        torch.testing.assert_close(stage, torch.cat([each[place] for each in expected]), rtol=1e-4, atol=1e-4)
+        assert not stage[batch == BEYOND].any()
+    assert [n_texts for n_texts, _ in read] == [8, 8, 2]
+    assert [n_tokens for _, n_tokens in read] == [sorted(lengths.tolist())[i] for i in (7, 15, 17)]
+
+
 def test_last_stage_of_a_decoder_comes_before_its_final_norm(text_decoder: Path, load: Load) -> None:
     backbone = load(text_decoder)
     batch = inputs(backbone, "a car is new")

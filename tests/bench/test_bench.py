@@ -121,7 +121,21 @@ def test_memory_of_a_row_grows_with_lanes() -> None:
     assert many > few + 20 * 2**20
 
 
-def test_memory_of_a_row_that_ends_early_is_an_error() -> None:
+@pytest.mark.parametrize(("last_words", "reason"), [("echo MemoryError >&2;", "MemoryError"), ("", "killed")])
+def test_memory_of_a_row_that_ends_early_is_an_error(
+    last_words: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process is a small program that ends as a row does; the next test has a real one."""
+    program = tmp_path / "ends_early"
+    program.write_text(f"#!/bin/sh\n{last_words} kill -9 $$\n")
+    program.chmod(0o700)
+    monkeypatch.setattr("sweep.bench.memory.sys.executable", str(program))
+    with pytest.raises(SweepError, match=f"the row sweep with 3 lanes did not finish: {reason}"):
+        peak_memory_bytes("sweep", 3, SIZES, SHAPE)
+
+
+@pytest.mark.slow
+def test_memory_of_a_row_that_does_not_exist_is_an_error() -> None:
     with pytest.raises(SweepError, match="'nothing'"):
         peak_memory_bytes("nothing", 1, SIZES, SHAPE)
 

@@ -13,8 +13,8 @@ from optuna_dashboard import get_note, save_note
 import sweep
 import sweep.cli
 from sweep.records.folder import RunFolder
-from sweep.search.data_base import shown_url
 from sweep.search.optuna_storage import create_optuna_study, load_optuna_study
+from sweep.search.storage_url import shown_url
 from sweep.study.objectives import Objectives
 
 Cli = Callable[..., tuple[int, str]]

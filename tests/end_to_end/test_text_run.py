@@ -17,6 +17,8 @@ from sweep.export.write import export_run
 from sweep.records.results import load_results
 from sweep.verify.verify import verify_trial
 
+pytestmark = pytest.mark.usefixtures("whole_probe")
+
 
 def call(*arguments: object) -> int:
     """Run the command `sweep` in this process."""
@@ -107,6 +109,21 @@ def test_resume_says_that_nothing_is_left_and_refuses_another_tokenizer(
     (moved / "tokenizer.json").write_text(tokenizer.replace('"red": 14', '"red": 40'))
     assert call("resume", again) == 2
     assert "are not those that" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("backbone", ["encoder"], indirect=True, scope="module")
+def test_a_run_with_the_stages_of_sweep_0_10_resumes_with_them(options: list[object], tmp_path: Path) -> None:
+    """The study had a group size then, and has a number of stages now."""
+    assert call("run", *options, "--group-size", 2, "--out", tmp_path / "run") == 0
+    before = load_results(tmp_path / "run")
+    recorded = {name: before.config[name] for name in ("group_size", "stages")}
+    assert recorded == {"group_size": 2, "stages": None}
+    (tmp_path / "run" / "summary.json").unlink()
+    assert call("resume", tmp_path / "run") == 0
+    after = load_results(tmp_path / "run")
+    assert after.trials.equals(before.trials)
+    assert after.config == before.config
+    assert after.summary["n_images_computed"] == 0, "these are the stages that were computed before"
 
 
 def test_report_shows_texts(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """A lane has the same bits on any number of threads, and whether it is measured alone or beside others."""
 
 import copy
+import itertools
 import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -33,10 +34,25 @@ def _same_threads_afterwards() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def stage_data(n_images: int, seed: int) -> StageData:
+def stage_data(n_images: int, seed: int, *, width: int = WIDTH, n_classes: int = N_CLASSES) -> StageData:
     rng = np.random.default_rng(seed)
-    stages = rng.normal(size=(n_images, N_STAGES, TOKENS, WIDTH)).astype(np.float32)
-    return StageData(stages, torch.from_numpy(rng.integers(0, N_CLASSES, n_images)), N_CLASSES)
+    stages = rng.normal(size=(n_images, N_STAGES, TOKENS, width)).astype(np.float32)
+    return StageData(stages, torch.from_numpy(rng.integers(0, n_classes, n_images)), n_classes)
+
+
+def spec_of(family: str, *, width: int = WIDTH, n_classes: int = N_CLASSES, **options: Any) -> SideNetworkSpec:
+    return SideNetworkSpec(
+        width=width,
+        n_stages=N_STAGES,
+        n_classes=n_classes,
+        n_prefix_tokens=1,
+        modules_per_block=1,
+        pool="mean",
+        max_rank=4,
+        family=family,
+        n_tokens=TOKENS,
+        **options,
+    )
 
 
 def trained(spec: SideNetworkSpec, last: int, n_threads: int) -> dict[str, Tensor]:
@@ -70,22 +86,47 @@ def trained(spec: SideNetworkSpec, last: int, n_threads: int) -> dict[str, Tenso
 def test_a_lane_has_the_same_bits_on_any_number_of_threads(
     family: str, options: dict[str, Any], threads: Sequence[int], last: int
 ) -> None:
-    spec = SideNetworkSpec(
-        width=WIDTH,
-        n_stages=N_STAGES,
-        n_classes=N_CLASSES,
-        n_prefix_tokens=1,
-        modules_per_block=1,
-        pool="mean",
-        max_rank=4,
-        family=family,
-        n_tokens=TOKENS,
-        **options,
-    )
+    spec = spec_of(family, **options)
     expected = trained(spec, last, 1)
     for n_threads in threads:
         result = trained(spec, last, n_threads)
         assert [name for name in expected if not torch.equal(result[name], expected[name])] == [], n_threads
+
+
+@pytest.mark.parametrize(
+    ("family", "n_lanes", "batch_size", "n_classes", "width", "threads"),
+    [
+        *(("last", n_lanes, BATCH_SIZE, 100, WIDTH, (1, 2, 4, 8)) for n_lanes in (2, 4)),
+        ("last", 2, 100, 10, 192, (8,)),
+        ("last", 2, 100, 100, 384, (8,)),
+        ("probe", 2, 100, 100, 192, (8,)),
+        *((family, 8, 64, 100, WIDTH, (16,)) for family in ("ladder", "multi_stage", "probe")),
+    ],
+)
+def test_threads_do_not_divide_a_lane_if_there_are_more_of_them_than_lanes(
+    family: str, n_lanes: int, batch_size: int, n_classes: int, width: int, threads: Sequence[int]
+) -> None:
+    """Two lanes on one thread have the same bits as among others on many threads: that is how `sweep verify` repeats a
+    trial. The sizes are some for which PyTorch and MKL divide a lane's sums among threads if one lets them.
+    """
+    sizes = {"width": width, "n_classes": n_classes}
+    spec = spec_of(family, **sizes, **(WITH_ATTENTION if family == "ladder" else {}))
+    data = stage_data(batch_size + 3, 0, **sizes), stage_data(70, 1, **sizes)
+
+    def first_two(n_lanes: int, n_threads: int) -> dict[str, Tensor]:
+        torch.set_num_threads(n_threads)
+        kinds = itertools.cycle([{"loss": "cross_entropy"}, {"loss": "bce", "clip_norm": 1.0}])
+        configs = [LaneConfig(lr=1e-2, rank=4, **kind) for kind in itertools.islice(kinds, n_lanes)]
+        modules = [spec.lane(4, seed, config) for seed, config in enumerate(configs)]
+        states, (result,) = train(modules, configs, *data, n_epochs=1, batch_size=batch_size, seed=0)
+        weights = {f"{lane} {name}": x for lane in range(2) for name, x in states[lane].items()}
+        return {**weights, "answers": result.val_logits[:2], "train_loss": result.train_loss[:2]}
+
+    expected = first_two(2, 1)
+    for n_threads in threads:
+        result = first_two(n_lanes, n_threads)
+        assert [name for name in expected if not torch.equal(result[name], expected[name])] == [], n_threads
+        assert torch.get_num_threads() == n_threads
 
 
 @pytest.mark.parametrize("n_columns", [1, 17, 24, 40, 65, 106, 196, 384])

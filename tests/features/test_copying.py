@@ -1,5 +1,6 @@
 """Copies of cache entries have the same bytes, whatever was there before and whoever was stopped on the way."""
 
+import json
 import os
 from collections import namedtuple
 from pathlib import Path
@@ -12,7 +13,7 @@ from sweep.errors import SweepError
 from sweep.features import copying, entry
 from sweep.features.contents import cache_entries
 from sweep.features.copying import EntryIndex, EntryReceiver, parts_of
-from sweep.features.entry import Entry, note_use
+from sweep.features.entry import HEADER_FILE, Entry, note_use
 from sweep.features.stored_batches import BATCHES_FILE, DATA_FILE
 
 SHAPE, BATCH_SIZE = (7, 2, 3, 4), 2
@@ -71,6 +72,16 @@ def test_a_copy_has_the_same_bytes_and_is_sent_once(kind: str, tmp_path: Path) -
     assert send(source, EntryReceiver(there)) == -(-n_bytes // PART_BYTES) > 1
     assert_same_entry(there, source)
     assert EntryReceiver(there).begin(EntryIndex.of(source)) == n_bytes
+    assert_same_entry(there, source)
+
+
+def test_a_copy_of_texts_that_an_older_version_computed_says_so(tmp_path: Path) -> None:
+    """The header decides whether a damaged entry is continued, or computed again as a whole."""
+    source, there = written(tmp_path / "here", "texts"), tmp_path / "there"
+    header = json.loads((source / HEADER_FILE).read_bytes())
+    del header["texts_together"]
+    (source / HEADER_FILE).write_text(json.dumps(header))
+    send(source, EntryReceiver(there))
     assert_same_entry(there, source)
 
 

@@ -14,6 +14,7 @@ from sweep.data import Split, load_data
 from sweep.features.batches import StageData
 from sweep.features.cache import Features, compute_features, feature_key, n_images_missing, stored_tokens
 from sweep.features.resident import ResidentStageData
+from sweep.machine.settings import computing_on
 
 LIKE = torch.empty(0)
 
@@ -106,13 +107,63 @@ def test_a_killed_pass_continues(
     partial = entry(backbone, split, tmp_path).with_suffix(".partial")
     with (partial / "stages.f16").open("ab") as file:
         file.write(b"half a batch")
-    n_missing = n_images_missing(backbone, split, tmp_path)
+    n_missing = n_images_missing(backbone, split, tmp_path, batch_size=7)
     assert n_missing < split.n_images
     features = compute(backbone, split, tmp_path)
     assert features.n_computed == n_missing
     whole = compute(backbone, split, tmp_path / "whole")
     for ours, theirs in zip(features.stages, whole.stages, strict=True):
         assert np.array_equal(ours, theirs)
+
+
+def as_of_0_10(folder: Path) -> None:
+    """Make the header of an entry one of sweep 0.10, which padded all texts of a batch to the longest."""
+    header = json.loads((folder / "header.json").read_bytes())
+    del header["texts_together"]
+    (folder / "header.json").write_text(json.dumps(header))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+def test_two_passes_write_the_same_bytes_on_any_number_of_threads(
+    backbone: FrozenBackbone, split: Split, tmp_path: Path, n_threads: int
+) -> None:
+    compute(backbone, split, tmp_path / "one")
+    with computing_on(n_threads):
+        compute(backbone, split, tmp_path / "other")
+    one, other = (contents(entry(backbone, split, tmp_path / name)) for name in ("one", "other"))
+    assert one == other
+
+
+def test_a_pass_that_sweep_0_10_began_starts_anew(backbone: FrozenBackbone, split: Split, tmp_path: Path) -> None:
+    """Half of an entry would have features that were rounded otherwise."""
+    cache, whole = tmp_path / "cache", tmp_path / "whole"
+
+    def stop(done: int, _n_images: int) -> None:
+        if done >= 21:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compute_features(backbone, split, cache_dir=cache, batch_size=7, on_progress=stop)
+    as_of_0_10(entry(backbone, split, cache).with_suffix(".partial"))
+    assert n_images_missing(backbone, split, cache, batch_size=7) == split.n_images
+    assert compute(backbone, split, cache).n_computed == split.n_images
+    compute(backbone, split, whole)
+    assert contents(entry(backbone, split, cache)) == contents(entry(backbone, split, whole))
+
+
+def test_a_complete_entry_of_sweep_0_10_is_kept_and_a_damaged_one_computed_again_as_a_whole(
+    backbone: FrozenBackbone, split: Split, tmp_path: Path
+) -> None:
+    compute(backbone, split, tmp_path)
+    folder = entry(backbone, split, tmp_path)
+    as_of_0_10(folder)
+    assert compute(backbone, split, tmp_path).from_cache
+    (folder / "stages.f16").write_bytes((folder / "stages.f16").read_bytes()[:-1])
+    assert compute(backbone, split, tmp_path).n_computed == split.n_images
 
 
 def test_an_entry_of_sweep_0_3_still_opens(backbone: FrozenBackbone, split: Split, tmp_path: Path) -> None:

@@ -179,6 +179,7 @@ def test_images_missing_from_the_cache_are_counted(photos: Path, tmp_path: Path)
 
     with pytest.raises(KeyboardInterrupt):
         compute_features(backbone, split, cache_dir=tmp_path, batch_size=4, on_progress=stop)
-    assert n_images_missing(backbone, split, tmp_path) == split.n_images - 4
+    assert n_images_missing(backbone, split, tmp_path, batch_size=4) == split.n_images - 4
+    assert n_images_missing(backbone, split, tmp_path) == split.n_images, "other batches are not continued"
     compute_features(backbone, split, cache_dir=tmp_path, batch_size=4)
     assert n_images_missing(backbone, split, tmp_path) == 0

@@ -142,3 +142,26 @@ def test_features_of_other_shapes_are_planned(study: Study, tmp_path: Path) -> N
     whole = planner.whole()
     assert whole.n_shapes == 3
     assert [each.share for each in planner.shapes()] == sorted((s.share for s in planner.shapes()), reverse=True)
+
+
+@pytest.mark.parametrize("texts", [False, True])
+def test_the_table_of_shapes_has_the_bytes_of_the_plan(
+    study: Study, text_decoder: Path, text_table: Path, tmp_path: Path, texts: bool
+) -> None:
+    """Texts are stored without padding, so their size is not that of as many texts of the largest length."""
+
+    def suggest_batch(trial: optuna.Trial) -> LaneConfig:
+        lr = trial.suggest_float("lr", 1e-3, 1e-1, log=True)
+        return LaneConfig(lr=lr, rank=2, batch_size=trial.suggest_categorical("size", [16, 32]))
+
+    study = replace(study, suggest=suggest_batch)
+    if texts:
+        study = replace(study, backbone=str(text_decoder), data=str(text_table), image_size=None, max_tokens=24)
+    prepared = prepare(study, n_parallel=4, device=device_named("cpu"), cache_dir=tmp_path)
+    plan = plan_study(plan_features(prepared, tmp_path), prepared)
+    settings = ShapeSettings(prepared, tmp_path, Reporter(), lambda source: None)
+    shapes = ShapePlanner(settings, plan).shapes()
+    assert len(shapes) == 2
+    settings.compute(prepared.shape)
+    on_disk = sum(path.stat().st_size for path in (tmp_path / "features").glob("*/stages.f16"))
+    assert [plan.cache_bytes, *(shape.cache_bytes for shape in shapes)] == [on_disk] * 3

@@ -1,7 +1,8 @@
 """Which worker trains which trial."""
 
 from sweep.study.shape import FeatureSource, Shape
-from sweep.workers.placement import Placement, TrialCost
+from sweep.workers.balance import TrialCost
+from sweep.workers.placement import Placement
 
 SOURCE = FeatureSource("tiny-untrained", None, None, 1, "none", None)
 NARROW, WIDE = (Shape(SOURCE, (), 32, "fp32", rank) for rank in (2, 8))

@@ -15,9 +15,10 @@ from sweep.machine import memory
 from sweep.records.worker_words import shares_in_words
 from sweep.study.shape import FeatureSource, Shape
 from sweep.training.engine import Lane, Training
+from sweep.workers.balance import TrialCost
 from sweep.workers.measured import CPU, Measured, measured
 from sweep.workers.patience import Patience
-from sweep.workers.placement import Placement, TrialCost
+from sweep.workers.placement import Placement
 from sweep.workers.shares import Shares
 from sweep.workers.training import TrainingOnWorkers
 
@@ -65,6 +66,9 @@ def test_workers_of_one_machine_share_its_memory() -> None:
     shares.leave(0)
     assert [shares.most_lanes(worker, WIDE) for worker in range(1, 4)] == [4, 8, 3]
     assert shares.unmeasured([0, 1, 2, 7]) == [0, 7]
+    shares.limit(2, {WIDE: 3})
+    assert [shares.most_lanes(worker, WIDE) for worker in range(1, 4)] == [4, 3, 3]
+    assert shares.most_lanes(2, NARROW) == shares.most_lanes(1, NARROW) * 2, "only one shape did not fit"
     limited = shares_of(SMALL, elsewhere, lanes_each=5)
     assert [limited.most_lanes(worker, WIDE) for worker in (0, 1)] == [5, 5]
     assert shares_of(replace(SMALL, free_bytes=0)).most_lanes(0, WIDE) == 1

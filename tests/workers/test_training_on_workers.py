@@ -1,7 +1,7 @@
 """Tables do not depend on how many workers train the lanes, nor on which workers die."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -13,6 +13,7 @@ from small_searches import STUDIES, assert_same, result_of, search_of, settings_
 
 import sweep.training.lane_stack
 from sweep import SweepError
+from sweep.records.worker_log import WorkerLog
 from sweep.search.snapshot import capture, restore
 from sweep.study.shape import Shape
 from sweep.training.engine import EpochResult, Lane, Training
@@ -218,6 +219,53 @@ def test_out_of_memory_halves_the_stack_of_one_worker_and_changes_nothing(monkey
     assert max(sizes[failed[-1] :]) == 2
     assert len(messages) == len(failed)
     assert all("ran out of memory; it trains half as many lanes at a time" in message for message in messages)
+
+
+class Telling(InProcessPool):
+    """A pool that tells which worker is at work."""
+
+    at_work = -1
+
+    def call(self, calls: Mapping[int, bytes], timeout_seconds: float) -> Iterator[tuple[int, Any]]:
+        for worker, call in calls.items():
+            self.at_work = worker
+            yield from super().call({worker: call}, timeout_seconds)
+
+
+@pytest.mark.usefixtures("one_part")
+@pytest.mark.parametrize("name", ["lr and rank", "replicates"])
+def test_lanes_leave_a_worker_whose_memory_runs_out_for_one_with_room(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two workers, the first one turns out to have memory for two lanes only, in the second epoch."""
+    pool = Telling(2, {})
+
+    class Limited(Training):
+        def epoch(self, order: int, on_step: Callable[[], None] = lambda: None) -> EpochResult:
+            if pool.at_work == 0 and self.n_lanes > 2 and self.lanes[0].epochs == 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().epoch(order, on_step)
+
+    without_workers(name)
+    monkeypatch.setattr(sweep.training.lane_stack, "Training", Limited)
+    messages, shares, logs = list[str](), list[str](), list[WorkerLog]()
+    trainer = TrainingOnWorkers(
+        settings_of(STUDIES[name]),
+        pool,
+        plenty(),
+        patience=Patience(60.0),
+        on_message=messages.append,
+        on_epoch=logs.append,
+        on_shares=shares.append,
+    )
+    search = search_of(STUDIES[name], trainer)
+    search.run()
+    assert_same(result_of(search), without_workers(name))
+    assert len(messages) == 1
+    assert shares[1].startswith("lanes: 2 (at most 2 at a time) on worker 0, 4 (at most ")
+    held = [len(log.trials[0]) * STUDIES[name].seeds for log in logs]
+    assert held[0] > 2
+    assert max(held[1:]) == 2
 
 
 def test_a_trial_that_does_not_fit_at_all_gives_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
