@@ -25,6 +25,7 @@ from sweep.bench.workload import Shape, Sizes, Workload
 from sweep.cli import app
 from sweep.errors import SweepError, UsageError
 from sweep.side_networks.cpu.attention import MAX_UNROLLED_RANK
+from sweep.side_networks.cpu.stream_trunk import FEWEST_RANKS
 
 SIZES = Sizes(backbone="tiny-untrained", image_size=None, n_parallel=2, batch_size=8, rank=4)
 SHAPE = Shape(n_stages=4, tokens=17, width=32)
@@ -91,6 +92,14 @@ def test_profile_is_of_the_whole_step() -> None:
     assert sum(seconds.values()) < waited
     products = next(part for part in parts if part.flops is not None)
     assert products.flops == 2 * 2 * 4 * 3 * SIZES.rank * 64 * 32 * 65
+
+
+def test_profile_of_a_large_rank_has_one_part_for_all_products() -> None:
+    row = SweepInParts(Workload.of_random_features(replace(SIZES, rank=FEWEST_RANKS), Shape(3, 17, 32)), 2)
+    row.step()
+    parts = profile_step(row)
+    assert parts[0].name == "compiled modules"
+    assert all(part.seconds > 0 and part.flops is None for part in parts)
 
 
 @pytest.mark.parametrize(
