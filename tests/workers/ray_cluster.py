@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -65,5 +65,8 @@ def running_cluster() -> Iterator[dict[str, str]]:
             addresses = {"within": f"127.0.0.1:{port}", "elsewhere": f"ray://127.0.0.1:{client_port}"}
             yield {**addresses, "cache": f"{short}/cache"}
         finally:
-            os.killpg(head.pid, signal.SIGKILL)
-            head.communicate()
+            has_ended = head.poll() is not None  # because Ray did not start; then its output has been read
+            with suppress(ProcessLookupError):
+                os.killpg(head.pid, signal.SIGKILL)
+            if not has_ended:
+                head.communicate()
