@@ -27,6 +27,7 @@ from sweep.study.budget import Budget, parse_duration
 from sweep.study.declaration import Study
 from sweep.study.enqueued import read_enqueued
 from sweep.study.finding import LoadedStudy, load_study
+from sweep.study.fixed import with_options
 from sweep.workers.request import asked_for
 
 if TYPE_CHECKING:  # PyTorch and plotly take seconds to import
@@ -78,7 +79,8 @@ def run(
         on_bad_image: What to do with an image that cannot be read: `"error"` stops, `"skip"` leaves it out.
         reporter: Receives the progress. If not given, the progress is shown on standard error.
         **declared: Values that replace what the study declares, such as `data="./photos"`, `trials=64` or `epochs=20`;
-            see `sweep.Study`. None keeps the study's own value.
+            see `sweep.Study`. None keeps the study's own value. They hold for every trial, also where `suggest` chooses
+            something else.
 
     Raises:
         UsageError: The request cannot be carried out as given.
@@ -254,7 +256,7 @@ def overridden_study(study: AnyStudy, declared: Mapping[str, Any]) -> LoadedStud
     for name in declared:
         if name not in known:
             raise UsageError(f"sweep.run() has no argument {name!r}, and a study declares {', '.join(known)}")
-    overridden = loaded.study.override(**declared)
+    overridden = with_options(loaded.study, declared)
     if declared.get("retrain") is False and overridden.folds:
         raise UsageError(
             "--no-retrain cannot be combined with folds: no lane of the winner has learned from all images, so it is "

@@ -73,8 +73,9 @@ def plan(
     from sweep.running.settings import ShapeSettings
     from sweep.running.shape_plan import ShapePlanner
     from sweep.study.finding import load_study
+    from sweep.study.fixed import with_options
 
-    overridden = load_study(study).study.override(
+    declared = dict(
         trials=trials,
         epochs=epochs,
         batch_size=batch_size,
@@ -114,6 +115,7 @@ def plan(
         sampler=sampler,
         seed=seed,
     )
+    overridden = with_options(load_study(study).study, declared)
     cache_dir = default_cache_dir()
     prepared = prepare(
         overridden,
@@ -168,7 +170,7 @@ def show_shapes(console: Console, shapes: "Sequence[ShapePlan]") -> None:
     if not shapes:
         return
     table = Table(title="If the sampler spreads its trials evenly over the space")
-    for column in ("lanes", "share", "features", "missing", "a lane", "an epoch of a lane"):
+    for column in ("lanes", "share", "features", "missing", "their pass", "a lane", "an epoch of a lane"):
         table.add_column(column, justify="left" if column == "lanes" else "right")
     for shape in shapes:
         if shape.error:
@@ -179,6 +181,7 @@ def show_shapes(console: Console, shapes: "Sequence[ShapePlan]") -> None:
             f"{shape.share:.0%}",
             _size(shape.cache_bytes),
             str(shape.n_images_missing),
+            f"{shape.feature_wall_seconds:.1f} s",
             _size(shape.bytes_per_lane),
             f"{1000 * shape.lane_epoch_seconds:.0f} ms",
         )

@@ -96,7 +96,8 @@ def run(
 
     The search ends with `--trials`, `--time` or `--target`, whichever comes first. If it is stopped or killed, `sweep
     resume` continues it. The backbone's features are computed once and kept in the cache (`$SWEEP_CACHE_DIR`, or
-    `~/.cache/sweep`). The study declares a value for most options; an option that you give replaces it for this run.
+    `~/.cache/sweep`). The study declares a value for most options; an option that you give replaces it in
+    every trial of this run.
 
         sweep run --study lr_rank --n-parallel 32
 

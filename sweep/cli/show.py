@@ -201,8 +201,8 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
         kind = results.kind
         folder = RunFolder(run)
         require_summary(folder, summary, kind, ())
-        counts = dict.fromkeys(("plan.n_images_missing", "n_images_computed"), int)
-        require_entries(folder.summary_path, summary, {**counts, "plan.feature_wall_seconds": NUMBER})
+        counted = dict.fromkeys(("plan.n_images_missing", "n_images_computed"), int)
+        require_entries(folder.summary_path, summary, {"plan.feature_wall_seconds": NUMBER, **counted})
         images = {f"splits.{split}.images": int for split in ("train", "val")}
         require_entries(folder.config_path, results.config, {"epochs": int, **images})
         winner, probe = summary["winner"], summary["linear_probe"]

@@ -15,6 +15,7 @@ from sweep.errors import UsageError
 from sweep.features.folds import Folds
 from sweep.features.views import TrainingViews
 from sweep.machine.precision import require_fp32_sums
+from sweep.running.fixed_options import check_side_networks, check_views
 from sweep.running.label_words import head_start_of
 from sweep.running.resize_default import resize_of
 from sweep.side_networks.checks import check_family
@@ -144,6 +145,8 @@ def prepare(
         study, class_weights=completed(study.class_weights, data.class_names), resize=resize_of(study, data)
     )
     check_baseline(study)
+    check_side_networks(study)
+    check_views(study)
     baseline = rehearse(study, study.baseline)
     own = study_of_lane(study, baseline)
     backbone = backbone_of(own, data, device, cache_dir)

@@ -69,10 +69,9 @@ def config_of_lane(config: Mapping[str, Any], lane: Mapping[str, Any]) -> dict[s
         The record with the lane's own `backbone`, `stages`, `batch_size` and so on, and with the fingerprints and the
         transform of the features that it reads. Before version 0.4, all lanes of a run had one shape.
     """
-    own = {name: lane[name] for name in SHAPE_FIELDS if lane.get(name) is not None}
-    if own.get("augment") == NONE:
-        own.setdefault("views", None)
-    values = {**config, **own}
+    values = {**config, **{name: lane[name] for name in SHAPE_FIELDS if lane.get(name) is not None}}
+    if values.get("augment") == NONE:
+        values["views"] = None
     sources = config.get("sources", [])
     return {**values, **next((source for source in sources if same_source(source, values)), {})}
 

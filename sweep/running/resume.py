@@ -26,6 +26,7 @@ from sweep.study.augmentation import OWN_FUNCTION, UNDECLARED
 from sweep.study.budget import Budget
 from sweep.study.declaration import DATA_OBJECTS, Study
 from sweep.study.finding import LoadedStudy, load_study, study_names
+from sweep.study.fixed import with_fixed
 from sweep.study.structure import OWN_NETWORK
 from sweep.tasks.kinds import recorded_kind
 from sweep.workers.cluster import connected
@@ -139,7 +140,8 @@ def resume_run(
 
 
 def _read_config(folder: RunFolder) -> dict[str, Any]:
-    earlier = {"workers": 0, "threads": None, "cluster": None}  # versions up to 0.4 recorded none of them
+    earlier: dict[str, Any] = {"workers": 0, "threads": None, "cluster": None}  # versions up to 0.4 recorded none
+    earlier["fixed"] = []  # nor did versions up to 0.10
     config = {**UNDECLARED, **structure.UNDECLARED, **earlier, **read_json(folder.config_path)}
     entries: dict[str, Any] = {
         **dict.fromkeys(("study", "backbone", "backbone_fingerprint", "data"), str),
@@ -151,6 +153,7 @@ def _read_config(folder: RunFolder) -> dict[str, Any]:
         "threads": int | None,
         "cluster": str | None,
         "enqueued": list,
+        "fixed": list,
         **dict.fromkeys(("transform", "versions"), dict),
     }
     require_entries(folder.config_path, config, entries)
@@ -209,7 +212,7 @@ def _as_recorded(loaded: LoadedStudy, folder: RunFolder, config: dict[str, Any],
     if config["sampler"] in SAMPLERS:
         overrides["sampler"] = config["sampler"]
     overrides["rank_buckets"] = config.get("rank_buckets") or [config["max_rank"]]
-    study: Study = loaded.study.override(**overrides).on(recorded_kind(config))
+    study: Study = with_fixed(loaded.study.override(**overrides), config["fixed"]).on(recorded_kind(config))
     declared = json.loads(json.dumps(study.declarations()))
     for name in (*DECIDED_BY_STUDY, "sampler", "augment", "views"):
         if declared[name] != config.get(name):

@@ -37,7 +37,8 @@ class ShapePlan:
         shape: The shape in words.
         share: Share of the trials that have it, if the sampler spreads evenly over the space.
         cache_bytes: Size on disk of the features of all splits.
-        n_images_missing: Number of images whose features are not in the cache.
+        n_images_missing: Number of images, or views of them, whose features are not in the cache.
+        feature_wall_seconds: Time to compute these features. Shapes that read the same features share it.
         bytes_per_lane: Memory that each lane takes.
         lane_epoch_seconds: Time of one epoch of one lane in a stack with enough lanes.
         error: Why no lane can have this shape; empty if lanes can have it.
@@ -47,6 +48,7 @@ class ShapePlan:
     share: float
     cache_bytes: int = 0
     n_images_missing: int = 0
+    feature_wall_seconds: float = 0.0
     bytes_per_lane: int = 0
     lane_epoch_seconds: float = 0.0
     error: str = ""
@@ -117,6 +119,7 @@ class ShapePlanner:
                     share=share,
                     cache_bytes=sizes[shape.source],
                     n_images_missing=self._n_missing(own),
+                    feature_wall_seconds=self._feature_seconds(cost),
                     bytes_per_lane=lane_cost(own)[0],
                     lane_epoch_seconds=cost.lane_seconds + cost.stack_seconds / cost.enough_lanes,
                 )
@@ -174,6 +177,11 @@ class ShapePlanner:
     def _features(self, own: Prepared) -> FeatureSource:
         """What a run computes for a shape: all stages that shapes with the same backbone and input read."""
         return replace(own.shape.source, stages=self.settings.with_all_stages(own).stage_indices, group_size=1)
+
+    def _feature_seconds(self, cost: ShapeCost) -> float:
+        """Time to compute the missing features of a shape. The plan has that of the baseline's."""
+        same = cost.features == self._features(self.prepared)
+        return self.plan.feature_wall_seconds if same else cost.feature_seconds
 
     def _n_missing(self, own: Prepared) -> int:
         """Number of images whose features are not in the cache."""

@@ -118,7 +118,10 @@ def _prepared(loaded: LoadedStudy, folder: RunFolder, cache_dir: Path) -> Prepar
 def _require_same(out: Path, loaded: LoadedStudy, suite: Suite) -> None:
     """Raise an error if a folder holds another study, other options or another suite."""
     begun = read_json(out / RECORD)
-    if begun.get("suite") != suite.name or begun.get("declarations") != _declarations(loaded):
+    declared, declared_then = _declarations(loaded), begun.get("declarations")
+    if isinstance(declared_then, dict) and "fixed" not in declared_then:
+        del declared["fixed"]  # version 0.10 and earlier
+    if begun.get("suite") != suite.name or declared_then != declared:
         raise UsageError(
             f"{out} holds another study, other options or other tasks; give the same command as before to continue "
             f"it, or choose another folder with --out"

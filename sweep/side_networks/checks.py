@@ -1,11 +1,12 @@
 """Checks of a side-network's structure: of its values, and whether its family works with a backbone."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from backbones.grid import grid_side
 from sweep.errors import UsageError
 from sweep.side_networks.families import FAMILIES, family_of
-from sweep.study.structure import BOXES, DENSE, HEAD_CELLS, READ_OUTS
+from sweep.study.structure import BOXES, CLASS, DENSE, HEAD_CELLS, READ_OUTS
 from sweep.tasks.kinds import DETECTION, SEGMENTATION
 
 if TYPE_CHECKING:
@@ -44,6 +45,22 @@ def check_values(spec: "SideNetworkSpec") -> None:
 
 DEFAULTS: dict[str, Any] = {"attention": False, "mlp": True, "modules_per_block": 1, "parts": 1}
 """Default values of the options."""
+
+
+def lacks(family: str, declared: Mapping[str, Any]) -> list[str]:
+    """Names of those declarations that a family cannot have with their values.
+
+    Args:
+        family: Name of the family.
+        declared: Values of declarations by name. Those that every family has are ignored.
+    """
+    known = family_of(family)
+    options = [name for name, default in DEFAULTS.items() if declared.get(name) not in (None, default)]
+    read_outs = {None, CLASS, *known.read_outs}
+    return [
+        *(name for name in options if name not in known.options),
+        *(["read_out"] if declared.get("read_out") not in read_outs else []),
+    ]
 
 
 def _check_dense(spec: "SideNetworkSpec", backbone: str) -> None:

@@ -1,10 +1,10 @@
 """The trial that a study's `suggest` gets: Optuna's trial, which also accepts values that Optuna cannot store."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sweep.errors import UsageError
-from sweep.study.stored_values import RESERVED, same_value, stored_attribute, stored_parameter
+from sweep.study.stored_values import RESERVED, plain, same_value, stored_attribute, stored_parameter
 
 if TYPE_CHECKING:
     import optuna
@@ -17,10 +17,11 @@ class AskedTrial:
 
     Args:
         trial: Optuna's trial.
+        fixed: Values of declarations that hold for every trial, by name; see `sweep.study.fixed`.
     """
 
-    def __init__(self, trial: "optuna.Trial | optuna.trial.FixedTrial"):
-        self._trial = trial
+    def __init__(self, trial: "optuna.Trial | optuna.trial.FixedTrial", fixed: Mapping[str, Any] | None = None):
+        self._trial, self._fixed = trial, fixed or {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._trial, name)
@@ -28,9 +29,13 @@ class AskedTrial:
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """Like Optuna's method. Choices may also be lists, tuples and mappings, which are stored as JSON text.
 
+        A parameter with the name of a fixed declaration has one choice: the fixed value, if it has the choices' type.
+
         Raises:
             UsageError: A choice cannot be stored, or two choices are stored alike.
         """
+        if name in self._fixed and all(type(plain(choice)) is type(self._fixed[name]) for choice in choices):
+            choices = [self._fixed[name]]
         stored = [stored_parameter(name, choice) for choice in choices]
         taken = self._trial.suggest_categorical(name, stored)
         originals = [c for c, text in zip(choices, stored, strict=True) if same_value(text, taken)]

@@ -9,6 +9,7 @@ from sweep.errors import UsageError
 from sweep.machine.user_code import line_of
 from sweep.study.asked_trial import AskedTrial
 from sweep.study.class_weights import of_lane
+from sweep.study.fixed import fixed_values, of_fixed
 from sweep.study.lane_config import LaneConfig
 from sweep.study.own_config import with_fields_in_extra
 from sweep.study.parameter_cells import range_text
@@ -35,7 +36,7 @@ def lane_config(study: "Study", trial: "optuna.Trial | optuna.trial.FixedTrial")
             does not fit the task, or its shape fields contradict each other.
     """
     try:
-        config = study.suggest(cast("optuna.Trial", AskedTrial(trial)))
+        config = study.suggest(cast("optuna.Trial", AskedTrial(trial, fixed_values(study))))
         if isinstance(config, LaneConfig):
             config = _with_declarations(study, with_fields_in_extra(config))
     except UsageError as error:
@@ -43,6 +44,7 @@ def lane_config(study: "Study", trial: "optuna.Trial | optuna.trial.FixedTrial")
     except Exception as error:
         raise UsageError(
             f"the study's suggest failed: {type(error).__name__}: {error} ({line_of(study.suggest, error)})"
+            f"{of_fixed(study)}"
         ) from error
     if not isinstance(config, LaneConfig):
         raise UsageError(f"the study's suggest must return a sweep.LaneConfig, not {config!r}")
@@ -60,7 +62,10 @@ def lane_config(study: "Study", trial: "optuna.Trial | optuna.trial.FixedTrial")
 
 
 def _with_declarations(study: "Study", config: LaneConfig) -> LaneConfig:
-    """The configuration with the study's class weights, its own losses, and the default loss of the kind of task."""
+    """The configuration with what the study declares for all lanes: what is fixed, class weights, and losses."""
+    if study.fixed:
+        of_study: dict[str, Any] = dict.fromkeys(study.fixed)
+        config = replace(config, **of_study)
     if config.class_weights is None and study.class_weights is not None:
         config = replace(config, class_weights=of_lane(study.class_weights))
     if config.loss is not None and config.loss in study.losses:
@@ -113,7 +118,7 @@ def check_fixed(study: "Study", params: Mapping[str, Any], whose: str, *, partia
         except UsageError as error:
             raise UsageError(f"with the values of {whose}, {error}") from error
     if not partial and (missing := sorted(set(trial.params) - set(params))):
-        raise UsageError(f"{whose} lacks {', '.join(missing)}, which its suggest asks for")
+        raise UsageError(f"{whose} lacks {', '.join(missing)}, which its suggest asks for{of_fixed(study)}")
     for name, value in params.items():
         if name not in trial.params:
             asked = ", ".join(trial.params) or "nothing"

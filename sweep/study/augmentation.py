@@ -47,14 +47,18 @@ def check_declared(augment: object, views: object, cache: object) -> None:
         return
     if not isinstance(views, int) or isinstance(views, bool) or views < 1:
         raise UsageError(f"views must be a whole number of at least 1, not {views!r} (--views, or the study file)")
-    if augment == NONE:
-        raise UsageError(
-            f"views is {views} but the study does not augment, so all views would be the same; give --augment flip-crop"
-        )
     if cache == "off":
         raise UsageError(
             f"views is {views} but cache is off, so every epoch makes new views; leave --views out, or give --cache on"
         )
+
+
+def same_views(views: int) -> UsageError:
+    """The error for a number of views where nothing augments the images."""
+    return UsageError(
+        f"views is {views} but the study does not augment, so all views would be the same; give --augment "
+        f"flip-crop, or leave --views out"
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,6 +46,8 @@ class Study:
         baseline: Parameter values of trial 0, the configuration that the others should beat.
         enqueue: Configurations to try after the baseline, before the sampler chooses freely: parameters by name. The
             sampler chooses the parameters that are missing.
+        fixed: Names of declarations that hold for every trial, also where `suggest` chooses something else, such as
+            `("augment",)`. Those that options of `sweep run` replace are fixed for that run.
         max_rank: Largest rank that `suggest` may ask for; if not given, any rank.
         rank_buckets: Ranks that lanes are padded to. A lane is padded to the smallest bucket that it fits into, and the
             lanes of one bucket train in one stack. If not given, buckets are chosen so that padding costs less than
@@ -92,7 +94,7 @@ class Study:
             several as in `"flip-crop"`), or a function from one RGB Pillow image to another, such as torchvision's
             transforms.
         views: Number of augmented views of every training image whose features are cached. Epochs use them in turn. If
-            not given, 4.
+            not given, 4. Where `suggest` chooses the augmentation, this is for the trials that have one.
         cache: `"off"` to compute the features of training images in every step, once for all lanes, from new views in
             every epoch, and to store none of them.
         class_weights: How much images count in the loss: `"balanced"` lets all classes count alike, however many images
@@ -136,6 +138,7 @@ class Study:
     suggest: Callable[["optuna.Trial"], LaneConfig]
     baseline: Mapping[str, Any]
     enqueue: Sequence[Mapping[str, Any]] = ()
+    fixed: Sequence[str] = ()
     max_rank: int | None = None
     rank_buckets: Sequence[int] = ()
     side_network: str | Callable[..., Any] = "last"
@@ -194,6 +197,7 @@ class Study:
         for name, loss in self.losses.items():
             own_loss(name, loss)
         object.__setattr__(self, "rank_buckets", tuple(sorted(set(self.rank_buckets))))
+        object.__setattr__(self, "fixed", tuple(self.fixed))
         if isinstance(self.stages, list):
             object.__setattr__(self, "stages", tuple(self.stages))
 

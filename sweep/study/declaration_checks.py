@@ -7,7 +7,7 @@ from sweep.errors import UsageError
 from sweep.study.augmentation import check_declared
 from sweep.study.folds import check_folds
 from sweep.study.halving import Halving
-from sweep.study.lane_config import LOSSES
+from sweep.study.lane_config import FIXABLE, LOSSES
 from sweep.study.objectives import OTHER_OBJECTIVES
 from sweep.study.space import Space
 from sweep.study.stored_values import plain, stored_parameter
@@ -55,6 +55,7 @@ def check_declarations(study: "Study") -> None:
         raise UsageError(f"Study.halving must be a sweep.Halving or None, not {study.halving!r}")
     if isinstance(study.enqueue, Mapping) or not all(isinstance(params, Mapping) for params in study.enqueue):
         raise UsageError(f"Study.enqueue must be a list of mappings of parameters, not {study.enqueue!r}")
+    _check_fixed(study)
     check_structure(study.side_network, study.attention, study.mlp, study.read_out, study.parts)
     check_declared(study.augment, study.views, study.cache)
     _check_tasks(study)
@@ -95,6 +96,11 @@ def _check_ending(study: "Study") -> None:
     for name in ("test", "retrain"):
         if not isinstance(getattr(study, name), bool):
             raise UsageError(f"Study.{name} must be True or False, not {getattr(study, name)!r}")
+
+
+def _check_fixed(study: "Study") -> None:
+    if isinstance(study.fixed, str) or not all(name in FIXABLE for name in study.fixed):
+        raise UsageError(f"Study.fixed must be a list of names out of {', '.join(FIXABLE)}, not {study.fixed!r}")
 
 
 def _check_stages(stages: object) -> None:

@@ -23,6 +23,9 @@ SHAPE_FIELDS = (
 )
 """Fields that decide which stack a lane trains in. None means that the study's declaration holds."""
 
+FIXABLE = (*SHAPE_FIELDS, "class_weights")
+"""Fields that a study declares too, and that it can fix; see `sweep.study.fixed`."""
+
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("constant", "cosine")
 LOSSES = tuple(dict.fromkeys(loss for kind in TASK_KINDS.values() for loss in kind.losses))

@@ -1,6 +1,7 @@
 """Calls a study's `suggest` without an Optuna study: nothing is recorded, and no sampler learns from it."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
@@ -9,6 +10,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import FixedTrial
 
 from sweep.errors import UsageError
+from sweep.study.asked_trial import AskedTrial
 from sweep.study.declaration import Study
 from sweep.study.lane_config import LaneConfig
 
@@ -46,6 +48,33 @@ class _RehearsedTrial(FixedTrial):
             blank = optuna.trial.create_trial(state=optuna.trial.TrialState.WAITING)
             study: Any = None  # a random sampler looks at neither
             self._given[name] = self._sampler.sample_independent(study, blank, name, distribution)
+
+
+class _AnsweredTrial(_RehearsedTrial):
+    """A rehearsed trial whose fixed parameters take the only choice that there is."""
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        if len(choices) == 1:
+            self._given[name] = choices[0]
+        return super().suggest_categorical(name, choices)
+
+
+def asked_params(
+    suggest: Callable[..., Any], params: Mapping[str, Any], fixed: Mapping[str, Any], *, seed: int = 0
+) -> dict[str, Any]:
+    """The parameters that `suggest` asks for, with the values that it gets.
+
+    Args:
+        suggest: A study's `suggest`; it raises what it raises.
+        params: Values by parameter. Other parameters that `suggest` asks for are drawn at random.
+        fixed: Values of declarations that hold for every trial, by name; they replace those of `params`.
+        seed: Seed of the draws.
+    """
+    trial = _AnsweredTrial(params, seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna warns about values out of range
+        suggest(AskedTrial(trial, fixed))
+    return dict(trial.params)
 
 
 def rehearse(study: Study, params: Mapping[str, Any], *, seed: int = 0) -> LaneConfig:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from sweep.study.augmentation import OWN_FUNCTION
+from sweep.study.augmentation import NONE, OWN_FUNCTION, same_views
 from sweep.study.lane_config import SHAPE_FIELDS, LaneConfig
 
 if TYPE_CHECKING:
@@ -94,9 +94,20 @@ def shape_values(config: LaneConfig) -> dict[str, Any]:
 
 
 def study_of_lane(study: "Study", config: LaneConfig) -> "Study":
-    """The study with the declarations that a lane's configuration replaces."""
+    """The study with the declarations that a lane's configuration replaces.
+
+    A number of views that the study declares is for those lanes whose images are augmented.
+
+    Raises:
+        UsageError: The configuration's declarations contradict each other.
+    """
     given = shape_values(config)
-    return study.override(**given) if given else study
+    own = study.override(**given) if given else study
+    if own.augment != NONE or own.views is None:
+        return own
+    if config.views is not None:
+        raise same_views(config.views)
+    return replace(own, views=None)
 
 
 def shape_of(study: "Study", config: LaneConfig) -> Shape:

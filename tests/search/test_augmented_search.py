@@ -19,10 +19,11 @@ from sweep import Results, Study, UsageError, load_results
 from sweep.errors import SweepError
 from sweep.export.write import export_run
 from sweep.records.folder import RunFolder
+from sweep.records.reporter import Reporter
 from sweep.running.preparation import prepare
 from sweep.running.resume import resume_run
 from sweep.running.retrain import Choice, retrain
-from sweep.study.finding import LoadedStudy
+from sweep.study.finding import LoadedStudy, load_study
 from sweep.verify.verify import verify_trial
 
 CPU = torch.device("cpu")
@@ -204,6 +205,66 @@ def test_the_plan_counts_every_view(cli: Cli) -> None:
         assert f"{n_cached} images; 0 are in the cache" in printed
         assert f"on disk for {n_cached} images" in printed
         assert ("in every epoch of a stack; they are not kept" in printed) == ("off" in options)
+
+
+@pytest.fixture
+def searched(tmp_path: Path) -> Path:
+    """Return a study file whose `suggest` chooses the augmentation, as that of `side_networks` does."""
+    file = tmp_path / "searched.py"
+    file.write_text(
+        "from sweep import LaneConfig, Study\n"
+        "def suggest(trial):\n"
+        "    augment = trial.suggest_categorical('augment', ['none', 'flip'])\n"
+        "    return LaneConfig(lr=trial.suggest_float('lr', 1e-3, 1e-2), rank=2, augment=augment)\n"
+        "study = Study(suggest=suggest, baseline={'lr': 2e-3, 'augment': 'none'},\n"
+        "    enqueue=[{'lr': 2e-3, 'augment': 'flip'}])\n"
+    )
+    return file
+
+
+def test_views_are_for_the_trials_that_augment(cli: Cli, searched: Path) -> None:
+    """The plan shows what they cost; `verify` finds which trials have them."""
+    options = ("--study", str(searched), "--trials", "3")
+    code, printed, _ = cli("plan", "--views", "3", *options)
+    assert code == 0
+    assert "none, views None" in printed
+    assert "flip, views 3" in printed
+    assert "their pass" in printed
+    code, _, said = cli("run", "--views", "3", "--out", "searched", *options)
+    assert code == 0
+    assert "flip, 3 cached views of every train image" in said
+    assert "features: 39 images of train, view 3" in said
+    assert "view 4" not in said
+    trials = load_results(Path("searched")).trials
+    assert set(trials["params_augment"]) == {"none", "flip"}
+    cache_dir = Path("cache").resolve()
+    for augment in ("none", "flip"):
+        trial = int(trials.loc[trials["params_augment"] == augment, "trial"].iloc[0])
+        assert verify_trial(Path("searched"), trial, device=CPU, cache_dir=cache_dir).kept
+
+
+def test_an_option_holds_for_trials_whose_study_chooses_otherwise(cli: Cli, searched: Path) -> None:
+    """Also when the run is resumed and verified."""
+    options = ("--study", str(searched), "--trials", "3")
+    code, printed, _ = cli("plan", "--augment", "none", *options)
+    assert code == 0
+    assert "views" not in printed
+    code, _, said = cli("run", "--augment", "crop", "--out", "crop", *options)
+    assert code == 0
+    assert "training images: crop, 4 cached views" in said
+    trials = load_results(Path("crop")).trials
+    assert set(trials["params_augment"]) == {"crop"}
+    assert load_results(Path("crop")).config["fixed"] == ["backbone", "stages", "augment"]
+    assert len(trials) == 3
+    cache_dir = Path("cache").resolve()
+    assert verify_trial(Path("crop"), 1, device=CPU, cache_dir=cache_dir).kept
+    summary = load_results(Path("crop")).summary
+    Path("crop/summary.json").unlink()
+    resume_run(Path("crop"), load_study(str(searched)), storage_url=None, cache_dir=cache_dir, reporter=Reporter())
+    assert load_results(Path("crop")).summary["winner"] == summary["winner"]
+    code, _, said = cli("run", "--augment", "none", "--views", "2", "--out", "none", *options)
+    assert code == 2
+    assert "views is 2 but the study does not augment" in said
 
 
 def test_a_run_names_its_augmentation(cli: Cli) -> None:

@@ -21,7 +21,8 @@ from sweep import LaneConfig, Study, SweepError, UsageError
 from sweep.machine.settings import computing_on
 from sweep.search.proposals import Proposals
 from sweep.side_networks import LAST
-from sweep.training.engine import EpochResult, Lane, Training
+from sweep.training import linear_probe_reference
+from sweep.training.engine import EpochResult, Lane, Training, train
 from sweep.training.stack import Stack
 
 TIMES = ["seconds"]
@@ -409,3 +410,18 @@ def test_interrupted_later_stack_keeps_the_winner_so_far(small_study: Study, sea
     assert list(trials["state"]) == ["COMPLETE"] * 3 + ["RUNNING"] * 2
     weights = load_file(tmp_path / "run" / "winner.safetensors")
     assert sum(w.numel() for w in weights.values()) == trials.loc[0, "trainable_parameters"]
+
+
+@pytest.mark.usefixtures("whole_probe")
+def test_the_linear_probe_trains_four_times_as_long_as_the_trials(
+    small_study: Study, search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_epochs: list[int] = []
+
+    def noted(*args: Any, **options: Any) -> Any:
+        n_epochs.append(options["n_epochs"])
+        return train(*args, **options)
+
+    monkeypatch.setattr(linear_probe_reference, "train", noted)
+    search(replace(small_study, trials=1))
+    assert set(n_epochs) == {4 * small_study.epochs}

@@ -44,11 +44,10 @@ def running_cluster() -> Iterator[dict[str, str]]:
     }
     # Sockets need short paths, so pytest's folder cannot be used.
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray") as short:
-        for name, value in own.items():
+        for name, value in {**own, "RAY_TMPDIR": short}.items():
             patch.setenv(name, value)
         options = ["--head", "--block", "--num-cpus=2", "--object-store-memory=100000000", "--include-dashboard=false"]
         options += [f"--port={port}", f"--ray-client-server-port={client_port}", "--disable-usage-stats"]
-        options += [f"--temp-dir={short}"]
         head = subprocess.Popen(
             [sys.executable, "-m", "ray.scripts.scripts", "start", *options],
             stdout=subprocess.PIPE,

@@ -1,0 +1,97 @@
+"""Declarations that hold for every trial, such as those that options of `sweep run` replace.
+
+A study's `suggest` may choose what a study also declares: the augmentation, or the side-network. If such a declaration
+is fixed, `suggest` no longer chooses it:
+
+- A parameter that `suggest` asks for by the declaration's name has one choice, the declared value. So `suggest` makes
+  the rest of the configuration to match, and no sampler spends trials on it.
+- Whatever `suggest` returns, the study's declaration replaces it; see `sweep.study.asking.lane_config`.
+
+The baseline and the trials to begin with are changed so that they agree.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from sweep.study.augmentation import NONE
+from sweep.study.lane_config import FIXABLE
+
+if TYPE_CHECKING:
+    from sweep.study.declaration import Study
+
+
+def fixed_values(study: "Study") -> dict[str, Any]:
+    """The values of the declarations that are fixed, by name."""
+    return {name: getattr(study, name) for name in study.fixed}
+
+
+def option_text(name: str, value: Any) -> str:
+    """A declaration as an option of the command line, such as `--read-out pooled` or `--no-mlp`."""
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{option}" if value else f"--no-{option}"
+    return f"--{option} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
+
+
+def of_fixed(study: "Study") -> str:
+    """What is fixed, to be added to the message of an error that it may have caused; empty if nothing is."""
+    if not study.fixed:
+        return ""
+    options = " ".join(option_text(name, value) for name, value in fixed_values(study).items() if value is not None)
+    return f". For every trial, this run has {options}; leave out what does not go with the study"
+
+
+def with_options(study: "Study", options: Mapping[str, Any]) -> "Study":
+    """The study with the declarations that a user replaces for one run. They hold for every trial.
+
+    Args:
+        study: The study as its file declares it.
+        options: New values by name of the declaration; None keeps the study's own.
+
+    Raises:
+        UsageError: A value has the wrong type, is out of its range, or contradicts another declaration.
+    """
+    given = {name for name, value in options.items() if value is not None}
+    if "group_size" in given:
+        given.add("stages")
+    if options.get("augment") == NONE or options.get("cache") == "off":
+        given.add("views")
+    return with_fixed(study.override(**options), [*study.fixed, *given])
+
+
+def with_fixed(study: "Study", names: Iterable[str]) -> "Study":
+    """The study with those declarations fixed that a lane may have for itself.
+
+    Args:
+        study: The study, with the values that are to be fixed.
+        names: Names of declarations; those that no lane has for itself are left out.
+
+    Raises:
+        UsageError: See `Study`.
+    """
+    wanted = set(names)
+    study = replace(study, fixed=tuple(name for name in FIXABLE if name in wanted))
+    if not study.fixed:
+        return study
+    baseline, *enqueue = (_agreeing(study, study.suggest, params) for params in (study.baseline, *study.enqueue))
+    return replace(
+        study,
+        baseline=baseline,
+        enqueue=tuple(params for i, params in enumerate(enqueue) if params not in (baseline, *enqueue[:i])),
+        other_tasks={
+            task: replace(space, baseline=_agreeing(study, space.suggest, space.baseline))
+            for task, space in study.other_tasks.items()
+        },
+    )
+
+
+def _agreeing(study: "Study", suggest: Callable[..., Any], params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parameters of a trial with the fixed values, and without those that `suggest` then no longer asks for."""
+    from sweep.study.rehearsal import asked_params  # Optuna takes a while to import
+
+    try:
+        before, now = (asked_params(suggest, params, fixed) for fixed in ({}, fixed_values(study)))
+    except Exception:  # an error in the user's `suggest`; it is raised and explained when the parameters are checked
+        return params
+    return {name: now.get(name, value) for name, value in params.items() if name in now or name not in before}

@@ -1,0 +1,137 @@
+"""Options, and other declarations that are fixed, hold for every trial, whatever `suggest` chooses."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import FixedTrial
+
+from studies import segmentation, side_networks, text_side_networks, which_layers
+from sweep.errors import UsageError
+from sweep.running.fixed_options import check_side_networks
+from sweep.study.asking import check_baseline, check_enqueued
+from sweep.study.declaration import Study
+from sweep.study.fixed import with_options
+from sweep.study.lane_config import LaneConfig
+from sweep.study.rehearsal import surveyed_configs
+from sweep.study.shape import study_of_lane
+
+OPTIONS: Mapping[str, tuple[Study, Mapping[str, Any]]] = {
+    "augment none": (side_networks.study, {"augment": "none"}),
+    "another augmentation": (side_networks.study, {"augment": "flip-crop"}),
+    "side-network": (side_networks.study, {"side_network": "ladder"}),
+    "side-network without some parameters": (side_networks.study, {"side_network": "multi_stage"}),
+    "side-network of texts": (text_side_networks.study, {"side_network": "last"}),
+    "side-network that is not among the choices": (segmentation.study, {"side_network": "last"}),
+    "read-out": (side_networks.study, {"read_out": "pooled"}),
+    "no attention": (side_networks.study, {"attention": False}),
+    "mlp": (side_networks.study, {"mlp": True}),
+    "stages that have names in suggest": (side_networks.study, {"stages": (1, 3)}),
+    "blocks between stages": (side_networks.study, {"group_size": 2}),
+    "number of stages": (which_layers.study, {"stages": 3}),
+    "numeric parameter": (which_layers.study, {"modules_per_block": 3}),
+    "pool": (which_layers.study, {"pool": "class"}),
+}
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_an_option_holds_for_every_trial(case: str) -> None:
+    declared, options = OPTIONS[case]
+    study = with_options(declared, options)
+    check_baseline(study)
+    check_enqueued(study, study.enqueue)
+    lanes = [study_of_lane(study, config) for config in surveyed_configs(study)]
+    assert len(lanes) > 200
+    for name, value in options.items():
+        assert {getattr(lane, name) for lane in lanes} == {value}
+    if "group_size" in options:
+        assert {lane.stages for lane in lanes} == {None}
+
+
+def test_suggest_makes_the_rest_to_match_the_option_and_no_trial_is_wasted() -> None:
+    study = with_options(side_networks.study, {"side_network": "last", "augment": "none"})
+    trial = optuna.create_study().ask()
+    config = study.lane_config(trial)
+    assert trial.params["side_network"] == "last"
+    assert trial.distributions["side_network"].single()
+    assert "read_out" not in trial.params, "suggest saw that it is LAST"
+    assert config.lr == trial.params["lr"] / 4, "suggest lowers the learning rates of LAST"
+    first = [study.baseline, *study.enqueue]
+    assert all(params not in first[:i] for i, params in enumerate(first)), "those that are now alike are tried once"
+
+
+def test_an_option_replaces_what_suggest_chooses_without_a_parameter_of_that_name() -> None:
+    study = Study(
+        suggest=lambda trial: LaneConfig(
+            lr=1e-3, augment="flip", views=2, pool="class" if trial.suggest_categorical("p", "ab") == "b" else "mean"
+        ),
+        baseline={"p": "a"},
+    )
+    plain = with_options(study, {"augment": "none", "pool": "class"})
+    assert plain.fixed == ("pool", "augment", "views")
+    own = study_of_lane(plain, plain.lane_config(FixedTrial({"p": "a"})))
+    assert (own.augment, own.views, own.pool) == ("none", None, "class")
+    live = with_options(study, {"cache": "off"})
+    assert study_of_lane(live, live.lane_config(FixedTrial({"p": "a"}))).views is None
+
+
+def test_class_weights_of_an_option_replace_those_that_suggest_chooses() -> None:
+    study = Study(suggest=lambda trial: LaneConfig(lr=1e-3, class_weights="balanced"), baseline={})
+    assert study.lane_config(FixedTrial({})).class_weights == "balanced"
+    assert with_options(study, {"class_weights": "none"}).lane_config(FixedTrial({})).class_weights == "none"
+
+
+def test_without_options_nothing_is_fixed_and_nothing_changes() -> None:
+    study = with_options(side_networks.study, {"augment": None, "trials": 7})
+    assert study.fixed == ()
+    assert study == replace(side_networks.study, trials=7)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"read_out": "tokens"},
+            "--read-out tokens holds for every trial, but the study also tries the side-network last and multi_stage, "
+            "which does not have it; leave it out, or add --side-network ladder",
+        ),
+        ({"attention": True}, "--attention holds for every trial.*convolution.* add --side-network ladder"),
+        ({"mlp": False}, "--no-mlp holds for every trial.*last and multi_stage"),
+    ],
+)
+def test_a_part_that_some_side_networks_lack_is_refused(options: Mapping[str, Any], message: str) -> None:
+    check_side_networks(side_networks.study)
+    check_side_networks(with_options(side_networks.study, {**options, "side_network": "ladder"}))
+    with pytest.raises(UsageError, match=message):
+        check_side_networks(with_options(side_networks.study, options))
+
+
+def test_an_option_for_which_the_baseline_lacks_parameters_is_named() -> None:
+    study = replace(
+        text_side_networks.study, baseline={"side_network": "multi_stage", **text_side_networks.SHARED}, enqueue=()
+    )
+    with pytest.raises(UsageError, match=r"baseline lacks attention, mlp, .*this run has --side-network ladder; leave"):
+        check_baseline(with_options(study, {"side_network": "ladder"}))
+
+
+def test_an_option_that_suggest_cannot_take_is_named() -> None:
+    pools = {"patches": "mean", "one": "class"}
+    study = Study(
+        suggest=lambda trial: LaneConfig(lr=1e-3, pool=pools[trial.suggest_categorical("pool", list(pools))]),  # type: ignore[arg-type]
+        baseline={"pool": "one"},
+    )
+    with pytest.raises(UsageError, match=r"suggest failed: .*this run has --pool class; leave out what does not go"):
+        check_baseline(with_options(study, {"pool": "class"}))
+
+
+@pytest.mark.parametrize("fixed", ["augment", ("lr",), ("epochs",), (3,)])
+def test_only_what_a_lane_can_have_for_itself_can_be_fixed(fixed: Any) -> None:
+    with pytest.raises(UsageError, match=r"Study.fixed must be a list of names out of backbone, .*class_weights"):
+        replace(side_networks.study, fixed=fixed)
+
+
+def test_a_study_file_can_fix_a_declaration() -> None:
+    study = replace(which_layers.study, stages=6, fixed=("stages",))
+    assert {study_of_lane(study, config).stages for config in surveyed_configs(study)} == {6}
