@@ -1,4 +1,4 @@
-"""Which side-network finds objects best? Ladders against one another, on images with boxes.
+"""Which side-network finds objects best? Ladders and LAST, on images with boxes.
 
     sweep run --study detection --data FOLDER --n-parallel 16
 
@@ -12,13 +12,14 @@ import optuna
 
 from sweep import Halving, LaneConfig, Study
 
-FAMILIES = ("ladder", "convolution")
+FAMILIES = ("ladder", "convolution", "last")
 
 
 def suggest(trial: optuna.Trial) -> LaneConfig:
-    """The kind of ladder, its rank, and learning rates."""
+    """The family, its rank, and learning rates."""
     family = trial.suggest_categorical("side_network", FAMILIES)
-    lr = trial.suggest_float("lr", 1e-3, 3e-2, log=True)
+    slower = 4 if family == "last" else 1  # it learns on the backbone's own width
+    lr = trial.suggest_float("lr", 1e-3, 3e-2, log=True) / slower
     return LaneConfig(
         side_network=family,
         attention=trial.suggest_categorical("attention", [False, True]) if family == "ladder" else False,

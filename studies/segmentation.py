@@ -1,4 +1,4 @@
-"""Which side-network finds the class of every pixel best? Ladders against one another, on images with masks.
+"""Which side-network finds the class of every pixel best? Ladders and LAST, on images with masks.
 
     sweep run --study segmentation --n-parallel 16
 
@@ -13,13 +13,14 @@ import optuna
 
 from sweep import Halving, LaneConfig, Study
 
-FAMILIES = ("ladder", "convolution")
+FAMILIES = ("ladder", "convolution", "last")
 
 
 def suggest(trial: optuna.Trial) -> LaneConfig:
-    """The kind of ladder, its rank, the loss, and learning rates."""
+    """The family, its rank, the loss, and learning rates."""
     family = trial.suggest_categorical("side_network", FAMILIES)
-    lr = trial.suggest_float("lr", 1e-3, 2e-2, log=True)
+    slower = 4 if family == "last" else 1  # it learns on the backbone's own width
+    lr = trial.suggest_float("lr", 1e-3, 2e-2, log=True) / slower
     return LaneConfig(
         side_network=family,
         attention=trial.suggest_categorical("attention", [False, True]) if family == "ladder" else False,

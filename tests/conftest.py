@@ -16,9 +16,13 @@ from sweep import LaneConfig, Study
 from sweep.records.reporter import Reporter
 from sweep.running.runner import run_study
 from sweep.study.finding import LoadedStudy
+from sweep.study.probe import EPOCHS_FACTOR
 from sweep.terminal.console import stderr
 from sweep.terminal.progress import LineReporter
 from sweep.workers.request import WorkersAsked
+
+PROBES = ("sweep.training.linear_probe_reference", "sweep.running.retrain")
+"""Modules that train linear probes."""
 
 
 def pytest_configure() -> None:
@@ -42,14 +46,27 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 @pytest.fixture(scope="session", autouse=True)
 def _quick_runs() -> Generator[None]:
-    """Make runs in this process quicker. Their results stay the same.
+    """Make runs in this process quicker. Their trials stay the same.
 
-    A plan times two steps of a stack instead of eight. Files are not flushed to the disk: that protects against power
-    cuts, and no test has one.
+    A plan times two steps of a stack instead of eight, and looks at 64 configurations of a study instead of 256. The
+    linear probe trains as long as the trials and not four times as long, except in tests with `whole_probe`. Files are
+    not flushed to the disk: that protects against power cuts, and no test has one.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sweep.running.timing.CALIBRATION_STEPS", 2)
+        patch.setattr("sweep.study.rehearsal.SURVEYED", 64)
+        for module in PROBES:
+            patch.setattr(f"{module}.EPOCHS_FACTOR", 1)
         patch.setattr("os.fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole_probe() -> Generator[None]:
+    """From here on, the linear probes of this module train as long as those of a user."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in PROBES:
+            patch.setattr(f"{module}.EPOCHS_FACTOR", EPOCHS_FACTOR)
         yield
 
 

@@ -1,6 +1,8 @@
-"""All that the first hour with a GPU should measure: correctness, then speed, then how far lanes scale."""
+"""All that the first hour with a GPU should measure: correctness, then speed, then how far lanes scale.
 
-import gc
+It is made for a device that nobody has tried: what fails is written down with its error, and the rest goes on.
+"""
+
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -8,16 +10,13 @@ from typing import Any
 
 import torch
 
-from sweep.bench.adapters import has_peft
-from sweep.bench.gpu_checks import Check, run_checks
-from sweep.bench.graphed import GRAPHS, GraphedRow
-from sweep.bench.measure import Spread, fastest_direct_lanes, time_rows
-from sweep.bench.rows import ROWS, STACKED, Row, SweepRow
+from sweep.bench.gpu_checks import Check, in_a_line, run_checks
+from sweep.bench.gpu_speeds import Speed, free_memory, speeds_of
+from sweep.bench.rows import SweepRow
 from sweep.bench.workload import LADDER_SIZES, Sizes, Workload, synchronise
 from sweep.machine.memory import is_out_of_memory
-from sweep.training.graphs import WARM_UP_STEPS
 
-TIMED = ("sequential", "sequential_cached", "vmap_direct", "sweep", "lora")
+SCALING = "scaling"
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,9 @@ class GpuSizes:
         scaled: What is timed with more and more lanes.
         most_lanes: The largest number of lanes.
         slowest_step_seconds: A step of this time ends the scaling.
-        scaling_seconds: So does this time in all.
-        speeds_until_seconds: Workloads whose turn comes later than this after the start are not timed.
+        checks_until_seconds: Comparisons whose turn comes later than this after the start are not made.
+        speeds_until_seconds: Rows whose turn comes later than this after the start are not timed.
+        scaling_seconds: Numbers of lanes that would take the scaling beyond this time are not tried.
     """
 
     device: str = "cuda"
@@ -45,27 +45,9 @@ class GpuSizes:
     scaled: Sizes = field(default_factory=Sizes)
     most_lanes: int = 16384
     slowest_step_seconds: float = 2.0
-    scaling_seconds: float = 90.0
+    checks_until_seconds: float = 200.0
     speeds_until_seconds: float = 330.0
-
-
-@dataclass(frozen=True)
-class Speed:
-    """One row of one workload.
-
-    Attributes:
-        workload: Its name.
-        row: Name of the row.
-        n_lanes: Configurations that one step trains.
-        step_seconds: Seconds of a step, per configuration.
-        ratio_to_sequential: Steps per second of a configuration, relative to the row `sequential`.
-    """
-
-    workload: str
-    row: str
-    n_lanes: int
-    step_seconds: Spread
-    ratio_to_sequential: Spread
+    scaling_seconds: float = 120.0
 
 
 @dataclass(frozen=True)
@@ -90,7 +72,8 @@ class GpuBenchmark:
     Attributes:
         checks: Comparisons of trained weights.
         speeds: Rows of all workloads.
-        not_timed: Names of the workloads for which no time was left.
+        not_timed: Names of the workloads and rows for which no time was left.
+        failed: Workloads, rows and `scaling` if they failed, each with the error in one line.
         scaling: Numbers of lanes.
         scaling_ended: Why there are not more.
     """
@@ -98,8 +81,15 @@ class GpuBenchmark:
     checks: list[Check] = field(default_factory=list)
     speeds: list[Speed] = field(default_factory=list)
     not_timed: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
     scaling: list[Scale] = field(default_factory=list)
     scaling_ended: str = ""
+
+    @property
+    def complaints(self) -> list[str]:
+        """What is not as it should be, a line each."""
+        broken = [f"not kept: {check.in_words}" for check in self.checks if not check.kept]
+        return [*broken, *(f"failed: {name}: {reason}" for name, reason in self.failed.items())]
 
 
 def run_gpu_benchmark(
@@ -109,60 +99,50 @@ def run_gpu_benchmark(
 
     Args:
         sizes: How much.
-        save: Called with the results so far, after each part.
+        save: Called with the results so far, after each comparison, workload and number of lanes.
         say: Called with messages about the progress.
     """
     benchmark, began = GpuBenchmark(), time.perf_counter()
     save(benchmark)
-    benchmark.checks = run_checks(sizes.device, say)
-    save(benchmark)
-    for name, of_workload in sizes.speeds.items():
-        if time.perf_counter() - began > sizes.speeds_until_seconds:
-            benchmark.not_timed.append(name)
-            say(f"{name} is not timed: {sizes.speeds_until_seconds:g} s were over before its turn")
-            continue
-        benchmark.speeds += _speeds(name, replace(of_workload, device=sizes.device), say)
+    for check in run_checks(sizes.device, began + sizes.checks_until_seconds):
+        benchmark.checks.append(check)
+        say(check.in_words)
         save(benchmark)
-    _scale(sizes, benchmark, say)
+    until = began + sizes.speeds_until_seconds
+    for name, of_workload in sizes.speeds.items():
+        if time.perf_counter() > until:
+            benchmark.not_timed.append(name)
+            continue
+        try:
+            found = speeds_of(name, replace(of_workload, device=sizes.device), until, say)
+        except Exception as error:  # whatever a device that was never tried may raise
+            benchmark.failed[name] = in_a_line(error)
+            say(f"{name} failed: {in_a_line(error)}")
+        else:
+            benchmark.speeds += found.speeds
+            benchmark.failed |= found.failed
+            benchmark.not_timed += found.not_timed
+        save(benchmark)
+    if benchmark.not_timed:
+        say(f"not timed, as {sizes.speeds_until_seconds:g} s were over: {'; '.join(benchmark.not_timed)}")
+    try:
+        _scale(sizes, benchmark, save, say)
+    except Exception as error:
+        benchmark.failed[SCALING] = in_a_line(error)
+        say(f"{SCALING} failed: {in_a_line(error)}")
     save(benchmark)
     return benchmark
 
 
-def _speeds(name: str, sizes: Sizes, say: Callable[[str], None]) -> list[Speed]:
-    workload = Workload.of_backbone(sizes)
-    names = [row for row in TIMED if row != "lora" or has_peft()]
-    n_lanes = {row: sizes.n_parallel if row in STACKED else 1 for row in names}
-    n_lanes["vmap_direct"] = fastest_direct_lanes(workload, sizes.n_parallel)
-    rows: dict[str, Row] = {row: ROWS[row][1](workload, n_lanes[row]) for row in names}
-    if (graphed := _graphed(workload, say)) is not None:
-        rows[GRAPHS], n_lanes[GRAPHS] = graphed, graphed.n_lanes
-    seconds = time_rows(rows, workload.device)
-    found = []
-    for row in rows:
-        ratios = [a / b for a, b in zip(seconds["sequential"], seconds[row], strict=True)]
-        found.append(Speed(name, row, n_lanes[row], Spread.of(seconds[row]), Spread.of(ratios)))
-        say(f"{name}, {row}: {1e3 * found[-1].step_seconds.median:.2f} ms, {Spread.of(ratios).median:.1f} x sequential")
-    return found
-
-
-def _graphed(workload: Workload, say: Callable[[str], None]) -> GraphedRow | None:
-    """The row with CUDA graphs after its recording; None if CUDA cannot record it."""
-    row = GraphedRow(workload, workload.sizes.n_parallel)
-    try:
-        for _ in range(WARM_UP_STEPS + 1):
-            row.step()
-    except RuntimeError as error:
-        say(f"CUDA graphs cannot be measured: {error}")
-        return None
-    return row
-
-
-def _scale(sizes: GpuSizes, benchmark: GpuBenchmark, say: Callable[[str], None]) -> None:
+def _scale(
+    sizes: GpuSizes, benchmark: GpuBenchmark, save: Callable[[GpuBenchmark], None], say: Callable[[str], None]
+) -> None:
     """Double the lanes until a limit is reached."""
     began, n_lanes = time.perf_counter(), sizes.scaled.n_parallel
     device = torch.device(sizes.device)
     workload = Workload.of_backbone(replace(sizes.scaled, device=sizes.device))
     while not benchmark.scaling_ended:
+        begun = time.perf_counter()
         try:
             benchmark.scaling.append(_scaled(workload, n_lanes, device))
         except (RuntimeError, MemoryError) as error:
@@ -170,21 +150,22 @@ def _scale(sizes: GpuSizes, benchmark: GpuBenchmark, say: Callable[[str], None])
                 raise
             benchmark.scaling_ended = f"{n_lanes} lanes do not fit in memory"
             break
+        ended = time.perf_counter()
         point = benchmark.scaling[-1]
         say(f"{n_lanes} lanes: {1e3 * point.step_seconds:.1f} ms a step, {point.peak_memory_bytes / 2**30:.2f} GiB")
+        save(benchmark)
         n_lanes *= 2
         if n_lanes > sizes.most_lanes:
             benchmark.scaling_ended = f"{sizes.most_lanes} lanes are the most that are tried"
         elif point.step_seconds > sizes.slowest_step_seconds:
             benchmark.scaling_ended = f"a step took more than {sizes.slowest_step_seconds:g} s"
-        elif time.perf_counter() - began > sizes.scaling_seconds:
-            benchmark.scaling_ended = f"{sizes.scaling_seconds:g} s were over"
+        elif ended - began + 2 * (ended - begun) > sizes.scaling_seconds:  # twice the lanes take twice as long
+            benchmark.scaling_ended = f"{n_lanes} lanes would have taken longer than {sizes.scaling_seconds:g} s in all"
 
 
 def _scaled(workload: Workload, n_lanes: int, device: torch.device) -> Scale:
-    gc.collect()
+    free_memory(device)
     if device.type == "cuda":
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     row = SweepRow(replace(workload, sizes=replace(workload.sizes, n_parallel=n_lanes)), n_lanes)
     row.step()

@@ -1,8 +1,11 @@
 """Does a device train what a CPU trains? The checks that come before any timing on a GPU."""
 
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor
 
@@ -24,7 +27,13 @@ Chosen before anything was measured on a GPU: Adam turns a small gradient that b
 full length.
 """
 
+NO_TIME = "no time was left for it"
+LONGEST_REASON = 300
+"""Most characters of an error that are kept."""
+
 Weights = list[dict[str, Tensor]]
+Trained = tuple[Weights, Weights]
+"""Weights of all lanes before and after a few steps."""
 
 
 @dataclass(frozen=True)
@@ -34,67 +43,97 @@ class Check:
     Attributes:
         side_network: Family of the lanes.
         what: What was compared.
-        value: The largest distance over lanes, relative to the distance that training moved them.
+        value: The largest distance over lanes, relative to the distance that training moved them; None if there is no
+            such number.
         bound: The largest value that is accepted.
+        error: Why there is no value, in one line.
     """
 
     side_network: str
     what: str
-    value: float
+    value: float | None
     bound: float
+    error: str = ""
 
     @property
     def kept(self) -> bool:
-        """Whether the value is within its bound; NaN is not."""
-        return self.value <= self.bound
+        """Whether there is a value and it is within its bound."""
+        return self.value is not None and self.value <= self.bound
+
+    @property
+    def in_words(self) -> str:
+        """What came of it, in one line."""
+        found = self.error if self.value is None else f"{self.value:.2g}"
+        return f"{self.side_network}, {self.what}: {found}, {'within' if self.kept else 'NOT within'} {self.bound:g}"
 
 
-def run_checks(device: str, say: Callable[[str], None]) -> list[Check]:
-    """Train the same lanes in several ways, and compare their weights.
+def run_checks(device: str, until: float = math.inf) -> Iterator[Check]:
+    """Train the same lanes in several ways, and compare their weights. A comparison that fails does not end the others.
 
     Args:
         device: PyTorch's name of the device.
-        say: Called with every result.
+        until: Reading of `time.perf_counter` after which no further comparison is begun. It then has no value.
+
+    Yields:
+        Every comparison, once it is made.
     """
     families: dict[str, Sizes] = {
         "last": Sizes(group_size=3, device=device, n_parallel=MANY_LANES),
         "ladder": Sizes(**LADDER_SIZES, device=device, n_parallel=MANY_LANES),
     }
-    checks = []
     for family, sizes in families.items():
-        start, ours = _trained(sizes, FEW_LANES)
-        many = _trained(sizes, MANY_LANES)[1][:FEW_LANES]
-        compared = {
-            "fp32 against a CPU": (_trained(replace(sizes, device="cpu"), FEW_LANES)[1], LARGEST_DIFFERENCE),
-            "the same run again": (_trained(sizes, FEW_LANES)[1], 0.0),
-            f"{FEW_LANES} lanes against the same ones among {MANY_LANES}": (many, 0.0),
-        }
-        if device != "cpu":
-            rounded = _trained(replace(sizes, precision="bf16"), FEW_LANES)[1]
-            compared["bf16 against fp32"] = (rounded, LARGEST_BF16_DIFFERENCE)
-        found = [Check(family, what, _difference(start, ours, w), bound) for what, (w, bound) in compared.items()]
-        found.append(_check_of_graphs(family, sizes))
-        for check in found:
-            kept = "within" if check.kept else "ABOVE"
-            say(f"{family}, {check.what}: {check.value:.2g}, {kept} its bound of {check.bound:g}")
-        checks += found
-    return checks
+        for what, (bound, compare) in _comparisons(sizes).items():
+            yield _checked(family, what, bound, compare, until)
 
 
-def _check_of_graphs(family: str, sizes: Sizes) -> Check:
-    """A step that CUDA replays against the same step without; NaN, which is not kept, if it cannot be recorded."""
-    steps = WARM_UP_STEPS + CHECK_STEPS
-    start, ours = _trained(sizes, FEW_LANES, steps)
+def in_a_line(error: BaseException) -> str:
+    """An error's type and the first line of its message."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {line}"[:LONGEST_REASON].removesuffix(": ")
+
+
+def _comparisons(sizes: Sizes) -> dict[str, tuple[float, Callable[[], float]]]:
+    """By what is compared, the bound and what computes the value."""
+    ours = functools.cache(partial(_trained, sizes, FEW_LANES))
+
+    def with_ours(other: Callable[[], Trained]) -> Callable[[], float]:
+        return lambda: _difference(*ours(), other()[1][:FEW_LANES])
+
+    def with_graphs() -> float:
+        steps = WARM_UP_STEPS + CHECK_STEPS
+        graphed = _trained(sizes, FEW_LANES, steps, GraphedRow)[1]
+        return _difference(*_trained(sizes, FEW_LANES, steps), graphed)
+
+    found: dict[str, tuple[float, Callable[[], float]]] = {
+        "fp32 against a CPU": (
+            LARGEST_DIFFERENCE,
+            with_ours(lambda: _trained(replace(sizes, device="cpu"), FEW_LANES)),
+        ),
+        "the same run again": (0.0, with_ours(lambda: _trained(sizes, FEW_LANES))),
+        f"{FEW_LANES} lanes against the same ones among {MANY_LANES}": (
+            0.0,
+            with_ours(lambda: _trained(sizes, MANY_LANES)),
+        ),
+    }
+    if sizes.device != "cpu":
+        rounded = replace(sizes, precision="bf16")
+        found["bf16 against fp32"] = (LARGEST_BF16_DIFFERENCE, with_ours(lambda: _trained(rounded, FEW_LANES)))
+    return {**found, "with CUDA graphs against without": (0.0, with_graphs)}
+
+
+def _checked(family: str, what: str, bound: float, compare: Callable[[], float], until: float) -> Check:
+    if time.perf_counter() > until:
+        return Check(family, what, None, bound, NO_TIME)
     try:
-        value = _difference(start, ours, _trained(sizes, FEW_LANES, steps, GraphedRow)[1])
-    except RuntimeError:
-        value = math.nan
-    return Check(family, "with CUDA graphs against without", value, 0.0)
+        value = compare()
+    except Exception as error:  # whatever a device that was never tried may raise
+        return Check(family, what, None, bound, in_a_line(error))
+    if not math.isfinite(value):
+        return Check(family, what, None, bound, "the difference is not a finite number")
+    return Check(family, what, value, bound)
 
 
-def _trained(
-    sizes: Sizes, n_lanes: int, n_steps: int = CHECK_STEPS, kind: type[SweepRow] | None = None
-) -> tuple[Weights, Weights]:
+def _trained(sizes: Sizes, n_lanes: int, n_steps: int = CHECK_STEPS, kind: type[SweepRow] | None = None) -> Trained:
     """Weights of all lanes before and after a few steps; the first lanes are the same for any number of lanes."""
     row = (kind or SweepRow)(Workload.of_random_features(sizes, SHAPE), n_lanes)
     start = row.state()
@@ -104,4 +143,6 @@ def _trained(
 
 
 def _difference(start: Weights, ours: Weights, theirs: Sequence[Mapping[str, Tensor]]) -> float:
-    return max(distance(a, b) / distance(a, before) for a, b, before in zip(ours, theirs, start, strict=True))
+    """The largest difference over lanes; not a number if that of any lane is not."""
+    of_lanes = [distance(a, b) / distance(a, before) for a, b, before in zip(ours, theirs, start, strict=True)]
+    return math.nan if any(map(math.isnan, of_lanes)) else max(of_lanes)

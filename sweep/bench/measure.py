@@ -1,6 +1,7 @@
 """Measure the rows of a benchmark in turns."""
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -214,8 +215,17 @@ def fastest_direct_lanes(workload: Workload, most: int) -> int:
     return min(candidates, key=seconds.__getitem__)
 
 
-def time_rows(rows: Mapping[str, Row], device: torch.device, repetitions: int = REPETITIONS) -> dict[str, list[float]]:
-    """Measure the seconds of a step per configuration: rows take turns, after one step to warm up."""
+def time_rows(
+    rows: Mapping[str, Row], device: torch.device, repetitions: int = REPETITIONS, until: float = math.inf
+) -> dict[str, list[float]]:
+    """Measure the seconds of a step per configuration: rows take turns, after one step to warm up.
+
+    Args:
+        rows: The rows by name.
+        device: Their device.
+        repetitions: How often each is measured.
+        until: Reading of `time.perf_counter` after which no turn is begun but the first.
+    """
     for row in rows.values():
         row.step()
     synchronise(device)
@@ -223,6 +233,8 @@ def time_rows(rows: Mapping[str, Row], device: torch.device, repetitions: int = 
     began = time.perf_counter()
     for repetition in range(repetitions):
         if repetition >= FEWEST_REPETITIONS and time.perf_counter() - began > ENOUGH_SECONDS:
+            break
+        if repetition and time.perf_counter() > until:
             break
         for name, row in rows.items():
             started = time.perf_counter()

@@ -8,13 +8,14 @@ import torch
 
 from sweep.bench.rows import BATCH, GRADIENTS, OPTIMIZER, SweepInParts
 from sweep.bench.workload import LAST
+from sweep.side_networks.cpu.stream_trunk import FEWEST_RANKS
 from sweep.side_networks.cpu.trunk import is_compiled
 
 SHARED_PRODUCTS = ("aten::mm", "aten::addmm_")
 """Products with frozen streams, which all lanes share. Products of single lanes are batched products instead."""
 
-TASKS = "_PooledTrunk"
-"""Our `autograd.Function`. Time that it spends outside PyTorch is that of the compiled tasks."""
+TASKS = ("_PooledTrunk", "_PooledStreams")
+"""Our `autograd.Function`s. Time that they spend outside PyTorch is that of the compiled tasks."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,14 @@ def profile_step(row: SweepInParts) -> list[Part]:
         return 1e-6 / row.n_lanes * sum(meant)
 
     products, tasks = own(lambda name: name in SHARED_PRODUCTS), own(lambda name: name.startswith(TASKS))
-    return [
+    compiled = [
         Part("products with frozen streams", products, row.parts[0].shared_product_flops),
         Part("compiled attention and LayerNorm", tasks),
+    ]
+    if workload.sizes.rank >= FEWEST_RANKS:  # nothing is shared, and the tasks have all products
+        products, compiled = 0.0, [Part("compiled modules", tasks)]
+    return [
+        *compiled,
         Part("weights, frozen streams, head and loss", total(GRADIENTS) - products - tasks),
         Part("reading the batch", total(BATCH)),
         Part("optimizer", total(OPTIMIZER)),

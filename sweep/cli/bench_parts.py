@@ -22,11 +22,10 @@ def _gpu(asked: dict[str, Any], device: str | None, json_file: Path | None, say:
         if json_file is not None:
             write_json(json_file, {**gpu_json(benchmark), "machine": machine(where), "versions": versions()})
 
-    benchmark = run_gpu_benchmark(GpuSizes(device=str(where)), save, say)
-    broken = [check for check in benchmark.checks if not check.kept]
-    for check in broken:
-        stdout.print(f"not kept: {check.side_network}, {check.what}: {check.value:.2g}, more than {check.bound:g}")
-    if broken:
+    complaints = run_gpu_benchmark(GpuSizes(device=str(where)), save, say).complaints
+    for line in complaints:
+        stdout.print(line, highlight=False, markup=False, soft_wrap=True)
+    if complaints:
         raise typer.Exit(1)
 
 

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sweep.machine.checked_files import require_entries
-from sweep.records.entries import require_summary
+from sweep.records.entries import NUMBER, require_summary
 from sweep.records.folder import RunFolder
 from sweep.records.ranked_on import RankedOn
 from sweep.records.results import PARAMETER_PREFIX, Results, parameter_columns
@@ -113,6 +113,7 @@ def beside_plan(
     *,
     several_shapes: bool = False,
     compiling_seconds: float = 0.0,
+    on_workers: bool = False,
 ) -> str:
     """Say how long a search took, beside its plan, and how much slower its lanes were. Short delays are not explained.
 
@@ -122,8 +123,12 @@ def beside_plan(
         lane_epochs: Epochs of all lanes that were trained.
         several_shapes: Whether trials have several shapes.
         compiling_seconds: The part of `seconds` in which kernels were compiled. A plan does not have it.
+        on_workers: Whether lanes trained on workers. A plan is for one process, so nothing is said about their speed.
     """
     planned_seconds = plan["search_wall_seconds"]
+    if on_workers:
+        one = f"in one process, the search was planned to take {whole_seconds(planned_seconds)}"
+        return f"{one}; on workers it took {whole_seconds(seconds)}"
     planned = f"the search was planned to take {whole_seconds(planned_seconds)}"
     took = f"and took {whole_seconds(seconds)}"
     if compiling_seconds >= UNTOLD_SECONDS:
@@ -144,6 +149,26 @@ def beside_plan(
         ratio = lane_epochs / plan["lane_epochs"]
         return f"{planned} {took}, because lanes trained for {ratio:.1f} times as many epochs as planned"
     return f"{planned} {took}"
+
+
+def features_beside_plan(plan: Mapping[str, Any], seconds: float, n_computed: int) -> str:
+    """Say how much slower the feature pass was than planned; nothing if it was not.
+
+    Args:
+        plan: The plan, as the summary of the run has it. It is for one shape of trials, and for one process.
+        seconds: The time that the features took.
+        n_computed: Images or texts that were computed.
+    """
+    if min(plan["n_images_missing"], plan["feature_wall_seconds"], n_computed) <= 0:
+        return ""
+    planned_seconds = plan["feature_wall_seconds"] * n_computed / plan["n_images_missing"]
+    if seconds < SLOW * planned_seconds or seconds - planned_seconds < UNTOLD_SECONDS:
+        return ""
+    return (
+        f"the features took {seconds / planned_seconds:.1f} times as long as planned ({whole_seconds(seconds)} instead "
+        f"of {whole_seconds(planned_seconds)}), as happens if other programs use the machine, or if the files take "
+        f"long to read"
+    )
 
 
 def where_the_time_went(seconds: Mapping[str, float]) -> str:
@@ -176,6 +201,8 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
         kind = results.kind
         folder = RunFolder(run)
         require_summary(folder, summary, kind, ())
+        counted = dict.fromkeys(("plan.n_images_missing", "n_images_computed"), int)
+        require_entries(folder.summary_path, summary, {"plan.feature_wall_seconds": NUMBER, **counted})
         images = {f"splits.{split}.images": int for split in ("train", "val")}
         require_entries(folder.config_path, results.config, {"epochs": int, **images})
         winner, probe = summary["winner"], summary["linear_probe"]
@@ -208,12 +235,18 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
         console.print(line, highlight=False, soft_wrap=True)
         trials = results.trials
         lane_epochs = float((trials["epochs"] * trials.get("seeds", 1)).sum())
+        several_shapes, on_workers = "shape" in trials, folder.workers_path.is_file()
+        if not several_shapes and not on_workers:
+            line = features_beside_plan(summary["plan"], seconds["features"], summary["n_images_computed"])
+            if line:
+                console.print(line, highlight=False, soft_wrap=True)
         line = beside_plan(
             summary["plan"],
             seconds["search"],
             lane_epochs,
-            several_shapes="shape" in trials,
+            several_shapes=several_shapes,
             compiling_seconds=seconds.get("compiling_kernels", 0.0),  # runs of 0.9.0 and earlier do not have it
+            on_workers=on_workers,
         )
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"results:   {run}", highlight=False, soft_wrap=True)

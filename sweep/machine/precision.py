@@ -5,6 +5,7 @@ computed in fp32 and returned as fp32. Queries, keys and values are rounded befo
 Parameters, optimizer, LayerNorm's statistics, softmax, losses and metrics stay fp32.
 """
 
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,12 @@ from torch import Tensor
 from sweep.machine.settings import on_all_threads
 
 Precision = Literal["fp32", "bf16"]
+
+LARGE_PRODUCT = 10**8
+"""Multiply-adds of a product that is worth other threads than the operators around it have.
+
+OpenMP ends threads when fewer are used, and starts them anew afterwards, which takes up to a tenth of a millisecond.
+"""
 
 SUMMED_AT_ONCE = 256
 """Terms of a product on a CPU that are summed at once.
@@ -64,7 +71,8 @@ def write_product(out: Tensor, a: Tensor, frozen: Tensor) -> None:
         write_product(padded, F.pad(a, (0, 0, 0, missing_rows)), F.pad(frozen, (0, missing_columns)))
         out.copy_(padded[:n_rows, :n_columns])
     else:
-        with on_all_threads():
+        is_large = out.numel() * a.shape[1] >= LARGE_PRODUCT
+        with on_all_threads() if is_large else nullcontext():
             torch.mm(a[:, :SUMMED_AT_ONCE], frozen[:SUMMED_AT_ONCE], out=out)
             for first in range(SUMMED_AT_ONCE, a.shape[1], SUMMED_AT_ONCE):
                 summed = slice(first, first + SUMMED_AT_ONCE)

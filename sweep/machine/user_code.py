@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import inspect
 import sys
 import threading
 import traceback
@@ -98,7 +99,7 @@ def _code_of(function: Callable[..., object]) -> CodeType | None:
 
 def line_of(function: Callable[..., object], error: BaseException) -> str:
     """The line of the user's file in which their function failed; the caller has caught `error`."""
-    code = _code_of(function)
+    code = _code_of(inspect.unwrap(function))
     frames = traceback.extract_tb(error.__traceback__)
     if code is None:  # a callable object: the first line of code that it reached
         return _line(error, frames[1].filename) if len(frames) > 1 else repr(function)

@@ -12,7 +12,10 @@ from backbones.grid import grid_side
 from sweep.features.batches import StageData, stored_shape
 from sweep.features.entry import DTYPE
 from sweep.running.preparation import Prepared
-from sweep.side_networks.cpu.trunk import GROUPS, is_compiled
+from sweep.side_networks.cpu.batch import ALIGNMENT, GROUPS
+from sweep.side_networks.cpu.stream_trunk import FEWEST_RANKS
+from sweep.side_networks.cpu.trunk import is_compiled
+from sweep.side_networks.cpu.vectors import VECTOR
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.lane_config import LaneConfig
 from sweep.study.structure import BOXES
@@ -120,7 +123,8 @@ def kept_bytes(spec: SideNetworkSpec, n_tokens: int, *, compiled: bool) -> int:
     """Bytes that one lane's trunk keeps between the forward and the backward pass.
 
     Per token, `_PooledTrunk.forward` keeps attended (`K·r` numbers), qkv (`3K·r`), inverse (`K`) and log_sum (`K`).
-    `_Trunk.forward` keeps the same, and streams (`K·r`) and products (`r·K(K−1)/2`).
+    From rank `FEWEST_RANKS` on, `_PooledStreams.forward` keeps the same, with `r` and `D` padded, and a stream (`D`).
+    `_Trunk.forward` keeps the same as the first, and streams (`K·r`) and products (`r·K(K−1)/2`).
 
     Args:
         spec: Structure of the side-network.
@@ -128,7 +132,15 @@ def kept_bytes(spec: SideNetworkSpec, n_tokens: int, *, compiled: bool) -> int:
         compiled: Whether `cpu/trunk.py` computes the lane; otherwise `rank_space_trunk.py` does.
     """
     k, r = spec.n_modules, spec.row_rank
+    if compiled and r >= FEWEST_RANKS:
+        r, width = _padded_sizes(spec)
+        return FP32_BYTES * n_tokens * (4 * k * r + 2 * k + width)
     return FP32_BYTES * n_tokens * (4 * k * r + 2 * k + (0 if compiled else k * r + r * k * (k - 1) // 2))
+
+
+def _padded_sizes(spec: SideNetworkSpec) -> tuple[int, int]:
+    """Rank and width as `cpu/stream_trunk.py` pads them."""
+    return -(-spec.row_rank // VECTOR) * VECTOR, -(-spec.width // ALIGNMENT) * ALIGNMENT
 
 
 def pyramid_floats(k: int, r: int) -> tuple[int, int]:
@@ -150,9 +162,12 @@ def bytes_per_lane(spec: SideNetworkSpec, tokens: int, batch_size: int, *, compi
     A training step needs `kept_bytes`. In the backward pass, the compiled kernels also hold the gradients of `W_γ Ũᵀ`,
     `Ũ Ũᵀ` and `Ũ`, for each of `GROUPS` groups of images and for their sum. They hold `W_γ Ũᵀ` (`3K²r²`), `Ũ Ũᵀ`
     (`K²r²`) and two copies of the latter's gradient once. Plain PyTorch holds, per token, the gradient of attended and
-    a copy of it (`2K·r`), d_products (`K·r`), d_qkv (`3r`) and d_stream (`r`).
+    a copy of it (`2K·r`), d_products (`K·r`), d_qkv (`3r`) and d_stream (`r`). From rank `FEWEST_RANKS` on, the
+    compiled kernels hold the gradients of all weights (`4K·r·D`) for each group and for their sum, and copies of `W_γ`
+    and of `Ũ`.
 
-    An evaluation holds the part of one module. The compiled kernels hold all modules' parts for `1/K` of the images.
+    An evaluation holds the part of one module. The compiled kernels hold all modules' parts for `1/K` of the images,
+    and next to nothing from rank `FEWEST_RANKS` on.
     Plain PyTorch holds, per token, attended and products (`2K·r`), and qkv, stream, inverse and log_sum (`4r + 2`).
 
     Args:
@@ -175,7 +190,11 @@ def bytes_per_lane(spec: SideNetworkSpec, tokens: int, batch_size: int, *, compi
         streams = max(n_tokens * (kept + transient), n_evaluated * transient)
         return copies * parameter_bytes(spec) + FP32_BYTES * streams
     training = kept_bytes(spec, n_tokens, compiled=compiled)
-    if compiled:
+    if compiled and r >= FEWEST_RANKS:
+        padded_rank, padded_width = _padded_sizes(spec)
+        training += FP32_BYTES * k * padded_rank * padded_width * (4 * (GROUPS + 1) + 5)
+        evaluation = 0
+    elif compiled:
         training += FP32_BYTES * k * r * ((GROUPS + 1) * (4 * k * r + spec.width) + 6 * k * r)
         evaluation = kept_bytes(spec, -(-EVALUATION_BATCH_SIZE // k) * tokens, compiled=True)
     else:
@@ -187,6 +206,7 @@ def bytes_per_lane(spec: SideNetworkSpec, tokens: int, batch_size: int, *, compi
 def shared_bytes(spec: SideNetworkSpec, tokens: int, batch_size: int, *, n_parts: int = 1) -> int:
     """Bytes that all lanes share: the frozen streams of the larger of the two batches, and `RUNTIME_BYTES`.
 
+    From rank `FEWEST_RANKS` on, the streams of a training batch are there once more, in panels.
     For segmentation and detection, metrics hold the outputs of a few images at a time, and a head that reads several
     stages holds them normalised.
 
@@ -201,6 +221,8 @@ def shared_bytes(spec: SideNetworkSpec, tokens: int, batch_size: int, *, n_parts
     of_metrics = METRIC_COPIES * held * FP32_BYTES if spec.dense else 0
     normalised = sum(spec.head_widths[:-1])
     streams = int((STREAM_COPIES * sum(spec.stage_widths) + normalised) * n_images * tokens * FP32_BYTES)
+    if spec.has_rank_space and spec.row_rank >= FEWEST_RANKS:
+        streams += sum(spec.stage_widths[1:]) * batch_size * tokens * FP32_BYTES
     return RUNTIME_BYTES + of_metrics + n_parts * streams
 
 

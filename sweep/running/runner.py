@@ -40,6 +40,7 @@ from sweep.study.attainable import require_attainable
 from sweep.study.budget import Budget, whole_seconds
 from sweep.study.enqueued import settled
 from sweep.study.finding import LoadedStudy
+from sweep.study.going_on import going_on
 from sweep.workers.cluster import connected
 from sweep.workers.request import NO_WORKERS, WorkersAsked
 
@@ -155,6 +156,9 @@ def carry_out(
     device = prepared.device
     sampler = sampler_of(study)
     optuna_study = create_optuna_study(storage_url, folder, objectives=study.ranking, sampler=sampler, goes_on=goes_on)
+    if goes_on:
+        study = going_on(study, optuna_study.get_trials(deepcopy=False))
+        prepared = replace(prepared, study=study)
     reporter.run_opened(folder, storage_url)
     announce(prepared, folder, reporter)
 

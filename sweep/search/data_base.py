@@ -1,25 +1,18 @@
-"""Optuna storages in a data base: their URLs, and connections that survive a restart of the server."""
+"""Optuna storages in a data base: how they are opened, and what their failures mean."""
 
 import importlib.util
-import logging
 import re
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from optuna.storages import BaseStorage, RDBStorage, get_storage
+from optuna.storages import BaseStorage, get_storage
 
 from sweep.errors import UsageError
+from sweep.search.lasting_storage import LastingStorage
 from sweep.search.storage_url import check_user_part, shown_url, without_passwords
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
-logger = logging.getLogger(__name__)
-
-PATIENCE_SECONDS = 60.0
-"""How long a run waits for a server that has answered before, and does not answer now."""
-
-SECONDS_BETWEEN_TRIES = 0.5
 EXAMPLES = "sqlite:///trials.db or postgresql://USER@HOST/DATABASE"
 
 
@@ -34,9 +27,7 @@ def open_data_base(url: str) -> BaseStorage:
         if parsed.get_backend_name() == "sqlite":
             return get_storage(url)
         address = parsed.render_as_string(hide_password=False)
-        storage = RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
-        _wait_for_the_server(storage.engine)
-        return get_storage(storage)  # keeps what was read in memory
+        return get_storage(LastingStorage(address))  # keeps what was read in memory
     except UsageError:
         raise
     except Exception as error:  # SQLAlchemy, a driver, or the network
@@ -63,27 +54,6 @@ def _parsed(url: str) -> "URL":
             f'--storage {shown_url(url)} needs the package psycopg; install it: python -m pip install -e ".[cluster]"'
         )
     return parsed
-
-
-def _wait_for_the_server(engine: Any) -> None:
-    """Have connections that a restart of the server has cut made again, for `PATIENCE_SECONDS`."""
-    from sqlalchemy import event
-
-    def connect(dialect: Any, record: object, arguments: list[Any], options: dict[str, Any]) -> Any:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        told = False
-        while True:
-            try:
-                return dialect.connect(*arguments, **options)
-            except dialect.loaded_dbapi.OperationalError:
-                if time.monotonic() > deadline:
-                    raise
-            if not told:
-                logger.warning("the data base does not answer; trying again for %.0f s", PATIENCE_SECONDS)
-                told = True
-            time.sleep(SECONDS_BETWEEN_TRIES)
-
-    event.listen(engine, "do_connect", connect)
 
 
 def cannot_open(url: str, error: Exception) -> UsageError:

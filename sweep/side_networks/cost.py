@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from sweep.side_networks.cpu.attention import MAX_UNROLLED_RANK
+from sweep.side_networks.cpu.stream_trunk import FEWEST_RANKS
 
 Form = Literal["rank space", "direct", "shared products"]
 """The form in which a stack computes. LAST has the first two; other families are direct or have shared products."""
@@ -16,34 +17,41 @@ Form = Literal["rank space", "direct", "shared products"]
 ELEMENTWISE_WORK = 1000
 """Cost of the direct form's passes over its residual stream, as multiply-adds per module and element.
 
-It was fitted to stacks of 8 lanes of 32 images at 384 x 12 modules on two CPU cores. Measured there with 65 tokens,
-compiled rank space is 1.3 times as fast as the direct form at rank 32 and 0.85 times at rank 48, where the model says
-1.1. With twice the width and 197 tokens it is 2.6 times as fast at rank 64, where the model says 1.1.
+It was fitted to stacks of 8 lanes of 32 images at 384 x 12 modules on two CPU cores.
 """
 
 
-def work_per_token(width: int, rank: int, n_modules: int) -> dict[Form, int]:
+STREAM_WORK = 200
+"""Cost of the compiled kernels' passes over a lane's own stream, as multiply-adds per module and element.
+
+Fitted to one thread, 8 lanes of ranks 16 to 48 at 384 x 12 modules and 65 tokens.
+"""
+
+
+def work_per_token(width: int, rank: int, n_modules: int, *, dense: bool = False) -> dict[Form, int]:
     """Multiply-adds of a training step per token and lane in each form, by an analytic model of a CPU.
 
-    Up to rank `MAX_UNROLLED_RANK`, a module multiplies `3r` rows with the frozen stream, in the forward pass and for
-    the gradient of its weights. Its compiled kernels multiply `r + 2` and `2r + 1` rows, which cost twice as much. At
-    higher ranks, the `r` rows of every earlier module are multiplied with the stream instead. In both cases a module
-    mixes `4r` rows of the earlier modules.
+    Below rank `FEWEST_RANKS`, a module multiplies `3r` rows with the frozen stream, in the forward pass and for the
+    gradient of its weights. Its compiled kernels multiply `r + 2` and `2r + 1` rows, which cost twice as much. Up to
+    rank `MAX_UNROLLED_RANK`, a module has the products of the direct form and `r` rows more, and compiled passes over
+    its stream. At higher ranks, the `r` rows of every earlier module are multiplied with the stream. In the first and
+    the last case a module mixes `4r` rows of the earlier modules.
 
     Args:
         width: Backbone width `D`.
         rank: Rank `r`.
         n_modules: Number of modules `K`.
+        dense: Whether the side-network answers for every token. Then no rank has kernels with a stream.
     """
     pairs = n_modules * (n_modules - 1) // 2
+    direct = 24 * width * rank * n_modules + ELEMENTWISE_WORK * width * n_modules
+    if FEWEST_RANKS <= rank <= MAX_UNROLLED_RANK and not dense:
+        return {"rank space": width * n_modules * (26 * rank + STREAM_WORK), "direct": direct}
     if rank <= MAX_UNROLLED_RANK:
         products = width * n_modules * (24 * rank + 12)
     else:
         products = 4 * width * rank * (3 * n_modules + pairs)
-    return {
-        "rank space": products + 24 * rank**2 * pairs,
-        "direct": 24 * width * rank * n_modules + ELEMENTWISE_WORK * width * n_modules,
-    }
+    return {"rank space": products + 24 * rank**2 * pairs, "direct": direct}
 
 
 def pyramid_work_per_token(module_widths: Sequence[int], rank: int) -> dict[Form, int]:

@@ -180,8 +180,11 @@ class SideNetworkSpec:
     def work(self) -> dict[Form, int]:
         """Multiply-adds of a training step of LAST per token and lane, by form; see `cost.py`."""
         if not self.widths:
-            direct = work_per_token(self.width, self.padded_rank, self.n_modules)
-            return {**direct, "rank space": work_per_token(self.width, self.row_rank, self.n_modules)["rank space"]}
+            direct, rank_space = (
+                work_per_token(self.width, rank, self.n_modules, dense=self.dense)
+                for rank in (self.padded_rank, self.row_rank)
+            )
+            return {"rank space": rank_space["rank space"], "direct": direct["direct"]}
         module_widths = [width for width in self.widths[1:] for _ in range(self.modules_per_block)]
         return pyramid_work_per_token(module_widths, self.max_rank)
 

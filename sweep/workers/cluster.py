@@ -1,6 +1,7 @@
 """A Ray cluster that exists: how to connect to it, and how many workers it has room for."""
 
 import os
+import re
 import secrets
 import signal
 import socket
@@ -132,13 +133,30 @@ def _connect(ray: Any, address: str) -> None:
             warnings.simplefilter("ignore")
             ray.init(address=address, log_to_driver=False, logging_level="error", namespace=f"sweep-{os.getpid()}")
     except (Exception, SystemExit) as error:
-        raise UsageError(
-            f"cannot connect to the Ray cluster --cluster {address}: {reason_of(error)}. Look at it with ray status; "
-            f"its versions of Python and Ray must be those of this process"
-        ) from error
+        raise cannot_connect(address, error) from error
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)
+
+
+def cannot_connect(address: str, error: BaseException) -> UsageError:
+    """The error of a cluster to which Ray cannot connect, with what to do."""
+    if "find any running Ray instance" in str(error):
+        return UsageError(
+            f"--cluster {address}: no Ray cluster runs on this machine; start one with ray start --head "
+            f"--disable-usage-stats --include-dashboard=false, or give the address of one that runs elsewhere: "
+            f"--cluster HOST:6379, or --cluster ray://HOST:10001"
+        )
+    if "multiple active Ray instances" in str(error):
+        addresses = ", ".join(sorted(re.findall(r"[\w.\[\]:-]+:\d+", str(error))))
+        return UsageError(
+            f"--cluster {address}: several Ray clusters run on this machine; name one of them with --cluster: "
+            f"{addresses}"
+        )
+    return UsageError(
+        f"cannot connect to the Ray cluster --cluster {address}: {reason_of(error)}. Look at it with ray status; "
+        f"its versions of Python and Ray must be those of this process"
+    )
 
 
 def _require_reachable(address: str) -> None:

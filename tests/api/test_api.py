@@ -4,6 +4,7 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from datetime import datetime, tzinfo
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,12 @@ def test_importing_sweep_imports_nothing_heavy() -> None:
     assert set(sweep.__all__) <= set(dir(sweep))
     with pytest.raises(AttributeError, match="has no attribute 'sweeep'"):
         _ = sweep.sweeep
+
+
+def test_the_version_is_that_of_the_package_and_is_looked_up_when_it_is_used() -> None:
+    script = "import sweep; print('__version__' in vars(sweep), '__version__' in dir(sweep), sweep.__version__)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == f"False True {version('sweep')}\n"
 
 
 def test_tables_of_a_run(run: sweep.Run, finished_run: Path) -> None:

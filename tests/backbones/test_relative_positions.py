@@ -87,6 +87,7 @@ def test_a_tokenizer_larger_than_the_table_of_embeddings(xlnet: Path) -> None:
         text_models.built("net", config, tokenizer, taps=Taps(), max_tokens=8)
 
 
+@pytest.mark.usefixtures("whole_probe")
 def test_a_run_beside_an_xlnet(xlnet: Path, text_table: Path, tmp_path: Path) -> None:
     study: Study = load_study("text_lr_rank").study.override(
         backbone=str(xlnet), data=str(text_table), max_tokens=12, trials=2, epochs=4, batch_size=16

@@ -25,6 +25,7 @@ from sweep.bench.workload import Shape, Sizes, Workload
 from sweep.cli import app
 from sweep.errors import SweepError, UsageError
 from sweep.side_networks.cpu.attention import MAX_UNROLLED_RANK
+from sweep.side_networks.cpu.stream_trunk import FEWEST_RANKS
 
 SIZES = Sizes(backbone="tiny-untrained", image_size=None, n_parallel=2, batch_size=8, rank=4)
 SHAPE = Shape(n_stages=4, tokens=17, width=32)
@@ -93,9 +94,17 @@ def test_profile_is_of_the_whole_step() -> None:
     assert products.flops == 2 * 2 * 4 * 3 * SIZES.rank * 64 * 32 * 65
 
 
+def test_profile_of_a_large_rank_has_one_part_for_all_products() -> None:
+    row = SweepInParts(Workload.of_random_features(replace(SIZES, rank=FEWEST_RANKS), Shape(3, 17, 32)), 2)
+    row.step()
+    parts = profile_step(row)
+    assert parts[0].name == "compiled modules"
+    assert all(part.seconds > 0 and part.flops is None for part in parts)
+
+
 @pytest.mark.parametrize(
     ("rank", "shape", "form"),
-    [(MAX_UNROLLED_RANK + 1, Shape(2, 17, 64), "rank space"), (MAX_UNROLLED_RANK, Shape(13, 17, 32), "direct")],
+    [(MAX_UNROLLED_RANK + 1, Shape(2, 17, 64), "rank space"), (MAX_UNROLLED_RANK + 1, Shape(13, 17, 32), "direct")],
 )
 def test_steps_that_are_not_compiled_have_no_profile(rank: int, shape: Shape, form: str) -> None:
     row = SweepInParts(Workload.of_random_features(replace(SIZES, rank=rank), shape), 2)
@@ -112,7 +121,21 @@ def test_memory_of_a_row_grows_with_lanes() -> None:
     assert many > few + 20 * 2**20
 
 
-def test_memory_of_a_row_that_ends_early_is_an_error() -> None:
+@pytest.mark.parametrize(("last_words", "reason"), [("echo MemoryError >&2;", "MemoryError"), ("", "killed")])
+def test_memory_of_a_row_that_ends_early_is_an_error(
+    last_words: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process is a small program that ends as a row does; the next test has a real one."""
+    program = tmp_path / "ends_early"
+    program.write_text(f"#!/bin/sh\n{last_words} kill -9 $$\n")
+    program.chmod(0o700)
+    monkeypatch.setattr("sweep.bench.memory.sys.executable", str(program))
+    with pytest.raises(SweepError, match=f"the row sweep with 3 lanes did not finish: {reason}"):
+        peak_memory_bytes("sweep", 3, SIZES, SHAPE)
+
+
+@pytest.mark.slow
+def test_memory_of_a_row_that_does_not_exist_is_an_error() -> None:
     with pytest.raises(SweepError, match="'nothing'"):
         peak_memory_bytes("nothing", 1, SIZES, SHAPE)
 

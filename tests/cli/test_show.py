@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from sweep import load_results
-from sweep.cli.show import beside_plan, show_summary, show_trials, where_the_time_went
+from sweep.cli.show import beside_plan, features_beside_plan, show_summary, show_trials, where_the_time_went
 from sweep.records.folder import RunFolder
 from sweep.study.budget import whole_seconds
 
@@ -79,6 +79,51 @@ def test_a_search_that_compiled_kernels_says_so_and_is_not_called_slow() -> None
     assert "took 22 s, 12 s of them" in beside_plan({**plan, "search_wall_seconds": 5}, 22, 40, compiling_seconds=12)
     slow = beside_plan({**plan, "search_wall_seconds": 10}, 62, 40, compiling_seconds=12)
     assert "An epoch of a lane took 5.0 times as long as planned" in slow
+
+
+@pytest.mark.parametrize(
+    ("planned", "missing", "took", "computed", "times"),
+    [
+        (20.0, 100, 29.0, 100, None),  # the plan is no better than that
+        (5.0, 100, 14.0, 100, None),  # a short delay
+        (20.0, 100, 60.0, 100, "3.0"),
+        (20.0, 100, 60.0, 50, "6.0"),  # another process had computed half of them
+        (20.0, 100, 60.0, 300, None),  # more images than planned, at the planned speed
+        (0.0, 0, 60.0, 0, None),
+    ],
+)
+def test_a_slow_feature_pass_says_how_much_slower_it_was_than_planned(
+    planned: float, missing: int, took: float, computed: int, times: str | None
+) -> None:
+    plan = {"feature_wall_seconds": planned, "n_images_missing": missing}
+    said = features_beside_plan(plan, took, computed)
+    expected = f"the features took {times} times as long as planned (60 s instead of " if times else ""
+    assert (said == "") == (times is None)
+    assert said.startswith(expected)
+
+
+def test_the_speed_of_workers_is_not_judged_by_a_plan_for_one_process(finished_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    folder, console = RunFolder(run), Console(file=io.StringIO(), width=200)
+    summary = json.loads(folder.summary_path.read_text())
+    summary["plan"] |= {"search_wall_seconds": 10.0, "feature_wall_seconds": 20.0, "n_images_missing": 60}
+    summary |= {"n_images_computed": 60, "wall_seconds": {**summary["wall_seconds"], "search": 500.0, "features": 90.0}}
+    folder.write_json(folder.summary_path, summary)
+
+    def shown() -> str:
+        with console.capture() as capture:
+            show_summary(console, load_results(run), run)
+        return capture.get()
+
+    alone = shown()
+    assert "the features took 4.5 times as long as planned" in alone
+    assert "the search was planned to take 10 s and took 500 s" in alone
+    folder.write_json(folder.workers_path, {"training_seconds": 1.0, "workers": []})
+    on_workers = shown()
+    assert "in one process, the search was planned to take 10 s; on workers it took 500 s" in on_workers
+    assert "times as long as planned" not in on_workers
+    assert "the features took" not in on_workers
 
 
 def test_time_beside_the_parts_of_a_run_is_named_if_it_is_long() -> None:

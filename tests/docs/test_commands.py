@@ -32,6 +32,8 @@ PAGES = (
     "trackers",
     "cluster",
     "scale",
+    "gpu",
+    "side-networks",
 )
 DOCS = ("README.md", "CONTRIBUTING.md", *(f"docs/{page}.md" for page in PAGES))
 TINY = (

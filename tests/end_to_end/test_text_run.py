@@ -17,6 +17,8 @@ from sweep.export.write import export_run
 from sweep.records.results import load_results
 from sweep.verify.verify import verify_trial
 
+pytestmark = pytest.mark.usefixtures("whole_probe")
+
 
 def call(*arguments: object) -> int:
     """Run the command `sweep` in this process."""

@@ -18,7 +18,7 @@ from sweep.training.engine import EpochResult, train
 from sweep.training.measurement import measure_lanes
 from sweep.training.plain_loop import train_plainly
 
-N_IMAGES, N_CLASSES, TOKENS, WIDTH, EPOCHS, SEED = 61, 3, 6, 16, 3, 5
+N_IMAGES, N_CLASSES, TOKENS, WIDTH, EPOCHS, SEED = 61, 3, 6, 16, 2, 5
 N_FOLDS, N_REPEATS = 4, 2
 BATCH_SIZE = 10  # the last batch of an epoch has one image; one of the folds does not learn from it
 

@@ -31,7 +31,7 @@ from sweep.study.objectives import Objectives
 class MeanBackbone:
     """A backbone whose features all equal the mean of the image."""
 
-    name, fingerprint = "mean", "weights"
+    name, fingerprint, kind = "mean", "weights", "images"
     width, widths, n_blocks, n_prefix_tokens, tokens, image_size = 3, (3, 3, 3), 2, 1, 5, 4
     stage_indices: tuple[int, ...] = (0, 1, 2)
     transform = Transform(4, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -116,7 +116,8 @@ SUMMARY: dict[str, Any] = {
     "configs_per_hour": 100.0,
     "ended": "all 3 trials have been trained",
     "n_trials": {"complete": 3, "pruned": 0, "fail": 0},
-    "plan": {"search_wall_seconds": 3.0, "lane_epochs": 24.0},
+    "n_images_computed": 90,
+    "plan": {"search_wall_seconds": 3.0, "lane_epochs": 24.0, "feature_wall_seconds": 1.0, "n_images_missing": 90},
     "wall_seconds": dict.fromkeys(("features", "training", "search", "linear_probe", "test", "total"), 1.0),
 }
 

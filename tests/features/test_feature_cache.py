@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -278,14 +279,14 @@ def test_disk_that_fills_up_half_way(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 SCRIPT = f"""
-import os, signal, sys, time
+import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_feature_cache import CountingBackbone, run
 def on_progress(done, total):
     if sys.argv[2] == "kill" and done == 8:
         os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(0.2)
+print("begins", flush=True)
 found = run(Path(sys.argv[1]), CountingBackbone(), on_progress=on_progress)
 print(found.n_computed, float(found.stages.sum()))
 """
@@ -304,9 +305,18 @@ def test_killed_process_then_two_at_once(tmp_path: Path) -> None:
     killed = start(tmp_path, "kill")
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
-    processes = [start(tmp_path, "run") for _ in range(2)]
-    outputs = [process.communicate() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    counts, sums = zip(*(output.split() for output, _ in outputs), strict=True)
-    assert sorted(map(int, counts)) == [0, 2]
-    assert set(map(float, sums)) == {float(EXPECTED.sum())}
+    other = start(tmp_path, "run")
+    assert other.stdout is not None
+    said: list[str] = []
+
+    def wait_for_the_other(done: int, total: int) -> None:
+        if not said:
+            said.append(other.stdout.readline())  # type: ignore[union-attr]
+            time.sleep(0.2)  # now it waits for the features of this process
+
+    found = run(tmp_path, CountingBackbone(), on_progress=wait_for_the_other)
+    output, errors = other.communicate()
+    assert (other.returncode, said) == (0, ["begins\n"]), errors
+    n_computed, total = output.split()
+    assert (found.n_computed, int(n_computed)) == (2, 0)
+    assert float(found.stages.sum()) == float(total) == float(EXPECTED.sum())

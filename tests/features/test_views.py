@@ -2,8 +2,6 @@
 
 import os
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -72,22 +70,6 @@ def test_affine_moves_an_image_a_little_and_brings_no_empty_corners_into_view() 
     assert (spread > 1).all(), "the image must move"
     assert (np.abs(np.mean(centres, 0) - (14.5, 19.5)) < 1.5).all()
     assert (spread < (7, 9)).all(), "at most 7% to either side, plus what rotation and scaling add"
-
-
-SCRIPT = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_views import *
-print(hash("another in every process"), *(pixels(augmentation().view(split_of(), i, 1)).hex() for i in range(2)))
-"""
-
-
-def test_a_view_is_the_same_in_another_process() -> None:
-    environment = {**os.environ, "PYTHONHASHSEED": "1"}
-    command = [sys.executable, "-W", "ignore", "-c", SCRIPT]
-    found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    _, *views = found.stdout.split()
-    assert views == [pixels(augmentation().view(split_of(), i, 1)).hex() for i in range(2)]
 
 
 def test_global_random_states_neither_matter_nor_change() -> None:

@@ -17,8 +17,10 @@ from sweep.running.memory_model import (
     parameter_bytes,
     shared_bytes,
 )
-from sweep.side_networks.cost import ELEMENTWISE_WORK, cheaper_form, work_per_token
+from sweep.side_networks.cost import ELEMENTWISE_WORK, STREAM_WORK, cheaper_form, work_per_token
+from sweep.side_networks.cpu.stream_trunk import FEWEST_RANKS, _PooledStreams
 from sweep.side_networks.cpu.trunk import _PooledTrunk
+from sweep.side_networks.cpu.vectors import VECTOR
 from sweep.side_networks.rank_space_trunk import FrozenStreams, _Trunk
 from sweep.side_networks.spec import SideNetworkSpec
 
@@ -54,6 +56,18 @@ def test_formulas_count_what_one_lane_keeps(spec: SideNetworkSpec) -> None:
     _, *kept = _PooledTrunk.forward(frozen, slice(1, None), True, *lanes)
     assert kept_bytes(spec, BATCH * TOKENS, compiled=True) == n_bytes(kept)
     assert parameter_bytes(spec) == n_bytes(list(spec.lane(1, seed=0).parameters()))
+
+
+@pytest.mark.parametrize("rank", [FEWEST_RANKS, FEWEST_RANKS + 1])
+@pytest.mark.parametrize("width", [2 * VECTOR, 2 * VECTOR + 4])
+def test_formula_counts_what_one_lane_of_a_large_rank_keeps(rank: int, width: int) -> None:
+    spec = spec_of(max_rank=rank, width=width)
+    k, r, d = spec.n_modules, -(-rank // VECTOR) * VECTOR, -(-width // (2 * VECTOR)) * 2 * VECTOR
+    frozen = FrozenStreams.of([torch.randn(BATCH, TOKENS, width) for _ in range(k + 1)], modules_per_block=1, eps=1e-5)
+    lanes = (torch.randn(1, k, *shape) for shape in ((3 * r, d), (3 * r,), (r, d)))
+    _, _, *kept = _PooledStreams.forward(frozen, slice(1, None), True, width, *lanes)
+    assert kept_bytes(spec, BATCH * TOKENS, compiled=True) == n_bytes(kept)
+    assert bytes_per_lane(spec, TOKENS, BATCH, compiled=True) > n_bytes(kept)
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -102,6 +116,9 @@ def test_rank_space_wins_at_low_rank_and_the_direct_form_at_high() -> None:
 def test_work_of_a_few_modules_by_hand() -> None:
     assert work_per_token(10, 2, 1) == {"rank space": 10 * (4 * 12 + 12), "direct": 24 * 10 * 2 + ELEMENTWISE_WORK * 10}
     assert work_per_token(10, 2, 3)["rank space"] == 3 * 10 * (4 * 12 + 12) + 24 * 4 * 3
+    assert work_per_token(10, FEWEST_RANKS, 3)["rank space"] == 30 * (26 * FEWEST_RANKS + STREAM_WORK)
+    dense = work_per_token(10, FEWEST_RANKS, 3, dense=True)
+    assert dense["rank space"] == 30 * (24 * FEWEST_RANKS + 12) + 24 * FEWEST_RANKS**2 * 3
     assert work_per_token(10, 70, 3)["rank space"] == 4 * 10 * 70 * (9 + 3) + 24 * 4900 * 3
 
 

@@ -1,6 +1,7 @@
 """Trials in PostgreSQL, on a real server that the tests start as an unprivileged user."""
 
 import json
+import random
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,16 +10,21 @@ from typing import Any
 
 import optuna
 import pandas as pd
+import psycopg
 import pytest
 from conftest import RecordingReporter, Search
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna_dashboard import get_note
 from postgresql_server import PASSWORD, Server, connections_closed, needs_server, running_server
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
-import sweep.search.data_base
+import sweep.search.lasting_storage
 from sweep import Halving, Results, Study, SweepError, UsageError, load_results
 from sweep.cli.dashboard import dashboard
 from sweep.running.resume import resume_run
 from sweep.search.data_base import open_data_base
+from sweep.search.lasting_storage import LastingStorage
 from sweep.search.storage_url import shown_url
 from sweep.study.finding import LoadedStudy
 
@@ -88,7 +94,7 @@ def test_a_server_that_stays_down_ends_the_run_which_can_be_resumed(
     study: Study, search: Search, server: Server, data_base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = search(study, out=tmp_path / "journal")
-    monkeypatch.setattr(sweep.search.data_base, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(sweep.search.lasting_storage, "PATIENCE_SECONDS", 0.2)
     reporter = RecordingReporter()
     reporter.on_epoch = lambda epoch: server.stop() if epoch == 3 else None
     with pytest.raises(SweepError, match=r"the Optuna storage postgresql://\S+ failed: .*sweep resume") as caught:
@@ -163,3 +169,78 @@ def test_a_password_is_taken_from_the_environment(
         with monkeypatch.context() as context:
             context.setenv(name, value)
             assert optuna.study.get_all_study_names(open_data_base(url)) == []
+
+
+def test_a_run_outlives_cuts_of_its_connections_at_random_instants(
+    study: Study, search: Search, server: Server, data_base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = search(study, out=tmp_path / "journal")
+    over, n_cut = threading.Event(), [0]
+
+    def cut() -> None:
+        others = "pid <> pg_backend_pid() AND datname = 'trials'"
+        with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+            while not over.wait(random.random() / 5):
+                n_cut[0] += len(
+                    connection.execute(
+                        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}"
+                    ).fetchall()
+                )
+
+    cutter, reporter = threading.Thread(target=cut), RecordingReporter()
+    reporter.on_epoch = lambda epoch: cutter.start() if epoch == 1 else None
+    monkeypatch.setattr(sweep.search.lasting_storage, "SECONDS_BETWEEN_TRIES", 0.01)
+    try:
+        results = search(study, out=tmp_path / "run", storage_url=data_base, reporter=reporter)
+    finally:
+        over.set()
+        cutter.join()
+    assert n_cut[0]
+    assert_same_tables(results, expected)
+    assert_same_trials(data_base, tmp_path / "journal")
+
+
+@pytest.mark.parametrize("is_written", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_a_run_outlives_cuts_while_it_commits(
+    study: Study, search: Search, data_base: str, tmp_path: Path, is_written: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every seventh time, the connection is cut before the server has written, or after that and before it says so."""
+    expected = search(study, out=tmp_path / "journal")
+    commit, begin, n_commits, opening = PGDialect_psycopg.do_commit, LastingStorage.__init__, [0], list[str]()
+
+    def open_quietly(storage: LastingStorage, address: str) -> None:
+        opening.append(address)
+        begin(storage, address)
+        opening.clear()
+
+    def cut_now_and_then(dialect: Any, connection: Any) -> None:
+        n_commits[0] += not opening
+        if opening or n_commits[0] % 7:
+            commit(dialect, connection)
+            return
+        if is_written:
+            commit(dialect, connection)
+        connection.dbapi_connection.close()
+        raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(LastingStorage, "__init__", open_quietly)
+    monkeypatch.setattr(PGDialect_psycopg, "do_commit", cut_now_and_then)
+    monkeypatch.setattr(sweep.search.lasting_storage, "SECONDS_BETWEEN_TRIES", 0.01)
+    results = search(study, out=tmp_path / "run", storage_url=data_base)
+    assert n_commits[0] > 100
+    assert_same_tables(results, expected)
+    monkeypatch.undo()
+    assert_same_trials(data_base, tmp_path / "journal")
+
+
+def assert_same_trials(data_base: str, journal: Path) -> None:
+    """Assert that Optuna has the same trials in the data base and in a run's journal."""
+    storages = (open_data_base(data_base), JournalStorage(JournalFileBackend(str(journal / "optuna.journal"))))
+    trials = [
+        [
+            (t.number, t.state, t.values, t.params, sorted(t.user_attrs), t.intermediate_values)
+            for t in study.get_trials()
+        ]
+        for study in (optuna.load_study(study_name=None, storage=storage) for storage in storages)
+    ]
+    assert trials[0] == trials[1]

@@ -11,17 +11,18 @@ import optuna
 import pandas as pd
 import pytest
 import torch
-from conftest import BASELINE, RecordingReporter, Search, optuna_study, suggest
+from conftest import BASELINE, RecordingReporter, Search, optuna_study, search_in, suggest
 from optuna.trial import TrialState
 from safetensors.torch import load_file
 
 import sweep.running.planner
 import sweep.training.lane_stack
-from sweep import LaneConfig, Study, SweepError, UsageError
+from sweep import LaneConfig, Results, Study, SweepError, UsageError
 from sweep.machine.settings import computing_on
 from sweep.search.proposals import Proposals
 from sweep.side_networks import LAST
-from sweep.training.engine import EpochResult, Lane, Training
+from sweep.training import linear_probe_reference
+from sweep.training.engine import EpochResult, Lane, Training, train
 from sweep.training.stack import Stack
 
 TIMES = ["seconds"]
@@ -225,33 +226,44 @@ def test_one_lane_out_of_memory_is_one_clear_error(
     assert [t.state for t in optuna_study(tmp_path / "run").get_trials()] == [TrialState.RUNNING] * 3
 
 
+@pytest.fixture(scope="module")
+def nine_trials(small_study: Study) -> Study:
+    """A study of so few trials that all proposals are random, and so do not depend on results."""
+    return replace(small_study, trials=9)
+
+
+@pytest.fixture(scope="module")
+def in_twos(nine_trials: Study, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """What a run of two lanes gives."""
+    return search_in(tmp_path_factory.mktemp("in_twos"), nine_trials, n_parallel=2)
+
+
 @pytest.mark.usefixtures("one_part")
 @pytest.mark.parametrize("error", OUT_OF_MEMORY)
 @pytest.mark.parametrize("n_epochs", [0, 2])
 def test_out_of_memory_halves_the_stack_and_keeps_its_trials(
-    small_study: Study,
+    nine_trials: Study,
+    in_twos: Results,
     search: Search,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     error: Exception,
     n_epochs: int,
 ) -> None:
-    """The result equals that of a run with the smaller stack. (Its first proposals do not depend on results.)"""
-    study = replace(small_study, trials=9)  # random proposals do not depend on results
-    small = search(study, n_parallel=2, out=tmp_path / "small")
+    """The result equals that of a run with the smaller stack."""
     tried = fitting(monkeypatch, 2, error, n_epochs)
     reporter = RecordingReporter()
-    halved = search(study, n_parallel=4, out=tmp_path / "halved", reporter=reporter)
+    halved = search(nine_trials, n_parallel=4, out=tmp_path / "halved", reporter=reporter)
 
     assert tried == [4, 2, 2, 2, 2, 1]
     assert [message for message in reporter.messages if "do not fit" in message] == [
         "4 lanes of batch size 16 do not fit in the memory of cpu; their trials start again, 2 at a time"
     ]
-    pd.testing.assert_frame_equal(halved.trials.drop(columns=TIMES), small.trials.drop(columns=TIMES))
+    pd.testing.assert_frame_equal(halved.trials.drop(columns=TIMES), in_twos.trials.drop(columns=TIMES))
     by = ["trial", "epoch", "metric"]
-    curves = [results.curves.sort_values(by).reset_index(drop=True) for results in (halved, small)]
+    curves = [results.curves.sort_values(by).reset_index(drop=True) for results in (halved, in_twos)]
     pd.testing.assert_frame_equal(*curves)
-    assert halved.summary["winner"] == small.summary["winner"]
+    assert halved.summary["winner"] == in_twos.summary["winner"]
 
     told = [t for t in optuna_study(tmp_path / "halved").get_trials() if "sweep:duplicate_of" not in t.user_attrs]
     assert [t.state for t in told] == [TrialState.COMPLETE] * 9
@@ -290,10 +302,14 @@ def test_interrupt_after_halving_loses_no_trial_that_waits(
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY)
 def test_parts_of_which_one_runs_out_of_memory_start_again_as_a_smaller_stack(
-    small_study: Study, search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+    nine_trials: Study,
+    in_twos: Results,
+    search: Search,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    error: Exception,
 ) -> None:
-    study, n_parallel = replace(small_study, trials=9), 4
-    small = search(study, n_parallel=2, out=tmp_path / "small")
+    n_parallel = 4
     alive: list[weakref.ref[Training]] = []
     sizes: list[int] = []
 
@@ -312,9 +328,9 @@ def test_parts_of_which_one_runs_out_of_memory_start_again_as_a_smaller_stack(
 
     monkeypatch.setattr(sweep.training.lane_stack, "Training", Limited)
     with computing_on(2):
-        halved = search(study, n_parallel=n_parallel, out=tmp_path / "halved")
+        halved = search(nine_trials, n_parallel=n_parallel, out=tmp_path / "halved")
     assert sizes == [2, 2, 2, 2, 2, 2, 1]
-    pd.testing.assert_frame_equal(halved.trials.drop(columns=TIMES), small.trials.drop(columns=TIMES))
+    pd.testing.assert_frame_equal(halved.trials.drop(columns=TIMES), in_twos.trials.drop(columns=TIMES))
 
 
 def test_the_plan_is_recorded_beside_the_measured_times(small_study: Study, search: Search, tmp_path: Path) -> None:
@@ -409,3 +425,18 @@ def test_interrupted_later_stack_keeps_the_winner_so_far(small_study: Study, sea
     assert list(trials["state"]) == ["COMPLETE"] * 3 + ["RUNNING"] * 2
     weights = load_file(tmp_path / "run" / "winner.safetensors")
     assert sum(w.numel() for w in weights.values()) == trials.loc[0, "trainable_parameters"]
+
+
+@pytest.mark.usefixtures("whole_probe")
+def test_the_linear_probe_trains_four_times_as_long_as_the_trials(
+    small_study: Study, search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_epochs: list[int] = []
+
+    def noted(*args: Any, **options: Any) -> Any:
+        n_epochs.append(options["n_epochs"])
+        return train(*args, **options)
+
+    monkeypatch.setattr(linear_probe_reference, "train", noted)
+    search(replace(small_study, trials=1))
+    assert set(n_epochs) == {4 * small_study.epochs}

@@ -32,7 +32,7 @@ def test_every_command(tmp_path: Path, cache_dir: Path, monkeypatch: pytest.Monk
     for command in commands:
         arguments = shlex.split(re.sub(r"runs/(\w+)-…", newest, command))
         if arguments[0] in ("run", "plan"):
-            arguments += [*TINY, "--image-size", "64"] + ([] if "--data" in arguments else ["--data", "./scenes"])
+            arguments += [*TINY, "--image-size", "32"] + ([] if "--data" in arguments else ["--data", "./scenes"])
         monkeypatch.setattr(sys, "argv", ["sweep", *arguments])
         with pytest.raises(SystemExit) as ended:
             sweep.cli.main()

@@ -45,7 +45,7 @@ BASELINE = {"lr": 1e-2, "rank": 5, "loss": "cross_entropy", "side_network": "con
 
 
 def study_on(data: Path | str, **declared: object) -> LoadedStudy:
-    options = {"backbone": "tiny-untrained", "group_size": 2, "epochs": 10, "batch_size": 8, "trials": 4, **declared}
+    options = {"backbone": "tiny-untrained", "group_size": 2, "epochs": 6, "batch_size": 8, "trials": 4, **declared}
     study = Study(suggest=suggest, baseline=BASELINE, data=str(data), **options)  # type: ignore[arg-type]
     return LoadedStudy("scenes", Path("scenes.py"), study)
 

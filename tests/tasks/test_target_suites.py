@@ -196,6 +196,7 @@ def test_which_folders_are_tasks(
         find_suite(str(tmp_path / "several"), tmp_path)
 
 
+@pytest.mark.usefixtures("whole_probe")
 def test_texts_can_be_retrained(
     text_encoder: Path, text_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

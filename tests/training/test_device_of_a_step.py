@@ -94,7 +94,7 @@ def launches_of_a_step(
         ({"max_rank": 4}, "rank space"),
         ({"max_rank": 4, "precision": "bf16"}, "rank space"),
         ({"max_rank": 4, "causal": True}, "rank space"),
-        ({"max_rank": 32}, "direct"),
+        ({"max_rank": 128}, "direct"),
         ({"max_rank": 2, "widths": (16, 16, 32, 32)}, "rank space"),
     ],
     ids=["fp32", "bf16", "causal", "direct", "pyramid"],

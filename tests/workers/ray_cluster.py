@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -44,11 +44,10 @@ def running_cluster() -> Iterator[dict[str, str]]:
     }
     # Sockets need short paths, so pytest's folder cannot be used.
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray") as short:
-        for name, value in own.items():
+        for name, value in {**own, "RAY_TMPDIR": short}.items():
             patch.setenv(name, value)
         options = ["--head", "--block", "--num-cpus=2", "--object-store-memory=100000000", "--include-dashboard=false"]
         options += [f"--port={port}", f"--ray-client-server-port={client_port}", "--disable-usage-stats"]
-        options += [f"--temp-dir={short}"]
         head = subprocess.Popen(
             [sys.executable, "-m", "ray.scripts.scripts", "start", *options],
             stdout=subprocess.PIPE,
@@ -66,5 +65,8 @@ def running_cluster() -> Iterator[dict[str, str]]:
             addresses = {"within": f"127.0.0.1:{port}", "elsewhere": f"ray://127.0.0.1:{client_port}"}
             yield {**addresses, "cache": f"{short}/cache"}
         finally:
-            os.killpg(head.pid, signal.SIGKILL)
-            head.communicate()
+            has_ended = head.poll() is not None  # because Ray did not start; then its output has been read
+            with suppress(ProcessLookupError):
+                os.killpg(head.pid, signal.SIGKILL)
+            if not has_ended:
+                head.communicate()

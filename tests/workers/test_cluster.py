@@ -1,5 +1,6 @@
 """How a run connects to a cluster, and which workers it has there; on a stand-in for a cluster of several machines."""
 
+import re
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from ray_cluster import free_port
 
 from sweep import SweepError, UsageError
-from sweep.workers.cluster import Cluster, connected
+from sweep.workers.cluster import Cluster, cannot_connect, connected
 from sweep.workers.ray_pool import RayPool
 from sweep.workers.ray_worker import about_process
 from sweep.workers.request import WorkersAsked
@@ -24,6 +25,29 @@ def test_an_address_that_does_not_answer_gives_one_clear_error() -> None:
         connected(WorkersAsked(1, nowhere), on_gpus=False),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (
+            "Could not find any running Ray instance. Please specify the one to connect to by setting the `--address` "
+            "flag or `RAY_ADDRESS` environment variable.",
+            "no Ray cluster runs on this machine; start one with ray start --head .* --cluster HOST:6379",
+        ),
+        (
+            "Found multiple active Ray instances: {'10.0.0.1:6380', '10.0.0.1:6379'}. Please specify the one to "
+            "connect to by setting the `--address` flag or `RAY_ADDRESS` environment variable.",
+            "name one of them with --cluster: 10.0.0.1:6379, 10.0.0.1:6380$",
+        ),
+        ("Version mismatch: The cluster was started with Ray: 2.50", "Version mismatch: .* Look at it with ray status"),
+    ],
+)
+def test_a_cluster_that_is_not_found_gives_the_right_remedy(words: str, remedy: str) -> None:
+    message = str(cannot_connect("auto", ConnectionError(words)))
+    assert re.search(remedy, message)
+    assert "--cluster auto" in message
+    assert "--address" not in message
 
 
 def test_a_default_install_gets_one_line_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

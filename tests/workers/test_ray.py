@@ -3,10 +3,10 @@
 import os
 import shutil
 import signal
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from worker_runs import (
 )
 
 from backbones import load_backbone
-from sweep import SweepError, load_results
+from sweep import SweepError, UsageError, load_results
 from sweep.features.cache import compute_features
 from sweep.features.stored_batches import DATA_FILE
 from sweep.records.reporter import Reporter
@@ -247,12 +247,39 @@ def test_a_search_on_an_actor_which_is_ended_when_it_hangs(cluster: dict[str, st
     assert messages == []
 
 
-def test_ray_is_not_told_the_command_line(cluster: dict[str, str]) -> None:
-    with connected(WorkersAsked(1, cluster["within"]), on_gpus=False) as found:
+@pytest.mark.parametrize("address", ["within", "elsewhere"])
+def test_ray_is_not_told_the_command_line(
+    cluster: dict[str, str], address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["sweep", "run", "--storage", "postgresql://me:correct-horse@host/trials"])
+    with connected(WorkersAsked(1, cluster[address]), on_gpus=False) as found:
         assert found is not None
-        jobs = found.ray._private.worker.global_worker.gcs_client.get_all_job_info().values()
-        assert "sweep" in [job.entrypoint for job in jobs]
-        assert not any(sys.argv[0] in job.entrypoint for job in jobs)
+        from ray._raylet import GcsClient  # no module may import Ray before the cluster's token is set
+
+        jobs = [job for job in GcsClient(address=cluster["within"]).get_all_job_info().values() if not job.is_dead]
+        assert jobs
+        assert not any("correct-horse" in str(job) for job in jobs)
+        if address == "within":
+            assert [job.entrypoint for job in jobs] == ["sweep"]
+
+
+def test_auto_finds_no_cluster(cluster: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray finds clusters by a file and by their processes. Here, it sees neither."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", cache(set[str]))
+    with (
+        pytest.raises(UsageError, match=r"--cluster auto: no Ray cluster runs on this machine; start one with ray st"),
+        connected(WorkersAsked(1, "auto"), on_gpus=False),
+    ):
+        pass
+
+
+@pytest.mark.slow
+def test_auto_is_the_cluster_of_this_machine(cluster: dict[str, str], folder: Path, drawn_images: Path) -> None:
+    expected = run(folder, "mine.py", drawn_images, WorkersAsked(), Reporter())
+    results = run(folder, "mine.py", drawn_images, WorkersAsked(0, "auto"), Watching())
+    assert_same_tables(results, expected)
+    assert results.config["cluster"] == "auto"
 
 
 def test_a_run_ends_in_time_if_its_actors_find_no_room(cluster: dict[str, str]) -> None:

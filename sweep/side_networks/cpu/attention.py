@@ -41,7 +41,7 @@ _ZERO, _ONE, _LOWEST = np.float32(0), np.float32(1), np.float32(-3e38)
 
 
 @compiled
-def _hidden() -> Any:
+def hidden_keys() -> Any:
     """The masks that are added to the scores of a vector of queries with the key of its first, second, … query.
 
     Row `j` hides a key from the `j` queries before it. The last row hides a key from all queries.
@@ -58,7 +58,7 @@ def attend(rank: Any, qkv: Any, stride: int, L: int, causal: bool, out: Any, fir
     """`softmax(q kᵀ) v`, and `log Σ exp(score)` of every query, for a rank that is given as a tuple.
 
     If `causal`, a query only sees keys up to its own token. All queries of a vector see the keys before the vector, and
-    none sees the keys after it. For the keys in between, `_hidden` is added to the scores.
+    none sees the keys after it. For the keys in between, `hidden_keys` is added to the scores.
     """
     R = len(rank)
     keys = np.empty(L * 2 * R, np.float32)  # k and v of a token side by side
@@ -66,7 +66,7 @@ def attend(rank: Any, qkv: Any, stride: int, L: int, causal: bool, out: Any, fir
         for j in range(L):
             keys[j * 2 * R + c] = qkv[(R + c) * stride + j]
     tile = np.empty(KEYS * VECTOR, np.float32)
-    hidden = _hidden() if causal else np.empty(0, np.float32)
+    hidden = hidden_keys() if causal else np.empty(0, np.float32)
     for start in range(0, stride, VECTOR):
         n_seen, n_open = (min(L, start + VECTOR), start) if causal else (L, L)
         q = loads(qkv, start, stride, rank, VECTOR)
@@ -123,7 +123,7 @@ def attend_backward(
     d_keys = np.zeros(n_padded * 2 * W, np.float32)
     rows, of_tile = BLOCK * VECTOR, min(KEYS, n_padded) * BLOCK * VECTOR
     ps, d_scores = np.empty(of_tile, np.float32), np.empty(of_tile, np.float32)
-    hidden = _hidden() if causal else np.empty(0, np.float32)
+    hidden = hidden_keys() if causal else np.empty(0, np.float32)
     for c in range(R):
         for i in range(stride):
             d_qkv[c * stride + i] = _ZERO

@@ -22,9 +22,6 @@ from sweep.side_networks.cpu.vectors import (
     zeros,
 )
 
-ALIGNMENT = 2 * VECTOR
-"""Widths are padded to a multiple of this number."""
-
 GROUP = VECTOR // 2
 """The most rows of a product that are in registers together. A processor with wider vectors has more of them."""
 

@@ -9,25 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sweep.machine.precision import write_product
 from sweep.side_networks.cpu.attention import MAX_UNROLLED_RANK
+from sweep.side_networks.cpu.batch import GROUPS, extents, padded
 from sweep.side_networks.cpu.compile import has_kernels
 from sweep.side_networks.cpu.lanes import folded
-from sweep.side_networks.cpu.products import ALIGNMENT
+from sweep.side_networks.cpu.stream_trunk import FEWEST_RANKS, pooled_streams
 from sweep.side_networks.cpu.tasks import on_threads
 from sweep.side_networks.cpu.trunk_kernels import trunk_backward, trunk_forward
 
 if TYPE_CHECKING:
     from sweep.side_networks.rank_space_trunk import FrozenStreams
-
-GROUPS = 4
-"""Groups into which a batch's images are divided. Each has its own sum of gradients, so several cores train a lane.
-
-The number is a constant, because the way in which a sum is split decides its last bits.
-"""
 
 
 def is_compiled(rank: int, device: torch.device, dtype: torch.dtype) -> bool:
@@ -54,8 +48,11 @@ def pooled_trunk(
     Returns:
         `(K·r, B)`. Under `vmap` all lanes are one call.
     """
-    stacked = (torch.stack(list(x)).unsqueeze(0) for x in (projections, biases, ups))
-    pooled: Tensor = _PooledTrunk.apply(frozen, tokens, torch.is_grad_enabled(), *stacked)[0]
+    stacked = [torch.stack(list(x)) for x in (projections, biases, ups)]
+    if ups[0].shape[0] >= FEWEST_RANKS:
+        return pooled_streams(frozen, tokens, *stacked)
+    of_lane = (x.unsqueeze(0) for x in stacked)
+    pooled: Tensor = _PooledTrunk.apply(frozen, tokens, torch.is_grad_enabled(), *of_lane)[0]
     return pooled.squeeze(0)
 
 
@@ -75,8 +72,8 @@ class _PooledTrunk(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         N, K, r, D = ups.shape
         B, L = frozen.squares.shape[1:]
-        extents = _extents(frozen, tokens)
-        streams, padded_ups = _padded(frozen.centred), _padded(ups)
+        of_batch = extents(frozen, tokens)
+        streams, padded_ups = padded(frozen.centred), padded(ups)
         mixing = torch.bmm(projections.flatten(1, 2), ups.flatten(1, 2).mT)
         rows_of_modules = projections.transpose(0, 1).contiguous().flatten(1, 2)  # (K, N·3r, D)
         pooled = ups.new_empty(N, K * r, B)
@@ -103,7 +100,7 @@ class _PooledTrunk(torch.autograd.Function):
                 padded_ups,
                 mixing,
             )
-            sizes = (np.float32(D), np.float32(frozen.eps), *(x[images].numpy() for x in extents), frozen.causal)
+            sizes = (np.float32(D), np.float32(frozen.eps), *(x[images].numpy() for x in of_batch), frozen.causal)
             _run(trunk_forward, r, N * shape[0], *(x.numpy() for x in arrays), *sizes, of_images.numpy())
             pooled[:, :, images] = of_images
         return pooled, attended, qkv, inverse, log_sum
@@ -121,7 +118,7 @@ class _PooledTrunk(torch.autograd.Function):
         frozen = ctx.frozen
         N, K, r, D = ups.shape
         B, L = frozen.squares.shape[1:]
-        streams, padded_ups = _padded(frozen.centred), _padded(ups)
+        streams, padded_ups = padded(frozen.centred), padded(ups)
         rows, ups_of_lanes = projections.flatten(1, 2), ups.flatten(1, 2)  # (N, K·3r, D), (N, K·r, D)
         mixing, gram = torch.bmm(rows, ups_of_lanes.mT), torch.bmm(ups_of_lanes, ups_of_lanes.mT)
         groups = min(GROUPS, B)
@@ -129,10 +126,10 @@ class _PooledTrunk(torch.autograd.Function):
         d_ups = ups.new_zeros(groups, *padded_ups.shape)
         d_mixing, d_gram = ups.new_zeros(groups, *mixing.shape), ups.new_zeros(groups, *gram.shape)
         before = (qkv, attended, inverse, log_sum, streams.unflatten(1, (B, L)), biases, padded_ups, mixing, gram)
-        extents = (*(x.numpy() for x in _extents(frozen, ctx.tokens)), frozen.causal)
+        of_images = (*(x.numpy() for x in extents(frozen, ctx.tokens)), frozen.causal)
         after = (grads[0].contiguous(), d_biases, d_ups, d_mixing, d_gram)
         torch.autograd.graph.increment_version(qkv)  # the gradients overwrite it: a second backward pass fails
-        arguments = (*(x.numpy() for x in before), np.float32(D), *extents, *(x.numpy() for x in after))
+        arguments = (*(x.numpy() for x in before), np.float32(D), *of_images, *(x.numpy() for x in after))
         for step in range(-(-B // groups)):  # a group's images one after another: their gradients are one sum
             _run(trunk_backward, r, groups * N, step, *arguments)
 
@@ -157,20 +154,6 @@ class _PooledTrunk(torch.autograd.Function):
         return (pooled.unflatten(0, (lanes, -1)), *kept), (0, *(None for _ in kept))
 
 
-def _extents(frozen: "FrozenStreams", tokens: slice) -> tuple[Tensor, Tensor, Tensor]:
-    """Number of tokens of every image, and the start and end of those to pool; each `(B,)`."""
-    B, L = frozen.squares.shape[1:]
-    lengths = torch.full((B,), L) if frozen.lengths is None else frozen.lengths.contiguous()
-    starts, stops = zip(*(tokens.indices(length)[:2] for length in lengths.tolist()), strict=True)
-    return lengths, torch.tensor(starts), torch.tensor(stops)
-
-
 def _run(kernel: Callable[..., None], rank: int, n_tasks: int, *arguments: Any) -> None:
     """Run a kernel for modules of a rank on several threads."""
     on_threads(lambda first, last: kernel((0,) * rank, first, last, *arguments), n_tasks)
-
-
-def _padded(x: Tensor) -> Tensor:
-    """The tensor padded with zeros to a width that compiled products take; unchanged if it has such a width."""
-    missing = -x.shape[-1] % ALIGNMENT
-    return F.pad(x, (0, missing)) if missing else x

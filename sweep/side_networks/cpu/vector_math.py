@@ -4,6 +4,8 @@ u + v, u - v, u * v, u / v
 fma(u, v, w)                         u · v + w
 add_dot(v, xs, ys)                   v + Σ_c xs[c] · ys[c]
 add_scaled(tiles, xs, v)             tiles[c] + xs[c] · v for every c
+add_products(tiles, tiles2, a, i, step, u, v)
+                                     tiles[c] + a[i + c · step] · u for every c, and the same of tiles2 with v
 add_totals(a, i, step, tiles)        a[i] += the first vector's sum, a[i + step] += the second's, …
 add_totals_of_four(a, i, step, t, u, v, w)
                                      the same for a[i], a[i + 1], a[i + 2] and a[i + 3]
@@ -21,7 +23,17 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import overload
 
-from sweep.side_networks.cpu.vectors import FLAGS, INT, VECTOR, Vector, address_of, constant, emitted, parts_of
+from sweep.side_networks.cpu.vectors import (
+    FLAGS,
+    INT,
+    VECTOR,
+    Vector,
+    address_of,
+    constant,
+    emitted,
+    parts_of,
+    splat_of,
+)
 
 SMALLEST_EXPONENT = -60.0
 """A probability below e^-60 changes no sum in single precision. If it were kept, its products with small gradients
@@ -66,6 +78,25 @@ def add_scaled(typing: Any, tiles: Any, xs: Any, v: Any) -> Any:
         return cgutils.pack_array(b, [_multiply_add(b, x, args[2], tile) for tile, x in pairs])
 
     return tiles(tiles, xs, v), emit
+
+
+@emitted
+def add_products(typing: Any, tiles: Any, tiles2: Any, a: Any, i: Any, step: Any, u: Any, v: Any) -> Any:
+    """`tiles[c] + a[i + c · step] · u` and `tiles2[c] + a[i + c · step] · v` for every `c`, one number after another.
+
+    If all numbers are loaded first, as `splats` does, the registers do not suffice for large tiles.
+    """
+    kind = types.Tuple((tiles, tiles2))
+
+    def emit(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        index, both = args[3], []
+        for pair in zip(parts_of(b, args[0], tiles.count), parts_of(b, args[1], tiles.count), strict=True):
+            x = splat_of(b, b.load(address_of(context, b, signature.args[2], args[2], index)), args[5].type)
+            both.append([_multiply_add(b, x, factor, tile) for tile, factor in zip(pair, args[5:], strict=True)])
+            index = b.add(index, args[4])
+        return cgutils.pack_array(b, [cgutils.pack_array(b, list(of_one)) for of_one in zip(*both, strict=True)])
+
+    return kind(tiles, tiles2, a, types.intp, types.intp, u, v), emit
 
 
 @emitted

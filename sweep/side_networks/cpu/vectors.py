@@ -16,6 +16,7 @@ a tuple of `r` numbers, of which only the length is used, so kernels are compile
     store_rows(a, i, step, tiles)        write a tuple of vectors, as loads reads it
     splats(a, i, step, n, width)         n vectors: a[i], a[i + step], … in every place of one
     loads(a, i, step, n, width)          n vectors: a[i : i + width], a[i + step : i + step + width], …
+    transposed(tiles)                    VECTOR vectors whose rows are the columns of VECTOR vectors
 """
 
 from collections.abc import Callable
@@ -75,7 +76,8 @@ def _load(b: ir.IRBuilder, address: ir.Value, vector: ir.VectorType) -> ir.Value
     return value
 
 
-def _splat(b: ir.IRBuilder, x: ir.Value, vector: ir.VectorType) -> ir.Value:
+def splat_of(b: ir.IRBuilder, x: ir.Value, vector: ir.VectorType) -> ir.Value:
+    """A vector with a number in every place."""
     single = b.insert_element(ir.Constant(vector, ir.Undefined), x, ir.Constant(INT, 0))
     return b.shuffle_vector(single, ir.Constant(vector, ir.Undefined), constant(ir.VectorType(INT, vector.count), 0))
 
@@ -137,7 +139,7 @@ def store(typing: Any, a: Any, i: Any, v: Any) -> Any:
 def _first(b: ir.IRBuilder, n: ir.Value, vector: ir.VectorType) -> ir.Value:
     """Which places of a vector are among the first `n`."""
     places = ir.VectorType(n.type, vector.count)
-    return b.icmp_signed("<", ir.Constant(places, list(range(vector.count))), _splat(b, n, places))
+    return b.icmp_signed("<", ir.Constant(places, list(range(vector.count))), splat_of(b, n, places))
 
 
 def _masked(b: ir.IRBuilder, name: str, result: ir.Type, vector: ir.VectorType, *args: ir.Value) -> ir.Value:
@@ -181,7 +183,7 @@ def splat(typing: Any, x: Any) -> Any:
     kind = Vector(VECTOR)
 
     def emit(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-        return _splat(b, args[0], context.get_value_type(kind))
+        return splat_of(b, args[0], context.get_value_type(kind))
 
     return kind(types.float32), emit
 
@@ -208,7 +210,7 @@ def _rows(name: str, row: Callable[[ir.IRBuilder, ir.Value, ir.VectorType], ir.V
 
 splats = _rows(
     "splats",
-    lambda b, address, vector: _splat(b, b.load(address), vector),
+    lambda b, address, vector: splat_of(b, b.load(address), vector),
     "Load numbers, and fill one vector with each.",
 )
 loads = _rows("loads", _load, "Load vectors from an array.")
@@ -238,3 +240,25 @@ def store_rows(typing: Any, a: Any, i: Any, step: Any, tiles: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(a, types.intp, types.intp, tiles), emit
+
+
+@emitted
+def transposed(typing: Any, tiles: Any) -> Any:
+    """A square tuple of vectors, transposed: blocks of 1, 2, 4, … places change sides in turn."""
+
+    def emit(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        values, width = parts_of(b, args[0], tiles.count), tiles.count
+        mask = ir.VectorType(INT, width)
+        size = 1
+        while size < width:
+            upper = [p + width - size if p & size else p for p in range(width)]
+            lower = [p + width if p & size else p + size for p in range(width)]
+            for i in range(width):
+                if not i & size:
+                    pair = values[i], values[i + size]
+                    values[i] = b.shuffle_vector(*pair, ir.Constant(mask, upper))
+                    values[i + size] = b.shuffle_vector(*pair, ir.Constant(mask, lower))
+            size *= 2
+        return cgutils.pack_array(b, values)
+
+    return tiles(tiles), emit

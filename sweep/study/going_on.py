@@ -1,0 +1,86 @@
+"""The study of a resumed run: it goes on with the choices that the run began with.
+
+Optuna refuses other choices of a parameter than those of earlier trials. A study's file may have got more of them since
+the run began, for example one more family of side-networks.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+from sweep.errors import UsageError
+from sweep.study.lane_config import LaneConfig
+from sweep.study.stored_values import same_value, stored_parameter
+
+if TYPE_CHECKING:
+    import optuna
+
+    from sweep.study.declaration import Study
+
+
+def going_on(study: "Study", trials: "Iterable[optuna.trial.FrozenTrial]") -> "Study":
+    """The study, in which every parameter keeps the choices that earlier trials had.
+
+    Args:
+        study: The study as its file declares it now.
+        trials: The trials that the run has asked for so far.
+    """
+    from optuna.distributions import CategoricalDistribution
+
+    recorded: dict[str, Sequence[Any]] = {}
+    for trial in trials:
+        for name, distribution in trial.distributions.items():
+            if isinstance(distribution, CategoricalDistribution):
+                recorded.setdefault(name, distribution.choices)
+    return replace(study, suggest=_SuggestAmong(study.suggest, recorded)) if recorded else study
+
+
+@dataclass(frozen=True)
+class _SuggestAmong:
+    """A study's `suggest`, whose parameters have the recorded choices.
+
+    Attributes:
+        suggest: The function of the study.
+        recorded: Stored choices by parameter.
+    """
+
+    suggest: "Callable[[optuna.Trial], LaneConfig]"
+    recorded: Mapping[str, Sequence[Any]]
+
+    def __call__(self, trial: "optuna.Trial") -> LaneConfig:
+        return self.suggest(cast("optuna.Trial", _TrialAmong(trial, self.recorded)))
+
+    @property
+    def __wrapped__(self) -> "Callable[[optuna.Trial], LaneConfig]":
+        """The function of the study, for messages that name its lines."""
+        return self.suggest
+
+
+class _TrialAmong:
+    """A trial for `suggest`. All attributes except the method below are those of the trial that it wraps."""
+
+    def __init__(self, trial: "optuna.Trial", recorded: Mapping[str, Sequence[Any]]):
+        self._trial, self._recorded = trial, recorded
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trial, name)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """Like `AskedTrial.suggest_categorical`, among the recorded choices.
+
+        Raises:
+            UsageError: `choices` lacks one of them.
+        """
+        stored, recorded = [stored_parameter(name, choice) for choice in choices], self._recorded.get(name)
+        if recorded is None or stored == list(recorded):
+            return self._trial.suggest_categorical(name, choices)
+        kept = []
+        for wanted in recorded:
+            same = [choice for choice, value in zip(choices, stored, strict=True) if same_value(value, wanted)]
+            if not same:
+                raise UsageError(
+                    f"suggest no longer has the choice {wanted!r} of the parameter {name}, with which the run began; "
+                    f"put it back, or start a new run"
+                )
+            kept.append(same[0])
+        return self._trial.suggest_categorical(name, kept)

@@ -1,0 +1,24 @@
+"""The studies for masks and boxes compare ladders, convolutions and LAST."""
+
+from collections import defaultdict
+
+import pytest
+
+from sweep.study.finding import load_study
+from sweep.study.rehearsal import surveyed_configs
+
+
+@pytest.mark.parametrize("name", ["segmentation", "detection"])
+def test_all_families_are_drawn_and_last_learns_at_a_quarter(name: str) -> None:
+    study = load_study(name).study
+    rates, of_heads = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
+    for config in surveyed_configs(study):
+        family = str(config.side_network or study.side_network)
+        rates[family].append(config.lr)
+        of_heads[family].append(config.lr * config.head_lr_ratio)
+    assert set(rates) == {"ladder", "convolution", "last"}
+    for family in ("ladder", "convolution"):
+        assert min(rates["last"]) < 1e-3 <= min(rates[family])
+        assert max(rates["last"]) < max(rates[family]) / 2
+        assert min(of_heads["last"]) < max(of_heads[family]), "heads have the same rates in all families"
+        assert min(of_heads[family]) < max(of_heads["last"])
