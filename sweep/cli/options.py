@@ -107,8 +107,8 @@ Mlp = Annotated[bool | None, typer.Option("--mlp/--no-mlp", help="MLPs in a ladd
 ReadOut = Annotated[
     str | None,
     typer.Option(
-        help="What the head of a ladder reads: `pooled`, `tokens`, `compact` or `both`. With `class`, the head of any "
-        "family reads the class token. See docs/side-networks.md.",
+        help="What the head of a ladder reads: `pooled`, `attention`, `tokens`, `compact` or `both`. With "
+        "`class`, the head of any family reads the class token. See docs/side-networks.md.",
         rich_help_panel=SIDE_NETWORKS,
     ),
 ]

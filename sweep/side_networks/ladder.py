@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from backbones.stages import lengths_of
 from sweep.side_networks.attention import attention
 from sweep.side_networks.padding import PaddedLayerNorm, PaddedLinear, check_rank, padded_normal
-from sweep.side_networks.read_out import StreamHead
+from sweep.side_networks.read_out import AttentionPooling, StreamHead
 from sweep.side_networks.token_head import TokenStreamHead
 from sweep.side_networks.visible import attention_bias
 from sweep.study.lane_config import Pool
-from sweep.study.structure import DENSE
+from sweep.study.structure import ATTENTION, DENSE
 
 HEADS = 2
 """Attention heads of a rung; the width of each is half the rank, rounded up."""
@@ -125,7 +125,7 @@ class Ladder(nn.Module):
             h += W_d gelu(W_u LN h + b_u) + b_d     optional
         logits: a read-out of `read_out.py`, or of `token_head.py` for segmentation
 
-    With the read-outs `pooled` and `both` an untrained ladder is the linear probe. Stages may differ in width.
+    With `pooled`, `attention` and `both`, an untrained ladder is the linear probe. Stages may differ in width.
 
     Args:
         widths: `D` of every stage, `m + 1` of them.
@@ -183,9 +183,11 @@ class Ladder(nn.Module):
         self.rungs = nn.ModuleList(
             self.rung(rank, padded_rank, attention=attention, mlp=mlp) for _ in range(len(widths) - 1)
         )
-        self.up = None
+        self.up = self.pooling = None
         if isinstance(self.head, StreamHead) and self.head.pooled is not None:
             self.up = padded_normal((rank, widths[-1]), (padded_rank, widths[-1]), 0.0)
+            if read_out == ATTENTION:
+                self.pooling = AttentionPooling(rank, padded_rank, self.head.pooled.tokens)
 
     def rung(self, rank: int, padded_rank: int, *, attention: bool, mlp: bool) -> Rung:
         """A rung of this kind of ladder; arguments as `Rung`."""
@@ -211,7 +213,8 @@ class Ladder(nn.Module):
         pooled = normalised = None
         if self.head.pooled is not None and self.up is not None:
             pool = self.head.pooled.pool
-            pooled = pool(stages[-1], lengths) + pool(h, lengths) @ self.up
+            of_stream = pool(h, lengths) if self.pooling is None else self.pooling(h, lengths)
+            pooled = pool(stages[-1], lengths) + of_stream @ self.up
         if self.head.matrix is not None:
             normalised = self.head.matrix.norm(h)
         logits: Tensor = self.head(pooled, normalised, lengths)

@@ -29,6 +29,7 @@ from sweep.side_networks.cpu import heads as head_kernels
 from sweep.side_networks.cpu import rung as rung_kernels
 from sweep.side_networks.ladder import HEADS, Ladder, Rung, RungAttention, RungMLP
 from sweep.side_networks.padding import COLUMNS, PaddedLayerNorm, PaddedLinear
+from sweep.side_networks.read_out import AttentionPooling
 from sweep.side_networks.token_head import TokenStreamHead
 from sweep.side_networks.visible import attention_bias
 
@@ -109,7 +110,11 @@ class RowsLadder(Ladder):
         pooled = normalised = None
         if self.head.pooled is not None and self.up is not None:
             pool = self.head.pooled.pool
-            pooled = pool(stages[-1], lengths) + pool(grid.tokens(h), lengths) @ self.up
+            if self.pooling is None:
+                of_stream = pool(grid.tokens(h), lengths)
+            else:
+                of_stream = attention_pooled(self.pooling, h, grid)
+            pooled = pool(stages[-1], lengths) + of_stream @ self.up
         if self.head.matrix is not None:
             normalised = grid.tokens(normalised_rows(self.head.matrix.norm, h))
         if h.dim() == 3:
@@ -180,6 +185,16 @@ def attention_of_rows(module: RungAttention, x: Tensor, grid: Grid) -> Tensor:
     attended = attend(q, k, v, bias).unflatten(-3, (HEADS, -1)).movedim(-1, -3)  # (2, w, B, L)
     rows = attended.flatten(-2).flatten(-3, -2)
     return out @ F.pad(rows, (0, x.shape[-1] - rows.shape[-1]))
+
+
+def attention_pooled(module: AttentionPooling, h: Tensor, grid: Grid) -> Tensor:
+    """`module` of the rows `h`, `(r, B·L)`: the mean of every image's tokens with learned weights, `(B, r)`.
+
+    Sums instead of matrix products, so that a lane's bits do not depend on others.
+    """
+    scores = (module.scaled_query.unsqueeze(-1) * normalised_rows(module.norm, h)).sum(-2, keepdim=True)
+    weights = module.weights(grid.of_images(scores), grid.lengths)  # (1, B, L)
+    return (weights * grid.of_images(h)).sum(-1).mT
 
 
 def convolution_of_rows(module: RungConvolution, x: Tensor, grid: Grid) -> Tensor:

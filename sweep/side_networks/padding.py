@@ -86,16 +86,22 @@ class PaddedLayerNorm(nn.Module):
     Args:
         rank: Channels of the lane.
         padded_rank: Channels of the stack.
+        trained: Whether weight and bias are trained. If not, they are ones and zeros.
     """
 
     eps = 1e-5
     own: Tensor
+    weight: Tensor
+    bias: Tensor
 
-    def __init__(self, rank: int, padded_rank: int):
+    def __init__(self, rank: int, padded_rank: int, *, trained: bool = True):
         super().__init__()
         own = (torch.arange(padded_rank) < rank).to(torch.get_default_dtype())
-        self.weight = nn.Parameter(own.clone())
-        self.bias = nn.Parameter(torch.zeros(padded_rank))
+        for name, values in (("weight", own.clone()), ("bias", torch.zeros(padded_rank))):
+            if trained:
+                self.register_parameter(name, nn.Parameter(values))
+            else:
+                self.register_buffer(name, values, persistent=False)
         self.register_buffer("own", own, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,28 +1,73 @@
 """Read-outs of a side-network with a stream `h` of width `r`: they map `h`, `(B, L, r)`, to logits.
 
-    pooled   LN(mean z_m + mean(h) U) W_c + b_c             U starts at zero: it starts as the linear probe
-    tokens   [LN(h_1) … LN(h_L)] / √L W_t + b_t             a matrix `(L·r, C)` with weights for every position
-    compact  ([LN(h_1) … LN(h_L)] / √L P) V + b_t           the same matrix, factorised with an inner width of 32
-    both     pooled plus tokens, with W_t = 0 at the start: it starts as the linear probe, too
+    pooled     LN(mean z_m + mean(h) U) W_c + b_c             U starts at zero: it starts as the linear probe
+    attention  LN(mean z_m + (Σ_l a_l h_l) U) W_c + b_c       a = softmax_l(LN(h_l)·q / √r), over the pooled tokens; q
+                                                              starts at zero: it starts as `pooled`
+    tokens     [LN(h_1) … LN(h_L)] / √L W_t + b_t             a matrix `(L·r, C)` with weights for every position
+    compact    ([LN(h_1) … LN(h_L)] / √L P) V + b_t           the same matrix, factorised with an inner width of 32
+    both       pooled plus tokens, with W_t = 0 at the start: it starts as the linear probe, too
 
-`U` belongs to the side-network and has its learning rate. All parameters here have names that begin with `head.`, and
-so have the head's learning rate.
+`U` and `q` belong to the side-network and have its learning rate. All other parameters have names that begin with
+`head.`, and so have the head's learning rate.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sweep.side_networks.head import Head
+from sweep.side_networks.head import Head, share_of_tokens
 from sweep.side_networks.padding import PaddedLayerNorm, padded_normal
 from sweep.study.lane_config import Pool
-from sweep.study.structure import READ_OUTS
+from sweep.study.structure import ATTENTION, READ_OUTS
 
 COMPACT_WIDTH = 32
 """Inner width of the factorised matrix in the read-out `compact`."""
 
 DEVIATION = 0.3
 """Standard deviation of the initial logits of the read-outs `tokens` and `compact`."""
+
+
+class AttentionPooling(nn.Module):
+    """`Σ_l a_l h_l` with `a = softmax_l(LN(h_l)·q / √r)`, over the tokens that the head pools. LN has no weights.
+
+    Args:
+        rank: Rank `r`.
+        padded_rank: The stack's rank.
+        tokens: The tokens that the head pools, see `pooled_tokens`.
+    """
+
+    own_rank: Tensor
+
+    def __init__(self, rank: int, padded_rank: int, tokens: slice):
+        super().__init__()
+        self.tokens = tokens
+        self.norm = PaddedLayerNorm(rank, padded_rank, trained=False)  # q absorbs a weight, and softmax ignores a bias
+        self.query = padded_normal((rank,), (padded_rank,), 0.0)
+        self.register_buffer("own_rank", torch.tensor(float(rank)), persistent=False)
+
+    @property
+    def scaled_query(self) -> Tensor:
+        """`q / √r`, exact in any dtype that the module is moved to."""
+        return self.query * self.own_rank.rsqrt().unsqueeze(-1)
+
+    def weights(self, scores: Tensor, lengths: Tensor | None) -> Tensor:
+        """The weights `a` of all tokens, zero for those that are not pooled, `(..., B, L)`.
+
+        Args:
+            scores: `LN(h_l)·q / √r`, `(..., B, L)`.
+            lengths: Number of tokens of each text, `(B,)`; None for images.
+        """
+        n_tokens = scores.shape[-1]
+        if lengths is None:
+            begin, end, _ = self.tokens.indices(n_tokens)
+            return F.pad(torch.softmax(scores[..., self.tokens], -1), (begin, n_tokens - end))
+        there = share_of_tokens(self.tokens, n_tokens, lengths, scores.dtype) > 0
+        return torch.softmax(scores.masked_fill(~there, -torch.inf), -1)
+
+    def forward(self, h: Tensor, lengths: Tensor | None) -> Tensor:
+        """`(B, r)` from the stream `h`, `(B, L, r)`; `lengths` as in `weights`."""
+        weights = self.weights(F.linear(self.norm(h), self.scaled_query.unsqueeze(0)).squeeze(-1), lengths)
+        return (weights.unsqueeze(-1) * h).sum(-2)
 
 
 class TokenMatrix(nn.Module):
@@ -111,9 +156,9 @@ class StreamHead(nn.Module):
         if read_out not in READ_OUTS:
             raise ValueError(f"read_out is one of {', '.join(READ_OUTS)}, not {read_out!r}")
         self.pooled = self.matrix = None
-        if read_out in ("pooled", "both"):
+        if read_out in ("pooled", ATTENTION, "both"):
             self.pooled = Head(width, n_classes, pool=pool, n_prefix_tokens=n_prefix_tokens)
-        if read_out != "pooled":
+        if read_out not in ("pooled", ATTENTION):
             self.matrix = TokenMatrix(
                 n_tokens,
                 n_classes,
@@ -130,7 +175,8 @@ class StreamHead(nn.Module):
         """Logits `(B, C)`.
 
         Args:
-            pooled: `mean z_m + mean(h) U`, `(B, D)`, if the read-out has `pooled`.
+            pooled: `mean z_m + mean(h) U`, or with weights in place of the second mean, `(B, D)`, if the read-out has
+                `pooled`.
             normalised: `LN(h)` by the matrix's norm, `(B, L, r)`, if the read-out has `matrix`.
             lengths: Number of tokens of each text, `(B,)`; None for images.
         """

@@ -27,7 +27,7 @@ from sweep.side_networks.head_start import HeadStart
 from sweep.side_networks.own_networks import OWN, own_module
 from sweep.side_networks.padding import cut_to
 from sweep.study.lane_config import LaneConfig, Pool
-from sweep.study.structure import BOXES, DENSE, GATED, Shapes
+from sweep.study.structure import ATTENTION, BOXES, DENSE, GATED, Shapes
 from sweep.tasks import boxes
 
 
@@ -138,7 +138,8 @@ class SideNetworkSpec:
         family = family_of(self.family)
         switches = {"attention": self.attention, "mlp": self.mlp}
         chosen = [name for name, on in switches.items() if on and name in family.options]
-        chosen += [self.read_out] if len(family.read_outs) > 1 else []
+        read_out = "attention pooling" if self.read_out == ATTENTION else self.read_out
+        chosen += [read_out] if len(family.read_outs) > 1 else []
         return f"{self.family} ({', '.join(chosen)})" if chosen else self.family
 
     @property

@@ -57,9 +57,9 @@ class Study:
             takes a `sweep.Shapes` and a lane's configuration, and returns a PyTorch module that maps stages to logits.
         attention: Whether a ladder has attention.
         mlp: Whether a ladder with attention or with convolutions has MLPs.
-        read_out: What the head of a ladder reads: `"pooled"` features; `"tokens"`, with weights for each position;
-            `"compact"`, the same through a bottleneck of width 32; `"both"` pooled and tokens; or `"class"`, the class
-            token.
+        read_out: What the head of a ladder reads: `"pooled"` features; `"attention"`, the same with learned weights of
+            the stream's tokens; `"tokens"`, with weights for each position; `"compact"`, the same through a bottleneck
+            of width 32; `"both"` pooled and tokens; or `"class"`, the class token.
         parts: Number of parts into which `granular_last` divides the channels and the rank. If not given, 2 up to rank
             32, and 4 above.
         head_stages: For segmentation and detection, how many stages the head reads: the last ones, or all but `z_0` if

@@ -13,7 +13,10 @@ from sweep.tasks.kinds import DETECTION, SEGMENTATION
 GRANULAR = "granular_last"
 GATED = "gated_last"
 SIDE_NETWORKS = ("last", GRANULAR, GATED, "ladder", "convolution", "mixer", "multi_stage", "probe")
-READ_OUTS = ("pooled", "tokens", "compact", "both")
+ATTENTION = "attention"
+"""The read-out that takes the mean of the stream with learned weights."""
+
+READ_OUTS = ("pooled", ATTENTION, "tokens", "compact", "both")
 OWN_NETWORK = "a side-network of the study file"
 """The text that a run's record has in place of a side-network of the study's own."""
 

@@ -37,6 +37,7 @@ STRUCTURES: dict[str, dict[str, Any]] = {
     "ladder": {"side_network": "ladder", "attention": True, "mlp": False, "read_out": "tokens"},
     "class": {"side_network": "ladder", "read_out": "class"},
     "convolution": {"side_network": "convolution", "read_out": "both"},
+    "attention pooling": {"side_network": "convolution", "read_out": "attention"},
     "mixer": {"side_network": "mixer"},
     "multi_stage": {"side_network": "multi_stage"},
     "probe": {"side_network": "probe"},
@@ -175,7 +176,7 @@ def test_a_plan_counts_what_a_lane_costs(drawn_images: Path, tmp_path: Path) -> 
     [
         ({"side_network": "lader"}, "side_network must be one of last, granular_last, .* not 'lader'"),
         ({"attention": 1}, "attention must be True or False, not 1"),
-        ({"read_out": "all"}, "read_out must be one of pooled, tokens, .* not 'all'"),
+        ({"read_out": "all"}, "read_out must be one of pooled, attention, .* not 'all'"),
     ],
 )
 def test_an_unknown_structure_is_refused(declared: dict[str, Any], message: str) -> None:

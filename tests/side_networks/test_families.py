@@ -33,7 +33,7 @@ STRUCTURES: dict[str, dict[str, Any]] = {
     "last": {"family": "last"},
     "granular_last": {"family": "granular_last", "parts": 2, "max_rank": 4},
     "granular_last, direct form": {"family": "granular_last", "parts": 4, "max_rank": 64, "modules_per_block": 2},
-    **{f"ladder, {read_out}": {"family": "ladder", "read_out": read_out} for read_out in READ_OUTS},
+    **{f"ladder, read-out {read_out}": {"family": "ladder", "read_out": read_out} for read_out in READ_OUTS},
     "gated_last": {"family": "gated_last", "modules_per_block": 2},
     "gated_last, direct form": {"family": "gated_last", "max_rank": 100},
     "ladder, attention": {"family": "ladder", "attention": True, "mlp": False},
@@ -57,7 +57,7 @@ def all_that(fit: Callable[[SideNetworkSpec], bool]) -> pytest.MarkDecorator:
 ALL = all_that(lambda spec: True)
 
 # These are trained with `-m slow`; their gradients are compared in every run.
-TRAINED_SLOWLY = ["granular_last, direct form", *(f"ladder, {name}" for name in READ_OUTS if name != "pooled")]
+TRAINED_SLOWLY = ["granular_last, direct form", *(f"ladder, read-out {name}" for name in READ_OUTS if name != "pooled")]
 TRAINED = pytest.mark.parametrize(
     "spec",
     [
