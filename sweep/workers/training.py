@@ -244,11 +244,12 @@ class TrainingOnWorkers:
         moves = self._placement.moves(self.pool.ready, self._unsent)
         self._fetch([trial for trial in moves if trial not in self._unsent])
         for trial, worker in moves.items():
+            if worker not in self.pool.ready:  # it was lost meanwhile
+                continue
             if (source := self._placement.where.get(trial)) is not None and trial not in self._unsent:
                 self._drops[source].append(trial)
-            if worker in self.pool.ready:
-                self._placement.where[trial] = worker
-                self._unsent.add(trial)
+            self._placement.where[trial] = worker
+            self._unsent.add(trial)
 
     def _welcome(self) -> None:
         """Let workers take part that have been started; wait for one if there is no other.

@@ -1,7 +1,7 @@
 """Tables do not depend on how many workers train the lanes, nor on which workers die."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -21,6 +21,7 @@ from sweep.training.lane_stack import StackSetting
 from sweep.workers.messages import WorkerLost
 from sweep.workers.packing import packed
 from sweep.workers.patience import Patience
+from sweep.workers.placement import Placement
 from sweep.workers.shares import Shares
 from sweep.workers.training import TrainingOnWorkers
 
@@ -70,6 +71,34 @@ def test_a_worker_that_dies_changes_nothing(name: str, number: int, when: str) -
     """A worker's first calls ask what it has, and bring settings. Then come epochs, and weights of complete trials."""
     messages = run_on(name, 2, {1: (number, when)})
     assert messages[0].startswith("worker 1 has died")
+
+
+class Restless(Placement):
+    """Moves every trial to the next worker before each epoch."""
+
+    def moves(self, workers: Sequence[int], free: Collection[int] = ()) -> dict[int, int]:
+        after = {worker: workers[(i + 1) % len(workers)] for i, worker in enumerate(workers)}
+        return {trial: after[worker] for trial, worker in self.where.items() if worker in after}
+
+
+class Mortal(InProcessPool):
+    """A pool that does not go on forever."""
+
+    def call(self, calls: Mapping[int, bytes], timeout_seconds: float) -> Iterator[tuple[int, Any]]:
+        assert sum(self.n_calls.values()) < 400
+        return super().call(calls, timeout_seconds)
+
+
+@pytest.mark.parametrize("number", range(4, 14))
+def test_a_worker_that_dies_while_trials_move_changes_nothing(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be the one that trials leave, or the one that they go to; and some of them have not been sent yet."""
+    monkeypatch.setattr("sweep.workers.training.Placement", Restless)
+    messages: list[str] = []
+    trainer = trained_by(Mortal(2, {1: (number, "before")}), "rungs and refill", messages)
+    search = search_of(STUDIES["rungs and refill"], trainer)
+    search.run()
+    assert_same(result_of(search), without_workers("rungs and refill"))
+    assert "worker 1 has died" in messages[0]
 
 
 @pytest.mark.parametrize("often", [False, True])
