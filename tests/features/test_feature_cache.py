@@ -39,6 +39,7 @@ class CountingBackbone:
     tokens = 5
     image_size = 4
     fingerprint = "weights"
+    kind = "images"
 
     def __init__(self) -> None:
         self.transform = Transform(4, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
