@@ -31,6 +31,8 @@ def going_on(study: "Study", trials: "Iterable[optuna.trial.FrozenTrial]") -> "S
     for trial in trials:
         for name, distribution in trial.distributions.items():
             if isinstance(distribution, CategoricalDistribution):
+                if name in study.fixed and len(distribution.choices) == 1:
+                    continue  # `AskedTrial` has the one value
                 recorded.setdefault(name, distribution.choices)
     return replace(study, suggest=_SuggestAmong(study.suggest, recorded)) if recorded else study
 
