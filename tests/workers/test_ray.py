@@ -247,7 +247,7 @@ def test_a_search_on_an_actor_which_is_ended_when_it_hangs(cluster: dict[str, st
     assert messages == []
 
 
-@pytest.mark.parametrize("address", ["within", "elsewhere"])
+@pytest.mark.parametrize("address", ["within", pytest.param("elsewhere", marks=pytest.mark.slow)])
 def test_ray_is_not_told_the_command_line(
     cluster: dict[str, str], address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
