@@ -51,6 +51,23 @@ def _hide(scores: Any, start: int, n_seen: int, n_vectors: int, hidden: Any) -> 
 
 
 @compiled
+def _with_queries(
+    out: Any, n_seen: int, n_vectors: int, qkv: Any, of_rows: int, row: int, columns: Any, start: int, R: int
+) -> None:
+    """Write products of rows of keys or values with vectors of queries from `start` on: `QUERIES` numbers a row."""
+    multiply(
+        True,
+        n_seen,
+        n_vectors,
+        (out, 0, QUERIES, VECTOR),
+        (qkv, of_rows, row, 1, 0),
+        (columns, start * R, VECTOR, R * VECTOR),
+        R,
+        1,
+    )
+
+
+@compiled
 def attend_wide(
     R: int,
     qkv: Any,
@@ -85,16 +102,7 @@ def attend_wide(
         n_vectors = (n_queries + VECTOR - 1) // VECTOR
         n_seen = start + n_queries if causal else n_tokens
         of_keys = at + R
-        multiply(
-            True,
-            n_seen,
-            n_vectors,
-            (scores, 0, QUERIES, VECTOR),
-            (qkv, of_keys, row, 1, 0),
-            (columns, start * R, VECTOR, R * VECTOR),
-            R,
-            1,
-        )
+        _with_queries(scores, n_seen, n_vectors, qkv, of_keys, row, columns, start, R)
         if causal:
             _hide(scores, start, n_seen, n_vectors, hidden)
         for i in range(0, n_vectors * VECTOR, VECTOR):
@@ -157,26 +165,8 @@ def attend_wide_backward(
         n_queries = min(QUERIES, n_tokens - start)
         n_vectors = (n_queries + VECTOR - 1) // VECTOR
         n_seen = start + n_queries if causal else n_tokens
-        multiply(
-            True,
-            n_seen,
-            n_vectors,
-            (scores, 0, QUERIES, VECTOR),
-            (qkv, of_keys, row, 1, 0),
-            (columns, start * R, VECTOR, R * VECTOR),
-            R,
-            1,
-        )
-        multiply(
-            True,
-            n_seen,
-            n_vectors,
-            (d_scores, 0, QUERIES, VECTOR),
-            (qkv, of_values, row, 1, 0),
-            (d_columns, start * R, VECTOR, R * VECTOR),
-            R,
-            1,
-        )
+        _with_queries(scores, n_seen, n_vectors, qkv, of_keys, row, columns, start, R)
+        _with_queries(d_scores, n_seen, n_vectors, qkv, of_values, row, d_columns, start, R)
         if causal:
             _hide(scores, start, n_seen, n_vectors, hidden)
         for i in range(0, n_vectors * VECTOR, VECTOR):
