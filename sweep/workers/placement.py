@@ -54,7 +54,7 @@ class Placement:
         return {worker: self._lanes_of(trials) for worker, trials in self.by_worker(workers).items()}
 
     def trained(self, worker: int, trials: Sequence[int], wall_seconds: float) -> None:
-        """A worker has trained all its trials for one epoch."""
+        """A worker has trained these trials for one epoch; it may have others that had trained it already."""
         if wall_seconds >= SURE_SECONDS:
             speed = self._load(trials) / wall_seconds
             self._speeds[worker] = max(speed, self._speeds.get(worker, 0.0))

@@ -164,7 +164,7 @@ class TrainingOnWorkers:
                 self.patience.learn(result.wall_seconds, steps[worker].n_epochs)
                 self._busy_seconds[worker] += result.wall_seconds
                 if steps[worker].n_epochs == 1:
-                    self._placement.trained(worker, on_worker[worker], result.wall_seconds)
+                    self._placement.trained(worker, list(result.trials), result.wall_seconds)
                 self._unsent -= {assignment.trial for assignment in steps[worker].admit}
                 results |= result.trials
                 if result.out_of_memory:
@@ -229,7 +229,8 @@ class TrainingOnWorkers:
     def _fetch(self, trials: Collection[int]) -> None:
         """Fetch the states of trials that have trained since. If a worker dies meanwhile, they are trained again."""
         while missing := [trial for trial in trials if self._held[trial].next_order <= self._order]:
-            if lost := [trial for trial in missing if trial not in self._placement.where]:
+            # A lost trial may have got a worker since, which does not have it before the next step.
+            if lost := [trial for trial in missing if trial not in self._placement.where or trial in self._unsent]:
                 self._trained(lost)
             wanted: defaultdict[int, list[int]] = defaultdict(list)
             for trial in missing:

@@ -101,6 +101,15 @@ def test_a_worker_that_dies_while_trials_move_changes_nothing(number: int, monke
     assert "worker 1 has died" in messages[0]
 
 
+def test_a_worker_that_dies_while_weights_are_fetched_changes_nothing() -> None:
+    """It has two trials, which go to two other workers. These do not have the second one before the next step."""
+    messages: list[str] = []
+    search = search_of(STUDIES["lr and rank"], trained_by(Mortal(4, {0: (6, "before")}), "lr and rank", messages))
+    search.run()
+    assert messages[0] == "worker 0 has died; 2 trials in training continue on other workers"
+    assert_same(result_of(search), without_workers("lr and rank"))
+
+
 @pytest.mark.parametrize("often", [False, True])
 def test_all_workers_that_die_again_and_again_change_nothing(often: bool) -> None:
     """The search is tested without snapshots, and with snapshots, for which workers send their states."""
@@ -178,6 +187,19 @@ def test_a_run_without_any_worker_left_waits_for_new_ones_and_ends() -> None:
     with pytest.raises(SweepError, match=r"no worker was ready within 60 s, .* --worker-timeout .* with sweep resume"):
         search_of(STUDIES["lr and rank"], trainer).run()
     assert messages[-1] == "no worker is left; waiting for one for up to 60 s"
+
+
+def test_the_speed_of_a_worker_is_that_of_the_trials_that_it_has_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a worker has died, others train its trials in the same epoch, and not once more their own."""
+    trained: list[int] = []
+
+    class Told(Placement):
+        def trained(self, worker: int, trials: Sequence[int], wall_seconds: float) -> None:
+            trained.extend(trials)
+
+    monkeypatch.setattr("sweep.workers.training.Placement", Told)
+    search_of(STUDIES["lr and rank"], trained_by(Shrinking(2, {1: (3, "before")}), "lr and rank", [])).run()
+    assert len(trained) == without_workers("lr and rank")["trials"]["epochs"].sum()
 
 
 @pytest.mark.usefixtures("one_part")
