@@ -12,12 +12,13 @@ SHORTEST_REPLACED = 4
 
 _FILE = re.compile(r"sqlite(\+\w+)?:///")
 _USER_PART = re.compile(
-    r"^(?P<before>(?:[\w+.-]+:/+)?+[^:/?]*:)"  # scheme and user
-    r"(?:(?P<password>(?:(?!\?\w+=).)*)(?P<after>@)|(?P<unclear>[^@]*@.*))",  # up to the last @ before the query
+    r"^(?P<before>(?:[\w+.-]*:?/+)?+[^:/?]*:)"  # scheme and user
+    r"(?:(?P<password>(?:(?!\?\w+=).)*)(?P<after>@)"  # up to the last @ before the query
+    r"|(?P<unclear>[^@]*@.*|[^@/?]*%40.*))",
     re.DOTALL,
 )
-_OPTION = re.compile(r"(?P<name>[?&][^=&]*)=(?P<value>[^&]*)")
-_SECRET_OPTION = re.compile(r"(password|passwd|pwd)$", re.IGNORECASE)
+_NAME = re.compile(r"(?:^|[?&;#\s])(?P<name>[^?&;#\s=]+)\s*=")
+_SECRET = re.compile(r"(password|passwd|pwd|passphrase|secret|token)$", re.IGNORECASE)
 
 
 def shown_url(url: str) -> str:
@@ -27,11 +28,27 @@ def shown_url(url: str) -> str:
     """
     if not _FILE.match(url):
         url = _USER_PART.sub(rf"\g<before>{HIDDEN}\g<after>", url)
-    return _OPTION.sub(lambda found: f"{found['name']}={HIDDEN}" if _is_secret(found) else found[0], url)
+    shown, end = "", 0
+    for first, last in _secret_values(url):
+        shown += url[end:first] + HIDDEN
+        end = last
+    return shown + url[end:]
 
 
-def _is_secret(option: re.Match[str]) -> bool:
-    return _SECRET_OPTION.search(unquote(option["name"])) is not None
+def _secret_values(text: str) -> list[tuple[int, int]]:
+    """Where the values of secret options begin and end: in a URL's query, or in text such as `host=db password=…`.
+
+    An option whose value has such options in turn is secret as a whole, as `odbc_connect` may be. A value ends at `&`,
+    because a password may have any other character.
+    """
+    spans: list[tuple[int, int]] = []
+    for found in _NAME.finditer(text):
+        first, last = found.end(), (text.find("&", found.end()) + 1 or len(text) + 1) - 1
+        inner = text[first:last]
+        is_secret = _SECRET.search(unquote(found["name"])) or ("%" in inner and _secret_values(unquote(inner)))
+        if is_secret and (not spans or first >= spans[-1][1]):
+            spans.append((first, last))
+    return spans
 
 
 def without_passwords(text: str, url: str) -> str:
@@ -47,7 +64,7 @@ def _passwords(url: str) -> set[str]:
     """The passwords of a URL, as they are typed and as the server is sent them."""
     user_part = None if _FILE.match(url) else _USER_PART.match(url)
     typed = set(user_part.group("password", "unclear")) - {None} if user_part else set()
-    in_query = {option["value"] for option in _OPTION.finditer(url) if _is_secret(option)}
+    in_query = {url[first:last] for first, last in _secret_values(url)}
     return typed | {unquote(password) for password in typed} | in_query | {unquote_plus(one) for one in in_query}
 
 
@@ -61,5 +78,5 @@ def check_user_part(url: str) -> None:
     if found is not None and (found["unclear"] or "@" in found["password"]):
         raise UsageError(
             f"--storage {shown_url(url)}: it is not clear where the password ends. Write @ in a password as %40, / as "
-            f"%2F and ? as %3F, or use PGPASSWORD"
+            f"%2F and ? as %3F, but the @ before the host as it is; or use PGPASSWORD"
         )

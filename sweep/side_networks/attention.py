@@ -6,11 +6,14 @@ pass instead of keeping `N·B·L·L` numbers. Under `torch.func.vmap`, PyTorch's
 lanes; the rule below makes one batch of `N·B` from `N` lanes of `B` images.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from sweep.machine.settings import computing_on
 
 MATRICES_AT_A_TIME = 64
 """Score matrices that are computed at a time: 1 MB at 65 tokens in fp32. The fastest among 8 to 256, measured at 65 and
@@ -85,6 +88,37 @@ def _softmax_backward(d_probabilities: Tensor, probabilities: Tensor) -> Tensor:
     """The gradient of the scores; it overwrites `d_probabilities`. PyTorch's own depends on the number of threads."""
     weighted = d_probabilities.mul_(probabilities)
     return weighted.addcmul_(probabilities, weighted.sum(-1, keepdim=True), value=-1)
+
+
+class _Softmax(torch.autograd.Function):
+    """Softmax over the last dimension. On a CPU, its gradient is computed on one thread, see `_softmax_backward`."""
+
+    @staticmethod
+    def forward(scores: Tensor) -> Tensor:
+        return torch.softmax(scores, -1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (probabilities,) = ctx.saved_tensors
+        with computing_on(1) if probabilities.device.type == "cpu" else nullcontext():
+            return torch._softmax_backward_data(grads[0], probabilities, -1, probabilities.dtype)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int], scores: Tensor) -> tuple[Tensor, int]:
+        out: Tensor = _Softmax.apply(scores.movedim(in_dims[0], 0))
+        return out, 0
+
+
+def softmax(scores: Tensor) -> Tensor:
+    """Softmax over the last dimension, with the same bits on any number of threads. It is meant for small tensors."""
+    if torch.compiler.is_compiling():  # torch.export needs plain operators
+        return torch.softmax(scores, -1)
+    out: Tensor = _Softmax.apply(scores)
+    return out
 
 
 def attention_of_matrices(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:

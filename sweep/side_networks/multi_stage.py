@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from backbones.stages import lengths_of
 from sweep.machine.precision import product
+from sweep.side_networks.attention import softmax
 from sweep.side_networks.head import Head, share_of_tokens
 from sweep.study.lane_config import Pool
 
@@ -70,7 +71,7 @@ class MultiStage(nn.Module):
         """Mean of a stage's tokens `(B, L, D)` with the weights `softmax(t)`, `(B, D)`."""
         tokens, n_tokens = self.head.tokens, stage.shape[1]
         if lengths is None:  # the same weights for all images: one product for all lanes
-            weights = torch.softmax(places[:n_tokens][tokens], 0)
+            weights = softmax(places[:n_tokens][tokens])
             if torch.compiler.is_compiling():  # torch.export needs plain operators
                 return torch.einsum("l,bld->bd", weights, stage[:, tokens])
             frozen = stage[:, tokens].transpose(0, 1).flatten(1)
@@ -78,5 +79,5 @@ class MultiStage(nn.Module):
             return of_images.squeeze(0)
         there = share_of_tokens(tokens, n_tokens, lengths, stage.dtype) > 0
         scores = places[:n_tokens].masked_fill(~there, -torch.inf)
-        pooled: Tensor = (torch.softmax(scores, -1).unsqueeze(1) @ stage).squeeze(1)
+        pooled: Tensor = (softmax(scores).unsqueeze(1) @ stage).squeeze(1)
         return pooled

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sweep.side_networks.attention import softmax
 from sweep.side_networks.head import Head, share_of_tokens
 from sweep.side_networks.padding import PaddedLayerNorm, padded_normal
 from sweep.study.lane_config import Pool
@@ -60,9 +61,9 @@ class AttentionPooling(nn.Module):
         n_tokens = scores.shape[-1]
         if lengths is None:
             begin, end, _ = self.tokens.indices(n_tokens)
-            return F.pad(torch.softmax(scores[..., self.tokens], -1), (begin, n_tokens - end))
+            return F.pad(softmax(scores[..., self.tokens]), (begin, n_tokens - end))
         there = share_of_tokens(self.tokens, n_tokens, lengths, scores.dtype) > 0
-        return torch.softmax(scores.masked_fill(~there, -torch.inf), -1)
+        return softmax(scores.masked_fill(~there, -torch.inf))
 
     def forward(self, h: Tensor, lengths: Tensor | None) -> Tensor:
         """`(B, r)` from the stream `h`, `(B, L, r)`; `lengths` as in `weights`."""

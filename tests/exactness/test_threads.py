@@ -22,7 +22,7 @@ from sweep.tasks.targets import Target
 from sweep.training.engine import EpochResult, train
 from sweep.training.measurement import measure_lanes
 
-WIDTH, N_STAGES, TOKENS, N_CLASSES, BATCH_SIZE = 24, 3, 17, 5, 8
+WIDTH, N_STAGES, TOKENS, N_CLASSES, BATCH_SIZE = 24, 3, 26, 5, 8
 FULL, FEW = range(2, 9), (3, 8)
 WITH_ATTENTION = {"attention": True, "read_out": "both"}
 
@@ -78,7 +78,7 @@ def trained(spec: SideNetworkSpec, last: int, n_threads: int) -> dict[str, Tenso
     [
         ("last", {}, FULL),
         ("ladder", WITH_ATTENTION, (2, *FEW)),
-        ("ladder", {"read_out": "compact"}, FEW),
+        *(("ladder", {"read_out": read_out}, FEW) for read_out in ("attention", "compact")),
         *((family, {}, FEW) for family in ("convolution", "mixer", "multi_stage", "probe")),
     ],
 )

@@ -29,6 +29,13 @@ URLS = [
     ("postgresql:/me:{}@host/db", "secret"),
     ("postgresql:///me:{}@host/db", "secret"),
     ("me:{}@host/db", "Tr0@b:dor3"),
+    ("postgresql//me:{}@host/db", "secret"),
+    ("postgresql://me:{}", "secret%40host/db"),
+    ("postgresql:///db?host=host&oauth_client_secret={}", "Tr0ub"),
+    ("postgresql://me@host/db#password={}", "secret"),
+    ("host=host user=me password={}", "secret"),
+    ("host=host;pwd={}", "secret"),
+    ("mssql+pyodbc:///?odbc_connect={}&x=y", "SERVER%3Dhost%3BUID%3Dme%3BPWD%3Dsecret%3B"),
 ]
 
 
@@ -45,6 +52,7 @@ def test_urls_and_reasons_are_shown_without_their_password(url: str, password: s
     [
         "postgresql://me@host:5432/trials",
         "postgresql://host:5432/trials?user=me&host=/tmp",
+        "postgresql://[::1]:5432/trials?user=a%40b&application_name=a%3Db",
         "sqlite:////tmp/a:b@c/trials.db",
         "no url",
     ],
