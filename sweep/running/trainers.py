@@ -56,7 +56,9 @@ class Where:
     @property
     def n_workers(self) -> int:
         """Workers to begin with; 0 for this process."""
-        return self.cluster.n_workers(self.n_threads) if self.cluster else self.asked.number
+        if self.cluster is None:
+            return self.asked.number
+        return self.cluster.n_workers(self.cluster.cpus_each(self.n_threads))
 
 
 def check_workers(asked: WorkersAsked, prepared: Prepared) -> None:

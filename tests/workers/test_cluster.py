@@ -75,6 +75,7 @@ class FakeRay:
 
     def __init__(self, *nodes: dict[str, float], about: dict[str, Any] | None = None):
         self.all, self.about = nodes, about or {}
+        self.asked: list[dict[str, Any]] = []  # what each actor needs
 
     def nodes(self) -> list[dict[str, Any]]:
         return [{"Alive": True, "Resources": node} for node in self.all] + [{"Alive": False, "Resources": {"CPU": 64}}]
@@ -84,7 +85,11 @@ class FakeRay:
             return {**about_process("cpu"), "host": "elsewhere", "sees_cache": True, **self.about}
 
         actor = SimpleNamespace(about=SimpleNamespace(remote=lambda: partial(answer)))
-        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: actor))
+
+        def options(**needs: Any) -> Any:
+            return SimpleNamespace(remote=lambda *_: self.asked.append(needs) or actor)
+
+        return SimpleNamespace(options=options)
 
     def wait(self, answers: list[Any], **_: object) -> tuple[list[Any], list[Any]]:
         return answers[:1], answers[1:]
@@ -146,4 +151,17 @@ def test_workers_share_the_cores_of_the_nodes(asked: int, n_threads: int, n_work
 def test_every_gpu_of_the_nodes_gets_a_worker() -> None:
     nodes = FakeRay({"CPU": 16, "GPU": 4}, {"CPU": 64}, {"CPU": 6, "GPU": 2})
     cluster = Cluster(nodes, WorkersAsked(0, "auto"), on_gpus=True)
-    assert (cluster.threads(), cluster.n_workers(3)) == (3, 6)
+    assert (cluster.threads(), cluster.cpus_each(2), cluster.cpus_each(32), cluster.n_workers(3)) == (3, 2, 3, 6)
+
+
+@pytest.mark.parametrize(
+    ("asked", "n_threads", "cpus"),
+    [(0, 4, [4] * 5), (0, 16, [16]), (0, 32, [16]), (2, 32, [8] * 2), (99, 32, [1] * 99)],
+)
+def test_a_run_that_began_on_more_threads_than_the_nodes_have_cpus_finds_room(
+    asked: int, n_threads: int, cpus: list[int]
+) -> None:
+    ray = FakeRay({"CPU": 16}, {"CPU": 4})
+    pool = RayPool(Cluster(ray, WorkersAsked(asked, "auto"), on_gpus=False), n_threads, [].append)
+    assert [needs["num_cpus"] for needs in ray.asked] == cpus
+    assert pool.n_threads == n_threads
