@@ -75,7 +75,7 @@ def another_node(address: str, cache: Path) -> Iterator[None]:
 
 @contextmanager
 def _node(options: list[str], cache: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """Start a node of two CPUs, and kill it afterwards."""
+    """Start a node of two CPUs, and kill it afterwards, with its actors."""
     always = ["--block", "--num-cpus=2", "--object-store-memory=100000000"]
     with subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", "start", *always, *options],
@@ -87,5 +87,16 @@ def _node(options: list[str], cache: str) -> Iterator["subprocess.Popen[bytes]"]
         try:
             yield node
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(node.pid, signal.SIGKILL)
+            for process_id in _session(node.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(process_id, signal.SIGKILL)
+
+
+def _session(leader: int) -> list[int]:
+    """The processes of a session. The actors of a node are in its session, and not in its process group."""
+    found = list[int]()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[3]) == leader:
+                found.append(int(stat.parent.name))
+    return found

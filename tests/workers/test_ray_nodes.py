@@ -1,4 +1,4 @@
-"""A Ray cluster to which a second node is added while a run goes on. Both nodes are on this machine."""
+"""A Ray cluster that a second node joins, and leaves, while a run goes on. Both nodes are on this machine."""
 
 import time
 from collections.abc import Iterator
@@ -42,15 +42,18 @@ def apart(cluster: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Apart:
     return Apart(Path(cluster["cache"]), monkeypatch)
 
 
-def test_a_node_that_joins_trains_and_the_run_can_be_resumed_on_the_cluster(
+def test_a_second_node_joins_and_trains_and_is_lost_after_a_resume(
     cluster: dict[str, str], drawn_images: Path, apart: Apart, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run is stopped some epochs after the second node has joined. Each node has a cache folder of its own."""
+    """The run is stopped some epochs after the second node has joined. Each node has a cache folder of its own.
+
+    The second node is lost while the resumed run trains on both.
+    """
     (tmp_path / "helper_of_mine.py").write_text("scale = 3.0\n")
     (tmp_path / "mine.py").write_text(STUDY.replace("SIDE_NETWORK", '"last"'))
     expected = run(tmp_path, "mine.py", drawn_images, WorkersAsked(), Reporter())
     monkeypatch.setattr("sweep.records.worker_log.SECONDS_BETWEEN_WRITES", 0.0)
-    watching, until = Watching(), time.monotonic() + 600
+    watching, resumed, until = Watching(), Watching(), time.monotonic() + 600
     options: dict[str, Any] = {"storage_url": None, "cache_dir": tmp_path / "cache"}
     with ExitStack() as nodes:
 
@@ -66,6 +69,11 @@ def test_a_node_that_joins_trains_and_the_run_can_be_resumed_on_the_cluster(
                 assert pool._arrived(pool._starting, until)
             if number == 5:
                 raise StoppedError
+
+        def lose_node(number: int) -> None:
+            if number == 2:
+                assert_both_have_trained(watching)
+                nodes.close()
 
         watching.on_epoch = join_and_stop  # type: ignore[method-assign]
         with pytest.raises(StoppedError):
@@ -83,11 +91,12 @@ def test_a_node_that_joins_trains_and_the_run_can_be_resumed_on_the_cluster(
         for cache in (apart.cache, tmp_path / "second"):
             apart.check_cache(cache, tmp_path / "cache")
         assert set(apart.received.values()) == {2}, "each node has received each part once"
+        resumed.on_epoch = lose_node  # type: ignore[method-assign]
         study = load_study(str(tmp_path / "mine.py"))
-        resume_run(tmp_path / "run", study, cluster=cluster["within"], reporter=Watching(), **options)
+        resume_run(tmp_path / "run", study, cluster=cluster["within"], reporter=resumed, **options)
     assert set(apart.received.values()) == {2}, "both nodes had the features already"
+    assert any("trials in training continue on other workers" in message for message in resumed.messages)
     assert_same_tables(load_results(tmp_path / "run"), expected)
-    assert_both_have_trained(watching)
 
 
 def assert_both_have_trained(watching: Watching) -> None:
