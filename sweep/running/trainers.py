@@ -128,6 +128,11 @@ def pool_of(device: torch.device, cache_dir: Path, reporter: Reporter, where: Wh
         else:
             kind = "a GPU each" if cluster.on_gpus else on_each
             reporter.message(f"workers: {n_workers} on the cluster {where.asked.cluster} ({cluster.room()}), {kind}")
+            if n_unused := cluster.unused_gpus():
+                reporter.message(
+                    f"note: the run does not use the cluster's GPUs ({n_unused}), because this process computes on "
+                    f"the CPU. To use them, start the run on a machine with a GPU"
+                )
             marker = stack.enter_context(marker_file(cache_dir))
             pool = RayPool(cluster, n_threads, reporter.message, marker)
         stack.callback(pool.close)

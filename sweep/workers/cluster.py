@@ -77,6 +77,10 @@ class Cluster:
             return max(1, sum(int(node["GPU"]) for node in nodes))
         return max(1, _slots([int(node["CPU"]) for node in nodes], cpus_each))
 
+    def unused_gpus(self) -> int:
+        """Number of GPUs that the cluster has and the run does not use."""
+        return 0 if self.on_gpus else int(self.ray.cluster_resources().get("GPU", 0))
+
     def room(self) -> str:
         """What the cluster has, in words."""
         all_of_it = self.ray.cluster_resources()

@@ -1,6 +1,7 @@
 """How a run connects to a cluster, and which workers it has there; on a stand-in for a cluster of several machines."""
 
 import re
+from collections import Counter
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,9 +9,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from ray_cluster import free_port
+from worker_runs import Watching
 
 from sweep import SweepError, UsageError
+from sweep.running.trainers import Where, pool_of
 from sweep.workers.cluster import Cluster, cannot_connect, connected
 from sweep.workers.ray_pool import RayPool
 from sweep.workers.ray_worker import about_process
@@ -91,6 +95,12 @@ class FakeRay:
 
         return SimpleNamespace(options=options)
 
+    def cluster_resources(self) -> dict[str, float]:
+        return dict(sum((Counter(node) for node in self.all), Counter[str]()))
+
+    def kill(self, actor: Any) -> None:
+        """Do nothing."""
+
     def wait(self, answers: list[Any], **_: object) -> tuple[list[Any], list[Any]]:
         return answers[:1], answers[1:]
 
@@ -152,6 +162,18 @@ def test_every_gpu_of_the_nodes_gets_a_worker() -> None:
     nodes = FakeRay({"CPU": 16, "GPU": 4}, {"CPU": 64}, {"CPU": 6, "GPU": 2})
     cluster = Cluster(nodes, WorkersAsked(0, "auto"), on_gpus=True)
     assert (cluster.threads(), cluster.cpus_each(2), cluster.cpus_each(32), cluster.n_workers(3)) == (3, 2, 3, 6)
+
+
+
+@pytest.mark.parametrize("n_gpus", [0, 2])
+def test_gpus_that_are_not_used_are_named(n_gpus: int, tmp_path: Path) -> None:
+    asked, watching = WorkersAsked(0, "auto"), Watching()
+    cluster = Cluster(FakeRay({"CPU": 4, "GPU": n_gpus}), asked, on_gpus=False)
+    with pool_of(torch.device("cpu"), tmp_path, watching, Where(asked, cluster, 4)):
+        pass
+    assert watching.messages[0] == f"workers: 1 on the cluster auto (4 CPUs and {n_gpus} GPUs), 4 threads each"
+    notes = [message for message in watching.messages if "does not use the cluster's GPUs (2)" in message]
+    assert len(notes) == len(watching.messages) - 1 == (n_gpus > 0)
 
 
 @pytest.mark.parametrize(
