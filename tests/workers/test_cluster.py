@@ -164,7 +164,6 @@ def test_every_gpu_of_the_nodes_gets_a_worker() -> None:
     assert (cluster.threads(), cluster.cpus_each(2), cluster.cpus_each(32), cluster.n_workers(3)) == (3, 2, 3, 6)
 
 
-
 @pytest.mark.parametrize("n_gpus", [0, 2])
 def test_gpus_that_are_not_used_are_named(n_gpus: int, tmp_path: Path) -> None:
     asked, watching = WorkersAsked(0, "auto"), Watching()

@@ -1,6 +1,5 @@
 """Runs on a real Ray cluster give the same tables as runs without it, even if an actor or the run is killed."""
 
-import itertools
 import os
 import signal
 from collections.abc import Iterator
@@ -252,9 +251,8 @@ def test_a_run_ends_in_time_if_its_actors_find_no_room(cluster: dict[str, str]) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("address", "number"), itertools.product(["within", "elsewhere"], [signal.SIGKILL, signal.SIGINT])
-)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("address", ["within", "elsewhere"])
 def test_a_killed_run_leaves_no_actor_and_can_be_resumed_without_the_cluster(
     cluster: dict[str, str], folder: Path, drawn_images: Path, tmp_path: Path, address: str, number: signal.Signals
 ) -> None:
