@@ -173,6 +173,13 @@ def cannot_connect(address: str, error: BaseException) -> UsageError:
             f"--cluster {address}: several Ray clusters run on this machine; name one of them with --cluster: "
             f"{addresses}"
         )
+    if "Proxy failed to Connect to backend" in str(error):
+        return UsageError(
+            f"--cluster {address}: the head of the Ray cluster did not start a process for this run in time. It may be "
+            f"too busy: try again, start it with RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S=300 (seconds) in its "
+            f"environment, or use --cluster HOST:6379 within its network. The reason may also be in the files "
+            f"ray_client_server*.err of its folder /tmp/ray/session_latest/logs"
+        )
     return UsageError(
         f"cannot connect to the Ray cluster --cluster {address}: {reason_of(error)}. Look at it with ray status; "
         f"its versions of Python and Ray must be those of this process"

@@ -44,6 +44,11 @@ def test_an_address_that_does_not_answer_gives_one_clear_error() -> None:
             "connect to by setting the `--address` flag or `RAY_ADDRESS` environment variable.",
             "name one of them with --cluster: 10.0.0.1:6379, 10.0.0.1:6380$",
         ),
+        (
+            "Proxy failed to Connect to backend! Check `ray_client_server.err` and `ray_client_server_23001.err` on "
+            "the head node of the cluster for the relevant logs.",
+            r"too busy: try again, .* ray_client_server\*\.err of its folder",
+        ),
         ("Version mismatch: The cluster was started with Ray: 2.50", "Version mismatch: .* Look at it with ray status"),
     ],
 )
