@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+TOKEN = secrets.token_hex(32)
+"""Of all clusters that a process of pytest starts, because Ray reads the token once."""
+
 
 def free_port() -> int:
     with socket.socket() as taken:
@@ -30,13 +33,13 @@ def answers(port: int) -> bool:
 def running_cluster() -> Iterator[dict[str, str]]:
     """Yield the addresses of a cluster of two CPUs, for use from within and from elsewhere, and its cache folder.
 
-    Its token is needed to use it. Ray reads the token when it is imported, so no module may import Ray earlier.
+    `TOKEN` is needed to use it. Ray reads it when it is imported, so no module may import Ray earlier.
     """
     root, port, client_port = Path(__file__).parents[2], free_port(), free_port()
     own = {
         "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests" / "workers")]),
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_AUTH_TOKEN": TOKEN,
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",  # otherwise actors would wait for all other processes of a busy machine
         # On a busy machine, Ray's own processes are slow to start.
