@@ -56,7 +56,9 @@ class Where:
     @property
     def n_workers(self) -> int:
         """Workers to begin with; 0 for this process."""
-        return self.cluster.n_workers(self.n_threads) if self.cluster else self.asked.number
+        if self.cluster is None:
+            return self.asked.number
+        return self.cluster.n_workers(self.cluster.cpus_each(self.n_threads))
 
 
 def check_workers(asked: WorkersAsked, prepared: Prepared) -> None:
@@ -126,6 +128,11 @@ def pool_of(device: torch.device, cache_dir: Path, reporter: Reporter, where: Wh
         else:
             kind = "a GPU each" if cluster.on_gpus else on_each
             reporter.message(f"workers: {n_workers} on the cluster {where.asked.cluster} ({cluster.room()}), {kind}")
+            if n_unused := cluster.unused_gpus():
+                reporter.message(
+                    f"note: the run does not use the cluster's GPUs ({n_unused}), because this process computes on "
+                    f"the CPU. To use them, start the run on a machine with a GPU"
+                )
             marker = stack.enter_context(marker_file(cache_dir))
             pool = RayPool(cluster, n_threads, reporter.message, marker)
         stack.callback(pool.close)

@@ -52,14 +52,34 @@ class Cluster:
         fitting = (n for n in range(max(cpus, default=1), 0, -1) if _slots(cpus, n) >= self.asked.number)
         return next(fitting, 1)
 
-    def n_workers(self, n_threads: int) -> int:
-        """Workers to have now: as many as were asked for, else as many as the nodes have room for, at least one."""
+    def cpus_each(self, n_threads: int) -> int:
+        """CPUs that Ray keeps for each worker: one for each thread, but no more than the nodes have.
+
+        A resumed run has as many threads as before, also if a node has fewer CPUs. They share the CPUs then.
+
+        Args:
+            n_threads: Threads of each worker.
+        """
+        if self.on_gpus or self.asked.number:
+            return min(n_threads, self.threads())
+        return min(n_threads, max((int(node["CPU"]) for node in self.resources()), default=n_threads))
+
+    def n_workers(self, cpus_each: int) -> int:
+        """Workers to have now: as many as were asked for, else as many as the nodes have room for, at least one.
+
+        Args:
+            cpus_each: See `cpus_each`.
+        """
         if self.asked.number:
             return self.asked.number
         nodes = self.resources()
         if self.on_gpus:
             return max(1, sum(int(node["GPU"]) for node in nodes))
-        return max(1, _slots([int(node["CPU"]) for node in nodes], n_threads))
+        return max(1, _slots([int(node["CPU"]) for node in nodes], cpus_each))
+
+    def unused_gpus(self) -> int:
+        """Number of GPUs that the cluster has and the run does not use."""
+        return 0 if self.on_gpus else int(self.ray.cluster_resources().get("GPU", 0))
 
     def room(self) -> str:
         """What the cluster has, in words."""
@@ -67,8 +87,8 @@ class Cluster:
         return f"{all_of_it.get('CPU', 0):.0f} CPUs and {all_of_it.get('GPU', 0):.0f} GPUs"
 
 
-def _slots(cpus: Sequence[int], n_threads: int) -> int:
-    return sum(count // n_threads for count in cpus)
+def _slots(cpus: Sequence[int], cpus_each: int) -> int:
+    return sum(count // cpus_each for count in cpus)
 
 
 @contextmanager
@@ -152,6 +172,13 @@ def cannot_connect(address: str, error: BaseException) -> UsageError:
         return UsageError(
             f"--cluster {address}: several Ray clusters run on this machine; name one of them with --cluster: "
             f"{addresses}"
+        )
+    if "Proxy failed to Connect to backend" in str(error):
+        return UsageError(
+            f"--cluster {address}: the head of the Ray cluster did not start a process for this run in time. It may be "
+            f"too busy: try again, start it with RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S=300 (seconds) in its "
+            f"environment, or use --cluster HOST:6379 within its network. The reason may also be in the files "
+            f"ray_client_server*.err of its folder /tmp/ray/session_latest/logs"
         )
     return UsageError(
         f"cannot connect to the Ray cluster --cluster {address}: {reason_of(error)}. Look at it with ray status; "

@@ -44,7 +44,8 @@ class RayPool:
         self._starting: dict[Any, int] = {}
         self._numbers = count()
         self._failed_starts = 0
-        options = {"num_cpus": n_threads, "num_gpus": int(cluster.on_gpus), "max_restarts": 0}
+        self._cpus_each = cluster.cpus_each(n_threads)
+        options = {"num_cpus": self._cpus_each, "num_gpus": int(cluster.on_gpus), "max_restarts": 0}
         self._new_actor = self._ray.remote(RayWorker).options(**options).remote
         self._start_all()
 
@@ -171,7 +172,7 @@ class RayPool:
 
     def _start_all(self) -> None:
         """Start the workers that are missing, also for nodes that have joined since."""
-        while len(self._actors) < self._asked(self.cluster.n_workers, self.n_threads):
+        while len(self._actors) < self._asked(self.cluster.n_workers, self._cpus_each):
             self._start()
 
     def _start(self) -> None:

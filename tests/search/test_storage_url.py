@@ -90,3 +90,15 @@ def test_what_is_no_url_is_shown_without_its_password(url: str) -> None:
     with pytest.raises(UsageError, match=r"cannot be opened: .* Give a URL such as sqlite:///trials\.db") as caught:
         open_data_base(url)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg"])
+def test_a_default_install_gets_one_line_that_says_what_to_install(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        UsageError, match=r'needs the package psycopg; install it: python -m pip install -e "\.\[cluster\]"'
+    ) as caught:
+        open_data_base(f"{scheme}://me:secret@host/trials")
+    assert "secret" not in str(caught.value)

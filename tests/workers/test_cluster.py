@@ -1,6 +1,7 @@
 """How a run connects to a cluster, and which workers it has there; on a stand-in for a cluster of several machines."""
 
 import re
+from collections import Counter
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,9 +9,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from ray_cluster import free_port
+from worker_runs import Watching
 
 from sweep import SweepError, UsageError
+from sweep.running.trainers import Where, pool_of
 from sweep.workers.cluster import Cluster, cannot_connect, connected
 from sweep.workers.ray_pool import RayPool
 from sweep.workers.ray_worker import about_process
@@ -39,6 +43,11 @@ def test_an_address_that_does_not_answer_gives_one_clear_error() -> None:
             "Found multiple active Ray instances: {'10.0.0.1:6380', '10.0.0.1:6379'}. Please specify the one to "
             "connect to by setting the `--address` flag or `RAY_ADDRESS` environment variable.",
             "name one of them with --cluster: 10.0.0.1:6379, 10.0.0.1:6380$",
+        ),
+        (
+            "Proxy failed to Connect to backend! Check `ray_client_server.err` and `ray_client_server_23001.err` on "
+            "the head node of the cluster for the relevant logs.",
+            r"too busy: try again, .* ray_client_server\*\.err of its folder",
         ),
         ("Version mismatch: The cluster was started with Ray: 2.50", "Version mismatch: .* Look at it with ray status"),
     ],
@@ -75,6 +84,7 @@ class FakeRay:
 
     def __init__(self, *nodes: dict[str, float], about: dict[str, Any] | None = None):
         self.all, self.about = nodes, about or {}
+        self.asked: list[dict[str, Any]] = []  # what each actor needs
 
     def nodes(self) -> list[dict[str, Any]]:
         return [{"Alive": True, "Resources": node} for node in self.all] + [{"Alive": False, "Resources": {"CPU": 64}}]
@@ -84,7 +94,17 @@ class FakeRay:
             return {**about_process("cpu"), "host": "elsewhere", "sees_cache": True, **self.about}
 
         actor = SimpleNamespace(about=SimpleNamespace(remote=lambda: partial(answer)))
-        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: actor))
+
+        def options(**needs: Any) -> Any:
+            return SimpleNamespace(remote=lambda *_: self.asked.append(needs) or actor)
+
+        return SimpleNamespace(options=options)
+
+    def cluster_resources(self) -> dict[str, float]:
+        return dict(sum((Counter(node) for node in self.all), Counter[str]()))
+
+    def kill(self, actor: Any) -> None:
+        """Do nothing."""
 
     def wait(self, answers: list[Any], **_: object) -> tuple[list[Any], list[Any]]:
         return answers[:1], answers[1:]
@@ -146,4 +166,28 @@ def test_workers_share_the_cores_of_the_nodes(asked: int, n_threads: int, n_work
 def test_every_gpu_of_the_nodes_gets_a_worker() -> None:
     nodes = FakeRay({"CPU": 16, "GPU": 4}, {"CPU": 64}, {"CPU": 6, "GPU": 2})
     cluster = Cluster(nodes, WorkersAsked(0, "auto"), on_gpus=True)
-    assert (cluster.threads(), cluster.n_workers(3)) == (3, 6)
+    assert (cluster.threads(), cluster.cpus_each(2), cluster.cpus_each(32), cluster.n_workers(3)) == (3, 2, 3, 6)
+
+
+@pytest.mark.parametrize("n_gpus", [0, 2])
+def test_gpus_that_are_not_used_are_named(n_gpus: int, tmp_path: Path) -> None:
+    asked, watching = WorkersAsked(0, "auto"), Watching()
+    cluster = Cluster(FakeRay({"CPU": 4, "GPU": n_gpus}), asked, on_gpus=False)
+    with pool_of(torch.device("cpu"), tmp_path, watching, Where(asked, cluster, 4)):
+        pass
+    assert watching.messages[0] == f"workers: 1 on the cluster auto (4 CPUs and {n_gpus} GPUs), 4 threads each"
+    notes = [message for message in watching.messages if "does not use the cluster's GPUs (2)" in message]
+    assert len(notes) == len(watching.messages) - 1 == (n_gpus > 0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "n_threads", "cpus"),
+    [(0, 4, [4] * 5), (0, 16, [16]), (0, 32, [16]), (2, 32, [8] * 2), (99, 32, [1] * 99)],
+)
+def test_a_run_that_began_on_more_threads_than_the_nodes_have_cpus_finds_room(
+    asked: int, n_threads: int, cpus: list[int]
+) -> None:
+    ray = FakeRay({"CPU": 16}, {"CPU": 4})
+    pool = RayPool(Cluster(ray, WorkersAsked(asked, "auto"), on_gpus=False), n_threads, [].append)
+    assert [needs["num_cpus"] for needs in ray.asked] == cpus
+    assert pool.n_threads == n_threads

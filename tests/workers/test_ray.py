@@ -1,17 +1,15 @@
 """Runs on a real Ray cluster give the same tables as runs without it, even if an actor or the run is killed."""
 
 import os
-import shutil
 import signal
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cache_apart import Apart
 from in_process_pool import plenty
 from ray_cluster import running_cluster
 from small_passes import BATCH_SIZE, assert_same_entry, drawn_split, entry_of, on_workers
@@ -31,14 +29,13 @@ from worker_runs import (
 from backbones import load_backbone
 from sweep import SweepError, UsageError, load_results
 from sweep.features.cache import compute_features
-from sweep.features.stored_batches import DATA_FILE
 from sweep.records.reporter import Reporter
 from sweep.running.resume import resume_run
 from sweep.running.runner import run_study
 from sweep.study.finding import load_study
 from sweep.workers.cluster import connected
 from sweep.workers.messages import WorkerLost
-from sweep.workers.packing import packed, unpacked
+from sweep.workers.packing import packed
 from sweep.workers.patience import Patience
 from sweep.workers.ray_pool import RayPool
 from sweep.workers.request import WorkersAsked
@@ -46,8 +43,6 @@ from sweep.workers.training import TrainingOnWorkers
 
 pytestmark = [linux_only, pytest.mark.skipif(find_spec("ray") is None, reason="the extra cluster is not installed")]
 
-
-PART_BYTES = 30_000
 
 SLOW_PASSES = [("within", True), ("elsewhere", False)]
 
@@ -83,50 +78,6 @@ def pools(monkeypatch: pytest.MonkeyPatch) -> list[RayPool]:
 
 def process_ids(pool: RayPool) -> list[int]:
     return [about["process_id"] for about in pool.about.values()]
-
-
-class Apart:
-    """Lets actors not see the cache folder of the run, and counts what they receive. All have one cache folder.
-
-    Attributes:
-        received: How often each part was received, by its hash.
-        killed_at: Number of the part whose receiver is killed when it has it; 0 for none.
-    """
-
-    def __init__(self, cache: Path, patch: pytest.MonkeyPatch):
-        self.cache, self.received, self.killed_at = cache, Counter[int](), 0
-        self._call = RayPool.call
-        patch.setattr("sweep.running.trainers.marker_file", self.unseen)
-        patch.setattr("sweep.features.copying.PART_BYTES", PART_BYTES)
-
-        def call(pool: RayPool, calls: Mapping[int, bytes], timeout_seconds: float) -> Iterator[tuple[int, Any]]:
-            return self.call(pool, calls, timeout_seconds)
-
-        patch.setattr(RayPool, "call", call)
-        shutil.rmtree(cache, ignore_errors=True)
-
-    @staticmethod
-    @contextmanager
-    def unseen(cache: Path) -> Iterator[Path]:
-        yield cache / "not there"
-
-    def call(self, pool: RayPool, calls: Mapping[int, bytes], timeout_seconds: float) -> Iterator[tuple[int, Any]]:
-        parts = {worker: hash(call) for worker, call in calls.items() if unpacked(call)[0] == "take_features"}
-        for worker, answer in self._call(pool, calls, timeout_seconds):
-            if worker in parts and not isinstance(answer, WorkerLost):
-                self.received[parts[worker]] += 1
-                if self.received.total() == self.killed_at:
-                    os.kill(pool.about[worker]["process_id"], signal.SIGKILL)
-            yield worker, answer
-
-    def check(self, source: Path) -> None:
-        """Assert that training and validation set were received once, and are complete."""
-        entries = [path for path in (self.cache / "features").iterdir() if path.is_dir()]
-        assert len(entries) == 2, "the test set is not sent"
-        contents = [(path / DATA_FILE).read_bytes() for path in entries]
-        assert contents == [(source / "features" / path.name / DATA_FILE).read_bytes() for path in entries]
-        assert set(self.received.values()) == {1}
-        assert len(self.received) == sum(-(-len(content) // PART_BYTES) for content in contents) > 2
 
 
 @pytest.fixture
@@ -286,7 +237,8 @@ def test_a_run_ends_in_time_if_its_actors_find_no_room(cluster: dict[str, str]) 
     study, messages = STUDIES["lr and rank"], list[str]()
     with connected(WorkersAsked(1, cluster["within"]), on_gpus=False) as found:
         assert found is not None
-        pool = RayPool(found, 64, messages.append)
+        others = RayPool(found, 2, messages.append)  # has all CPUs
+        pool = RayPool(found, 2, messages.append)
         trainer = TrainingOnWorkers(
             settings_of(study), pool, plenty(), patience=Patience(0.5), on_message=messages.append
         )
@@ -295,14 +247,16 @@ def test_a_run_ends_in_time_if_its_actors_find_no_room(cluster: dict[str, str]) 
                 search_of(study, trainer).run()
         finally:
             pool.close()
+            others.close()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("address", ["within", "elsewhere"])
 def test_a_killed_run_leaves_no_actor_and_can_be_resumed_without_the_cluster(
-    cluster: dict[str, str], folder: Path, drawn_images: Path, tmp_path: Path, number: signal.Signals
+    cluster: dict[str, str], folder: Path, drawn_images: Path, tmp_path: Path, address: str, number: signal.Signals
 ) -> None:
-    where = ["--epochs", "40", "--workers", "2", "--cluster", cluster["within"]]
+    where = ["--epochs", "40", "--workers", "2", "--cluster", cluster[address]]
     process = command(folder, drawn_images, tmp_path / "run", *where)
     until_it_trains(process, tmp_path / "run")
     actors = [
@@ -312,7 +266,7 @@ def test_a_killed_run_leaves_no_actor_and_can_be_resumed_without_the_cluster(
     process.send_signal(number)
     process.communicate(timeout=300)
     assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
-    until_gone(actors, 60)
+    until_gone(actors, 60 if address == "within" else 180)
     options: dict[str, Any] = {"storage_url": None, "cache_dir": folder / "cache", "reporter": Watching()}
     resume_run(tmp_path / "run", load_study(str(folder / "mine.py")), **options)
     assert any("began on a cluster" in message for message in options["reporter"].messages)
