@@ -48,6 +48,7 @@ def run_config(
         if storage_url
         else sys.argv,
         **loaded.study.declarations(),
+        "fixed_numbers": True,  # versions 0.11.0 and 0.11.1 asked otherwise; see `sweep.study.asked_trial`
         "n_parallel": prepared.n_parallel or "auto",
         "device": str(prepared.device),
         "storage": shown_url(storage_url) if storage_url else None,

@@ -1,6 +1,7 @@
 """Resumes a run that was killed, interrupted, or stopped by an error."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from sweep.running.record import file_sha256
 from sweep.running.recorded import recorded_resize
 from sweep.running.runner import carry_out
 from sweep.running.trainers import MOST_THREADS, Where, check_workers, threads_of
-from sweep.search.optuna_storage import mend_journal, require_recorded_url
-from sweep.search.samplers import SAMPLERS
+from sweep.search.optuna_storage import create_optuna_study, mend_journal, require_recorded_url
+from sweep.search.samplers import SAMPLERS, sampler_of
 from sweep.study import structure
 from sweep.study.asking import check_enqueued
 from sweep.study.augmentation import OWN_FUNCTION, UNDECLARED
@@ -27,6 +28,7 @@ from sweep.study.budget import Budget
 from sweep.study.declaration import DATA_OBJECTS, Study
 from sweep.study.finding import LoadedStudy, load_study, study_names
 from sweep.study.fixed import with_fixed
+from sweep.study.going_on import as_in_0_11, going_on
 from sweep.study.structure import OWN_NETWORK
 from sweep.tasks.kinds import recorded_kind
 from sweep.workers.cluster import connected
@@ -100,6 +102,15 @@ def resume_run(
             config["data"] = data_of_run(config, data)
         loaded = _as_recorded(study, folder, config, reporter)
         require_recorded_url(folder, storage_url, f"sweep resume {path}")
+        mend_journal(folder)
+        optuna_study = create_optuna_study(
+            storage_url,
+            folder,
+            objectives=loaded.study.ranking,
+            sampler=sampler_of(loaded.study),
+            goes_on=True,
+        )
+        loaded = replace(loaded, study=going_on(loaded.study, optuna_study.get_trials(deepcopy=False)))
         check_enqueued(loaded.study, config["enqueued"])
         prepared = prepare(
             loaded.study,
@@ -114,7 +125,6 @@ def resume_run(
                 f"note: the run began with {in_words(changed)}. The last digits of the results may differ from those "
                 f"of a run that was never stopped"
             )
-        mend_journal(folder)
         budget = Budget(wall_seconds=config["budget"]["wall_seconds"], target=config["budget"]["target"])
         if n_workers is None and cluster is None and config["cluster"] is not None:
             reporter.message(
@@ -129,19 +139,19 @@ def resume_run(
                 loaded,
                 prepared,
                 folder,
+                optuna_study,
                 storage_url,
                 cache_dir,
                 budget,
                 config["enqueued"],
                 reporter,
                 Where(workers, found, config["threads"] or threads_of(workers, found)),
-                goes_on=True,
             )
 
 
 def _read_config(folder: RunFolder) -> dict[str, Any]:
     earlier: dict[str, Any] = {"workers": 0, "threads": None, "cluster": None}  # versions up to 0.4 recorded none
-    earlier["fixed"] = []  # nor did versions up to 0.10
+    earlier |= {"fixed": [], "fixed_numbers": False}  # nor did versions up to 0.10 and 0.11.1
     config = {**UNDECLARED, **structure.UNDECLARED, **earlier, **read_json(folder.config_path)}
     entries: dict[str, Any] = {
         **dict.fromkeys(("study", "backbone", "backbone_fingerprint", "data"), str),
@@ -158,6 +168,7 @@ def _read_config(folder: RunFolder) -> dict[str, Any]:
     }
     require_entries(folder.config_path, config, entries)
     fixed = all(isinstance(params, dict) for params in config["enqueued"])
+    fixed &= all(isinstance(name, str) for name in config["fixed"]) and isinstance(config["fixed_numbers"], bool)
     lanes = isinstance(config["n_parallel"], int) or config["n_parallel"] == "auto"
     counts = config["workers"] >= 0 and 0 < (config["threads"] or 1) <= MOST_THREADS
     if config["on_bad_image"] not in ("error", "skip") or not fixed or not lanes or not counts:
@@ -212,7 +223,8 @@ def _as_recorded(loaded: LoadedStudy, folder: RunFolder, config: dict[str, Any],
     if config["sampler"] in SAMPLERS:
         overrides["sampler"] = config["sampler"]
     overrides["rank_buckets"] = config.get("rank_buckets") or [config["max_rank"]]
-    study: Study = with_fixed(loaded.study.override(**overrides), config["fixed"]).on(recorded_kind(config))
+    asked = loaded.study if config["fixed_numbers"] else as_in_0_11(loaded.study)
+    study: Study = with_fixed(asked.override(**overrides), config["fixed"]).on(recorded_kind(config))
     declared = json.loads(json.dumps(study.declarations()))
     for name in (*DECIDED_BY_STUDY, "sampler", "augment", "views"):
         if declared[name] != config.get(name):

@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import optuna
 
 from sweep.data import OnBadImage
 from sweep.errors import SweepError
@@ -30,7 +32,7 @@ from sweep.search.occupancy import Occupancy
 from sweep.search.optuna_storage import check_storage_free, create_optuna_study
 from sweep.search.proposals import Proposals
 from sweep.search.requests import Inbox
-from sweep.search.samplers import sampler_of
+from sweep.search.samplers import AskTellSampler, sampler_of
 from sweep.search.search import Search, Winner
 from sweep.search.snapshot import capture, restore
 from sweep.search.storage_url import shown_url
@@ -40,7 +42,6 @@ from sweep.study.attainable import require_attainable
 from sweep.study.budget import Budget, whole_seconds
 from sweep.study.enqueued import settled
 from sweep.study.finding import LoadedStudy
-from sweep.study.going_on import going_on
 from sweep.workers.cluster import connected
 from sweep.workers.request import NO_WORKERS, WorkersAsked
 
@@ -89,7 +90,7 @@ def run_study(
     """
     study, budget = loaded.study, budget or Budget()
     RunFolder.check_free(out)
-    sampler_of(study)
+    sampler = sampler_of(study)
     if storage_url is not None:
         check_storage_free(storage_url, out.resolve().name)
     device = device_named(device_name)
@@ -116,6 +117,7 @@ def run_study(
             loaded,
             prepared,
             folder,
+            create_optuna_study(storage_url, folder, objectives=prepared.study.ranking, sampler=sampler),
             storage_url,
             cache_dir,
             budget,
@@ -129,14 +131,13 @@ def carry_out(
     loaded: LoadedStudy,
     prepared: Prepared,
     folder: RunFolder,
+    optuna_study: optuna.Study,
     storage_url: str | None,
     cache_dir: Path,
     budget: Budget,
     enqueued: Sequence[Mapping[str, Any]],
     reporter: Reporter,
     where: Where,
-    *,
-    goes_on: bool = False,
 ) -> RunFolder:
     """Run or resume a study from the state of its run folder and storage; errors as `run_study`.
 
@@ -144,21 +145,16 @@ def carry_out(
         loaded: The study.
         prepared: Its data and backbone.
         folder: The run folder, which has the configuration. The caller must hold its lock.
-        storage_url: URL of an Optuna storage; if not given, the run folder's journal.
+        optuna_study: Optuna's study, with the sampler of the study.
+        storage_url: URL of its storage, for messages; if not given, the run folder's journal.
         cache_dir: Root of the feature cache.
         budget: Ends the search before all trials are trained.
         enqueued: Parameters of trials to train after the baseline.
         reporter: Receives progress events.
         where: Where the lanes train.
-        goes_on: Whether an earlier process began the run.
     """
     started, study, seconds = time.perf_counter(), loaded.study, WallSeconds()
-    device = prepared.device
-    sampler = sampler_of(study)
-    optuna_study = create_optuna_study(storage_url, folder, objectives=study.ranking, sampler=sampler, goes_on=goes_on)
-    if goes_on:
-        study = going_on(study, optuna_study.get_trials(deepcopy=False))
-        prepared = replace(prepared, study=study)
+    device, sampler = prepared.device, cast("AskTellSampler", optuna_study.sampler)
     reporter.run_opened(folder, storage_url)
     announce(prepared, folder, reporter)
 

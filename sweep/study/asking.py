@@ -126,4 +126,7 @@ def check_fixed(study: "Study", params: Mapping[str, Any], whose: str, *, partia
         distribution = trial.distributions[name]
         inside = same_value(trial.params[name], value)
         if not (inside and distribution._contains(distribution.to_internal_repr(value))):
-            raise UsageError(f"{whose} has {name} = {value!r}, but suggest asks for {range_text(distribution)}")
+            raise UsageError(
+                f"{whose} has {name} = {value!r}, but suggest asks for {range_text(distribution)}"
+                f"{of_fixed(study) if name in study.fixed else ''}"
+            )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweep.errors import UsageError
 from sweep.study.declaration import Study
+from sweep.study.fixed import of_fixed
 from sweep.study.parameter_cells import Cell, value_of
 from sweep.study.stored_values import stored_parameters
 
@@ -62,7 +63,7 @@ def _settled(study: Study, row: Mapping[str, Any], whose: str) -> dict[str, Any]
     try:
         read = {name: value_of(name, text, ranges[name]) for name, text in cells.items() if name in ranges}
     except UsageError as error:
-        raise UsageError(f"{whose}: {error}") from error
+        raise UsageError(f"{whose}: {error}{of_fixed(study) if cells.keys() & set(study.fixed) else ''}") from error
     return {**values, **{name: read.get(name, str(text)) for name, text in cells.items()}}
 
 

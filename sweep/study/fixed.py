@@ -3,8 +3,8 @@
 A study's `suggest` may choose what a study also declares: the augmentation, or the side-network. If such a declaration
 is fixed, `suggest` no longer chooses it:
 
-- A parameter that `suggest` asks for by the declaration's name has one choice, the declared value. So `suggest` makes
-  the rest of the configuration to match, and no sampler spends trials on it.
+- A parameter that `suggest` asks for by the declaration's name has one value, the declared one; see `AskedTrial`. So
+  `suggest` makes the rest of the configuration to match, and no sampler spends trials on it.
 - Whatever `suggest` returns, the study's declaration replaces it; see `sweep.study.asking.lane_config`.
 
 The baseline and the trials to begin with are changed so that they agree.
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweep.study.augmentation import NONE
 from sweep.study.lane_config import FIXABLE
+from sweep.study.stored_values import stored_parameters
 
 if TYPE_CHECKING:
     from sweep.study.declaration import Study
@@ -36,9 +37,12 @@ def option_text(name: str, value: Any) -> str:
 
 def of_fixed(study: "Study") -> str:
     """What is fixed, to be added to the message of an error that it may have caused; empty if nothing is."""
-    if not study.fixed:
+    values = fixed_values(study)
+    if "stages" in values and study.stages is None:
+        values["group_size"] = study.group_size
+    options = " ".join(option_text(name, value) for name, value in values.items() if value is not None)
+    if not options:
         return ""
-    options = " ".join(option_text(name, value) for name, value in fixed_values(study).items() if value is not None)
     return f". For every trial, this run has {options}; leave out what does not go with the study"
 
 
@@ -90,6 +94,7 @@ def _agreeing(study: "Study", suggest: Callable[..., Any], params: Mapping[str, 
     """The parameters of a trial with the fixed values, and without those that `suggest` then no longer asks for."""
     from sweep.study.rehearsal import asked_params  # Optuna takes a while to import
 
+    params = stored_parameters(params)
     try:
         before, now = (asked_params(suggest, params, fixed) for fixed in ({}, fixed_values(study)))
     except Exception:  # an error in the user's `suggest`; it is raised and explained when the parameters are checked

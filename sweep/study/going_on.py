@@ -1,7 +1,8 @@
-"""The study of a resumed run: it goes on with the choices that the run began with.
+"""The study of a resumed run: its `suggest` is asked as it was when the run began.
 
 Optuna refuses other choices of a parameter than those of earlier trials. A study's file may have got more of them since
-the run began, for example one more family of side-networks.
+the run began, for example one more family of side-networks. And an earlier version of sweep may have asked in another
+way.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from sweep.study.stored_values import same_value, stored_parameter
 if TYPE_CHECKING:
     import optuna
 
+    from sweep.study.asked_trial import AskedTrial
     from sweep.study.declaration import Study
 
 
@@ -22,7 +24,7 @@ def going_on(study: "Study", trials: "Iterable[optuna.trial.FrozenTrial]") -> "S
     """The study, in which every parameter keeps the choices that earlier trials had.
 
     Args:
-        study: The study as its file declares it now.
+        study: The study as its file declares it now, for the kind of task that the run has.
         trials: The trials that the run has asked for so far.
     """
     from optuna.distributions import CategoricalDistribution
@@ -34,7 +36,40 @@ def going_on(study: "Study", trials: "Iterable[optuna.trial.FrozenTrial]") -> "S
                 if name in study.fixed and len(distribution.choices) == 1:
                     continue  # `AskedTrial` has the one value
                 recorded.setdefault(name, distribution.choices)
-    return replace(study, suggest=_SuggestAmong(study.suggest, recorded)) if recorded else study
+    if not recorded:
+        return study
+    # `Study.on` would take the space of the kind of task, as it is in the file
+    return replace(study, suggest=_SuggestAmong(study.suggest, recorded), other_tasks={})
+
+
+def as_in_0_11(study: "Study") -> "Study":
+    """The study, whose `suggest` gets fixed values as in versions 0.11.0 and 0.11.1; see `AskedTrial`."""
+    return replace(
+        study,
+        suggest=_SuggestAsIn011(study.suggest),
+        other_tasks={
+            task: replace(space, suggest=_SuggestAsIn011(space.suggest)) for task, space in study.other_tasks.items()
+        },
+    )
+
+
+@dataclass(frozen=True)
+class _SuggestAsIn011:
+    """A study's `suggest`, which gets fixed values as in versions 0.11.0 and 0.11.1.
+
+    Attributes:
+        suggest: The function of the study.
+    """
+
+    suggest: "Callable[[optuna.Trial], LaneConfig]"
+
+    def __call__(self, trial: "optuna.Trial") -> LaneConfig:
+        return self.suggest(cast("optuna.Trial", cast("AskedTrial", trial).as_in_0_11()))
+
+    @property
+    def __wrapped__(self) -> "Callable[[optuna.Trial], LaneConfig]":
+        """The function of the study, for messages that name its lines."""
+        return self.suggest
 
 
 @dataclass(frozen=True)
@@ -61,11 +96,15 @@ class _SuggestAmong:
 class _TrialAmong:
     """A trial for `suggest`. All attributes except the method below are those of the trial that it wraps."""
 
-    def __init__(self, trial: "optuna.Trial", recorded: Mapping[str, Sequence[Any]]):
+    def __init__(self, trial: Any, recorded: Mapping[str, Sequence[Any]]):
         self._trial, self._recorded = trial, recorded
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._trial, name)
+
+    def as_in_0_11(self) -> "_TrialAmong":
+        """See `AskedTrial.as_in_0_11`."""
+        return _TrialAmong(self._trial.as_in_0_11(), self._recorded)
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """Like `AskedTrial.suggest_categorical`, among the recorded choices.

@@ -4,6 +4,7 @@ from dataclasses import fields
 
 from sweep.errors import UsageError
 from sweep.study.lane_config import Extra, LaneConfig
+from sweep.study.stored_values import plain
 
 
 def with_fields_in_extra(config: LaneConfig) -> LaneConfig:
@@ -16,14 +17,17 @@ def with_fields_in_extra(config: LaneConfig) -> LaneConfig:
         config: What `suggest` returned.
 
     Raises:
-        UsageError: A further field has a value that cannot be recorded, or its name is in `extra`, too.
+        UsageError: A further field has a value that cannot be recorded, the name of a method of `LaneConfig`, or a name
+            that is in `extra`, too.
     """
     if type(config) is LaneConfig:
         return config
     whose, known = type(config).__name__, {declared.name for declared in fields(LaneConfig)}
     values = {declared.name: getattr(config, declared.name) for declared in fields(config)}
-    own = {name: value for name, value in values.items() if name not in known}
+    own = {name: plain(value) for name, value in values.items() if name not in known}
     for name, value in own.items():
+        if hasattr(LaneConfig, name):
+            raise UsageError(f"{whose}.{name} has the name of a method of LaneConfig; give the field another name")
         if not Extra.takes({name: value}):
             raise UsageError(f"{whose}.{name} must be a finite number, a text or a boolean; suggest gave {value!r}")
         if name in config.extra:

@@ -2,8 +2,11 @@
 
 import json
 import pickle
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +20,7 @@ from sweep.side_networks import own_networks
 from sweep.side_networks.given import take_own_code
 from sweep.study.finding import load_study
 from sweep.study.lane_config import LaneConfig
+from sweep.study.own_config import with_fields_in_extra
 from sweep.terminal.console import stderr
 from sweep.terminal.progress import LineReporter
 from sweep.verify.verify import verify_trial
@@ -68,6 +72,12 @@ study = Study(
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sized(LaneConfig):
+    width: Any = 1
+    scale: Any = 1.0
+
+
 @pytest.fixture(scope="module")
 def own_run(drawn_images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Return a run folder and its study file."""
@@ -112,6 +122,7 @@ def test_a_trial_with_an_own_dataclass_is_verified_reported_exported_and_resumed
     [
         ("scale: float = 1.0", "scale: float = 1.0\n    sizes: tuple = (1, 2)", r"Mine.sizes must be a finite number"),
         ("cls(lr=", "cls(extra={'scale': 2.0}, lr=", "'scale' is a field of Mine, and also in its extra"),
+        ("scale: float = 1.0", "scale: float = 1.0\n    on: bool = True", r"Mine.on has the name of a method of Lane"),
         ("torch.tensor(config.scale)", "torch.tensor(config.sacle)", "configuration has no field 'sacle'"),
         ("@dataclass(frozen=True, kw_only=True)\n", "", "suggest failed: TypeError: .*unexpected keyword .*'scale'"),
     ],
@@ -124,6 +135,12 @@ def test_what_an_own_dataclass_cannot_have_is_refused_before_features_are_comput
     with pytest.raises(UsageError, match=message):
         run_study(file, n_parallel=2, out=tmp_path / "run", data=str(drawn_images), device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_own_field_may_have_a_number_of_numpy() -> None:
+    config = with_fields_in_extra(Sized(lr=1e-3, width=np.int64(3), scale=np.float32(0.5)))
+    assert (config.extra, config.width) == ({"width": 3, "scale": 0.5}, 3)
+    assert {type(value) for value in config.extra.values()} == {int, float}
 
 
 def test_values_in_extra_are_attributes_also_after_pickling() -> None:

@@ -1,5 +1,6 @@
 """A resumed run keeps the choices that it began with, even if its study has more of them by now."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from sweep import LaneConfig, Results, Study, UsageError, load_results
 from sweep.machine.user_code import line_of
 from sweep.running.resume import resume_run
 from sweep.study.finding import LoadedStudy
-from sweep.study.going_on import going_on
+from sweep.study.fixed import with_options
+from sweep.study.going_on import as_in_0_11, going_on
 
 
 def more_ranks(trial: optuna.Trial) -> LaneConfig:
@@ -36,6 +38,30 @@ def stop(epoch: int) -> None:
         raise KeyboardInterrupt
 
 
+def ladders(trial: optuna.Trial) -> LaneConfig:
+    return LaneConfig(
+        lr=trial.suggest_float("lr", 1e-3, 1e-1, log=True),
+        rank=trial.suggest_categorical("rank", [1, 2, 4]),
+        side_network=trial.suggest_categorical("side_network", ["ladder"]),
+    )
+
+
+def ladders_and_last(trial: optuna.Trial) -> LaneConfig:
+    return LaneConfig(
+        lr=trial.suggest_float("lr", 1e-3, 1e-1, log=True),
+        rank=trial.suggest_categorical("rank", [1, 2, 4]),
+        side_network=trial.suggest_categorical("side_network", ["ladder", "last"]),
+    )
+
+
+def with_modules(trial: optuna.Trial) -> LaneConfig:
+    return LaneConfig(
+        lr=trial.suggest_float("lr", 1e-3, 1e-1, log=True),
+        rank=trial.suggest_categorical("rank", [1, 2, 4]),
+        modules_per_block=trial.suggest_int("modules_per_block", 1, 2),
+    )
+
+
 @pytest.fixture
 def study(small_study: Study) -> Study:
     return replace(small_study, trials=9)
@@ -44,11 +70,21 @@ def study(small_study: Study) -> Study:
 @pytest.fixture
 def stopped(study: Study, search: Search, tmp_path: Path) -> Path:
     """A run that was stopped before it asked for its last trials."""
+    stopped_run(search, study)
+    return tmp_path / "run"
+
+
+def stopped_run(search: Search, study: Study) -> None:
+    """Run a study, and stop it before it asks for its last trials."""
     reporter = RecordingReporter()
     reporter.on_epoch = stop
     with pytest.raises(KeyboardInterrupt):
         search(study, reporter=reporter)
-    return tmp_path / "run"
+
+
+def assert_same_tables(found: Results, whole: Results) -> None:
+    names = [name for name in whole.trials.columns if "seconds" not in name]
+    pd.testing.assert_frame_equal(found.trials[names], whole.trials[names])
 
 
 def resumed(run: Path, study: Study) -> Results:
@@ -61,11 +97,36 @@ def test_choices_that_were_added_are_left_out_and_the_table_is_the_same(
     study: Study, stopped: Path, tmp_path: Path
 ) -> None:
     assert len(load_results(stopped).trials) < study.trials
-    found = resumed(stopped, replace(study, suggest=more_ranks)).trials
+    found = resumed(stopped, replace(study, suggest=more_ranks))
     (tmp_path / "whole").mkdir()
-    whole = search_in(tmp_path / "whole", study).trials
-    names = [name for name in whole.columns if "seconds" not in name]
-    pd.testing.assert_frame_equal(found[names], whole[names])
+    assert_same_tables(found, search_in(tmp_path / "whole", study))
+
+
+def test_a_side_network_that_was_added_need_not_have_what_is_fixed(
+    study: Study, search: Search, tmp_path: Path
+) -> None:
+    study = replace(study, suggest=ladders, baseline={"lr": 1e-2, "rank": 2, "side_network": "ladder"}, trials=4)
+    stopped_run(search, with_options(study, {"attention": True}))
+    trials = resumed(tmp_path / "run", replace(study, suggest=ladders_and_last)).trials
+    assert list(trials["params_side_network"]) == ["ladder"] * 4
+
+
+def test_a_run_whose_fixed_numbers_were_asked_for_as_in_0_11_goes_on_with_them(
+    study: Study, search: Search, tmp_path: Path
+) -> None:
+    study = replace(study, suggest=with_modules, baseline={"lr": 1e-2, "rank": 2, "modules_per_block": 1}, trials=6)
+    options = {"modules_per_block": 2}
+    earlier = with_options(as_in_0_11(study), options)
+    stopped_run(search, earlier)
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    del config["fixed_numbers"]
+    path.write_text(json.dumps(config))
+    found = resumed(tmp_path / "run", study)
+    assert set(found.trials["params_modules_per_block"]) == {1, 2}
+    assert {json.loads(lane).get("modules_per_block", 2) for lane in found.trials["lane_config"]} == {2}
+    (tmp_path / "whole").mkdir()
+    assert_same_tables(found, search_in(tmp_path / "whole", earlier))
 
 
 def test_a_choice_that_is_gone_is_named(study: Study, stopped: Path) -> None:

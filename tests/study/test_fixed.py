@@ -13,8 +13,10 @@ from sweep.errors import UsageError
 from sweep.running.fixed_options import check_side_networks
 from sweep.study.asking import check_baseline, check_enqueued
 from sweep.study.declaration import Study
+from sweep.study.enqueued import settled
 from sweep.study.fixed import with_options
 from sweep.study.lane_config import LaneConfig
+from sweep.study.parameter_cells import Cell
 from sweep.study.rehearsal import surveyed_configs
 from sweep.study.shape import study_of_lane
 
@@ -135,3 +137,70 @@ def test_only_what_a_lane_can_have_for_itself_can_be_fixed(fixed: Any) -> None:
 def test_a_study_file_can_fix_a_declaration() -> None:
     study = replace(which_layers.study, stages=6, fixed=("stages",))
     assert {study_of_lane(study, config).stages for config in surveyed_configs(study)} == {6}
+
+
+def asked(trial: optuna.Trial) -> LaneConfig:
+    return LaneConfig(
+        lr=1e-3,
+        stages=trial.suggest_categorical("stages", [2, [1, 3]]),  # type: ignore[list-item]
+        batch_size=trial.suggest_int("batch_size", 16, 64, step=16),
+        parts=trial.suggest_categorical("parts", [None, 2]),
+        image_size=int(trial.suggest_float("image_size", 28, 56, step=14)),
+        class_weights=trial.suggest_categorical("class_weights", [None, "balanced"]),
+    )
+
+
+ASKED = Study(
+    suggest=asked,
+    baseline={"stages": 2, "batch_size": 32, "parts": None, "image_size": 28.0, "class_weights": None},
+    enqueue=[{"batch_size": 16}, {"stages": [1, 3]}],
+    side_network="granular_last",
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "value"),
+    [
+        ({"stages": (2, 4)}, "stages", "[2, 4]"),
+        ({"stages": 3}, "stages", 3),
+        ({"group_size": 2}, "stages", None),
+        ({"batch_size": 50}, "batch_size", 50),
+        ({"parts": 4}, "parts", 4),
+        ({"image_size": 112}, "image_size", 112),
+        ({"class_weights": "none"}, "class_weights", "none"),
+    ],
+)
+def test_the_parameters_of_every_trial_have_the_value_of_the_option(
+    options: Mapping[str, Any], name: str, value: Any
+) -> None:
+    study = with_options(ASKED, options)
+    check_baseline(study)
+    check_enqueued(study, settled(study, study.enqueue))
+    drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(8):
+        trial = drawn.ask()
+        config = study_of_lane(study, study.lane_config(trial))
+        assert trial.params[name] == value, "the table shows what was trained"
+        assert all(getattr(config, option) == given for option, given in options.items() if option != "class_weights")
+
+
+def test_names_that_suggest_chooses_among_stay_as_they_are() -> None:
+    study = with_options(side_networks.study, {"stages": (1, 3)})
+    trial = optuna.create_study().ask()
+    study.lane_config(trial)
+    assert trial.distributions["stages"] == optuna.distributions.CategoricalDistribution(("declared", "even"))
+
+
+@pytest.mark.parametrize("row", [{"side_network": Cell("last")}, {"side_network": "last"}])
+def test_an_enqueued_trial_that_contradicts_an_option_names_the_option(row: Mapping[str, Any]) -> None:
+    study = with_options(side_networks.study, {"side_network": "ladder"})
+    with pytest.raises(UsageError, match=r"enqueued trial 1.*this run has --side-network ladder; leave out"):
+        check_enqueued(study, settled(study, [row]))
+
+
+def test_a_suggest_that_fails_names_the_blocks_between_stages() -> None:
+    study = Study(
+        suggest=lambda trial: LaneConfig(lr=1e-3, rank=2 * trial.suggest_int("stages", 2, 4)), baseline={"stages": 2}
+    )
+    with pytest.raises(UsageError, match=r"suggest failed: .*this run has --group-size 3; leave out"):
+        check_baseline(with_options(study, {"group_size": 3}))
