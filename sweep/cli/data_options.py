@@ -110,7 +110,8 @@ ResizeName = Annotated[
     typer.Option(
         help="How an image that is not square becomes the backbone's square input. `centre` keeps its proportions and "
         "takes the largest square in its centre; `crop` takes somewhat less, as timm does; `squash` resizes the whole "
-        "image. If not given, `centre` for your own data, and `squash` for data sets that have a name and for VTAB-1K.",
+        "image. If not given, `centre` for your own data, and `squash` for images with masks or boxes, for data sets "
+        "that have a name, and for VTAB-1K.",
         rich_help_panel=DATA,
     ),
 ]

@@ -30,8 +30,8 @@ def resume(
 
     Finished trials are kept. Trials that were training continue from the last snapshot, which is a few seconds old, or
     older in a run with many lanes. At the end the tables are the same as if the run had never stopped. The options that
-    `sweep run` was given are read from the run folder. Only `--storage`, `--cluster`, `--worker-timeout`,
-    `--lanes-per-worker` and `--track` have to be given again, if you need them.
+    `sweep run` was given are read from the run folder. Only files of your own (`--study`, `--backbone`), `--storage`,
+    `--cluster`, `--worker-timeout`, `--lanes-per-worker` and `--track` have to be given again, if you need them.
 
         sweep resume runs/lr_rank-20261124-101500
     """

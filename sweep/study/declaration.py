@@ -80,8 +80,8 @@ class Study:
         image_size: Side of the backbone's input in pixels; if not given, the backbone's own.
         resize: How an image that is not square becomes the backbone's square. `"centre"` keeps the aspect ratio and
             takes the largest square in the centre; `"crop"` takes a little less, as timm does; `"squash"` resizes the
-            whole image. If not given, `"centre"` for your own data, and `"squash"` for data sets that have a name and
-            for tasks of VTAB-1K.
+            whole image. If not given, `"centre"` for your own data, and `"squash"` for images with masks or boxes, for
+            data sets that have a name, and for tasks of VTAB-1K.
         max_tokens: Largest number of tokens that are read from a text; if not given, 128, or the network's limit.
         group_size: Blocks between two stages, `g`.
         stages: Replaces `group_size`. Either the number of stages after `z_0`, spread evenly over the backbone, or the
