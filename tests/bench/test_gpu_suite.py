@@ -130,7 +130,7 @@ def test_rows_that_fail_are_named_and_the_others_are_timed(monkeypatch: pytest.M
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(GraphedRow, "step", fail)
-    monkeypatch.setitem(ROWS, "sequential", ("", fail))  # type: ignore[arg-type]
+    monkeypatch.setitem(ROWS, "sequential", ("", fail))
     said: list[str] = []
     found = gpu_speeds.speeds_of("last", TINY, ALWAYS, said.append)
     reason = "OutOfMemoryError: CUDA out of memory"

@@ -84,7 +84,7 @@ def test_untrained_weights_are_those_of_version_0_3(name: str, size: int | None,
         expected = timm.create_model(name, pretrained=False, num_classes=0, **options).state_dict()
     with another_thread_draws():
         found = load_backbone(f"untrained:{name}", image_size=size, cache_dir=cache_dir)
-    assert same(found.network.state_dict(), expected)  # type: ignore[attr-defined]
+    assert same(found.network.state_dict(), expected)
 
 
 def test_untrained_text_weights_are_those_of_version_0_3(text_decoder: Path) -> None:

@@ -20,7 +20,7 @@ def of_torch(x: Tensor, weight: Tensor, n_images: int, n_tokens: int, n_prefix_t
     for rows, of_lane in zip(x, weight, strict=True):
         module = convolution.RungConvolution(rank, rank, n_prefix_tokens, side)
         del module.weight
-        module.weight = of_lane  # type: ignore[assignment]
+        module.weight = of_lane
         lanes.append(convolution_of_rows(module, rows, grid))
     return torch.stack(lanes)
 
