@@ -30,6 +30,9 @@ UNTOLD_SECONDS = 10
 SLOW = 1.5
 """A search is called slow if it took so many times as long as planned. Plans are no better than that."""
 
+TOKENS_OF = {"last": ", last token", "mean": ", mean of tokens"}
+"""What a linear probe of a text decoder reads, by its pooling."""
+
 
 def show_trials(console: Console, results: Results, limit: int = TOP) -> None:
     """Print trials, best first.
@@ -187,11 +190,12 @@ def where_the_time_went(seconds: Mapping[str, float]) -> str:
     return f"seconds: {', '.join(said.values())}, total {seconds['total']:.1f}"
 
 
-def _stages(probe: Mapping[str, Any]) -> str:
-    """The stages that a linear probe reads, in words."""
+def _read(probe: Mapping[str, Any]) -> str:
+    """The stages that a linear probe reads, in words, and which tokens if there was a choice."""
     last = probe["stage"]
     first = last + 1 - (probe.get("head_stages") or 1)  # up to 0.9.0, it read one
-    return f"stage {last}" if first == last else f"stages {first} to {last}"
+    stages = f"stage {last}" if first == last else f"stages {first} to {last}"
+    return stages + TOKENS_OF.get(probe.get("pool") or "", "")
 
 
 def show_summary(console: Console, results: Results, run: Path) -> None:
@@ -219,7 +223,7 @@ def show_summary(console: Console, results: Results, run: Path) -> None:
             table.add_column(heading)
         rows = (
             (f"winner: trial {winner['trial']}, {winner['trainable_parameters']:,} parameters", winner),
-            (f"linear probe, best of {probe['n_configurations']}: {_stages(probe)}", probe),
+            (f"linear probe, best of {probe['n_configurations']}: {_read(probe)}", probe),
         )
         for name, row in rows:
             test = kind.with_error(row["test"], n_test) if was_tested(summary) else "not looked at"

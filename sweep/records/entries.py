@@ -21,6 +21,7 @@ SUMMARY: dict[str, type | UnionType] = {
     "linear_probe.n_configurations": int,
     "linear_probe.stage": int,
     "linear_probe.head_stages": int | None,
+    "linear_probe.pool": str | None,
     "n_val_images": int,
     "n_test_images": int,
     "configs_per_hour": NUMBER,

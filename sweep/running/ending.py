@@ -121,7 +121,7 @@ def end_run(
     retrained = None
     if study.trains_again:
         reporter.message("training the winner and the probe again, on train and val")
-        choice = Choice(winner.config, probe.stage, probe.lr, probe.loss, probe.head_stages)
+        choice = Choice(winner.config, probe.stage, probe.lr, probe.loss, probe.head_stages, probe.pool)
         retrained = retrain(folder, of_winner, cache_dir, choice)
         seconds.retraining = retrained.wall_seconds
     return Ending(probe, val_error, test, retrained)

@@ -8,11 +8,12 @@ from pathlib import Path
 import optuna
 
 from sweep.data import Split
+from sweep.errors import SweepError
 from sweep.features.batches import StageData, TrainingData
 from sweep.features.cache import compute_features
 from sweep.features.resident import room_on
 from sweep.features.training_data import in_room, training_data
-from sweep.machine.checked_files import read_json, require_entries
+from sweep.machine.checked_files import RESTORE, read_json, require_entries
 from sweep.machine.memory import available_bytes
 from sweep.machine.seeds import derive_seed
 from sweep.records.folder import RunFolder
@@ -20,19 +21,19 @@ from sweep.running.preparation import Prepared
 from sweep.running.settings import RESIDENT_SHARE
 from sweep.study.class_weights import of_lane
 from sweep.study.declaration import Study
-from sweep.study.lane_config import LaneConfig
+from sweep.study.lane_config import LaneConfig, Pool
 from sweep.study.probe import EPOCHS_FACTOR
 from sweep.study.shape import shape_of
 from sweep.tasks.kinds import recorded_kind
 from sweep.tasks.targets import Target
 from sweep.training.engine import train
-from sweep.training.linear_probe_reference import probe_config, probe_data, probe_of_stages
+from sweep.training.linear_probe_reference import OF_DECODERS, probe_config, probe_data, probe_of_stages
 from sweep.training.stack import Stack, split_logits
 
 RECORD = "retrained.json"
 CHOSEN = {
     **{"winner.trial": int, "winner.params": dict, "linear_probe.stage": int, "linear_probe.lr": int | float},
-    "linear_probe.head_stages": int | None,
+    **{"linear_probe.head_stages": int | None, "linear_probe.pool": str | None},
 }
 
 
@@ -67,6 +68,7 @@ class Choice:
         lr: Its learning rate.
         loss: Its loss; None for the first of the task, which records of version 0.5 do not name.
         head_stages: Number of stages that it reads.
+        pool: Which tokens of a text it reads; those that the winner reads if not given.
     """
 
     config: LaneConfig
@@ -74,6 +76,7 @@ class Choice:
     lr: float
     loss: str | None = None
     head_stages: int = 1
+    pool: Pool | None = None
 
     @classmethod
     def recorded(cls, folder: RunFolder, study: Study) -> "Choice":
@@ -86,7 +89,10 @@ class Choice:
         require_entries(folder.summary_path, summary, CHOSEN)
         config = study.lane_config(optuna.trial.FixedTrial(summary["winner"]["params"]))
         probe = summary["linear_probe"]
-        return cls(config, probe["stage"], float(probe["lr"]), probe.get("loss"), probe.get("head_stages") or 1)
+        n_stages, pool = probe.get("head_stages") or 1, probe.get("pool")
+        if pool not in (None, *OF_DECODERS):
+            raise SweepError(f"{folder.summary_path} is damaged: its entry linear_probe.pool is {pool[:40]!r}{RESTORE}")
+        return cls(config, probe["stage"], float(probe["lr"]), probe.get("loss"), n_stages, pool)
 
 
 def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path, choice: Choice | None = None) -> Retrained:
@@ -130,12 +136,13 @@ def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path, choice: Choi
     winner, std = _retrained_winner(folder, prepared, choice.config, together, val, test)
 
     spec, stages = prepared.spec, range(choice.stage + 1)[-choice.head_stages :]
+    pool = choice.pool or spec.pool
     probe = probe_of_stages(spec, stages, derive_seed(study.seed, "retraining", "linear probe")).to(device)
     (state,), _ = train(
         [probe],
         [probe_config(choice.lr, target.kind, of_lane(study.class_weights), choice.loss)],
-        probe_data(spec, together)(stages),
-        probe_data(spec, val.first(1))(stages),
+        probe_data(spec, together, pool)(stages),
+        probe_data(spec, val.first(1), pool)(stages),
         n_epochs=EPOCHS_FACTOR * study.epochs,
         batch_size=prepared.study_of_shape.batch_size,
         seed=study.seed,
@@ -144,7 +151,8 @@ def retrain(folder: RunFolder, prepared: Prepared, cache_dir: Path, choice: Choi
     probe.load_state_dict(state)
     of_probe = {}
     if test is not None:
-        of_probe = target.measure_one(split_logits(Stack([probe]), probe_data(spec, test)(stages))[0], test.labels)
+        outputs = split_logits(Stack([probe]), probe_data(spec, test, pool)(stages))[0]
+        of_probe = target.measure_one(outputs, test.labels)
     retrained = Retrained(
         winner=winner,
         winner_std=std,

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import overload
 
 import numpy as np
@@ -18,7 +18,7 @@ from sweep.side_networks.linear_probe import LinearProbe, pooled_probe, token_pr
 from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.class_weights import LaneWeights
 from sweep.study.folds import standard_error
-from sweep.study.lane_config import LaneConfig
+from sweep.study.lane_config import LaneConfig, Pool
 from sweep.study.probe import EPOCHS_FACTOR
 from sweep.tasks.kinds import CLASSES, DETECTION, SEGMENTATION, TaskKind
 from sweep.training.engine import train
@@ -28,6 +28,8 @@ from sweep.training.stack import Stack, split_logits
 LEARNING_RATES = np.geomspace(1e-3, 1.0, 10)
 OF_DETECTION = np.geomspace(1e-4, 1e-1, 10)
 """Learning rates for detection, whose loss is a sum over cells."""
+OF_DECODERS: tuple[Pool, ...] = ("last", "mean")
+"""Poolings that are tried beside a text decoder."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class ProbeResult:
         val: Its metrics on the validation set, or as means over folds.
         test: Its metrics on the test set; no other probe was tested.
         head_stages: Number of stages that it reads.
+        pool: Which tokens of a text it reads, if several poolings were tried: `"mean"` or `"last"`.
     """
 
     stage: int
@@ -51,6 +54,7 @@ class ProbeResult:
     val: dict[str, float]
     test: dict[str, float]
     head_stages: int = 1
+    pool: Pool | None = None
 
 
 def tuned_linear_probe(
@@ -72,7 +76,8 @@ def tuned_linear_probe(
     segmentation every loss is tried, because the loss decides much of the mean intersection over union. Where every
     token answers, a probe costs as much as a side-network. So loss and learning rate are tuned at the last stage, and
     the best of them are tried at the other stages. If the heads of the side-networks read several stages, a probe of
-    these stages is tried with the best loss so far, at all learning rates.
+    these stages is tried with the best loss so far, at all learning rates. Beside a text decoder, both the last token
+    and the mean over the tokens are tried, because which of them is better depends on the texts.
 
     Args:
         spec: Structure of the winner's side-network.
@@ -87,15 +92,16 @@ def tuned_linear_probe(
         folds: For cross-validation: every probe is then trained once for each fold, and chosen by the mean. Give no
             `test_data`, because none of these probes has learned from all images.
     """
-    train_of, val_of = probe_data(spec, train_data), probe_data(spec, val_data)
+    pools = OF_DECODERS if spec.causal else (spec.pool,)
     target = val_data.target
     losses = target.kind.losses if target.kind is SEGMENTATION else target.kind.losses[:1]
     rates = OF_DETECTION if target.kind is DETECTION else LEARNING_RATES
     configs = [probe_config(float(lr), target.kind, class_weights, loss) for loss in losses for lr in rates]
     n_folds = 1 if folds is None else len(folds.class_counts)
 
-    def trained(stages: range, which: Sequence[int]) -> list[_Candidate]:
+    def trained(pool: Pool, stages: range, which: Sequence[int]) -> list[_Candidate]:
         """Train probes of these stages with the configurations of these numbers."""
+        train_of, val_of = data_of[pool]
         seeds = [derive_seed(seed, "linear probe", stages[-1], i) for i in which]
         states, results = train(
             [probe_of_stages(spec, stages, lane_seed).to(device) for lane_seed in seeds for _ in range(n_folds)],
@@ -112,18 +118,21 @@ def tuned_linear_probe(
         of_lanes, logits = lane_metrics(results[-1], val_data), results[-1].val_logits
         firsts = [n_folds * place for place in range(len(which))]
         return [
-            _Candidate(stages, i, of_lanes[first : first + n_folds], logits[first], states[first])
+            _Candidate(pool, stages, i, of_lanes[first : first + n_folds], logits[first], states[first])
             for i, first in zip(which, firsts, strict=True)
         ]
 
+    data_of = {pool: (probe_data(spec, train_data, pool), probe_data(spec, val_data, pool)) for pool in pools}
     *earlier, last = (range(stage, stage + 1) for stage in range(1, spec.n_stages))
-    candidates = trained(last, range(len(configs)))
-    which = [_best(candidates, target.kind).config] if spec.dense else range(len(configs))
-    candidates = [candidate for stages in earlier for candidate in trained(stages, which)] + candidates
+    candidates: list[_Candidate] = []
+    for pool in pools:
+        of_last = trained(pool, last, range(len(configs)))
+        which = [_best(of_last, target.kind).config] if spec.dense else range(len(configs))
+        candidates += [candidate for stages in earlier for candidate in trained(pool, stages, which)] + of_last
     if spec.head_stages > 1:
         loss = configs[_best(candidates, target.kind).config].loss
         which = [i for i, config in enumerate(configs) if config.loss == loss]
-        candidates += trained(range(spec.n_stages)[-spec.head_stages :], which)
+        candidates += trained(spec.pool, range(spec.n_stages)[-spec.head_stages :], which)
     best = _best(candidates, target.kind)
     probe = probe_of_stages(spec, best.stages, seed)
     probe.load_state_dict(best.state)
@@ -134,11 +143,12 @@ def tuned_linear_probe(
         error = {f"{target.kind.score}_error": standard_error(std, folds.n_folds)}
     test = {}
     if test_data is not None:
-        outputs = split_logits(Stack([probe.to(device)]), probe_data(spec, test_data)(best.stages))[0]
+        outputs = split_logits(Stack([probe.to(device)]), probe_data(spec, test_data, best.pool)(best.stages))[0]
         test = target.measure_one(outputs, test_data.labels)
     config = configs[best.config]
     val, n_stages = best.val | error, len(best.stages)
-    return ProbeResult(best.stages[-1], config.lr, config.loss, len(candidates), val, test, n_stages)
+    chosen = best.pool if len(pools) > 1 else None
+    return ProbeResult(best.stages[-1], config.lr, config.loss, len(candidates), val, test, n_stages, chosen)
 
 
 def probe_of_stages(spec: SideNetworkSpec, stages: range, seed: int) -> LinearProbe:
@@ -153,15 +163,15 @@ def probe_of_stages(spec: SideNetworkSpec, stages: range, seed: int) -> LinearPr
 
 
 @overload
-def probe_data(spec: SideNetworkSpec, data: StageData) -> Callable[[range], StageData]: ...
+def probe_data(spec: SideNetworkSpec, data: StageData, pool: Pool) -> Callable[[range], StageData]: ...
 @overload
-def probe_data(spec: SideNetworkSpec, data: TrainingData) -> Callable[[range], TrainingData]: ...
-def probe_data(spec: SideNetworkSpec, data: TrainingData) -> Callable[[range], TrainingData]:
+def probe_data(spec: SideNetworkSpec, data: TrainingData, pool: Pool) -> Callable[[range], TrainingData]: ...
+def probe_data(spec: SideNetworkSpec, data: TrainingData, pool: Pool) -> Callable[[range], TrainingData]:
     """What a linear probe reads, by the indices of its stages: pooled tokens, or all where every token answers."""
     if spec.dense:
         assert isinstance(data, StageData | CachedViews | LiveViews)
         return data.of_stages
-    pooled = data.pooled(spec.pooled_tokens)
+    pooled = data.pooled(replace(spec, pool=pool).pooled_tokens)
     return lambda stages: pooled
 
 
@@ -176,6 +186,7 @@ def probe_config(
 class _Candidate:
     """One trained probe; with cross-validation, one for each fold, of which the first has these outputs and weights."""
 
+    pool: Pool
     stages: range
     config: int
     of_folds: list[dict[str, float]]

@@ -262,3 +262,11 @@ def test_families_are_compared_on_texts(backbone: Path, text_table: Path, tmp_pa
     assert set(results.trials["params_side_network"]) == {"ladder", "last", "multi_stage"}
     assert set(results.trials["params_attention"].dropna()) == {True, False}
     assert results.trials["val_top1"].notna().all()
+
+
+def test_pooling_is_searched_beside_a_decoder(text_decoder: Path, text_table: Path, tmp_path: Path) -> None:
+    options = ("--study", "decoder_side_networks", "--backbone", text_decoder, "--data", text_table, "--max-tokens", 20)
+    assert call("run", *options, "--stages", 2, "--trials", 4, "--epochs", 2, "--out", tmp_path / "run") == 0
+    results = load_results(tmp_path / "run")
+    assert set(results.trials["params_pool"]) == {"mean", "last"}
+    assert results.trials["val_top1"].notna().all()

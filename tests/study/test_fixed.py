@@ -8,7 +8,7 @@ import optuna
 import pytest
 from optuna.trial import FixedTrial
 
-from studies import segmentation, side_networks, text_side_networks, which_layers
+from studies import decoder_side_networks, segmentation, side_networks, text_side_networks, which_layers
 from sweep.errors import UsageError
 from sweep.running.fixed_options import check_side_networks
 from sweep.study.asking import check_baseline, check_enqueued
@@ -35,6 +35,7 @@ OPTIONS: Mapping[str, tuple[Study, Mapping[str, Any]]] = {
     "number of stages": (which_layers.study, {"stages": 3}),
     "numeric parameter": (which_layers.study, {"modules_per_block": 3}),
     "pool": (which_layers.study, {"pool": "class"}),
+    "pool that suggest chooses": (decoder_side_networks.study, {"pool": "mean"}),
 }
 
 
