@@ -27,5 +27,5 @@ def test_all_families_are_drawn_and_last_learns_at_a_quarter(name: str) -> None:
 
 def test_the_search_for_boxes_begins_with_every_family() -> None:
     study = load_study("detection").study
-    drawn = {config.side_network for config in surveyed_configs(study)}
+    drawn = {config.side_network or study.side_network for config in surveyed_configs(study)}
     assert {params["side_network"] for params in study.enqueue} == drawn
