@@ -29,6 +29,7 @@ from sweep.study.declaration import DATA_OBJECTS, Study
 from sweep.study.finding import LoadedStudy, load_study, study_names
 from sweep.study.fixed import with_fixed
 from sweep.study.going_on import as_in_0_11, going_on
+from sweep.study.halving import Halving
 from sweep.study.structure import OWN_NETWORK
 from sweep.tasks.kinds import recorded_kind
 from sweep.workers.cluster import connected
@@ -177,16 +178,27 @@ def _read_config(folder: RunFolder) -> dict[str, Any]:
 
 
 def _packaged(folder: RunFolder, config: dict[str, Any]) -> LoadedStudy:
-    """The study of the recorded name that comes with sweep, if the run used that one."""
+    """The study of the recorded name that comes with sweep, if the run used that one, with the run's own rungs.
+
+    A later version may compare trials at other epochs.
+    """
     name = config["study"]
     if name in study_names():
         loaded = load_study(name)
         if str(loaded.path) == config.get("study_file") or file_sha256(loaded.path) == config.get("study_sha256"):
-            return loaded
+            return replace(loaded, study=replace(loaded.study, halving=_recorded_halving(folder, config)))
     raise UsageError(
         f"{folder.path} ran the study file {config.get('study_file')}. Run folders may come from anybody, so a study "
         f"file is executed only if you give it: sweep resume {folder.path} --study FILE"
     )
+
+
+def _recorded_halving(folder: RunFolder, config: dict[str, Any]) -> Halving | None:
+    recorded = config.get("halving")
+    try:
+        return None if recorded is None else Halving(**recorded)
+    except (TypeError, UsageError) as error:
+        raise SweepError(f"{folder.config_path} is damaged{RESTORE}") from error
 
 
 def _backbone_to_run(folder: RunFolder, config: dict[str, Any], given: str) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from backbones.grid import grid_side
 from sweep.errors import UsageError
 from sweep.side_networks.families import FAMILIES, family_of
-from sweep.study.structure import BOXES, CLASS, DENSE, HEAD_CELLS, READ_OUTS
+from sweep.study.structure import BOXES, CLASS, DENSE, FULL_CONVOLUTION, HEAD_CELLS, READ_OUTS
 from sweep.tasks.kinds import DETECTION, SEGMENTATION
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def check_family(spec: "SideNetworkSpec", backbone: str, *, texts: bool) -> None
             f"--side-network {name} needs the grid of an image's patches, but {backbone} reads texts; "
             f"give another one: {others}"
         )
-    if name == "convolution":
+    if name in ("convolution", FULL_CONVOLUTION):
         try:
             grid_side(spec.n_tokens, spec.n_prefix_tokens)
         except ValueError as error:

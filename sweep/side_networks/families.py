@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from sweep.machine.precision import product_dtype
-from sweep.side_networks.convolution import Convolution
+from sweep.side_networks.convolution import Convolution, FullConvolution
 from sweep.side_networks.gated import GatedAttention
 from sweep.side_networks.granular import GranularAttention
 from sweep.side_networks.ladder import Ladder
-from sweep.side_networks.ladder_rows import RowsConvolution, RowsLadder
+from sweep.side_networks.ladder_rows import RowsConvolution, RowsFullConvolution, RowsLadder
 from sweep.side_networks.last import LAST, LowRankAttention
 from sweep.side_networks.linear_probe import LinearProbe
 from sweep.side_networks.mixer import Mixer
@@ -24,7 +24,7 @@ from sweep.side_networks.multi_stage import MultiStage
 from sweep.side_networks.pyramid import PyramidLAST
 from sweep.side_networks.pyramid_rank_space import RankSpacePyramidLAST
 from sweep.side_networks.rank_space import RankSpaceLAST
-from sweep.study.structure import BOXES, DENSE, GATED, GRANULAR, READ_OUTS
+from sweep.study.structure import BOXES, DENSE, FULL_CONVOLUTION, GATED, GRANULAR, READ_OUTS
 
 if TYPE_CHECKING:
     from sweep.side_networks.spec import SideNetworkSpec
@@ -177,6 +177,15 @@ FAMILIES: dict[str, Family] = {
         "a ladder side-network with depthwise convolutions",
         _ladder(Convolution),
         _ladder(RowsConvolution),
+        read_outs=(*READ_OUTS, DENSE, BOXES),
+        options=("mlp",),
+        texts=False,
+        bf16=True,
+    ),
+    FULL_CONVOLUTION: Family(
+        "a ladder side-network with convolutions that mix channels",
+        _ladder(FullConvolution),
+        _ladder(RowsFullConvolution),
         read_outs=(*READ_OUTS, DENSE, BOXES),
         options=("mlp",),
         texts=False,

@@ -23,7 +23,7 @@ from backbones.stages import lengths_of
 from sweep.machine.precision import product
 from sweep.side_networks.all_lanes import of_each_lane
 from sweep.side_networks.attention import attention
-from sweep.side_networks.convolution import KERNEL, Convolution, RungConvolution
+from sweep.side_networks.convolution import KERNEL, Convolution, FullConvolution, RungConvolution, RungFullConvolution
 from sweep.side_networks.cpu import convolution as convolution_kernels
 from sweep.side_networks.cpu import heads as head_kernels
 from sweep.side_networks.cpu import rung as rung_kernels
@@ -142,6 +142,13 @@ class RowsConvolution(RowsLadder, Convolution):
         return convolution_of_rows(cast("RungConvolution", rung.mixing), x, grid)
 
 
+class RowsFullConvolution(RowsLadder, FullConvolution):
+    """`FullConvolution`, computed in rows. Same constructor, same `state_dict`, same logits up to rounding."""
+
+    def _mixed(self, rung: Rung, x: Tensor, grid: "Grid") -> Tensor:
+        return full_convolution_of_rows(cast("RungFullConvolution", rung.mixing), x, grid)
+
+
 def normalised_rows(norm: PaddedLayerNorm, h: Tensor) -> Tensor:
     """`norm` over the rows of `h`, `(r, B·L)`."""
     if rung_kernels.fits(h):
@@ -201,13 +208,32 @@ def convolution_of_rows(module: RungConvolution, x: Tensor, grid: Grid) -> Tenso
     """`module` of `LN(h)`, `(r, B·L)`: a sum of nine shifted copies, so that a lane's bits do not depend on others."""
     if convolution_kernels.fits(x):
         return convolution_kernels.convolved(x, module.weight, grid.n_images, grid.n_tokens, module.n_prefix_tokens)
-    patches = grid.of_images(x)[..., module.n_prefix_tokens :]
-    side = module.side
-    framed = F.pad(patches.unflatten(-1, (side, side)), (1, 1, 1, 1))  # (r, B, side + 2, side + 2)
+    framed, side = framed_grid(module, x, grid), module.side
     of_grid = torch.zeros_like(framed[..., 1:-1, 1:-1])
     for row in range(KERNEL):
         for column in range(KERNEL):
             shifted = framed[..., row : row + side, column : column + side]
             of_grid = of_grid + module.weight[..., row, column, None, None, None] * shifted
     rows = F.pad(of_grid.flatten(-2), (module.n_prefix_tokens, 0)).flatten(-2)
+    return F.pad(rows, (0, x.shape[-1] - rows.shape[-1]))
+
+
+def framed_grid(module: RungConvolution, x: Tensor, grid: Grid) -> Tensor:
+    """The patches of rows `(r, B·L)` with zeros around them, `(r, B, side + 2, side + 2)`."""
+    patches = grid.of_images(x)[..., module.n_prefix_tokens :]
+    return F.pad(patches.unflatten(-1, (module.side, module.side)), (1, 1, 1, 1))
+
+
+def full_convolution_of_rows(module: RungFullConvolution, x: Tensor, grid: Grid) -> Tensor:
+    """`module` of `LN(h)`, `(r, B·L)`: for each row of the kernel, one product over its three columns."""
+    framed, side = framed_grid(module, x, grid), module.side
+    shifted = torch.cat([framed[..., column : column + side] for column in range(KERNEL)], -4)
+    n_columns = grid.n_images * side**2
+    rows = x.new_zeros(())
+    for row in range(KERNEL):
+        weight = module.weight[..., row, :].mT.flatten(-2)  # (r, 3·r), column after column
+        columns = shifted[..., row : row + side, :].flatten(-3)
+        rows = rows + weight @ F.pad(columns, (0, -n_columns % COLUMNS))
+    of_grid = rows[..., :n_columns].unflatten(-1, (grid.n_images, side**2))
+    rows = F.pad(of_grid, (module.n_prefix_tokens, 0)).flatten(-2)
     return F.pad(rows, (0, x.shape[-1] - rows.shape[-1]))

@@ -52,9 +52,10 @@ class Study:
         rank_buckets: Ranks that lanes are padded to. A lane is padded to the smallest bucket that it fits into, and the
             lanes of one bucket train in one stack. If not given, buckets are chosen so that padding costs less than
             another stack would.
-        side_network: The family: `"last"`, `"granular_last"`, `"gated_last"`, `"ladder"`, `"convolution"`, `"mixer"`,
-            `"multi_stage"` or `"probe"`; see docs/side-networks.md. Or your own `MyNet(shapes, n_classes, config)`: it
-            takes a `sweep.Shapes` and a lane's configuration, and returns a PyTorch module that maps stages to logits.
+        side_network: The family: `"last"`, `"granular_last"`, `"gated_last"`, `"ladder"`, `"convolution"`,
+            `"full_convolution"`, `"mixer"`, `"multi_stage"` or `"probe"`; see docs/side-networks.md. Or your own
+            `MyNet(shapes, n_classes, config)`: it takes a `sweep.Shapes` and a lane's configuration, and returns a
+            PyTorch module that maps stages to logits.
         attention: Whether a ladder has attention.
         mlp: Whether a ladder with attention or with convolutions has MLPs.
         read_out: What the head of a ladder reads: `"pooled"` features; `"attention"`, the same with learned weights of

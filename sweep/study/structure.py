@@ -12,7 +12,8 @@ from sweep.tasks.kinds import DETECTION, SEGMENTATION
 
 GRANULAR = "granular_last"
 GATED = "gated_last"
-SIDE_NETWORKS = ("last", GRANULAR, GATED, "ladder", "convolution", "mixer", "multi_stage", "probe")
+FULL_CONVOLUTION = "full_convolution"
+SIDE_NETWORKS = ("last", GRANULAR, GATED, "ladder", "convolution", FULL_CONVOLUTION, "mixer", "multi_stage", "probe")
 ATTENTION = "attention"
 """The read-out that takes the mean of the stream with learned weights."""
 

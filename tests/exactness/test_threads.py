@@ -79,7 +79,7 @@ def trained(spec: SideNetworkSpec, last: int, n_threads: int) -> dict[str, Tenso
         ("last", {}, FULL),
         ("ladder", WITH_ATTENTION, (2, *FEW)),
         *(("ladder", {"read_out": read_out}, FEW) for read_out in ("attention", "compact")),
-        *((family, {}, FEW) for family in ("convolution", "mixer", "multi_stage", "probe")),
+        *((family, {}, FEW) for family in ("convolution", "full_convolution", "mixer", "multi_stage", "probe")),
     ],
 )
 @pytest.mark.parametrize("last", [1, 2, 3])

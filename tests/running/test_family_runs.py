@@ -38,6 +38,7 @@ STRUCTURES: dict[str, dict[str, Any]] = {
     "class": {"side_network": "ladder", "read_out": "class"},
     "convolution": {"side_network": "convolution", "read_out": "both"},
     "attention pooling": {"side_network": "convolution", "read_out": "attention"},
+    "full_convolution": {"side_network": "full_convolution", "read_out": "both"},
     "mixer": {"side_network": "mixer"},
     "multi_stage": {"side_network": "multi_stage"},
     "probe": {"side_network": "probe"},

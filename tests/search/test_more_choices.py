@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 from conftest import RecordingReporter, Search, search_in
 
-from sweep import LaneConfig, Results, Study, UsageError, load_results
+from sweep import Halving, LaneConfig, Results, Study, UsageError, load_results
 from sweep.machine.user_code import line_of
 from sweep.running.resume import resume_run
-from sweep.study.finding import LoadedStudy
+from sweep.running.runner import run_study
+from sweep.study.finding import LoadedStudy, load_study
 from sweep.study.fixed import with_options
 from sweep.study.going_on import as_in_0_11, going_on
 
@@ -127,6 +128,28 @@ def test_a_run_whose_fixed_numbers_were_asked_for_as_in_0_11_goes_on_with_them(
     assert {json.loads(lane).get("modules_per_block", 2) for lane in found.trials["lane_config"]} == {2}
     (tmp_path / "whole").mkdir()
     assert_same_tables(found, search_in(tmp_path / "whole", earlier))
+
+
+def test_a_study_that_comes_with_sweep_may_have_got_other_rungs(small_study: Study, tmp_path: Path) -> None:
+    packaged = load_study("lr_rank_halving")
+    assert packaged.study.halving == Halving(eta=3, first_rung=1)
+    alike = {name: getattr(small_study, name) for name in ("backbone", "data", "group_size", "epochs", "batch_size")}
+    earlier = replace(packaged.study.override(**alike, trials=4), halving=Halving(eta=2, first_rung=2))
+    reporter, arguments = RecordingReporter(), {"storage_url": None, "cache_dir": tmp_path / "cache"}
+    reporter.on_epoch = stop
+    with pytest.raises(KeyboardInterrupt):
+        run_study(
+            replace(packaged, study=earlier),
+            n_parallel=2,
+            out=tmp_path / "run",
+            device_name="cpu",
+            reporter=reporter,
+            **arguments,
+        )
+    resume_run(tmp_path / "run", None, reporter=RecordingReporter(), **arguments)
+    trained = load_results(tmp_path / "run").trials["epochs"]
+    assert len(trained) == 4
+    assert trained.min() == 2, "a trial was stopped at the rung that there is now"
 
 
 def test_a_choice_that_is_gone_is_named(study: Study, stopped: Path) -> None:

@@ -41,6 +41,8 @@ STRUCTURES: dict[str, dict[str, Any]] = {
     "ladder, nothing": {"family": "ladder", "mlp": False, "pool": "class"},
     "convolution": {"family": "convolution"},
     "convolution, tokens": {"family": "convolution", "read_out": "tokens", "mlp": False},
+    "full_convolution": {"family": "full_convolution", "read_out": "both"},
+    "full_convolution, nothing": {"family": "full_convolution", "mlp": False},
     "mixer": {"family": "mixer"},
     "multi_stage": {"family": "multi_stage"},
     "probe": {"family": "probe"},
@@ -322,10 +324,11 @@ def test_damaged_entries_are_refused(name: str, value: object) -> None:
         ({"family": "mixer", "causal": True}, True, "mixer mixes every token with later ones, but b is a decoder"),
         ({"family": "convolution"}, True, "convolution needs the grid of an image's patches, but b reads texts"),
         ({"family": "convolution", "n_tokens": 11}, False, "10 patch tokens do not make a square grid in b"),
+        ({"family": "full_convolution", "n_tokens": 11}, False, "10 patch tokens do not make a square grid in b"),
         (
             {"family": "mixer", "precision": "bf16"},
             False,
-            "bf16 is for last, granular_last, gated_last, ladder, convolution, but",
+            "bf16 is for last, granular_last, gated_last, ladder, convolution, full_convolution, but",
         ),
     ],
 )

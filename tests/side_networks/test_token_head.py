@@ -70,7 +70,7 @@ def test_last_adds_the_heads_of_side_networks_that_end_at_each_stage() -> None:
     torch.testing.assert_close(whole(stages), expected + whole.get_parameter("head.bias"))
 
 
-@pytest.mark.parametrize("family", ["last", "ladder", "convolution", "probe"])
+@pytest.mark.parametrize("family", ["last", "ladder", "convolution", "full_convolution", "probe"])
 def test_a_new_lane_starts_as_one_whose_head_reads_the_last_stage(family: str) -> None:
     def spec(head_stages: int) -> SideNetworkSpec:
         return SideNetworkSpec(

@@ -16,9 +16,16 @@ def test_all_families_are_drawn_and_last_learns_at_a_quarter(name: str) -> None:
         family = str(config.side_network or study.side_network)
         rates[family].append(config.lr)
         of_heads[family].append(config.lr * config.head_lr_ratio)
-    assert set(rates) == {"ladder", "convolution", "last"}
-    for family in ("ladder", "convolution"):
+    with_stream = {"ladder", "convolution"} | ({"full_convolution"} if name == "detection" else set())
+    assert set(rates) == {"last", *with_stream}
+    for family in with_stream:
         assert min(rates["last"]) < 1e-3 <= min(rates[family])
         assert max(rates["last"]) < max(rates[family]) / 2
         assert min(of_heads["last"]) < max(of_heads[family]), "heads have the same rates in all families"
         assert min(of_heads[family]) < max(of_heads["last"])
+
+
+def test_the_search_for_boxes_begins_with_every_family() -> None:
+    study = load_study("detection").study
+    drawn = {config.side_network or study.side_network for config in surveyed_configs(study)}
+    assert {params["side_network"] for params in study.enqueue} == drawn

@@ -19,7 +19,10 @@ from sweep.training.plain_loop import train_plainly
 WIDTH, N_STAGES, GRID, PREFIX, N_CLASSES, MAX_RANK, M = 16, 3, 3, 1, 2, 8, 4
 TOKENS = GRID**2 + PREFIX
 EPOCHS, BATCH_SIZE, SEED, N_IMAGES = 2, 6, 3, 20
-FAMILIES = ("last", "ladder", "convolution", "probe", "last, 2 stages", "ladder, 2 stages", "probe, 2 stages")
+FAMILIES = (
+    *("last", "ladder", "convolution", "full_convolution", "probe"),
+    *("last, 2 stages", "ladder, 2 stages", "probe, 2 stages"),
+)
 
 LANES = [
     LaneConfig(lr=3e-3, rank=8).on(DETECTION),
