@@ -28,7 +28,7 @@ from sweep.study.budget import Budget
 from sweep.study.declaration import DATA_OBJECTS, Study
 from sweep.study.finding import LoadedStudy, load_study, study_names
 from sweep.study.fixed import with_fixed
-from sweep.study.going_on import as_in_0_11, going_on
+from sweep.study.going_on import ASKED_AS_NOW, as_in_0_11, going_on
 from sweep.study.structure import OWN_NETWORK
 from sweep.tasks.kinds import recorded_kind
 from sweep.workers.cluster import connected
@@ -151,7 +151,7 @@ def resume_run(
 
 def _read_config(folder: RunFolder) -> dict[str, Any]:
     earlier: dict[str, Any] = {"workers": 0, "threads": None, "cluster": None}  # versions up to 0.4 recorded none
-    earlier |= {"fixed": [], "fixed_numbers": False}  # nor did versions up to 0.10 and 0.11.1
+    earlier |= {"fixed": [], **dict.fromkeys(ASKED_AS_NOW, False)}  # nor did versions up to 0.10 and 0.11.2
     config = {**UNDECLARED, **structure.UNDECLARED, **earlier, **read_json(folder.config_path)}
     entries: dict[str, Any] = {
         **dict.fromkeys(("study", "backbone", "backbone_fingerprint", "data"), str),
@@ -167,11 +167,12 @@ def _read_config(folder: RunFolder) -> dict[str, Any]:
         **dict.fromkeys(("transform", "versions"), dict),
     }
     require_entries(folder.config_path, config, entries)
-    fixed = all(isinstance(params, dict) for params in config["enqueued"])
-    fixed &= all(isinstance(name, str) for name in config["fixed"]) and isinstance(config["fixed_numbers"], bool)
+    items = all(isinstance(params, dict) for params in config["enqueued"])
+    items &= all(isinstance(name, str) for name in config["fixed"])
+    asked = all(isinstance(config[name], bool) for name in ASKED_AS_NOW)
     lanes = isinstance(config["n_parallel"], int) or config["n_parallel"] == "auto"
     counts = config["workers"] >= 0 and 0 < (config["threads"] or 1) <= MOST_THREADS
-    if config["on_bad_image"] not in ("error", "skip") or not fixed or not lanes or not counts:
+    if config["on_bad_image"] not in ("error", "skip") or not (items and asked and lanes and counts):
         raise SweepError(f"{folder.config_path} is damaged{RESTORE}")
     return config
 
@@ -224,7 +225,8 @@ def _as_recorded(loaded: LoadedStudy, folder: RunFolder, config: dict[str, Any],
         overrides["sampler"] = config["sampler"]
     overrides["rank_buckets"] = config.get("rank_buckets") or [config["max_rank"]]
     asked = loaded.study if config["fixed_numbers"] else as_in_0_11(loaded.study)
-    study: Study = with_fixed(asked.override(**overrides), config["fixed"]).on(recorded_kind(config))
+    study: Study = with_fixed(asked.override(**overrides), config["fixed"], among_names=config["fixed_names"])
+    study = study.on(recorded_kind(config))
     declared = json.loads(json.dumps(study.declarations()))
     for name in (*DECIDED_BY_STUDY, "sampler", "augment", "views"):
         if declared[name] != config.get(name):
