@@ -8,7 +8,9 @@ is fixed, `suggest` no longer chooses it:
   among names, `suggest` gets one of them; see `sweep.study.fixed_names`.
 - Whatever `suggest` returns, the study's declaration replaces it; see `sweep.study.asking.lane_config`.
 
-The baseline and the trials to begin with are changed so that they agree.
+The baseline and the trials to begin with are changed so that they agree. What is fixed may make `suggest` ask for
+parameters that they lack. For the baseline they are drawn at random from the study's seed; for other trials, the sampler
+chooses them.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -119,29 +121,42 @@ def agreeing(study: "Study") -> "Study":
     """
     if not study.fixed:
         return study
-    baseline, *enqueue = (_agreeing(study, study.suggest, params) for params in (study.baseline, *study.enqueue))
+    baseline = _agreeing(study, study.suggest, study.baseline, complete=True)
+    complete = study.sampler == "grid"  # it cannot choose what is missing
+    enqueue = [_agreeing(study, study.suggest, params, complete=complete) for params in study.enqueue]
     return replace(
         study,
         baseline=baseline,
         enqueue=tuple(params for i, params in enumerate(enqueue) if params not in (baseline, *enqueue[:i])),
         other_tasks={
-            task: replace(space, baseline=_agreeing(study, space.suggest, space.baseline))
+            task: replace(space, baseline=_agreeing(study, space.suggest, space.baseline, complete=True))
             for task, space in study.other_tasks.items()
         },
     )
 
 
-def _agreeing(study: "Study", suggest: Callable[..., Any], params: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The parameters of a trial with the fixed values, and without those that `suggest` then no longer asks for."""
+def _agreeing(
+    study: "Study", suggest: Callable[..., Any], params: Mapping[str, Any], *, complete: bool
+) -> Mapping[str, Any]:
+    """The parameters of a trial with the fixed values, and without those that `suggest` then no longer asks for.
+
+    Args:
+        study: The study, with what it fixes.
+        suggest: The study's `suggest`, or that of one of its other tasks.
+        params: Values by parameter.
+        complete: Whether the parameters that `suggest` only asks for now are drawn at random.
+    """
     from sweep.study.rehearsal import asked  # Optuna takes a while to import
 
     params = stored_parameters(params)
     try:
-        now = asked(study, suggest, params).params
+        now = asked(study, suggest, params, seed=study.seed % 2**32).params
     except Exception:  # an error in the user's `suggest`; it is raised and explained when the parameters are checked
         return params
     try:
         before = asked(replace(study, fixed=()), suggest, params).params
     except Exception:  # `suggest` takes only the fixed values, since the parameters have them already
         before = now
-    return {name: now.get(name, value) for name, value in params.items() if name in now or name not in before}
+    kept = {name: now.get(name, value) for name, value in params.items() if name in now or name not in before}
+    drawn = {name: value for name, value in now.items() if name not in before and name not in kept}
+    return {**kept, **drawn} if complete else kept

@@ -19,6 +19,8 @@ from sweep.study.lane_config import LaneConfig
 from sweep.study.parameter_cells import Cell
 from sweep.study.rehearsal import surveyed_configs
 from sweep.study.shape import study_of_lane
+from sweep.study.space import Space
+from sweep.tasks.kinds import REGRESSION
 
 OPTIONS: Mapping[str, tuple[Study, Mapping[str, Any]]] = {
     "augment none": (side_networks.study, {"augment": "none"}),
@@ -110,12 +112,42 @@ def test_a_part_that_some_side_networks_lack_is_refused(options: Mapping[str, An
         check_side_networks(with_options(side_networks.study, options))
 
 
-def test_an_option_for_which_the_baseline_lacks_parameters_is_named() -> None:
-    study = replace(
-        text_side_networks.study, baseline={"side_network": "multi_stage", **text_side_networks.SHARED}, enqueue=()
-    )
-    with pytest.raises(UsageError, match=r"baseline lacks attention, mlp, .*this run has --side-network ladder; leave"):
-        check_baseline(with_options(study, {"side_network": "ladder"}))
+CONVOLUTION = replace(
+    side_networks.study, baseline=side_networks.started("convolution", read_out="both"), enqueue=side_networks.FIRST
+)
+
+
+def test_parameters_that_only_an_option_asks_for_are_drawn_for_the_baseline() -> None:
+    assert "attention" not in CONVOLUTION.baseline
+    baselines = []
+    for seed in range(8):
+        study = with_options(CONVOLUTION, {"side_network": "ladder", "seed": seed})
+        check_baseline(study)
+        drawn = study.baseline["attention"]
+        assert study.baseline == {**CONVOLUTION.baseline, "side_network": "ladder", "attention": drawn}
+        again = with_options(CONVOLUTION, {"side_network": "ladder", "seed": seed})
+        assert study.baseline == again.baseline == agreeing(study).baseline
+        baselines.append(drawn)
+    assert set(baselines) == {False, True}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "grid"])
+def test_the_sampler_chooses_what_only_an_option_asks_for_in_enqueued_trials_unless_it_is_a_grid(sampler: str) -> None:
+    study = with_options(CONVOLUTION, {"side_network": "ladder", "sampler": sampler})
+    check_enqueued(study, study.enqueue)
+    assert any("attention" not in params for params in study.enqueue) == (sampler == "tpe")
+
+
+def test_parameters_of_another_task_s_baseline_are_drawn_too() -> None:
+    space = Space(CONVOLUTION.suggest, CONVOLUTION.baseline)
+    study = replace(side_networks.study, other_tasks={"regression": space})
+    check_baseline(with_options(study, {"side_network": "ladder"}).on(REGRESSION))
+
+
+def test_a_parameter_that_the_baseline_lacks_anyway_is_named() -> None:
+    baseline = {name: value for name, value in CONVOLUTION.baseline.items() if name != "dropout"}
+    with pytest.raises(UsageError, match=r"baseline lacks dropout, which .*this run has --side-network ladder; leave"):
+        check_baseline(with_options(replace(CONVOLUTION, baseline=baseline), {"side_network": "ladder"}))
 
 
 def test_an_option_that_suggest_cannot_take_is_named() -> None:
