@@ -9,8 +9,8 @@ is fixed, `suggest` no longer chooses it:
 - Whatever `suggest` returns, the study's declaration replaces it; see `sweep.study.asking.lane_config`.
 
 The baseline and the trials to begin with are changed so that they agree. What is fixed may make `suggest` ask for
-parameters that they lack. For the baseline they are drawn at random from the study's seed; for other trials, the sampler
-chooses them.
+parameters that they lack. For the baseline they are drawn at random from the study's seed; for other trials, the
+sampler chooses them.
 """
 
 from collections.abc import Callable, Iterable, Mapping
