@@ -95,12 +95,7 @@ def resume_run(
         if folder.summary_path.is_file():
             reporter.message(f"the run in {folder.path} has ended; nothing is left to do")
             return folder
-        config = _read_config(folder)
-        study = study or _packaged(folder, config)
-        config["backbone"] = _backbone_to_run(folder, config, backbone or study.study.backbone)
-        if config["data"] != DATA_OBJECTS:
-            config["data"] = data_of_run(config, data)
-        loaded = _as_recorded(study, folder, config, reporter)
+        loaded, config = as_recorded(folder, study, backbone=backbone, data=data, reporter=reporter)
         require_recorded_url(folder, storage_url, f"sweep resume {path}")
         mend_journal(folder)
         optuna_study = create_optuna_study(
@@ -147,6 +142,35 @@ def resume_run(
                 reporter,
                 Where(workers, found, config["threads"] or threads_of(workers, found)),
             )
+
+
+def as_recorded(
+    folder: RunFolder,
+    study: LoadedStudy | None,
+    *,
+    backbone: str | None = None,
+    data: str | None = None,
+    reporter: Reporter,
+) -> tuple[LoadedStudy, dict[str, Any]]:
+    """The study of a run with the declarations that it had when the run began, and the run's record.
+
+    Args:
+        folder: The run folder.
+        study: As in `resume_run`, like the arguments below.
+        backbone: The backbone, if it was the user's own.
+        data: Where the data are now.
+        reporter: Told if the study's file has changed since.
+
+    Raises:
+        UsageError: The study, its data or its backbone has to be given, or the study declares something else now.
+        SweepError: The record is damaged.
+    """
+    config = _read_config(folder)
+    study = study or _packaged(folder, config)
+    config["backbone"] = _backbone_to_run(folder, config, backbone or study.study.backbone)
+    if config["data"] != DATA_OBJECTS:
+        config["data"] = data_of_run(config, data)
+    return _as_recorded(study, folder, config, reporter), config
 
 
 def _read_config(folder: RunFolder) -> dict[str, Any]:
