@@ -37,6 +37,8 @@ if TYPE_CHECKING:  # PyTorch and plotly take seconds to import
 
 
 AnyStudy = str | Path | Study | LoadedStudy
+DECLARED = tuple(f.name for f in fields(Study))
+"""Names of what a study declares; `run` and `run_tasks` take them as arguments."""
 
 
 def run(
@@ -134,14 +136,17 @@ def run_tasks(
     """
     from sweep.running.suite import run_suite
 
-    loaded, search = _settled(study, **options)
+    given = as_loaded(study)
+    loaded, search = _settled(given, **options)
+    declared = {name: value for name, value in options.items() if name in DECLARED}
+    unfixed = LoadedStudy(given.name, given.path, given.study.override(**declared))
     if (suite := _suite_of(loaded)) is None:
         raise UsageError(f"{loaded.study.data} is a single task; use sweep.run")
     if options.get("storage") is not None:
         raise UsageError(f"--storage is for a single task; {suite.name} keeps a journal in each task's run folder")
     with new_run_folder(loaded.name, out) as folder, _reporting(reporter) as told:
         search = partial(search, reporter=told)
-        return run_suite(loaded, suite, search, out=folder, cache_dir=default_cache_dir(), reporter=told)
+        return run_suite(loaded, unfixed, suite, search, out=folder, cache_dir=default_cache_dir(), reporter=told)
 
 
 def names_tasks(study: AnyStudy, data: str | None) -> bool:
@@ -235,6 +240,23 @@ def _made(folder: Path) -> bool:
     return True
 
 
+def as_loaded(study: AnyStudy) -> LoadedStudy:
+    """Load a study by name or file, or take it as it is.
+
+    Args:
+        study: As in `run`.
+
+    Raises:
+        UsageError: There is no such study.
+    """
+    if isinstance(study, LoadedStudy):
+        return study
+    if isinstance(study, Study):
+        code = getattr(study.suggest, "__code__", None)
+        return LoadedStudy("study", Path(code.co_filename if code else "study"), study)
+    return load_study(str(study))
+
+
 def overridden_study(study: AnyStudy, declared: Mapping[str, Any]) -> LoadedStudy:
     """Load a study by name or file, or take it as it is, and replace some of its declarations for one run.
 
@@ -245,17 +267,10 @@ def overridden_study(study: AnyStudy, declared: Mapping[str, Any]) -> LoadedStud
     Raises:
         UsageError: There is no such study, or a study cannot declare one of the names.
     """
-    if isinstance(study, LoadedStudy):
-        loaded = study
-    elif isinstance(study, Study):
-        code = getattr(study.suggest, "__code__", None)
-        loaded = LoadedStudy("study", Path(code.co_filename if code else "study"), study)
-    else:
-        loaded = load_study(str(study))
-    known = [f.name for f in fields(Study)]
+    loaded = as_loaded(study)
     for name in declared:
-        if name not in known:
-            raise UsageError(f"sweep.run() has no argument {name!r}, and a study declares {', '.join(known)}")
+        if name not in DECLARED:
+            raise UsageError(f"sweep.run() has no argument {name!r}, and a study declares {', '.join(DECLARED)}")
     overridden = with_options(loaded.study, declared)
     if declared.get("retrain") is False and overridden.folds:
         raise UsageError(

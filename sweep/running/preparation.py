@@ -25,6 +25,7 @@ from sweep.side_networks.spec import SideNetworkSpec
 from sweep.study.asking import check_baseline
 from sweep.study.class_weights import completed
 from sweep.study.declaration import Study
+from sweep.study.fixed import agreeing
 from sweep.study.lane_config import LaneConfig
 from sweep.study.rehearsal import keep_survey, rehearse, surveyed_configs
 from sweep.study.shape import Shape, shape_of, study_of_lane, study_of_shape
@@ -141,9 +142,8 @@ def prepare(
     study = study.on(TASK_KINDS[data.task])
     if study.folds:
         _check_folds(study, data)
-    study = replace(
-        study, class_weights=completed(study.class_weights, data.class_names), resize=resize_of(study, data)
-    )
+    weights = completed(study.class_weights, data.class_names)
+    study = agreeing(replace(study, class_weights=weights, resize=resize_of(study, data)))
     check_baseline(study)
     check_side_networks(study)
     check_views(study)

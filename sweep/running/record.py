@@ -20,6 +20,7 @@ from sweep.search.search import Search, Winner
 from sweep.search.storage_url import shown_url
 from sweep.study.budget import Budget
 from sweep.study.finding import LoadedStudy
+from sweep.study.going_on import ASKED_AS_NOW
 from sweep.tasks.targets import Target
 
 PACKAGES = ("sweep", "torch", "torchvision", "timm", "optuna", "numpy", "numba", "pandas", "pillow")
@@ -48,7 +49,7 @@ def run_config(
         if storage_url
         else sys.argv,
         **loaded.study.declarations(),
-        "fixed_numbers": True,  # versions 0.11.0 and 0.11.1 asked otherwise; see `sweep.study.asked_trial`
+        **ASKED_AS_NOW,
         "n_parallel": prepared.n_parallel or "auto",
         "device": str(prepared.device),
         "storage": shown_url(storage_url) if storage_url else None,

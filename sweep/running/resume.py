@@ -28,7 +28,7 @@ from sweep.study.budget import Budget
 from sweep.study.declaration import DATA_OBJECTS, Study
 from sweep.study.finding import LoadedStudy, load_study, study_names
 from sweep.study.fixed import with_fixed
-from sweep.study.going_on import as_in_0_11, going_on
+from sweep.study.going_on import ASKED_AS_NOW, as_in_0_11, going_on
 from sweep.study.halving import Halving
 from sweep.study.structure import OWN_NETWORK
 from sweep.tasks.kinds import recorded_kind
@@ -96,12 +96,7 @@ def resume_run(
         if folder.summary_path.is_file():
             reporter.message(f"the run in {folder.path} has ended; nothing is left to do")
             return folder
-        config = _read_config(folder)
-        study = study or _packaged(folder, config)
-        config["backbone"] = _backbone_to_run(folder, config, backbone or study.study.backbone)
-        if config["data"] != DATA_OBJECTS:
-            config["data"] = data_of_run(config, data)
-        loaded = _as_recorded(study, folder, config, reporter)
+        loaded, config = as_recorded(folder, study, backbone=backbone, data=data, reporter=reporter)
         require_recorded_url(folder, storage_url, f"sweep resume {path}")
         mend_journal(folder)
         optuna_study = create_optuna_study(
@@ -150,9 +145,38 @@ def resume_run(
             )
 
 
+def as_recorded(
+    folder: RunFolder,
+    study: LoadedStudy | None,
+    *,
+    backbone: str | None = None,
+    data: str | None = None,
+    reporter: Reporter,
+) -> tuple[LoadedStudy, dict[str, Any]]:
+    """The study of a run with the declarations that it had when the run began, and the run's record.
+
+    Args:
+        folder: The run folder.
+        study: As in `resume_run`, like the arguments below.
+        backbone: The backbone, if it was the user's own.
+        data: Where the data are now.
+        reporter: Told if the study's file has changed since.
+
+    Raises:
+        UsageError: The study, its data or its backbone has to be given, or the study declares something else now.
+        SweepError: The record is damaged.
+    """
+    config = _read_config(folder)
+    study = study or _packaged(folder, config)
+    config["backbone"] = _backbone_to_run(folder, config, backbone or study.study.backbone)
+    if config["data"] != DATA_OBJECTS:
+        config["data"] = data_of_run(config, data)
+    return _as_recorded(study, folder, config, reporter), config
+
+
 def _read_config(folder: RunFolder) -> dict[str, Any]:
     earlier: dict[str, Any] = {"workers": 0, "threads": None, "cluster": None}  # versions up to 0.4 recorded none
-    earlier |= {"fixed": [], "fixed_numbers": False}  # nor did versions up to 0.10 and 0.11.1
+    earlier |= {"fixed": [], **dict.fromkeys(ASKED_AS_NOW, False)}  # nor did versions up to 0.10 and 0.11.2
     config = {**UNDECLARED, **structure.UNDECLARED, **earlier, **read_json(folder.config_path)}
     entries: dict[str, Any] = {
         **dict.fromkeys(("study", "backbone", "backbone_fingerprint", "data"), str),
@@ -168,11 +192,12 @@ def _read_config(folder: RunFolder) -> dict[str, Any]:
         **dict.fromkeys(("transform", "versions"), dict),
     }
     require_entries(folder.config_path, config, entries)
-    fixed = all(isinstance(params, dict) for params in config["enqueued"])
-    fixed &= all(isinstance(name, str) for name in config["fixed"]) and isinstance(config["fixed_numbers"], bool)
+    items = all(isinstance(params, dict) for params in config["enqueued"])
+    items &= all(isinstance(name, str) for name in config["fixed"])
+    asked = all(isinstance(config[name], bool) for name in ASKED_AS_NOW)
     lanes = isinstance(config["n_parallel"], int) or config["n_parallel"] == "auto"
     counts = config["workers"] >= 0 and 0 < (config["threads"] or 1) <= MOST_THREADS
-    if config["on_bad_image"] not in ("error", "skip") or not fixed or not lanes or not counts:
+    if config["on_bad_image"] not in ("error", "skip") or not (items and asked and lanes and counts):
         raise SweepError(f"{folder.config_path} is damaged{RESTORE}")
     return config
 
@@ -236,7 +261,8 @@ def _as_recorded(loaded: LoadedStudy, folder: RunFolder, config: dict[str, Any],
         overrides["sampler"] = config["sampler"]
     overrides["rank_buckets"] = config.get("rank_buckets") or [config["max_rank"]]
     asked = loaded.study if config["fixed_numbers"] else as_in_0_11(loaded.study)
-    study: Study = with_fixed(asked.override(**overrides), config["fixed"]).on(recorded_kind(config))
+    study: Study = with_fixed(asked.override(**overrides), config["fixed"], among_names=config["fixed_names"])
+    study = study.on(recorded_kind(config))
     declared = json.loads(json.dumps(study.declarations()))
     for name in (*DECIDED_BY_STUDY, "sampler", "augment", "views"):
         if declared[name] != config.get(name):

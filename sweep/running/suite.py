@@ -23,10 +23,10 @@ from sweep.records.folder import RunFolder
 from sweep.records.reporter import Reporter
 from sweep.records.suite_results import COLUMNS, RECORD, TABLE, SuiteResults, is_suite
 from sweep.running.preparation import Prepared, prepare
-from sweep.running.recorded import recorded_resize
-from sweep.running.resume import resume_run
+from sweep.running.resume import as_recorded, resume_run
 from sweep.running.retrain import Retrained, read_retrained, retrain
 from sweep.study.finding import LoadedStudy
+from sweep.study.going_on import ASKED_AS_NOW
 from sweep.tasks.kinds import TaskKind, recorded_kind
 
 IN_A_ROW: dict[str, type | UnionType] = {
@@ -46,7 +46,14 @@ class SearchTask(Protocol):
 
 @own_settings()
 def run_suite(
-    loaded: LoadedStudy, suite: Suite, search: SearchTask, *, out: Path, cache_dir: Path, reporter: Reporter
+    loaded: LoadedStudy,
+    unfixed: LoadedStudy,
+    suite: Suite,
+    search: SearchTask,
+    *,
+    out: Path,
+    cache_dir: Path,
+    reporter: Reporter,
 ) -> SuiteResults:
     """Run a study on every task of a suite.
 
@@ -55,6 +62,8 @@ def run_suite(
 
     Args:
         loaded: The study. Its data are those of the suite.
+        unfixed: The same study with what options replace, before anything was fixed. A task that an earlier version
+            began may not have fixed the same, or not in the same way.
         suite: The tasks.
         search: Runs the study on one task.
         out: Folder to make; task `NAME` becomes the run folder `out/NAME`.
@@ -85,13 +94,13 @@ def run_suite(
         study = LoadedStudy(loaded.name, loaded.path, replace(loaded.study, data=task.data))
         folder = RunFolder(out / task.name)
         if folder.config_path.is_file():
-            resume_run(folder.path, study, storage_url=None, cache_dir=cache_dir, reporter=reporter)
+            resume_run(folder.path, unfixed, storage_url=None, cache_dir=cache_dir, reporter=reporter)
         else:
             search(study, out=folder.path)
         retrained = read_retrained(folder)
         if retrained is None:
             reporter.message("training the winner and the probe again, on train and val")
-            retrained = retrain(folder, _prepared(study, folder, cache_dir), cache_dir)
+            retrained = retrain(folder, _prepared(unfixed, folder, cache_dir), cache_dir)
         kind = recorded_kind(read_json(folder.config_path))
         summary = read_json(folder.summary_path)
         scores = dict.fromkeys((f"{method}.val.{kind.score}" for method in METHODS), NUMBER)
@@ -102,12 +111,11 @@ def run_suite(
     return results
 
 
-def _prepared(loaded: LoadedStudy, folder: RunFolder, cache_dir: Path) -> Prepared:
+def _prepared(unfixed: LoadedStudy, folder: RunFolder, cache_dir: Path) -> Prepared:
     """The data and the backbone of a finished run, on the device that it ran on."""
-    config = read_json(folder.config_path)
-    require_entries(folder.config_path, config, {"device": str, "on_bad_image": str, "transform": dict})
+    loaded, config = as_recorded(folder, unfixed, reporter=Reporter())
     return prepare(
-        loaded.study.override(resize=recorded_resize(config)),
+        loaded.study,
         n_parallel=None,
         device=device_named(config["device"]),
         cache_dir=cache_dir,
@@ -119,8 +127,13 @@ def _require_same(out: Path, loaded: LoadedStudy, suite: Suite) -> None:
     """Raise an error if a folder holds another study, other options or another suite."""
     begun = read_json(out / RECORD)
     declared, declared_then = _declarations(loaded), begun.get("declarations")
-    if isinstance(declared_then, dict) and "fixed" not in declared_then:
-        del declared["fixed"]  # version 0.10 and earlier
+    if isinstance(declared_then, dict):
+        unknown = {*ASKED_AS_NOW, "fixed"} - declared_then.keys()  # to version 0.11.2, 0.11.1 or 0.10 and earlier
+        if unknown and loaded.study.fixed:
+            unknown.add("baseline")  # they changed it in another way; the record of each task has its own
+        declared, declared_then = (
+            {name: value for name, value in of.items() if name not in unknown} for of in (declared, declared_then)
+        )
     if begun.get("suite") != suite.name or declared_then != declared:
         raise UsageError(
             f"{out} holds another study, other options or other tasks; give the same command as before to continue "
@@ -129,7 +142,7 @@ def _require_same(out: Path, loaded: LoadedStudy, suite: Suite) -> None:
 
 
 def _declarations(loaded: LoadedStudy) -> Any:
-    return json.loads(json.dumps({"study": loaded.name, **loaded.study.declarations()}))
+    return json.loads(json.dumps({"study": loaded.name, **loaded.study.declarations(), **ASKED_AS_NOW}))
 
 
 def _row(task: Task, kind: TaskKind, summary: Mapping[str, Any], retrained: Retrained) -> dict[str, Any]:

@@ -1,11 +1,15 @@
 """An Optuna storage in a data base whose connections may be cut at any time, because the server restarts.
 
 Whatever was being read or written then is done again. Most writes may be done twice. For the others, it is looked up
-whether the server has done them before the connection was cut: it may have done so and not have said it.
+whether the server has done them before the connection was cut: it may have done so and not have said it. Another
+program may have written meanwhile. So new studies and trials are written together with a mark, an attribute of the
+study that says which call of which storage has written them.
 """
 
+import json
 import logging
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +17,8 @@ from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+
+from sweep.study.stored_values import RESERVED
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -63,9 +69,11 @@ class LastingStorage(RDBStorage):
         super().__init__(address, engine_kwargs={"pool_pre_ping": True})
         from sqlalchemy import event
 
-        self._number_begun: int | None = None  # of a trial that may have been written before a connection was cut
+        self._mark = f"{RESERVED}written_by:{uuid.uuid4().hex}"  # name of the attribute
+        self._n_calls = 0  # that have written a study or a trial; the number of a call marks what it has written
         self._gave_up = False  # whether the server was waited for in vain
         event.listen(self.engine, "do_connect", self._connect)
+        event.listen(self.scoped_session, "before_flush", self._mark_studies)
 
     def _connect(self, dialect: Any, record: object, arguments: list[Any], options: dict[str, Any]) -> Any:
         """Connect, and try for `PATIENCE_SECONDS`; only once if that was in vain before."""
@@ -89,6 +97,7 @@ class LastingStorage(RDBStorage):
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         """See `RDBStorage`."""
         create = super().create_new_study
+        self._n_calls += 1
 
         def again() -> int:
             try:
@@ -96,9 +105,20 @@ class LastingStorage(RDBStorage):
             except DuplicatedStudyError:
                 if study_name is None:
                     raise
-                return self.get_study_id_from_name(study_name)
+                study_id = self.get_study_id_from_name(study_name)
+                if self.get_study_system_attrs(study_id).get(self._mark) != [self._n_calls, None]:
+                    raise  # it is another program's
+                return study_id
 
         return _lasting(lambda: create(directions, study_name), again)
+
+    def _mark_studies(self, session: "Session", context: object, instances: object) -> None:
+        """Mark new studies before they are written."""
+        from optuna.storages._rdb.models import StudyModel, StudySystemAttributeModel
+
+        value = json.dumps([self._n_calls, None])
+        for new in [new for new in session.new if isinstance(new, StudyModel)]:
+            session.add(StudySystemAttributeModel(study=new, key=self._mark, value_json=value))
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """See `RDBStorage`."""
@@ -113,21 +133,21 @@ class LastingStorage(RDBStorage):
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
         """See `RDBStorage`, which tries this several times."""
         create = super()._create_new_trial
-        try:
-            return _lasting(lambda: create(study_id, template_trial))
-        finally:
-            self._number_begun = None
+        self._n_calls += 1
+        return _lasting(lambda: create(study_id, template_trial))
 
     def _get_prepared_new_trial(self, study_id: int, template_trial: FrozenTrial | None, session: "Session") -> Any:
         """See `RDBStorage`. It is called in a transaction in which nobody else adds trials to the study."""
-        from optuna.storages._rdb.models import TrialModel
+        from optuna.storages._rdb.models import StudySystemAttributeModel, TrialModel
 
-        if self._number_begun is not None:
-            written = session.query(TrialModel).filter_by(study_id=study_id, number=self._number_begun).one_or_none()
-            if written is not None:
-                return written
+        mark = session.query(StudySystemAttributeModel).filter_by(study_id=study_id, key=self._mark).one_or_none()
+        if mark is None:
+            mark = StudySystemAttributeModel(study_id=study_id, key=self._mark)
+            session.add(mark)
+        elif (written := json.loads(str(mark.value_json)))[0] == self._n_calls:
+            return session.get(TrialModel, written[1])
         trial: Any = super()._get_prepared_new_trial(study_id, template_trial, session)
-        self._number_begun = trial.number
+        mark.value_json = json.dumps([self._n_calls, trial.trial_id])
         return trial
 
 

@@ -96,7 +96,11 @@ def check_storage_free(url: str, name: str) -> None:
     except Exception as error:  # SQLAlchemy, a driver, or the network
         raise cannot_open(url, error) from error
     if name in names:
-        raise UsageError(f"--storage {shown_url(url)} already holds a study named {name}; choose another --out")
+        raise _taken(url, name)
+
+
+def _taken(url: str, name: str) -> UsageError:
+    return UsageError(f"--storage {shown_url(url)} already holds a study named {name}; choose another --out")
 
 
 def load_optuna_study(folder: RunFolder, url: str | None, command: str) -> optuna.Study:
@@ -140,17 +144,21 @@ def create_optuna_study(
         goes_on: Whether the run is resumed, so that the study may exist already.
 
     Raises:
-        UsageError: The storage cannot be opened.
+        UsageError: The storage cannot be opened, or it has a study of that name and the run is not resumed.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(url, folder)
-    study = optuna.create_study(
-        study_name=_recorded_name(folder, storage, url),
-        storage=storage,
-        sampler=sampler,
-        directions=list(objectives.directions.values()),
-        load_if_exists=goes_on,
-    )
+    name = _recorded_name(folder, storage, url)
+    try:
+        study = optuna.create_study(
+            study_name=name,
+            storage=storage,
+            sampler=sampler,
+            directions=list(objectives.directions.values()),
+            load_if_exists=goes_on,
+        )
+    except optuna.exceptions.DuplicatedStudyError as error:  # another program has made it since `check_storage_free`
+        raise _taken(url or str(folder.journal_path), name) from error
     OwnAttributes.mark(study)
     with experiments_allowed():
         study.set_metric_names(objectives.names)

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sweep.errors import UsageError
 from sweep.machine.user_code import line_of
-from sweep.study.asked_trial import AskedTrial
 from sweep.study.class_weights import of_lane
-from sweep.study.fixed import fixed_values, of_fixed
+from sweep.study.fixed import asked_trial, of_fixed
 from sweep.study.lane_config import LaneConfig
 from sweep.study.own_config import with_fields_in_extra
 from sweep.study.parameter_cells import range_text
@@ -36,7 +35,7 @@ def lane_config(study: "Study", trial: "optuna.Trial | optuna.trial.FixedTrial")
             does not fit the task, or its shape fields contradict each other.
     """
     try:
-        config = study.suggest(cast("optuna.Trial", AskedTrial(trial, fixed_values(study))))
+        config = study.suggest(cast("optuna.Trial", asked_trial(study, trial)))
         if isinstance(config, LaneConfig):
             config = _with_declarations(study, with_fields_in_extra(config))
     except UsageError as error:

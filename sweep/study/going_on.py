@@ -5,19 +5,27 @@ the run began, for example one more family of side-networks. And an earlier vers
 way.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from operator import methodcaller
+from typing import TYPE_CHECKING, Any
 
 from sweep.errors import UsageError
-from sweep.study.lane_config import LaneConfig
+from sweep.study.asked_trial import Naming
 from sweep.study.stored_values import same_value, stored_parameter
+from sweep.study.wrapped_suggest import WrappedSuggest
 
 if TYPE_CHECKING:
     import optuna
 
-    from sweep.study.asked_trial import AskedTrial
     from sweep.study.declaration import Study
+
+
+ASKED_AS_NOW: Mapping[str, bool] = {"fixed_numbers": True, "fixed_names": True}
+"""Entries of a run's record that say how `suggest` was asked: whether parameters that are numbers or lists, and those
+that choose among names, have fixed values. Versions up to 0.11.1 and 0.11.2 recorded no such entry; there they did not.
+"""
 
 
 def going_on(study: "Study", trials: "Iterable[optuna.trial.FrozenTrial]") -> "Study":
@@ -39,58 +47,22 @@ def going_on(study: "Study", trials: "Iterable[optuna.trial.FrozenTrial]") -> "S
     if not recorded:
         return study
     # `Study.on` would take the space of the kind of task, as it is in the file
-    return replace(study, suggest=_SuggestAmong(study.suggest, recorded), other_tasks={})
+    return replace(
+        study, suggest=WrappedSuggest(study.suggest, partial(_TrialAmong, recorded=recorded)), other_tasks={}
+    )
 
 
 def as_in_0_11(study: "Study") -> "Study":
     """The study, whose `suggest` gets fixed values as in versions 0.11.0 and 0.11.1; see `AskedTrial`."""
+    as_before = methodcaller("as_in_0_11")
     return replace(
         study,
-        suggest=_SuggestAsIn011(study.suggest),
+        suggest=WrappedSuggest(study.suggest, as_before),
         other_tasks={
-            task: replace(space, suggest=_SuggestAsIn011(space.suggest)) for task, space in study.other_tasks.items()
+            task: replace(space, suggest=WrappedSuggest(space.suggest, as_before))
+            for task, space in study.other_tasks.items()
         },
     )
-
-
-@dataclass(frozen=True)
-class _SuggestAsIn011:
-    """A study's `suggest`, which gets fixed values as in versions 0.11.0 and 0.11.1.
-
-    Attributes:
-        suggest: The function of the study.
-    """
-
-    suggest: "Callable[[optuna.Trial], LaneConfig]"
-
-    def __call__(self, trial: "optuna.Trial") -> LaneConfig:
-        return self.suggest(cast("optuna.Trial", cast("AskedTrial", trial).as_in_0_11()))
-
-    @property
-    def __wrapped__(self) -> "Callable[[optuna.Trial], LaneConfig]":
-        """The function of the study, for messages that name its lines."""
-        return self.suggest
-
-
-@dataclass(frozen=True)
-class _SuggestAmong:
-    """A study's `suggest`, whose parameters have the recorded choices.
-
-    Attributes:
-        suggest: The function of the study.
-        recorded: Stored choices by parameter.
-    """
-
-    suggest: "Callable[[optuna.Trial], LaneConfig]"
-    recorded: Mapping[str, Sequence[Any]]
-
-    def __call__(self, trial: "optuna.Trial") -> LaneConfig:
-        return self.suggest(cast("optuna.Trial", _TrialAmong(trial, self.recorded)))
-
-    @property
-    def __wrapped__(self) -> "Callable[[optuna.Trial], LaneConfig]":
-        """The function of the study, for messages that name its lines."""
-        return self.suggest
 
 
 class _TrialAmong:
@@ -105,6 +77,10 @@ class _TrialAmong:
     def as_in_0_11(self) -> "_TrialAmong":
         """See `AskedTrial.as_in_0_11`."""
         return _TrialAmong(self._trial.as_in_0_11(), self._recorded)
+
+    def with_names(self, naming: Naming) -> "_TrialAmong":
+        """See `AskedTrial.with_names`."""
+        return _TrialAmong(self._trial.with_names(naming), self._recorded)
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """Like `AskedTrial.suggest_categorical`, among the recorded choices.

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -10,8 +11,8 @@ from optuna.samplers import RandomSampler
 from optuna.trial import FixedTrial
 
 from sweep.errors import UsageError
-from sweep.study.asked_trial import AskedTrial
 from sweep.study.declaration import Study
+from sweep.study.fixed import asked_trial
 from sweep.study.lane_config import LaneConfig
 
 SURVEYED = 256
@@ -59,22 +60,33 @@ class _AnsweredTrial(_RehearsedTrial):
         return super().suggest_categorical(name, choices)
 
 
-def asked_params(
-    suggest: Callable[..., Any], params: Mapping[str, Any], fixed: Mapping[str, Any], *, seed: int = 0
-) -> dict[str, Any]:
-    """The parameters that `suggest` asks for, with the values that it gets.
+@dataclass(frozen=True)
+class Asked:
+    """What a study's `suggest` has done with a trial.
+
+    Attributes:
+        config: What it returned.
+        params: The parameters that it asked for, with the values that it got as they are stored.
+    """
+
+    config: Any
+    params: dict[str, Any]
+
+
+def asked(study: Study, suggest: Callable[..., Any], params: Mapping[str, Any], *, seed: int = 0) -> Asked:
+    """Ask a `suggest` for a configuration; it raises what it raises.
 
     Args:
-        suggest: A study's `suggest`; it raises what it raises.
+        study: The study. What it fixes replaces values of `params`.
+        suggest: The study's `suggest`, or that of one of its other tasks.
         params: Values by parameter. Other parameters that `suggest` asks for are drawn at random.
-        fixed: Values of declarations that hold for every trial, by name; they replace those of `params`.
         seed: Seed of the draws.
     """
     trial = _AnsweredTrial(params, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna warns about values out of range
-        suggest(AskedTrial(trial, fixed))
-    return dict(trial.params)
+        config = suggest(asked_trial(study, trial))
+    return Asked(config, dict(trial.params))
 
 
 def rehearse(study: Study, params: Mapping[str, Any], *, seed: int = 0) -> LaneConfig:

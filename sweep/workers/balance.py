@@ -50,7 +50,8 @@ class Balance:
     Attributes:
         held: What every worker has now. Of equally good workers, the one that has most of a kind gets more of it.
         speeds: Costs that each worker computes in a unit of time.
-        most_lanes: The most lanes of a shape that a worker should have. It gets more only if all workers are full.
+        most_lanes: The most lanes of a shape that a worker should have. It gets more only if all workers are full, and
+            none if it is 0 there, unless it is 0 on all workers.
     """
 
     held: Counts
@@ -91,6 +92,9 @@ class Balance:
             return None
         return counts
 
+    def _is_able(self, worker: int, shape: Shape) -> bool:
+        return self.most_lanes(worker, shape) > 0 or not any(self.most_lanes(other, shape) for other in self.held)
+
     def _nothing(self) -> dict[int, Counter[TrialCost]]:
         return {worker: Counter() for worker in self.held}
 
@@ -116,7 +120,11 @@ class Balance:
                 in_time = max(0.0, time_left) / cost.own
                 lanes = sum(other.n_lanes * n for other, n in of_the_shape.items())
                 room = (self.most_lanes(worker, cost.shape) - lanes) / cost.n_lanes if has_limits else math.inf
-                n = int(min(left[cost], in_time, room if of_the_shape else max(1, room)))
+                if not of_the_shape:
+                    room = max(1, room)
+                if not self._is_able(worker, cost.shape):
+                    room = 0
+                n = int(min(left[cost], in_time, room))
                 if n > 0:
                     of_worker[cost] += n
                     left[cost] -= n

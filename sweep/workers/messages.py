@@ -81,7 +81,7 @@ class StepResult:
         wall_seconds: Time that the worker took.
         out_of_memory: Trials whose stack did not fit in memory. The worker has dropped them.
         most_lanes: For each shape of these trials, the most lanes that the worker trains at a time from now on: half as
-            many as did not fit.
+            many as did not fit; none if one trial alone did not fit.
     """
 
     trials: dict[int, TrialEpoch]

@@ -22,7 +22,7 @@ class Placement:
 
     Args:
         most_lanes: The most lanes of a shape that a worker trains at a time, by its number. A worker gets more of them
-            only if all workers are full.
+            only if all workers are full, and none if it is 0 there, unless it is 0 on all workers.
 
     Attributes:
         costs: By number of the trial, all trials in training.
@@ -93,7 +93,8 @@ class Placement:
             held, most = of_shape[cost.shape]
             lacks = held == 0
             after = loads + cost.own + lacks * cost.shared
-            seconds, has_room = after / speeds, lacks | (held + cost.n_lanes <= most)
+            able = (most > 0) | (most.max() == 0)
+            seconds, has_room = np.where(able, after / speeds, np.inf), able & (lacks | (held + cost.n_lanes <= most))
             first = int(np.where(has_room, seconds, np.inf).argmin() if has_room.any() else seconds.argmin())
             loads[first] = after[first]
             held[first] += cost.n_lanes

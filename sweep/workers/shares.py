@@ -87,14 +87,21 @@ class Shares:
         self.speeds = {worker: fastest[own.processor, own.n_threads] for worker, own in all_of_them}
 
     def limit(self, worker: int, most_lanes: Mapping[Shape, int]) -> None:
-        """Count on a worker, whose memory has run out, for so many lanes of some shapes at the most."""
+        """Count on a worker, whose memory has run out, for so many lanes of some shapes at the most; may be none."""
         self._limits |= {(worker, shape): most for shape, most in most_lanes.items()}
 
     def most_lanes(self, worker: int, shape: Shape) -> int:
-        """The most lanes of a shape that a worker trains at a time; at least one."""
+        """The most lanes of a shape that a worker trains at a time.
+
+        It is at least one, unless a trial of that shape has not fitted in the worker's memory.
+        """
         fitting = max(1, self.memory.lanes_that_fit(shape, self.free_bytes[worker]))
         limit = self._limits.get((worker, shape), fitting)
         return min(fitting, limit, fitting if self.lanes_each is None else self.lanes_each)
+
+    def have_room(self, workers: Iterable[int], shape: Shape) -> bool:
+        """Whether a trial of a shape fits on any of some workers, as far as is known."""
+        return any(self.most_lanes(worker, shape) > 0 for worker in workers)
 
     def in_words(self, lanes: Mapping[int, Mapping[Shape, int]]) -> str:
         """How many lanes each worker has, and how many it trains at a time at most, in one line.
@@ -105,7 +112,7 @@ class Shares:
         shapes = {shape for held in lanes.values() for shape in held}
         shares = dict[int, str]()
         for worker, held in lanes.items():
-            most = min(self.most_lanes(worker, shape) for shape in shapes)
+            most = min(filter(None, (self.most_lanes(worker, shape) for shape in shapes)), default=0)
             shares[worker] = f"{sum(held.values())} (at most {most} at a time)"
         return shares_in_words(shares)
 

@@ -20,7 +20,7 @@ from sweep.records.worker_log import WorkerLog
 from sweep.search.ledger import Entrant
 from sweep.search.trainer import SettingOf, Stacks
 from sweep.study.shape import Shape
-from sweep.training.lane_stack import StackEpoch, TrialEpoch
+from sweep.training.lane_stack import StackEpoch, TrialEpoch, does_not_fit
 from sweep.training.lane_state import LaneState
 from sweep.workers.balance import TrialCost
 from sweep.workers.messages import Assignment, Step, WorkerFailure, WorkerLost
@@ -96,7 +96,7 @@ class TrainingOnWorkers:
         self._welcome()
         if self._generation == 0:
             self._await_others()
-        self._unsent |= set(self._placement.place(self.pool.ready))
+        self._place()
         self._move()
         if self._untold:
             self.on_shares(f"lanes: {self.shares.in_words(self._placement.lanes(self.pool.ready))}")
@@ -151,7 +151,7 @@ class TrainingOnWorkers:
         results: dict[int, TrialEpoch] = {}
         while missing := [trial for trial in trials if trial not in results]:
             self._welcome()
-            self._unsent |= set(self._placement.place(self.pool.ready))
+            self._place()
             needed = {(self._placement.where[trial], self._held[trial].shape) for trial in self._unsent}
             shapes = [assignment.shape for assignment in self._held.values()]
             if not self._settings.send(needed, shapes, self.patience.epoch_seconds):
@@ -171,13 +171,31 @@ class TrainingOnWorkers:
                     self._forget(result.out_of_memory)
                     self.shares.limit(worker, result.most_lanes)
                     self._untold = True
-                    self.on_message(
-                        f"worker {worker} ran out of memory; it trains half as many lanes at a time, and workers with "
-                        f"room take the others"
-                    )
+                    self.on_message(_out_of_memory(worker, result.most_lanes))
                 on_answer()
         self._losses.clear()
         return results
+
+    def _place(self) -> None:
+        """Give a worker to every trial that is on none. If none has room, wait for those that are being started.
+
+        Raises:
+            SweepError: One trial alone does not fit on any worker.
+        """
+        while (one := self._without_room()) is not None:
+            new = self.pool.welcome(self.patience.timeout_seconds) if self.pool.n_starting else []
+            if not new:
+                raise does_not_fit(len(one.lanes), one.shape.batch_size, "any worker")
+            for worker in new:
+                self.on_message(f"worker {worker} takes part")
+            self._measure_new()
+        self._unsent |= set(self._placement.place(self.pool.ready))
+
+    def _without_room(self) -> Assignment | None:
+        """A trial without a worker for which no worker has room, not even alone."""
+        new = {one.shape: one for trial, one in self._held.items() if trial not in self._placement.where}
+        lacking = (one for shape, one in new.items() if not self.shares.have_room(self.pool.ready, shape))
+        return next(lacking, None)
 
     def _step(self, worker: int, placed: Sequence[int]) -> Step:
         admitted = [self._held[trial] for trial in placed if trial in self._unsent]
@@ -298,3 +316,14 @@ class TrainingOnWorkers:
         if self.pool.n_starting:
             n_all = len(self.pool.ready) + self.pool.n_starting
             self.on_message(f"{len(self.pool.ready)} of {n_all} workers take part; others do so once they are ready")
+
+
+def _out_of_memory(worker: int, most_lanes: Mapping[Shape, int]) -> str:
+    """What a worker does whose memory has run out, in one line."""
+    does = []
+    if any(most_lanes.values()):
+        does.append("it trains half as many lanes at a time")
+    if sizes := {shape.batch_size for shape, most in most_lanes.items() if not most}:
+        batches = " or ".join(map(str, sorted(sizes)))
+        does.append(f"one trial of batch size {batches} does not fit there alone, so it gets no more of that shape")
+    return f"worker {worker} ran out of memory; {', and '.join(does)}; workers with room take the others"

@@ -19,7 +19,7 @@ from sweep.machine.memory import is_out_of_memory
 from sweep.side_networks.own_networks import take_network
 from sweep.study.shape import Shape
 from sweep.tasks.own_losses import take_losses
-from sweep.training.lane_stack import LaneStack, StackSetting, TrialEpoch, does_not_fit
+from sweep.training.lane_stack import LaneStack, StackSetting, TrialEpoch
 from sweep.training.lane_state import LaneState
 from sweep.workers.feature_ranges import Computed, FeaturePass
 from sweep.workers.measured import Measured, measured
@@ -103,11 +103,7 @@ class LaneWorker:
             torch.cuda.empty_cache()
 
     def step(self, step: Step) -> StepResult:
-        """Train all trials for one epoch, unless they have trained it.
-
-        Raises:
-            SweepError: Not even one trial fits in memory.
-        """
+        """Train all trials for one epoch, unless they have trained it. Those that do not fit in memory are dropped."""
         started = time.perf_counter()
         self._remove(step.drop)
         self._most_lanes |= step.most_lanes
@@ -161,12 +157,10 @@ class LaneWorker:
                 raise
             lost = list(stack.lanes)
             n_replicates = len(stack.lanes[lost[0]])
-            if len(lost) == 1:
-                raise does_not_fit(n_replicates, self._settings[shape].batch_size, self.device) from error
         else:
             results |= trained.trials
             return []
-        half = -(-len(lost) // 2) * n_replicates
+        half = -(-len(lost) // 2) * n_replicates if len(lost) > 1 else 0
         self._most_lanes[shape] = min(half, self._most_lanes.get(shape, half))
         self._remove(lost)
         stack.remove(lost)

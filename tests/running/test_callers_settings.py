@@ -1,7 +1,7 @@
 """A run gives the same tables whatever the calling program has set, or does in other threads."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,9 @@ def suggest(trial: optuna.Trial) -> LaneConfig:
     )
 
 
-@pytest.fixture
-def run(drawn_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., sweep.Run]:
-    monkeypatch.setenv("SWEEP_CACHE_DIR", str(drawn_images.parent / "cache"))
+@pytest.fixture(scope="module")
+def run(drawn_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., sweep.Run]]:
+    folder = tmp_path_factory.mktemp("runs")
 
     def start(out: str, **declared: Any) -> sweep.Run:
         study = Study(
@@ -42,9 +42,17 @@ def run(drawn_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             batch_size=16,
             **declared,
         )
-        return sweep.run(study, n_parallel=2, device="cpu", out=tmp_path / out, reporter=Reporter())
+        return sweep.run(study, n_parallel=2, device="cpu", out=folder / out, reporter=Reporter())
 
-    return start
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("SWEEP_CACHE_DIR", str(drawn_images.parent / "cache"))
+        yield start
+
+
+@pytest.fixture(scope="module")
+def expected(run: Callable[..., sweep.Run]) -> sweep.Run:
+    """A run of a program that has set nothing."""
+    return run("expected")
 
 
 def tables(run: sweep.Run) -> tuple[pd.DataFrame, pd.DataFrame, Any]:
@@ -78,11 +86,12 @@ SETTINGS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_the_callers_settings_change_no_result_and_are_kept(run: Callable[..., sweep.Run], name: str) -> None:
-    expected = run("expected")
+def test_the_callers_settings_change_no_result_and_are_kept(
+    run: Callable[..., sweep.Run], expected: sweep.Run, name: str
+) -> None:
     with SETTINGS[name]():
         before = _seen()
-        found = run("found")
+        found = run(name)
         weights = found.best.load().state_dict()
         assert _seen() == before
     assert_alike(found, expected)

@@ -4,8 +4,9 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,10 @@ from sweep.records.suite_results import load_suite
 from sweep.running.retrain import read_retrained
 from sweep.side_networks import LAST
 from sweep.study.asking import check_baseline
+from sweep.study.declaration import Study
 from sweep.study.finding import load_study
+from sweep.study.fixed import with_fixed
+from sweep.study.going_on import as_in_0_11
 from sweep.training.engine import train
 from sweep.training.stack import Stack, split_logits
 
@@ -176,6 +180,68 @@ def test_a_stopped_suite_can_be_resumed(cli: Cli, tmp_path: Path, monkeypatch: p
     assert "the run in out/svhn has ended; nothing is left to do" in said
     whole, pieces = (load_suite(Path(name)).tasks.drop(columns="seconds") for name in ("whole", "out"))
     pd.testing.assert_frame_equal(whole, pieces, check_exact=True)
+
+
+WITH_STAGES = """
+from sweep import LaneConfig, Study
+
+STAGES = {"last": (2,), "even": 2}
+
+def suggest(trial):
+    stages = STAGES[trial.suggest_categorical("stages", list(STAGES))]
+    return LaneConfig(lr=trial.suggest_float("lr", 1e-3, 1e-1, log=True), rank=2, stages=stages)
+
+study = Study(
+    suggest=suggest, baseline={"lr": 1e-2, "stages": "last"}, max_rank=2, backbone="tiny-untrained", trials=3, epochs=1,
+    batch_size=8,
+)
+"""
+OF_VERSION: Mapping[str, tuple[Callable[[Study, Mapping[str, Any]], Study], Mapping[str, bool]]] = {
+    "0.10": (lambda study, options: study.override(**options), {}),
+    "0.11.0": (
+        lambda study, options: with_fixed(as_in_0_11(study).override(**options), ["stages"], among_names=False),
+        {},
+    ),
+    "0.11.2": (
+        lambda study, options: with_fixed(study.override(**options), ["stages"], among_names=False),
+        {"fixed_numbers": True},
+    ),
+}
+"""How a version made a study that has the option `--stages`, and what it recorded about that."""
+
+
+@pytest.mark.parametrize("version", OF_VERSION)
+def test_a_suite_that_an_earlier_version_began_with_an_option_goes_on_as_it_began(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    Path("mine.py").write_text(WITH_STAGES)
+    vtab(tmp_path / "vtab-1k", {"svhn": 3})
+    made, recorded = OF_VERSION[version]
+
+    def stop(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sweep.api.run.with_options", made)
+        patched.setattr("sweep.running.record.ASKED_AS_NOW", recorded)
+        patched.setattr("sweep.running.suite.ASKED_AS_NOW", recorded)
+        assert cli(*RUN[:-1], "whole", "--stages", "2")[0] == 0
+        patched.setattr("sweep.running.runner.end_run", stop)
+        assert cli(*RUN, "--stages", "2")[0] == 130
+    if version == "0.10":
+        for path in (Path("out/svhn/config.json"), Path("out/suite.json")):
+            record = json.loads(path.read_text())
+            del record.get("declarations", record)["fixed"]
+            path.write_text(json.dumps(record))
+    code, _, said = cli(*RUN, "--stages", "3")
+    assert (code, "out holds another study, other options or other tasks" in said) == (2, True)
+    code, _, said = cli(*RUN, "--stages", "2")
+    assert code == 0, said
+    whole, pieces = (sweep.load_results(Path(name) / "svhn") for name in ("whole", "out"))
+    assert set(pieces.trials["params_stages"]) == {"last", "even"}
+    names = [name for name in whole.trials if "seconds" not in name]
+    pd.testing.assert_frame_equal(whole.trials[names], pieces.trials[names], check_exact=True)
+    assert cli(*RUN, "--stages", "2")[0] == 0, "it has ended, and its record is of this version now"
 
 
 def test_options_that_a_suite_refuses(cli: Cli, tmp_path: Path) -> None:

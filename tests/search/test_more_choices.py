@@ -1,8 +1,10 @@
 """A resumed run keeps the choices that it began with, even if its study has more of them by now."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pandas as pd
@@ -14,7 +16,7 @@ from sweep.machine.user_code import line_of
 from sweep.running.resume import resume_run
 from sweep.running.runner import run_study
 from sweep.study.finding import LoadedStudy, load_study
-from sweep.study.fixed import with_options
+from sweep.study.fixed import with_fixed, with_options
 from sweep.study.going_on import as_in_0_11, going_on
 
 
@@ -61,6 +63,22 @@ def with_modules(trial: optuna.Trial) -> LaneConfig:
         rank=trial.suggest_categorical("rank", [1, 2, 4]),
         modules_per_block=trial.suggest_int("modules_per_block", 1, 2),
     )
+
+
+STAGES = {"last": (2,), "even": 2}
+
+
+def named_stages(trial: optuna.Trial) -> LaneConfig:
+    return LaneConfig(
+        lr=trial.suggest_float("lr", 1e-3, 1e-1, log=True),
+        rank=trial.suggest_categorical("rank", [1, 2, 4]),
+        stages=STAGES[trial.suggest_categorical("stages", list(STAGES))],
+    )
+
+
+def named_stages_and_weights(trial: optuna.Trial) -> LaneConfig:
+    weights = trial.suggest_categorical("class_weights", ["none", "balanced"])
+    return replace(named_stages(trial), class_weights=weights)
 
 
 @pytest.fixture
@@ -117,12 +135,9 @@ def test_a_run_whose_fixed_numbers_were_asked_for_as_in_0_11_goes_on_with_them(
 ) -> None:
     study = replace(study, suggest=with_modules, baseline={"lr": 1e-2, "rank": 2, "modules_per_block": 1}, trials=6)
     options = {"modules_per_block": 2}
-    earlier = with_options(as_in_0_11(study), options)
+    earlier = with_fixed(as_in_0_11(study).override(**options), options, among_names=False)
     stopped_run(search, earlier)
-    path = tmp_path / "run" / "config.json"
-    config = json.loads(path.read_text())
-    del config["fixed_numbers"]
-    path.write_text(json.dumps(config))
+    forget(tmp_path / "run", "fixed_numbers", "fixed_names")
     found = resumed(tmp_path / "run", study)
     assert set(found.trials["params_modules_per_block"]) == {1, 2}
     assert {json.loads(lane).get("modules_per_block", 2) for lane in found.trials["lane_config"]} == {2}
@@ -150,6 +165,47 @@ def test_a_study_that_comes_with_sweep_may_have_got_other_rungs(small_study: Stu
     trained = load_results(tmp_path / "run").trials["epochs"]
     assert len(trained) == 4
     assert trained.min() == 2, "a trial was stopped at the rung that there is now"
+
+
+def forget(run: Path, *entries: str) -> None:
+    """Remove entries that earlier versions did not record."""
+    path = run / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in config.items() if name not in entries}))
+
+
+def test_a_run_whose_names_stayed_free_as_in_0_11_2_goes_on_with_them(
+    study: Study, search: Search, tmp_path: Path
+) -> None:
+    study = replace(study, suggest=named_stages, baseline={"lr": 1e-2, "rank": 2, "stages": "last"}, trials=6)
+    earlier = with_fixed(study.override(stages=2), ["stages"], among_names=False)
+    stopped_run(search, earlier)
+    forget(tmp_path / "run", "fixed_names")
+    found = resumed(tmp_path / "run", study)
+    assert set(found.trials["params_stages"]) == set(STAGES)
+    (tmp_path / "whole").mkdir()
+    assert_same_tables(found, search_in(tmp_path / "whole", earlier))
+
+
+@pytest.mark.parametrize("options", [{"stages": (1, 2)}, {"class_weights": {"below": 2.0}}])
+def test_the_table_shows_what_an_option_fixes_and_a_resumed_run_goes_on_with_it(
+    options: Mapping[str, Any], study: Study, search: Search, tmp_path: Path
+) -> None:
+    (name,) = options
+    baseline = {"lr": 1e-2, "rank": 2, "stages": "last", "class_weights": "balanced"}
+    study = replace(study, suggest=named_stages_and_weights, baseline=baseline, trials=6)
+    fixed = with_options(study, options)
+    stopped_run(search, fixed)
+    found = resumed(tmp_path / "run", study)
+    shown = {"stages": "[1, 2]", "class_weights": '{"above": 1.0, "below": 2.0, "everywhere": 1.0}'}[name]
+    assert set(found.trials[f"params_{name}"]) == {shown}
+    other = "class_weights" if name == "stages" else "stages"
+    assert found.trials[f"params_{other}"].nunique() == 2, "what no option fixes is searched"
+    lanes = [json.loads(lane) for lane in found.trials["lane_config"]]
+    if name == "class_weights":
+        assert all(lane["class_weights"] == [1.0, 2.0, 1.0] for lane in lanes)
+    (tmp_path / "whole").mkdir()
+    assert_same_tables(found, search_in(tmp_path / "whole", fixed))
 
 
 def test_a_choice_that_is_gone_is_named(study: Study, stopped: Path) -> None:

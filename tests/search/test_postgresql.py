@@ -12,7 +12,7 @@ import optuna
 import pandas as pd
 import psycopg
 import pytest
-from conftest import RecordingReporter, Search
+from conftest import RecordingReporter, Search, search_in
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna_dashboard import get_note
@@ -51,9 +51,17 @@ def data_base(server: Server) -> Iterator[str]:
     server.sql("DROP DATABASE trials WITH (FORCE)")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def study(small_study: Study) -> Study:
     return replace(small_study, trials=6, epochs=4, halving=Halving(eta=2))
+
+
+@pytest.fixture(scope="module")
+def journal(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with a journal, which tests only read."""
+    root = tmp_path_factory.mktemp("journal")
+    search_in(root, study)
+    return root / "run"
 
 
 def tables(results: Results) -> list[pd.DataFrame]:
@@ -66,10 +74,10 @@ def assert_same_tables(results: Results, expected: Results) -> None:
 
 
 def test_a_run_ends_with_the_tables_of_a_run_with_a_journal(
-    study: Study, search: Search, server: Server, data_base: str, tmp_path: Path
+    study: Study, search: Search, server: Server, data_base: str, journal: Path, tmp_path: Path
 ) -> None:
     """The server restarts twice: once between two epochs, once more slowly. Another run begins and ends meanwhile."""
-    expected = search(study, out=tmp_path / "journal")
+    expected = load_results(journal)
     reporter = RecordingReporter()
     others: list[Results] = []
 
@@ -91,9 +99,15 @@ def test_a_run_ends_with_the_tables_of_a_run_with_a_journal(
 
 
 def test_a_server_that_stays_down_ends_the_run_which_can_be_resumed(
-    study: Study, search: Search, server: Server, data_base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Study,
+    search: Search,
+    server: Server,
+    data_base: str,
+    journal: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    expected = search(study, out=tmp_path / "journal")
+    expected = load_results(journal)
     monkeypatch.setattr(sweep.search.lasting_storage, "PATIENCE_SECONDS", 0.2)
     reporter = RecordingReporter()
     reporter.on_epoch = lambda epoch: server.stop() if epoch == 3 else None
@@ -172,9 +186,15 @@ def test_a_password_is_taken_from_the_environment(
 
 
 def test_a_run_outlives_cuts_of_its_connections_at_random_instants(
-    study: Study, search: Search, server: Server, data_base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Study,
+    search: Search,
+    server: Server,
+    data_base: str,
+    journal: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    expected = search(study, out=tmp_path / "journal")
+    expected = load_results(journal)
     over, n_cut = threading.Event(), [0]
 
     def cut() -> None:
@@ -197,15 +217,21 @@ def test_a_run_outlives_cuts_of_its_connections_at_random_instants(
         cutter.join()
     assert n_cut[0]
     assert_same_tables(results, expected)
-    assert_same_trials(data_base, tmp_path / "journal")
+    assert_same_trials(data_base, journal)
 
 
 @pytest.mark.parametrize("is_written", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_run_outlives_cuts_while_it_commits(
-    study: Study, search: Search, data_base: str, tmp_path: Path, is_written: bool, monkeypatch: pytest.MonkeyPatch
+    study: Study,
+    search: Search,
+    data_base: str,
+    journal: Path,
+    tmp_path: Path,
+    is_written: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Every seventh time, the connection is cut before the server has written, or after that and before it says so."""
-    expected = search(study, out=tmp_path / "journal")
+    expected = load_results(journal)
     commit, begin, n_commits, opening = PGDialect_psycopg.do_commit, LastingStorage.__init__, [0], list[str]()
 
     def open_quietly(storage: LastingStorage, address: str) -> None:
@@ -230,7 +256,7 @@ def test_a_run_outlives_cuts_while_it_commits(
     assert n_commits[0] > 100
     assert_same_tables(results, expected)
     monkeypatch.undo()
-    assert_same_trials(data_base, tmp_path / "journal")
+    assert_same_trials(data_base, journal)
 
 
 def assert_same_trials(data_base: str, journal: Path) -> None:

@@ -14,11 +14,13 @@ from sweep.running.fixed_options import check_side_networks
 from sweep.study.asking import check_baseline, check_enqueued
 from sweep.study.declaration import Study
 from sweep.study.enqueued import settled
-from sweep.study.fixed import with_options
+from sweep.study.fixed import agreeing, with_options
 from sweep.study.lane_config import LaneConfig
 from sweep.study.parameter_cells import Cell
 from sweep.study.rehearsal import surveyed_configs
 from sweep.study.shape import study_of_lane
+from sweep.study.space import Space
+from sweep.tasks.kinds import REGRESSION
 
 OPTIONS: Mapping[str, tuple[Study, Mapping[str, Any]]] = {
     "augment none": (side_networks.study, {"augment": "none"}),
@@ -111,19 +113,49 @@ def test_a_part_that_some_side_networks_lack_is_refused(options: Mapping[str, An
         check_side_networks(with_options(side_networks.study, options))
 
 
-def test_an_option_for_which_the_baseline_lacks_parameters_is_named() -> None:
-    study = replace(
-        text_side_networks.study, baseline={"side_network": "multi_stage", **text_side_networks.SHARED}, enqueue=()
-    )
-    with pytest.raises(UsageError, match=r"baseline lacks attention, mlp, .*this run has --side-network ladder; leave"):
-        check_baseline(with_options(study, {"side_network": "ladder"}))
+CONVOLUTION = replace(
+    side_networks.study, baseline=side_networks.started("convolution", read_out="both"), enqueue=side_networks.FIRST
+)
+
+
+def test_parameters_that_only_an_option_asks_for_are_drawn_for_the_baseline() -> None:
+    assert "attention" not in CONVOLUTION.baseline
+    baselines = []
+    for seed in range(8):
+        study = with_options(CONVOLUTION, {"side_network": "ladder", "seed": seed})
+        check_baseline(study)
+        drawn = study.baseline["attention"]
+        assert study.baseline == {**CONVOLUTION.baseline, "side_network": "ladder", "attention": drawn}
+        again = with_options(CONVOLUTION, {"side_network": "ladder", "seed": seed})
+        assert study.baseline == again.baseline == agreeing(study).baseline
+        baselines.append(drawn)
+    assert set(baselines) == {False, True}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "grid"])
+def test_the_sampler_chooses_what_only_an_option_asks_for_in_enqueued_trials_unless_it_is_a_grid(sampler: str) -> None:
+    study = with_options(CONVOLUTION, {"side_network": "ladder", "sampler": sampler})
+    check_enqueued(study, study.enqueue)
+    assert any("attention" not in params for params in study.enqueue) == (sampler == "tpe")
+
+
+def test_parameters_of_another_task_s_baseline_are_drawn_too() -> None:
+    space = Space(CONVOLUTION.suggest, CONVOLUTION.baseline)
+    study = replace(side_networks.study, other_tasks={"regression": space})
+    check_baseline(with_options(study, {"side_network": "ladder"}).on(REGRESSION))
+
+
+def test_a_parameter_that_the_baseline_lacks_anyway_is_named() -> None:
+    baseline = {name: value for name, value in CONVOLUTION.baseline.items() if name != "dropout"}
+    with pytest.raises(UsageError, match=r"baseline lacks dropout, which .*this run has --side-network ladder; leave"):
+        check_baseline(with_options(replace(CONVOLUTION, baseline=baseline), {"side_network": "ladder"}))
 
 
 def test_an_option_that_suggest_cannot_take_is_named() -> None:
-    pools = {"patches": "mean", "one": "class"}
+    rates = {"mean": 1e-3, "last": 1e-2}
     study = Study(
-        suggest=lambda trial: LaneConfig(lr=1e-3, pool=pools[trial.suggest_categorical("pool", list(pools))]),  # type: ignore[arg-type]
-        baseline={"pool": "one"},
+        suggest=lambda trial: LaneConfig(lr=rates[trial.suggest_categorical("pool", list(rates))]),
+        baseline={"pool": "last"},
     )
     with pytest.raises(UsageError, match=r"suggest failed: .*this run has --pool class; leave out what does not go"):
         check_baseline(with_options(study, {"pool": "class"}))
@@ -185,11 +217,74 @@ def test_the_parameters_of_every_trial_have_the_value_of_the_option(
         assert all(getattr(config, option) == given for option, given in options.items() if option != "class_weights")
 
 
-def test_names_that_suggest_chooses_among_stay_as_they_are() -> None:
-    study = with_options(side_networks.study, {"stages": (1, 3)})
+STAGES = {"first": (1, 2), "even": 4}
+POOLS = ("mean", "class")
+WEIGHTS = {"plain": "none", "rare": "balanced"}
+
+
+def named(trial: optuna.Trial) -> LaneConfig:
+    stages = trial.suggest_categorical("stages", list(STAGES))
+    return LaneConfig(
+        lr={"first": 1e-3, "even": 2e-3}[stages],
+        stages=STAGES[stages],
+        pool=POOLS[trial.suggest_int("pool", 0, 1)],  # type: ignore[arg-type]
+        attention=trial.suggest_categorical("attention", ["no", "yes"]) == "yes",
+        class_weights=WEIGHTS[trial.suggest_categorical("class_weights", list(WEIGHTS))],
+        batch_size=trial.suggest_categorical("batch_size", [8, 16]),
+    )
+
+
+NAMED = Study(
+    suggest=named,
+    baseline={"stages": "first", "pool": 0, "attention": "no", "class_weights": "rare", "batch_size": 8},
+    enqueue=[{"stages": "even"}],
+    side_network="ladder",
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "shown", "lr"),
+    [
+        ({"stages": 4}, "stages", 4, 2e-3),
+        ({"stages": (1, 2)}, "stages", "[1, 2]", 1e-3),
+        ({"stages": 3}, "stages", 3, 1e-3),
+        ({"pool": "class", "stages": 4}, "pool", "class", 2e-3),
+        ({"attention": True, "stages": 3}, "attention", True, 1e-3),
+        ({"class_weights": "none", "stages": 3}, "class_weights", "none", 1e-3),
+        ({"class_weights": {"cat": 2.0}, "stages": 3}, "class_weights", '{"cat": 2.0}', 1e-3),
+    ],
+)
+def test_a_parameter_that_chooses_among_names_has_the_value_of_the_option(
+    options: Mapping[str, Any], name: str, shown: Any, lr: float
+) -> None:
+    study = with_options(NAMED, options)
+    check_baseline(study)
+    check_enqueued(study, settled(study, study.enqueue))
+    drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(8):
+        trial = drawn.ask()
+        config = study.lane_config(trial)
+        assert trial.params[name] == shown, "the table shows what was trained"
+        assert trial.distributions[name].single(), "no trial is spent on it"
+        assert config.lr == lr, "suggest gets the name that comes to the value of the option, else the baseline's"
+        own = study_of_lane(study, config)
+        assert all(getattr(own, option) == given for option, given in options.items())
+    assert {config.batch_size for config in surveyed_configs(study)} == {8, 16}, "other parameters stay free"
+
+
+def test_class_weights_by_name_hold_where_suggest_chooses_among_others() -> None:
+    study = with_options(ASKED, {"class_weights": {"cat": 2.0, "dog": 1.0}})
+    check_baseline(study)
     trial = optuna.create_study().ask()
-    study.lane_config(trial)
-    assert trial.distributions["stages"] == optuna.distributions.CategoricalDistribution(("declared", "even"))
+    assert study.lane_config(trial).class_weights == (2.0, 1.0)
+    assert trial.params["class_weights"] == '{"cat": 2.0, "dog": 1.0}'
+
+
+def test_agreeing_again_changes_nothing_but_what_is_fixed() -> None:
+    study = with_options(NAMED, {"stages": 4, "class_weights": {"cat": 2.0}})
+    assert agreeing(study) == study
+    completed = agreeing(replace(study, class_weights={"cat": 2.0, "dog": 1.0}))
+    assert completed.baseline == {**study.baseline, "class_weights": '{"cat": 2.0, "dog": 1.0}'}
 
 
 @pytest.mark.parametrize("row", [{"side_network": Cell("last")}, {"side_network": "last"}])

@@ -119,6 +119,22 @@ def test_no_worker_gets_more_lanes_than_fit_while_another_one_has_room() -> None
     assert list(placement.moves([0, 1]).values()) == [0]
 
 
+def test_a_worker_on_which_no_trial_fits_gets_none_unless_that_is_so_for_all() -> None:
+    most = {(0, WIDE): 0, (1, WIDE): 2, (0, NARROW): 4, (1, NARROW): 4}
+    placement = Placement(lambda worker, shape: most[worker, shape])
+    placement.first_speeds = {0: 8e9, 1: 1e9}
+    costs = [TrialCost(WIDE, 1.0, 0.0)] * 5 + [TrialCost(NARROW, 1.0, 0.0)] * 2
+    assert placed(placement, costs, [0, 1]) == [2, 5]
+    assert placement.lanes([0, 1]) == {0: {NARROW: 2}, 1: {WIDE: 5}}
+    assert placement.moves([0, 1]) == {}, "the faster worker has less to do, but no trial fits there"
+    placement.where[0] = 0
+    assert placement.moves([0, 1], free=[0]) == {}, "it would be slower elsewhere"
+    most[1, WIDE] = 0
+    assert set(placement.moves([0, 1]).values()) == {0}, "one of them has to train them"
+    placement.where = {}
+    assert placed(placement, costs, [0, 1]) == [6, 1]
+
+
 @pytest.mark.usefixtures("one_part")
 def test_unequal_workers_get_unequal_shares_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("lr and rank", "replicates", "two shapes"):

@@ -325,8 +325,94 @@ def test_a_trial_that_does_not_fit_at_all_gives_one_clear_error(monkeypatch: pyt
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(sweep.training.lane_stack, "Training", TooLarge)
-    with pytest.raises(SweepError, match=r"one trial \(1 lane of batch size 8\) does not fit .* lower --batch-size"):
-        search_of(STUDIES["lr and rank"], on_workers("lr and rank", 2, {}, [])).run()
+    error = r"one trial \(1 lane of batch size 8\) does not fit in the memory of any worker; lower --batch-size"
+    for n_workers in (1, 2):
+        messages: list[str] = []
+        with pytest.raises(SweepError, match=error):
+            search_of(STUDIES["lr and rank"], on_workers("lr and rank", n_workers, {}, messages)).run()
+        assert sum("does not fit there alone" in message for message in messages) == n_workers
+
+
+def is_wide(training: Training) -> bool:
+    """Whether lanes have the wider one of the "two shapes"."""
+    return training.lanes[0].config.rank > 2
+
+
+def no_memory_on(
+    monkeypatch: pytest.MonkeyPatch, pool: "Telling", fails: Callable[[int, Training], bool]
+) -> list[tuple[int, bool]]:
+    """Let memory run out in some epochs. Return the workers of all others, and whether they are wide."""
+    trained: list[tuple[int, bool]] = []
+
+    class TooLarge(Training):
+        def epoch(self, order: int, on_step: Callable[[], None] = lambda: None) -> EpochResult:
+            if fails(pool.at_work, self):
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            trained.append((pool.at_work, is_wide(self)))
+            return super().epoch(order, on_step)
+
+    monkeypatch.setattr(sweep.training.lane_stack, "Training", TooLarge)
+    return trained
+
+
+@pytest.mark.usefixtures("one_part")
+@pytest.mark.parametrize("name", ["lr and rank", "replicates"])
+def test_a_worker_on_which_not_even_one_trial_fits_gets_none_and_nothing_changes(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_workers(name)
+    pool, messages, shares = Telling(3, {}), list[str](), list[str]()
+    trained = no_memory_on(monkeypatch, pool, lambda worker, training: worker == 0)
+    trainer = trained_by(pool, name, messages)
+    trainer.on_shares = shares.append
+    search = search_of(STUDIES[name], trainer)
+    search.run()
+    assert_same(result_of(search), without_workers(name))
+    assert {worker for worker, _ in trained} == {1, 2}
+    assert [message for message in messages if "alone" in message] == [
+        "worker 0 ran out of memory; one trial of batch size 8 does not fit there alone, so it gets no more of that "
+        "shape; workers with room take the others"
+    ]
+    assert shares[-1].startswith("lanes: 0 (at most 0 at a time) on worker 0, ")
+
+
+@pytest.mark.usefixtures("one_part")
+def test_a_worker_on_which_one_shape_does_not_fit_trains_the_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "two shapes"
+    without_workers(name)
+    pool, messages, small = Telling(2, {}), list[str](), list[int]()
+
+    def fails(worker: int, training: Training) -> bool:
+        if is_wide(training) and not small:
+            small.append(worker)
+        return is_wide(training) and worker in small
+
+    trained = no_memory_on(monkeypatch, pool, fails)
+    search = search_of(STUDIES[name], trained_by(pool, name, messages))
+    search.run()
+    assert_same(result_of(search), without_workers(name))
+    assert set(trained) >= {(small[0], False), (1 - small[0], True)}
+    assert (small[0], True) not in trained
+    assert sum("does not fit there alone" in message for message in messages) == 1
+
+
+@pytest.mark.usefixtures("one_part")
+def test_a_trial_for_which_no_worker_has_room_waits_for_one_that_is_being_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Slow(Telling):
+        def welcome(self, wait_seconds: float = 0.0) -> list[int]:
+            return super().welcome(wait_seconds) if wait_seconds or not self.ready else []
+
+    name = "lr and rank"
+    without_workers(name)
+    pool, messages = Slow(2, {1: (6, "before")}), list[str]()
+    trained = no_memory_on(monkeypatch, pool, lambda worker, training: worker == 0)
+    search = search_of(STUDIES[name], trained_by(pool, name, messages))
+    search.run()
+    assert_same(result_of(search), without_workers(name))
+    assert {worker for worker, _ in trained} == {1, 2}
+    assert messages[-1] == "worker 2 takes part"
 
 
 def test_an_unexpected_error_on_a_worker_is_raised_with_its_traceback(

@@ -5,8 +5,12 @@ from typing import Any
 import numpy as np
 
 from sweep.side_networks.cpu.compile import compiled
+from sweep.side_networks.cpu.tiles import multiply
 from sweep.side_networks.cpu.vector_math import add_totals
 from sweep.side_networks.cpu.vectors import VECTOR, load, loads, splat, store
+
+PANELS = 12
+"""Panels of a stream whose numbers are summed at once, so that the weights stay in the nearest cache."""
 
 _ZERO = np.float32(0)
 
@@ -24,6 +28,28 @@ def totals_of(parts: Any, n_tokens: int, sums: Any) -> None:
     sums[:] = _ZERO
     for t in range(0, n_tokens, VECTOR):
         add_totals(sums, t, 1, loads(parts, t * VECTOR, VECTOR, VECTOR, VECTOR))
+
+
+@compiled
+def project(
+    stream: Any, at: int, n_tokens: int, n_panels: int, weights: Any, of_weights: int, to: Any, n_numbers: int
+) -> None:
+    """Multiply a stream in panels by a matrix, and write the products token by token.
+
+    From `at` on, `stream` is that of some tokens, `(D / VECTOR, n_tokens, VECTOR)`. From `of_weights` on, `weights` is
+    the matrix in panels, `(n_numbers / VECTOR, D, VECTOR)`. `to` is written, `(n_tokens, n_numbers)`.
+    """
+    for p in range(0, n_panels, PANELS):
+        multiply(
+            p == 0,
+            n_tokens,
+            n_numbers // VECTOR,
+            (to, 0, n_numbers, VECTOR),
+            (stream, at + p * n_tokens * VECTOR, VECTOR, 1, n_tokens * VECTOR),
+            (weights, of_weights + p * VECTOR * VECTOR, VECTOR, n_panels * VECTOR * VECTOR),
+            VECTOR,
+            min(PANELS, n_panels - p),
+        )
 
 
 @compiled

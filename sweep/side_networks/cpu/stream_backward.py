@@ -6,8 +6,7 @@ import numpy as np
 
 from sweep.side_networks.cpu.attention import hidden_keys
 from sweep.side_networks.cpu.compile import compiled
-from sweep.side_networks.cpu.panels import copy, totals_of
-from sweep.side_networks.cpu.stream_kernels import PANELS
+from sweep.side_networks.cpu.panels import copy, project, totals_of
 from sweep.side_networks.cpu.tiles import multiply
 from sweep.side_networks.cpu.vector_math import fma
 from sweep.side_networks.cpu.vectors import VECTOR, load, splat, store
@@ -105,17 +104,7 @@ def stream_backward(
                 module, of_grad, tokens = n * K + k, task * K + k, ((n * K + k) * B + first) * L
                 copy(of_attended, tokens * R, A, 0, T * R)
                 if k + 1 < K:
-                    for p in range(0, n_panels, PANELS):
-                        multiply(
-                            p == 0,
-                            T,
-                            R // VECTOR,
-                            (d_A, 0, R, VECTOR),
-                            (H, p * T * VECTOR, VECTOR, 1, T * VECTOR),
-                            (of_up_columns, module * R * D + p * VECTOR * VECTOR, VECTOR, D * VECTOR),
-                            VECTOR,
-                            min(PANELS, n_panels - p),
-                        )
+                    project(H, 0, T, n_panels, of_up_columns, module * R * D, d_A, R)
                     for i in range(0, T * R, VECTOR):
                         store(minus_A, i, splat(_ZERO) - load(A, i))
                     for p in range(0, n_panels, 2):

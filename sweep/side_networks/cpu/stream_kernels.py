@@ -22,14 +22,11 @@ import numpy as np
 
 from sweep.side_networks.cpu.attention import hidden_keys
 from sweep.side_networks.cpu.compile import compiled
-from sweep.side_networks.cpu.panels import copy, totals_of
+from sweep.side_networks.cpu.panels import copy, project, totals_of
 from sweep.side_networks.cpu.tiles import multiply
 from sweep.side_networks.cpu.vector_math import fma, root
 from sweep.side_networks.cpu.vectors import VECTOR, load, splat, store
 from sweep.side_networks.cpu.wide_attention import QUERIES, attend_wide
-
-PANELS = 12
-"""Panels of a stream whose numbers are summed at once, so that the weights stay in the nearest cache."""
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
@@ -136,17 +133,7 @@ def stream_forward(
             totals_of(parts, T, sums)
             for t in range(0, T, VECTOR):
                 store(sums, t, splat(_ONE) / root(load(sums, t) / splat(width) + splat(eps)))
-            for p in range(0, n_panels, PANELS):
-                multiply(
-                    p == 0,
-                    T,
-                    3 * R // VECTOR,
-                    (own, 0, 3 * R, VECTOR),
-                    (stream, at + p * T * VECTOR, VECTOR, 1, T * VECTOR),
-                    (of_down, module * 3 * R * D + p * VECTOR * VECTOR, VECTOR, D * VECTOR),
-                    VECTOR,
-                    min(PANELS, n_panels - p),
-                )
+            project(stream, at, T, n_panels, of_down, module * 3 * R * D, own, 3 * R)
             for t in range(T):
                 scale = splat(sums[t])
                 for c in range(0, 3 * R, VECTOR):
