@@ -144,7 +144,7 @@ def test_options_that_boxes_do_not_allow_give_one_clear_error(
 @pytest.mark.parametrize(
     ("config", "named"),
     [
-        (LaneConfig(lr=1e-3, rank=2, side_network="mixer"), "last, ladder, convolution, probe"),
+        (LaneConfig(lr=1e-3, rank=2, side_network="mixer"), "last, ladder, convolution, full_convolution, probe"),
         (LaneConfig(lr=1e-3, rank=2, dropout=0.1), "dropout"),
         (LaneConfig(lr=1e-3, rank=2, loss="dice"), "focal_giou"),
     ],

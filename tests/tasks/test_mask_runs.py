@@ -229,5 +229,5 @@ def test_a_family_without_outputs_for_tokens_is_refused(scenes: Path, tmp_path: 
         **{name: getattr(loaded.study, name) for name in ("data", "backbone", "group_size")},
         side_network=family,
     )
-    with pytest.raises(UsageError, match="last, ladder, convolution, probe"):
+    with pytest.raises(UsageError, match="last, ladder, convolution, full_convolution, probe"):
         run(LoadedStudy("refused", Path("refused.py"), study), tmp_path / "run", scenes.parent / "cache")
