@@ -164,7 +164,7 @@ def test_stopped_run_ends_with_the_table_so_far(
         assert any(" of 3 trials: " in line for line in lines)
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == code
+    assert process.returncode == code, stderr
     assert "in training, after epoch" in stdout
     assert f"sweep resume {out}" in stderr
     assert "Traceback" not in stderr
