@@ -11,6 +11,8 @@ from typing import ParamSpec, TypeVar
 
 from torch._C import _functorch
 
+from sweep.machine.interrupts import interrupt_in
+
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -27,7 +29,7 @@ def interruptible(mapped: Callable[Arguments, Result]) -> Callable[Arguments, Re
         try:
             return mapped(*args, **kwargs)
         except BaseException as error:
-            interrupt = _interrupt_in(error)
+            interrupt = interrupt_in(error)
             if interrupt is None:
                 raise
             # A generator that was interrupted closes its level when the last frame that refers to it is cleared.
@@ -45,10 +47,3 @@ def interruptible(mapped: Callable[Arguments, Result]) -> Callable[Arguments, Re
 def _n_levels() -> int:
     """Number of levels that are open in this thread."""
     return _functorch.maybe_current_level() or 0
-
-
-def _interrupt_in(error: BaseException | None) -> BaseException | None:
-    """The interrupt that led to an error, or that it is; None if there is none."""
-    while isinstance(error, Exception):
-        error = error.__context__
-    return error
