@@ -1,88 +1,44 @@
-"""Ctrl-C while the journal's lock is taken or released arrives as such, and does not leave the lock taken."""
+"""Optuna's journal on a file system without symbolic links, and in a folder that was renamed or copied."""
 
 import os
-from collections.abc import Callable
+import shutil
 from pathlib import Path
+from typing import Any
 
+import optuna
 import pytest
-from optuna.storages.journal import JournalFileOpenLock, JournalFileSymlinkLock, _file
-from optuna.storages.journal._file import BaseJournalFileLock
 
-from sweep.search import journal_lock
-from sweep.search.journal_lock import JournalLock
-
-KINDS = {"symbolic link": JournalFileSymlinkLock, "plain file": JournalFileOpenLock}
+from sweep.records.folder import RunFolder
+from sweep.search.optuna_storage import create_optuna_study, load_optuna_study
+from sweep.study.objectives import Objectives
 
 
-@pytest.fixture(params=KINDS)
-def lock(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JournalLock:
-    monkeypatch.setattr(journal_lock, "_has_symbolic_links", lambda folder: request.param == "symbolic link")
-    return JournalLock(tmp_path / "journal")
+def made(folder: Path) -> optuna.Study:
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    objectives = Objectives({"val_top1": "maximize"})
+    return create_optuna_study(None, RunFolder(folder), objectives=objectives, sampler=sampler, goes_on=True)
 
 
-def interrupt_once(patch: pytest.MonkeyPatch, name: str, *, first: bool) -> None:
-    """Have Ctrl-C arrive before or after the next call of a function of `os`, in Optuna's locks only."""
-    function: Callable[..., object] = getattr(os, name)
-    left = [KeyboardInterrupt()]
+def test_a_journal_without_symbolic_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **options: Any) -> None:
+        raise OSError(1, "Operation not permitted")
 
-    def interrupted(*arguments: object) -> object:
-        if first and left:
-            raise left.pop()
-        result = function(*arguments)
-        if left:
-            raise left.pop()
-        return result
-
-    class Os:
-        def __getattr__(self, attribute: str) -> object:
-            return interrupted if attribute == name else getattr(os, attribute)
-
-    patch.setattr(_file, "os", Os())
+    monkeypatch.setattr(os, "symlink", refuse)
+    study = made(tmp_path)
+    study.tell(study.ask(), 0.5)
+    assert [path.name for path in tmp_path.iterdir()] == ["optuna.journal"]
+    (tmp_path / "config.json").write_text("{}")
+    assert [trial.value for trial in load_optuna_study(RunFolder(tmp_path), None, "").get_trials()] == [0.5]
 
 
-@pytest.mark.parametrize("name", ["rename", "unlink"])
-@pytest.mark.parametrize("first", [True, False])
-def test_while_it_is_released(
-    lock: JournalLock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, first: bool
-) -> None:
-    lock.acquire()
-    interrupt_once(monkeypatch, name, first=first)
-    with pytest.raises(KeyboardInterrupt):
-        lock.release()
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("first", [True, False])
-def test_while_it_is_taken(lock: JournalLock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool) -> None:
-    lock.acquire()
-    lock.release()
-    name = "symlink" if isinstance(lock._lock, JournalFileSymlinkLock) else "open"
-    interrupt_once(monkeypatch, name, first=first)
-    with pytest.raises(KeyboardInterrupt):
-        lock.acquire()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_lock_of_another_process_stays(lock: JournalLock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock.acquire()
-    other: BaseJournalFileLock = KINDS["plain file"](str(tmp_path / "journal"))
-    interrupt_once(monkeypatch, "unlink", first=False)
-    released = lock._lock.release
-
-    def release_and_lose() -> None:
-        try:
-            released()
-        finally:
-            other.acquire()
-
-    monkeypatch.setattr(lock._lock, "release", release_and_lose)
-    with pytest.raises(KeyboardInterrupt):
-        lock.release()
-    assert [path.name for path in tmp_path.iterdir()] == ["journal.lock"]
-
-
-def test_an_error_that_no_interrupt_led_to_is_raised_as_it_is(lock: JournalLock, tmp_path: Path) -> None:
-    lock.acquire()
-    (tmp_path / "journal.lock").unlink()
-    with pytest.raises(RuntimeError, match="did not possess lock"):
-        lock.release()
+@pytest.mark.parametrize("move", [shutil.move, shutil.copytree])
+def test_a_run_folder_of_another_name_can_be_resumed(tmp_path: Path, move: Any) -> None:
+    (tmp_path / "first").mkdir()
+    study = made(tmp_path / "first")
+    study.tell(study.ask(), 0.5)
+    move(tmp_path / "first", tmp_path / "second")
+    again = made(tmp_path / "second")
+    assert again.study_name == "first"
+    assert len(again.get_trials()) == 1
+    storage = again._storage
+    assert len(optuna.study.get_all_study_names(storage)) == 1
