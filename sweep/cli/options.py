@@ -86,7 +86,7 @@ Stages = Annotated[
     str | None,
     typer.Option(
         help="Instead of `--group-size`: how many stages to read, evenly spread over the backbone (`4`), or the blocks "
-        "after which to read them (`3,6,12`).",
+        "after which to read them (`3,6,12`; `2,` for block 2 alone).",
         rich_help_panel=BACKBONE,
     ),
 ]

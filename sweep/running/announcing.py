@@ -24,7 +24,7 @@ def taken_up(search: Search) -> str:
 
 def announce(prepared: Prepared, folder: RunFolder, reporter: Reporter) -> None:
     """Report the data, the backbone and the side-network of a run."""
-    data, backbone, spec = prepared.data, prepared.backbone, prepared.spec
+    data, spec = prepared.data, prepared.spec
     reporter.message(f"data: {data.name}, {data.description}")
     reporter.message(f"      {summary(data)}")
     warn_of_shared_items(data)
@@ -32,9 +32,7 @@ def announce(prepared: Prepared, folder: RunFolder, reporter: Reporter) -> None:
         reporter.message(f"      {what_was_skipped(data.skipped)} left out; {folder.config_path} lists them")
     if data.notice:
         reporter.message(f"      {data.notice}")
-    reporter.message(
-        f"backbone: {backbone.name}, {backbone.tokens} tokens x {spec.described_widths}, {spec.n_stages} stages"
-    )
+    reporter.message(f"backbone: {prepared.described_backbone}")
     reporter.message(f"side-network: {spec.described}")
     if views := described(prepared.study.declarations()):
         reporter.message(f"training images: {views}")

@@ -72,6 +72,13 @@ class Prepared:
         """Whether parts and stacks will train at the same time, as `can_share_cores` says once there are data."""
         return self.device.type == "cpu" and self.views.n_cached > 0
 
+    @property
+    def described_backbone(self) -> str:
+        """The backbone and the blocks after which it is read, in words for the user."""
+        backbone, blocks = self.backbone, ", ".join(map(str, self.backbone.stage_indices))
+        stages = f"{self.spec.n_stages} stages (after {blocks} of {backbone.n_blocks} blocks)"
+        return f"{backbone.name}, {backbone.tokens} tokens x {self.spec.described_widths}, {stages}"
+
     def of_shape(self, shape: Shape, cache_dir: Path, backbone: Backbone | None = None) -> "Prepared":
         """The same study with the backbone for lanes of another shape.
 

@@ -121,11 +121,7 @@ class ShapeSettings:
             self._recorded.add(shape.source)
             views = described(prepared.study_of_shape.declarations())
             trained_on = f"; training images: {views}" if views else ""
-            self.reporter.message(
-                f"backbone: {prepared.backbone.name}, {prepared.backbone.tokens} tokens x "
-                f"{prepared.spec.described_widths}, {prepared.spec.n_stages} stages, for trials of another shape"
-                f"{trained_on}"
-            )
+            self.reporter.message(f"backbone: {prepared.described_backbone}, for trials of another shape{trained_on}")
         return prepared
 
     def looked_at(self, shape: Shape) -> Prepared:

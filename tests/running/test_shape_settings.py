@@ -69,9 +69,9 @@ def test_shapes_share_backbones_and_weights(
     assert reporter.messages == [], "nothing is said of shapes that may never train"
     for augment in ("none", "flip"):
         settings.prepared_of(shape(2, augment, 32))
-    assert [message.split(" stages, ")[1] for message in reporter.messages] == [
-        "for trials of another shape",
-        "for trials of another shape; training images: flip, 4 cached views of every train image",
+    assert [message.split(" stages ")[1] for message in reporter.messages] == [
+        "(after 0, 2, 4 of 4 blocks), for trials of another shape",
+        "(after 0, 2, 4 of 4 blocks), for trials of another shape; training images: flip, 4 cached views of every train image",
     ]
     with_all = settings.with_all_stages(settings.looked_at(shape(2, "none", 16)))
     of_sizes = {size: set[int]() for size in (16, 32)}
