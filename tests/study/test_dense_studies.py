@@ -29,3 +29,10 @@ def test_the_search_for_boxes_begins_with_every_family() -> None:
     study = load_study("detection").study
     drawn = {config.side_network or study.side_network for config in surveyed_configs(study)}
     assert {params["side_network"] for params in study.enqueue} == drawn
+
+
+def test_masks_are_learnt_from_views_and_early_blocks() -> None:
+    study = load_study("segmentation").study
+    assert (study.augment, study.views) == ("flip-crop", 8)
+    assert study.stages == (1, 2, 4, 8)
+    assert study.head_stages == len(study.stages), "heads read all of them"
