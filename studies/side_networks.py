@@ -102,14 +102,22 @@ study = Study(
 )
 
 
-def of_family(family: str, *, texts: bool = False) -> Study:
+def of_family(family: str, *, texts: bool = False, epochs: int = 30) -> Study:
     """The search of one family alone, with its MLPs and the declared stages; `sweep bench --suite accuracy` runs it.
 
     Args:
         family: Name of the family.
         texts: Whether the data are texts.
+        epochs: Epochs of a trial. The first rung is after a fifth of them.
     """
     asked = LADDER if family in WITH_STREAM else SHARED
     left_out = {{"convolution": "attention", "multi_stage": "rank"}.get(family), "augment" if texts else None}
     baseline = {name: value for name, value in asked.items() if name not in left_out}
-    return replace(study, suggest=partial(suggest_family, family=family, texts=texts), baseline=baseline, enqueue=())
+    return replace(
+        study,
+        suggest=partial(suggest_family, family=family, texts=texts),
+        baseline=baseline,
+        enqueue=(),
+        epochs=epochs,
+        halving=Halving(eta=3, first_rung=max(1, round(epochs / 5))),
+    )

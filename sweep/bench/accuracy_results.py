@@ -40,11 +40,12 @@ class AccuracySizes:
         accept_licence: The licence that the user accepts, for data whose licence is restricted.
         image_size: Side of the backbone's input in pixels; None for the backbone's own, and for texts.
         n_configs: Configurations of LAST, which train in one stack.
-        n_family_configs: Trials of every other family, of which rungs stop two thirds after epoch 6 and again after 18.
+        n_family_configs: Trials of every other family, of which rungs stop two thirds after a fifth of the epochs and
+            again after three fifths.
         n_lora_configs: Configurations of LoRA, at most.
         n_seeds: Replicates of each configuration, and trainings of the winner before its test.
         epochs: Epochs of LAST and of LoRA; the probe gets four times as many.
-        family_epochs: Epochs of the other families.
+        family_epochs: Epochs of the other families; their rungs move in proportion.
         device: PyTorch's name of the device.
         lora_tasks: Those of several tasks on which LoRA is measured on a CPU, one per group. On a GPU it is measured on
             all.

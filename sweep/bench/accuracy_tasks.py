@@ -165,9 +165,9 @@ def study_of(task: Task, sizes: AccuracySizes, family: str) -> LoadedStudy:
     if family in VARIANTS:
         loaded = replace(loaded, study=mini_vtab.of_variant(family))
     elif family != LAST:
-        own = side_networks.of_family(family, texts=texts)
-        loaded = replace(load_study(FAMILY_STUDY), study=own)
         trials, epochs = sizes.n_family_configs, sizes.family_epochs
+        own = side_networks.of_family(family, texts=texts, epochs=epochs)
+        loaded = replace(load_study(FAMILY_STUDY), study=own)
     else:
         loaded = replace(loaded, study=replace(loaded.study, halving=None))
     study = replace(loaded.study, image_size=sizes.image_size).override(

@@ -90,8 +90,9 @@ def bench(
     epochs: Annotated[
         int | None,
         typer.Option(
-            help="Epochs of one configuration: 20 if not given; 6 for `search`; 12 for `proposals`, `shapes` and (of "
-            "LAST and LoRA) `accuracy`. For `workers` and `busy`: epochs that are measured; 6 and 5.",
+            help="Epochs of one configuration: 20 if not given; 6 for `search`; 12 for `proposals`, `shapes` and "
+            "`accuracy`, there 30 for families other than LAST. For `workers` and `busy`: epochs that are measured; 6 "
+            "and 5.",
             min=1,
         ),
     ] = None,

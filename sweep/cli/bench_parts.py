@@ -45,6 +45,8 @@ def _accuracy(asked: dict[str, Any], device: str | None, json_file: Path | None,
         given.setdefault("image_size", None)  # the backbone's own
     if (trials := given.pop("trials", None)) is not None:
         given |= {"n_configs": trials, "n_family_configs": trials, "n_lora_configs": trials}
+    if "epochs" in given:
+        given["family_epochs"] = given["epochs"]
     sizes = AccuracySizes(suite=data, kind=found.kind, device=device or "cpu", **given)
 
     def save(benchmark: AccuracyBenchmark) -> None:

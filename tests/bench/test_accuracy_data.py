@@ -128,6 +128,15 @@ def test_studies_of_texts_read_them_without_augmentation(text_table: Path, on_te
     assert asked.side_network == "ladder"
 
 
+@pytest.mark.parametrize(("epochs", "rungs"), [(12, [2, 6]), (30, [6, 18]), (60, [12, 36]), (1, [])])
+def test_rungs_of_a_family_move_with_its_epochs(epochs: int, rungs: list[int]) -> None:
+    task = Task("count", "structured", "count")
+    study = study_of(task, AccuracySizes(family_epochs=epochs), "ladder").study
+    assert study.epochs == epochs
+    assert study.halving is not None
+    assert study.halving.rungs(epochs) == rungs
+
+
 @pytest.mark.parametrize("method", [LAST, "ladder", LORA])
 def test_methods_are_measured_on_texts(method: str, text_table: Path, on_texts: AccuracySizes) -> None:
     rows = measure(Task("texts", "texts", str(text_table)), on_texts, method)
@@ -182,7 +191,7 @@ def test_command_compares_on_a_folder_and_continues_with_more_methods(
     def here(measure: Measure, task: Task, sizes: AccuracySizes, method: str, *, what: str) -> list[AccuracyRow]:
         calls.append(method)
         assert what == "photos"
-        return measure(task, replace(sizes, family_epochs=1), method)
+        return measure(task, sizes, method)
 
     monkeypatch.setattr(accuracy, "in_own_process", here)
     path = tmp_path / "accuracy.json"
@@ -196,6 +205,7 @@ def test_command_compares_on_a_folder_and_continues_with_more_methods(
     assert [row["method"] for row in before["rows"]] == [LAST, PROBE, LORA]
     assert before["sizes"]["backbone"] == "tiny-untrained"
     assert before["sizes"]["image_size"] is None
+    assert (before["sizes"]["epochs"], before["sizes"]["family_epochs"]) == (1, 1)
     assert {row["metric"] for row in before["rows"]} == {"top1"}
     assert [row["n_configurations"] for row in before["rows"]][::2] == [2, 2]
     went_on = CliRunner().invoke(app, [*command, "last,ladder"])
