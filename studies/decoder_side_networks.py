@@ -4,8 +4,8 @@
 
 This is `text_side_networks` for decoders, which are networks whose tokens see only what is before them. It also
 searches `pool`: whether the head reads the last token, which has seen the whole text, or the mean over the tokens. On
-long posts the mean is far better, and on single sentences the last token (docs/benchmarks.md). The linear probe that
-`sweep run` reports is tuned over both as well.
+long posts the mean is far better, and on single sentences the last token
+(docs/benchmarks/photographs-and-texts.md). The linear probe that `sweep run` reports is tuned over both as well.
 
 By default the task is to tell from which of 20 Usenet groups a post comes, beside SmolLM2-135M. Give your own texts
 with `--data texts.csv`. Needs the extra `text`.

@@ -6,7 +6,8 @@ Two tasks are natural-like (Fashion-MNIST, MNIST), two specialised-like (digits 
 structured (counting, size, place). Each has 800 training and 200 validation images, and separate test images. None of
 them is part of VTAB. If Debian's package for Fashion-MNIST is not installed, that task is left out with a message.
 
-The search space was chosen by hand, by cross-validation on train and val at 56 px (docs/benchmarks.md, accuracy):
+The search space was chosen by hand, by cross-validation on train and val at 56 px
+(docs/benchmarks/accuracy.md):
 
 - Features after blocks 2, 4, 6 and 8 of twelve. The upper blocks of this ViT were tuned for saliency.
 - The modules' learning rate starts at 1e-4. If the features already separate the classes, as on MNIST, modules that

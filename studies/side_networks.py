@@ -86,8 +86,8 @@ FIRST = (
 )
 """Shapes of every family that the search begins with. 32 lanes are too few for a sampler that knows nothing to meet
 all combinations. Ladders with `both` are those that did best when ladders were searched alone, and the one with
-`pooled` is the best on counting by hand (docs/benchmarks.md). `convolution` with `both` did best when it was searched
-alone on counting. The others are a guess."""
+`pooled` is the best on counting by hand (docs/benchmarks/accuracy.md). `convolution` with `both` did best when it was
+searched alone on counting. The others are a guess."""
 
 study = Study(
     suggest=suggest,

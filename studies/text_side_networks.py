@@ -7,7 +7,7 @@ and by their read-outs. Each shape trains in a stack of its own, and rungs stop 
 tell from which of 20 Usenet groups a post comes. Give your own texts with `--data texts.csv`. Needs the extra `text`.
 
 Three stages are read, spread evenly over the network. On texts, a linear probe was often as accurate as all of these
-(docs/benchmarks.md); `sweep run` reports one beside the winner.
+(docs/benchmarks/photographs-and-texts.md); `sweep run` reports one beside the winner.
 """
 
 from dataclasses import replace

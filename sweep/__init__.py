@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweep.errors import SweepError, UsageError
 
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch then asks Linux for large pages, see docs/benchmarks.md
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch then asks Linux for large pages
 
 if TYPE_CHECKING:
     from sweep.api.run import run, run_tasks

@@ -25,6 +25,7 @@ PAGES = (
     "own-study",
     "how-it-works",
     "benchmarks",
+    *(f"benchmarks/{page}" for page in ("speed", "search", "accuracy", "photographs-and-texts", "masks-and-boxes")),
     "reliability",
     "architecture",
     "api",
@@ -203,7 +204,7 @@ def anchors(path: Path) -> set[str]:
 
 
 def test_links_have_a_target() -> None:
-    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")):
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
         for target, anchor in re.findall(r"\]\((?!https?://)([^)#]*)#?([^)]*)\)", page.read_text()):
             linked = page.parent / target if target else page
             assert linked.exists(), f"{page.name}: {target}"
