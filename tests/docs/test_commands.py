@@ -25,7 +25,7 @@ PAGES = (
     "own-study",
     "how-it-works",
     "benchmarks",
-    *(f"benchmarks/{page}" for page in ("speed", "search", "accuracy", "photographs-and-texts", "masks-and-boxes")),
+    *(f"benchmarks/{page}" for page in ("speed", "search", "accuracy", "photographs-and-texts")),
     "reliability",
     "architecture",
     "api",
