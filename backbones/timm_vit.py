@@ -1,5 +1,6 @@
 """Adapter for timm's Vision Transformers, which uses their `forward_intermediates`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -46,14 +47,35 @@ class TimmViT(FrozenBackbone):
                 indices=[index - 1 for index in self.stage_indices[1:]],
                 return_prefix_tokens=bool(self.n_prefix_tokens),
                 norm=False,
+                stop_early=True,  # blocks after the last stage are not computed
                 output_fmt="NLC",
                 intermediates_only=True,
             )
         finally:
             hook.remove()
-        if self.n_prefix_tokens:
-            taps = [torch.cat((prefix, patches), dim=1) for patches, prefix in taps]
-        return [entering[0], *taps]
+        return [entering[0], *_whole_streams(taps)]
+
+    def last_and_earlier(self, network: Any, images: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        """The streams that leave some blocks of a network of this kind, then what leaves its last norm, `(B, L, D)`.
+
+        Args:
+            network: A copy of the adapter's network, maybe changed; unlike the adapter's own, it may have gradients.
+            images: Images `(B, 3, H, W)`.
+            blocks: How many blocks run before each of the first streams.
+        """
+        last, taps = network.forward_intermediates(
+            images,
+            indices=[*(block - 1 for block in blocks), self.n_blocks - 1],
+            return_prefix_tokens=bool(self.n_prefix_tokens),
+            norm=False,
+            output_fmt="NLC",
+        )
+        return [*_whole_streams(taps[:-1]), last]
+
+
+def _whole_streams(taps: Sequence[Any]) -> list[Tensor]:
+    """Streams `(B, L, D)` of timm's intermediates, which keep class and register tokens apart if there are any."""
+    return [tap if isinstance(tap, Tensor) else torch.cat((tap[1], tap[0]), dim=1) for tap in taps]
 
 
 def is_plain_vit(network: nn.Module) -> bool:

@@ -23,13 +23,16 @@ from sweep.errors import UsageError
 from sweep.export.selection import winner_of
 from sweep.features.batches import Batch, StageData, n_batches, training_batches
 from sweep.features.labels import labels_for
+from sweep.features.training_data import CachedViews
+from sweep.features.views import TrainingViews
 from sweep.machine.seeds import derive_seed, seeded
 from sweep.records.entries import require_config
 from sweep.records.folder import RunFolder
 from sweep.records.results import Results, load_results
-from sweep.running.recorded import config_of_trial, recorded_backbone, recorded_data
+from sweep.running.recorded import config_of_trial, recorded_backbone, recorded_data, recorded_views
 from sweep.side_networks.token_head import TokenHead
 from sweep.study.augmentation import NONE
+from sweep.study.declaration import Study
 from sweep.study.lane_config import LaneConfig
 from sweep.tasks import boxes
 from sweep.tasks.kinds import DETECTION, SEGMENTATION
@@ -48,20 +51,32 @@ OF_LOSS = ("loss", "class_weights", "focal_gamma", "label_smoothing")
 class LoraWithTokenHead(nn.Module):
     """A copy of a Vision Transformer with LoRA, and the head that the linear probe of every token has.
 
+    The head reads the network's last layer, and as many earlier stages as the side-networks' heads read beside theirs.
+
     Args:
         backbone: The backbone; its network is copied, and the copy's own weights are frozen.
         n_classes: Number of classes.
         rank: Rank of the adapters.
         detects: Whether tokens answer with boxes.
         cells: As `TokenHead`; 1 with boxes.
+        head_stages: Number of stages that the head reads, the last layer among them.
     """
 
-    def __init__(self, backbone: TimmViT, n_classes: int, rank: int, *, detects: bool, cells: int = 1):
+    def __init__(
+        self, backbone: TimmViT, n_classes: int, rank: int, *, detects: bool, cells: int = 1, head_stages: int = 1
+    ):
         super().__init__()
         self.network: Any = with_lora(copy.deepcopy(backbone.network), rank)
         n_outputs = boxes.n_outputs(n_classes) if detects else n_classes * cells**2
-        n_prefix_tokens = backbone.n_prefix_tokens
-        self.head = TokenHead(backbone.width, n_outputs, n_prefix_tokens=n_prefix_tokens, cells=cells)
+        self.earlier_blocks = backbone.stage_indices[1:][-head_stages:-1]
+        self._streams = backbone.last_and_earlier
+        self.head = TokenHead(
+            backbone.width,
+            n_outputs,
+            n_prefix_tokens=backbone.n_prefix_tokens,
+            earlier_widths=[backbone.width] * len(self.earlier_blocks),
+            cells=cells,
+        )
         if detects:
             with torch.no_grad():
                 self.head.bias.copy_(boxes.first_bias(n_classes))
@@ -69,7 +84,7 @@ class LoraWithTokenHead(nn.Module):
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Outputs `(B, P, C)` for the patch tokens, or for their cells, from images `(B, 3, H, W)`."""
         (images,) = inputs
-        return self.head.of_streams([self.network.forward_features(images)])
+        return self.head.of_streams(self._streams(self.network, images, self.earlier_blocks))
 
     @property
     def n_trainable(self) -> int:
@@ -114,7 +129,7 @@ def lora_beside_run(
     """Train LoRA on a run's train split, choose the learning rate on its val split, and test it once.
 
     Every configuration is trained for the run's epochs, with its batch size, its data order and the loss of its winner.
-    The images are those of the winner's backbone and input size.
+    The images are those of the winner's backbone and input size, and its cached views if it learned from views.
 
     Args:
         run: Folder of a finished run of segmentation or detection.
@@ -124,8 +139,8 @@ def lora_beside_run(
         learning_rates: Learning rates of the adapters.
 
     Raises:
-        UsageError: It is no such run, it was augmented, cross-validated, trained again or not tested; its winner has a
-            loss of a study file; or LoRA cannot be trained in its backbone.
+        UsageError: It is no such run, it was augmented without a cache, cross-validated, trained again or not tested;
+            its winner has a loss of a study file; or LoRA cannot be trained in its backbone.
         SweepError: Its files are damaged, or the data or the backbone have changed since the run.
     """
     folder, results = RunFolder.open(run), load_results(run)
@@ -141,8 +156,14 @@ def lora_beside_run(
     data = recorded_data(config, cache_dir, splits=("train", "val", "test"))
     target = Target.of(data.task, data.train.labels)
     started = time.perf_counter()
-    train, val = (_images(backbone, split, data.n_classes, target) for split in (data.train, data.val))
-    of_head = {"detects": target.kind is DETECTION, "cells": config.get("head_cells", 1)}
+    views = _views(config, data.train, backbone)
+    train = CachedViews(tuple(_images(backbone, view, data.n_classes, target) for view in views.cached(data.train)))
+    val = _images(backbone, data.val, data.n_classes, target)
+    of_head = {
+        "detects": target.kind is DETECTION,
+        "cells": config.get("head_cells", 1),
+        "head_stages": min(config.get("head_stages", 1), max(1, len(backbone.stage_indices) - 1)),
+    }
     best: tuple[LoraWithTokenHead, float, dict[str, float]] | None = None
     for number, lr in enumerate(learning_rates):
         with seeded(derive_seed(config["seed"], "initialisation", number)):
@@ -183,7 +204,9 @@ def _comparable(results: Results, run: Path) -> Mapping[str, Any]:
     if not summary:
         raise UsageError(f"{run} has not ended; end it with sweep resume first")
     for reason, holds in {
-        "learned from augmented images": config.get("augment", NONE) != NONE,
+        "learned from fresh views in every epoch (--cache off)": (
+            config.get("augment", NONE) != NONE and config.get("cache") == "off"
+        ),
         "was cross-validated": bool(config.get("folds")),
         "was trained again on train and val": bool(summary.get("retrained")),
         "was not tested": not summary.get("tested"),
@@ -209,13 +232,24 @@ def _of_loss(results: Results, trial: int, run: Path) -> dict[str, Any]:
     return of_loss
 
 
+def _views(config: Mapping[str, Any], train: Split, backbone: TimmViT) -> TrainingViews:
+    """The views of the training images that a trial learned from.
+
+    Raises:
+        SweepError: Its augmentation gives other images than it did in the run.
+    """
+    declared = {name: config[name] for name in ("augment", "views", "seed") if name in config}
+    study = Study(suggest=lambda trial: LaneConfig(lr=1e-3), baseline={}, **declared)
+    return recorded_views(study, train, backbone.transform, config)
+
+
 def _images(backbone: Backbone, split: Split, n_classes: int, target: Target) -> StageData:
     """Decode a split once, as the single stage that LoRA reads: images `(n, 1, 3, H, W)`."""
     images = [backbone.transform(split.open(index)) for index in range(split.n_images)]
     return StageData(torch.stack(images)[:, None].numpy(), labels_for(backbone, split), n_classes, target=target)
 
 
-def _train(module: LoraWithTokenHead, lane: LaneConfig, train: StageData, config: Mapping[str, Any]) -> None:
+def _train(module: LoraWithTokenHead, lane: LaneConfig, train: CachedViews, config: Mapping[str, Any]) -> None:
     """Train a module in place, in the run's data order."""
     n_epochs, batch_size = config["epochs"], config["batch_size"]
     steps_per_epoch, like = n_batches(len(train), batch_size), module.head.weight

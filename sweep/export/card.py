@@ -81,6 +81,7 @@ def _what_it_is(config: ModelConfig, with_backbone: bool, differences: Mapping[s
         structure.append(f"{side.n_modules} modules")
     of_texts = _kind(config) == "texts"
     item = '"a text"' if of_texts else 'Image.open("photo.jpg")'
+    own_code = f", study={json.dumps(config.training['study_file'])}" if side.is_own else ""
     lines = [
         f"{networks} ({family.described}; {', '.join(structure)}) "
         f"of a frozen {markdown_text(config.backbone.name)} at {shown_size(transform_record(config.transform))}: "
@@ -90,7 +91,7 @@ def _what_it_is(config: ModelConfig, with_backbone: bool, differences: Mapping[s
         "import sweep",
         *([] if of_texts else ["from PIL import Image"]),
         "",
-        'model = sweep.load_model(".")  # this folder',
+        f'model = sweep.load_model("."{own_code})  # this folder',
         'found = model.detect(Image.open("photo.jpg"))  # corners are left, top, right, bottom in its pixels'
         if kind is DETECTION
         else f"{given} = model(model.transform({item}).unsqueeze(0))",
@@ -99,6 +100,12 @@ def _what_it_is(config: ModelConfig, with_backbone: bool, differences: Mapping[s
         "",
         _input(config.transform),
     ]
+    if own_code:
+        lines += [
+            "",
+            "The code of the side-network is not in this folder. It is in the study file, which must not be changed "
+            "(SHA-256 below).",
+        ]
     if kind is REGRESSION:
         lines += [
             "",
@@ -282,7 +289,9 @@ def _ranks_left(config: ModelConfig, chosen: Chosen) -> str:
 def _made_with(config: ModelConfig) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in config.training["versions"].items())
     splits = json.dumps({name: split["fingerprint"] for name, split in config.training["splits"].items()}, indent=2)
+    study_file, study_sha256 = (config.training[name] for name in ("study_file", "study_sha256"))
+    of_study = f"SHA-256 of the study file {markdown_text(study_file)}: `{study_sha256}`\n\n" if study_sha256 else ""
     return (
-        f"## Made with\n\n    {command_line(config.training['command'])}\n\n{versions}\n\n"
+        f"## Made with\n\n    {command_line(config.training['command'])}\n\n{versions}\n\n{of_study}"
         f"SHA-256 over {_kind(config)} and labels:\n\n```json\n{splits}\n```"
     )

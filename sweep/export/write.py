@@ -48,7 +48,10 @@ from sweep.study.folds import recorded_folds
 SHARED = ("backbone", "backbone_fingerprint", "group_size", "stages", "transform")
 """Entries of a run's record that all members of one model have in common."""
 
-RECORDED = ("study", "command", "data", "data_notice", "splits", "epochs", "batch_size", "seed", "versions")
+RECORDED = (
+    *("study", "study_sha256", "command", "data", "data_notice", "splits", "epochs", "batch_size", "seed"),
+    "versions",
+)
 
 
 @dataclass(frozen=True)
@@ -194,6 +197,7 @@ def model_config(results: Results, folder: RunFolder, spec: SideNetworkSpec, cho
         class_names=tuple(recorded["classes"]),
         training={
             **{name: recorded[name] for name in RECORDED},
+            "study_file": Path(recorded["study_file"]).name,  # its folder is nobody else's business
             "images": described(recorded),
             "class_weights": recorded.get("class_weights"),
             "retrained": any(c.retrained for c in chosen),

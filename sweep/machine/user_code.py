@@ -8,6 +8,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import CodeType, ModuleType
 
@@ -16,6 +17,9 @@ from sweep.errors import UsageError
 _one_at_a_time = threading.RLock()
 _executed: set[str] = set()
 """Names of the modules that are a user's file."""
+
+_executing: list[Path] = []
+"""The user's files that are running right now, the innermost last."""
 
 _beside: set[str] = set()
 """Names of modules that were imported from beside a user's file."""
@@ -43,7 +47,11 @@ def execute(path: Path, *, kind: str) -> ModuleType:
         with _importing_from(path.parent.resolve()):
             sys.modules[name] = module  # where dataclasses look their annotations up
             _executed.add(name)
-            spec.loader.exec_module(module)
+            _executing.append(path.resolve())
+            try:
+                spec.loader.exec_module(module)
+            finally:
+                _executing.pop()
     except SyntaxError as error:
         where = f"{error.filename or path}, line {error.lineno}" if error.lineno else str(path)
         raise UsageError(f"the {kind} file {path} does not run: {error.msg} ({where})") from error
@@ -85,11 +93,43 @@ def _lies_in(module: ModuleType, folder: Path) -> bool:
 
 
 def source_digest(function: Callable[..., object], name: str) -> str:
-    """The first digits of the SHA-256 of the file that defines a function or a class; without a file, of `name`."""
-    code = _code_of(function)
-    path = Path(code.co_filename) if code else None
-    source = path.read_bytes() if path and path.is_file() else name.encode()
+    """The first digits of the SHA-256 of the file that defines a function or a class; without a file, of `name`.
+
+    If the file does not lie beside the user's file that is running, as that of a library does, both files count: the
+    user's file decides what it takes from the library, for example by a `functools.partial`.
+    """
+    defined, running = _file_of(function), _executing[-1] if _executing else None
+    files = [] if defined is None else [defined]
+    if running is not None and (defined is None or not defined.is_relative_to(running.parent)):
+        files.append(running)
+    source = b"".join(file.read_bytes() for file in files) or name.encode()
     return hashlib.sha256(source).hexdigest()[:12]
+
+
+def name_of(function: Callable[..., object]) -> str:
+    """The name of a function or a class, of what a `functools.partial` calls, or of a callable object's class."""
+    called = _called(function)
+    return getattr(called, "__name__", type(called).__name__)
+
+
+def _called(function: Callable[..., object]) -> Callable[..., object]:
+    """What is called in the end, under any number of `functools.partial`."""
+    while isinstance(function, partial):
+        function = function.func
+    return function
+
+
+def _file_of(function: Callable[..., object]) -> Path | None:
+    """The file that defines a function, a class, or the class of a callable object; None if there is none."""
+    called = _called(function)
+    code = getattr(called, "__code__", None)
+    if code is not None:
+        file = code.co_filename
+    else:
+        defining = called if isinstance(called, type) else type(called)
+        file = getattr(sys.modules.get(defining.__module__), "__file__", None)
+    path = Path(file).resolve() if file else None
+    return path if path is not None and path.is_file() else None
 
 
 def _code_of(function: Callable[..., object]) -> CodeType | None:

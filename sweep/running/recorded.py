@@ -9,14 +9,16 @@ import torch
 
 from backbones import Backbone, backbone_to_load, load_backbone, recorded_stages
 from backbones.sizes import recorded_size
-from sweep.data import DataSet, OnBadImage, TableOptions, load_data
+from sweep.data import DataSet, OnBadImage, Split, TableOptions, load_data
 from sweep.errors import SweepError
+from sweep.features.views import TrainingViews
 from sweep.machine.checked_files import RESTORE
 from sweep.records.folder import RunFolder
 from sweep.records.results import Results
 from sweep.running.data_path import data_of_run
 from sweep.running.settings import same_source
 from sweep.study.augmentation import NONE
+from sweep.study.declaration import Study
 from sweep.study.lane_config import SHAPE_FIELDS
 from sweep.tasks.targets import Target, recorded_target
 
@@ -134,3 +136,18 @@ def recorded_backbone(
     if backbone.fingerprint != config["backbone_fingerprint"]:
         raise SweepError(f"the backbone {config['backbone']} is not the one that the run had")
     return backbone
+
+
+def recorded_views(study: Study, train: Split, transform: Any, config: Mapping[str, Any]) -> TrainingViews:
+    """The views of the training images that a run had, of a study as its record declares it.
+
+    Raises:
+        SweepError: Its augmentation gives other images than it did in the run.
+    """
+    views = TrainingViews.of(study, train, transform)
+    if views.fingerprint != config.get("augment_fingerprint"):
+        raise SweepError(
+            f"the augmentation {study.augment} gives other images than it did in the run; install the versions of "
+            f"torchvision and Pillow that the run's config.json names"
+        )
+    return views

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from sweep.errors import UsageError
-from sweep.machine.user_code import line_of, source_digest
+from sweep.machine.user_code import line_of, name_of, source_digest
 from sweep.study.lane_config import LaneConfig
 from sweep.study.structure import Shapes
 
@@ -26,7 +26,7 @@ _given: dict[str, OwnNetwork] = {}
 
 def own_family(network: OwnNetwork) -> str:
     """Register a study's own side-network, and return the text by which a spec refers to it."""
-    name = getattr(network, "__name__", type(network).__name__)
+    name = name_of(network)
     family = f"{OWN}{name}:{source_digest(network, name)}"
     _given[family] = network
     return family

@@ -18,7 +18,6 @@ from sweep.features.batches import StageData
 from sweep.features.cache import compute_features
 from sweep.features.folds import Folds
 from sweep.features.training_data import training_data
-from sweep.features.views import TrainingViews
 from sweep.machine.checked_files import RESTORE
 from sweep.machine.conditions import changed_since
 from sweep.machine.settings import computing_on, own_settings
@@ -26,7 +25,7 @@ from sweep.records.entries import require_config
 from sweep.records.folder import RunFolder
 from sweep.records.results import Results, load_results
 from sweep.running.preparation import check_precision, side_network_spec
-from sweep.running.recorded import config_of_lane, recorded_backbone, recorded_data
+from sweep.running.recorded import config_of_lane, recorded_backbone, recorded_data, recorded_views
 from sweep.running.trainers import MOST_THREADS
 from sweep.search.lane_weights import weights_of
 from sweep.side_networks.given import take_own_code
@@ -196,13 +195,7 @@ def _setting(
     images = recorded_data(config, cache_dir, splits=("train", "val"), moved_to=data)
     backbone = recorded_backbone(config, cache_dir, device, given=backbone_file)
 
-    views = TrainingViews.of(study, images.train, backbone.transform)
-    if views.fingerprint != config.get("augment_fingerprint"):
-        raise SweepError(
-            f"the augmentation {study.augment} gives other images than it did in the run; install the versions of "
-            f"torchvision and Pillow that the run's config.json names"
-        )
-
+    views = recorded_views(study, images.train, backbone.transform, config)
     n_classes, target = images.n_classes, Target.of(images.task, images.train.labels)
 
     def stages_of(split: Split) -> StageData:

@@ -1,12 +1,13 @@
 """A user's file runs as a script would: it imports modules beside it, has dataclasses, and an edit takes effect."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from sweep.errors import UsageError
-from sweep.machine.user_code import execute
+from sweep.machine.user_code import execute, name_of, source_digest
 
 
 def test_modules_beside_a_file_are_imported_again_every_time(tmp_path: Path) -> None:
@@ -34,3 +35,38 @@ def test_a_module_that_is_missing_is_named(tmp_path: Path) -> None:
     path.write_text("import no_such_module_anywhere\n")
     with pytest.raises(UsageError, match=r"does not run: ModuleNotFoundError: No module named .*mine\.py, line 1"):
         execute(path, kind="study")
+
+
+NETWORKS = {
+    "a function": "def made():\n    pass",
+    "a class": "class Net:\n    def __init__(self):\n        pass\nmade = Net",
+    "a subclass": "from fractions import Fraction\nclass Net(Fraction):\n    pass\nmade = Net",
+    "a partial": "from functools import partial\ndef net(n):\n    pass\nmade = partial(net, 3)",
+    "a partial of a library": "from functools import partial\nfrom fractions import Fraction\nmade = partial(Fraction)",
+    "a callable object": "class Net:\n    def __call__(self):\n        pass\nmade = Net()",
+    "a class of a library": "from fractions import Fraction as made",
+}
+
+
+@pytest.mark.parametrize("what", NETWORKS)
+def test_the_digest_follows_the_users_file(what: str, tmp_path: Path) -> None:
+    take = "\nfrom sweep.machine.user_code import source_digest\ndigest = source_digest(made, 'made')\n"
+    path = tmp_path / "net.py"
+
+    def digest_of(source: str) -> str:
+        path.write_text(source + take)
+        digest: str = execute(path, kind="test").digest
+        return digest
+
+    first = digest_of(NETWORKS[what])
+    assert digest_of(NETWORKS[what]) == first
+    assert digest_of(NETWORKS[what] + "\n# edited") != first
+
+
+def test_a_partial_has_the_name_of_what_it_calls() -> None:
+    assert name_of(partial(partial(digest_of_nothing, 1), 2)) == "digest_of_nothing"
+    assert source_digest(partial(print), "a") != source_digest(partial(print), "b")  # a built-in has no file
+
+
+def digest_of_nothing(one: int, two: int) -> None:
+    """Something that a partial can call."""

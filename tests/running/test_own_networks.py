@@ -1,5 +1,6 @@
 """A study file's own side-network can be run, resumed, planned, verified, reported, exported and loaded."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -105,6 +106,10 @@ def test_a_model_is_exported_and_loaded_if_the_study_file_is_given(
         sweep.load_model(tmp_path / "shipped")
     model = sweep.load_model(tmp_path / "shipped", study=file)
     assert type(model.side_networks[0]).__name__ == "TwoLayers"
+    card = (tmp_path / "shipped" / "README.md").read_text()
+    assert f'sweep.load_model(".", study="{file.name}")' in card
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in card
+    assert str(file.parent) not in (tmp_path / "shipped" / "config.json").read_text()
     changed = tmp_path / "mine.py"
     changed.write_text(file.read_text() + "\n# changed\n")
     own_networks._given.clear()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +18,11 @@ from sweep import LaneConfig, Study
 from sweep.bench.dense_lora import LEARNING_RATES, LoraWithTokenHead, lora_beside_run
 from sweep.cli import app
 from sweep.errors import UsageError
+from sweep.features.batches import training_batches
+from sweep.features.views import TrainingViews
 from sweep.records.folder import RunFolder
+from sweep.records.results import load_results
+from sweep.running.recorded import recorded_backbone, recorded_data
 from sweep.running.runner import run_study
 from sweep.side_networks.linear_probe import LinearProbe
 from sweep.study.finding import LoadedStudy
@@ -82,19 +87,29 @@ def test_the_command_on_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert 0 <= found["test"]["lora"]["ap"] <= 1
 
 
-@pytest.mark.parametrize("detects", [False, True])
-def test_lora_starts_as_the_probe_of_every_token(tmp_path: Path, detects: bool) -> None:
+@pytest.mark.parametrize(("detects", "head_stages"), [(False, 1), (True, 1), (False, 2)])
+def test_lora_starts_as_the_probe_of_every_token(tmp_path: Path, detects: bool, head_stages: int) -> None:
     backbone = load_backbone("tiny-untrained", group_size=2, cache_dir=tmp_path)
     assert isinstance(backbone, TimmViT)
-    module = LoraWithTokenHead(backbone, 3, 2, detects=detects)
+    module = LoraWithTokenHead(backbone, 3, 2, detects=detects, head_stages=head_stages)
+    with torch.no_grad():
+        for weight in module.head.earlier:
+            weight.normal_()
     images = torch.randn(2, 3, backbone.transform.image_size, backbone.transform.image_size)
     outputs = module([images])
     n_outputs = 4 * (3 + 4) if detects else 3
     assert outputs.shape == (2, backbone.tokens - backbone.n_prefix_tokens, n_outputs)
-    probe = LinearProbe(backbone.width, n_outputs, n_prefix_tokens=backbone.n_prefix_tokens, dense=True)
+    probe = LinearProbe(
+        backbone.width,
+        n_outputs,
+        n_prefix_tokens=backbone.n_prefix_tokens,
+        dense=True,
+        earlier_widths=[backbone.width] * (head_stages - 1),
+    )
     probe.head.load_state_dict(module.head.state_dict())
     with torch.no_grad():
-        expected = probe([backbone.network.forward_features(images)])
+        earlier = backbone(images)[-head_stages:-1]
+        expected = probe([*earlier, backbone.network.forward_features(images)])
     torch.testing.assert_close(outputs, expected, rtol=1e-4, atol=1e-4)
     trained = {name.split(".")[0] for name, own in module.named_parameters() if own.requires_grad}
     assert trained == {"network", "head"}
@@ -102,9 +117,37 @@ def test_lora_starts_as_the_probe_of_every_token(tmp_path: Path, detects: bool) 
 
 
 def test_runs_that_cannot_be_compared_are_refused(scenes: Path) -> None:
-    augmented = run_on(scenes, augment="flip", views=1, epochs=1)
-    with pytest.raises(UsageError, match="learned from augmented images, and LoRA is not, so they cannot be compared"):
+    augmented = run_on(scenes, augment="flip", cache="off", epochs=1)
+    with pytest.raises(UsageError, match=r"learned from fresh views in every epoch .* cannot be compared"):
         lora_beside_run(augmented, device=CPU, cache_dir=scenes.parent / "cache", say=print)
+
+
+def test_lora_learns_from_the_views_of_the_run(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_on(scenes, augment="flip-crop", views=2, epochs=3)
+    seen: list[torch.Tensor] = []
+
+    def watched(self: LoraWithTokenHead, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            seen.append(inputs[0].detach().clone())
+        return forward(self, inputs)
+
+    forward = LoraWithTokenHead.forward
+    monkeypatch.setattr(LoraWithTokenHead, "forward", watched)
+    cache_dir = scenes.parent / "cache"
+    lora_beside_run(run, device=CPU, cache_dir=cache_dir, say=lambda line: None, learning_rates=[1e-3])
+    config = load_results(run).config
+    data = recorded_data(config, cache_dir, splits=["train"])
+    backbone = recorded_backbone(config, cache_dir)
+    augmented = Study(suggest=lambda trial: LaneConfig(lr=1e-3), baseline={}, augment="flip-crop", views=2)
+    views = TrainingViews.of(augmented, data.train, backbone.transform).cached(data.train)
+    n_steps = -(-data.train.n_images // config["batch_size"])
+    assert len(seen) == 3 * n_steps
+    for epoch, view in enumerate([*views, views[0]]):
+        order = torch.cat(
+            list(training_batches(len(data.train.labels), config["batch_size"], config["seed"], epoch + 1))
+        )
+        expected = torch.stack([backbone.transform(view.open(int(index))) for index in order])
+        assert torch.equal(torch.cat(seen[epoch * n_steps : (epoch + 1) * n_steps]), expected)
 
 
 def test_a_loss_of_a_study_file_is_refused_before_anything_is_trained(on_masks: Path, scenes: Path) -> None:
