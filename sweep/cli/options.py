@@ -94,8 +94,8 @@ Stages = Annotated[
 SideNetwork = Annotated[
     str | None,
     typer.Option(
-        help="The family of side-networks: `last`, `granular_last`, `gated_last`, `ladder`, `convolution`, `mixer`, "
-        "`multi_stage` or `probe`; see docs/side-networks.md.",
+        help="The family of side-networks: `last`, `granular_last`, `gated_last`, `ladder`, `convolution`, "
+        "`full_convolution`, `mixer`, `multi_stage` or `probe`; see docs/side-networks.md.",
         rich_help_panel=SIDE_NETWORKS,
     ),
 ]

@@ -39,6 +39,18 @@ def test_stages_are_the_tokens_between_the_blocks(tmp_path: Path, group_size: in
         torch.testing.assert_close(got, want, rtol=0, atol=0)
 
 
+def test_blocks_after_the_last_stage_are_not_computed(tmp_path: Path) -> None:
+    backbone = load_backbone("tiny-untrained", stages=(1, 2), cache_dir=tmp_path)
+    called: list[int] = []
+    for number, block in enumerate(backbone.network.blocks, start=1):
+        block.register_forward_hook(lambda *_, number=number: called.append(number))
+    images = torch.randn(3, 3, 32, 32)
+    few = backbone.stages(images)
+    assert called == [1, 2]
+    for got, want in zip(few, tiny(tmp_path).stages(images), strict=False):
+        assert torch.equal(got, want)
+
+
 @pytest.mark.parametrize(
     ("name", "n_prefix_tokens", "tokens"),
     [

@@ -26,6 +26,7 @@ from sweep.side_networks.gated import RANK_GATES
 from sweep.study.declaration import Study
 from sweep.study.finding import LoadedStudy
 from sweep.study.lane_config import LaneConfig
+from sweep.study.structure import SIDE_NETWORKS
 from sweep.terminal.console import stderr
 from sweep.terminal.progress import LineReporter
 from sweep.verify.verify import verify_trial
@@ -170,6 +171,17 @@ def test_a_plan_counts_what_a_lane_costs(drawn_images: Path, tmp_path: Path) -> 
     console = Console(record=True, width=120)
     show_plan(console, ladder)
     assert "million multiply-adds, a lane and an image" in console.export_text()
+
+
+@pytest.mark.parametrize("family", SIDE_NETWORKS)
+def test_a_plan_has_room_for_the_weights_of_every_family(family: str, drawn_images: Path) -> None:
+    cache_dir = drawn_images.parent / "cache"
+    prepared = prepare(study_on(drawn_images, side_network=family), n_parallel=4, device=CPU, cache_dir=cache_dir)
+    plan = plan_study(plan_features(prepared, cache_dir), prepared)
+    module = prepared.spec.plain(rank=4)
+    n_weights = sum(own.numel() for own in module.parameters() if own.dim() > 1)
+    assert plan.multiply_adds >= n_weights  # every weight is used for every image
+    assert plan.bytes_per_lane >= 4 * 4 * n_weights  # the weight, its gradient and two moments, in fp32
 
 
 @pytest.mark.parametrize(
