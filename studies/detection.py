@@ -48,7 +48,7 @@ FIRST = (
     started("ladder"),
     started("convolution"),
 )
-"""The search begins with every family. `full_convolution` did best by hand (docs/dense.md)."""
+"""The search begins with every family. `full_convolution` did best by hand (docs/benchmarks/masks-and-boxes.md)."""
 
 study = Study(
     suggest=suggest,

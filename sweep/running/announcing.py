@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from backbones.origin import origin_of
 from sweep.data.files import what_was_skipped
 from sweep.data.summary import MOST_SHOWN, summary, warn_of_shared_items
 from sweep.records.folder import RunFolder
@@ -33,6 +34,7 @@ def announce(prepared: Prepared, folder: RunFolder, reporter: Reporter) -> None:
     if data.notice:
         reporter.message(f"      {data.notice}")
     reporter.message(f"backbone: {prepared.described_backbone}")
+    reporter.message(f"      {origin_of(prepared.backbone.name)}")
     reporter.message(f"side-network: {spec.described}")
     if views := described(prepared.study.declarations()):
         reporter.message(f"training images: {views}")

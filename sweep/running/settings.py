@@ -8,6 +8,7 @@ from typing import Any
 
 from backbones import Backbone, Taps
 from backbones.frozen import FrozenBackbone
+from backbones.origin import origin_of
 from backbones.sizes import transform_record
 from sweep.data import Split
 from sweep.errors import SweepError, UsageError
@@ -122,6 +123,8 @@ class ShapeSettings:
             views = described(prepared.study_of_shape.declarations())
             trained_on = f"; training images: {views}" if views else ""
             self.reporter.message(f"backbone: {prepared.described_backbone}, for trials of another shape{trained_on}")
+            if prepared.backbone.name != self.prepared.backbone.name:
+                self.reporter.message(f"      {origin_of(prepared.backbone.name)}")
         return prepared
 
     def looked_at(self, shape: Shape) -> Prepared:

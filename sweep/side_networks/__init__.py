@@ -1,8 +1,8 @@
 """Side-networks: small trainable modules fed by the stages of a frozen backbone."""
 
-from sweep.side_networks.convolution import Convolution
+from sweep.side_networks.convolution import Convolution, FullConvolution
 from sweep.side_networks.ladder import Ladder
-from sweep.side_networks.ladder_rows import RowsConvolution, RowsLadder
+from sweep.side_networks.ladder_rows import RowsConvolution, RowsFullConvolution, RowsLadder
 from sweep.side_networks.last import LAST
 from sweep.side_networks.linear_probe import LinearProbe
 from sweep.side_networks.mixer import Mixer
@@ -15,6 +15,7 @@ from sweep.side_networks.rank_space import RankSpaceLAST
 __all__ = [
     "LAST",
     "Convolution",
+    "FullConvolution",
     "Ladder",
     "LinearProbe",
     "Mixer",
@@ -23,6 +24,7 @@ __all__ = [
     "RankSpaceLAST",
     "RankSpacePyramidLAST",
     "RowsConvolution",
+    "RowsFullConvolution",
     "RowsLadder",
     "cut_to",
 ]

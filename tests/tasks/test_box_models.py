@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
 import torch
@@ -70,7 +71,7 @@ def finished(squares: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def shipped(finished: Path, squares: Path) -> Path:
-    export_run(finished, squares.parent / "model", torch_export=True, cache_dir=squares.parent / "cache")
+    export_run(finished, squares.parent / "model", torch_export=True, onnx=True, cache_dir=squares.parent / "cache")
     return squares.parent / "model"
 
 
@@ -138,6 +139,8 @@ def test_graph_gives_the_cells(shipped: Path, squares: Path) -> None:
     )
     with torch.no_grad():
         assert graph(batch) == pytest.approx(model(batch), abs=1e-4)
+        (of_onnx,) = onnxruntime.InferenceSession(shipped / "model.onnx").run(None, {"images": batch.numpy()})
+        assert of_onnx == pytest.approx(model(batch).numpy(), abs=1e-4)
         assert model(batch) == pytest.approx(cells_of(model.outputs(batch)))
     card = (shipped / "README.md").read_text()
     assert "model.detect(" in card

@@ -13,10 +13,12 @@ from sweep.features.folds import Folds
 from sweep.side_networks import (
     LAST,
     Convolution,
+    FullConvolution,
     Ladder,
     LinearProbe,
     RankSpaceLAST,
     RowsConvolution,
+    RowsFullConvolution,
     RowsLadder,
     cut_to,
 )
@@ -85,6 +87,7 @@ FAMILIES = {
     "last": (last(LAST), last(RankSpaceLAST)),
     "ladder": (ladder(Ladder), ladder(RowsLadder)),
     "convolution": (ladder(Convolution), ladder(RowsConvolution)),
+    "full_convolution": (ladder(FullConvolution), ladder(RowsFullConvolution)),
     "probe": (probe(), probe()),
     "last, larger head": (last(LAST, **LARGER), last(RankSpaceLAST, **LARGER)),
     "ladder, larger head": (ladder(Ladder, **LARGER), ladder(RowsLadder, **LARGER)),

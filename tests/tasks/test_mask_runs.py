@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import optuna
 import pandas as pd
 import pytest
@@ -67,7 +68,7 @@ def finished(scenes: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def shipped(finished: Path, scenes: Path) -> Path:
-    export_run(finished, scenes.parent / "model", torch_export=True, cache_dir=scenes.parent / "cache")
+    export_run(finished, scenes.parent / "model", torch_export=True, onnx=True, cache_dir=scenes.parent / "cache")
     return scenes.parent / "model"
 
 
@@ -158,6 +159,9 @@ def test_model_predicts_every_pixel_as_in_the_run(shipped: Path, scenes: Path) -
     side = model.transform.image_size
     assert logits.shape == (1, 3, side, side)
     assert model.class_names == ("ground", "bright", "<dark>")
+    session = onnxruntime.InferenceSession(shipped / "model.onnx")
+    (of_graph,) = session.run(["logits"], {"images": model.transform(image).unsqueeze(0).numpy()})
+    torch.testing.assert_close(torch.from_numpy(of_graph), logits, rtol=0, atol=1e-4)
 
 
 def test_evaluation_measures_what_the_run_measured(
