@@ -48,10 +48,7 @@ from sweep.study.folds import recorded_folds
 SHARED = ("backbone", "backbone_fingerprint", "group_size", "stages", "transform")
 """Entries of a run's record that all members of one model have in common."""
 
-RECORDED = (
-    *("study", "study_sha256", "command", "data", "data_notice", "splits", "epochs", "batch_size", "seed"),
-    "versions",
-)
+RECORDED = ("study", "command", "data", "data_notice", "splits", "epochs", "batch_size", "seed", "versions")
 
 
 @dataclass(frozen=True)
@@ -198,6 +195,7 @@ def model_config(results: Results, folder: RunFolder, spec: SideNetworkSpec, cho
         training={
             **{name: recorded[name] for name in RECORDED},
             "study_file": Path(recorded["study_file"]).name,  # its folder is nobody else's business
+            "study_sha256": recorded.get("study_sha256"),  # runs of the first version lack it
             "images": described(recorded),
             "class_weights": recorded.get("class_weights"),
             "retrained": any(c.retrained for c in chosen),

@@ -32,7 +32,8 @@ SUMMARY: dict[str, type | UnionType] = {
     **{f"wall_seconds.{part}": NUMBER for part in ("features", "search", "training", "linear_probe", "total")},
 }
 CONFIG: dict[str, type | UnionType] = {
-    **dict.fromkeys(("study", "data", "data_notice", "backbone", "backbone_fingerprint", "device", "precision"), str),
+    **dict.fromkeys(("study", "study_file", "data", "data_notice", "device", "precision"), str),
+    **dict.fromkeys(("backbone", "backbone_fingerprint"), str),
     **dict.fromkeys(("epochs", "batch_size", "seed", "seeds", "group_size", "modules_per_block"), int),
     "max_rank": int | None,
     **dict.fromkeys(("command", "classes"), list),
