@@ -89,7 +89,12 @@ def _importing_from(folder: Path) -> Iterator[None]:
 
 def _lies_in(module: ModuleType, folder: Path) -> bool:
     file = getattr(module, "__file__", None)
-    return isinstance(file, str) and Path(file).is_relative_to(folder) and "site-packages" not in Path(file).parts
+    return isinstance(file, str) and _is_beside(Path(file), folder)
+
+
+def _is_beside(file: Path, folder: Path) -> bool:
+    """Whether a file lies in a folder or below it, and not in a virtual environment there."""
+    return file.is_relative_to(folder) and "site-packages" not in file.parts
 
 
 def source_digest(function: Callable[..., object], name: str) -> str:
@@ -100,7 +105,7 @@ def source_digest(function: Callable[..., object], name: str) -> str:
     """
     defined, running = _file_of(function), _executing[-1] if _executing else None
     files = [] if defined is None else [defined]
-    if running is not None and (defined is None or not defined.is_relative_to(running.parent)):
+    if running is not None and (defined is None or not _is_beside(defined, running.parent)):
         files.append(running)
     source = b"".join(file.read_bytes() for file in files) or name.encode()
     return hashlib.sha256(source).hexdigest()[:12]

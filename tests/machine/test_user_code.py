@@ -63,6 +63,24 @@ def test_the_digest_follows_the_users_file(what: str, tmp_path: Path) -> None:
     assert digest_of(NETWORKS[what] + "\n# edited") != first
 
 
+def test_the_digest_follows_the_users_file_if_a_library_lies_below_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "venv" / "site-packages"
+    installed.mkdir(parents=True)
+    (installed / "library_of_a_test.py").write_text("class Net:\n    pass\n")
+    monkeypatch.syspath_prepend(str(installed))
+    digests = []
+    for n_layers in (1, 2):
+        (tmp_path / "net.py").write_text(
+            "from functools import partial\nfrom library_of_a_test import Net\n"
+            "from sweep.machine.user_code import source_digest\n"
+            f"digest = source_digest(partial(Net, {n_layers}), 'made')\n"
+        )
+        digests.append(execute(tmp_path / "net.py", kind="test").digest)
+    assert digests[0] != digests[1]
+
+
 def test_a_partial_has_the_name_of_what_it_calls() -> None:
     assert name_of(partial(partial(digest_of_nothing, 1), 2)) == "digest_of_nothing"
     assert source_digest(partial(print), "a") != source_digest(partial(print), "b")  # a built-in has no file
